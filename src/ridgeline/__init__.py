@@ -1,0 +1,1 @@
+"""Ridgeline: plan, shrink, serve, measure and explain a language model."""
