@@ -34,10 +34,14 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings of this process. Raises `RidgelineError` naming a variable whose value is not allowed."""
     isa = environ.get("RIDGELINE_ISA") or None
     if isa is not None and isa not in ISAS:
-        raise RidgelineError(f"RIDGELINE_ISA={isa!r} is not a kernel set; use one of {', '.join(ISAS)}")
+        raise RidgelineError(
+            f"RIDGELINE_ISA={isa!r} is not a kernel set; use one of {', '.join(ISAS)}"
+        )
     threads_text = environ.get("RIDGELINE_THREADS", "")
     if threads_text and not (threads_text.isdecimal() and 1 <= int(threads_text) <= 1024):
-        raise RidgelineError(f"RIDGELINE_THREADS={threads_text!r} is not a whole number from 1 to 1024")
+        raise RidgelineError(
+            f"RIDGELINE_THREADS={threads_text!r} is not a whole number from 1 to 1024"
+        )
     cache_text = environ.get("RIDGELINE_CACHE", "")
     if cache_text:
         cache_dir = Path(cache_text).expanduser()

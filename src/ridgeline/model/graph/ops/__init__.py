@@ -1,0 +1,48 @@
+"""The operators, one file a family; `OPERATORS` is the list that backends and docs are held against."""
+
+from ridgeline.model.graph.ops.activation import GatedActivation
+from ridgeline.model.graph.ops.attention import Attention, KvWrite
+from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split
+from ridgeline.model.graph.ops.embed import Embed
+from ridgeline.model.graph.ops.linear import Linear
+from ridgeline.model.graph.ops.norm import AddNorm, Norm
+from ridgeline.model.graph.ops.operator import Operator
+from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
+from ridgeline.model.graph.ops.rows import SelectRows
+
+OPERATORS: dict[str, type[Operator]] = {
+    "embed": Embed,
+    "linear": Linear,
+    "norm": Norm,
+    "add_norm": AddNorm,
+    "rope": Rope,
+    "kv_write": KvWrite,
+    "rope_kv_write": RopeKvWrite,
+    "attention": Attention,
+    "gated_activation": GatedActivation,
+    "add": Add,
+    "scale": Scale,
+    "softcap": Softcap,
+    "split": Split,
+    "select_rows": SelectRows,
+}
+
+__all__ = [
+    "OPERATORS",
+    "Add",
+    "AddNorm",
+    "Attention",
+    "Embed",
+    "GatedActivation",
+    "KvWrite",
+    "Linear",
+    "Norm",
+    "Operator",
+    "Rope",
+    "RopeKvWrite",
+    "Rotation",
+    "Scale",
+    "SelectRows",
+    "Softcap",
+    "Split",
+]

@@ -1,0 +1,118 @@
+"""The nouns of a graph: weights, states, values, nodes, and the graph itself. All frozen; no tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Protocol
+
+from ridgeline.model.graph.dims import Shape
+
+if TYPE_CHECKING:
+    from ridgeline.model.graph.ops.operator import Operator
+
+
+class StorageFormat(Protocol):
+    """How a weight's numbers are stored, as far as a graph must know: sizes. The codecs are in `model/formats`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def block_elements(self) -> int: ...
+    @property
+    def block_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A named parameter.
+
+    shape is row-major, output channels first for a matrix: (out, in). axes has a label per dimension ("heads",
+    "kv_heads", "ffn", "vocab", "experts" or None): all that a model says about sharding.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    format: StorageFormat
+    axes: tuple[str | None, ...]
+
+    @property
+    def num_elements(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes as stored; rows are whole blocks."""
+        row_blocks = -(-self.shape[-1] // self.format.block_elements)
+        return prod(self.shape[:-1]) * row_blocks * self.format.block_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KvState:
+    """One layer's cache of keys and values, addressed through a row's block table.
+
+    window: positions that attention can reach back, the query included; None for all.
+    """
+
+    name: str
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    window: int | None = None
+
+    @property
+    def elements_per_token(self) -> int:
+        return self.kv_heads * (self.key_dim + self.value_dim)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An edge: what one node gives and others take. `integer` marks token ids; everything else is a real number."""
+
+    id: int
+    shape: Shape
+    integer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One application of an operator. name says where in the model, e.g. `layers.3.attn.q`."""
+
+    name: str
+    op: Operator
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    weights: tuple[Weight, ...] = ()
+    state: KvState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A model: nodes in an order that can be executed.
+
+    inputs: (token ids [TOKENS],). outputs: (logits [SAMPLED, vocab],). max_context: tokens that positions reach.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    max_context: int
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """Each weight once (a tied embedding is one weight), in order of first use."""
+        seen: dict[str, Weight] = {}
+        for node in self.nodes:
+            for weight in node.weights:
+                seen.setdefault(weight.name, weight)
+        return tuple(seen.values())
+
+    @property
+    def states(self) -> tuple[KvState, ...]:
+        """Each state once, in order of first use."""
+        seen: dict[str, KvState] = {}
+        for node in self.nodes:
+            if node.state is not None:
+                seen.setdefault(node.state.name, node.state)
+        return tuple(seen.values())

@@ -1,0 +1,66 @@
+"""activation: gated units (Shazeer 2020), apart or fused with the split of a joint gate-and-up linear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ridgeline.model.graph.dims import Shape
+from ridgeline.model.graph.ops.operator import (
+    Operator,
+    Placement,
+    Sharded,
+    moved_bytes,
+    output_elements,
+    require,
+)
+from ridgeline.model.graph.work import Precision, Work
+from ridgeline.step import StepShape
+
+if TYPE_CHECKING:
+    from ridgeline.model.graph.node import KvState, Node, Value, Weight
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+
+
+@dataclass(frozen=True, slots=True)
+class GatedActivation(Operator):
+    """(gate [*, F], up [*, F]) -> act(gate) * up; joint: one input [*, 2F], gate first.
+
+    silu: x * sigmoid(x). gelu: x * Phi(x). gelu_tanh: its tanh approximation (Hendrycks and Gimpel 2016).
+    """
+
+    activation: Activation
+    joint: bool = False
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        if not self.joint:
+            return (inputs[0],)
+        width = inputs[0][-1]
+        assert isinstance(width, int)
+        return ((*inputs[0][:-1], width // 2),)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        return Work(
+            flops={"f32": 6.0 * output_elements(node, step)},
+            activation_bytes=moved_bytes(node, step, precision),
+        )
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        first = inputs[0]
+        if first.partial or any(x != first for x in inputs):
+            return None
+        return Sharded(self, (first,))
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+    ) -> None:
+        require(len(inputs) == (1 if self.joint else 2), self, f"takes not {len(inputs)} inputs")
+        require(not weights, self, "takes no weights")
+        width = inputs[0].shape[-1]
+        if self.joint:
+            require(isinstance(width, int) and width % 2 == 0, self, f"{width} channels are odd")
+        else:
+            require(inputs[0].shape == inputs[1].shape, self, "gate and up differ in shape")

@@ -1,0 +1,120 @@
+"""attention: scaled dot-product attention over a paged cache, and the write that fills the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ridgeline.model.graph.dims import Shape
+from ridgeline.model.graph.ops.operator import (
+    REPLICATED,
+    Operator,
+    Placement,
+    Sharded,
+    moved_bytes,
+    require,
+    require_counts,
+)
+from ridgeline.model.graph.work import Precision, Work
+from ridgeline.step import StepShape
+from ridgeline.units import FLOPS_PER_MULTIPLY_ADD
+
+if TYPE_CHECKING:
+    from ridgeline.model.graph.node import KvState, Node, Value, Weight
+
+
+@dataclass(frozen=True, slots=True)
+class KvWrite(Operator):
+    """(k [TOKENS, kv_heads * key_dim], v [TOKENS, kv_heads * value_dim]) -> nothing; appends to the state."""
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        return ()
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        assert node.state is not None
+        return Work(
+            kv_write_bytes=step.num_tokens * node.state.elements_per_token * precision.kv_bytes,
+            activation_bytes=moved_bytes(node, step, precision),
+        )
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        k, v = inputs
+        return Sharded(self, ()) if k == v and not k.partial else None
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+    ) -> None:
+        require_counts(self, inputs, weights, 2, 0)
+        require(state is not None, self, "writes to no cache")
+        assert state is not None
+        widths = (state.kv_heads * state.key_dim, state.kv_heads * state.value_dim)
+        given = (inputs[0].shape[-1], inputs[1].shape[-1])
+        require(given == widths, self, f"k and v have {given} channels; the cache holds {widths}")
+
+
+@dataclass(frozen=True, slots=True)
+class Attention(Operator):
+    """q [TOKENS, num_heads * head_dim] -> [TOKENS, num_heads * value_dim], over the state's keys and values.
+
+    Query head h reads KV head h // (num_heads // kv_heads) (grouped queries, Ainslie et al. 2023). scores = scale *
+    q.k, then softcap * tanh(scores / softcap) if softcap. causal: a token sees itself and what precedes it in its
+    own row, at most `state.window` positions back, itself included.
+    """
+
+    num_heads: int
+    head_dim: int
+    value_dim: int
+    scale: float
+    softcap: float | None = None
+    causal: bool = True
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        return ((*inputs[0][:-1], self.num_heads * self.value_dim),)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        assert node.state is not None
+        pairs = step.attended_pairs(node.state.window, self.causal)
+        read = step.cached_tokens_read(node.state.window)
+        per_pair = FLOPS_PER_MULTIPLY_ADD * self.num_heads * (self.head_dim + self.value_dim)
+        return Work(
+            flops={precision.default_compute: float(pairs * per_pair)},
+            kv_read_bytes=read * node.state.elements_per_token * precision.kv_bytes,
+            activation_bytes=moved_bytes(node, step, precision),
+        )
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        (q,) = inputs
+        if q == REPLICATED:
+            return Sharded(self, (REPLICATED,))
+        if q.split == -1 and self.num_heads % ways == 0:
+            return Sharded(replace(self, num_heads=self.num_heads // ways), (q,))
+        return None
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+    ) -> None:
+        require_counts(self, inputs, weights, 1, 0)
+        width = self.num_heads * self.head_dim
+        require(
+            inputs[0].shape[-1] == width,
+            self,
+            f"q has {inputs[0].shape[-1]} channels; {self.num_heads} heads of {self.head_dim} "
+            f"need {width}",
+        )
+        require(state is not None, self, "has no cache")
+        assert state is not None
+        require(
+            self.num_heads % state.kv_heads == 0,
+            self,
+            f"{self.num_heads} query heads do not part over {state.kv_heads} KV heads",
+        )
+        require(
+            (state.key_dim, state.value_dim) == (self.head_dim, self.value_dim),
+            self,
+            "head sizes are not the cache's",
+        )
+        require(state.window is None or state.window > 0, self, f"window {state.window} is empty")

@@ -1,0 +1,141 @@
+"""elementwise: add, multiply by a number, soft cap, and the split of a value into column ranges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ridgeline.model.graph.dims import Shape
+from ridgeline.model.graph.ops.operator import (
+    REPLICATED,
+    Operator,
+    Placement,
+    Sharded,
+    moved_bytes,
+    output_elements,
+    require,
+    require_counts,
+)
+from ridgeline.model.graph.work import NO_WORK, Precision, Work
+from ridgeline.step import StepShape
+
+if TYPE_CHECKING:
+    from ridgeline.model.graph.node import KvState, Node, Value, Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Add(Operator):
+    """(a, b) -> a + b, of one shape."""
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        return (inputs[0],)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        return Work(
+            flops={"f32": float(output_elements(node, step))},
+            activation_bytes=moved_bytes(node, step, precision),
+        )
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        a, b = inputs
+        return Sharded(self, (a,)) if a == b else None
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+    ) -> None:
+        require_counts(self, inputs, weights, 2, 0)
+        require(
+            inputs[0].shape == inputs[1].shape,
+            self,
+            f"adds {inputs[0].shape} and {inputs[1].shape}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Scale(Operator):
+    """x -> factor * x."""
+
+    factor: float
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        return (inputs[0],)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        return Work(
+            flops={"f32": float(output_elements(node, step))},
+            activation_bytes=moved_bytes(node, step, precision),
+        )
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        return Sharded(self, inputs)
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+    ) -> None:
+        require_counts(self, inputs, weights, 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Softcap(Operator):
+    """x -> cap * tanh(x / cap) (Gemma 2)."""
+
+    cap: float
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        return (inputs[0],)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        return Work(
+            flops={"f32": 4.0 * output_elements(node, step)},
+            activation_bytes=moved_bytes(node, step, precision),
+        )
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        (x,) = inputs
+        return None if x.partial else Sharded(self, inputs)
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+    ) -> None:
+        require_counts(self, inputs, weights, 1, 0)
+        require(self.cap > 0, self, f"cap {self.cap} is not positive")
+
+
+@dataclass(frozen=True, slots=True)
+class Split(Operator):
+    """x [*, sum(sizes)] -> one value per size: views, no work."""
+
+    sizes: tuple[int, ...]
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        return tuple((*inputs[0][:-1], size) for size in self.sizes)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        return NO_WORK
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        (x,) = inputs
+        if x == REPLICATED:
+            return Sharded(self, (REPLICATED,) * len(self.sizes))
+        if x.split == -1 and all(size % ways == 0 for size in self.sizes):
+            local = Split(tuple(size // ways for size in self.sizes))
+            return Sharded(local, (x,) * len(self.sizes))
+        return None
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+    ) -> None:
+        require_counts(self, inputs, weights, 1, 0)
+        require(
+            inputs[0].shape[-1] == sum(self.sizes) and all(size > 0 for size in self.sizes),
+            self,
+            f"{inputs[0].shape[-1]} channels do not part into {self.sizes}",
+        )

@@ -1,0 +1,62 @@
+"""embed: rows of a table by token id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ridgeline.model.graph.dims import Shape, num_elements
+from ridgeline.model.graph.ops.operator import (
+    PARTIAL,
+    REPLICATED,
+    Operator,
+    Placement,
+    Sharded,
+    moved_bytes,
+    require,
+    require_counts,
+)
+from ridgeline.model.graph.work import Precision, Work
+from ridgeline.step import StepShape
+
+if TYPE_CHECKING:
+    from ridgeline.model.graph.node import KvState, Node, Value, Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Embed(Operator):
+    """token ids [TOKENS] -> [TOKENS, D]; weights (table [vocab, D],). scale multiplies (Gemma: sqrt(D))."""
+
+    scale: float = 1.0
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        return ((*inputs[0], weights[0].shape[1]),)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        (table,) = node.weights
+        ids = num_elements(node.inputs[0].shape, step)
+        return Work(
+            flops={"f32": float(num_elements(node.outputs[0].shape, step))}
+            if self.scale != 1.0
+            else {},
+            weight_bytes=table.num_bytes / table.shape[0] * min(ids, table.shape[0]),
+            activation_bytes=moved_bytes(node, step, precision),
+        )
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        (table,) = weights
+        if inputs != (REPLICATED,):
+            return None
+        if table.split is None:
+            return Sharded(self, (REPLICATED,))
+        # A rank holds some of the rows and gives zero for the others.
+        return Sharded(self, (PARTIAL if table.split == 0 else Placement(split=-1),))
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+    ) -> None:
+        require_counts(self, inputs, weights, 1, 1)
+        require(inputs[0].integer, self, "looks up token ids, not real numbers")
+        require(len(weights[0].shape) == 2, self, f"{weights[0].name} is not a table")

@@ -1,0 +1,130 @@
+"""The types that cross the seam between who plans a step and who runs, prices or times it.
+
+`StepPlan` is made by the scheduler, run by an executor, priced by the cost model and timed by the simulator. It
+carries rows and counts and never token ids: those live in the executor's state table, so that the next step can be
+planned while this one runs. This file knows nothing of tensors, clocks or models; it stands at the root because
+rooms above and below the seam speak it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """One request's share of a step.
+
+    row: slot in the executor's state table.
+    num_new: tokens computed now (1 is decode; more is prefill or draft verification).
+    num_context: tokens of the row whose keys and values are in the cache already.
+    num_logits: logits wanted, for the last `num_logits` of the new tokens (0 inside a chunked prefill, 1 to sample).
+    new_blocks: KV blocks appended to the row's block table before the step.
+    """
+
+    row: int
+    num_new: int
+    num_context: int
+    num_logits: int
+    new_blocks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """The rows of one step, in the order in which their logits come back."""
+
+    rows: tuple[PlanRow, ...]
+
+    @property
+    def shape(self) -> StepShape:
+        return StepShape(
+            new_tokens=tuple(r.num_new for r in self.rows),
+            context_lens=tuple(r.num_context for r in self.rows),
+            num_sampled=sum(r.num_logits for r in self.rows),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepShape:
+    """What binds a graph's symbols: each row's new tokens and the context before them."""
+
+    new_tokens: tuple[int, ...]
+    context_lens: tuple[int, ...]
+    num_sampled: int
+
+    @staticmethod
+    def prefill(num_tokens: int, batch: int = 1) -> StepShape:
+        """`batch` prompts of `num_tokens` from an empty cache, each wanting its last logits."""
+        return StepShape((num_tokens,) * batch, (0,) * batch, batch)
+
+    @staticmethod
+    def decode(batch: int, context: int) -> StepShape:
+        """`batch` rows with `context` cached tokens, one new token each."""
+        return StepShape((1,) * batch, (context,) * batch, batch)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.new_tokens)
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.new_tokens)
+
+    def attended_pairs(self, window: int | None, causal: bool = True) -> int:
+        """Query-key pairs that attention evaluates, over all rows; `window` counts the query itself."""
+        total = 0
+        for new, context in zip(self.new_tokens, self.context_lens, strict=True):
+            if not causal:
+                total += new * (context + new)
+            elif window is None or context + new <= window:
+                total += new * context + new * (new + 1) // 2
+            else:
+                # Queries at positions below `window` see everything before them, the others see `window` keys.
+                growing = max(0, min(new, window - context))
+                total += growing * context + growing * (growing + 1) // 2
+                total += (new - growing) * window
+        return total
+
+    def cached_tokens_read(self, window: int | None) -> int:
+        """Tokens whose keys and values one KV head must read, over all rows, the new ones included."""
+        total = 0
+        for new, context in zip(self.new_tokens, self.context_lens, strict=True):
+            total += new + (context if window is None else min(context, window - 1))
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class RowSampling:
+    """How a row's logits become a token. Applied in the order of the fields; see docs/sampling.md.
+
+    seed and position key the noise (Philox 4x32-10), added as Gumbel-max: a token is a function of (logits, seed,
+    position). temperature 0 is the argmax, ties to the lowest id. top_k 0, top_p 1 and min_p 0 are off.
+    """
+
+    repetition_penalty: float = 1.0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    num_logprobs: int = -1
+    """-1: none; 0: of the sampled token; n: of the n likeliest besides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What a step gives one row that wanted a token; `fault` says why there is none (a NaN logit, say)."""
+
+    row: int
+    token_id: int
+    logprob: float = 0.0
+    top_logprobs: Sequence[tuple[int, float]] = ()
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One `Sampled` per plan row with `num_logits > 0`, in plan order."""
+
+    sampled: tuple[Sampled, ...] = field(default=())
