@@ -1,4 +1,5 @@
-"""How a weight's numbers are stored: one `Format` a row, and the three things done with a tensor's bytes.
+"""How a weight's numbers are stored: one `Format` a row, and the three things done with a tensor's
+bytes.
 
 To add a format: describe it in a file here and add its row; it is then right everywhere.
 Does not know where the bytes came from; files are checked in `model/weights`.
@@ -48,9 +49,11 @@ def find_format(name: str) -> Format:
 
 
 def dequantize(raw: Bytes, format_name: str, shape: tuple[int, ...]) -> Floats:
-    """Bytes of a tensor of `shape` (outermost first) -> float32 array of that shape, always a fresh one.
+    """Bytes of a tensor of `shape` (outermost first) -> float32 array of that shape, always a fresh
+    one.
 
-    Bit-equal to ggml's decoders. ModelError if the format is unknown or the bytes are not as many as the shape needs.
+    Bit-equal to ggml's decoders. ModelError if the format is unknown or the bytes are not as many
+    as the shape needs.
     """
     fmt, blocks = blocks_of(raw, format_name, shape)
     out = np.empty((len(blocks), fmt.block_elements), np.float32)
@@ -61,9 +64,11 @@ def dequantize(raw: Bytes, format_name: str, shape: tuple[int, ...]) -> Floats:
 
 
 def quantize(array: npt.NDArray[np.floating], format_name: str) -> Bytes:
-    """Array (outermost first, rows of whole blocks) -> its bytes in the format, 1-D, by plain rounding.
+    """Array (outermost first, rows of whole blocks) -> its bytes in the format, 1-D, by plain
+    rounding.
 
-    ModelError if a value is not finite, a scale is beyond float16, or rows do not fill whole blocks.
+    ModelError if a value is not finite, a scale is beyond float16, or rows do not fill whole
+    blocks.
     """
     fmt = find_format(format_name)
     out = np.empty(fmt.num_bytes(array.shape), np.uint8).reshape(-1, fmt.block_bytes)
@@ -77,9 +82,11 @@ def quantize(array: npt.NDArray[np.floating], format_name: str) -> Bytes:
 
 
 def decompose(raw: Bytes, format_name: str, shape: tuple[int, ...]) -> Decomposed:
-    """A quantized matrix of `shape` (rows, K) as integers, scales and offsets, for a kernel's packer.
+    """A quantized matrix of `shape` (rows, K) as integers, scales and offsets, for a kernel's
+    packer.
 
-    q: int8 (rows, K); scale, offset: float32 (rows, K / group). ModelError for formats that store floats.
+    q: int8 (rows, K); scale, offset: float32 (rows, K / group). ModelError for formats that store
+    floats.
     """
     fmt, blocks = blocks_of(raw, format_name, shape)
     if fmt.integers is None:

@@ -51,7 +51,7 @@ F16 = Format(
     decode=decode_f16,
     encode=float_to_half,
     integers=None,
-    relative_error=0.0003,
+    relative_error=0.00023,
     gguf_type=1,
 )
 
@@ -62,6 +62,6 @@ BF16 = Format(
     decode=decode_bf16,
     encode=encode_bf16,
     integers=None,
-    relative_error=0.0021,
+    relative_error=0.0018,
     gguf_type=30,
 )

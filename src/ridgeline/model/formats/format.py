@@ -1,8 +1,10 @@
-"""What a weight's number format is, as data: bits, block, bytes, error bound, and its codec in NumPy.
+"""What a weight's number format is, as data: bits, block, bytes, error bound, and its codec in
+NumPy.
 
-A quantized format is described by one function, `integers`, that splits its blocks into small integers, a scale and
-an offset per group; decoding is then `scale * q + offset` in float32 for all of them, and a kernel's packer
-starts from the same three arrays. The formats are those of ggml (`ggml-common.h` lays the blocks out).
+A quantized format is described by one function, `integers`, that splits its blocks into small
+integers, a scale and an offset per group; decoding is then `scale * q + offset` in float32 for all
+of them, and a kernel's packer starts from the same three arrays. The formats are those of ggml
+(`ggml-common.h` lays the blocks out).
 
 Does not know: tensors, files, names, and how any backend stores a weight after loading it.
 """
@@ -25,10 +27,12 @@ Codes = npt.NDArray[np.int8]
 
 @dataclass(frozen=True, slots=True)
 class Decomposed:
-    """Weights as `scale * q + offset`, one scale (and offset) for each `group` neighbours of the last axis.
+    """Weights as `scale * q + offset`, one scale (and offset) for each `group` neighbours of the
+    last axis.
 
-    q: int8 (..., K); scale: float32 (..., K / group); offset: the same, or None where it is zero throughout.
-    The product and the sum rounded to float32 in that order are the decoded weight, bit for bit.
+    q: int8 (..., K); scale: float32 (..., K / group); offset: the same, or None where it is zero
+    throughout. The product and the sum rounded to float32 in that order are the decoded weight, bit
+    for bit.
     """
 
     q: Codes
@@ -41,11 +45,12 @@ class Decomposed:
 class Format:
     """One number format.
 
-    decode:         uint8 (..., block_bytes) -> float32 (..., block_elements)
-    encode:         float32 (..., block_elements) -> uint8 (..., block_bytes); plain rounding, finite input only
-    integers:       uint8 (..., block_bytes) -> Decomposed over the last axis; None for formats that store floats
-    relative_error: bound of |decode(encode(x)) - x| / |x| in the 2-norm for standard normal x, 4,096 values or more
-    gguf_type:      the number that stands for it in a GGUF file (enum ggml_type)
+    decode: uint8 (..., block_bytes) -> float32 (..., block_elements)
+    encode: float32 (..., block_elements) -> uint8 (..., block_bytes); plain rounding, finite input
+    integers: uint8 (..., block_bytes) -> Decomposed; None for formats that store floats
+    relative_error: bound of |decode(encode(x)) - x| / |x|, 2-norm, for standard normal x of
+        4,096 values or more
+    gguf_type: the number that stands for it in a GGUF file (enum ggml_type)
     """
 
     name: str
@@ -62,12 +67,14 @@ class Format:
         return 8 * self.block_bytes / self.block_elements
 
     def num_bytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes of a tensor of this shape (outermost first); ModelError if its rows do not fill whole blocks."""
+        """Bytes of a tensor of this shape (outermost first); ModelError if its rows do not fill
+        whole blocks.
+        """
         row = shape[-1] if shape else 1
         if row % self.block_elements:
             raise ModelError(
-                f"a row of {row} elements does not fill whole {self.name} blocks of {self.block_elements}: "
-                "the shape or the format is wrong"
+                f"a row of {row} elements does not fill whole {self.name} blocks of "
+                f"{self.block_elements}: the shape or the format is wrong"
             )
         return math.prod(shape) // self.block_elements * self.block_bytes
 
@@ -95,7 +102,9 @@ def half_to_float(half: Bytes) -> Floats:
 
 
 def float_to_half(values: Floats) -> Bytes:
-    """float32 (..., n) -> little-endian float16 bytes (..., 2 n); ModelError beyond float16's range."""
+    """float32 (..., n) -> little-endian float16 bytes (..., 2 n); ModelError beyond float16's
+    range.
+    """
     largest = np.finfo(np.float16).max
     if values.size and not np.abs(values).max() <= largest:
         raise ModelError(

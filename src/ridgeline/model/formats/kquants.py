@@ -1,8 +1,10 @@
-"""Q2_K .. Q6_K: 256 weights in groups of 16 or 32; the groups' scales are small integers under one float16.
+"""Q2_K .. Q6_K: 256 weights in groups of 16 or 32; the groups' scales are small integers under one
+float16.
 
-Q2_K, Q4_K, Q5_K are affine: weight = (d * s) * q - (dmin * m), with q >= 0. Q3_K and Q6_K are symmetric:
-weight = (d * s) * q, with s and q signed. Codes are spread over planes: the bytes of a plane hold the low bits of the
-first 32 (or 64) weights, the next bits those of the following ones, and so on; further bits lie in planes of their own.
+Q2_K, Q4_K, Q5_K are affine: weight = (d * s) * q - (dmin * m), with q >= 0. Q3_K and Q6_K are
+symmetric: weight = (d * s) * q, with s and q signed. Codes are spread over planes: the bytes of a
+plane hold the low bits of the first 32 (or 64) weights, the next bits those of the following ones,
+and so on; further bits lie in planes of their own.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ BLOCK = 256
 
 
 def unpack_planes(packed: Bytes, bits: int, plane: int) -> Codes:
-    """(..., n) -> (..., n * 8 / bits): each run of `plane` bytes gives its lowest bits first, then the next ones."""
+    """(..., n) -> (..., n * 8 / bits): each run of `plane` bytes gives its lowest bits first, then
+    the next ones.
+    """
     planes = 8 // bits
     runs = packed.reshape(*packed.shape[:-1], -1, plane)
     codes = np.empty((*runs.shape[:-1], planes, plane), np.uint8)
@@ -52,8 +56,9 @@ def pack_planes(codes: Codes, bits: int, plane: int) -> Bytes:
 def q45_scales(packed: Bytes) -> tuple[Bytes, Bytes]:
     """Twelve bytes -> eight six-bit scales and eight six-bit minima (Q4_K, Q5_K).
 
-    Bytes 0..3 hold scales 0..3, bytes 4..7 minima 0..3, in their low six bits. Bytes 8..11 hold the low four bits of
-    scales 4..7 (low halves) and minima 4..7 (high halves); their upper two bits are the upper two of bytes 0..7.
+    Bytes 0..3 hold scales 0..3, bytes 4..7 minima 0..3, in their low six bits. Bytes 8..11 hold the
+    low four bits of scales 4..7 (low halves) and minima 4..7 (high halves); their upper two bits
+    are the upper two of bytes 0..7.
     """
     first, second, third = packed[..., :4], packed[..., 4:8], packed[..., 8:]
     six, four, two = np.uint8(0x3F), np.uint8(0x0F), np.uint8(0x30)
@@ -71,7 +76,9 @@ def pack_q45_scales(scales: Bytes, minima: Bytes) -> Bytes:
 
 
 def q3_scales(packed: Bytes) -> Codes:
-    """Twelve bytes -> sixteen six-bit scales, -32..31: bytes 0..7 hold low halves, bytes 8..11 the upper two bits."""
+    """Twelve bytes -> sixteen six-bit scales, -32..31: bytes 0..7 hold low halves, bytes 8..11 the
+    upper two bits.
+    """
     low = unpack_planes(packed[..., :8], 4, 8)
     low |= unpack_planes(packed[..., 8:], 2, 4) << np.int8(4)
     low -= np.int8(32)
@@ -133,7 +140,9 @@ def q6_k_integers(blocks: Bytes) -> Decomposed:
 def affine(
     values: Floats, group: int, top: int, scale_top: int
 ) -> tuple[Bytes, Bytes, Bytes, Bytes, Codes]:
-    """d, dmin (..., 2), scales, minima (..., groups) and codes (..., 256), from each group's range, which includes 0."""
+    """d, dmin (..., 2), scales, minima (..., groups) and codes (..., 256), from each group's range,
+    which includes 0.
+    """
     groups = values.reshape(*values.shape[:-1], -1, group)
     low = np.minimum(groups.min(axis=-1), 0)
     span = (np.maximum(groups.max(axis=-1), 0) - low) / np.float32(top)
@@ -206,7 +215,7 @@ Q2_K = Format(
     decode=decode_integers(q2_k_integers),
     encode=encode_q2_k,
     integers=q2_k_integers,
-    relative_error=0.4,
+    relative_error=0.36,
     gguf_type=10,
 )
 
@@ -217,7 +226,7 @@ Q3_K = Format(
     decode=decode_integers(q3_k_integers),
     encode=encode_q3_k,
     integers=q3_k_integers,
-    relative_error=0.2,
+    relative_error=0.17,
     gguf_type=11,
 )
 
@@ -228,7 +237,7 @@ Q4_K = Format(
     decode=decode_integers(q4_k_integers),
     encode=encode_q4_k,
     integers=q4_k_integers,
-    relative_error=0.1,
+    relative_error=0.086,
     gguf_type=12,
 )
 
@@ -239,7 +248,7 @@ Q5_K = Format(
     decode=decode_integers(q5_k_integers),
     encode=encode_q5_k,
     integers=q5_k_integers,
-    relative_error=0.05,
+    relative_error=0.042,
     gguf_type=13,
 )
 
@@ -250,6 +259,6 @@ Q6_K = Format(
     decode=decode_integers(q6_k_integers),
     encode=encode_q6_k,
     integers=q6_k_integers,
-    relative_error=0.03,
+    relative_error=0.021,
     gguf_type=14,
 )

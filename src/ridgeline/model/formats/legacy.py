@@ -1,7 +1,9 @@
-"""Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: 32 weights share one float16 scale, and the `_1` formats a float16 minimum too.
+"""Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: 32 weights share one float16 scale, and the `_1` formats a float16
+minimum too.
 
-Layouts (bytes): scale 2, [minimum 2], [fifth bits 4], codes. Four-bit codes: byte i holds weight i in its low half and
-weight i + 16 in its high half. Fifth bits: bit i of the little-endian word belongs to weight i.
+Layouts (bytes): scale 2, [minimum 2], [fifth bits 4], codes. Four-bit codes: byte i holds weight i
+in its low half and weight i + 16 in its high half. Fifth bits: bit i of the little-endian word
+belongs to weight i.
 """
 
 from __future__ import annotations
@@ -81,7 +83,9 @@ def q8_0_integers(blocks: Bytes) -> Decomposed:
 
 
 def symmetric(values: Floats, levels: int) -> tuple[Bytes, Codes]:
-    """The extreme value lands on -levels, where there is one code more; codes come as 0 .. 2 levels - 1."""
+    """The extreme value lands on -levels, where there is one code more; codes come as 0 .. 2 levels
+    - 1.
+    """
     scale, stored = stored_half(extreme(values) / np.float32(-levels))
     q = to_codes(values * reciprocal(scale), -levels, levels - 1)
     q += np.int8(levels)
@@ -131,7 +135,7 @@ Q4_0 = Format(
     decode=decode_integers(q4_0_integers),
     encode=encode_q4_0,
     integers=q4_0_integers,
-    relative_error=0.1,
+    relative_error=0.095,
     gguf_type=2,
 )
 
@@ -142,7 +146,7 @@ Q4_1 = Format(
     decode=decode_integers(q4_1_integers),
     encode=encode_q4_1,
     integers=q4_1_integers,
-    relative_error=0.09,
+    relative_error=0.086,
     gguf_type=3,
 )
 
@@ -153,7 +157,7 @@ Q5_0 = Format(
     decode=decode_integers(q5_0_integers),
     encode=encode_q5_0,
     integers=q5_0_integers,
-    relative_error=0.05,
+    relative_error=0.047,
     gguf_type=6,
 )
 
@@ -164,7 +168,7 @@ Q5_1 = Format(
     decode=decode_integers(q5_1_integers),
     encode=encode_q5_1,
     integers=q5_1_integers,
-    relative_error=0.045,
+    relative_error=0.042,
     gguf_type=7,
 )
 
@@ -175,6 +179,6 @@ Q8_0 = Format(
     decode=decode_integers(q8_0_integers),
     encode=encode_q8_0,
     integers=q8_0_integers,
-    relative_error=0.006,
+    relative_error=0.0059,
     gguf_type=8,
 )

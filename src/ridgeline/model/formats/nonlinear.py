@@ -1,8 +1,10 @@
-"""IQ4_NL and MXFP4: a four-bit code names one of sixteen values of a table; 32 weights share a scale.
+"""IQ4_NL and MXFP4: a four-bit code names one of sixteen values of a table; 32 weights share a
+scale.
 
-IQ4_NL: float16 scale, then 16 bytes of codes; the table is ggml's `kvalues_iq4nl`. MXFP4 (OCP Microscaling 1.0):
-a power of two (E8M0) and E2M1 floats; their values are kept doubled so that they are integers, and the scale is halved.
-Codes lie as in Q4_0: low halves are weights 0..15, high halves 16..31.
+IQ4_NL: float16 scale, then 16 bytes of codes; the table is ggml's `kvalues_iq4nl`. MXFP4 (OCP
+Microscaling 1.0): a power of two (E8M0) and E2M1 floats; their values are kept doubled so that they
+are integers, and the scale is halved. Codes lie as in Q4_0: low halves are weights 0..15, high
+halves 16..31.
 """
 
 from __future__ import annotations
@@ -42,8 +44,10 @@ def iq4_nl_integers(blocks: Bytes) -> Decomposed:
 
 
 def encode_iq4_nl(values: Floats) -> Bytes:
-    """The scale that puts the extreme on -127, then the least-squares scale of the codes which that gives."""
-    first = extreme(values) / np.float32(IQ4_NL_VALUES[0])
+    """The scale that puts the extreme on -127, then the least-squares scale of the codes which that
+    gives.
+    """
+    first, _ = stored_half(extreme(values) / np.float32(IQ4_NL_VALUES[0]))
     v = IQ4_NL_VALUES[nearest(values * reciprocal(first), IQ4_NL_VALUES)].astype(np.float32)
     fitted = (values * v).sum(axis=-1, keepdims=True) / (v * v).sum(axis=-1, keepdims=True)
     scale, stored = stored_half(fitted)
@@ -58,7 +62,9 @@ def mxfp4_integers(blocks: Bytes) -> Decomposed:
 
 
 def encode_mxfp4(values: Floats) -> Bytes:
-    """The scale of the OCP specification: the extreme's exponent less that of E2M1's largest value, 6."""
+    """The scale of the OCP specification: the extreme's exponent less that of E2M1's largest value,
+    6.
+    """
     _, exponent = np.frexp(np.abs(values).max(axis=-1, keepdims=True))
     stored = np.clip(exponent - 1 - 2 + E8M0_BIAS, 0, 254)
     doubled = np.ldexp(values, E8M0_BIAS + 1 - stored)
@@ -74,7 +80,7 @@ IQ4_NL = Format(
     decode=decode_integers(iq4_nl_integers),
     encode=encode_iq4_nl,
     integers=iq4_nl_integers,
-    relative_error=0.09,
+    relative_error=0.085,
     gguf_type=20,
 )
 
@@ -85,6 +91,6 @@ MXFP4 = Format(
     decode=decode_integers(mxfp4_integers),
     encode=encode_mxfp4,
     integers=mxfp4_integers,
-    relative_error=0.13,
+    relative_error=0.128,
     gguf_type=39,
 )
