@@ -34,8 +34,8 @@ struct Kernels {
   void (*linear)(const PackedMatrix& w, const std::byte* activations, std::int64_t m, std::int64_t strip_begin,
                  std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy, std::byte* scratch);
   std::size_t (*linear_scratch_bytes)();
-  // Row `id` of a packed matrix as float32 (embedding lookup in a tied table). out has k floats.
-  void (*unpack_row)(const PackedMatrix& w, std::int64_t id, float* out);
+  // One raw row of `format` as float32, exactly (embedding lookup reads the file's own rows, mapped). False if unknown.
+  bool (*decode_row)(const char* format, const std::byte* raw_row, std::int64_t k, float* out);
 
   // ---- the other families add their rows here (norm, rope, attention, elementwise, sample)
 };

@@ -60,7 +60,7 @@ def select_model(names: Iterable[str], wanted: str | None, where: str) -> Select
 
     Raises `ModelError` that lists the candidates when there are several, or says what is there when there are none.
     """
-    usable = [name for name in names if is_plain_name(PurePosixPath(name).name)]
+    usable = [name for name in names if _is_inert(name)]
     ggufs = _gguf_groups(usable)
     if wanted is not None:
         return _select_wanted(ggufs, wanted, where)
@@ -76,6 +76,11 @@ def select_model(names: Iterable[str], wanted: str | None, where: str) -> Select
         f"{where} holds no model: neither a .gguf file nor a config.json with .safetensors beside it"
         + (f"; it holds {_listed(usable)}" if usable else "")
     )
+
+
+def _is_inert(name: str) -> bool:
+    path = PurePosixPath(name)
+    return is_plain_name(path.name) and not path.is_absolute() and ".." not in path.parts
 
 
 def _select_wanted(ggufs: dict[str, tuple[str, ...]], wanted: str, where: str) -> Selection:
@@ -103,6 +108,8 @@ def _gguf_groups(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
             groups[name] = (name,)
         elif int(split["part"]) == 1:
             count = int(split["count"])
+            if count > len(present):
+                continue
             suffix = f"-of-{split['count']}{name[-5:]}"
             files = tuple(f"{split['stem']}-{part:05d}{suffix}" for part in range(1, count + 1))
             if present.issuperset(files):
