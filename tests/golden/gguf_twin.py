@@ -1,0 +1,177 @@
+"""A Hugging Face checkpoint written as the GGUF file that llama.cpp's own converter would make.
+
+Conventions (gguf-py's tensor names; llama.cpp's conversion scripts): Llama's and Mistral's query
+and key rows are reordered for interleaved rotary pairs; Gemma's norm weights carry the 1 of
+1 + w; Llama 3's frequency factors are the tensor rope_freqs.weight; LongRoPE's are the tensors
+rope_factors_long/short.weight and its magnitude a key. Vectors are F32.
+
+It knows the architectures of the golden cases and nothing else, and writes a byte-level
+vocabulary that is only as large as the tiny models'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+
+_ARCHITECTURES = {
+    "llama": gguf.MODEL_ARCH.LLAMA,
+    "qwen2": gguf.MODEL_ARCH.QWEN2,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
+    "phi3": gguf.MODEL_ARCH.PHI3,
+}
+_FILE_TYPES = {
+    "F32": gguf.LlamaFileType.ALL_F32,
+    "F16": gguf.LlamaFileType.MOSTLY_F16,
+    "BF16": gguf.LlamaFileType.MOSTLY_BF16,
+}
+
+
+def interleave_rows(weight: F32, heads: int) -> F32:
+    """Rows of each head reordered from halves (i, i + d/2) to neighbours (2i, 2i + 1)."""
+    head_dim = weight.shape[0] // heads
+    halves = weight.reshape(heads, 2, head_dim // 2, -1)
+    return np.ascontiguousarray(halves.transpose(0, 2, 1, 3)).reshape(weight.shape)
+
+
+def llama3_frequency_factors(scaling: Mapping[str, float], theta: float, head_dim: int) -> F32:
+    """Divisors of the rotary frequencies (Llama 3.1): 1, blended, or the whole factor."""
+    context = scaling["original_max_position_embeddings"]
+    low, high, factor = (scaling[key] for key in ("low_freq_factor", "high_freq_factor", "factor"))
+    wavelengths = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
+    share = np.clip((context / wavelengths - low) / (high - low), 0.0, 1.0)
+    return (1.0 / ((1.0 - share) / factor + share)).astype(np.float32)
+
+
+def _byte_tokens(count: int) -> list[str]:
+    """The first bytes in GPT-2's spelling, one merged pair, and two control tokens."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    spare = iter(range(256, 512))
+    spelling = {byte: chr(byte if byte in printable else next(spare)) for byte in range(256)}
+    return [spelling[byte] for byte in range(count - 3)] + ["he", "<bos>", "<eos>"]
+
+
+def _write_vocabulary(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    tokens = _byte_tokens(config["vocab_size"])
+    kinds = [gguf.TokenType.NORMAL] * (len(tokens) - 2) + [gguf.TokenType.CONTROL] * 2
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([int(kind) for kind in kinds])
+    writer.add_token_merges(["h e"])
+    writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_eos_token_id(config["eos_token_id"])
+    writer.add_add_bos_token(False)
+
+
+def _write_rope(writer: gguf.GGUFWriter, config: Mapping[str, Any], head_dim: int) -> None:
+    rope = config.get("rope_parameters") or {"rope_theta": config["rope_theta"]}
+    scaling = config.get("rope_scaling") or {}
+    theta = rope["rope_theta"]
+    writer.add_rope_freq_base(theta)
+    if config["model_type"] == "gemma3_text":
+        writer.add_rope_freq_base_swa(config["rope_local_base_freq"])
+    elif config["model_type"] in ("llama", "phi3"):
+        writer.add_rope_dimension_count(int(head_dim * config.get("partial_rotary_factor", 1.0)))
+    match scaling.get("rope_type", scaling.get("type")):
+        case "linear":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(scaling["factor"])
+        case "yarn":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+            writer.add_rope_scaling_factor(scaling["factor"])
+            writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+        case "llama3":
+            factors = llama3_frequency_factors(scaling, theta, head_dim)
+            writer.add_tensor("rope_freqs.weight", factors)
+        case "longrope":
+            original = config["original_max_position_embeddings"]
+            stretch = config["max_position_embeddings"] / original
+            writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
+            writer.add_rope_scaling_attn_factors(
+                math.sqrt(1 + math.log(stretch) / math.log(original))
+            )
+            for which in ("long", "short"):
+                factors = np.array(scaling[f"{which}_factor"], np.float32)
+                writer.add_tensor(f"rope_factors_{which}.weight", factors)
+        case None:
+            pass
+        case other:
+            raise ValueError(f"rope scaling {other!r} has no GGUF spelling here")
+    if config["model_type"] == "phi3":
+        writer.add_rope_scaling_orig_ctx_len(config["original_max_position_embeddings"])
+
+
+def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    # A name with "phi3" in it would make llama.cpp look for Phi-3's own special tokens.
+    writer.add_name("golden")
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    if "head_dim" in config:
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    if config["model_type"] == "gemma3_text":
+        writer.add_sliding_window(config["sliding_window"])
+        # Files in the field lack the pattern's key: 6 is what a reader must assume.
+        if config["sliding_window_pattern"] != 6:
+            writer.add_sliding_window_pattern(config["sliding_window_pattern"])
+    elif config["model_type"] == "phi3":
+        writer.add_sliding_window(config["sliding_window"] or 0)
+    _write_rope(writer, config, head_dim)
+
+
+def _stored(name: str, weight: F32, config: Mapping[str, Any]) -> F32:
+    if config["model_type"] == "gemma3_text" and name.endswith("norm.weight"):
+        return weight + np.float32(1.0)
+    if config["model_type"] == "llama" and ".q_proj." in name:
+        return interleave_rows(weight, config["num_attention_heads"])
+    if config["model_type"] == "llama" and ".k_proj." in name:
+        return interleave_rows(weight, config["num_key_value_heads"])
+    return weight
+
+
+def write_gguf(
+    path: Path, config: Mapping[str, Any], weights: Mapping[str, F32], matrix_type: str
+) -> None:
+    """Write `weights` (Hugging Face names, float32) to `path`; matrices as "F32", "F16" or "BF16".
+
+    Raises ValueError where a value has no exact counterpart in `matrix_type`: the twin must hold
+    the very same weights.
+    """
+    architecture = _ARCHITECTURES[config["model_type"]]
+    names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
+    writer.add_file_type(_FILE_TYPES[matrix_type])
+    _write_hyperparameters(writer, config)
+    _write_vocabulary(writer, config)
+    for source, weight in weights.items():
+        target = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        if target is None:
+            raise ValueError(f"{source} has no GGUF name")
+        stored = _stored(source, weight, config)
+        quantization = gguf.GGMLQuantizationType[matrix_type if stored.ndim == 2 else "F32"]
+        packed = gguf.quants.quantize(stored, quantization)
+        if not np.array_equal(gguf.quants.dequantize(packed, quantization), stored):
+            raise ValueError(f"{source} does not fit {quantization.name} exactly")
+        writer.add_tensor(target, packed, raw_dtype=quantization)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

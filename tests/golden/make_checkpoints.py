@@ -1,0 +1,141 @@
+"""Make the golden checkpoints: tiny random models, their GGUF twins, and transformers' logits.
+
+    python tests/golden/make_checkpoints.py [--out DIR] [--float32-gguf DIR] [CASE ...]
+
+Needs torch, transformers, safetensors and gguf (README.md here has the versions); the tests that
+read the goldens need none of these. For each case it writes to DIR/CASE
+
+    config.json        as the model's authors publish it
+    model.safetensors  every weight; each value is representable in BF16 and in F16
+    model.gguf         the same weights under GGUF's names and conventions, where there is a twin
+    expected.npz       token_ids int32 [tokens], logits float32 [tokens, vocab]; LongRoPE also
+                       has short_token_ids and short_logits
+
+The weights come from NumPy's PCG64 seeded by the case's and the tensor's name, so they do not
+depend on torch. The logits are float32 arithmetic of one thread, with eager attention: bit-equal
+on another run of the same versions on the same kind of CPU, and within float32 rounding elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from cases import CASES, PROMPT_TOKENS, VOCAB, Case
+from gguf_twin import F32, write_gguf
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_SMALLEST = 2.0**-14  # F16's smallest normal number: below it BF16 values are not exact in F16
+
+
+def _generator(*names: str) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(zlib.crc32("/".join(names).encode())))
+
+
+def random_weight(case: Case, name: str, shape: tuple[int, ...]) -> F32:
+    """Values that exercise the model: attention that is not flat, norms that are not ones.
+
+    Rounded to BF16, and to zero below F16's normal range, so that every file type stores them
+    exactly.
+    """
+    noise = _generator(case.name, name).standard_normal(shape)
+    if name.endswith("norm.weight"):
+        centre = 0.0 if case.config["model_type"] == "gemma3_text" else 1.0
+        values = centre + 0.3 * noise
+    elif name.endswith(".bias"):
+        values = 0.3 * noise
+    elif "embed_tokens" in name:
+        values = 0.5 * noise
+    elif any(part in name for part in ("q_proj", "k_proj", "qkv_proj", "lm_head")):
+        values = 1.6 / np.sqrt(shape[-1]) * noise
+    else:
+        values = 1.0 / np.sqrt(shape[-1]) * noise
+    rounded: F32 = torch.from_numpy(values.astype(np.float32)).bfloat16().float().numpy()
+    return np.where(np.abs(rounded) < _SMALLEST, np.float32(0), rounded)
+
+
+def weight_shapes(folder: Path, case: Case) -> dict[str, tuple[int, ...]]:
+    """Names and shapes as transformers has them, without a tied output matrix."""
+    config = AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if case.config["tie_word_embeddings"]:
+        del shapes["lm_head.weight"]
+    return dict(sorted(shapes.items()))
+
+
+def oracle_logits(folder: Path, token_ids: NDArray[np.int32]) -> F32:
+    """transformers' logits [tokens, vocab], computed in float32 from the stored weights."""
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    wrong = {kind: names for kind, names in info.items() if names}
+    if wrong:
+        raise ValueError(f"{folder.name}: transformers did not take every weight: {wrong}")
+    with torch.inference_mode():
+        logits: F32 = model.eval()(torch.from_numpy(token_ids).long()[None]).logits[0].numpy()
+    if logits.dtype != np.float32 or not np.isfinite(logits).all():
+        raise ValueError(f"{folder.name}: the oracle's logits are not finite float32")
+    return logits
+
+
+def make(case: Case, out: Path, float32_gguf: Path | None) -> None:
+    """Write one case's folder anew."""
+    folder = out / case.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(case.config, indent=1) + "\n")
+    weights = {
+        name: random_weight(case, name, shape)
+        for name, shape in weight_shapes(folder, case).items()
+    }
+    stored = {name: torch.from_numpy(w).to(_DTYPES[case.dtype]) for name, w in weights.items()}
+    for name, tensor in stored.items():
+        if not torch.equal(tensor.float(), torch.from_numpy(weights[name])):
+            raise ValueError(f"{case.name}: {name} does not fit {case.dtype} exactly")
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    if case.gguf_type is not None:
+        write_gguf(folder / "model.gguf", case.config, weights, case.gguf_type)
+        if float32_gguf is not None:
+            float32_gguf.mkdir(parents=True, exist_ok=True)
+            target = float32_gguf / f"{case.name}.gguf"
+            write_gguf(target, case.config, weights, "F32")
+    expected: dict[str, NDArray[np.int32] | F32] = {}
+    for prefix, count in (("", PROMPT_TOKENS), ("short_", case.short_tokens)):
+        if count:
+            ids = _generator(case.name, prefix, "prompt").integers(0, VOCAB - 2, count)
+            expected[prefix + "token_ids"] = ids.astype(np.int32)
+            expected[prefix + "logits"] = oracle_logits(folder, ids.astype(np.int32))
+    np.savez(folder / "expected.npz", allow_pickle=False, **expected)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    spread = float(expected["logits"].std())
+    print(f"{case.name:16} {size / 1000:7.1f} kB   logits' standard deviation {spread:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("cases", nargs="*", help="names of cases (default: all)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--float32-gguf", type=Path, help="also write F32 twins there (a check)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    unknown = set(arguments.cases) - {case.name for case in CASES}
+    if unknown:
+        parser.error(f"no such case: {', '.join(sorted(unknown))}")
+    for case in CASES:
+        if not arguments.cases or case.name in arguments.cases:
+            make(case, arguments.out, arguments.float32_gguf)
+
+
+if __name__ == "__main__":
+    main()
