@@ -2,7 +2,7 @@
 
 | variable | what it sets | default |
 | --- | --- | --- |
-| `RIDGELINE_CACHE` | folder for models, roofs and other things that can be had again | `$XDG_CACHE_HOME/ridgeline` or `~/.cache/ridgeline` |
+| `RIDGELINE_CACHE` | folder for models and roofs | `$XDG_CACHE_HOME` or `~/.cache`, `/ridgeline` |
 | `RIDGELINE_OFFLINE` | `1`: never open a network connection | off |
 | `RIDGELINE_ISA` | force the CPU kernels: `avx512`, `avx2` or `portable` | best that the CPU has |
 | `RIDGELINE_THREADS` | threads of the CPU backend | the cores that this process may use |
@@ -22,7 +22,9 @@ ISAS = ("avx512", "avx2", "portable")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One frozen answer to "what did the environment say"; commands override it with `dataclasses.replace`."""
+    """One frozen answer to "what did the environment say"; commands override it with
+    `dataclasses.replace`.
+    """
 
     cache_dir: Path
     offline: bool
@@ -31,7 +33,9 @@ class Settings:
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
-    """The settings of this process. Raises `RidgelineError` naming a variable whose value is not allowed."""
+    """The settings of this process. Raises `RidgelineError` naming a variable whose value is not
+    allowed.
+    """
     isa = environ.get("RIDGELINE_ISA") or None
     if isa is not None and isa not in ISAS:
         raise RidgelineError(

@@ -1,8 +1,8 @@
 """Every error that Ridgeline raises on purpose.
 
-A message is one line: what is wrong, why, and what to do about it. The class says whose turn it is: the model's
-files (`ModelError`), the machine (`CapacityError`), the caller (`RequestError`), the clock (`Overloaded`), or us
-(`EngineError`).
+A message is one line: what is wrong, why, and what to do about it. The class says whose turn it is:
+the model's files (`ModelError`), the machine (`CapacityError`), the caller (`RequestError`), the
+clock (`Overloaded`), or us (`EngineError`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ class RidgelineError(Exception):
 
 
 class ModelError(RidgelineError):
-    """A model cannot be found, read, or is not supported: names the file, field, tensor or architecture."""
+    """A model cannot be found, read, or is not supported; names the file, field or tensor."""
 
 
 class CapacityError(RidgelineError):
@@ -28,7 +28,7 @@ class RequestError(RidgelineError):
         self.field = field
 
 
-class Overloaded(RidgelineError):
+class Overloaded(RidgelineError):  # noqa: N818 (the field says Overloaded)
     """No room now (HTTP 429 or 503): `retry_after_seconds` says when to come back."""
 
     def __init__(self, message: str, retry_after_seconds: float) -> None:

@@ -1,9 +1,9 @@
 """The types that cross the seam between who plans a step and who runs, prices or times it.
 
-`StepPlan` is made by the scheduler, run by an executor, priced by the cost model and timed by the simulator. It
-carries rows and counts and never token ids: those live in the executor's state table, so that the next step can be
-planned while this one runs. This file knows nothing of tensors, clocks or models; it stands at the root because
-rooms above and below the seam speak it.
+`StepPlan` is made by the scheduler, run by an executor, priced by the cost model and timed by the
+simulator. It carries rows and counts and never token ids: those live in the executor's state table,
+so that the next step can be planned while this one runs. This file knows nothing of tensors, clocks
+or models; it stands at the root because rooms above and below the seam speak it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ class PlanRow:
     row: slot in the executor's state table.
     num_new: tokens computed now (1 is decode; more is prefill or draft verification).
     num_context: tokens of the row whose keys and values are in the cache already.
-    num_logits: logits wanted, for the last `num_logits` of the new tokens (0 inside a chunked prefill, 1 to sample).
+    num_logits: logits wanted, for the last `num_logits` of the new tokens (0 inside a chunked
+    prefill, 1 to sample).
     new_blocks: KV blocks appended to the row's block table before the step.
     """
 
@@ -72,7 +73,7 @@ class StepShape:
         return len(self.new_tokens)
 
     def attended_pairs(self, window: int | None, causal: bool = True) -> int:
-        """Query-key pairs that attention evaluates, over all rows; `window` counts the query itself."""
+        """Query-key pairs that attention evaluates; `window` counts the query itself."""
         total = 0
         for new, context in zip(self.new_tokens, self.context_lens, strict=True):
             if not causal:
@@ -80,14 +81,14 @@ class StepShape:
             elif window is None or context + new <= window:
                 total += new * context + new * (new + 1) // 2
             else:
-                # Queries at positions below `window` see everything before them, the others see `window` keys.
+                # Queries below position `window` see all before them, the others `window` keys.
                 growing = max(0, min(new, window - context))
                 total += growing * context + growing * (growing + 1) // 2
                 total += (new - growing) * window
         return total
 
     def cached_tokens_read(self, window: int | None) -> int:
-        """Tokens whose keys and values one KV head must read, over all rows, the new ones included."""
+        """Tokens whose keys and values one KV head reads, the new ones included."""
         total = 0
         for new, context in zip(self.new_tokens, self.context_lens, strict=True):
             total += new + (context if window is None else min(context, window - 1))
@@ -98,8 +99,9 @@ class StepShape:
 class RowSampling:
     """How a row's logits become a token. Applied in the order of the fields; see docs/sampling.md.
 
-    seed and position key the noise (Philox 4x32-10), added as Gumbel-max: a token is a function of (logits, seed,
-    position). temperature 0 is the argmax, ties to the lowest id. top_k 0, top_p 1 and min_p 0 are off.
+    seed and position key the noise (Philox 4x32-10), added as Gumbel-max: a token is a function of
+    (logits, seed, position). temperature 0 is the argmax, ties to the lowest id. top_k 0, top_p 1
+    and min_p 0 are off.
     """
 
     repetition_penalty: float = 1.0
@@ -114,7 +116,7 @@ class RowSampling:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What a step gives one row that wanted a token; `fault` says why there is none (a NaN logit, say)."""
+    """What a step gives a row that wanted a token; `fault` says why there is none (NaN logits)."""
 
     row: int
     token_id: int

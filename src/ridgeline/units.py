@@ -1,7 +1,7 @@
 """Units, stated once.
 
-A multiply-add is 2 FLOPs. Sizes that people read are decimal (1 GB = 10**9 bytes), as memory vendors and network
-links count; memory that an allocator hands out is binary (1 MiB = 2**20 bytes).
+A multiply-add is 2 FLOPs. Sizes that people read are decimal (1 GB = 10**9 bytes), as memory
+vendors and network links count; memory that an allocator hands out is binary (1 MiB = 2**20 bytes).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Builds a graph node by node; each node is checked as it is added, so a wrong config fails where it is wrong."""
+"""Builds a graph node by node and checks each, so that a wrong config fails where it is wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FormatOf = Callable[[str], StorageFormat]
 
 
 class Builder:
-    """Owns the nodes until `finish`. format_of gives the storage format of a canonical weight name."""
+    """Owns the nodes until `finish`; format_of gives a weight name's storage format."""
 
     def __init__(self, name: str, format_of: FormatOf) -> None:
         self._name = name
@@ -36,7 +36,7 @@ class Builder:
         weights: tuple[Weight, ...] = (),
         state: KvState | None = None,
     ) -> tuple[Value, ...]:
-        """Appends a node and gives its outputs. Raises ModelError naming the node if the rules do not hold."""
+        """Appends a node, gives its outputs; ModelError names the node if the rules fail."""
         try:
             op.check(inputs, weights, state)
         except ModelError as error:

@@ -9,8 +9,8 @@ from ridgeline.model.graph.node import Graph
 def check_graph(graph: Graph) -> None:
     """Raises ModelError naming the first node that breaks an invariant.
 
-    Every input is made before it is used, every value is made once, shapes are what the shape rules say, each
-    operator's own check holds, one name is one weight, and outputs exist.
+    Every input is made before it is used, every value is made once, shapes are what the shape rules
+    say, each operator's own check holds, one name is one weight, and outputs exist.
     """
     made = {value.id: value for value in graph.inputs}
     weights: dict[str, object] = {}

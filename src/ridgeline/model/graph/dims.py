@@ -11,7 +11,7 @@ from ridgeline.step import StepShape
 
 
 class Symbol(Enum):
-    """TOKENS: new tokens of the step. SEQUENCES: its rows. SAMPLED: tokens whose logits are wanted."""
+    """TOKENS: new tokens of the step. SEQUENCES: its rows. SAMPLED: tokens that want logits."""
 
     TOKENS = "tokens"
     SEQUENCES = "sequences"

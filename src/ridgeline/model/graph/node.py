@@ -1,4 +1,4 @@
-"""The nouns of a graph: weights, states, values, nodes, and the graph itself. All frozen; no tensors."""
+"""The nouns of a graph: weights, states, values, nodes, the graph. All frozen; no tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class StorageFormat(Protocol):
-    """How a weight's numbers are stored, as far as a graph must know: sizes. The codecs are in `model/formats`."""
+    """How a weight's numbers are stored, as far as a graph must know; codecs: `model/formats`."""
 
     @property
     def name(self) -> str: ...
@@ -27,8 +27,9 @@ class StorageFormat(Protocol):
 class Weight:
     """A named parameter.
 
-    shape is row-major, output channels first for a matrix: (out, in). axes has a label per dimension ("heads",
-    "kv_heads", "ffn", "vocab", "experts" or None): all that a model says about sharding.
+    shape is row-major, output channels first for a matrix: (out, in). axes has a label per
+    dimension ("heads", "kv_heads", "ffn", "vocab", "experts" or None): all that a model says about
+    sharding.
     """
 
     name: str
@@ -67,7 +68,7 @@ class KvState:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An edge: what one node gives and others take. `integer` marks token ids; everything else is a real number."""
+    """An edge: what one node gives and others take; `integer` marks token ids."""
 
     id: int
     shape: Shape
@@ -90,7 +91,8 @@ class Node:
 class Graph:
     """A model: nodes in an order that can be executed.
 
-    inputs: (token ids [TOKENS],). outputs: (logits [SAMPLED, vocab],). max_context: tokens that positions reach.
+    inputs: (token ids [TOKENS],). outputs: (logits [SAMPLED, vocab],). max_context: tokens that
+    positions reach.
     """
 
     name: str

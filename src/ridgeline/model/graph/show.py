@@ -11,7 +11,7 @@ from ridgeline.model.graph.ops.rope import Rotation
 
 
 def show(graph: Graph, *, fold: bool = True) -> str:
-    """The graph's nodes in order. fold: a layer equal to the one before it (names and ids apart) is only counted."""
+    """The graph's nodes in order; fold: a layer like the one before it is only counted."""
     lines = [f"{graph.name}: {len(graph.nodes)} nodes, {len(graph.weights)} weights"]
     previous: list[str] | None = None
     repeats = 0
@@ -51,7 +51,8 @@ def _line(node: Node, layer: int | None) -> str:
     inputs = " ".join(_shape(v) for v in node.inputs)
     outputs = " ".join(_shape(v) for v in node.outputs)
     name = node.name.removeprefix(prefix)
-    return f"  {name:24} {type(node.op).__name__}({attributes}) {inputs} -> {outputs}  {weights}".rstrip()
+    operator = f"{type(node.op).__name__}({attributes})"
+    return f"  {name:24} {operator} {inputs} -> {outputs}  {weights}".rstrip()
 
 
 def _attribute(value: object) -> str:

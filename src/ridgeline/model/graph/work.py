@@ -1,7 +1,7 @@
 """What a node asks of a machine, as numbers that add up: `Work`.
 
-It stands in the graph's room, below `cost/`, because the cost rule is a rule of the operator. It does not know how
-fast any machine is.
+It stands in the graph's room, below `cost/`, because the cost rule is a rule of the operator. It
+does not know how fast any machine is.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 class Precision:
     """What a backend makes of the numbers that a graph leaves open.
 
-    activation_bytes: per element between operators. kv_bytes: per cached element. compute: weight format name ->
-    the arithmetic that multiplies it ("int8", "bf16", "f32", ...); a format not listed uses `default_compute`.
+    activation_bytes: per element between operators. kv_bytes: per cached element. compute: weight
+    format name -> the arithmetic that multiplies it ("int8", "bf16", "f32", ...); a format not
+    listed uses `default_compute`.
     """
 
     activation_bytes: float = 2.0
@@ -31,8 +32,9 @@ class Precision:
 class Work:
     """FLOPs by arithmetic, bytes by kind, and launches; a multiply-add is 2 FLOPs (units.py).
 
-    weight_bytes: weights read. kv_read_bytes, kv_write_bytes: cache traffic. activation_bytes: values read and
-    written. link_bytes: sent by each rank over the interconnect. launches: kernels started.
+    weight_bytes: weights read. kv_read_bytes, kv_write_bytes: cache traffic. activation_bytes:
+    values read and written. link_bytes: sent by each rank over the interconnect. launches: kernels
+    started.
     """
 
     flops: Mapping[str, float] = field(default_factory=dict)

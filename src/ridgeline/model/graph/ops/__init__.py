@@ -1,4 +1,4 @@
-"""The operators, one file a family; `OPERATORS` is the list that backends and docs are held against."""
+"""The operators, one file a family; backends and docs are held against `OPERATORS`."""
 
 from ridgeline.model.graph.ops.activation import GatedActivation
 from ridgeline.model.graph.ops.attention import Attention, KvWrite

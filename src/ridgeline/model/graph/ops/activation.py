@@ -1,4 +1,4 @@
-"""activation: gated units (Shazeer 2020), apart or fused with the split of a joint gate-and-up linear."""
+"""activation: gated units (Shazeer 2020), apart or over a joint gate-and-up linear."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 class GatedActivation(Operator):
     """(gate [*, F], up [*, F]) -> act(gate) * up; joint: one input [*, 2F], gate first.
 
-    silu: x * sigmoid(x). gelu: x * Phi(x). gelu_tanh: its tanh approximation (Hendrycks and Gimpel 2016).
+    silu: x * sigmoid(x). gelu: x * Phi(x). gelu_tanh: its tanh approximation (Hendrycks and Gimpel
+    2016).
     """
 
     activation: Activation

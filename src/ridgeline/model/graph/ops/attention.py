@@ -1,4 +1,4 @@
-"""attention: scaled dot-product attention over a paged cache, and the write that fills the cache."""
+"""attention: scaled dot-product attention over a paged cache, and the write that fills it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class KvWrite(Operator):
-    """(k [TOKENS, kv_heads * key_dim], v [TOKENS, kv_heads * value_dim]) -> nothing; appends to the state."""
+    """(k [TOKENS, kv_heads * key_dim], v [TOKENS, kv_heads * value_dim]) -> nothing, to the state."""
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return ()
@@ -56,11 +56,12 @@ class KvWrite(Operator):
 
 @dataclass(frozen=True, slots=True)
 class Attention(Operator):
-    """q [TOKENS, num_heads * head_dim] -> [TOKENS, num_heads * value_dim], over the state's keys and values.
+    """q [TOKENS, num_heads * head_dim] -> [TOKENS, num_heads * value_dim], over the state.
 
-    Query head h reads KV head h // (num_heads // kv_heads) (grouped queries, Ainslie et al. 2023). scores = scale *
-    q.k, then softcap * tanh(scores / softcap) if softcap. causal: a token sees itself and what precedes it in its
-    own row, at most `state.window` positions back, itself included.
+    Query head h reads KV head h // (num_heads // kv_heads) (grouped queries, Ainslie et al. 2023).
+    scores = scale * q.k, then softcap * tanh(scores / softcap) if softcap. causal: a token sees
+    itself and what precedes it in its own row, at most `state.window` positions back, itself
+    included.
     """
 
     num_heads: int

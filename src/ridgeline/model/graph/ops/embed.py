@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Embed(Operator):
-    """token ids [TOKENS] -> [TOKENS, D]; weights (table [vocab, D],). scale multiplies (Gemma: sqrt(D))."""
+    """token ids [TOKENS] -> scale * rows [TOKENS, D]; weights (table [vocab, D],)."""
 
     scale: float = 1.0
 

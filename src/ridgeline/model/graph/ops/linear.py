@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Linear(Operator):
-    """x [*, K] -> [*, N1 + ... + Np]; weights (W1 [N1, K], ..., Wp [Np, K], then b1 [N1], ..., bp [Np] if bias).
+    """x [*, K] -> [*, N1 + ... + Np]; weights (W1 [N1, K], ..., Wp, and if bias b1 [N1], ..., bp).
 
     Each part keeps its own format, so q, k and v can be one linear in a file that stores v finer.
     """

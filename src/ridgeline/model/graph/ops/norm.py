@@ -1,4 +1,4 @@
-"""norm: root-mean-square and layer normalisation over the last dimension, or over equal groups of it (heads)."""
+"""norm: root-mean-square and layer norm over the last dimension, or over equal groups of it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class Norm(Operator):
     """x [*, D] -> [*, D]; weights (w [D / num_groups],) and for "layer" with a bias (w, b).
 
-    rms: x / sqrt(mean(x^2) + eps) * (w + offset) (Zhang and Sennrich 2019; offset 1 in Gemma). layer: (x - mean) /
-    sqrt(var + eps) * (w + offset) + b (Ba et al. 2016). num_groups > 1 normalises each of that many equal slices
-    (the heads of QK norm) with the same weights.
+    rms: x / sqrt(mean(x^2) + eps) * (w + offset) (Zhang and Sennrich 2019; offset 1 in Gemma).
+    layer: (x - mean) / sqrt(var + eps) * (w + offset) + b (Ba et al. 2016). num_groups > 1
+    normalises each of that many equal slices (the heads of QK norm) with the same weights.
     """
 
     kind: Literal["rms", "layer"] = "rms"
@@ -79,7 +79,7 @@ class Norm(Operator):
 
 @dataclass(frozen=True, slots=True)
 class AddNorm(Operator):
-    """Fused residual add and norm: (h [*, D], y [*, D]) -> (h + y, norm(h + y)); weights as `norm` takes."""
+    """Fused: (h [*, D], y [*, D]) -> (h + y, norm(h + y)); weights as `norm` takes."""
 
     norm: Norm = Norm()
 

@@ -1,8 +1,8 @@
 """The contract: an operator is a frozen dataclass of attributes with four pure rules.
 
-shape: what comes out of what goes in. cost: the work of one application. shard: how a split of the inputs and
-weights carries over. check: whether attributes, inputs and weights agree. No tensors here; what an operator *means*
-is its function in `backends/reference`.
+shape: what comes out of what goes in. cost: the work of one application. shard: how a split of the
+inputs and weights carries over. check: whether attributes, inputs and weights agree. No tensors
+here; what an operator *means* is its function in `backends/reference`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Placement:
     """Where a tensor lies over the ranks of one mesh axis.
 
-    split: the dimension that is cut in equal parts, or None for a copy on every rank. partial: each rank holds a
-    term of a sum that is still to be taken (an all-reduce away from a copy).
+    split: the dimension that is cut in equal parts, or None for a copy on every rank. partial: each
+    rank holds a term of a sum that is still to be taken (an all-reduce away from a copy).
     """
 
     split: int | None = None
@@ -56,7 +56,7 @@ class Operator:
     def shard(
         self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
     ) -> Sharded | None:
-        """The local share, or None when this operator cannot work on inputs placed so (gather them first)."""
+        """The local share; None if it cannot work on inputs placed so (gather them first)."""
         raise NotImplementedError
 
     def check(

@@ -1,7 +1,7 @@
 """rope: rotary position embedding (Su et al. 2021), its scalings, and the fused rope + KV write.
 
-Frequencies are attributes: an architecture computes them once (`architectures/rope_scaling.py`), so that a new
-scaling is new numbers and not a new operator.
+Frequencies are attributes: an architecture computes them once (`architectures/rope_scaling.py`), so
+that a new scaling is new numbers and not a new operator.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 class Rotation:
     """How a head is rotated.
 
-    frequencies: radians per position of each rotated pair; the first 2 * len(frequencies) channels of a head turn,
-    the rest pass (partial rotary). interleaved: pairs are channels (2i, 2i + 1); else (i, i + half), the "neox"
-    style. magnitude multiplies cos and sin (YaRN's and LongRoPE's attention factor).
+    frequencies: radians per position of each rotated pair; the first 2 * len(frequencies) channels
+    of a head turn, the rest pass (partial rotary). interleaved: pairs are channels (2i, 2i + 1);
+    else (i, i + half), the "neox" style. magnitude multiplies cos and sin (YaRN's and LongRoPE's
+    attention factor).
     """
 
     frequencies: tuple[float, ...]
@@ -97,10 +98,11 @@ def require_rotation(op: Operator, rotation: Rotation, head_dim: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RopeKvWrite(Operator):
-    """Fused: split q, k, v; norm q and k heads (if `head_norm`); rotate them; write k and v to the cache.
+    """Fused: split q, k, v; norm q and k heads (if `head_norm`); rotate them; write k and v.
 
-    qkv [TOKENS, (num_heads + 2 * kv_heads) * head_dim] -> q [TOKENS, num_heads * head_dim]; state: the layer's
-    cache. weights: (q norm, k norm) if head_norm, else none. rotation None leaves q and k as they are.
+    qkv [TOKENS, (num_heads + 2 * kv_heads) * head_dim] -> q [TOKENS, num_heads * head_dim]; state:
+    the layer's cache. weights: (q norm, k norm) if head_norm, else none. rotation None leaves q and
+    k as they are.
     """
 
     num_heads: int
