@@ -1,0 +1,1 @@
+"""A model's files: where they come from (`sources`), and what they hold (`checkpoint`)."""
