@@ -13,7 +13,7 @@ class RidgelineError(Exception):
 
 
 class ModelError(RidgelineError):
-    """A model cannot be found, read, or is not supported; names the file, field or tensor."""
+    """A model cannot be found, read, or is unsupported; names the file, field or tensor."""
 
 
 class CapacityError(RidgelineError):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class KvWrite(Operator):
-    """(k [TOKENS, kv_heads * key_dim], v [TOKENS, kv_heads * value_dim]) -> nothing, to the state."""
+    """k [TOKENS, kv_heads * key_dim], v [TOKENS, kv_heads * value_dim] -> the state; no output."""
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return ()

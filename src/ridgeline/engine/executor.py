@@ -1,0 +1,48 @@
+"""What runs a `StepPlan`: the protocol that every backend and the simulator answer to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ridgeline.step import RowSampling, StepPlan, StepResult
+
+
+class Executor(Protocol):
+    """Owns the state table (token ids, block tables, sampling of each row), the weights and the KV
+    memory. One step is in flight at a time: `submit`, then `collect`.
+    """
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens that one KV block holds."""
+
+    @property
+    def num_blocks(self) -> int: ...
+    @property
+    def max_rows(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+
+    def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
+        """Gives a row its tokens; those that a plan has not reached yet are computed by later
+        plans.
+        """
+
+    def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
+        """Adds tokens to an open row that no step has sampled (draft tokens, a forced span)."""
+
+    def close_row(self, row: int) -> None:
+        """Forgets the row; its blocks are the scheduler's to give away again."""
+
+    def submit(self, plan: StepPlan) -> None:
+        """Starts a step. A sampled token is appended to its row. Raises EngineError on a bad plan."""
+
+    def collect(self) -> StepResult:
+        """Waits for the step in flight."""
+
+    def forward(self, plan: StepPlan) -> npt.NDArray[np.float32]:
+        """Runs a step without sampling: logits [sum of num_logits, vocab_size]."""
