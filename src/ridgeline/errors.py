@@ -9,7 +9,7 @@ from __future__ import annotations
 
 
 class RidgelineError(Exception):
-    """Base of everything below; catching it catches what Ridgeline means to say and nothing else."""
+    """Base of all below: what Ridgeline means to say, and nothing else."""
 
 
 class ModelError(RidgelineError):

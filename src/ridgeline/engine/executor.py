@@ -28,9 +28,7 @@ class Executor(Protocol):
     def vocab_size(self) -> int: ...
 
     def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
-        """Gives a row its tokens; those that a plan has not reached yet are computed by later
-        plans.
-        """
+        """Gives a row its tokens; plans compute them, in one step or in several."""
 
     def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
         """Adds tokens to an open row that no step has sampled (draft tokens, a forced span)."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 
 class BlockPool:
-    """Owns the reference counts of blocks 0 .. num_blocks - 1 and the table prefix hash -> block."""
+    """Owns the counts of owners of blocks 0 .. num_blocks - 1 and the table of prefixes."""
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
@@ -57,7 +57,7 @@ class BlockPool:
             self._num_owners[block] += 1
 
     def publish(self, block: int, prefix_hash: bytes) -> None:
-        """Says that an owned block now holds the full prefix of `prefix_hash`; the first such wins."""
+        """Says that an owned block now holds the prefix `prefix_hash`; the first such wins."""
         assert self._num_owners[block] > 0
         if prefix_hash not in self._block_of and block not in self._hash_of:
             self._hash_of[block] = prefix_hash

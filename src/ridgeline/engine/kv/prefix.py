@@ -15,7 +15,7 @@ from hashlib import blake2b
 def prefix_hashes(
     token_ids: Sequence[int], block_tokens: int, salt: bytes = b"", parent: bytes = b""
 ) -> Iterator[bytes]:
-    """The name of each full block of `token_ids`, in order; parent: the name of what precedes them."""
+    """The name of each full block of `token_ids`; parent: the name of what precedes them."""
     for start in range(0, len(token_ids) - block_tokens + 1, block_tokens):
         digest = blake2b(parent or salt, digest_size=16, person=b"ridgeline-kv")
         digest.update(array("i", token_ids[start : start + block_tokens]).tobytes())

@@ -1,5 +1,4 @@
-"""Who runs next: `schedule(state) -> StepPlan` and `apply(state, plan, result) -> events`, both
-pure.
+"""Who runs next: `schedule(state) -> StepPlan`, `apply(state, plan, result) -> events`; both pure.
 
 One budget of tokens a step, no phases: running rows get their token first (it bounds everyone's
 inter-token latency), then prompts go on in chunks, then waiting requests are admitted while rows
@@ -43,7 +42,7 @@ def admit(state: SchedulerState, request: Request) -> None:
 
 
 def schedule(state: SchedulerState) -> StepPlan:
-    """The next step's rows; empty when there is nothing to do. Takes blocks and rows as it plans."""
+    """The next step's rows, with their blocks; empty when there is nothing to do."""
     budget = state.limits.max_tokens_per_step
     planned: list[tuple[Request, PlanRow]] = []
     preempted = False
@@ -124,7 +123,7 @@ def end(
 
 
 def _start(state: SchedulerState, request: Request, budget: int) -> bool:
-    """Gives a waiting request a row and its first blocks, cached ones if there are; False: no room."""
+    """Gives a waiting request a row and its first blocks, cached if possible; False: no room."""
     size = state.limits.block_tokens
     # The last token is always computed: its logits are what the caller waits for.
     cacheable = request.token_ids[: (len(request.token_ids) - 1) // size * size]
