@@ -30,9 +30,11 @@ struct Kernels {
   void (*quantize_rows)(ActivationKind kind, const float* x, std::int64_t ldx, std::int64_t m, std::int64_t k,
                         std::byte* out);
   // y[r, c] = bias[c] + sum_k x[r, k] w[c, k], for rows [0, m) and the channels of strips [strip_begin, strip_end); y has
-  // row stride ldy; channels beyond n are not written. bias may be null. scratch: linear_scratch_bytes, per thread.
-  void (*linear)(const PackedMatrix& w, const std::byte* activations, std::int64_t m, std::int64_t strip_begin,
-                 std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy, std::byte* scratch);
+  // row stride ldy; channels beyond n are not written. `activations` are rows of `kind`, 64-byte aligned; bias may be
+  // null. scratch: linear_scratch_bytes, 64-byte aligned, one per thread.
+  void (*linear)(const PackedMatrix& w, ActivationKind kind, const std::byte* activations, std::int64_t m,
+                 std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy,
+                 std::byte* scratch);
   std::size_t (*linear_scratch_bytes)();
   // One raw row of `format` as float32, exactly (embedding lookup reads the file's own rows, mapped). False if unknown.
   bool (*decode_row)(const char* format, const std::byte* raw_row, std::int64_t k, float* out);

@@ -6,20 +6,44 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <string_view>
 
 namespace ridgeline {
 
-// How packed weights are stored. G32/G16: numbers per scale. I4..I8: integer bits; an integer layout multiplies int8
-// activations quantized per token and group of 32; BF16 multiplies bf16 activations; F16 and F32 multiply float32.
-enum class Layout : std::uint8_t { i4g32, i5g32, i6g16, i8g32, i8g16, bf16, f16, f32 };
+// How packed weights are stored: integer bits, weights per scale, and `m` where groups have a minimum besides a scale.
+// Integer layouts multiply int8 activations, bf16 multiplies bf16 activations, f16 and f32 multiply float32.
+enum class Layout : std::uint8_t { i4g32, i4g32m, i4g16, i4g16m, i5g32, i5g32m, i6g16, i8g32, bf16, f16, f32 };
 
-// What a row of activations looks like to the kernel of a layout.
-enum class ActivationKind : std::uint8_t { int8, bf16, f32 };
+// What a row of activations looks like to a kernel. int8: one scale per token and group of 32. int8x2: a second int8
+// term holds what the first left over (about 15 bits), for twice the arithmetic; any integer layout takes either.
+enum class ActivationKind : std::uint8_t { int8, int8x2, bf16, f32 };
 
-inline ActivationKind activation_of(Layout layout) {
+// What a layout multiplies unless asked otherwise. (Functions here are static: kernel files are compiled for several
+// instruction sets, and the linker must not share their copies.)
+static inline ActivationKind activation_of(Layout layout) {
   if (layout == Layout::bf16) return ActivationKind::bf16;
   if (layout == Layout::f16 || layout == Layout::f32) return ActivationKind::f32;
   return ActivationKind::int8;
+}
+
+struct FormatLayout {
+  std::string_view format;  // GGUF name
+  Layout layout;
+};
+
+inline constexpr FormatLayout kFormatLayouts[] = {
+    {"F32", Layout::f32},      {"F16", Layout::f16},    {"BF16", Layout::bf16},   {"Q4_0", Layout::i4g32},
+    {"Q4_1", Layout::i4g32m},  {"Q5_0", Layout::i5g32}, {"Q5_1", Layout::i5g32m}, {"Q8_0", Layout::i8g32},
+    {"Q2_K", Layout::i4g16m},  {"Q3_K", Layout::i4g16}, {"Q4_K", Layout::i4g32m}, {"Q5_K", Layout::i5g32m},
+    {"Q6_K", Layout::i6g16},   {"IQ4_NL", Layout::i8g32}, {"MXFP4", Layout::i8g32},
+};
+
+// The layout that weights of a GGUF format are packed in; nothing for formats without a row.
+static inline std::optional<Layout> layout_of(std::string_view format) {
+  for (const FormatLayout& row : kFormatLayouts)
+    if (row.format == format) return row.layout;
+  return std::nullopt;
 }
 
 // Output channels that one work item covers: threads split a matrix at multiples of this.

@@ -1,0 +1,31 @@
+// The linear family's functions of one instruction set; kernels.h says what each does.
+#pragma once
+
+#include "isa.h"
+#include "linear.h"
+
+#ifndef RIDGELINE_ISA
+#error "kernel headers are for files that are compiled per instruction set"
+#endif
+
+namespace ridgeline::RIDGELINE_ISA {
+
+// linear_pack.cpp
+std::size_t packed_bytes(Layout layout, std::int64_t n, std::int64_t k);
+bool pack_strips(const char* format, const std::byte* raw, PackedMatrix out, std::byte* data, std::int64_t strip_begin,
+                 std::int64_t strip_end);
+float pack_prescale(const char* format, const std::byte* raw, std::int64_t n, std::int64_t k);
+bool decode_row(const char* format, const std::byte* raw_row, std::int64_t k, float* out);
+
+// linear_activations.cpp
+std::size_t activation_row_bytes(ActivationKind kind, std::int64_t k);
+void quantize_rows(ActivationKind kind, const float* x, std::int64_t ldx, std::int64_t m, std::int64_t k,
+                   std::byte* out);
+
+// linear.cpp
+void linear(const PackedMatrix& w, ActivationKind kind, const std::byte* activations, std::int64_t m,
+            std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy,
+            std::byte* scratch);
+std::size_t linear_scratch_bytes();
+
+}  // namespace ridgeline::RIDGELINE_ISA
