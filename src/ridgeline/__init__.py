@@ -1,1 +1,59 @@
-"""Ridgeline: plan, shrink, serve, measure and explain a language model."""
+"""Ridgeline: plan, shrink, serve, measure and explain a language model.
+
+`from ridgeline import LLM, SamplingParams` is the Python API; names load when first used, so that
+importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ridgeline.engine.request import SamplingParams
+    from ridgeline.errors import (
+        CapacityError,
+        EngineError,
+        ModelError,
+        Overloaded,
+        RequestError,
+        RidgelineError,
+    )
+    from ridgeline.llm import LLM, CompletionOutput, Delta, RequestOutput
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "LLM": "ridgeline.llm",
+    "CompletionOutput": "ridgeline.llm",
+    "Delta": "ridgeline.llm",
+    "RequestOutput": "ridgeline.llm",
+    "SamplingParams": "ridgeline.engine.request",
+    "CapacityError": "ridgeline.errors",
+    "EngineError": "ridgeline.errors",
+    "ModelError": "ridgeline.errors",
+    "Overloaded": "ridgeline.errors",
+    "RequestError": "ridgeline.errors",
+    "RidgelineError": "ridgeline.errors",
+}
+
+__all__ = [
+    "LLM",
+    "CapacityError",
+    "CompletionOutput",
+    "Delta",
+    "EngineError",
+    "ModelError",
+    "Overloaded",
+    "RequestError",
+    "RequestOutput",
+    "RidgelineError",
+    "SamplingParams",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ridgeline' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -37,7 +37,7 @@ class Executor(Protocol):
         """Forgets the row; its blocks are the scheduler's to give away again."""
 
     def submit(self, plan: StepPlan) -> None:
-        """Starts a step. A sampled token is appended to its row. Raises EngineError on a bad plan."""
+        """Starts a step; sampled tokens are appended to their rows. EngineError on a bad plan."""
 
     def collect(self) -> StepResult:
         """Waits for the step in flight."""

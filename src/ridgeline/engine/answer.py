@@ -1,0 +1,73 @@
+"""One answer's text: tokens in, characters out, stop strings found.
+
+Text is given out as soon as it can no longer change: never half a character, never a part of a stop
+string.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ridgeline.engine.request import Event, FinishReason, SamplingParams
+from ridgeline.errors import RidgelineError
+from ridgeline.model.text.detokenizer import Detokenizer, StopMatcher
+from ridgeline.model.text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class Answer:
+    """The answer to one request so far; `take` folds in an event and gives what text is new.
+
+    text, token_ids: all so far. stop_reason: the stop string or stop token id that ended it, None for
+    the model's own end. logprobs: per token, {id: logprob} with the sampled one first.
+    """
+
+    tokenizer: Tokenizer
+    params: SamplingParams
+    seed: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[dict[int, float]] = field(default_factory=list)
+    cumulative_logprob: float = 0.0
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+    error: RidgelineError | None = None
+    _detokenizer: Detokenizer = field(init=False)
+    _stops: StopMatcher = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._detokenizer = Detokenizer(
+            self.tokenizer, skip_special=self.params.skip_special_tokens
+        )
+        self._stops = StopMatcher(
+            self.params.stop_strings, include=self.params.include_stop_str_in_output
+        )
+
+    def take(self, event: Event) -> str:
+        """Folds in an event. After a stop string finish_reason is "stop" while the request runs on:
+        the caller ends it.
+        """
+        if self.finish_reason is not None:
+            return ""
+        delta = ""
+        if event.token_id is not None:
+            self.token_ids.append(event.token_id)
+            self.cumulative_logprob += event.logprob
+            if self.params.logprobs is not None:
+                sampled = {event.token_id: event.logprob}
+                self.logprobs.append(sampled | dict(event.top_logprobs) | sampled)
+            ends = event.finish_reason == "stop"
+            if not ends:
+                delta = self._stops.push(self._detokenizer.push(event.token_id))
+            elif event.token_id in self.params.stop_token_ids:
+                self.stop_reason = event.token_id
+        if self._stops.matched is not None:
+            self.finish_reason, self.stop_reason = "stop", self._stops.matched
+        elif event.finish_reason is not None:
+            self.finish_reason, self.error = event.finish_reason, event.error
+            delta += self._stops.push(self._detokenizer.flush())
+            delta += self._stops.flush()
+            if self._stops.matched is not None:
+                self.finish_reason, self.stop_reason = "stop", self._stops.matched
+        self.text += delta
+        return delta
