@@ -6,6 +6,7 @@ Does not know what the keys mean.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Never
 
@@ -20,12 +21,14 @@ INDEX_LIMIT_BYTES = 64 << 20
 def read_json_object(path: Path, limit_bytes: int = CONFIG_LIMIT_BYTES) -> dict[str, object]:
     """The object in a JSON file; ModelError names the file and what is wrong with it."""
     with open_regular(path) as file:
+        # Asked for the limit, `read` would make room for all of it first.
+        size = os.fstat(file.fileno()).st_size
+        if size > limit_bytes:
+            raise ModelError(f"{path}: larger than {limit_bytes} bytes: not a model's JSON file")
         try:
-            data = file.read(limit_bytes + 1)
+            data = file.read(size)
         except OSError as error:
             raise unreadable(path, error) from error
-    if len(data) > limit_bytes:
-        raise ModelError(f"{path}: larger than {limit_bytes} bytes: not a model's JSON file")
     return parse_json_object(data, str(path))
 
 

@@ -179,8 +179,8 @@ def read_tensor_info(path: Path, name: str, entry: object) -> tuple[TensorInfo, 
         refuse(path, field, "an object of dtype, shape and data_offsets is needed")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        named = quoted(dtype) if isinstance(dtype, str) else "not a string"
-        refuse(path, f"{field}: dtype", f"{named} is not known; known: {', '.join(DTYPE_BYTES)}")
+        given = quoted(dtype) if isinstance(dtype, str) else f"a JSON {type(dtype).__name__}"
+        refuse(path, f"{field}: dtype", f"{given} is not one of {', '.join(DTYPE_BYTES)}")
     if not is_list_of_sizes(shape, MAX_DIMENSIONS):
         reason = f"at most {MAX_DIMENSIONS} integers from 0 to 2**48 are needed"
         refuse(path, f"{field}: shape", reason)
@@ -188,9 +188,9 @@ def read_tensor_info(path: Path, name: str, entry: object) -> tuple[TensorInfo, 
         refuse(
             path, f"{field}: data_offsets", "a begin and an end that is not before it are needed"
         )
-    needed, given = math.prod(shape) * DTYPE_BYTES[dtype], offsets[1] - offsets[0]
-    if needed != given:
-        reason = f"{given} bytes, but {dtype} of shape {shape} takes {needed}"
+    needed, there = math.prod(shape) * DTYPE_BYTES[dtype], offsets[1] - offsets[0]
+    if needed != there:
+        reason = f"{there} bytes, but {dtype} of shape {shape} takes {needed}"
         refuse(path, f"{field}: data_offsets", reason)
     return TensorInfo(name, tuple(shape), dtype), (offsets[0], offsets[1])
 
