@@ -18,8 +18,8 @@ from ridgeline.model.text.tokenizer import Tokenizer
 class Answer:
     """The answer to one request so far; `take` folds in an event and gives what text is new.
 
-    text, token_ids: all so far. stop_reason: the stop string or stop token id that ended it, None for
-    the model's own end. logprobs: per token, {id: logprob} with the sampled one first.
+    text, token_ids: all so far. stop_reason: the stop string or stop token id that ended it, None
+    for the model's own end. logprobs: per token, {id: logprob} with the sampled one first.
     """
 
     tokenizer: Tokenizer
