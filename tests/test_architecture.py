@@ -129,7 +129,6 @@ def test_operators_know_no_tensors() -> None:
 
 def test_every_operator_has_its_four_rules_and_a_meaning() -> None:
     from ridgeline.backends.reference.table import REFERENCE
-
     from ridgeline.model.graph.ops import OPERATORS
 
     for name, operator in OPERATORS.items():
@@ -158,7 +157,7 @@ def test_llm_does_not_load_torch() -> None:
 
 
 def test_import_takes_well_under_its_budget() -> None:
-    """0.3 s is the budget; the best of five processes is a property of the code, not of the hour."""
+    """0.3 s is the budget; the best of five processes says what the code costs."""
     code = "import time; t = time.process_time(); import ridgeline; print(time.process_time() - t)"
     seconds = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)

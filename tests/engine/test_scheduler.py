@@ -1,7 +1,7 @@
 """The scheduler and the block pool under random loads: invariants after every step, right tokens.
 
-The null executor's token is a hash of the request's whole prefix as its block table shows it, so any
-mix-up of rows, blocks or cached prefixes is a wrong token.
+The null executor's token is a hash of the request's whole prefix as its block table shows it, so
+any mix-up of rows, blocks or cached prefixes is a wrong token.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import random
 from dataclasses import dataclass
 
 import pytest
-
 from ridgeline.backends.null.executor import NullExecutor, null_token
+
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.kv.blocks import BlockPool
 from ridgeline.engine.kv.prefix import prefix_hashes
@@ -72,7 +72,7 @@ def run_all(running: Engine, limit: int = 100_000) -> Collected:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_tokens_are_those_of_the_request_alone(seed: int) -> None:
-    """Few blocks, few rows, shared prefixes: preemption and cache hits happen, tokens do not change."""
+    """Few blocks and rows, shared prefixes: preemption and cache hits happen, unseen."""
     rng = random.Random(seed)
     shared = [rng.randrange(VOCAB) for _ in range(30)]
     running = engine(num_blocks=rng.choice([16, 20, 40]), max_rows=rng.choice([1, 3, 8]))

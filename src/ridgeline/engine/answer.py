@@ -37,7 +37,7 @@ class Answer:
 
     def __post_init__(self) -> None:
         self._detokenizer = Detokenizer(
-            self.tokenizer, skip_special=self.params.skip_special_tokens
+            self.tokenizer, skip_special=self.params.skip_special_tokens, continues=True
         )
         self._stops = StopMatcher(
             self.params.stop_strings, include=self.params.include_stop_str_in_output
