@@ -1,0 +1,39 @@
+"""Fixtures that several folders share: real models, by the names that users type.
+
+smollm2 is pulled when it is not cached (98 MB, once), so that the tests of a clean clone run on a
+real model. The larger models are used where somebody has pulled them, and skipped where not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ridgeline.config import read_settings
+from ridgeline.errors import ModelError
+from ridgeline.model.weights.sources.reference import parse_reference
+from ridgeline.model.weights.sources.resolve import resolve
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    return resolve(parse_reference("smollm2"), read_settings())
+
+
+@pytest.fixture(scope="session")
+def gemma3_path() -> Path:
+    return _cached("gemma3-270m")
+
+
+@pytest.fixture(scope="session")
+def qwen_path() -> Path:
+    return _cached("qwen2.5-coder-0.5b")
+
+
+def _cached(name: str) -> Path:
+    try:
+        return resolve(parse_reference(name), replace(read_settings(), offline=True))
+    except ModelError:
+        pytest.skip(f"{name} is not cached; `ridgeline pull {name}` brings it")
