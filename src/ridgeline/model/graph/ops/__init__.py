@@ -2,6 +2,7 @@
 
 from ridgeline.model.graph.ops.activation import GatedActivation
 from ridgeline.model.graph.ops.attention import Attention, KvWrite
+from ridgeline.model.graph.ops.collectives import AllGather, AllReduce
 from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split
 from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.graph.ops.linear import Linear
@@ -25,12 +26,16 @@ OPERATORS: dict[str, type[Operator]] = {
     "softcap": Softcap,
     "split": Split,
     "select_rows": SelectRows,
+    "all_reduce": AllReduce,
+    "all_gather": AllGather,
 }
 
 __all__ = [
     "OPERATORS",
     "Add",
     "AddNorm",
+    "AllGather",
+    "AllReduce",
     "Attention",
     "Embed",
     "GatedActivation",

@@ -25,9 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Embed(Operator):
-    """token ids [TOKENS] -> scale * rows [TOKENS, D]; weights (table [vocab, D],)."""
+    """token ids [TOKENS] -> scale * rows [TOKENS, D]; weights (table [vocab, D],).
+
+    first_row: the token id of the table's first row, in a rank's share of a table; ids that the
+    share does not have give zeros.
+    """
 
     scale: float = 1.0
+    first_row: int = 0
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return ((*inputs[0], weights[0].shape[1]),)

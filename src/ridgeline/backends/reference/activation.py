@@ -1,0 +1,45 @@
+"""activation: gated units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from ridgeline.backends.reference.call import Array, Call
+from ridgeline.model.graph.ops.activation import Activation, GatedActivation
+
+
+def gated_activation(op: GatedActivation, call: Call) -> tuple[Array]:
+    gate, up = np.split(call.inputs[0], 2, axis=-1) if op.joint else call.inputs
+    activated = ACTIVATIONS[op.activation](gate.astype(np.float64))
+    return ((activated * up).astype(gate.dtype),)
+
+
+def _silu(x: Array) -> Array:
+    # x * sigmoid(x), with the exponential of a number that is not positive.
+    z = np.exp(-np.abs(x))
+    return np.asarray(x * np.where(x >= 0, 1, z) / (1 + z))
+
+
+def _gelu(x: Array) -> Array:
+    erf = np.vectorize(math.erf, otypes=[np.float64])
+    return np.asarray(0.5 * x * (1 + erf(x / math.sqrt(2))))
+
+
+def _gelu_tanh(x: Array) -> Array:
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    return np.asarray(0.5 * x * (1 + np.tanh(inner)))
+
+
+def _relu(x: Array) -> Array:
+    return np.maximum(x, 0)
+
+
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+    "silu": _silu,
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "relu": _relu,
+}

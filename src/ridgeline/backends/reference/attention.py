@@ -1,0 +1,61 @@
+"""attention: scaled dot-product attention over a paged cache, and the write that fills it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ridgeline.backends.reference.call import Array, Call
+from ridgeline.model.graph.ops.attention import Attention, KvWrite
+
+
+def kv_write(op: KvWrite, call: Call) -> tuple[()]:
+    k, v = call.inputs
+    write_kv(call, k, v)
+    return ()
+
+
+def write_kv(call: Call, k: Array, v: Array) -> None:
+    assert call.cache is not None
+    for (row, k_row), (_, v_row) in zip(call.by_row(k), call.by_row(v), strict=True):
+        call.cache.write(row, k_row, v_row)
+
+
+def attention(op: Attention, call: Call) -> tuple[Array]:
+    assert call.cache is not None
+    state = call.cache.state
+    group = op.num_heads // state.kv_heads
+    outputs: list[Array] = []
+    for row, q in call.by_row(call.inputs[0]):
+        keys, values = call.cache.read(row)
+        queries = q.reshape(row.num_new, op.num_heads, op.head_dim)
+        unseen = _unseen(row.num_context, row.num_new, state.window, op.causal)
+        heads = [
+            _head(op, queries[:, h], keys[:, h // group], values[:, h // group], unseen)
+            for h in range(op.num_heads)
+        ]
+        outputs.append(np.concatenate(heads, axis=-1))
+    return (np.concatenate(outputs),)
+
+
+def _head(op: Attention, q: Array, k: Array, v: Array, unseen: Array) -> Array:
+    """q [new, head_dim], k [all, head_dim], v [all, value_dim] -> [new, value_dim]."""
+    scores = q @ k.T * q.dtype.type(op.scale)
+    if op.softcap is not None:
+        cap = q.dtype.type(op.softcap)
+        scores = cap * np.tanh(scores / cap)
+    scores = np.where(unseen, q.dtype.type(-np.inf), scores)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    total = weights.sum(axis=-1, keepdims=True, dtype=np.float64)
+    return np.asarray(weights @ v / total, q.dtype)
+
+
+def _unseen(num_context: int, num_new: int, window: int | None, causal: bool) -> Array:
+    """[new, all]: whether the query must not see the key."""
+    query = np.arange(num_context, num_context + num_new)[:, None]
+    key = np.arange(num_context + num_new)[None, :]
+    unseen = np.zeros((num_new, num_context + num_new), bool)
+    if causal:
+        unseen |= key > query
+    if window is not None:
+        unseen |= key <= query - window
+    return unseen

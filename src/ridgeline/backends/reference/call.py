@@ -1,0 +1,70 @@
+"""What an operator's function is given: arrays, the step, and its layer's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ridgeline.backends.state_table import BoundRow
+from ridgeline.model.graph.node import KvState
+
+Array = npt.NDArray[Any]  # of the executor's float type, float64 within a sum
+Ints = npt.NDArray[np.int64]
+
+
+class KvCache:
+    """One layer's keys [block, token, kv_head, key_dim] and values [.., value_dim].
+
+    A slot that nobody wrote holds NaN, so that reading it shows.
+    """
+
+    def __init__(
+        self, state: KvState, num_blocks: int, block_tokens: int, dtype: npt.DTypeLike
+    ) -> None:
+        slots = (num_blocks, block_tokens, state.kv_heads)
+        self.state = state
+        self.block_tokens = block_tokens
+        self._keys: Array = np.full((*slots, state.key_dim), np.nan, dtype)
+        self._values: Array = np.full((*slots, state.value_dim), np.nan, dtype)
+
+    def write(self, row: BoundRow, k: Array, v: Array) -> None:
+        """k [num_new, kv_heads * key_dim], v likewise, at the positions of the row's new tokens."""
+        block, slot = self._slots(row, row.positions)
+        heads = (row.num_new, self.state.kv_heads)
+        self._keys[block, slot] = k.reshape(*heads, self.state.key_dim)
+        self._values[block, slot] = v.reshape(*heads, self.state.value_dim)
+
+    def read(self, row: BoundRow) -> tuple[Array, Array]:
+        """All the row's keys and values so far: [num_tokens, kv_heads, key_dim or value_dim]."""
+        block, slot = self._slots(row, np.arange(row.num_tokens))
+        return self._keys[block, slot], self._values[block, slot]
+
+    def _slots(self, row: BoundRow, positions: Ints) -> tuple[Ints, Ints]:
+        return row.block_table[positions // self.block_tokens], positions % self.block_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One application: inputs and weights in the order of the operator's docstring.
+
+    rows: the step's, in plan order; their new tokens lie one after the other along TOKENS.
+    """
+
+    inputs: tuple[Array, ...]
+    weights: tuple[Array, ...]
+    rows: Sequence[BoundRow]
+    cache: KvCache | None
+
+    @property
+    def positions(self) -> Ints:
+        """Of every token of the step, in its row: [TOKENS]."""
+        return np.concatenate([row.positions for row in self.rows])
+
+    def by_row(self, x: Array) -> list[tuple[BoundRow, Array]]:
+        """`x` [TOKENS, D] in each row's part [num_new, D]."""
+        ends = np.cumsum([row.num_new for row in self.rows])
+        return list(zip(self.rows, np.split(x, ends[:-1]), strict=True))

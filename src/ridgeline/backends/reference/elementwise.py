@@ -1,0 +1,28 @@
+"""elementwise: add, multiply by a number, soft cap; and the split into column ranges."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ridgeline.backends.reference.call import Array, Call
+from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split
+
+
+def add(op: Add, call: Call) -> tuple[Array]:
+    a, b = call.inputs
+    return (a + b,)
+
+
+def scale(op: Scale, call: Call) -> tuple[Array]:
+    (x,) = call.inputs
+    return (x * x.dtype.type(op.factor),)
+
+
+def softcap(op: Softcap, call: Call) -> tuple[Array]:
+    (x,) = call.inputs
+    cap = x.dtype.type(op.cap)
+    return (cap * np.tanh(x / cap),)
+
+
+def split(op: Split, call: Call) -> tuple[Array, ...]:
+    return tuple(np.split(call.inputs[0], np.cumsum(op.sizes)[:-1], axis=-1))

@@ -1,0 +1,176 @@
+"""Runs a graph by the operators' definitions, node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ridgeline.backends.reference.call import Array, Call, KvCache
+from ridgeline.backends.reference.sample import sample
+from ridgeline.backends.reference.table import COLLECTIVES, FUNCTIONS
+from ridgeline.backends.state_table import BoundRow, StateTable
+from ridgeline.errors import EngineError, ModelError
+from ridgeline.model.graph.check import check_graph
+from ridgeline.model.graph.node import Graph, Weight
+from ridgeline.step import RowSampling, StepPlan, StepResult
+
+BLOCK_TOKENS = 16
+
+
+class Weights(Protocol):
+    """Where the numbers come from; never asked twice for one weight of a rank."""
+
+    def float32(self, weight: Weight) -> npt.NDArray[np.float32]:
+        """The weight, dequantized, in its shape."""
+
+
+class ReferenceExecutor:
+    """Owns the state table, the weights as float arrays and the KV memory.
+
+    graph: one graph, or the graphs of all ranks of a sharded model, which then run in lock-step.
+    dtype: of values, weights and cache; sums and transcendental functions of float32 values are
+    taken in float64 where an operator is not a matrix product. Raises ModelError if the ranks'
+    graphs do not agree, EngineError on a plan that cannot be run.
+    """
+
+    def __init__(
+        self,
+        graph: Graph | Sequence[Graph],
+        weights: Weights,
+        *,
+        num_blocks: int,
+        max_rows: int,
+        dtype: Literal["float32", "float64"] = "float32",
+    ) -> None:
+        graphs = (graph,) if isinstance(graph, Graph) else tuple(graph)
+        for rank in graphs:
+            check_graph(rank)
+            if [type(n.op) for n in rank.nodes] != [type(n.op) for n in graphs[0].nodes]:
+                raise ModelError(f"{rank.name}: its operators are not those of {graphs[0].name}")
+        width = graphs[0].outputs[0].shape[-1]
+        assert isinstance(width, int)
+        self.block_tokens = BLOCK_TOKENS
+        self.num_blocks = num_blocks
+        self.max_rows = max_rows
+        self.vocab_size = width
+        self._table = StateTable(
+            num_blocks=num_blocks,
+            max_rows=max_rows,
+            block_tokens=BLOCK_TOKENS,
+            vocab_size=width,
+            max_context=graphs[0].max_context,
+        )
+        self._ranks = [_Rank(rank, weights, num_blocks, np.dtype(dtype)) for rank in graphs]
+        self._dtype = np.dtype(dtype)
+        self._in_flight: StepResult | None = None
+
+    def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
+        self._table.open_row(row, token_ids, sampling)
+
+    def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
+        self._table.append_tokens(row, token_ids)
+
+    def close_row(self, row: int) -> None:
+        self._table.close_row(row)
+
+    def submit(self, plan: StepPlan) -> None:
+        """Runs the step (nothing here is asynchronous) and appends each row's token to it."""
+        self._require_idle()
+        rows = self._table.begin(plan, sampling=True)
+        logits = self._logits(rows)
+        sampled = []
+        for row, last in zip(rows, np.cumsum([r.num_logits for r in rows]) - 1, strict=True):
+            if row.num_logits == 0:
+                continue
+            result = sample(row.row, logits[last], row.token_ids, row.sampling)
+            if result.fault is None:
+                self._table.append_tokens(row.row, [result.token_id])
+            sampled.append(result)
+        self._in_flight = StepResult(tuple(sampled))
+
+    def collect(self) -> StepResult:
+        if self._in_flight is None:
+            raise EngineError("no step is in flight; submit one first")
+        result, self._in_flight = self._in_flight, None
+        return result
+
+    def forward(self, plan: StepPlan) -> npt.NDArray[np.float32]:
+        """Logits [sum of num_logits, vocab_size]; fills the cache, samples nothing."""
+        self._require_idle()
+        return self._logits(self._table.begin(plan, sampling=False)).astype(np.float32)
+
+    def _require_idle(self) -> None:
+        if self._in_flight is not None:
+            raise EngineError("a step is in flight; collect it first")
+
+    def _logits(self, rows: Sequence[BoundRow]) -> Array:
+        if not rows:
+            return np.zeros((0, self.vocab_size), self._dtype)
+        token_ids = np.concatenate([row.token_ids[row.num_context :] for row in rows])
+        for rank in self._ranks:
+            rank.values = {rank.graph.inputs[0].id: token_ids}
+        # Overflow and NaN are a row's own fault, which sampling reports.
+        with np.errstate(all="ignore"):
+            for index, node in enumerate(self._ranks[0].graph.nodes):
+                if type(node.op) in COLLECTIVES:
+                    inputs = [rank.inputs(index)[0] for rank in self._ranks]
+                    together = COLLECTIVES[type(node.op)](node.op, inputs)
+                    for rank in self._ranks:
+                        rank.store(index, (together,))
+                else:
+                    for rank in self._ranks:
+                        rank.run(index, rows)
+        logits = self._ranks[0].values[self._ranks[0].graph.outputs[0].id]
+        for rank in self._ranks:
+            rank.values = {}
+        return logits
+
+
+class _Rank:
+    """One graph's weights and cache, and the values of the step that runs."""
+
+    def __init__(
+        self, graph: Graph, weights: Weights, num_blocks: int, dtype: npt.DTypeLike
+    ) -> None:
+        self.graph = graph
+        self.values: dict[int, Array] = {}
+        self._weights: dict[str, Array] = {
+            weight.name: weights.float32(weight).astype(dtype, copy=False)
+            for weight in graph.weights
+        }
+        self._caches = {
+            state.name: KvCache(state, num_blocks, BLOCK_TOKENS, dtype) for state in graph.states
+        }
+        for weight in graph.weights:
+            found = self._weights[weight.name].shape
+            if found != weight.shape:
+                raise ModelError(f"{weight.name}: has shape {found}; {weight.shape} is needed")
+        last_reader = {v.id: i for i, node in enumerate(graph.nodes) for v in node.inputs}
+        kept = {value.id for value in graph.outputs}
+        self._last_read: list[list[int]] = [[] for _ in graph.nodes]
+        for value, index in last_reader.items():
+            if value not in kept:
+                self._last_read[index].append(value)
+
+    def inputs(self, index: int) -> tuple[Array, ...]:
+        return tuple(self.values[value.id] for value in self.graph.nodes[index].inputs)
+
+    def run(self, index: int, rows: Sequence[BoundRow]) -> None:
+        node = self.graph.nodes[index]
+        call = Call(
+            inputs=self.inputs(index),
+            weights=tuple(self._weights[weight.name] for weight in node.weights),
+            rows=rows,
+            cache=None if node.state is None else self._caches[node.state.name],
+        )
+        self.store(index, FUNCTIONS[type(node.op)](node.op, call))
+
+    def store(self, index: int, outputs: tuple[Array, ...]) -> None:
+        """Keeps a node's outputs, and forgets values that nobody reads after it."""
+        for value, array in zip(self.graph.nodes[index].outputs, outputs, strict=True):
+            self.values[value.id] = array
+        for value_id in self._last_read[index]:
+            del self.values[value_id]

@@ -1,0 +1,43 @@
+"""The operator table: what every operator means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ridgeline.backends.reference.activation import gated_activation
+from ridgeline.backends.reference.attention import attention, kv_write
+from ridgeline.backends.reference.call import Array, Call
+from ridgeline.backends.reference.collectives import all_gather, all_reduce
+from ridgeline.backends.reference.elementwise import add, scale, softcap, split
+from ridgeline.backends.reference.embed import embed
+from ridgeline.backends.reference.linear import linear
+from ridgeline.backends.reference.norm import add_norm, norm
+from ridgeline.backends.reference.rope import rope, rope_kv_write
+from ridgeline.backends.reference.rows import select_rows
+from ridgeline.model.graph import ops
+from ridgeline.model.graph.ops.operator import Operator
+
+# Each function takes its own operator class, hence Any.
+FUNCTIONS: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
+    ops.Embed: embed,
+    ops.Linear: linear,
+    ops.Norm: norm,
+    ops.AddNorm: add_norm,
+    ops.Rope: rope,
+    ops.KvWrite: kv_write,
+    ops.RopeKvWrite: rope_kv_write,
+    ops.Attention: attention,
+    ops.GatedActivation: gated_activation,
+    ops.Add: add,
+    ops.Scale: scale,
+    ops.Softcap: softcap,
+    ops.Split: split,
+    ops.SelectRows: select_rows,
+}
+
+# These are given the value of every rank, and give what each of them gets.
+COLLECTIVES: dict[type[Operator], Callable[[Any, list[Array]], Array]] = {
+    ops.AllReduce: all_reduce,
+    ops.AllGather: all_gather,
+}

@@ -1,0 +1,220 @@
+"""The state table of the executors in Python: each row's tokens, block table and sampling.
+
+It checks every plan before anything of it is done, so that a scheduler's mistake is an error that
+names the row, not a wrong token. It does not know what a block holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ridgeline.errors import EngineError
+from ridgeline.step import PlanRow, RowSampling, StepPlan
+
+MIN_TEMPERATURE = 1e-5  # below it, logits of ordinary size overflow float32 when divided
+
+
+@dataclass(frozen=True, slots=True)
+class BoundRow:
+    """A plan row with what the table knows of it.
+
+    token_ids: int64 [num_context + num_new], the row's tokens up to the last that is computed now.
+    block_table: int64; slot of position p: block_table[p // block_tokens], p % block_tokens.
+    """
+
+    row: int
+    num_new: int
+    num_context: int
+    num_logits: int
+    token_ids: npt.NDArray[np.int64]
+    block_table: npt.NDArray[np.int64]
+    sampling: RowSampling
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_context + self.num_new
+
+    @property
+    def positions(self) -> npt.NDArray[np.int64]:
+        """Of the new tokens."""
+        return np.arange(self.num_context, self.num_tokens)
+
+
+@dataclass(slots=True)
+class _Row:
+    token_ids: list[int]
+    sampling: RowSampling
+    blocks: list[int] = field(default_factory=list)
+    num_computed: int | None = None  # None until the first plan, whose context a cache may supply
+
+
+class StateTable:
+    """Owns the rows. Methods raise EngineError and then have changed nothing."""
+
+    def __init__(
+        self,
+        *,
+        num_blocks: int,
+        max_rows: int,
+        block_tokens: int,
+        vocab_size: int,
+        max_context: int,
+    ) -> None:
+        self.num_blocks = num_blocks
+        self.max_rows = max_rows
+        self.block_tokens = block_tokens
+        self.vocab_size = vocab_size
+        self.max_context = max_context
+        self._rows: dict[int, _Row] = {}
+
+    def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
+        _require(0 <= row < self.max_rows, row, f"there are rows 0 to {self.max_rows - 1}")
+        _require(row not in self._rows, row, "is open already; close it first")
+        _require(len(token_ids) > 0, row, "has no tokens; give it at least one")
+        self._check_ids(row, token_ids)
+        _check_sampling(row, sampling)
+        self._rows[row] = _Row([int(t) for t in token_ids], sampling)
+
+    def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
+        state = self._open(row)
+        self._check_ids(row, token_ids)
+        state.token_ids += [int(t) for t in token_ids]
+
+    def close_row(self, row: int) -> None:
+        self._open(row)
+        del self._rows[row]
+
+    def token_ids(self, row: int) -> tuple[int, ...]:
+        return tuple(self._open(row).token_ids)
+
+    def begin(self, plan: StepPlan, *, sampling: bool) -> tuple[BoundRow, ...]:
+        """Checks the whole plan, then appends its blocks. sampling: a row that wants logits gets a
+        token, which must be its next.
+        """
+        seen: set[int] = set()
+        for planned in plan.rows:
+            _require(planned.row not in seen, planned.row, "is in the plan twice")
+            seen.add(planned.row)
+            self._check_counts(planned, sampling)
+        self._check_blocks(plan)
+        bound: list[BoundRow] = []
+        for planned in plan.rows:
+            state = self._rows[planned.row]
+            state.blocks += planned.new_blocks
+            state.num_computed = planned.num_context + planned.num_new
+            bound.append(
+                BoundRow(
+                    row=planned.row,
+                    num_new=planned.num_new,
+                    num_context=planned.num_context,
+                    num_logits=planned.num_logits,
+                    token_ids=np.array(state.token_ids[: state.num_computed], np.int64),
+                    block_table=np.array(state.blocks, np.int64),
+                    sampling=state.sampling,
+                )
+            )
+        return tuple(bound)
+
+    def _check_counts(self, planned: PlanRow, sampling: bool) -> None:
+        row = planned.row
+        state = self._open(row)
+        _require(planned.num_new >= 1, row, f"{planned.num_new} new tokens; at least 1 is needed")
+        _require(planned.num_context >= 0, row, f"a context of {planned.num_context} tokens")
+        total = planned.num_context + planned.num_new
+        _require(
+            total <= len(state.token_ids),
+            row,
+            f"{planned.num_context} tokens of context and {planned.num_new} new ones; the row has "
+            f"{len(state.token_ids)}",
+        )
+        _require(
+            total <= self.max_context,
+            row,
+            f"{total} tokens; the model's positions reach {self.max_context}",
+        )
+        _require(
+            state.num_computed is None or planned.num_context <= state.num_computed,
+            row,
+            f"a context of {planned.num_context} tokens; {state.num_computed} are computed",
+        )
+        _require(
+            0 <= planned.num_logits <= planned.num_new,
+            row,
+            f"{planned.num_logits} logits of {planned.num_new} new tokens",
+        )
+        _require(
+            not (sampling and planned.num_logits) or total == len(state.token_ids),
+            row,
+            f"a token is to be sampled after {total} tokens; the row has {len(state.token_ids)}",
+        )
+
+    def _check_blocks(self, plan: StepPlan) -> None:
+        new_blocks = {planned.row: planned.new_blocks for planned in plan.rows}
+        tables = {
+            row: (*state.blocks, *new_blocks.get(row, ())) for row, state in self._rows.items()
+        }
+        holders: dict[int, list[int]] = {}
+        for row, table in tables.items():
+            for block in table:
+                _require(
+                    0 <= block < self.num_blocks,
+                    row,
+                    f"block {block}; there are blocks 0 to {self.num_blocks - 1}",
+                )
+                holders.setdefault(block, []).append(row)
+        for planned in plan.rows:
+            row, table = planned.row, tables[planned.row]
+            total = planned.num_context + planned.num_new
+            _require(
+                len(table) * self.block_tokens >= total,
+                row,
+                f"{len(table)} blocks of {self.block_tokens} for {total} tokens",
+            )
+            _require(len(set(table)) == len(table), row, "has a block twice in its table")
+            first = planned.num_context // self.block_tokens
+            last = (total - 1) // self.block_tokens
+            for block in table[first : last + 1]:
+                others = [holder for holder in holders[block] if holder != row]
+                _require(
+                    not others,
+                    row,
+                    f"writes to block {block}, which row {others[0] if others else row} holds too; "
+                    "a shared block is read only",
+                )
+
+    def _open(self, row: int) -> _Row:
+        _require(row in self._rows, row, "is not open")
+        return self._rows[row]
+
+    def _check_ids(self, row: int, token_ids: Sequence[int]) -> None:
+        for token in token_ids:
+            _require(
+                0 <= token < self.vocab_size,
+                row,
+                f"token id {token}; the vocabulary has {self.vocab_size}",
+            )
+
+
+def _check_sampling(row: int, sampling: RowSampling) -> None:
+    finite = (sampling.repetition_penalty, sampling.temperature, sampling.top_p, sampling.min_p)
+    _require(all(map(math.isfinite, finite)), row, f"sampling with {finite}, not all finite")
+    _require(sampling.repetition_penalty > 0, row, "repetition_penalty must be above 0")
+    _require(
+        sampling.temperature == 0 or sampling.temperature >= MIN_TEMPERATURE,
+        row,
+        f"temperature {sampling.temperature}: 0 or at least {MIN_TEMPERATURE}",
+    )
+    _require(sampling.top_k >= 0, row, "top_k must be at least 0 (0 is off)")
+    _require(0 < sampling.top_p <= 1, row, "top_p must be above 0 and at most 1 (1 is off)")
+    _require(0 <= sampling.min_p <= 1, row, "min_p must be 0 (off) to 1")
+    _require(sampling.num_logprobs >= -1, row, "num_logprobs must be at least -1 (none)")
+
+
+def _require(condition: bool, row: int, message: str) -> None:
+    if not condition:
+        raise EngineError(f"row {row}: {message}")
