@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ridgeline.backends.state_table import BoundRow
+from ridgeline.backends.reference.state_table import BoundRow
 from ridgeline.model.graph.node import KvState
 
 Array = npt.NDArray[Any]  # of the executor's float type, float64 within a sum

@@ -1,23 +1,24 @@
-"""collectives: what the ranks of a mesh axis make of their values together."""
+"""collectives: what the ranks of a mesh axis make of their values together.
+
+`call.inputs` are the operator's one input on every rank, in rank order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from ridgeline.backends.reference.call import Array
+from ridgeline.backends.reference.call import Array, Call
 from ridgeline.model.graph.ops.collectives import AllGather, AllReduce
 
 
-def all_reduce(op: AllReduce, by_rank: Sequence[Array]) -> Array:
-    """The sum over the ranks, in rank order."""
-    total = by_rank[0]
-    for x in by_rank[1:]:
+def all_reduce(op: AllReduce, call: Call) -> tuple[Array]:
+    assert len(call.inputs) == op.ways
+    total = call.inputs[0]
+    for x in call.inputs[1:]:
         total = total + x
-    return total
+    return (total,)
 
 
-def all_gather(op: AllGather, by_rank: Sequence[Array]) -> Array:
-    """The ranks' channels side by side, in rank order."""
-    return np.concatenate(by_rank, axis=-1)
+def all_gather(op: AllGather, call: Call) -> tuple[Array]:
+    assert len(call.inputs) == op.ways
+    return (np.concatenate(call.inputs, axis=-1),)

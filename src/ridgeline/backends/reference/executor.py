@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from ridgeline.backends.reference.call import Array, Call, KvCache
 from ridgeline.backends.reference.sample import sample
-from ridgeline.backends.reference.table import COLLECTIVES, FUNCTIONS
-from ridgeline.backends.state_table import BoundRow, StateTable
+from ridgeline.backends.reference.state_table import BoundRow, StateTable
+from ridgeline.backends.reference.table import COLLECTIVES, REFERENCE
 from ridgeline.errors import EngineError, ModelError
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph, Weight
@@ -116,10 +116,10 @@ class ReferenceExecutor:
         with np.errstate(all="ignore"):
             for index, node in enumerate(self._ranks[0].graph.nodes):
                 if type(node.op) in COLLECTIVES:
-                    inputs = [rank.inputs(index)[0] for rank in self._ranks]
-                    together = COLLECTIVES[type(node.op)](node.op, inputs)
+                    inputs = tuple(rank.inputs(index)[0] for rank in self._ranks)
+                    outputs = REFERENCE[type(node.op)](node.op, Call(inputs, (), rows, None))
                     for rank in self._ranks:
-                        rank.store(index, (together,))
+                        rank.store(index, outputs)
                 else:
                     for rank in self._ranks:
                         rank.run(index, rows)
@@ -166,7 +166,7 @@ class _Rank:
             rows=rows,
             cache=None if node.state is None else self._caches[node.state.name],
         )
-        self.store(index, FUNCTIONS[type(node.op)](node.op, call))
+        self.store(index, REFERENCE[type(node.op)](node.op, call))
 
     def store(self, index: int, outputs: tuple[Array, ...]) -> None:
         """Keeps a node's outputs, and forgets values that nobody reads after it."""

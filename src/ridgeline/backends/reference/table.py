@@ -19,7 +19,7 @@ from ridgeline.model.graph import ops
 from ridgeline.model.graph.ops.operator import Operator
 
 # Each function takes its own operator class, hence Any.
-FUNCTIONS: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
+REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.Embed: embed,
     ops.Linear: linear,
     ops.Norm: norm,
@@ -34,10 +34,9 @@ FUNCTIONS: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.Softcap: softcap,
     ops.Split: split,
     ops.SelectRows: select_rows,
-}
-
-# These are given the value of every rank, and give what each of them gets.
-COLLECTIVES: dict[type[Operator], Callable[[Any, list[Array]], Array]] = {
     ops.AllReduce: all_reduce,
     ops.AllGather: all_gather,
 }
+
+# These are called once for all ranks, with one input from each, and each gets the output.
+COLLECTIVES: frozenset[type[Operator]] = frozenset({ops.AllReduce, ops.AllGather})
