@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,12 @@ def test_there_are_cases() -> None:
 def test_what_was_found_stays_fixed(case: str, tmp_path: Path) -> None:
     """Each folder is one model: a directory if it has a config.json, else any of its files."""
     files = {path.name: path.read_bytes() for path in (CORPUS / case).iterdir()}
-    for entry in ["."] if "config.json" in files else sorted(files):
-        try_files(files, entry, tmp_path, traced=True)
+    tracemalloc.start()
+    try:
+        for entry in ["."] if "config.json" in files else sorted(files):
+            try_files(files, entry, tmp_path)
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_short_run_finds_nothing(tmp_path: Path) -> None:

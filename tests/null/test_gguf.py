@@ -217,7 +217,7 @@ HOSTILE: dict[str, tuple[list[Piece] | bytes, str]] = {
     "version 0": (broken("version", 0, bytes(4)), "GGUF v0 is not known; supported: v2, v3"),
     "version 4": (broken("version", 0, struct.pack("<I", 4)), "GGUF v4 is not known"),
     "tensor count huge": (broken("count", 0, HUGE), "tensor count: .* is absurd"),
-    "tensor count beyond": (broken("count", 0, struct.pack("<Q", 1 << 19)), "tensor count: needs"),
+    "tensor count beyond": (broken("count", 0, struct.pack("<Q", 1 << 15)), "tensor count: needs"),
     "tensor count off by one": (broken("count", 0, struct.pack("<Q", 5)), "tensor"),
     "key count huge": (broken("count", 1, HUGE), "metadata count: .* is absurd"),
     "key count beyond": (broken("count", 1, struct.pack("<Q", 9999)), "metadata count: needs"),

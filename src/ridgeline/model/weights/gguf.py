@@ -22,7 +22,7 @@ from ridgeline.model.weights.gguf_metadata import MAX_KEYS, U32, U64, Cursor, re
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-MAX_TENSORS = 1 << 20
+MAX_TENSORS = 1 << 16
 MAX_NAME_BYTES = 1 << 10
 MAX_DIMENSIONS = 4
 DEFAULT_ALIGNMENT = 32

@@ -17,6 +17,9 @@ from ridgeline.model.weights.contents import open_regular, quoted, unreadable
 CONFIG_LIMIT_BYTES = 4 << 20
 INDEX_LIMIT_BYTES = 64 << 20
 
+# A value takes up to a hundred times its text in memory; 300,000 tensors are below this.
+MAX_VALUES = 1 << 21
+
 
 def read_json_object(path: Path, limit_bytes: int = CONFIG_LIMIT_BYTES) -> dict[str, object]:
     """The object in a JSON file; ModelError names the file and what is wrong with it."""
@@ -54,6 +57,8 @@ def parse_json_object(data: bytes, where: str) -> dict[str, object]:
     def refuse(reason: str) -> Never:
         raise ModelError(f"{where}: {reason}")
 
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
+        refuse(f"more than {MAX_VALUES} values: not a model's JSON")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
