@@ -1,0 +1,126 @@
+"""An executor without a model: a row's token is a hash of all its tokens, as the cache has them.
+
+A KV slot holds the token and the position that wrote it, and a row is read back through its block
+table as attention would read it. So a block given twice, freed too early, cached under a wrong name
+or left unwritten ends in an EngineError that names the row and the position.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ridgeline.backends.reference.state_table import BoundRow, StateTable
+from ridgeline.errors import EngineError
+from ridgeline.step import RowSampling, Sampled, StepPlan, StepResult
+
+Ints = npt.NDArray[np.int64]
+
+NO_LIMIT = 2**31
+
+
+def null_token(prefix: Sequence[int] | Ints, vocab_size: int) -> int:
+    """The token that follows `prefix`: a hash of it, the same everywhere and always."""
+    tokens = np.asarray(prefix, "<i8").tobytes()
+    digest = hashlib.blake2b(tokens, digest_size=8).digest()
+    return int.from_bytes(digest, "little") % vocab_size
+
+
+class NullExecutor:
+    """Owns the state table and, for each slot of the cache, what was written there."""
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        num_blocks: int,
+        max_rows: int,
+        block_tokens: int = 16,
+        max_context: int = NO_LIMIT,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.num_blocks = num_blocks
+        self.max_rows = max_rows
+        self.block_tokens = block_tokens
+        self._table = StateTable(
+            num_blocks=num_blocks,
+            max_rows=max_rows,
+            block_tokens=block_tokens,
+            vocab_size=vocab_size,
+            max_context=max_context,
+        )
+        self._slot_tokens: Ints = np.full((num_blocks, block_tokens), -1, np.int64)
+        self._slot_positions: Ints = np.full((num_blocks, block_tokens), -1, np.int64)
+        self._in_flight: StepResult | None = None
+
+    def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
+        self._table.open_row(row, token_ids, sampling)
+
+    def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
+        self._table.append_tokens(row, token_ids)
+
+    def close_row(self, row: int) -> None:
+        self._table.close_row(row)
+
+    def submit(self, plan: StepPlan) -> None:
+        self._require_idle()
+        rows = self._table.begin(plan, sampling=True)
+        sampled = []
+        for row, prefix in self._prefixes(rows):
+            if row.num_logits:
+                token = null_token(prefix, self.vocab_size)
+                self._table.append_tokens(row.row, [token])
+                sampled.append(Sampled(row.row, token))
+        self._in_flight = StepResult(tuple(sampled))
+
+    def collect(self) -> StepResult:
+        if self._in_flight is None:
+            raise EngineError("no step is in flight; submit one first")
+        result, self._in_flight = self._in_flight, None
+        return result
+
+    def forward(self, plan: StepPlan) -> npt.NDArray[np.float32]:
+        """Logits that are 1 for the `null_token` of each prefix and 0 elsewhere."""
+        self._require_idle()
+        rows = self._table.begin(plan, sampling=False)
+        tokens = [
+            null_token(prefix[: row.num_tokens - after], self.vocab_size)
+            for row, prefix in self._prefixes(rows)
+            for after in reversed(range(row.num_logits))
+        ]
+        return np.eye(self.vocab_size, dtype=np.float32)[np.array(tokens, np.int64)]
+
+    def _require_idle(self) -> None:
+        if self._in_flight is not None:
+            raise EngineError("a step is in flight; collect it first")
+
+    def _prefixes(self, rows: Sequence[BoundRow]) -> list[tuple[BoundRow, Ints]]:
+        """Writes the new tokens of all rows, then reads every row back."""
+        for row in rows:
+            slots = self._slots(row, row.positions)
+            self._slot_tokens[slots] = row.token_ids[row.num_context :]
+            self._slot_positions[slots] = row.positions
+        return [(row, self._read(row)) for row in rows]
+
+    def _read(self, row: BoundRow) -> Ints:
+        positions = np.arange(row.num_tokens)
+        slots = self._slots(row, positions)
+        tokens, written = self._slot_tokens[slots], self._slot_positions[slots]
+        wrong = np.flatnonzero((written != positions) | (tokens != row.token_ids))
+        if wrong.size:
+            at = int(wrong[0])
+            block = int(row.block_table[at // self.block_tokens])
+            holds = (
+                f"token {tokens[at]} of position {written[at]}" if written[at] >= 0 else "nothing"
+            )
+            raise EngineError(
+                f"row {row.row}: block {block} holds {holds} where the row has token "
+                f"{row.token_ids[at]} at position {at}"
+            )
+        return np.asarray(tokens)
+
+    def _slots(self, row: BoundRow, positions: Ints) -> tuple[Ints, Ints]:
+        return row.block_table[positions // self.block_tokens], positions % self.block_tokens
