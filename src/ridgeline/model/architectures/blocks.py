@@ -1,0 +1,145 @@
+"""The blocks that decoders are built of, as functions with explicit arguments.
+
+A node is named as its weight is, less the `.weight`. Does not know any architecture, configuration
+or file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ridgeline.model.graph.build import Builder
+from ridgeline.model.graph.node import KvState, Value, Weight
+from ridgeline.model.graph.ops import (
+    Add,
+    Attention,
+    Embed,
+    GatedActivation,
+    KvWrite,
+    Linear,
+    Norm,
+    Rope,
+    Rotation,
+    SelectRows,
+    Softcap,
+)
+from ridgeline.model.graph.ops.activation import Activation
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """How a layer's width parts into heads: `query` heads share `kv` heads of `dim` channels."""
+
+    query: int
+    kv: int
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Conventions of a kind of file for weights that mean the same.
+
+    interleaved_rope: rows of q and k are ordered for rotary pairs (2i, 2i + 1). norm_has_one: norm
+    weights hold the 1 of Gemma's 1 + w.
+    """
+
+    interleaved_rope: bool = False
+    norm_has_one: bool = False
+
+
+AS_PUBLISHED = Stored()
+
+
+def embed(b: Builder, vocab: int, width: int, scale: float = 1.0) -> tuple[Value, Weight]:
+    """The hidden states of the step's tokens, and the table, for a head that is tied to it."""
+    table = b.weight("embed.weight", vocab, width, axes=("vocab", None))
+    return b.one("embed", Embed(scale), b.token_ids, weights=(table,)), table
+
+
+def linear(
+    b: Builder,
+    name: str,
+    x: Value,
+    channels: int,
+    *,
+    bias: bool = False,
+    split: str | None = None,
+    split_inputs: str | None = None,
+) -> Value:
+    """x W^T (+ b) [*, channels]; split, split_inputs: the axes that out and in are cut along."""
+    weights = [b.weight(f"{name}.weight", channels, width(x), axes=(split, split_inputs))]
+    if bias:
+        weights.append(b.weight(f"{name}.bias", channels, axes=(split,)))
+    return b.one(name, Linear(bias=bias), x, weights=tuple(weights))
+
+
+def norm(b: Builder, name: str, x: Value, op: Norm) -> Value:
+    """`op` over x's channels, or over each of its groups of them."""
+    weight = b.weight(f"{name}.weight", width(x) // op.num_groups)
+    return b.one(name, op, x, weights=(weight,))
+
+
+def add(b: Builder, name: str, x: Value, y: Value) -> Value:
+    return b.one(name, Add(), x, y)
+
+
+def attention(
+    b: Builder,
+    layer: str,
+    x: Value,
+    *,
+    heads: Heads,
+    rotation: Rotation | None,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    qkv_bias: bool = False,
+    output_bias: bool = False,
+    head_norm: Norm | None = None,
+) -> Value:
+    """Self-attention of grouped heads over the layer's cache; head_norm: of each q and k head."""
+    name, q_width, kv_width = f"{layer}.attn", heads.query * heads.dim, heads.kv * heads.dim
+    q = linear(b, f"{name}.q", x, q_width, bias=qkv_bias, split="heads")
+    k = linear(b, f"{name}.k", x, kv_width, bias=qkv_bias, split="kv_heads")
+    v = linear(b, f"{name}.v", x, kv_width, bias=qkv_bias, split="kv_heads")
+    if head_norm is not None:
+        q = norm(b, f"{name}.q_norm", q, replace(head_norm, num_groups=heads.query))
+        k = norm(b, f"{name}.k_norm", k, replace(head_norm, num_groups=heads.kv))
+    if rotation is not None:
+        q = b.one(f"{name}.q_rope", Rope(heads.query, heads.dim, rotation), q)
+        k = b.one(f"{name}.k_rope", Rope(heads.kv, heads.dim, rotation), k)
+    state = KvState(f"{layer}.kv", heads.kv, heads.dim, heads.dim, window)
+    b.add(f"{name}.kv_write", KvWrite(), k, v, state=state)
+    op = Attention(heads.query, heads.dim, heads.dim, scale, softcap)
+    y = b.one(f"{name}.attend", op, q, state=state)
+    return linear(b, f"{name}.o", y, width(x), bias=output_bias, split_inputs="heads")
+
+
+def gated_mlp(
+    b: Builder, layer: str, x: Value, *, hidden: int, activation: Activation, bias: bool = False
+) -> Value:
+    """down(act(gate(x)) * up(x)) (Shazeer 2020)."""
+    name = f"{layer}.mlp"
+    gate = linear(b, f"{name}.gate", x, hidden, bias=bias, split="ffn")
+    up = linear(b, f"{name}.up", x, hidden, bias=bias, split="ffn")
+    y = b.one(f"{name}.act", GatedActivation(activation), gate, up)
+    return linear(b, f"{name}.down", y, width(x), bias=bias, split_inputs="ffn")
+
+
+def head(
+    b: Builder, x: Value, vocab: int, op: Norm, *, tied: Weight | None, softcap: float | None = None
+) -> Value:
+    """Logits of the tokens that want them; tied: the embedding's table, if it is the output too.
+
+    Rows are selected first, so that norm and output matrix see only those.
+    """
+    x = norm(b, "final_norm", b.one("select", SelectRows(), x), op)
+    table = tied or b.weight("head.weight", vocab, width(x), axes=("vocab", None))
+    logits = b.one("head", Linear(), x, weights=(table,))
+    return logits if softcap is None else b.one("softcap", Softcap(softcap), logits)
+
+
+def width(x: Value) -> int:
+    channels = x.shape[-1]
+    assert isinstance(channels, int)
+    return channels

@@ -1,0 +1,271 @@
+"""Rotary frequencies under each known scaling, in plain Python.
+
+Sources: RoPE (Su et al. 2021); linear: Chen et al. 2023; NTK and YaRN: Peng et al. 2023; LongRoPE:
+Ding et al. 2024; llama3: the model code that Meta published with Llama 3.1. Where these leave a
+choice (YaRN's rounding, the magnitudes' defaults) it is the one that transformers makes.
+
+Frequencies are fixed when a model is built. Two scalings depend on the length of a sequence as it
+grows (dynamic NTK always, LongRoPE at one point); they take the context length that the model is
+built for instead, because a token must not depend on how long its sequence becomes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ridgeline.errors import ModelError
+from ridgeline.model.architectures.fields import MAX_POSITIONS, Fields
+from ridgeline.model.graph.ops.rope import Rotation
+
+MAX_FACTOR = 1e6
+
+# Keys of a rope section that are read by some scaling; another one may change numbers: refused.
+KNOWN_KEYS = frozenset(
+    {
+        "rope_type",
+        "type",
+        "rope_theta",
+        "partial_rotary_factor",
+        "rotary_dim",
+        "factor",
+        "original_max_position_embeddings",
+        "low_freq_factor",
+        "high_freq_factor",
+        "attention_factor",
+        "beta_fast",
+        "beta_slow",
+        "mscale",
+        "mscale_all_dim",
+        "truncate",
+        "long_factor",
+        "short_factor",
+        "frequency_factors",
+        "finetuned",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RopeSettings:
+    """What a configuration says about rotation, read and checked, before a context is chosen.
+
+    section: the keys of the scaling. positions: the model's max_position_embeddings. original:
+    positions that it was trained with before its context was extended.
+    """
+
+    kind: str
+    section: Fields
+    theta: float
+    rotary_dim: int
+    positions: int
+    original: int
+
+    @property
+    def default_context(self) -> int:
+        """Positions the model reaches when nothing else is asked for."""
+        if self.kind != "yarn":
+            return self.positions
+        return max(self.positions, int(yarn_factor(self) * self.original))
+
+    @property
+    def longest_context(self) -> int:
+        """Positions beyond which its scaling does not claim to work."""
+        if self.kind in ("linear", "dynamic"):
+            return int(self.positions * read_factor(self))
+        return self.default_context
+
+
+def read_rope(
+    config: Fields,
+    head_dim: int,
+    positions: int,
+    *,
+    default_theta: float = 10000.0,
+    layer_type: str | None = None,
+    theta_name: str = "rope_theta",
+    scaling_name: str | None = "rope_scaling",
+) -> RopeSettings:
+    """The rotation of `config`, in the older spelling (`rope_theta` beside `rope_scaling`) or the
+    newer (`rope_parameters`, by layer type if the model has several).
+
+    theta_name, scaling_name: the older keys of this layer type; scaling_name None: never scaled.
+    """
+    newer = config.section("rope_parameters")
+    if layer_type is not None and any(isinstance(v, Mapping) for v in newer.values.values()):
+        newer = newer.section(layer_type)
+    older = config.section(scaling_name) if scaling_name else Fields({}, config.where)
+    if newer.values and older.values and newer.values != older.values:
+        config.refuse("rope_scaling", "contradicts rope_parameters: only one may be given")
+    section = newer if newer.values else older
+    unknown = [name for name in section.values if name not in KNOWN_KEYS and section.has(name)]
+    if unknown:
+        section.refuse(unknown[0], f"is not known; known: {', '.join(sorted(KNOWN_KEYS))}")
+    named = {section.text(name) for name in ("rope_type", "type") if section.has(name)}
+    named = {KIND_ALIASES.get(name, name) for name in named}
+    if len(named) > 1:
+        section.refuse("rope_type", f"contradicts type = {section.text('type')!r}")
+    kind = named.pop() if named else "default"
+    if kind not in SCALINGS:
+        section.refuse(
+            "rope_type" if section.has("rope_type") else "type",
+            f"is not supported; supported: {', '.join(SCALINGS)}",
+        )
+    theta_of = section if section.has("rope_theta") else config
+    theta = theta_of.number(
+        "rope_theta" if theta_of is section else theta_name, 1.0 + 1e-6, 1e15, default_theta
+    )
+    share_of = section if section.has("partial_rotary_factor") else config
+    share = share_of.number("partial_rotary_factor", 0.0, 1.0, 1.0)
+    rotary_dim = section.integer("rotary_dim", 2, head_dim, int(head_dim * share))
+    if rotary_dim < 2 or rotary_dim % 2:
+        share_of.refuse(
+            "partial_rotary_factor",
+            f"{rotary_dim} of {head_dim} channels would turn: an even number above 0 is needed",
+        )
+    original_of = config if config.has("original_max_position_embeddings") else section
+    original = original_of.integer("original_max_position_embeddings", 1, MAX_POSITIONS, positions)
+    return RopeSettings(kind, section, theta, rotary_dim, positions, original)
+
+
+def choose_context(settings: RopeSettings, context_length: int | None, where: str) -> int:
+    """The context that a model is built for; ModelError if it is beyond what the model can do."""
+    if context_length is None:
+        return settings.default_context
+    if not 1 <= context_length <= settings.longest_context:
+        raise ModelError(
+            f"{where}: a context of {context_length} tokens is not possible: this model reaches "
+            f"1 to {settings.longest_context}"
+        )
+    return context_length
+
+
+def rotation(settings: RopeSettings, context: int, *, interleaved: bool = False) -> Rotation:
+    """The rotation of one head of a model that is built for `context` tokens."""
+    frequencies, magnitude = SCALINGS[settings.kind](settings, context)
+    if settings.section.has("frequency_factors"):
+        divisors = read_factors(settings, "frequency_factors")
+        frequencies = [f / divisor for f, divisor in zip(frequencies, divisors, strict=True)]
+    return Rotation(tuple(frequencies), interleaved, magnitude)
+
+
+def plain(settings: RopeSettings, context: int) -> tuple[list[float], float]:
+    """theta^(-2i / d): no scaling."""
+    dim = settings.rotary_dim
+    return [settings.theta ** (-i / dim) for i in range(0, dim, 2)], 1.0
+
+
+def linear(settings: RopeSettings, context: int) -> tuple[list[float], float]:
+    """Positions divided by a factor."""
+    factor = read_factor(settings)
+    return [f / factor for f in plain(settings, context)[0]], 1.0
+
+
+def dynamic(settings: RopeSettings, context: int) -> tuple[list[float], float]:
+    """NTK-aware: a larger base beyond the trained context, so that the fastest pairs stay."""
+    dim, factor = settings.rotary_dim, read_factor(settings)
+    if dim <= 2:
+        settings.section.refuse("rope_type", "dynamic scaling needs more than 2 turned channels")
+    stretch = factor * max(context, settings.positions) / settings.positions - (factor - 1)
+    theta = settings.theta * stretch ** (dim / (dim - 2))
+    return [theta ** (-i / dim) for i in range(0, dim, 2)], 1.0
+
+
+def llama3(settings: RopeSettings, context: int) -> tuple[list[float], float]:
+    """Slow pairs divided by a factor, fast ones kept, those between blended."""
+    section, factor = settings.section, read_factor(settings)
+    low = section.number("low_freq_factor", 1e-6, MAX_FACTOR)
+    high = section.number("high_freq_factor", 1e-6, MAX_FACTOR)
+    if not low < high:
+        section.refuse("high_freq_factor", f"must be above low_freq_factor = {low:g}")
+    scaled = []
+    for frequency in plain(settings, context)[0]:
+        turns = settings.original * frequency / (2 * math.pi)
+        kept = min(1.0, max(0.0, (turns - low) / (high - low)))
+        scaled.append(frequency * (kept + (1 - kept) / factor))
+    return scaled, 1.0
+
+
+def yarn(settings: RopeSettings, context: int) -> tuple[list[float], float]:
+    """Pairs that turn often in the trained context kept, rare ones divided, a ramp between."""
+    section, dim, factor = settings.section, settings.rotary_dim, yarn_factor(settings)
+    fast = section.number("beta_fast", 1e-3, MAX_FACTOR, 32.0)
+    slow = section.number("beta_slow", 1e-3, MAX_FACTOR, 1.0)
+    if slow > fast:
+        section.refuse("beta_slow", f"must not be above beta_fast = {fast:g}")
+
+    def pair_that_turns(times: float) -> float:
+        turns = settings.original / (times * 2 * math.pi)
+        return dim * math.log(turns) / (2 * math.log(settings.theta))
+
+    first, last = pair_that_turns(fast), pair_that_turns(slow)
+    if section.boolean("truncate", True):
+        first, last = float(math.floor(first)), float(math.ceil(last))
+    first, last = max(first, 0.0), min(last, dim - 1.0)
+    if first == last:
+        last += 0.001
+    scaled = []
+    for i, frequency in enumerate(plain(settings, context)[0]):
+        divided = min(1.0, max(0.0, (i - first) / (last - first)))
+        scaled.append(frequency * (1 - divided + divided / factor))
+    return scaled, yarn_magnitude(section, factor)
+
+
+def yarn_factor(settings: RopeSettings) -> float:
+    if settings.section.has("factor"):
+        return read_factor(settings)
+    return max(1.0, settings.positions / settings.original)
+
+
+def yarn_magnitude(section: Fields, factor: float) -> float:
+    """YaRN's attention factor: given, or 0.1 ln(factor) + 1, or DeepSeek's ratio of two such."""
+
+    def magnitude(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    if section.has("attention_factor"):
+        return section.number("attention_factor", 1e-6, MAX_FACTOR)
+    over = section.number("mscale", 0.0, MAX_FACTOR, 0.0)
+    under = section.number("mscale_all_dim", 0.0, MAX_FACTOR, 0.0)
+    return magnitude(over) / magnitude(under) if over and under else magnitude(1.0)
+
+
+def longrope(settings: RopeSettings, context: int) -> tuple[list[float], float]:
+    """A divisor of its own for each pair: one list up to the trained context, another beyond."""
+    section = settings.section
+    long, short = read_factors(settings, "long_factor"), read_factors(settings, "short_factor")
+    divisors = long if context > settings.original else short
+    frequencies = [
+        f / divisor for f, divisor in zip(plain(settings, context)[0], divisors, strict=True)
+    ]
+    if section.has("attention_factor"):
+        return frequencies, section.number("attention_factor", 1e-6, MAX_FACTOR)
+    stretch = (
+        read_factor(settings) if section.has("factor") else settings.positions / settings.original
+    )
+    if stretch <= 1:
+        return frequencies, 1.0
+    if settings.original < 2:
+        section.refuse("original_max_position_embeddings", "must be above 1")
+    return frequencies, math.sqrt(1 + math.log(stretch) / math.log(settings.original))
+
+
+def read_factor(settings: RopeSettings) -> float:
+    return settings.section.number("factor", 1.0, MAX_FACTOR)
+
+
+def read_factors(settings: RopeSettings, name: str) -> tuple[float, ...]:
+    return settings.section.numbers(name, settings.rotary_dim // 2, 1e-6, 1e9)
+
+
+SCALINGS: dict[str, Callable[[RopeSettings, int], tuple[list[float], float]]] = {
+    "default": plain,
+    "linear": linear,
+    "dynamic": dynamic,
+    "llama3": llama3,
+    "yarn": yarn,
+    "longrope": longrope,
+}
+
+KIND_ALIASES = {"su": "longrope"}

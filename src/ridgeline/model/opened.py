@@ -1,0 +1,122 @@
+"""A model, opened: its files become a checked graph and the weights bound to it.
+
+Knows neither where files come from (`weights/sources`) nor who will run the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ridgeline.errors import ModelError
+from ridgeline.model.architectures import Source, build, find_architecture
+from ridgeline.model.architectures.fields import quote
+from ridgeline.model.formats import FORMATS, Format
+from ridgeline.model.graph.node import Graph
+from ridgeline.model.weights.bound import BoundWeights, bind, check_unused, stored_format
+from ridgeline.model.weights.checkpoint import Checkpoint, open_checkpoint
+from ridgeline.model.weights.gguf_config import gguf_config, spelled
+from ridgeline.model.weights.json_object import read_json_object
+
+CONFIG = "config.json"
+
+DTYPES: dict[str, str] = {
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "half": "F16",
+    "float32": "F32",
+    "float": "F32",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """An open model.
+
+    name: what it calls itself, or its file. architecture: the name by which it was found. config:
+    in Hugging Face's words, also for a GGUF. checkpoint.metadata holds a GGUF's tokenizer; a
+    directory's lies beside config.json, in checkpoint.path. The checkpoint stays open as long as
+    this is held.
+    """
+
+    name: str
+    architecture: str
+    graph: Graph
+    weights: BoundWeights
+    config: Mapping[str, object]
+    checkpoint: Checkpoint
+
+
+def open_model(path: Path, *, context_length: int | None = None) -> OpenedModel:
+    """A GGUF file or a Hugging Face directory as a checked graph with bound weights.
+
+    context_length: tokens to build for (see `architectures.build`). Reads headers and, of the
+    weights, only rotary factors. ModelError names the file and the field or tensor at fault.
+    """
+    checkpoint = open_checkpoint(path)
+    where = str(checkpoint.path)
+    source: Source = "gguf" if checkpoint.kind == "gguf" else "hf"
+    named: Mapping[str, object] = checkpoint.metadata
+    if source == "gguf":
+        named = {"architectures": [checkpoint.metadata.get("general.architecture")]}
+    architecture, row = find_architecture(named, where, source)
+    config = gguf_config(checkpoint) if source == "gguf" else checkpoint.metadata
+    root = row.names.find_root(checkpoint.tensors)
+    if row.names.stored("head.weight", root) not in checkpoint.tensors:
+        config = tied(config)
+    graph = build(
+        config,
+        stored_format(checkpoint, row.names, root),
+        context_length=context_length,
+        where=where,
+        spelled=spelled(architecture) if source == "gguf" else None,
+    )
+    weights = bind(graph, checkpoint, row.names, root)
+    is_tied = all(weight.name != "head.weight" for weight in graph.weights)
+    check_unused(checkpoint, weights.unused, row.names, root, is_tied)
+    name = checkpoint.metadata.get("general.name" if source == "gguf" else "_name_or_path")
+    if not isinstance(name, str) or not name.strip():
+        name = path.stem if path.is_file() else path.resolve().name
+    return OpenedModel(name, architecture, graph, weights, config, checkpoint)
+
+
+def tied(config: Mapping[str, object]) -> dict[str, object]:
+    """`config` where the embedding is the output matrix, because the file has no other."""
+    text = config.get("text_config")
+    if isinstance(text, Mapping):
+        return {**config, "text_config": {**text, "tie_word_embeddings": True}}
+    return {**config, "tie_word_embeddings": True}
+
+
+def describe(config: Path | Mapping[str, object], *, context_length: int | None = None) -> Graph:
+    """The graph of a bare config.json (its path, its directory's, or its contents), no weights.
+
+    All weights are in the configuration's dtype, BF16 if it names none.
+    """
+    where = "config"
+    if isinstance(config, Path):
+        path = config / CONFIG if config.is_dir() else config
+        where, config = str(path), read_json_object(path)
+    find_architecture(config, where, "hf")
+    stored = read_dtype(config, where)
+    return build(config, lambda name: stored, context_length=context_length, where=where)
+
+
+def read_dtype(config: Mapping[str, object], where: str) -> Format:
+    """The format of `dtype` or `torch_dtype`, of the text part if the model has several."""
+    text = config.get("text_config")
+    sections = [config, text] if isinstance(text, Mapping) else [config]
+    for section in sections:
+        for field in ("dtype", "torch_dtype"):
+            value = section.get(field)
+            if value is None:
+                continue
+            name = value.removeprefix("torch.") if isinstance(value, str) else value
+            if not isinstance(name, str) or name not in DTYPES:
+                raise ModelError(
+                    f"{where}: {field} = {quote(value)} is not supported; supported: "
+                    f"{', '.join(DTYPES)}"
+                )
+            return FORMATS[DTYPES[name]]
+    return FORMATS["BF16"]

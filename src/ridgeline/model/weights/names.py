@@ -1,0 +1,139 @@
+"""What files call a weight: canonical name -> name in a Hugging Face or GGUF file, as data.
+
+A row maps a module, `layers.{i}.attn.q`, to the file's; `.weight` or `.bias` stays as it is. Rows
+with the same stored name are parts of one tensor, its rows in the order of the table. Does not know
+shapes or files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+
+LAYER = re.compile(r"layers\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """Where the tensors of a language model stand in a file: what their names begin with."""
+
+    body: str = ""
+    head: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """One kind of file for one family.
+
+    modules: canonical module -> stored module. roots: the places that files of this kind use.
+    harmless: stored names that are not weights of the graph and change nothing when left unread.
+    """
+
+    modules: Mapping[str, str]
+    roots: tuple[Root, ...] = (Root(),)
+    harmless: re.Pattern[str] = re.compile(r"(?!)")
+
+    def stored(self, name: str, root: Root) -> str:
+        """The file's name for the canonical weight `name`; KeyError if the family has none such."""
+        module, _, leaf = name.rpartition(".")
+        layer = LAYER.fullmatch(module)
+        number, row = ("", module) if layer is None else (layer[1], f"layers.{{i}}.{layer[2]}")
+        return f"{self.modules[row].format(i=number, body=root.body, head=root.head)}.{leaf}"
+
+    def find_root(self, tensors: Container[str]) -> Root:
+        """The place where the embedding stands in this file; the first if it stands in none."""
+        for root in self.roots:
+            if self.stored("embed.weight", root) in tensors:
+                return root
+        return self.roots[0]
+
+
+HF_LLAMA: dict[str, str] = {
+    "embed": "{body}embed_tokens",
+    "layers.{i}.attn_norm": "{body}layers.{i}.input_layernorm",
+    "layers.{i}.attn.q": "{body}layers.{i}.self_attn.q_proj",
+    "layers.{i}.attn.k": "{body}layers.{i}.self_attn.k_proj",
+    "layers.{i}.attn.v": "{body}layers.{i}.self_attn.v_proj",
+    "layers.{i}.attn.o": "{body}layers.{i}.self_attn.o_proj",
+    "layers.{i}.mlp_norm": "{body}layers.{i}.post_attention_layernorm",
+    "layers.{i}.mlp.gate": "{body}layers.{i}.mlp.gate_proj",
+    "layers.{i}.mlp.up": "{body}layers.{i}.mlp.up_proj",
+    "layers.{i}.mlp.down": "{body}layers.{i}.mlp.down_proj",
+    "final_norm": "{body}norm",
+    "head": "{head}lm_head",
+}
+
+HF_HEAD_NORMS: dict[str, str] = {
+    "layers.{i}.attn.q_norm": "{body}layers.{i}.self_attn.q_norm",
+    "layers.{i}.attn.k_norm": "{body}layers.{i}.self_attn.k_norm",
+}
+
+HF_GEMMA3: dict[str, str] = {
+    **HF_LLAMA,
+    **HF_HEAD_NORMS,
+    "layers.{i}.attn_post_norm": "{body}layers.{i}.post_attention_layernorm",
+    "layers.{i}.mlp_norm": "{body}layers.{i}.pre_feedforward_layernorm",
+    "layers.{i}.mlp_post_norm": "{body}layers.{i}.post_feedforward_layernorm",
+}
+
+HF_PHI3: dict[str, str] = {
+    **HF_LLAMA,
+    "layers.{i}.attn.q": "{body}layers.{i}.self_attn.qkv_proj",
+    "layers.{i}.attn.k": "{body}layers.{i}.self_attn.qkv_proj",
+    "layers.{i}.attn.v": "{body}layers.{i}.self_attn.qkv_proj",
+    "layers.{i}.mlp.gate": "{body}layers.{i}.mlp.gate_up_proj",
+    "layers.{i}.mlp.up": "{body}layers.{i}.mlp.gate_up_proj",
+}
+
+GGUF_LLAMA: dict[str, str] = {
+    "embed": "token_embd",
+    "layers.{i}.attn_norm": "blk.{i}.attn_norm",
+    "layers.{i}.attn.q": "blk.{i}.attn_q",
+    "layers.{i}.attn.k": "blk.{i}.attn_k",
+    "layers.{i}.attn.v": "blk.{i}.attn_v",
+    "layers.{i}.attn.o": "blk.{i}.attn_output",
+    "layers.{i}.mlp_norm": "blk.{i}.ffn_norm",
+    "layers.{i}.mlp.gate": "blk.{i}.ffn_gate",
+    "layers.{i}.mlp.up": "blk.{i}.ffn_up",
+    "layers.{i}.mlp.down": "blk.{i}.ffn_down",
+    "final_norm": "output_norm",
+    "head": "output",
+}
+
+GGUF_HEAD_NORMS: dict[str, str] = {
+    "layers.{i}.attn.q_norm": "blk.{i}.attn_q_norm",
+    "layers.{i}.attn.k_norm": "blk.{i}.attn_k_norm",
+}
+
+GGUF_GEMMA3: dict[str, str] = {
+    **GGUF_LLAMA,
+    **GGUF_HEAD_NORMS,
+    "layers.{i}.attn_post_norm": "blk.{i}.post_attention_norm",
+    "layers.{i}.mlp_post_norm": "blk.{i}.post_ffw_norm",
+}
+
+GGUF_PHI3: dict[str, str] = {
+    **GGUF_LLAMA,
+    "layers.{i}.attn.q": "blk.{i}.attn_qkv",
+    "layers.{i}.attn.k": "blk.{i}.attn_qkv",
+    "layers.{i}.attn.v": "blk.{i}.attn_qkv",
+    "layers.{i}.mlp.gate": "blk.{i}.ffn_up",
+}
+
+# A base model saved by itself has no prefix; a model with a vision tower has one more.
+HF_ROOTS = (Root("model."), Root("", ""))
+HF_GEMMA3_ROOTS = (
+    Root("model."),
+    Root("model.language_model."),
+    Root("language_model.model.", "language_model."),
+    Root("", ""),
+)
+
+# Rotary tables that old checkpoints carry: the configuration says the same.
+HF_HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq")
+HF_GEMMA3_HARMLESS = re.compile(
+    r".*\.rotary_emb\.inv_freq|(model\.)?(vision_tower|multi_modal_projector)\..*"
+)
+# Read with the configuration (`gguf_config`), not as weights.
+GGUF_HARMLESS = re.compile(r"(blk\.\d+\.)?rope_(freqs|factors_long|factors_short)\.weight")
