@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -167,6 +168,28 @@ def test_raw_is_a_read_only_view_of_the_file_and_outlives_close(tmp_path: Path) 
     assert raw.tobytes() == bytes(range(144))
     with pytest.raises(ModelError, match="closed"):
         checkpoint.raw("q4.weight")
+
+
+def resident_file_bytes() -> int:
+    """Pages of files that this process holds, whether on disk or in a memory-backed folder."""
+    status = Path("/proc/self/status").read_text()
+    found = re.findall(r"Rss(?:File|Shmem):\s+(\d+) kB", status)
+    return sum(map(int, found)) << 10
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_released_tensors_leave_memory_and_come_back(tmp_path: Path) -> None:
+    size = 16 << 20
+    data = np.arange(size // 4, dtype=np.uint32).tobytes()
+    tensors = [Tensor("a", (size // 4,), 0, data), Tensor("b", (2,), 0, bytes(8))]
+    checkpoint = open_bytes(tmp_path, gguf_pieces([], tensors))
+    before = resident_file_bytes()
+    total = int(checkpoint.raw("a").sum(dtype=np.int64))
+    assert resident_file_bytes() - before > size // 2
+    checkpoint.release("a")
+    checkpoint.release("b")
+    assert resident_file_bytes() - before < size // 4
+    assert int(checkpoint.raw("a").sum(dtype=np.int64)) == total
 
 
 def test_scalars_and_no_tensors(tmp_path: Path) -> None:

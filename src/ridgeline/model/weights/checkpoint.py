@@ -19,6 +19,7 @@ from ridgeline.errors import ModelError
 from ridgeline.model.formats import FORMATS, dequantize
 from ridgeline.model.weights.contents import (
     Contents,
+    Segment,
     TensorInfo,
     open_regular,
     quoted,
@@ -47,7 +48,7 @@ class Checkpoint:
         self.kind: Kind = kind
         self.metadata: Mapping[str, object] = contents.metadata
         self.tensors: Mapping[str, TensorInfo] = contents.tensors
-        self._segments: Mapping[str, npt.NDArray[np.uint8]] | None = contents.segments
+        self._segments: Mapping[str, Segment] | None = contents.segments
 
     def raw(self, name: str) -> npt.NDArray[np.uint8]:
         """The tensor's bytes, 1-D and read-only, a view of the mapped file: valid as long as it is
@@ -55,11 +56,7 @@ class Checkpoint:
 
         The address is aligned as the file aligns it: safetensors promises nothing.
         """
-        if self._segments is None:
-            raise ModelError(f"{self.path}: the checkpoint is closed")
-        if name not in self._segments:
-            raise ModelError(f"{self.path}: no tensor {quoted(name)} among {len(self.tensors)}")
-        return self._segments[name]
+        return self._segment(name).data
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
         """The tensor as float32, dequantized, in an array of the caller's own."""
@@ -72,9 +69,24 @@ class Checkpoint:
             )
         return dequantize(raw, info.format, info.shape)
 
+    def release(self, name: str) -> None:
+        """Says that the tensor's bytes have been used: its pages no longer count as this process's.
+
+        What a loader has repacked would otherwise lie in memory twice. Views stay valid; what is
+        touched again is read from the file again.
+        """
+        self._segment(name).release()
+
     def close(self) -> None:
         """Lets go of the files; views that `raw` gave stay valid and hold them until they go."""
         self._segments = None
+
+    def _segment(self, name: str) -> Segment:
+        if self._segments is None:
+            raise ModelError(f"{self.path}: the checkpoint is closed")
+        if name not in self._segments:
+            raise ModelError(f"{self.path}: no tensor {quoted(name)} among {len(self.tensors)}")
+        return self._segments[name]
 
     def __enter__(self) -> Self:
         return self

@@ -34,14 +34,31 @@ class TensorInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """One tensor's bytes: `data` is a view of the mapped file, from its byte `start` on."""
+
+    data: npt.NDArray[np.uint8]
+    mapping: mmap.mmap
+    start: int
+
+    def release(self) -> None:
+        """Takes the tensor's pages from this process; they come back from the file if touched.
+
+        Pages that it shares with a neighbour stay.
+        """
+        first = -(-self.start // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (self.start + self.data.size) // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > first:
+            self.mapping.madvise(mmap.MADV_DONTNEED, first, end - first)
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
-    """All that was read and checked: metadata, tensors, and each tensor's bytes where the file is
-    mapped.
-    """
+    """All that was read and checked: metadata, tensors, and where each tensor's bytes are."""
 
     metadata: Mapping[str, object]
     tensors: Mapping[str, TensorInfo]
-    segments: Mapping[str, npt.NDArray[np.uint8]]
+    segments: Mapping[str, Segment]
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -61,7 +78,7 @@ def open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def map_file(path: Path) -> memoryview:
+def map_file(path: Path) -> mmap.mmap:
     """A regular, non-empty file as read-only memory; the mapping lives as long as a view of it.
 
     Pages are read when touched, so a file that another process cuts short meanwhile faults then: no
@@ -71,9 +88,15 @@ def map_file(path: Path) -> memoryview:
         if os.fstat(file.fileno()).st_size == 0:
             raise ModelError(f"{path}: the file is empty: download it again")
         try:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise unreadable(path, error) from error
+
+
+def segments_of(mapping: mmap.mmap, spans: Mapping[str, tuple[int, int]]) -> dict[str, Segment]:
+    """A segment for each name's begin and end, which were checked to be inside the file."""
+    data = np.frombuffer(mapping, np.uint8)
+    return {name: Segment(data[a:b], mapping, a) for name, (a, b) in spans.items()}
 
 
 def unreadable(path: Path, error: Exception) -> ModelError:

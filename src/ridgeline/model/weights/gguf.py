@@ -12,12 +12,16 @@ import math
 import re
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from ridgeline.errors import ModelError
 from ridgeline.model.formats import FORMATS
-from ridgeline.model.weights.contents import Contents, TensorInfo, map_file, quoted
+from ridgeline.model.weights.contents import (
+    Contents,
+    Segment,
+    TensorInfo,
+    map_file,
+    quoted,
+    segments_of,
+)
 from ridgeline.model.weights.gguf_metadata import MAX_KEYS, U32, U64, Cursor, read_metadata
 
 MAGIC = b"GGUF"
@@ -71,7 +75,8 @@ def open_gguf(path: Path) -> Contents:
 
 def read_gguf(path: Path) -> Contents:
     """One GGUF file by itself, whether or not it is a part of more."""
-    cursor = Cursor(map_file(path), path)
+    mapping = map_file(path)
+    cursor = Cursor(memoryview(mapping), path)
     read_magic_and_version(cursor)
     num_tensors = cursor.number(U64, "tensor count")
     if num_tensors > MAX_TENSORS:
@@ -89,7 +94,8 @@ def read_gguf(path: Path) -> Contents:
         offsets[info.name] = offset
     alignment = read_alignment(cursor, metadata)
     data_start = -(-cursor.position // alignment) * alignment
-    return Contents(metadata, tensors, locate(cursor, tensors, offsets, data_start, alignment))
+    spans = locate(cursor, tensors, offsets, data_start, alignment)
+    return Contents(metadata, tensors, segments_of(mapping, spans))
 
 
 def read_magic_and_version(cursor: Cursor) -> None:
@@ -147,11 +153,10 @@ def locate(
     offsets: dict[str, int],
     data_start: int,
     alignment: int,
-) -> dict[str, npt.NDArray[np.uint8]]:
-    """Each tensor's bytes, inside the file, aligned, and apart from one another."""
+) -> dict[str, tuple[int, int]]:
+    """Where each tensor's bytes begin and end: inside the file, aligned, apart from one another."""
     size = len(cursor.data)
-    data = np.frombuffer(cursor.data, np.uint8)
-    segments: dict[str, npt.NDArray[np.uint8]] = {}
+    spans: dict[str, tuple[int, int]] = {}
     last_end, last_name = 0, ""
     for name in sorted(tensors, key=offsets.__getitem__):
         info, offset = tensors[name], offsets[name]
@@ -171,8 +176,8 @@ def locate(
         if offset < last_end:
             cursor.refuse(field, f"overlaps tensor {quoted(last_name)}")
         last_end, last_name = offset + num_bytes, name
-        segments[name] = data[data_start + offset : data_start + last_end]
-    return segments
+        spans[name] = (data_start + offset, data_start + last_end)
+    return spans
 
 
 def split_number(path: Path, contents: Contents, key: str, default: int) -> int:
@@ -203,7 +208,7 @@ def join_parts(path: Path, given: Contents, parts: int) -> Contents:
         )
     metadata = given.metadata
     tensors: dict[str, TensorInfo] = {}
-    segments: dict[str, npt.NDArray[np.uint8]] = {}
+    segments: dict[str, Segment] = {}
     for i, each in enumerate(paths):
         contents = given if each == path else read_gguf(each)
         if split_number(each, contents, "split.count", 0) != parts:

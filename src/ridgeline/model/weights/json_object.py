@@ -17,8 +17,8 @@ from ridgeline.model.weights.contents import open_regular, quoted, unreadable
 CONFIG_LIMIT_BYTES = 4 << 20
 INDEX_LIMIT_BYTES = 64 << 20
 
-# A value takes up to a hundred times its text in memory; 300,000 tensors are below this.
-MAX_VALUES = 1 << 21
+# A value takes many times its text in memory; 100,000 tensors in one file are below this.
+MAX_VALUES = 1 << 20
 
 
 def read_json_object(path: Path, limit_bytes: int = CONFIG_LIMIT_BYTES) -> dict[str, object]:

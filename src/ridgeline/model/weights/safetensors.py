@@ -10,14 +10,19 @@ or a key of config.json is for.
 from __future__ import annotations
 
 import math
+import mmap
 from pathlib import Path
 from typing import Never
 
-import numpy as np
-import numpy.typing as npt
-
 from ridgeline.errors import ModelError
-from ridgeline.model.weights.contents import Contents, TensorInfo, map_file, quoted
+from ridgeline.model.weights.contents import (
+    Contents,
+    Segment,
+    TensorInfo,
+    map_file,
+    quoted,
+    segments_of,
+)
 from ridgeline.model.weights.json_object import (
     INDEX_LIMIT_BYTES,
     parse_json_object,
@@ -92,7 +97,7 @@ def open_shards(index: Path) -> Contents:
         raise ModelError(f"{index}: weight_map: an object of tensor names and files is needed")
     shards: dict[str, Contents] = {}
     tensors: dict[str, TensorInfo] = {}
-    segments: dict[str, npt.NDArray[np.uint8]] = {}
+    segments: dict[str, Segment] = {}
     for name, file_name in weight_map.items():
         field = f"{index}: weight_map: {quoted(name)}"
         if not isinstance(file_name, str) or not is_plain_name(file_name):
@@ -117,42 +122,45 @@ def is_plain_name(file_name: str) -> bool:
 
 def read_safetensors(path: Path) -> Contents:
     """One file; its `__metadata__` is checked and dropped: no loader needs it."""
-    data = map_file(path)
-    header, data_start = read_header(path, data)
+    mapping = map_file(path)
+    header, data_start = read_header(path, mapping)
     check_metadata(path, header.pop("__metadata__", {}))
     tensors: dict[str, TensorInfo] = {}
-    spans: dict[str, tuple[int, int]] = {}
+    offsets: dict[str, tuple[int, int]] = {}
     for name, entry in header.items():
-        tensors[name], spans[name] = read_tensor_info(path, name, entry)
-    all_bytes = np.frombuffer(data, np.uint8)
-    segments: dict[str, npt.NDArray[np.uint8]] = {}
-    end = 0
-    for name in sorted(spans, key=spans.__getitem__):
-        begin, stop = spans[name]
+        tensors[name], offsets[name] = read_tensor_info(path, name, entry)
+    spans = locate(path, offsets, data_start, len(mapping))
+    return Contents({}, tensors, segments_of(mapping, spans))
+
+
+def locate(
+    path: Path, offsets: dict[str, tuple[int, int]], data_start: int, size: int
+) -> dict[str, tuple[int, int]]:
+    """Begin and end of each tensor's bytes in the file, which they must fill without a gap."""
+    spans: dict[str, tuple[int, int]] = {}
+    end = data_start
+    for name in sorted(offsets, key=offsets.__getitem__):
+        begin, stop = (data_start + offset for offset in offsets[name])
         field = f"tensor {quoted(name)}: data_offsets"
-        if begin != end:
-            reason = "overlaps the one before" if begin < end else f"leaves a hole after byte {end}"
+        if begin < end:
+            refuse(path, field, "overlaps the one before")
+        if begin > end:
+            refuse(path, field, f"leaves a hole after byte {end} of the file")
+        if stop > size:
+            reason = f"ends at byte {stop} of a file of {size}: it was cut short; download it again"
             refuse(path, field, reason)
-        if data_start + stop > len(data):
-            refuse(
-                path,
-                field,
-                f"ends at byte {data_start + stop} of a file of {len(data)}: "
-                "it was cut short; download it again",
-            )
-        segments[name] = all_bytes[data_start + begin : data_start + stop]
+        spans[name] = (begin, stop)
         end = stop
-    left = len(data) - data_start - end
-    if left:
-        refuse(path, "header", f"{left} bytes at the end of the file belong to no tensor")
-    return Contents({}, tensors, segments)
+    if end != size:
+        refuse(path, "header", f"{size - end} bytes at the end of the file belong to no tensor")
+    return spans
 
 
 def refuse(path: Path, field: str, reason: str) -> Never:
     raise ModelError(f"{path}: {field}: {reason}")
 
 
-def read_header(path: Path, data: memoryview) -> tuple[dict[str, object], int]:
+def read_header(path: Path, data: mmap.mmap) -> tuple[dict[str, object], int]:
     """The header's object, and where the tensors' bytes begin."""
     if len(data) < LENGTH_BYTES:
         refuse(path, "header length", f"the file has only {len(data)} bytes: download it again")
@@ -164,7 +172,7 @@ def read_header(path: Path, data: memoryview) -> tuple[dict[str, object], int]:
     if data_start > len(data):
         reason = f"{header_bytes}, but the file has {len(data)} bytes: it was cut short"
         refuse(path, "header length", f"{reason}; download it again")
-    return parse_json_object(bytes(data[LENGTH_BYTES:data_start]), f"{path}: header"), data_start
+    return parse_json_object(data[LENGTH_BYTES:data_start], f"{path}: header"), data_start
 
 
 def check_metadata(path: Path, metadata: object) -> None:
