@@ -1,0 +1,288 @@
+"""The composition root: a model's name becomes an engine that runs it.
+
+The only file that imports `backends/`. What fits is decided here, before a weight is read: the KV
+cache gets what the machine has free less the weights, the arena and a stated reserve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ridgeline.config import Settings
+from ridgeline.cost.device import ReadRoof, read_roof
+from ridgeline.engine.engine import Engine
+from ridgeline.engine.executor import Executor
+from ridgeline.errors import CapacityError, RequestError
+from ridgeline.model.graph.node import Graph
+from ridgeline.model.graph.work import NO_WORK, Precision, Work
+from ridgeline.model.opened import OpenedModel, open_model
+from ridgeline.model.passes.fuse import fuse
+from ridgeline.model.passes.memory import plan_memory
+from ridgeline.model.text.tokenizer import Tokenizer
+from ridgeline.model.weights.sources import Progress, parse_reference, resolve, silent
+from ridgeline.step import StepShape
+from ridgeline.units import GB, format_bytes
+
+if TYPE_CHECKING:
+    from ridgeline.model.text.template import ChatTemplate
+
+BLOCK_TOKENS = 16
+
+# Left to the rest of the machine and to this process beside weights, KV and arena.
+RESERVE_BYTES = 1 * GB
+# Without a --memory, a single process takes at most this share of what is free after the weights.
+KV_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run a model; None: chosen from the model and the machine.
+
+    backend: "cpu", "reference" (NumPy, slow, the definition) or "null" (no arithmetic).
+    context_length: tokens of a prompt and its answer. memory: bytes of the KV cache. max_rows:
+    requests that run at once. max_tokens_per_step: new tokens that a step computes at most.
+    threads, isa: of the CPU backend, over `Settings`.
+    """
+
+    backend: str = "cpu"
+    context_length: int | None = None
+    memory: int | None = None
+    max_rows: int = 64
+    max_tokens_per_step: int = 512
+    threads: int | None = None
+    isa: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A model ready to run, and what may be asked about it."""
+
+    engine: Engine
+    executor: Executor
+    opened: OpenedModel
+    bound_graph: Graph
+    tokenizer: Tokenizer
+    precision: Precision
+    settings: Settings
+    threads: int
+    timers: Callable[[], object] | None
+
+    @property
+    def vocab_size(self) -> int:
+        return self.executor.vocab_size
+
+    def template(self) -> ChatTemplate:
+        """The model's chat template. Raises ModelError if it has none."""
+        from ridgeline.model.text.template import ChatTemplate
+
+        return ChatTemplate.of(self.tokenizer)
+
+    def work(self, shape: StepShape) -> Work:
+        """What a step of this shape asks of the machine, counted on the graph that runs."""
+        total = NO_WORK
+        for node in self.bound_graph.nodes:
+            total += node.op.cost(node, shape, self.precision)
+        return total
+
+    def read_roof(self) -> ReadRoof:
+        """This machine's read bandwidth for a working set of the weights' size."""
+        from ridgeline.backends.cpu import machine
+
+        size = sum(weight.num_bytes for weight in self.bound_graph.weights)
+        return read_roof(
+            self.settings.cache_dir,
+            machine.identity(),
+            self.threads,
+            size,
+            machine.read_bandwidth,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What the plan settled before anything was read."""
+
+    num_blocks: int
+    max_context: int
+    max_rows: int
+    max_tokens_per_step: int
+
+
+# Arithmetic and bytes of each backend, for its figures.
+_CPU_PRECISION = Precision(
+    activation_bytes=4.0,
+    kv_bytes=2.0,
+    default_compute="int8",
+    compute={"BF16": "bf16", "F16": "f32", "F32": "f32"},
+)
+_REFERENCE_PRECISION = Precision(activation_bytes=4.0, kv_bytes=4.0, default_compute="f32")
+
+
+def assemble(
+    model: str, settings: Settings, options: Options, progress: Progress = silent
+) -> Assembled:
+    """Finds, opens, plans and loads `model`.
+
+    Raises ModelError (cannot be found or read), CapacityError (will not fit; nothing was read yet)
+    or RequestError (an option that is not allowed).
+    """
+    if options.backend not in _BACKENDS:
+        raise RequestError("backend", f"{options.backend!r}; there are: {', '.join(_BACKENDS)}")
+    for name in ("context_length", "memory", "max_rows", "max_tokens_per_step", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise RequestError(name, f"{value} is not a positive whole number")
+    opened = open_model(
+        resolve(parse_reference(model), settings, progress), context_length=options.context_length
+    )
+    # Read first: a broken tokenizer is known before weights are packed.
+    tokenizer = load_tokenizer(opened)
+    graph = fuse(opened.graph)
+    precision, build = _BACKENDS[options.backend]
+    sizes = plan_sizes(graph, options, precision, available_bytes())
+    threads = options.threads or settings.threads
+    executor = build(graph, opened, sizes, threads, options.isa or settings.isa)
+    engine = Engine(
+        executor,
+        max_context=sizes.max_context,
+        max_tokens_per_step=sizes.max_tokens_per_step,
+    )
+    return Assembled(
+        engine=engine,
+        executor=executor,
+        opened=opened,
+        bound_graph=graph,
+        tokenizer=tokenizer,
+        precision=precision,
+        settings=settings,
+        threads=threads,
+        timers=getattr(executor, "timers", None),
+    )
+
+
+def load_tokenizer(opened: OpenedModel) -> Tokenizer:
+    """The tokenizer in a GGUF's metadata or beside a directory's config.json."""
+    if opened.checkpoint.kind == "gguf":
+        return Tokenizer.from_gguf(opened.checkpoint.metadata)
+    return Tokenizer.from_directory(opened.checkpoint.path)
+
+
+def plan_sizes(graph: Graph, options: Options, precision: Precision, available: int) -> Sizes:
+    """The KV cache that fits, and the context that follows from it.
+
+    available: bytes that the machine has free. Raises CapacityError with bytes needed, bytes there,
+    and what would fit.
+    """
+    weight_bytes = sum(weight.num_bytes for weight in graph.weights)
+    arena_bytes = plan_memory(
+        graph,
+        max_tokens=options.max_tokens_per_step,
+        max_sampled=options.max_rows,
+        max_sequences=options.max_rows,
+    ).arena_bytes
+    fixed = weight_bytes + arena_bytes + RESERVE_BYTES
+    if fixed > available:
+        raise CapacityError(
+            f"{graph.name} needs {format_bytes(weight_bytes)} for weights, "
+            f"{format_bytes(arena_bytes)} for activations and {format_bytes(RESERVE_BYTES)} in "
+            f"reserve; {format_bytes(available)} are free. A model or format of at most "
+            f"{format_bytes(max(0, available - arena_bytes - RESERVE_BYTES))} would fit"
+        )
+    per_block = BLOCK_TOKENS * sum(s.elements_per_token for s in graph.states) * precision.kv_bytes
+    room = available - fixed
+    budget = options.memory if options.memory is not None else int(room * KV_SHARE)
+    if budget > room:
+        raise CapacityError(
+            f"memory: a KV cache of {format_bytes(budget)} does not fit; {format_bytes(room)} are "
+            "left beside weights, activations and reserve"
+        )
+    context = min(options.context_length or graph.max_context, graph.max_context)
+    blocks_per_row = -(-context // BLOCK_TOKENS)
+    num_blocks = min(int(budget // per_block), options.max_rows * blocks_per_row)
+    if num_blocks < blocks_per_row and options.context_length is not None:
+        raise CapacityError(
+            f"context_length: {context} tokens of KV cache need "
+            f"{format_bytes(blocks_per_row * per_block)}; {format_bytes(budget)} are given to it. "
+            f"At most {int(budget // per_block) * BLOCK_TOKENS} tokens would fit"
+        )
+    if num_blocks < 1:
+        raise CapacityError(
+            f"memory: one KV block needs {format_bytes(per_block)}, {format_bytes(budget)} are "
+            "given to the cache"
+        )
+    return Sizes(
+        num_blocks=num_blocks,
+        max_context=min(context, num_blocks * BLOCK_TOKENS),
+        max_rows=options.max_rows,
+        max_tokens_per_step=options.max_tokens_per_step,
+    )
+
+
+def available_bytes() -> int:
+    """Memory that a new process can take: MemAvailable, or what the control group leaves."""
+    facts: Mapping[str, int] = {
+        line.split(":")[0]: int(line.split()[1]) * 1024
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        if line.endswith("kB")
+    }
+    available = facts["MemAvailable"]
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return available
+    return available if limit == "max" else min(available, int(limit) - used)
+
+
+def _cpu(
+    graph: Graph, opened: OpenedModel, sizes: Sizes, threads: int, isa: str | None
+) -> Executor:
+    from ridgeline.backends.cpu.executor import CpuExecutor
+
+    return CpuExecutor(
+        graph,
+        opened.weights,
+        num_blocks=sizes.num_blocks,
+        max_rows=sizes.max_rows,
+        max_tokens_per_step=sizes.max_tokens_per_step,
+        threads=threads,
+        isa=isa,
+    )
+
+
+def _reference(
+    graph: Graph, opened: OpenedModel, sizes: Sizes, threads: int, isa: str | None
+) -> Executor:
+    from ridgeline.backends.reference.executor import ReferenceExecutor
+
+    return ReferenceExecutor(
+        graph, opened.weights, num_blocks=sizes.num_blocks, max_rows=sizes.max_rows
+    )
+
+
+def _null(
+    graph: Graph, opened: OpenedModel, sizes: Sizes, threads: int, isa: str | None
+) -> Executor:
+    from ridgeline.backends.null.executor import NullExecutor
+
+    vocab_size = graph.outputs[0].shape[-1]
+    assert isinstance(vocab_size, int)
+    return NullExecutor(
+        vocab_size=vocab_size,
+        num_blocks=sizes.num_blocks,
+        max_rows=sizes.max_rows,
+        block_tokens=BLOCK_TOKENS,
+    )
+
+
+_Build = Callable[[Graph, OpenedModel, Sizes, int, str | None], Executor]
+
+_BACKENDS: dict[str, tuple[Precision, _Build]] = {
+    "cpu": (_CPU_PRECISION, _cpu),
+    "reference": (_REFERENCE_PRECISION, _reference),
+    "null": (_CPU_PRECISION, _null),
+}
