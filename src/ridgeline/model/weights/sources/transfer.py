@@ -8,17 +8,19 @@ one; who owns it renames it when the sum is right.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ridgeline.errors import CapacityError, ModelError, RidgelineError
 from ridgeline.units import MIB, format_bytes
+
+if TYPE_CHECKING:
+    import hashlib
 
 # progress(stage, done_bytes, total_bytes): called often, from the thread that downloads.
 Progress = Callable[[str, int, int | None], None]
@@ -52,10 +54,11 @@ class PartialFile:
         self.stage = stage
         self._progress = progress
         self._total_bytes = total_bytes
-        self._digest = hashlib.sha256()
+        self._digest = _sha256()
         self.size_bytes = 0
         with disk_faults(path):
-            self._file = path.open("a+b")
+            # Unbuffered: after a full disk, closing must not try to write once more.
+            self._file = path.open("a+b", buffering=0)
         try:
             self._resume(keep_bytes)
         except BaseException:
@@ -76,7 +79,9 @@ class PartialFile:
     def write(self, data: bytes) -> int:
         """Append, hash and report. Raises `CapacityError` when the disk is full."""
         with disk_faults(self.path):
-            self._file.write(data)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
         self._count(data, self.stage)
         return len(data)
 
@@ -97,14 +102,9 @@ class PartialFile:
             self._file.truncate(0)
         return 0
 
-    def flush(self) -> None:
-        with disk_faults(self.path):
-            self._file.flush()
-
     def sync(self) -> None:
         """Bytes on the disk: a name given afterwards never stands for less than was hashed."""
         with disk_faults(self.path):
-            self._file.flush()
             os.fsync(self._file.fileno())
 
     @property
@@ -122,7 +122,7 @@ class PartialFile:
                 self._count(data, "resume: check what is here")
 
     def _restart(self) -> None:
-        self._digest = hashlib.sha256()
+        self._digest = _sha256()
         self.size_bytes = 0
 
     def _count(self, data: bytes, stage: str) -> None:
@@ -131,9 +131,16 @@ class PartialFile:
         self._progress(stage, self.size_bytes, self._total_bytes)
 
 
+def _sha256() -> hashlib._Hash:
+    # Loading OpenSSL costs milliseconds, which a run of a cached model need not wait for.
+    import hashlib
+
+    return hashlib.sha256()
+
+
 def sha256_of(path: Path, progress: Progress = silent) -> str:
     """The SHA-256 of a file, in hexadecimal, read in bounded pieces."""
-    digest, done_bytes = hashlib.sha256(), 0
+    digest, done_bytes = _sha256(), 0
     with disk_faults(path), path.open("rb") as file:
         total_bytes = os.fstat(file.fileno()).st_size
         while data := file.read(_CHUNK_BYTES):
@@ -145,6 +152,8 @@ def sha256_of(path: Path, progress: Progress = silent) -> str:
 
 def git_blob_sha1_of(path: Path) -> str:
     """The name that git gives to a file's content: SHA-1 over `blob SIZE\\0` and the bytes."""
+    import hashlib
+
     with disk_faults(path), path.open("rb") as file:
         digest = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size, usedforsecurity=False)
         while data := file.read(_CHUNK_BYTES):
