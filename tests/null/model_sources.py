@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
-from ridgeline.config import Settings
+from ridgeline.config import Settings, read_settings
 
 GGUF = b"GGUF" + bytes(range(256)) * 300
 
 
 def settings_for(cache_dir: Path, offline: bool = False) -> Settings:
-    return Settings(cache_dir=cache_dir, offline=offline, isa=None, threads=1)
+    return replace(read_settings({}), cache_dir=cache_dir, offline=offline)
 
 
 def sha256(data: bytes) -> str:

@@ -429,9 +429,11 @@ def test_cached_model_resolves_without_network_libraries(tmp_path: Path) -> None
     script = f"""
 import sys
 from pathlib import Path
-from ridgeline.config import Settings
+from dataclasses import replace
+from ridgeline.config import read_settings
 from ridgeline.model.weights.sources import parse_reference, resolve
-print(resolve(parse_reference("smollm2"), Settings(Path({str(tmp_path)!r}), False, None, 1)))
+settings = replace(read_settings({{}}), cache_dir=Path({str(tmp_path)!r}))
+print(resolve(parse_reference("smollm2"), settings))
 heavy = ("huggingface_hub", "requests", "httpx", "httpx2", "subprocess",
          "zipfile", "numpy", "ssl", "rich", "hashlib")
 print([name for name in heavy if name in sys.modules])
