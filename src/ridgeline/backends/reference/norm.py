@@ -19,7 +19,8 @@ def add_norm(op: AddNorm, call: Call) -> tuple[Array, Array]:
 
 
 def normalized(op: Norm, x: Array, weights: tuple[Array, ...]) -> Array:
-    groups = x.reshape(*x.shape[:-1], op.num_groups, -1).astype(np.float64)
+    width = x.shape[-1] // op.num_groups
+    groups = x.reshape(*x.shape[:-1], op.num_groups, width).astype(np.float64)
     if op.kind == "layer":
         groups = groups - groups.mean(axis=-1, keepdims=True)
     mean_square = (groups**2).mean(axis=-1, keepdims=True)

@@ -1,0 +1,186 @@
+"""The Python API on a tiny model: results, streams, stops, seeds, faults; and that nothing
+of one request is visible in another.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ridgeline import LLM, RequestError, SamplingParams
+from ridgeline.errors import CapacityError, ModelError
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+PROMPTS = ["Hello there", "A second, somewhat longer prompt about nothing", "z", "Hello there!"]
+
+
+@pytest.fixture(scope="module")
+def llm() -> LLM:
+    return LLM(str(GOLDEN / "llama3" / "model.gguf"), max_tokens_per_step=16, max_rows=4)
+
+
+def test_results_have_the_shape_that_users_know(llm: LLM) -> None:
+    outputs = llm.generate(PROMPTS, GREEDY)
+    assert [o.prompt for o in outputs] == PROMPTS
+    for output in outputs:
+        assert output.finished
+        assert list(output.prompt_token_ids) == llm.tokenizer.encode(output.prompt)
+        (answer,) = output.outputs
+        assert len(answer.token_ids) == 12
+        assert answer.finish_reason == "length"
+        assert answer.text == llm.tokenizer.decode(list(answer.token_ids), continues=True)
+        assert answer.logprobs is None
+
+
+def test_together_is_alone(llm: LLM) -> None:
+    params = SamplingParams(temperature=0.9, seed=5, max_tokens=10, ignore_eos=True, logprobs=2)
+    together = llm.generate(PROMPTS * 3, params)
+    for prompt, output in zip(PROMPTS * 3, together, strict=True):
+        (alone,) = llm.generate(prompt, params)
+        assert alone.outputs[0].token_ids == output.outputs[0].token_ids
+        assert alone.outputs[0].logprobs == output.outputs[0].logprobs
+
+
+def test_stream_is_generate(llm: LLM) -> None:
+    params = SamplingParams(temperature=0.7, seed=1, max_tokens=20, ignore_eos=True)
+    deltas = list(llm.stream(PROMPTS[1], params))
+    (whole,) = llm.generate(PROMPTS[1], params)
+    assert "".join(d.text for d in deltas) == whole.outputs[0].text
+    assert [i for d in deltas for i in d.token_ids] == list(whole.outputs[0].token_ids)
+    assert deltas[-1].output is not None
+    assert deltas[-1].output.outputs == whole.outputs
+    assert deltas[-1].finish_reason == "length"
+
+
+def test_a_dropped_stream_frees_its_blocks(llm: LLM) -> None:
+    stream = llm.stream(PROMPTS[0], SamplingParams(max_tokens=100, ignore_eos=True))
+    next(stream)
+    assert llm._engine.has_work
+    stream.close()
+    assert not llm._engine.has_work
+    pool = llm._engine.state.pool
+    assert pool.num_free == pool.num_blocks
+    assert stream.output.outputs[0].finish_reason is None
+
+
+def test_a_cancelled_stream_keeps_what_was_said(llm: LLM) -> None:
+    stream = llm.stream(PROMPTS[0], SamplingParams(temperature=0, max_tokens=90, ignore_eos=True))
+    next(stream)
+    stream.cancel()
+    *_, last = stream
+    assert last.finish_reason == "abort"
+    assert len(stream.output.outputs[0].token_ids) == 1
+    assert not llm._engine.has_work
+
+
+def test_a_prompt_seen_before_is_cached_and_answers_the_same(llm: LLM) -> None:
+    prompt = "the quick brown fox jumps over the lazy dog " * 2
+    first, second = (llm.generate(prompt, GREEDY)[0] for _ in range(2))
+    assert first.num_cached_tokens == 0
+    assert second.num_cached_tokens == (len(second.prompt_token_ids) - 1) // 16 * 16 > 0
+    assert first.outputs[0].token_ids == second.outputs[0].token_ids
+
+
+def test_stop_strings_and_ids_end_an_answer(llm: LLM) -> None:
+    (plain,) = llm.generate(PROMPTS[0], GREEDY)
+    text = plain.outputs[0].text
+    stop = next(text[i : i + 2] for i in range(2, len(text)) if "\ufffd" not in text[i : i + 2])
+    (stopped,) = llm.generate(
+        PROMPTS[0], SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, stop=[stop])
+    )
+    assert stopped.outputs[0].text == text[: text.index(stop)]
+    assert (stopped.outputs[0].finish_reason, stopped.outputs[0].stop_reason) == ("stop", stop)
+    third = plain.outputs[0].token_ids[2]
+    (stopped,) = llm.generate(
+        PROMPTS[0],
+        SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, stop_token_ids=[third]),
+    )
+    position = plain.outputs[0].token_ids.index(third)
+    assert stopped.outputs[0].token_ids == plain.outputs[0].token_ids[: position + 1]
+    assert stopped.outputs[0].stop_reason == third
+
+
+def test_n_answers_have_their_own_seeds(llm: LLM) -> None:
+    params = SamplingParams(n=3, temperature=1.5, seed=11, max_tokens=8, ignore_eos=True)
+    (output,) = llm.generate(PROMPTS[0], params)
+    assert [a.seed for a in output.outputs] == [11, 12, 13]
+    assert len({a.token_ids for a in output.outputs}) == 3
+    (again,) = llm.generate(
+        PROMPTS[0], SamplingParams(temperature=1.5, seed=12, max_tokens=8, ignore_eos=True)
+    )
+    assert again.outputs[0].token_ids == output.outputs[1].token_ids
+
+
+def test_a_drawn_seed_can_be_used_again(llm: LLM) -> None:
+    (drawn,) = llm.generate(PROMPTS[0], SamplingParams(max_tokens=8, ignore_eos=True))
+    seed = drawn.outputs[0].seed
+    (again,) = llm.generate(PROMPTS[0], SamplingParams(seed=seed, max_tokens=8, ignore_eos=True))
+    assert again.outputs[0].token_ids == drawn.outputs[0].token_ids
+
+
+def test_logprobs_are_those_of_the_softmax(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True, logprobs=256)
+    (output,) = llm.generate(PROMPTS[0], params)
+    answer = output.outputs[0]
+    assert answer.logprobs is not None
+    for token_id, logprobs in zip(answer.token_ids, answer.logprobs, strict=True):
+        assert next(iter(logprobs)) == token_id
+        assert max(logprobs.values()) == logprobs[token_id]
+        assert sum(2.718281828459045**p for p in logprobs.values()) == pytest.approx(1, abs=1e-3)
+    assert answer.cumulative_logprob == pytest.approx(
+        sum(p[i] for i, p in zip(answer.token_ids, answer.logprobs, strict=True))
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 0),
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("top_p", 0.0),
+        ("top_k", 1.5),
+        ("min_p", 2),
+        ("repetition_penalty", 0),
+        ("seed", -1),
+        ("max_tokens", 0),
+        ("stop", [""]),
+        ("logprobs", 100_000),
+        ("stop_token_ids", [-1]),
+    ],
+)
+def test_a_wrong_parameter_is_named(field: str, value: object) -> None:
+    with pytest.raises(RequestError) as refused:
+        SamplingParams(**{field: value})  # type: ignore[arg-type]
+    assert refused.value.field == field
+
+
+def test_an_impossible_prompt_is_refused_and_leaves_nothing_behind(llm: LLM) -> None:
+    with pytest.raises(RequestError, match="prompt"):
+        llm.generate(["fine", {"prompt_token_ids": []}], GREEDY)
+    with pytest.raises(RequestError, match="prompt_token_ids"):
+        llm.generate([[0, 10**6]], GREEDY)
+    with pytest.raises(RequestError, match="prompt"):
+        llm.generate("x" * 10_000, GREEDY)
+    assert not llm._engine.has_work
+
+
+def test_a_model_without_a_template_says_so(llm: LLM) -> None:
+    with pytest.raises(ModelError, match="template"):
+        llm.chat([{"role": "user", "content": "hi"}], GREEDY)
+
+
+def test_an_unknown_option_is_named() -> None:
+    with pytest.raises(RequestError, match="max_model_len"):
+        LLM(str(GOLDEN / "llama3" / "model.gguf"), max_model_len=5)
+    with pytest.raises(RequestError, match="backend"):
+        LLM(str(GOLDEN / "llama3" / "model.gguf"), backend="abacus")
+
+
+def test_what_does_not_fit_is_known_before() -> None:
+    with pytest.raises(CapacityError, match="would fit"):
+        LLM(str(GOLDEN / "llama3" / "model.gguf"), context_length=100, memory=100)
+    with pytest.raises(CapacityError, match="does not fit"):
+        LLM(str(GOLDEN / "llama3" / "model.gguf"), memory=10**18)
