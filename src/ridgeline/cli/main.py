@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ridgeline.cli import list_models, pull, remove
+from ridgeline.cli import inspect, list_models, pull, remove
 from ridgeline.errors import RidgelineError
 
 HELP = """Run, serve, plan, shrink, measure and explain a language model.
@@ -46,6 +46,8 @@ class Command:
 
 # In the order that --help shows.
 COMMANDS: dict[str, Command] = {
+    "run": Command(run.run, run.EXAMPLES),
+    "inspect": Command(inspect.inspect, inspect.EXAMPLES),
     "pull": Command(pull.pull, pull.EXAMPLES),
     "list": Command(list_models.list_models, list_models.EXAMPLES),
     "remove": Command(remove.remove, remove.EXAMPLES),

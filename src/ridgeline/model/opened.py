@@ -89,18 +89,28 @@ def tied(config: Mapping[str, object]) -> dict[str, object]:
     return {**config, "tie_word_embeddings": True}
 
 
-def describe(config: Path | Mapping[str, object], *, context_length: int | None = None) -> Graph:
+def describe(
+    config: Path | Mapping[str, object],
+    *,
+    context_length: int | None = None,
+    where: str = "config",
+) -> Graph:
     """The graph of a bare config.json (its path, its directory's, or its contents), no weights.
 
-    All weights are in the configuration's dtype, BF16 if it names none.
+    All weights are in the configuration's dtype, BF16 if it names none. where: the file, for
+    messages, if `config` is its contents.
     """
-    where = "config"
     if isinstance(config, Path):
-        path = config / CONFIG if config.is_dir() else config
-        where, config = str(path), read_json_object(path)
+        config, where = read_config(config)
     find_architecture(config, where, "hf")
     stored = read_dtype(config, where)
     return build(config, lambda name: stored, context_length=context_length, where=where)
+
+
+def read_config(path: Path) -> tuple[dict[str, object], str]:
+    """A config.json, or a directory's, and what messages call it."""
+    path = path / CONFIG if path.is_dir() else path
+    return read_json_object(path), str(path)
 
 
 def read_dtype(config: Mapping[str, object], where: str) -> Format:
