@@ -9,5 +9,5 @@
 | sentencepiece.py | SentencePiece-style BPE from GGUF |
 | huggingface.py | a Hugging Face directory |
 | detokenizer.py | `Detokenizer`, `StopMatcher`: text out of a stream of ids |
-| chat.py | `ChatTemplate`: messages to the text that a model was trained on |
+| chat.py, template*.py | `ChatTemplate`: messages to the text that a model was trained on |
 """
