@@ -309,6 +309,15 @@ def test_touched_file_is_verified_once_and_remembered(tmp_path: Path) -> None:
     assert list_cached(tmp_path)[0].files[0].mtime_ns == 1
 
 
+def test_times_in_whole_seconds_are_no_change(tmp_path: Path) -> None:
+    path = put_smollm2(tmp_path)
+    recorded = list_cached(tmp_path)[0].files[0].mtime_ns
+    path.write_bytes(bytes(len(GGUF)))
+    os.utime(path, ns=(0, recorded // 10**9 * 10**9))
+    # Had it looked inside, it would have seen other bytes.
+    assert find_cached(tmp_path, "smollm2") is not None
+
+
 @pytest.mark.parametrize(
     "change",
     [

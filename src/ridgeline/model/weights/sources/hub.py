@@ -13,6 +13,7 @@ not need it.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -147,18 +148,28 @@ def _list_repository(reference: Reference, endpoint: str | None) -> tuple[str, d
         info = HfApi(endpoint=endpoint).model_info(
             reference.name, revision=reference.version, files_metadata=True
         )
-    files: dict[str, HubFile] = {}
+    files = {}
     for sibling in info.siblings or ():
         lfs = sibling.lfs
         size_bytes = lfs.size if lfs is not None else sibling.size
         if isinstance(size_bytes, int) and size_bytes >= 0:
-            sha256 = lfs.sha256 if lfs is not None else None
             files[sibling.rfilename] = HubFile(
-                sibling.rfilename, size_bytes, sha256, sibling.blob_id
+                name=sibling.rfilename,
+                size_bytes=size_bytes,
+                sha256=_hex_or_none(lfs.sha256 if lfs is not None else None, 64),
+                blob_id=_hex_or_none(sibling.blob_id, 40),
             )
-    if not info.sha or not files:
+    commit = _hex_or_none(info.sha, 40)
+    if commit is None or not files:
         raise ModelError(f"the hub lists no files for {reference.name}")
-    return info.sha, files
+    return commit, files
+
+
+def _hex_or_none(text: object, length: int) -> str | None:
+    """Sums become parts of file names and addresses here: nothing but a sum may."""
+    if isinstance(text, str) and re.fullmatch(f"[0-9a-f]{{{length}}}", text):
+        return text
+    return None
 
 
 def _http_get(

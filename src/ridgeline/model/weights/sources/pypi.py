@@ -47,6 +47,7 @@ _MAX_RATIO = 100
 _MAX_RECORD_BYTES = 16 * MIB
 _MAX_MEMBERS = 100_000
 _PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
+_CAUSE = re.compile(r"\[(?:Errno|SSL)[^\]]*\][^'\")]*|timed out")
 _RAW_PROGRESS_SINCE = (24, 1)
 
 # download(requirement, folder, progress, stage) -> the wheel in `folder`.
@@ -204,7 +205,7 @@ def _pip_fault(requirement: str, lines: Sequence[str]) -> Exception:
     # pip ends with "no matching distribution" even when it reached no index: the warnings before it
     # know better.
     if unreachable:
-        cause = re.search(r"\[Errno [^\]]*\][^'\")]*|timed out[^'\")]*", unreachable[-1])
+        cause = _CAUSE.search(unreachable[-1])
         why = cause[0].strip() if cause else unreachable[-1]
         return ModelError(
             f"no package index could be reached for {requirement} ({why}); "
