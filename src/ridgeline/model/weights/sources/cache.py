@@ -221,7 +221,7 @@ def _models(cache_dir: Path) -> Path:
 
 
 def _is_same_time(found_ns: int, recorded_ns: int) -> bool:
-    """Archives and image layers keep whole seconds: a cache that went through one is not changed."""
+    """Archives and image layers keep whole seconds: a cache that went through one is unchanged."""
     second = 10**9
     return found_ns == recorded_ns or found_ns == recorded_ns // second * second
 
