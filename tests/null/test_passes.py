@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import replace
 
@@ -27,7 +28,10 @@ from ridgeline.model.graph.ops import (
     GatedActivation,
     Linear,
     Norm,
+    Rope,
     RopeKvWrite,
+    Rotation,
+    SelectRows,
     Softcap,
     Split,
 )
@@ -169,6 +173,18 @@ def test_a_key_that_somebody_else_reads_keeps_its_operators() -> None:
     assert "RopeKvWrite" not in operators(fuse(read_elsewhere))
 
 
+def test_a_key_that_turns_otherwise_than_its_query_keeps_its_operators() -> None:
+    graph = merge_linears(decoder(Decoder(layers=1)))
+    other = Rotation((0.5, 0.25, 0.125))
+    nodes = tuple(
+        replace(node, op=replace(node.op, rotation=other))
+        if isinstance(node.op, Rope) and node.name.endswith("k_rope")
+        else node
+        for node in graph.nodes
+    )
+    assert "RopeKvWrite" not in operators(fuse(replace(graph, nodes=nodes)))
+
+
 # ---- memory
 
 STEP = {TOKENS: 20, SAMPLED: 3, SEQUENCES: 2}
@@ -188,32 +204,78 @@ def elements(plan: MemoryPlan, value: Value) -> npt.NDArray[np.int64]:
     return start + np.arange(num_rows)[:, None] * stride + np.arange(width)
 
 
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("name", DECODERS)
-def test_replayed_in_the_arena_no_value_is_overwritten_while_it_is_needed(
-    name: str, fused: bool
-) -> None:
-    """Every node writes its id over its outputs; whoever reads must find the maker's id."""
-    graph = decoder(DECODERS[name])
-    graph = fuse(graph) if fused else graph
+def replay(graph: Graph) -> MemoryPlan:
+    """Runs the graph on value ids: a node writes its outputs' ids over their elements, and whoever
+    reads must find the id of the value, or of the one that it is a view of.
+    """
     plan = plan_of(graph)
     arena = np.full(plan.arena_bytes // ELEMENT_BYTES, -1)
-    token_ids = graph.inputs[0].id
-    readers = [*((node.inputs, node.outputs, node.op) for node in graph.nodes)]
-    for inputs, outputs, op in [*readers, (graph.outputs, (), None)]:
-        for value in inputs:
-            if value.id != token_ids:
-                assert (arena[elements(plan, value)] == value.id).all(), value
-        written = [elements(plan, value) for value in outputs]
-        for value, where in zip(outputs, written, strict=True):
-            assert plan.offsets[value.id] % (ELEMENT_BYTES if op_is_split(op) else 64) == 0
-            arena[where] = value.id
-        for value, where in zip(outputs, written, strict=True):
-            assert (arena[where] == value.id).all(), "outputs of one node overlap"
+    ids = {v.id: plan.views[v.id].base if v.id in plan.views else v.id for v in values(graph)}
+    for node in graph.nodes:
+        for value in node.inputs:
+            if value not in graph.inputs:
+                assert (arena[elements(plan, value)] == ids[value.id]).all(), (node.name, value)
+        for value in node.outputs:
+            if value.id not in plan.views:
+                assert plan.offsets[value.id] % ALIGNMENT_BYTES == 0
+                arena[elements(plan, value)] = value.id
+        for value in node.outputs:
+            assert (arena[elements(plan, value)] == ids[value.id]).all(), (node.name, value)
+    for value in graph.outputs:
+        assert (arena[elements(plan, value)] == ids[value.id]).all(), value
+    return plan
 
 
-def op_is_split(op: object) -> bool:
-    return isinstance(op, Split)
+def values(graph: Graph) -> list[Value]:
+    return [value for node in graph.nodes for value in node.outputs]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", DECODERS)
+def test_nothing_is_overwritten_while_it_is_needed(name: str, fused: bool) -> None:
+    graph = decoder(DECODERS[name])
+    replay(fuse(graph) if fused else graph)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_nothing_is_overwritten_in_any_graph(seed: int) -> None:
+    """Values of many widths, read once, often, late or never, as views and views of views."""
+    rng = random.Random(seed)
+    b, x = small()
+    made = [x]
+    for index in range(60):
+        name, a = f"n{index}", rng.choice(made[-12:])
+        width = a.shape[-1]
+        assert isinstance(width, int)
+        twins = [value for value in made if value.shape == a.shape]
+        kind = rng.choice(["linear", "add", "split", "softcap", "norm", "gated"])
+        if kind == "linear":
+            weight = b.weight(f"w{index}", rng.choice([1, 3, 8, 17, 40, 64]), width)
+            made.append(b.one(name, Linear(), a, weights=(weight,)))
+        elif kind == "add":
+            made.append(b.one(name, Add(), a, rng.choice(twins)))
+        elif kind == "split" and width > 1:
+            left = rng.randrange(1, width)
+            made += b.add(name, Split((left, width - left)), a)
+        elif kind == "norm":
+            weight = b.weight(f"w{index}", width)
+            made += b.add(name, AddNorm(), a, rng.choice(twins), weights=(weight,))
+        elif kind == "gated":
+            made.append(b.one(name, GatedActivation("silu"), a, rng.choice(twins)))
+        else:
+            made.append(b.one(name, Softcap(1.0), a))
+    plan = replay(b.finish(made[-1], 8))
+    assert plan.in_place
+    assert plan.arena_bytes < sum(plan.value_bytes.values())
+
+
+def test_what_is_read_later_is_not_overwritten() -> None:
+    b, x = small()
+    y = b.one("y", Add(), x, x)
+    z = b.one("z", Add(), y, y)
+    plan = replay(b.finish(b.one("out", Add(), z, y), 8))
+    assert plan.in_place[y.id] == x.id
+    assert z.id not in plan.in_place
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -342,3 +404,18 @@ def test_one_way_is_the_graph_and_none_is_an_error() -> None:
 def test_collectives_stand_only_in_ranks() -> None:
     graph = decoder(Decoder())
     assert not any(isinstance(n.op, AllReduce | AllGather) for n in graph.nodes)
+
+
+def test_channels_cut_as_one_are_gathered_before_they_are_parted() -> None:
+    """Half of gate|up is not half of gate beside half of up."""
+    b = Builder("small", lambda name: FORMATS["F32"])
+    x = b.one("embed", Embed(), b.token_ids, weights=(b.weight("table", 64, 8),))
+    y = b.one("gate_up", Linear(), x, weights=(b.weight("w", 16, 8, axes=("ffn", None)),))
+    gate, up = b.add("split", Split((8, 8)), b.one("cap", Softcap(2.0), y))
+    y = b.one("act", GatedActivation("silu"), gate, up)
+    head = b.weight("head", 64, 8, axes=("vocab", None))
+    graph = b.finish(b.one("out", Linear(), b.one("rows", SelectRows(), y), weights=(head,)), 64)
+    ranks = shard(graph, 2)
+    assert "w@0:1/2" in {weight.name for weight in ranks[1].weights}
+    weights = RandomWeights(graph)
+    assert distance(logits(ranks, weights), logits(graph, weights)) < 1e-5
