@@ -3,9 +3,9 @@
     python tests/fuzz/fuzz_files.py --count 1000000 --seed 1 --corpus tests/fuzz/corpus
 
 What opens is read to the last tensor and string. A finding is any other exception (warnings are
-errors), a message that does not name the file or is not one line, more than a second of processor
-time, Python memory beyond the file's size class (traced for one file in sixteen), or a process
-that has grown. The files of a finding are kept in the corpus folder, which `test_corpus.py` opens
+errors), a message that does not name the file or is not one line, more processor time or Python
+memory than its kind may cost (memory is traced for one file in sixteen), or a process that has
+grown. The files of a finding are kept in the corpus folder, which `test_corpus.py` opens
 again.
 """
 
@@ -54,6 +54,14 @@ from small_files import (
     sample_gguf,
     sample_safetensors,
 )
+from whole_models import (
+    broken_config,
+    broken_model,
+    broken_tokenizer,
+    read_config,
+    read_model,
+    read_tokenizer,
+)
 
 from ridgeline.errors import ModelError
 from ridgeline.model.formats import FORMATS, quantize
@@ -63,9 +71,8 @@ from ridgeline.model.weights.gguf_metadata import StringArray
 # Of each `TRACE_PERIOD` files the first `TRACED` are traced: each start of tracemalloc costs
 # memory for good, so that one for each file would look like a leak of the readers.
 TRACE_PERIOD, TRACED = 4096, 256
-SECONDS_LIMIT = 1.0
 HANG_SECONDS = 20
-GROWTH_LIMIT_BYTES = 64 << 20
+GROWTH_LIMIT_BYTES = 128 << 20
 ADDRESS_LIMIT_BYTES = 8 << 30
 MESSAGE_LIMIT = 1500
 
@@ -177,12 +184,18 @@ def broken_directory(rng: Random) -> tuple[Files, str]:
     return files, "."
 
 
-MAKERS: dict[str, tuple[int, Callable[[Random], tuple[Files, str]]]] = {
-    "gguf": (60, broken_gguf),
-    "split-gguf": (8, broken_split),
-    "safetensors": (20, broken_safetensors),
-    "directory": (12, broken_directory),
-}
+@dataclass(frozen=True)
+class Kind:
+    """How often, how it is made, how it is read, whether messages must name the file, and what it
+    may cost: seconds of processor time, and Python memory beyond 32 times the file.
+    """
+
+    weight: int
+    make: Callable[[Random], tuple[Files, str]]
+    read: Callable[[Path], None]
+    names_file: bool = True
+    seconds: float = 1.0
+    spare_bytes: int = 1 << 20
 
 
 def read_all(path: Path) -> None:
@@ -208,13 +221,31 @@ def refusable(read: Callable[[], object], path: Path) -> bool:
     return True
 
 
-def check_message(error: ModelError, path: Path) -> None:
+def check_message(error: ModelError, path: Path | None) -> None:
+    """One line, not endless, and about the file."""
     text = str(error)
-    if str(path) not in text or "\n" in text or len(text) > MESSAGE_LIMIT + len(str(path)):
+    named = path is None or str(path) in text
+    if not named or "\n" in text or len(text) > MESSAGE_LIMIT:
         raise AssertionError(f"a poor message: {text[:300]!r}") from error
 
 
-def try_files(files: Mapping[str, bytes], entry: str, folder: Path) -> bool:
+FILES: dict[str, Kind] = {
+    "gguf": Kind(60, broken_gguf, read_all),
+    "split-gguf": Kind(8, broken_split, read_all),
+    "safetensors": Kind(20, broken_safetensors, read_all),
+    "directory": Kind(12, broken_directory, read_all),
+}
+
+# Slower by far, so that `--models` runs them by themselves. The tokenizer's metadata has no path.
+# A configuration of a few bytes may ask for a graph of a thousand layers, and gets it.
+MODELS: dict[str, Kind] = {
+    "model": Kind(5, broken_model, read_model, False, 10.0, 64 << 20),
+    "config": Kind(4, broken_config, read_config, True, 10.0, 64 << 20),
+    "tokenizer": Kind(1, broken_tokenizer, read_tokenizer, True, 10.0, 64 << 20),
+}
+
+
+def try_files(files: Mapping[str, bytes], entry: str, folder: Path, kind: Kind) -> bool:
     """Whether it opened. Waste, and anything but a good ModelError, comes out as an exception."""
     for name, data in files.items():
         # A new file each time: one that a stray view still maps must not shrink under it.
@@ -227,17 +258,17 @@ def try_files(files: Mapping[str, bytes], entry: str, folder: Path) -> bool:
     start = time.process_time()
     try:
         with deadline():
-            read_all(path)
+            kind.read(path)
         opened = True
     except ModelError as error:
-        check_message(error, folder)
+        check_message(error, folder if kind.names_file else None)
         opened = False
     peak = tracemalloc.get_traced_memory()[1] - before
     seconds = time.process_time() - start
     size = sum(map(len, files.values()))
-    if seconds > SECONDS_LIMIT:
+    if seconds > kind.seconds:
         raise AssertionError(f"{seconds:.1f} s for {size} bytes")
-    if peak > (1 << 20) + 32 * size:
+    if peak > kind.spare_bytes + 32 * size:
         raise AssertionError(f"{peak} bytes of Python memory for a file of {size}")
     return opened
 
@@ -263,25 +294,29 @@ def resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
-def keep(files: Mapping[str, bytes], corpus: Path | None) -> str:
-    """Puts a finding's files into a folder of the corpus; its name."""
+def keep(name: str, files: Mapping[str, bytes], corpus: Path | None) -> str:
+    """Puts a finding's files into a folder of the corpus that begins with its kind; its name."""
     digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:12]
+    folder = f"{name}-{digest}"
     if corpus is not None:
-        (corpus / digest).mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            (corpus / digest / name).write_bytes(data)
-    return digest
+        (corpus / folder).mkdir(parents=True, exist_ok=True)
+        for file_name, data in files.items():
+            (corpus / folder / file_name).write_bytes(data)
+    return folder
 
 
-def fuzz(count: int, seed: int, folder: Path, corpus: Path | None) -> Report:
-    """Tries `count` broken files; the report lists one finding for each place that failed."""
+def fuzz(
+    kinds: Mapping[str, Kind], count: int, seed: int, folder: Path, corpus: Path | None
+) -> Report:
+    """Tries `count` broken files of these kinds; the report lists one finding for each place that
+    failed.
+    """
     report = Report()
     rng = Random(seed)
-    kinds = list(MAKERS)
-    weights = [MAKERS[kind][0] for kind in kinds]
+    weights = [kind.weight for kind in kinds.values()]
     start, resident = time.monotonic(), 0
-    for kind in kinds:
-        (folder / kind).mkdir()
+    for name in kinds:
+        (folder / name).mkdir()
     for i in range(count):
         if i == min(2000, count // 2):
             resident = resident_bytes()
@@ -289,24 +324,26 @@ def fuzz(count: int, seed: int, folder: Path, corpus: Path | None) -> Report:
             tracemalloc.start()
         elif i % TRACE_PERIOD == TRACED:
             tracemalloc.stop()
-        kind = rng.choices(kinds, weights)[0]
-        files, entry = MAKERS[kind][1](rng)
-        report.by_kind[kind] += 1
+        name = rng.choices(list(kinds), weights)[0]
+        files, entry = kinds[name].make(rng)
+        report.by_kind[name] += 1
         began = time.process_time()
         try:
-            opened = try_files(files, entry, folder / kind)
+            opened = try_files(files, entry, folder / name, kinds[name])
             report.opened += opened
             report.refused += not opened
             report.grown_bytes = resident_bytes() - resident if resident else 0
             if report.grown_bytes > GROWTH_LIMIT_BYTES:
                 resident = resident_bytes()
                 raise AssertionError(f"the process has grown by {report.grown_bytes} bytes")
-        except Exception as error:
+        except BaseException as error:  # a panic of Rust code is no Exception
+            if isinstance(error, KeyboardInterrupt):
+                raise
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
             if where not in report.findings:
-                name = keep(files, corpus)
-                report.findings[where] = f"{name} ({kind}, file {i}): {error}"
+                kept = keep(name, files, corpus)
+                report.findings[where] = f"{kept} (file {i}): {error}"
                 traceback.print_exc()
         report.slowest_seconds = max(report.slowest_seconds, time.process_time() - began)
         report.tried += 1
@@ -319,6 +356,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--models", action="store_true", help="whole models instead of files")
     parser.add_argument("--corpus", type=Path, help="folder that keeps the files of findings")
     parser.add_argument("--folder", type=Path, help="where to write; memory-backed is fastest")
     arguments = parser.parse_args()
@@ -327,7 +365,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_LIMIT_BYTES, ADDRESS_LIMIT_BYTES))
     folder = Path(tempfile.mkdtemp(dir=arguments.folder))
     try:
-        report = fuzz(arguments.count, arguments.seed, folder, arguments.corpus)
+        kinds = MODELS if arguments.models else FILES
+        report = fuzz(kinds, arguments.count, arguments.seed, folder, arguments.corpus)
     finally:
         shutil.rmtree(folder)
     print(f"{report.tried} files tried in {report.seconds:.0f} s: {dict(report.by_kind)}")

@@ -7,7 +7,7 @@ keys are those of ggml's `docs/gguf.md` and of gguf-py's constants.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -41,11 +41,21 @@ REQUIRED = (
 BY_LAYER = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 
 SCALING_KEYS: dict[str, str] = {
+    "rope_type": "rope.scaling.type",
+    "rotary_dim": "rope.dimension_count",
+    "attention_factor": "rope.scaling.attn_factor",
     "factor": "rope.scaling.factor",
     "original_max_position_embeddings": "rope.scaling.original_context_length",
     "beta_fast": "rope.scaling.yarn_beta_fast",
     "beta_slow": "rope.scaling.yarn_beta_slow",
 }
+
+ROPE_TENSORS: dict[str, str] = {
+    "frequency_factors": "rope_freqs.weight",
+    "long_factor": "rope_factors_long.weight",
+    "short_factor": "rope_factors_short.weight",
+}
+MAX_FACTORS = 1 << 12
 
 # Keys that change numbers in ways that are not built here, and the values that do not.
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -74,7 +84,24 @@ GEMMA3_27B_LAYERS = 62
 
 def spelled(architecture: str) -> dict[str, str]:
     """What a field is called in the user's file, for messages."""
-    return {name: f"{architecture}.{key}" for name, key in KEYS.items()}
+    return {
+        **{name: f"{architecture}.{key}" for name, key in KEYS.items()},
+        **{f"rope_scaling.{name}": f"{architecture}.{key}" for name, key in SCALING_KEYS.items()},
+        **{f"rope_scaling.{name}": tensor for name, tensor in ROPE_TENSORS.items()},
+        "vocab_size": "rows of token_embd.weight",
+        "layer_types": f"{architecture}.attention.sliding_window_pattern",
+        "sliding_window_pattern": f"{architecture}.attention.sliding_window_pattern",
+        "query_pre_attn_scalar": f"{architecture}.attention.scale",
+    }
+
+
+def gguf_architecture(checkpoint: Checkpoint) -> str:
+    name = checkpoint.metadata.get("general.architecture")
+    if not isinstance(name, str):
+        raise ModelError(
+            f"{checkpoint.path}: metadata 'general.architecture' is missing or no text"
+        )
+    return name
 
 
 def gguf_config(checkpoint: Checkpoint) -> dict[str, object]:
@@ -83,29 +110,28 @@ def gguf_config(checkpoint: Checkpoint) -> dict[str, object]:
     `architectures` holds general.architecture. ModelError names a key that is missing, of the wrong
     kind, or not supported. Ranges are checked where the graph is built.
     """
-    metadata = checkpoint.metadata
-    architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str):
-        raise ModelError(f"{checkpoint.path}: metadata 'general.architecture' is missing")
+    architecture = gguf_architecture(checkpoint)
     config: dict[str, object] = {"architectures": [architecture]}
     for name, key in KEYS.items():
-        full = f"{architecture}.{key}"
-        if full in metadata:
-            config[name] = plain_value(checkpoint, full, by_layer=name in BY_LAYER)
-        elif name in REQUIRED:
-            raise ModelError(f"{checkpoint.path}: metadata {full!r} is missing")
+        config[name] = read_scalar(checkpoint, f"{architecture}.{key}", name in BY_LAYER)
+        if config[name] is None and name in REQUIRED:
+            raise ModelError(f"{checkpoint.path}: metadata '{architecture}.{key}' is missing")
     for key, allowed in NEUTRAL.items():
-        full = f"{architecture}.{key}"
-        if full in metadata and metadata[full] not in allowed:
+        value = read_scalar(checkpoint, f"{architecture}.{key}")
+        if value is not None and value not in allowed:
             raise ModelError(
-                f"{checkpoint.path}: metadata {full!r} = {metadata[full]!r} is not supported"
+                f"{checkpoint.path}: metadata '{architecture}.{key}' = {value!r} is not supported"
             )
-    check_value_length(checkpoint, architecture)
+    value_length = read_scalar(checkpoint, f"{architecture}.attention.value_length")
+    if value_length != config["head_dim"]:
+        raise ModelError(
+            f"{checkpoint.path}: metadata '{architecture}.attention.value_length' = "
+            f"{value_length!r}: keys of another length ({config['head_dim']!r}) are not supported"
+        )
+    # 0 says none.
+    for name in ("sliding_window", "final_logit_softcapping"):
+        config[name] = config[name] or None
     config["vocab_size"] = read_vocab_size(checkpoint)
-    if not config.get("sliding_window"):
-        config["sliding_window"] = None
-    if not config.get("final_logit_softcapping"):
-        config["final_logit_softcapping"] = None
     config["tie_word_embeddings"] = "output.weight" not in checkpoint.tensors
     for name, tensor in BIASES.items():
         config[name] = tensor in checkpoint.tensors
@@ -115,28 +141,20 @@ def gguf_config(checkpoint: Checkpoint) -> dict[str, object]:
     return config
 
 
-def plain_value(checkpoint: Checkpoint, key: str, *, by_layer: bool) -> object:
-    """A scalar; a list by layer only if all layers have the same."""
-    value = checkpoint.metadata[key]
-    if not isinstance(value, np.ndarray):
-        return value
-    if not by_layer or value.size == 0 or (value != value[0]).any():
-        raise ModelError(
-            f"{checkpoint.path}: metadata {key!r}: layers that differ in it are not supported"
-        )
-    return value[0].item()
-
-
-def check_value_length(checkpoint: Checkpoint, architecture: str) -> None:
-    lengths = [
-        checkpoint.metadata.get(f"{architecture}.attention.{kind}_length")
-        for kind in ("key", "value")
-    ]
-    if lengths[0] != lengths[1]:
-        raise ModelError(
-            f"{checkpoint.path}: metadata '{architecture}.attention.value_length' = {lengths[1]!r}"
-            f": keys and values of different lengths ({lengths[0]!r}) are not supported"
-        )
+def read_scalar(
+    checkpoint: Checkpoint, key: str, by_layer: bool = False
+) -> int | float | bool | str | None:
+    """The value of a key, None if there is none; a list by layer is one value if all are equal."""
+    value = checkpoint.metadata.get(key)
+    if by_layer and isinstance(value, np.ndarray) and value.size:
+        if (value != value[0]).any():
+            raise ModelError(
+                f"{checkpoint.path}: metadata {key!r}: layers that differ in it are not supported"
+            )
+        value = value[0].item()
+    if value is not None and not isinstance(value, int | float | bool | str):
+        raise ModelError(f"{checkpoint.path}: metadata {key!r}: one value is needed, not a list")
+    return value
 
 
 def read_vocab_size(checkpoint: Checkpoint) -> int:
@@ -149,41 +167,26 @@ def read_vocab_size(checkpoint: Checkpoint) -> int:
 
 def read_scaling(checkpoint: Checkpoint, architecture: str) -> dict[str, object]:
     """The rope section: scaling, rotated channels, and factors that are stored as tensors."""
-    metadata = checkpoint.metadata
-    kind = metadata.get(f"{architecture}.rope.scaling.type", "none")
-    section: dict[str, object] = {"rope_type": "default" if kind == "none" else kind}
-    dimension = metadata.get(f"{architecture}.rope.dimension_count")
-    if dimension is not None:
-        section["rotary_dim"] = dimension
-    for name, key in SCALING_KEYS.items():
-        full = f"{architecture}.{key}"
-        if full in metadata:
-            section[name] = plain_value(checkpoint, full, by_layer=False)
-    attention = metadata.get(f"{architecture}.rope.scaling.attn_factor")
-    if attention is not None and kind == "longrope":
-        section["attention_factor"] = attention
-    elif attention is not None and attention != 1.0:
-        raise ModelError(
-            f"{checkpoint.path}: metadata '{architecture}.rope.scaling.attn_factor' = "
-            f"{attention!r} is supported for longrope only"
-        )
+    section: dict[str, object] = {
+        name: read_scalar(checkpoint, f"{architecture}.{key}") for name, key in SCALING_KEYS.items()
+    }
     for name, tensor in ROPE_TENSORS.items():
         if tensor in checkpoint.tensors:
             section[name] = read_factors(checkpoint, tensor)
-    if kind != "longrope" and ("long_factor" in section or "short_factor" in section):
+    if "long_factor" in section or "short_factor" in section:
         # llama.cpp takes the tensors for the sign of LongRoPE, whatever the key says.
         section["rope_type"] = "longrope"
-        section.setdefault("attention_factor", attention or 1.0)
-    return section
-
-
-ROPE_TENSORS: dict[str, str] = {
-    "frequency_factors": "rope_freqs.weight",
-    "long_factor": "rope_factors_long.weight",
-    "short_factor": "rope_factors_short.weight",
-}
-
-MAX_FACTORS = 1 << 12
+        section["attention_factor"] = section["attention_factor"] or 1.0
+    elif section["rope_type"] in (None, "none"):
+        section["rope_type"] = "default"
+    if section["rope_type"] == "longrope":
+        return section
+    if section["attention_factor"] not in (None, 1.0):
+        raise ModelError(
+            f"{checkpoint.path}: metadata '{architecture}.rope.scaling.attn_factor' = "
+            f"{section['attention_factor']!r} is supported for longrope only"
+        )
+    return {**section, "attention_factor": None}
 
 
 def read_factors(checkpoint: Checkpoint, tensor: str) -> list[float]:
@@ -202,17 +205,20 @@ def gemma3_fields(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[
     layers, width, heads = (
         config[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")
     )
-    fields: dict[str, object] = {"query_pre_attn_scalar": config.get("head_dim")}
-    scale = checkpoint.metadata.get("gemma3.attention.scale")
+    fields: dict[str, object] = {"query_pre_attn_scalar": config["head_dim"]}
+    scale = read_scalar(checkpoint, "gemma3.attention.scale")
     if isinstance(scale, float) and math.isfinite(scale) and scale > 0:
         fields["query_pre_attn_scalar"] = scale**-2
     elif layers == GEMMA3_27B_LAYERS and isinstance(width, int) and isinstance(heads, int):
         fields["query_pre_attn_scalar"] = width / max(1, heads)
-    pattern = checkpoint.metadata.get("gemma3.attention.sliding_window_pattern")
-    if isinstance(pattern, np.ndarray | Sequence) and not isinstance(pattern, str):
-        fields["layer_types"] = [
-            "sliding_attention" if windowed else "full_attention" for windowed in pattern
-        ]
-    elif pattern is not None:
-        fields["sliding_window_pattern"] = pattern
-    return fields
+    key = "gemma3.attention.sliding_window_pattern"
+    pattern = checkpoint.metadata.get(key)
+    if not isinstance(pattern, np.ndarray):
+        return {**fields, "sliding_window_pattern": read_scalar(checkpoint, key)}
+    if pattern.size != layers:
+        raise ModelError(
+            f"{checkpoint.path}: metadata {key!r} lists {pattern.size} layers, and there are "
+            f"{layers!r}"
+        )
+    kinds = ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
+    return {**fields, "layer_types": kinds}
