@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ridgeline.errors import ModelError
-from ridgeline.model.architectures import Source, build, find_architecture
+from ridgeline.model.architectures import build, find_architecture
 from ridgeline.model.architectures.fields import quote
 from ridgeline.model.formats import FORMATS, Format
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.weights.bound import BoundWeights, bind, check_unused, stored_format
 from ridgeline.model.weights.checkpoint import Checkpoint, open_checkpoint
-from ridgeline.model.weights.gguf_config import gguf_config, spelled
+from ridgeline.model.weights.gguf_config import gguf_architecture, gguf_config, spelled
 from ridgeline.model.weights.json_object import read_json_object
 
 CONFIG = "config.json"
@@ -55,13 +55,18 @@ def open_model(path: Path, *, context_length: int | None = None) -> OpenedModel:
     weights, only rotary factors. ModelError names the file and the field or tensor at fault.
     """
     checkpoint = open_checkpoint(path)
-    where = str(checkpoint.path)
-    source: Source = "gguf" if checkpoint.kind == "gguf" else "hf"
-    named: Mapping[str, object] = checkpoint.metadata
-    if source == "gguf":
-        named = {"architectures": [checkpoint.metadata.get("general.architecture")]}
-    architecture, row = find_architecture(named, where, source)
-    config = gguf_config(checkpoint) if source == "gguf" else checkpoint.metadata
+    if checkpoint.kind == "gguf":
+        where = str(checkpoint.path)
+        named = {"architectures": [gguf_architecture(checkpoint)]}
+        architecture, row = find_architecture(named, where, "gguf")
+        config: Mapping[str, object] = gguf_config(checkpoint)
+        words: Mapping[str, str] = spelled(architecture)
+        name = checkpoint.metadata.get("general.name")
+    else:
+        words, name = {}, None
+        where = str(path / CONFIG if path.is_dir() else path.with_name(CONFIG))
+        config = checkpoint.metadata
+        architecture, row = find_architecture(config, where, "hf")
     root = row.names.find_root(checkpoint.tensors)
     if row.names.stored("head.weight", root) not in checkpoint.tensors:
         config = tied(config)
@@ -70,14 +75,13 @@ def open_model(path: Path, *, context_length: int | None = None) -> OpenedModel:
         stored_format(checkpoint, row.names, root),
         context_length=context_length,
         where=where,
-        spelled=spelled(architecture) if source == "gguf" else None,
+        spelled=words,
     )
     weights = bind(graph, checkpoint, row.names, root)
     is_tied = all(weight.name != "head.weight" for weight in graph.weights)
     check_unused(checkpoint, weights.unused, row.names, root, is_tied)
-    name = checkpoint.metadata.get("general.name" if source == "gguf" else "_name_or_path")
     if not isinstance(name, str) or not name.strip():
-        name = path.stem if path.is_file() else path.resolve().name
+        name = path.resolve().name if path.is_dir() else path.stem
     return OpenedModel(name, architecture, graph, weights, config, checkpoint)
 
 

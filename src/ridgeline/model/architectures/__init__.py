@@ -27,6 +27,7 @@ from ridgeline.model.weights.names import Names
 __all__ = ["ARCHITECTURES", "Architecture", "Source", "build", "find_architecture"]
 
 Source = Literal["hf", "gguf"]
+BuildGraph = Callable[[Fields, FormatOf, Stored, int | None], Graph]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +35,23 @@ class Architecture:
     """How one kind of checkpoint becomes a graph.
 
     source: whose name it is. build: (configuration, formats, conventions, context) -> Graph.
+    model_types: what `model_type` may say, if the configuration has it.
     """
 
     source: Source
-    build: Callable[[Fields, FormatOf, Stored, int | None], Graph]
+    build: BuildGraph
     names: Names
     stored: Stored = AS_PUBLISHED
+    model_types: tuple[str, ...] = ()
 
 
-def hf(
-    build: Callable[[Fields, FormatOf, Stored, int | None], Graph],
-    modules: Mapping[str, str],
-) -> Architecture:
-    return Architecture("hf", build, Names(modules, names.HF_ROOTS, names.HF_HARMLESS))
+def hf(build: BuildGraph, modules: Mapping[str, str], model_type: str) -> Architecture:
+    layout = Names(modules, names.HF_ROOTS, names.HF_HARMLESS)
+    return Architecture("hf", build, layout, model_types=(model_type,))
 
 
 def gguf(
-    build: Callable[[Fields, FormatOf, Stored, int | None], Graph],
+    build: BuildGraph,
     modules: Mapping[str, str],
     stored: Stored = AS_PUBLISHED,
 ) -> Architecture:
@@ -60,18 +61,21 @@ def gguf(
 HF_QWEN3 = {**names.HF_LLAMA, **names.HF_HEAD_NORMS}
 GGUF_QWEN3 = {**names.GGUF_LLAMA, **names.GGUF_HEAD_NORMS}
 HF_GEMMA3 = Architecture(
-    "hf", build_gemma3, Names(names.HF_GEMMA3, names.HF_GEMMA3_ROOTS, names.HF_GEMMA3_HARMLESS)
+    "hf",
+    build_gemma3,
+    Names(names.HF_GEMMA3, names.HF_GEMMA3_ROOTS, names.HF_GEMMA3_HARMLESS),
+    model_types=("gemma3", "gemma3_text"),
 )
 
 # By `architectures[0]` of config.json and by `general.architecture` of GGUF.
 ARCHITECTURES: dict[str, Architecture] = {
-    "LlamaForCausalLM": hf(build_llama, names.HF_LLAMA),
-    "MistralForCausalLM": hf(build_mistral, names.HF_LLAMA),
-    "Qwen2ForCausalLM": hf(build_qwen2, names.HF_LLAMA),
-    "Qwen3ForCausalLM": hf(build_qwen3, HF_QWEN3),
+    "LlamaForCausalLM": hf(build_llama, names.HF_LLAMA, "llama"),
+    "MistralForCausalLM": hf(build_mistral, names.HF_LLAMA, "mistral"),
+    "Qwen2ForCausalLM": hf(build_qwen2, names.HF_LLAMA, "qwen2"),
+    "Qwen3ForCausalLM": hf(build_qwen3, HF_QWEN3, "qwen3"),
     "Gemma3ForCausalLM": HF_GEMMA3,
     "Gemma3ForConditionalGeneration": HF_GEMMA3,
-    "Phi3ForCausalLM": hf(build_phi3, names.HF_PHI3),
+    "Phi3ForCausalLM": hf(build_phi3, names.HF_PHI3, "phi3"),
     "llama": gguf(build_llama, names.GGUF_LLAMA, Stored(interleaved_rope=True)),
     "qwen2": gguf(build_qwen2, names.GGUF_LLAMA),
     "qwen3": gguf(build_qwen3, GGUF_QWEN3),
@@ -99,7 +103,13 @@ def find_architecture(
             f"{where}: architecture {quote(name)} is not supported; supported: "
             f"{', '.join(supported)}"
         )
-    return name, supported[name]
+    row, model_type = supported[name], config.get("model_type")
+    if row.model_types and model_type is not None and model_type not in row.model_types:
+        raise ModelError(
+            f"{where}: model_type = {quote(model_type)} contradicts architectures = "
+            f"{quote(name)}, which is {' or '.join(row.model_types)}"
+        )
+    return name, row
 
 
 def build(

@@ -30,7 +30,7 @@ class Fields:
     """A configuration's keys and values; null is the same as absent, as in transformers.
 
     where: what messages begin with, the file and the section. spelled: the name of a field in the
-    user's file where that is not the key here (GGUF).
+    user's file where that is not the key here (GGUF); `section.key` for those of a section.
     """
 
     values: Mapping[str, object]
@@ -113,7 +113,12 @@ class Fields:
             value = {}
         if not isinstance(value, Mapping):
             self.refuse(name, "an object is needed")
-        return Fields(value, f"{self.where}: {name}")
+        inner = {
+            key.removeprefix(f"{name}."): spelling
+            for key, spelling in self.spelled.items()
+            if key.startswith(f"{name}.")
+        }
+        return Fields(value, self.where if inner else f"{self.where}: {name}", inner)
 
     def require_neutral(self, neutral: Mapping[str, tuple[object, ...]]) -> None:
         """Each field of `neutral` must be absent or one of its values: else it changes numbers in a

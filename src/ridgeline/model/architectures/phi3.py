@@ -27,7 +27,7 @@ def build_phi3(
 ) -> Graph:
     sizes = read_sizes(config, Defaults(eps=1e-5))
     config.require_neutral(NEUTRAL | {"attention_bias": (False,), "mlp_bias": (False,)})
-    rope = read_rope(config, sizes.heads.dim, sizes.positions)
+    rope = read_rope(config, sizes.heads.dim, sizes.positions, partial=True)
     context = choose_context(rope, context_length, config.where)
     return build_pre_norm(
         "phi3",

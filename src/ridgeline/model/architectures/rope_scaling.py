@@ -67,13 +67,13 @@ class RopeSettings:
         """Positions the model reaches when nothing else is asked for."""
         if self.kind != "yarn":
             return self.positions
-        return max(self.positions, int(yarn_factor(self) * self.original))
+        return min(MAX_POSITIONS, max(self.positions, int(yarn_factor(self) * self.original)))
 
     @property
     def longest_context(self) -> int:
         """Positions beyond which its scaling does not claim to work."""
         if self.kind in ("linear", "dynamic"):
-            return int(self.positions * read_factor(self))
+            return min(MAX_POSITIONS, int(self.positions * read_factor(self)))
         return self.default_context
 
 
@@ -86,11 +86,13 @@ def read_rope(
     layer_type: str | None = None,
     theta_name: str = "rope_theta",
     scaling_name: str | None = "rope_scaling",
+    partial: bool = False,
 ) -> RopeSettings:
     """The rotation of `config`, in the older spelling (`rope_theta` beside `rope_scaling`) or the
     newer (`rope_parameters`, by layer type if the model has several).
 
     theta_name, scaling_name: the older keys of this layer type; scaling_name None: never scaled.
+    partial: whether this architecture can turn a part of a head.
     """
     newer = config.section("rope_parameters")
     if layer_type is not None and any(isinstance(v, Mapping) for v in newer.values.values()):
@@ -118,12 +120,16 @@ def read_rope(
     )
     share_of = section if section.has("partial_rotary_factor") else config
     share = share_of.number("partial_rotary_factor", 0.0, 1.0, 1.0)
+    if share != 1 and not partial:
+        share_of.refuse("partial_rotary_factor", "this architecture turns whole heads")
     rotary_dim = section.integer("rotary_dim", 2, head_dim, int(head_dim * share))
     if rotary_dim < 2 or rotary_dim % 2:
-        share_of.refuse(
-            "partial_rotary_factor",
-            f"{rotary_dim} of {head_dim} channels would turn: an even number above 0 is needed",
-        )
+        fault = f"{rotary_dim} of a head's channels would turn: an even number is needed"
+        if section.has("rotary_dim"):
+            section.refuse("rotary_dim", fault)
+        if share_of.has("partial_rotary_factor"):
+            share_of.refuse("partial_rotary_factor", fault)
+        raise ModelError(f"{config.where}: head_dim = {head_dim}: {fault}")
     original_of = config if config.has("original_max_position_embeddings") else section
     original = original_of.integer("original_max_position_embeddings", 1, MAX_POSITIONS, positions)
     return RopeSettings(kind, section, theta, rotary_dim, positions, original)
