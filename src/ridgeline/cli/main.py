@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ridgeline.cli import inspect, list_models, pull, remove
+from ridgeline.cli import inspect, list_models, pull, remove, run
 from ridgeline.errors import RidgelineError
 
 HELP = """Run, serve, plan, shrink, measure and explain a language model.
