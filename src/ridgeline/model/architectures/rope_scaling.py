@@ -31,6 +31,7 @@ KNOWN_KEYS = frozenset(
         "rotary_dim",
         "factor",
         "original_max_position_embeddings",
+        "original_max_seq_len",
         "low_freq_factor",
         "high_freq_factor",
         "attention_factor",
@@ -108,7 +109,7 @@ def read_rope(
     named = {KIND_ALIASES.get(name, name) for name in named}
     if len(named) > 1:
         section.refuse("rope_type", f"contradicts type = {section.text('type')!r}")
-    kind = named.pop() if named else "default"
+    kind = named.pop() if named else unnamed_kind(section)
     if kind not in SCALINGS:
         section.refuse(
             "rope_type" if section.has("rope_type") else "type",
@@ -130,9 +131,19 @@ def read_rope(
         if share_of.has("partial_rotary_factor"):
             share_of.refuse("partial_rotary_factor", fault)
         raise ModelError(f"{config.where}: head_dim = {head_dim}: {fault}")
-    original_of = config if config.has("original_max_position_embeddings") else section
-    original = original_of.integer("original_max_position_embeddings", 1, MAX_POSITIONS, positions)
+    original_name = "original_max_position_embeddings"
+    original_of = config if config.has(original_name) else section
+    if not original_of.has(original_name) and section.has("original_max_seq_len"):
+        original_name = "original_max_seq_len"  # Meta's and torchtitan's word for it
+    original = original_of.integer(original_name, 1, MAX_POSITIONS, positions)
     return RopeSettings(kind, section, theta, rotary_dim, positions, original)
+
+
+def unnamed_kind(section: Fields) -> str:
+    """The scaling of a section that names no type: its own keys tell it."""
+    if section.has("low_freq_factor"):
+        return "llama3"
+    return "linear" if section.has("factor") else "default"
 
 
 def choose_context(settings: RopeSettings, context_length: int | None, where: str) -> int:
