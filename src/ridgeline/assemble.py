@@ -7,17 +7,19 @@ cache gets what the machine has free less the weights, the arena and a stated re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ridgeline.config import Settings
+from ridgeline.cost.count import count_parameters, count_step
 from ridgeline.cost.device import ReadRoof, read_roof
+from ridgeline.cost.memory import check_fits, memory_ledger
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.executor import Executor
 from ridgeline.errors import CapacityError, RequestError
 from ridgeline.model.graph.node import Graph
-from ridgeline.model.graph.work import NO_WORK, Precision, Work
+from ridgeline.model.graph.work import Precision, Work
 from ridgeline.model.opened import OpenedModel, open_model
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.memory import plan_memory
@@ -82,16 +84,13 @@ class Assembled:
 
     def work(self, shape: StepShape) -> Work:
         """What a step of this shape asks of the machine, counted on the graph that runs."""
-        total = NO_WORK
-        for node in self.bound_graph.nodes:
-            total += node.op.cost(node, shape, self.precision)
-        return total
+        return count_step(self.bound_graph, shape, self.precision).total
 
     def read_roof(self) -> ReadRoof:
         """This machine's read bandwidth for a working set of the weights' size."""
         from ridgeline.backends.cpu import machine
 
-        size = sum(weight.num_bytes for weight in self.bound_graph.weights)
+        size = count_parameters(self.bound_graph).num_bytes
         return read_roof(
             self.settings.cache_dir,
             machine.identity(),
@@ -176,42 +175,41 @@ def plan_sizes(graph: Graph, options: Options, precision: Precision, available: 
     available: bytes that the machine has free. Raises CapacityError with bytes needed, bytes there,
     and what would fit.
     """
-    weight_bytes = sum(weight.num_bytes for weight in graph.weights)
-    arena_bytes = plan_memory(
+    arena = plan_memory(
         graph,
         max_tokens=options.max_tokens_per_step,
         max_sampled=options.max_rows,
         max_sequences=options.max_rows,
-    ).arena_bytes
-    fixed = weight_bytes + arena_bytes + RESERVE_BYTES
-    if fixed > available:
+    )
+    ledger = memory_ledger(
+        graph,
+        rows=1,
+        context=BLOCK_TOKENS,
+        kv_element_bytes=precision.kv_bytes,
+        arena_bytes=arena.arena_bytes,
+        block_tokens=BLOCK_TOKENS,
+    )
+    usable = available - RESERVE_BYTES
+    check_fits(ledger, usable, graph.name)
+    fixed = ledger.weight_bytes + ledger.arena_bytes
+    budget = options.memory
+    if budget is None:
+        budget = max(ledger.kv_bytes, int((usable - fixed) * KV_SHARE))
+    elif fixed + budget > usable:
         raise CapacityError(
-            f"{graph.name} needs {format_bytes(weight_bytes)} for weights, "
-            f"{format_bytes(arena_bytes)} for activations and {format_bytes(RESERVE_BYTES)} in "
-            f"reserve; {format_bytes(available)} are free. A model or format of at most "
-            f"{format_bytes(max(0, available - arena_bytes - RESERVE_BYTES))} would fit"
-        )
-    per_block = BLOCK_TOKENS * sum(s.elements_per_token for s in graph.states) * precision.kv_bytes
-    room = available - fixed
-    budget = options.memory if options.memory is not None else int(room * KV_SHARE)
-    if budget > room:
-        raise CapacityError(
-            f"memory: a KV cache of {format_bytes(budget)} does not fit; {format_bytes(room)} are "
-            "left beside weights, activations and reserve"
+            f"memory: a KV cache of {format_bytes(budget)} does not fit; "
+            f"{format_bytes(usable - fixed)} are left beside weights, activations and "
+            f"{format_bytes(RESERVE_BYTES)} in reserve"
         )
     context = min(options.context_length or graph.max_context, graph.max_context)
+    if options.context_length is not None:
+        check_fits(replace(ledger, context=context), fixed + budget, graph.name)
     blocks_per_row = -(-context // BLOCK_TOKENS)
-    num_blocks = min(int(budget // per_block), options.max_rows * blocks_per_row)
-    if num_blocks < blocks_per_row and options.context_length is not None:
-        raise CapacityError(
-            f"context_length: {context} tokens of KV cache need "
-            f"{format_bytes(blocks_per_row * per_block)}; {format_bytes(budget)} are given to it. "
-            f"At most {int(budget // per_block) * BLOCK_TOKENS} tokens would fit"
-        )
+    num_blocks = min(budget // ledger.kv_bytes, options.max_rows * blocks_per_row)
     if num_blocks < 1:
         raise CapacityError(
-            f"memory: one KV block needs {format_bytes(per_block)}, {format_bytes(budget)} are "
-            "given to the cache"
+            f"memory: {format_bytes(budget)} hold no KV block; one of {BLOCK_TOKENS} tokens would "
+            f"fit in {format_bytes(ledger.kv_bytes)}"
         )
     return Sizes(
         num_blocks=num_blocks,
