@@ -1,0 +1,482 @@
+"""The four rules of every operator, on cases small enough to count by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from ridgeline.backends.reference.table import COLLECTIVES, REFERENCE
+from ridgeline.errors import ModelError
+from ridgeline.model.formats import FORMATS
+from ridgeline.model.graph.dims import SAMPLED, TOKENS, Shape
+from ridgeline.model.graph.node import KvState, Node, Value, Weight
+from ridgeline.model.graph.ops import (
+    OPERATORS,
+    Add,
+    AddNorm,
+    AllGather,
+    AllReduce,
+    Attention,
+    Embed,
+    GatedActivation,
+    KvWrite,
+    Linear,
+    Norm,
+    Operator,
+    Rope,
+    RopeKvWrite,
+    Rotation,
+    Scale,
+    SelectRows,
+    Softcap,
+    Split,
+)
+from ridgeline.model.graph.ops.linear import merged
+from ridgeline.model.graph.ops.operator import PARTIAL, REPLICATED, Placement
+from ridgeline.model.graph.work import Precision, Work
+from ridgeline.step import StepShape
+
+# 4 new tokens in two rows: 3 from nothing, 1 after 7; pairs 14, cached tokens 11; 2 want logits.
+STEP = StepShape(new_tokens=(3, 1), context_lens=(0, 7), num_sampled=2)
+PRECISION = Precision(
+    activation_bytes=2, kv_bytes=1, default_compute="bf16", compute={"Q8_0": "int8"}
+)
+CUT = Placement(split=-1)
+ROWS, COLUMNS = Placement(split=0), Placement(split=1)
+
+ROTATION = Rotation((1.0, 0.1))
+STATE = KvState("kv", kv_heads=2, key_dim=8, value_dim=8)
+
+
+def weight(name: str, *shape: int, format_name: str = "F32") -> Weight:
+    return Weight(name, shape, FORMATS[format_name], (None,) * len(shape))
+
+
+def value(id: int, *shape: object, integer: bool = False) -> Value:  # noqa: A002
+    return Value(id, tuple(shape), integer)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An application, what its rules must say, and changes that its check must refuse.
+
+    shards: (input placements, weight placements, ways) -> outputs' placements, None if it cannot.
+    """
+
+    op: Operator
+    inputs: tuple[Value, ...]
+    outputs: tuple[Shape, ...]
+    work: Work
+    weights: tuple[Weight, ...] = ()
+    state: KvState | None = None
+    shards: tuple[
+        tuple[tuple[Placement, ...], tuple[Placement, ...], int, tuple[Operator, object] | None],
+        ...,
+    ] = ()
+    refused: dict[str, Callable[[Case], Case]] = field(default_factory=dict)
+
+
+def x(*shape: object) -> tuple[Value, ...]:
+    return (value(0, *shape),)
+
+
+def pair(*shape: object) -> tuple[Value, ...]:
+    return (value(0, *shape), value(1, *shape))
+
+
+def with_weights(*weights: Weight) -> Callable[[Case], Case]:
+    return lambda case: replace(case, weights=weights)
+
+
+def with_inputs(*inputs: Value) -> Callable[[Case], Case]:
+    return lambda case: replace(case, inputs=inputs)
+
+
+def with_op(op: Operator) -> Callable[[Case], Case]:
+    return lambda case: replace(case, op=op)
+
+
+def with_state(state: KvState | None) -> Callable[[Case], Case]:
+    return lambda case: replace(case, state=state)
+
+
+QKV = RopeKvWrite(4, 2, 8, ROTATION)
+QKV_NORM = RopeKvWrite(4, 2, 8, ROTATION, Norm())
+ATTENTION = Attention(4, 8, 8, scale=0.5)
+
+CASES: dict[str, Case] = {
+    "embed": Case(
+        Embed(scale=2.0),
+        (value(0, TOKENS, integer=True),),
+        ((TOKENS, 8),),
+        # 4 of 16 rows of 8 floats; 4 ids of 4 bytes, 32 activations of 2.
+        Work({"f32": 32.0}, weight_bytes=4 * 32, activation_bytes=16 + 64),
+        (weight("table", 16, 8),),
+        shards=(
+            ((REPLICATED,), (REPLICATED,), 2, (Embed(2.0), (REPLICATED,))),
+            ((REPLICATED,), (ROWS,), 2, (Embed(2.0), (PARTIAL,))),
+            ((REPLICATED,), (COLUMNS,), 2, (Embed(2.0), (CUT,))),
+            ((PARTIAL,), (ROWS,), 2, None),
+        ),
+        refused={
+            "not real numbers": with_inputs(value(0, TOKENS)),
+            "not a table": with_weights(weight("table", 16)),
+            "takes 1 weights, not 0": with_weights(),
+        },
+    ),
+    "linear": Case(
+        Linear(num_parts=2, bias=True),
+        x(TOKENS, 32),
+        ((TOKENS, 12),),
+        # 2 * 4 tokens * (8 + 4) * 32; Q8_0 is 34 bytes for 32.
+        Work(
+            {"int8": 2.0 * 4 * 8 * 32, "bf16": 2.0 * 4 * 4 * 32},
+            weight_bytes=8 * 34 + 4 * 128 + 12 * 4,
+            activation_bytes=2.0 * 4 * (32 + 12),
+        ),
+        (
+            weight("a", 8, 32, format_name="Q8_0"),
+            weight("b", 4, 32),
+            weight("bias_a", 8),
+            weight("bias_b", 4),
+        ),
+        shards=(
+            ((REPLICATED,), (REPLICATED,) * 4, 2, (Linear(2, True), (REPLICATED,))),
+            ((REPLICATED,), (ROWS,) * 4, 2, (Linear(2, True), (CUT,))),
+            # A bias would be added by every rank.
+            ((CUT,), (COLUMNS, COLUMNS, REPLICATED, REPLICATED), 2, None),
+            ((REPLICATED,), (ROWS, COLUMNS, ROWS, ROWS), 2, None),
+            ((PARTIAL,), (ROWS,) * 4, 2, None),
+        ),
+        refused={
+            "a has shape": with_inputs(value(0, TOKENS, 33)),
+            "takes 4 weights, not 2": with_weights(weight("a", 8, 32), weight("b", 4, 32)),
+            "bias_b has shape": with_weights(
+                weight("a", 8, 32), weight("b", 4, 32), weight("bias_a", 8), weight("bias_b", 8)
+            ),
+        },
+    ),
+    "norm": Case(
+        Norm(num_groups=4),
+        x(TOKENS, 32),
+        ((TOKENS, 32),),
+        Work({"f32": 4.0 * 128}, weight_bytes=32, activation_bytes=2 * 2 * 128),
+        (weight("w", 8),),
+        shards=(
+            ((REPLICATED,), (REPLICATED,), 2, (Norm(num_groups=4), (REPLICATED,))),
+            ((CUT,), (REPLICATED,), 2, (Norm(num_groups=2), (CUT,))),
+            ((CUT,), (REPLICATED,), 3, None),
+            ((PARTIAL,), (REPLICATED,), 2, None),
+        ),
+        refused={
+            "do not part into 5 groups": with_op(Norm(num_groups=5)),
+            "w has shape": with_op(Norm(num_groups=2)),
+            r"takes w \(and b\)": with_weights(weight("w", 8), weight("b", 8)),
+            "is negative": with_op(Norm(eps=-1e-6, num_groups=4)),
+            "takes 1 input, not 2": with_inputs(*pair(TOKENS, 32)),
+        },
+    ),
+    "add_norm": Case(
+        AddNorm(Norm(kind="layer")),
+        pair(TOKENS, 32),
+        ((TOKENS, 32), (TOKENS, 32)),
+        Work({"f32": 5.0 * 128}, weight_bytes=2 * 128, activation_bytes=2 * 4 * 128),
+        (weight("w", 32), weight("b", 32)),
+        shards=(
+            (
+                (REPLICATED, REPLICATED),
+                (REPLICATED, REPLICATED),
+                2,
+                (AddNorm(Norm(kind="layer")), (REPLICATED, REPLICATED)),
+            ),
+            ((REPLICATED, PARTIAL), (REPLICATED, REPLICATED), 2, None),
+        ),
+        refused={
+            "different shapes": with_inputs(value(0, TOKENS, 32), value(1, TOKENS, 16)),
+            "takes 2 inputs, not 1": with_inputs(value(0, TOKENS, 32)),
+            "w has shape": with_weights(weight("w", 16)),
+        },
+    ),
+    "rope": Case(
+        Rope(4, 8, ROTATION),
+        x(TOKENS, 32),
+        ((TOKENS, 32),),
+        # Half of each head turns.
+        Work({"f32": 3.0 * 0.5 * 128}, activation_bytes=2 * 2 * 128),
+        shards=(
+            ((REPLICATED,), (), 2, (Rope(4, 8, ROTATION), (REPLICATED,))),
+            ((CUT,), (), 2, (Rope(2, 8, ROTATION), (CUT,))),
+            ((CUT,), (), 3, None),
+            ((PARTIAL,), (), 2, None),
+        ),
+        refused={
+            "3 heads of 8 are not 32 channels": with_op(Rope(3, 8, ROTATION)),
+            "do not fit a head": with_op(Rope(4, 8, Rotation((1.0,) * 5))),
+        },
+    ),
+    "kv_write": Case(
+        KvWrite(),
+        pair(TOKENS, 16),
+        (),
+        Work(kv_write_bytes=4 * 32, activation_bytes=2 * 2 * 64),
+        state=STATE,
+        shards=(
+            ((REPLICATED, REPLICATED), (), 2, (KvWrite(), ())),
+            ((CUT, CUT), (), 2, (KvWrite(), ())),
+            ((CUT, REPLICATED), (), 2, None),
+            ((PARTIAL, PARTIAL), (), 2, None),
+        ),
+        refused={
+            "writes to no cache": with_state(None),
+            r"the cache holds \(16, 8\)": with_state(replace(STATE, value_dim=4)),
+        },
+    ),
+    "rope_kv_write": Case(
+        QKV_NORM,
+        x(TOKENS, 64),
+        ((TOKENS, 32),),
+        # 6 heads of 8 channels are normed, half of them turned; 2 + 2 heads are written.
+        Work(
+            {"f32": 4 * 6 * 8 * (3.0 * 0.5 + 4)},
+            weight_bytes=64,
+            kv_write_bytes=4 * 32,
+            activation_bytes=2 * 4 * (64 + 32),
+        ),
+        (weight("q_norm", 8), weight("k_norm", 8)),
+        STATE,
+        shards=(
+            ((REPLICATED,), (REPLICATED,) * 2, 2, (QKV_NORM, (REPLICATED,))),
+            (
+                (CUT,),
+                (REPLICATED,) * 2,
+                2,
+                (RopeKvWrite(2, 1, 8, ROTATION, Norm()), (CUT,)),
+            ),
+            ((CUT,), (REPLICATED,) * 2, 4, None),
+            ((PARTIAL,), (REPLICATED,) * 2, 2, None),
+        ),
+        refused={
+            "takes 0 weights, not 2": with_op(QKV),
+            "need 64 channels, not 63": with_inputs(value(0, TOKENS, 63)),
+            "q_norm has shape": with_weights(weight("q_norm", 4), weight("k_norm", 8)),
+            "do not fit a head": with_op(replace(QKV_NORM, rotation=Rotation((1.0,) * 5))),
+            "the cache's heads": with_state(replace(STATE, kv_heads=4)),
+        },
+    ),
+    "attention": Case(
+        ATTENTION,
+        x(TOKENS, 32),
+        ((TOKENS, 32),),
+        # 14 pairs * 4 heads * (8 + 8) multiply-adds; 11 tokens of 32 cached numbers.
+        Work({"bf16": 14 * 2.0 * 4 * 16}, kv_read_bytes=11 * 32, activation_bytes=2 * 2 * 128),
+        state=STATE,
+        shards=(
+            ((REPLICATED,), (), 2, (ATTENTION, (REPLICATED,))),
+            ((CUT,), (), 2, (replace(ATTENTION, num_heads=2), (CUT,))),
+            ((CUT,), (), 3, None),
+            ((PARTIAL,), (), 2, None),
+        ),
+        refused={
+            "3 heads of 8": with_op(replace(ATTENTION, num_heads=3)),
+            "has no cache": with_state(None),
+            "do not part over 3 KV heads": with_state(replace(STATE, kv_heads=3)),
+            "head sizes": with_state(replace(STATE, value_dim=4)),
+            "window 0 is empty": with_state(replace(STATE, window=0)),
+        },
+    ),
+    "gated_activation": Case(
+        GatedActivation("silu", joint=True),
+        x(TOKENS, 32),
+        ((TOKENS, 16),),
+        Work({"f32": 6.0 * 64}, activation_bytes=2 * (128 + 64)),
+        shards=(
+            ((CUT,), (), 2, (GatedActivation("silu", joint=True), (CUT,))),
+            ((PARTIAL,), (), 2, None),
+        ),
+        refused={
+            "takes not 1 inputs": with_op(GatedActivation("silu")),
+            "33 channels are odd": with_inputs(value(0, TOKENS, 33)),
+            "takes no weights": with_weights(weight("w", 16)),
+        },
+    ),
+    "add": Case(
+        Add(),
+        pair(TOKENS, 8),
+        ((TOKENS, 8),),
+        Work({"f32": 32.0}, activation_bytes=2 * 3 * 32),
+        shards=(
+            ((CUT, CUT), (), 2, (Add(), (CUT,))),
+            ((PARTIAL, PARTIAL), (), 2, (Add(), (PARTIAL,))),
+            ((REPLICATED, PARTIAL), (), 2, None),
+        ),
+        refused={"adds": with_inputs(value(0, TOKENS, 8), value(1, TOKENS, 4))},
+    ),
+    "scale": Case(
+        Scale(0.5),
+        x(TOKENS, 8),
+        ((TOKENS, 8),),
+        Work({"f32": 32.0}, activation_bytes=2 * 2 * 32),
+        shards=(((PARTIAL,), (), 2, (Scale(0.5), (PARTIAL,))),),
+        refused={"takes 1 inputs, not 2": with_inputs(*pair(TOKENS, 8))},
+    ),
+    "softcap": Case(
+        Softcap(30.0),
+        x(SAMPLED, 8),
+        ((SAMPLED, 8),),
+        Work({"f32": 4.0 * 16}, activation_bytes=2 * 2 * 16),
+        shards=(((CUT,), (), 2, (Softcap(30.0), (CUT,))), ((PARTIAL,), (), 2, None)),
+        refused={"cap 0.0 is not positive": with_op(Softcap(0.0))},
+    ),
+    "split": Case(
+        Split((2, 6)),
+        x(TOKENS, 8),
+        ((TOKENS, 2), (TOKENS, 6)),
+        Work(launches=0),
+        shards=(
+            ((CUT,), (), 2, (Split((1, 3)), (CUT, CUT))),
+            ((REPLICATED,), (), 2, (Split((2, 6)), (REPLICATED, REPLICATED))),
+            ((CUT,), (), 4, None),
+            ((PARTIAL,), (), 2, None),
+        ),
+        refused={
+            "8 channels do not part": with_op(Split((2, 5))),
+            "do not part into": with_op(Split((0, 8))),
+        },
+    ),
+    "select_rows": Case(
+        SelectRows(),
+        x(TOKENS, 8),
+        ((SAMPLED, 8),),
+        # Only what is wanted is read and written.
+        Work(activation_bytes=2 * 2 * 16),
+        shards=(((CUT,), (), 2, (SelectRows(), (CUT,))),),
+        refused={"among the step's tokens": with_inputs(value(0, SAMPLED, 8))},
+    ),
+    "all_reduce": Case(
+        AllReduce(4),
+        x(TOKENS, 8),
+        ((TOKENS, 8),),
+        # Three quarters of 64 bytes, twice.
+        Work({"f32": 24.0}, activation_bytes=2 * 2 * 32, link_bytes=2 * 0.75 * 64),
+        shards=(((PARTIAL,), (), 2, (AllReduce(4), (PARTIAL,))),),
+        refused={"over 1 ranks": with_op(AllReduce(1))},
+    ),
+    "all_gather": Case(
+        AllGather(4),
+        x(TOKENS, 8),
+        ((TOKENS, 32),),
+        Work(activation_bytes=2 * (32 + 128), link_bytes=0.75 * 256),
+        shards=(
+            ((REPLICATED,), (), 2, (AllGather(4), (REPLICATED,))),
+            ((CUT,), (), 2, None),
+        ),
+        refused={"over 0 ranks": with_op(AllGather(0))},
+    ),
+}
+
+# The same operator with other attributes.
+VARIANTS: dict[str, Case] = {
+    "layer norm": replace(
+        CASES["norm"], op=Norm(kind="layer", num_groups=4), refused={}, shards=()
+    ),
+    "gate and up apart": Case(
+        GatedActivation("gelu_tanh"),
+        pair(TOKENS, 16),
+        ((TOKENS, 16),),
+        Work({"f32": 6.0 * 64}, activation_bytes=2 * 3 * 64),
+        shards=(
+            ((CUT, CUT), (), 2, (GatedActivation("gelu_tanh"), (CUT,))),
+            ((CUT, REPLICATED), (), 2, None),
+        ),
+        refused={"differ in shape": with_inputs(value(0, TOKENS, 16), value(1, TOKENS, 8))},
+    ),
+    "no rope": Case(
+        RopeKvWrite(4, 2, 8, None),
+        x(TOKENS, 64),
+        ((TOKENS, 32),),
+        Work({"f32": 0.0}, kv_write_bytes=4 * 32, activation_bytes=2 * 4 * (64 + 32)),
+        state=STATE,
+    ),
+    "linear over columns": Case(
+        Linear(),
+        x(TOKENS, 32),
+        ((TOKENS, 8),),
+        Work({"bf16": 2.0 * 4 * 8 * 32}, weight_bytes=1024, activation_bytes=2.0 * 4 * 40),
+        (weight("w", 8, 32),),
+        shards=(((CUT,), (COLUMNS,), 2, (Linear(), (PARTIAL,))),),
+    ),
+    "attention through a window": replace(
+        CASES["attention"],
+        state=replace(STATE, window=2),
+        # Pairs 1 + 2 + 2 and 2; tokens 3 and 2.
+        work=Work({"bf16": 7 * 2.0 * 4 * 16}, kv_read_bytes=5 * 32, activation_bytes=2 * 2 * 128),
+        refused={},
+        shards=(),
+    ),
+    "embedding as it is": replace(
+        CASES["embed"],
+        op=Embed(),
+        work=Work(weight_bytes=4 * 32, activation_bytes=16 + 64),
+        refused={},
+        shards=(),
+    ),
+}
+ALL = CASES | VARIANTS
+
+
+def node(case: Case) -> Node:
+    outputs = tuple(value(10 + i, *shape) for i, shape in enumerate(case.outputs))
+    return Node("node", case.op, case.inputs, outputs, case.weights, case.state)
+
+
+def test_every_operator_is_here_and_has_a_meaning() -> None:
+    assert {name: type(case.op) for name, case in CASES.items()} == OPERATORS
+    assert set(REFERENCE) == set(OPERATORS.values())
+    assert set(OPERATORS.values()) > COLLECTIVES
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_check_and_shape(name: str) -> None:
+    case = ALL[name]
+    case.op.check(case.inputs, case.weights, case.state)
+    assert case.op.shape(tuple(v.shape for v in case.inputs), case.weights) == case.outputs
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_cost_by_hand(name: str) -> None:
+    case = ALL[name]
+    assert case.op.cost(node(case), STEP, PRECISION) == case.work
+
+
+@pytest.mark.parametrize(
+    ("name", "index"), [(name, i) for name, case in ALL.items() for i in range(len(case.shards))]
+)
+def test_shard(name: str, index: int) -> None:
+    case = ALL[name]
+    inputs, weights, ways, expected = case.shards[index]
+    sharded = case.op.shard(inputs, weights, ways)
+    found = None if sharded is None else (sharded.op, sharded.outputs)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [(name, message) for name, case in ALL.items() for message in case.refused]
+)
+def test_check_refuses(name: str, message: str) -> None:
+    case = ALL[name].refused[message](ALL[name])
+    with pytest.raises(ModelError, match=message) as error:
+        case.op.check(case.inputs, case.weights, case.state)
+    assert str(error.value).split(":")[0] in type(case.op).__name__, "names the operator"
+
+
+def test_an_embedding_reads_no_row_twice() -> None:
+    """64 tokens of a vocabulary of 16 read the table once."""
+    case = CASES["embed"]
+    work = case.op.cost(node(case), StepShape.prefill(64), PRECISION)
+    assert work.weight_bytes == 16 * 32
+
+
+def test_merged_linears_keep_their_order() -> None:
+    assert merged((Linear(bias=True), Linear(2, bias=True))) == Linear(3, bias=True)
