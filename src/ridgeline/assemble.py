@@ -201,7 +201,7 @@ def plan_sizes(graph: Graph, options: Options, precision: Precision, available: 
             f"{format_bytes(usable - fixed)} are left beside weights, activations and "
             f"{format_bytes(RESERVE_BYTES)} in reserve"
         )
-    context = min(options.context_length or graph.max_context, graph.max_context)
+    context = graph.max_context
     if options.context_length is not None:
         check_fits(replace(ledger, context=context), fixed + budget, graph.name)
     blocks_per_row = -(-context // BLOCK_TOKENS)

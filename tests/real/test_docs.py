@@ -1,0 +1,93 @@
+"""Every command and every Python block of README.md and docs/*.md runs as it is printed.
+
+`make run` and `make test` are what CI itself runs (.ci/run); they are the only lines left out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+LEFT_TO_CI = ("make run", "make test")
+FENCE = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        for kind, body in FENCE.findall(page.read_text(encoding="utf-8")):
+            if kind == language:
+                found.append((page.name, body))
+    return found
+
+
+def commands() -> list[tuple[str, str]]:
+    lines = [
+        (page, line.split("  #")[0].strip())
+        for page, body in blocks("sh")
+        for line in body.splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
+    return [(page, line) for page, line in lines if not line.startswith(LEFT_TO_CI)]
+
+
+def environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "RIDGELINE_OFFLINE": "1", "NO_COLOR": "1"}
+
+
+@pytest.mark.parametrize(("page", "command"), commands())
+def test_command(page: str, command: str, smollm2_path: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=ROOT if command.startswith(("python", "make")) else tmp_path,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{page}: {command}\n{done.stdout}\n{done.stderr}"
+    assert done.stdout.strip(), f"{page}: {command} prints nothing"
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("python"))
+def test_python_block(page: str, code: str, smollm2_path: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{page}:\n{code}\n{done.stderr}"
+    assert done.stdout.strip()
+
+
+def test_the_file_tree_is_true() -> None:
+    """README's tree names every source file once, and nothing that is not there."""
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").rsplit("```\n", 2)[1]
+    shown, folders = set(), []
+    for line in tree.splitlines():
+        name = line.split("  ")[0] if not line.startswith(" ") else line.strip().split("  ")[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders = folders[:depth]
+        if name.endswith("/"):
+            folders.append(name)
+        elif name:
+            shown.add("".join(folders) + name)
+    real = {
+        str(path.relative_to(ROOT))
+        for pattern in ("src/ridgeline/**/*.py", "src/native/*")
+        for path in ROOT.glob(pattern)
+        if path.name != "__init__.py" and "__pycache__" not in path.parts and path.is_file()
+    }
+    assert {name for name in shown if name.startswith("src/")} == real
