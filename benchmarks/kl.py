@@ -5,6 +5,7 @@ Steps, each by whichever Python has the engine; all stage their files under one 
     kl.py tokens  DIR --model M.gguf --corpus corpus.json     (llama-cpp-python)
     kl.py logits  DIR --engine transformers                   (torch, transformers, gguf)
     kl.py logits  DIR --engine llamacpp                       (llama-cpp-python)
+    kl.py logits  DIR --engine ridgeline                      (ridgeline)
     kl.py compare DIR                                         (numpy)
 
 The reference is transformers in float32 on the GGUF's weights, dequantized by the gguf package.
@@ -37,6 +38,7 @@ Windows = list[list[int]]
 
 ROWS_AT_A_TIME = 32
 GGML_TYPE_F32 = 0
+STEP = 64
 
 
 def write_tokens(folder: Path, model: Path, corpus: Path, count: int) -> None:
@@ -99,17 +101,50 @@ def llamacpp_f32_cache_logits(model: Path, windows: Windows, threads: int) -> It
     )
 
 
+def ridgeline_logits(
+    model: Path, windows: Windows, threads: int, backend: str = "cpu"
+) -> Iterator[F32]:
+    """Ridgeline's logits, a window in steps of 64 tokens (steps of any size give the same bits)."""
+    from ridgeline.assemble import Options, assemble
+    from ridgeline.config import read_settings
+    from ridgeline.step import PlanRow, RowSampling, StepPlan
+
+    options = Options(
+        backend=backend, context_length=max(map(len, windows)), max_rows=STEP, threads=threads
+    )
+    executor = assemble(str(model), read_settings(), options).executor
+    for ids in windows:
+        executor.open_row(0, ids, RowSampling())
+        parts, blocks = [], 0
+        for start in range(0, len(ids), STEP):
+            end = min(start + STEP, len(ids))
+            needed = -(-end // executor.block_tokens)
+            new_blocks = tuple(range(blocks, needed))
+            row = PlanRow(0, end - start, start, end - start, new_blocks)
+            parts.append(executor.forward(StepPlan((row,))).copy())
+            blocks = needed
+        executor.close_row(0)
+        yield np.concatenate(parts)
+
+
+def ridgeline_reference_logits(model: Path, windows: Windows, threads: int) -> Iterator[F32]:
+    """The logits of Ridgeline's definition of every operator (NumPy, slow)."""
+    return ridgeline_logits(model, windows, threads, backend="reference")
+
+
 ENGINES: dict[str, Callable[[Path, Windows, int], Iterator[F32]]] = {
     "transformers": transformers_logits,
     "llamacpp": llamacpp_logits,
     "llamacpp-f32-cache": llamacpp_f32_cache_logits,
+    "ridgeline": ridgeline_logits,
+    "ridgeline-reference": ridgeline_reference_logits,
 }
 
 
-def write_logits(folder: Path, engine: str, threads: int) -> None:
-    """Stage one engine's logits of every window under folder/engine."""
+def write_logits(folder: Path, engine: str, threads: int, count: int | None) -> None:
+    """Stage one engine's logits of every window, or of the first `count`, under folder/engine."""
     staged = json.loads((folder / "tokens.json").read_text())
-    windows = [window["token_ids"] for window in staged["windows"]]
+    windows = [window["token_ids"] for window in staged["windows"][:count]]
     target = folder / engine
     target.mkdir(exist_ok=True)
     start = time.perf_counter()
@@ -151,7 +186,8 @@ def compare(folder: Path, reference: str) -> dict[str, dict[str, float]]:
     results = {}
     for engine in (reference, *engines):
         parts = []
-        for number, window in enumerate(staged["windows"]):
+        there = sorted((folder / engine).glob("*.npy"))
+        for number, window in enumerate(staged["windows"][: len(there)]):
             wanted, got = (
                 np.load(folder / name / f"{number:02}.npy", mmap_mode="r")
                 for name in (reference, engine)
@@ -190,6 +226,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help="corpus.py's output (tokens)")
     parser.add_argument("--count", type=int, default=640, help="tokens a window (tokens)")
     parser.add_argument("--engine", choices=ENGINES, help="whose logits (logits)")
+    parser.add_argument("--windows", type=int, help="only the first of them (logits)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--reference", default="transformers", help="engine to compare with")
     arguments = parser.parse_args()
@@ -202,7 +239,7 @@ def main() -> None:
         case "logits":
             if arguments.engine is None:
                 parser.error("logits needs --engine")
-            write_logits(arguments.folder, arguments.engine, arguments.threads)
+            write_logits(arguments.folder, arguments.engine, arguments.threads, arguments.windows)
         case _:
             results = compare(arguments.folder, arguments.reference)
             (arguments.folder / "figures.json").write_text(json.dumps(results, indent=1))
