@@ -1,0 +1,403 @@
+"""Architectures: what a configuration builds, and what becomes of one that is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ridgeline.errors import ModelError
+from ridgeline.model.architectures import ARCHITECTURES, build, find_architecture
+from ridgeline.model.architectures.fields import MAX_LAYERS
+from ridgeline.model.formats import FORMATS
+from ridgeline.model.graph.check import check_graph
+from ridgeline.model.graph.dims import SAMPLED
+from ridgeline.model.graph.node import Graph, Node
+from ridgeline.model.graph.ops import Attention, Embed, Linear, Norm, Rope, SelectRows, Softcap
+
+DATA = Path(__file__).parent / "data"
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+}
+
+
+def of(architecture: str, **changes: Any) -> dict[str, Any]:
+    """The small model as `architecture`; None leaves a field out."""
+    config = LLAMA | {"architectures": [architecture]} | changes
+    del config["model_type"]
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def built(config: dict[str, Any], context_length: int | None = None) -> Graph:
+    return build(config, lambda _: FORMATS["BF16"], context_length=context_length)
+
+
+def nodes(graph: Graph, operator: type) -> list[Node]:
+    return [node for node in graph.nodes if isinstance(node.op, operator)]
+
+
+def windows(graph: Graph) -> list[int | None]:
+    return [state.window for state in graph.states]
+
+
+def refusal(config: dict[str, Any], context_length: int | None = None) -> str:
+    with pytest.raises(ModelError) as raised:
+        built(config, context_length)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert len(message) < 700
+    return message
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_each_architecture_builds_a_sound_graph(architecture: str) -> None:
+    graph = built(of(architecture))
+    check_graph(graph)
+    assert graph.outputs[0].shape == (SAMPLED, 96)
+    assert len(graph.states) == 3
+    assert len({node.name for node in graph.nodes}) == len(graph.nodes)
+
+
+def test_each_projection_is_a_linear_of_its_own_and_says_how_it_is_cut() -> None:
+    graph = built(LLAMA)
+    axes = {
+        node.name.removeprefix("layers.1."): node.weights[0].axes
+        for node in nodes(graph, Linear)
+        if node.name.startswith("layers.1.")
+    }
+    assert axes == {
+        "attn.q": ("heads", None),
+        "attn.k": ("kv_heads", None),
+        "attn.v": ("kv_heads", None),
+        "attn.o": (None, "heads"),
+        "mlp.gate": ("ffn", None),
+        "mlp.up": ("ffn", None),
+        "mlp.down": (None, "ffn"),
+    }
+    assert nodes(graph, Embed)[0].weights[0].axes == ("vocab", None)
+    assert graph.nodes[-1].weights[0].axes == ("vocab", None)
+
+
+def test_rows_are_selected_before_the_last_norm() -> None:
+    names = [node.name for node in built(LLAMA).nodes]
+    assert names[-3:] == ["select", "final_norm", "head"]
+    assert len(nodes(built(LLAMA), SelectRows)) == 1
+
+
+def test_a_tied_head_is_the_embedding() -> None:
+    tied, apart = built(LLAMA | {"tie_word_embeddings": True}), built(LLAMA)
+    assert tied.nodes[-1].weights == nodes(tied, Embed)[0].weights
+    assert apart.nodes[-1].weights[0].name == "head.weight"
+    assert len(apart.weights) == len(tied.weights) + 1
+
+
+def test_biases_stand_where_the_configuration_says() -> None:
+    def biased(config: dict[str, Any]) -> set[str]:
+        prefix = "layers.0."
+        found = {w.name for w in built(config).weights if w.name.endswith(".bias")}
+        return {n.removeprefix(prefix).removesuffix(".bias") for n in found if prefix in n}
+
+    assert biased(LLAMA) == set()
+    assert biased(LLAMA | {"attention_bias": True}) == {"attn.q", "attn.k", "attn.v", "attn.o"}
+    assert biased(LLAMA | {"mlp_bias": True}) == {"mlp.gate", "mlp.up", "mlp.down"}
+    assert biased(of("Qwen2ForCausalLM")) == {"attn.q", "attn.k", "attn.v"}
+    assert biased(of("Qwen3ForCausalLM")) == set()
+
+
+def test_gguf_orders_rotary_pairs_of_llama_alone_otherwise() -> None:
+    interleaved = {
+        name: nodes(built(of(name)), Rope)[0].op.rotation.interleaved  # type: ignore[attr-defined]
+        for name in ARCHITECTURES
+    }
+    assert [name for name, value in interleaved.items() if value] == ["llama"]
+
+
+def test_gemma_norms_add_one_unless_the_file_has_it() -> None:
+    def offsets(name: str) -> set[float]:
+        return {n.op.offset for n in nodes(built(of(name)), Norm)}  # type: ignore[attr-defined]
+
+    assert offsets("Gemma3ForCausalLM") == {1.0}
+    assert offsets("gemma3") == {0.0}
+    assert offsets("LlamaForCausalLM") == {0.0}
+
+
+def test_gemma_layers() -> None:
+    config = of(
+        "Gemma3ForCausalLM",
+        num_hidden_layers=7,
+        head_dim=32,
+        query_pre_attn_scalar=144,
+        sliding_window=16,
+        rope_theta=1e6,
+        final_logit_softcapping=30.0,
+    )
+    graph = built(config)
+    assert windows(graph) == [16, 16, 16, 16, 16, None, 16]
+    assert nodes(graph, Embed)[0].op.scale == 8.0  # type: ignore[attr-defined]
+    assert {n.op.scale for n in nodes(graph, Attention)} == {1 / 12}  # type: ignore[attr-defined]
+    slowest = [
+        node.op.rotation.frequencies[-1]  # type: ignore[attr-defined]
+        for node in nodes(graph, Rope)
+        if node.name.endswith("q_rope")
+    ]
+    local, everywhere = 10000.0 ** (-30 / 32), 1e6 ** (-30 / 32)
+    assert slowest == pytest.approx([local] * 5 + [everywhere, local])
+    assert len(nodes(graph, Softcap)) == 1
+    listed = built(config | {"layer_types": ["full_attention"] * 6 + ["sliding_attention"]})
+    assert windows(listed) == [None] * 6 + [16]
+
+
+def test_gemma_reads_the_text_part_of_a_nested_configuration() -> None:
+    text = of("Gemma3ForCausalLM", head_dim=16)
+    nested = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text}
+    assert built(nested).nodes == built(text).nodes
+    message = refusal({**nested, "text_config": text | {"hidden_size": "wide"}})
+    assert "text_config: hidden_size = 'wide'" in message
+
+
+def test_windows_of_mistral_qwen_and_phi() -> None:
+    assert windows(built(of("MistralForCausalLM", sliding_window=8))) == [8] * 3
+    assert windows(built(of("MistralForCausalLM"))) == [None] * 3
+    assert windows(built(of("Phi3ForCausalLM", sliding_window=8))) == [8] * 3
+    qwen = of("Qwen2ForCausalLM", sliding_window=8, max_window_layers=1)
+    assert windows(built(qwen)) == [None] * 3
+    assert windows(built(qwen | {"use_sliding_window": True})) == [None, 8, 8]
+
+
+def rope_cases() -> list[dict[str, Any]]:
+    cases: list[dict[str, Any]] = json.loads((DATA / "rope_frequencies.json").read_text())["cases"]
+    return cases
+
+
+@pytest.mark.parametrize("case", rope_cases(), ids=lambda case: case["name"])
+def test_frequencies_are_those_of_transformers(case: dict[str, Any]) -> None:
+    graph = built(case["config"], case["context_length"])
+    rotation = nodes(graph, Rope)[0].op.rotation  # type: ignore[attr-defined]
+    assert rotation.frequencies == pytest.approx(case["frequencies"], rel=2e-6)
+    assert rotation.magnitude == pytest.approx(case["magnitude"], rel=1e-9)
+
+
+def test_the_older_spelling_of_rope_is_the_newer() -> None:
+    case = next(case for case in rope_cases() if case["name"] == "yarn")
+    older = {k: v for k, v in case["config"].items() if k != "rope_parameters"}
+    older["rope_scaling"] = {
+        k: v for k, v in case["config"]["rope_parameters"].items() if k != "rope_theta"
+    }
+    older["rope_scaling"]["type"] = older["rope_scaling"].pop("rope_type")
+    assert built(older | {"rope_theta": 10000.0}).nodes == built(case["config"]).nodes
+
+
+def test_explicit_factors_divide_the_frequencies() -> None:
+    factors = [1.0, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0]
+    scaled = built(of("llama", rope_scaling={"frequency_factors": factors}))
+    plain = built(of("llama"))
+    ratio = [
+        a / b
+        for a, b in zip(
+            nodes(plain, Rope)[0].op.rotation.frequencies,  # type: ignore[attr-defined]
+            nodes(scaled, Rope)[0].op.rotation.frequencies,  # type: ignore[attr-defined]
+            strict=True,
+        )
+    ]
+    assert ratio == pytest.approx(factors)
+
+
+def test_part_of_a_head_turns_in_phi_alone() -> None:
+    graph = built(of("Phi3ForCausalLM", partial_rotary_factor=0.75))
+    assert nodes(graph, Rope)[0].op.rotation.rotary_dim == 12  # type: ignore[attr-defined]
+    assert "partial_rotary_factor = 0.75" in refusal(
+        of("LlamaForCausalLM", partial_rotary_factor=0.75)
+    )
+
+
+def test_the_context_is_the_models_unless_another_is_asked_for() -> None:
+    assert built(LLAMA).max_context == 512
+    assert built(LLAMA, 100).max_context == 100
+    assert "a context of 513 tokens" in refusal(LLAMA, 513)
+    assert "a context of 0 tokens" in refusal(LLAMA, 0)
+    dynamic = LLAMA | {"rope_scaling": {"type": "dynamic", "factor": 4.0}}
+    assert built(dynamic).max_context == 512
+    assert built(dynamic, 2048).max_context == 2048
+    assert "reaches 1 to 2048" in refusal(dynamic, 2049)
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    assert built(LLAMA | {"rope_scaling": yarn}).max_context == 2048
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "no width": (of("LlamaForCausalLM", hidden_size=None), "hidden_size is missing"),
+    "no layers": (of("LlamaForCausalLM", num_hidden_layers=None), "num_hidden_layers is missing"),
+    "no heads": (
+        of("LlamaForCausalLM", num_attention_heads=None),
+        "num_attention_heads is missing",
+    ),
+    "no vocabulary": (of("LlamaForCausalLM", vocab_size=None), "vocab_size is missing"),
+    "text": (LLAMA | {"hidden_size": "64"}, "hidden_size = '64': a whole number"),
+    "bool": (LLAMA | {"num_hidden_layers": True}, "num_hidden_layers = True"),
+    "fraction": (LLAMA | {"hidden_size": 64.5}, "hidden_size = 64.5"),
+    "nan": (LLAMA | {"rms_norm_eps": float("nan")}, "rms_norm_eps = nan"),
+    "infinity": (LLAMA | {"rope_theta": float("inf")}, "rope_theta = inf"),
+    "list": (LLAMA | {"vocab_size": [96]}, "vocab_size = [96]"),
+    "zero": (LLAMA | {"num_attention_heads": 0}, "num_attention_heads = 0"),
+    "negative": (LLAMA | {"intermediate_size": -48}, "intermediate_size = -48"),
+    "absurd layers": (LLAMA | {"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000"),
+    "absurd width": (LLAMA | {"hidden_size": 10**400}, "a number of 1329 bits"),
+    "absurd vocabulary": (LLAMA | {"vocab_size": 2**60}, "vocab_size = 1152921504606846976"),
+    "kv heads": (LLAMA | {"num_key_value_heads": 3}, "num_key_value_heads = 3: does not divide"),
+    "head size": (LLAMA | {"num_attention_heads": 6}, "hidden_size = 64: does not part"),
+    "odd head": (LLAMA | {"head_dim": 15}, "head_dim = 15"),
+    "activation": (LLAMA | {"hidden_act": "mish"}, "hidden_act = 'mish': is not supported"),
+    "quantized": (
+        LLAMA | {"quantization_config": {"quant_method": "gptq"}},
+        "quantization_config = {'quant_method': 'gptq'}",
+    ),
+    "multiplier": (LLAMA | {"embedding_multiplier": 12.0}, "embedding_multiplier = 12.0"),
+    "experts": (LLAMA | {"num_local_experts": 8}, "num_local_experts = 8"),
+    "window of a llama": (LLAMA | {"sliding_window": 8}, "sliding_window = 8"),
+    "model_type": (LLAMA | {"model_type": "qwen2"}, "model_type = 'qwen2' contradicts"),
+    "rope type": (LLAMA | {"rope_scaling": {"rope_type": "spiral"}}, "rope_type = 'spiral'"),
+    "two rope types": (
+        LLAMA | {"rope_scaling": {"rope_type": "yarn", "type": "linear", "factor": 2.0}},
+        "contradicts type = 'linear'",
+    ),
+    "two ropes": (
+        LLAMA
+        | {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"factor": 4.0}},
+        "contradicts rope_parameters",
+    ),
+    "unknown rope key": (LLAMA | {"rope_scaling": {"mrope_section": [1]}}, "mrope_section = [1]"),
+    "rope factor": (
+        LLAMA | {"rope_scaling": {"type": "linear", "factor": 0.5}},
+        "rope_scaling: factor = 0.5",
+    ),
+    "no rope factor": (LLAMA | {"rope_scaling": {"type": "dynamic"}}, "factor is missing"),
+    "rope list": (LLAMA | {"rope_scaling": [1, 2]}, "rope_scaling = [1, 2]: an object is needed"),
+    "llama3 order": (
+        LLAMA
+        | {
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 4.0,
+                "high_freq_factor": 4.0,
+            }
+        },
+        "must be above low_freq_factor",
+    ),
+    "longrope length": (
+        LLAMA | {"rope_scaling": {"type": "su", "long_factor": [1.0], "short_factor": [1.0]}},
+        "a list of 8 numbers is needed, not of 1",
+    ),
+    "longrope value": (
+        LLAMA
+        | {"rope_scaling": {"type": "longrope", "long_factor": [0.0] * 8, "short_factor": [1] * 8}},
+        "and one is 0.0",
+    ),
+    "layer types": (
+        of("Gemma3ForCausalLM", layer_types=["full_attention"]),
+        "a list of 3 is needed, not of 1",
+    ),
+    "layer type": (
+        of(
+            "Qwen3ForCausalLM", layer_types=["full_attention", "linear_attention", "full_attention"]
+        ),
+        "'linear_attention' is not one of",
+    ),
+    "windows without a window": (
+        of("Qwen3ForCausalLM", layer_types=["sliding_attention"] * 3),
+        "sliding_window is missing",
+    ),
+    "bidirectional": (
+        of("Gemma3ForCausalLM", use_bidirectional_attention=True),
+        "use_bidirectional_attention = True",
+    ),
+    "attention softcap": (
+        of("Gemma3ForCausalLM", attn_logit_softcapping=50.0),
+        "attn_logit_softcapping = 50.0",
+    ),
+    "line break": (LLAMA | {"hidden_act": "a\nb" * 99}, "hidden_act = 'a\\nb"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_configuration_is_one_line_that_names_the_field(name: str) -> None:
+    config, expected = BAD[name]
+    assert expected in refusal(config)
+
+
+def test_an_unsupported_architecture_is_named_with_what_is_supported() -> None:
+    message = refusal({"architectures": ["MambaForCausalLM"]})
+    assert "'MambaForCausalLM' is not supported" in message
+    assert all(name in message for name in ARCHITECTURES)
+    assert "architectures = None" in refusal({})
+    with pytest.raises(ModelError, match="'llama' is not supported"):
+        find_architecture({"architectures": ["llama"]}, "config.json", "hf")
+
+
+def test_the_deepest_model_allowed_is_built() -> None:
+    graph = built(LLAMA | {"num_hidden_layers": MAX_LAYERS})
+    assert len(graph.states) == MAX_LAYERS
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 200),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(0, 3), max_size=4),
+    st.sampled_from(["linear", "dynamic", "yarn", "longrope", "llama3", "gelu"]),
+    st.dictionaries(
+        st.sampled_from(
+            ["type", "rope_type", "factor", "rope_theta", "original_max_position_embeddings"]
+        ),
+        st.one_of(
+            st.sampled_from(["linear", "dynamic", "yarn", "llama3", "default"]),
+            st.floats(),
+            st.integers(0, 5000),
+        ),
+    ),
+)
+FIELDS = [
+    *LLAMA,
+    "head_dim",
+    "rope_scaling",
+    "rope_parameters",
+    "sliding_window",
+    "use_sliding_window",
+    "layer_types",
+    "tie_word_embeddings",
+    "query_pre_attn_scalar",
+    "partial_rotary_factor",
+    "text_config",
+    "original_max_position_embeddings",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(sorted(ARCHITECTURES)),
+    st.dictionaries(st.sampled_from(FIELDS), JUNK, max_size=4),
+)
+def test_junk_gives_a_sound_graph_or_a_model_error(architecture: str, junk: dict[str, Any]) -> None:
+    config = LLAMA | {"architectures": [architecture], "model_type": None} | junk
+    try:
+        graph = built(config)
+    except ModelError:
+        return
+    check_graph(graph)
