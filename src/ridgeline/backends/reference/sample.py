@@ -83,8 +83,11 @@ def candidates(scaled: Floats, how: RowSampling) -> Ints:
     return np.sort(order)
 
 
-def gumbel(ids: Ints, position: int, seed: int) -> Floats:
-    """-log(-log(u)), u uniform in (0, 1), a function of (seed, position, token id) alone."""
+def gumbel(ids: Ints, position: int | Ints, seed: int) -> Floats:
+    """-log(-log(u)), u uniform in (0, 1), a function of (seed, position, token id) alone.
+
+    Positions broadcast against ids.
+    """
     counter = (position & 0xFFFFFFFF, position >> 32, ids, 0)
     key = (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
     word = philox4x32(counter, key)[0]
