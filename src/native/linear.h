@@ -40,7 +40,7 @@ inline constexpr FormatLayout kFormatLayouts[] = {
 };
 
 // The layout that weights of a GGUF format are packed in; nothing for formats without a row.
-static inline std::optional<Layout> layout_of(std::string_view format) {
+static constexpr std::optional<Layout> layout_of(std::string_view format) {
   for (const FormatLayout& row : kFormatLayouts)
     if (row.format == format) return row.layout;
   return std::nullopt;

@@ -1,0 +1,295 @@
+// linear over integer weights: int8 activations, exact integer sums in a group, float32 across.
+//
+// One kernel serves every layout and instruction set: a tile of Rows tokens x Strips strips, whose
+// sums stay in registers while K runs. Few rows read the packed weights as they stream by. Many rows
+// read a panel: a stretch of K of one pair of strips, its codes widened to bytes once, in cache.
+//
+// Per output, in this order and no other: for each group, sum += float(integer sum) * activation
+// scale * weight scale; after each block, the remainders. A stretch of K ends by storing the sums in
+// y and the next begins by loading them, which changes no bit.
+#include <algorithm>
+#include <cstring>
+
+#include "linear_float.h"
+#include "linear_kernels.h"
+#include "linear_lanes.h"
+#include "linear_layout.h"
+
+namespace ridgeline::RIDGELINE_ISA {
+namespace {
+
+#ifdef RIDGELINE_ISA_avx512
+constexpr int kTileRows = 6, kTileStrips = 2, kUnrolledSteps = 8;
+#elif defined(RIDGELINE_ISA_avx2)
+constexpr int kTileRows = 2, kTileStrips = 1, kUnrolledSteps = 8;
+#else
+constexpr int kTileRows = 2, kTileStrips = 1, kUnrolledSteps = 1;
+#endif
+constexpr std::int64_t kPanelBlocks = 12;        // K of a panel, in blocks: the panel stays in L1 or L2
+constexpr std::int64_t kDirectRows = 12;         // up to here, unpacking again per tile is cheaper
+constexpr std::int64_t kRowGroup = 288;          // tokens whose activations stay in L2 beside it
+constexpr std::int64_t kPrefetchBytes = 16384;   // how far ahead of a single pass memory is asked
+
+// Weights as they are stored.
+template <Layout L>
+struct Packed {
+  static constexpr IntegerShape kShape = integer_shape(L);
+  static constexpr std::int64_t kStripBytes = kShape.strip_bytes();
+
+  // Step i of a group. (Only the group is known late: shifts and half lines are constants of i.)
+  static Line line(const std::uint8_t* strip, int group, int i) {
+    const int first = group * (kShape.group / 4);
+    if constexpr (kShape.bits == 4) return nibble_line(strip + first * kLineBytes / 2, i);
+    if constexpr (kShape.bits == 8) return byte_line(strip + first * kLineBytes, i);
+    const std::uint8_t* planes = strip + kSteps / 2 * kLineBytes;
+    if constexpr (kShape.bits == 5) {
+      return five_bit_line(strip + first * kLineBytes / 2, planes + first * 8, i);
+    }
+    if constexpr (kShape.bits == 6) {
+      return six_bit_line(strip + first * kLineBytes / 2, planes + first / 4 * kLineBytes, i);
+    }
+  }
+  static Floats scales(const std::uint8_t* strip, int group) {
+    return load_halves(strip + kShape.codes_bytes() + group * kLanes * 2);
+  }
+  static const std::uint8_t* minima(const std::uint8_t* strip, int pair) {
+    return strip + kShape.codes_bytes() + kShape.scales_bytes() + pair * kLineBytes;
+  }
+};
+
+// The same with codes as the dot product takes them and scales as floats: codes, scales, minima.
+template <Layout L>
+struct Unpacked {
+  static constexpr IntegerShape kShape = integer_shape(L);
+  static constexpr std::int64_t kScalesAt = kSteps * kLineBytes;
+  static constexpr std::int64_t kMinimaAt = kScalesAt + kShape.groups() * kLineBytes;
+  static constexpr std::int64_t kStripBytes = kMinimaAt + kShape.minima_bytes();
+
+  static Line line(const std::uint8_t* strip, int group, int i) {
+    return load_line(strip + (group * (kShape.group / 4) + i) * kLineBytes);
+  }
+  static Floats scales(const std::uint8_t* strip, int group) {
+    return load(reinterpret_cast<const float*>(strip + kScalesAt) + group * kLanes);
+  }
+  static const std::uint8_t* minima(const std::uint8_t* strip, int pair) {
+    return strip + kMinimaAt + pair * kLineBytes;
+  }
+
+  static void unpack(const std::uint8_t* strip, std::uint8_t* out) {
+    using From = Packed<L>;
+    constexpr int kGroupSteps = kShape.group / 4;
+    for (int g = 0; g < kShape.groups(); g++) {
+#pragma GCC unroll kUnrolledSteps
+      for (int i = 0; i < kGroupSteps; i++) {
+        store_line(out + (g * kGroupSteps + i) * kLineBytes, From::line(strip, g, i));
+      }
+    }
+    for (int g = 0; g < kShape.groups(); g++) {
+      store(reinterpret_cast<float*>(out + kScalesAt) + g * kLanes, From::scales(strip, g));
+    }
+    for (int i = 0; i < kShape.minima_bytes() / kLineBytes; i++) {
+      std::memcpy(out + kMinimaAt + i * kLineBytes, From::minima(strip, i), kLineBytes);
+    }
+  }
+};
+
+// Where a group's integer sums start: they count codes, which are kCodeOffset more than q.
+template <int Groups>
+std::int32_t start(const ActivationBlock& x, int group) {
+  return Groups == 2 ? x.start32[group] : x.start16[group];
+}
+
+constexpr std::int64_t kMaxPanelStripBytes = 1024 + 4 * 64 + 2 * 64;
+
+// One stretch of K for one pair of strips and some rows.
+struct Stretch {
+  const std::uint8_t* weights;       // the pair's blocks, strip 0 and strip 1 in turns
+  const ActivationBlock* x;          // the rows' blocks from the same place in K
+  std::int64_t x_stride;             // blocks from row to row
+  std::int64_t blocks;
+  int terms;                         // blocks of activations for each block of weights
+  float* y;                          // the pair's first channel of the first row
+  std::int64_t ldy;
+  std::int64_t channels;             // of the pair that exist
+  bool first, last;                  // starts at k = 0; ends at k
+  float scale;                       // from the unit of sums to y
+  const float* bias;                 // of the pair's first channel, or null
+  const std::uint8_t* ahead;         // where to ask memory for what comes next
+  std::int64_t ahead_bytes;          // for each block
+};
+
+template <class W, int Rows, int Strips>
+void tile(const Stretch& s) {
+  constexpr IntegerShape kShape = W::kShape;
+  constexpr int kBits = kShape.bits, kGroups = kShape.groups(), kGroupSteps = kShape.group / 4;
+  for (int strip = 0; strip < 2; strip += Strips) {
+    Floats acc[Rows][Strips];
+    for (int r = 0; r < Rows; r++) {
+      for (int c = 0; c < Strips; c++) {
+        const std::int64_t at = (strip + c) * kLanes;
+        acc[r][c] = s.first ? zeros() : load_channels(s.y + r * s.ldy + at, s.channels - at);
+      }
+    }
+    const std::uint8_t* weights = s.weights + strip * W::kStripBytes;
+    const std::uint8_t* ahead = s.ahead;
+    const ActivationBlock* block = s.x;
+    for (std::int64_t b = 0; b < s.blocks; b++, weights += 2 * W::kStripBytes) {
+      for (std::int64_t i = 0; i < s.ahead_bytes; i += 64) prefetch(ahead + i);
+      ahead += s.ahead_bytes;
+      for (int term = 0; term < s.terms; term++, block++) {
+#pragma GCC unroll 1
+        for (int g = 0; g < kGroups; g++) {
+          const ActivationBlock* x = block;
+          Sums sums[Rows][Strips];
+          for (int r = 0; r < Rows; r++) {
+            for (int c = 0; c < Strips; c++) sums[r][c] = begin<kBits>(start<kGroups>(x[r * s.x_stride], g));
+          }
+#pragma GCC unroll kUnrolledSteps
+          for (int i = 0; i < kGroupSteps; i++) {
+            Line lines[Strips];
+            for (int c = 0; c < Strips; c++) lines[c] = W::line(weights + c * W::kStripBytes, g, i);
+            for (int r = 0; r < Rows; r++) {
+              const Quad quad = load_quad(x[r * s.x_stride].q + g * kShape.group + i * 4);
+              for (int c = 0; c < Strips; c++) sums[r][c] = dot<kBits>(sums[r][c], lines[c], quad);
+            }
+          }
+          for (int c = 0; c < Strips; c++) {
+            const Floats scales = W::scales(weights + c * W::kStripBytes, g);
+            for (int r = 0; r < Rows; r++) {
+              const ActivationBlock& a = x[r * s.x_stride];
+              const Floats sum = finish<kBits>(sums[r][c], start<kGroups>(a, g));
+              acc[r][c] = fma(mul(sum, all(a.scale[g * 2 / kGroups])), scales, acc[r][c]);
+            }
+          }
+        }
+        for (int pair = 0; kShape.minima && pair < kGroups / 2; pair++) {
+          for (int c = 0; c < Strips; c++) {
+            const std::uint8_t* minima = W::minima(weights + c * W::kStripBytes, pair);
+            for (int r = 0; r < Rows; r++) {
+              const ActivationBlock& a = block[r * s.x_stride];
+              acc[r][c] = add_pairs(acc[r][c], minima, kGroups == 2 ? a.sum32 : a.sum16 + pair * 2);
+            }
+          }
+        }
+      }
+    }
+    for (int c = 0; c < Strips; c++) {
+      const std::int64_t at = (strip + c) * kLanes;
+      const Floats bias = s.last && s.bias ? load_channels(s.bias + at, s.channels - at) : zeros();
+      for (int r = 0; r < Rows; r++) {
+        const Floats y = s.last ? fma(acc[r][c], all(s.scale), bias) : acc[r][c];
+        store_channels(s.y + r * s.ldy + at, y, s.channels - at);
+      }
+    }
+  }
+}
+
+template <class W, int Rows>
+void tile_of(const Stretch& s, int rows) {
+  if (rows == Rows) return tile<W, Rows, kTileStrips>(s);
+  if constexpr (Rows > 1) tile_of<W, Rows - 1>(s, rows);
+}
+
+// All rows of a stretch, in tiles of nearly equal height. The pass over a tile asks for its share of
+// what lies `next` bytes after the stretch's weights.
+template <class W>
+void tiles(Stretch s, std::int64_t m, const std::uint8_t* next, std::int64_t next_bytes) {
+  const std::int64_t count = (m + kTileRows - 1) / kTileRows;
+  const std::int64_t share = s.blocks == 0 ? 0 : next_bytes / (s.blocks * count) + 1;
+  s.ahead_bytes = next ? (share + 63) / 64 * 64 : 0;
+  s.ahead = next;
+  std::int64_t row = 0;
+  for (std::int64_t i = 0; i < count; i++) {
+    const std::int64_t rows = (m - row) / (count - i);
+    tile_of<W, kTileRows>(s, static_cast<int>(rows));
+    s.x += rows * s.x_stride;
+    s.y += rows * s.ldy;
+    s.ahead += s.ahead_bytes * s.blocks;
+    row += rows;
+  }
+}
+
+template <Layout L>
+void linear_integer(const PackedMatrix& w, int terms, const ActivationBlock* x, std::int64_t m,
+                    std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y,
+                    std::int64_t ldy, std::uint8_t* panel) {
+  using From = Packed<L>;
+  using To = Unpacked<L>;
+  const std::int64_t blocks = num_blocks(w.k), pair_bytes = blocks * 2 * From::kStripBytes;
+  const auto* data = reinterpret_cast<const std::uint8_t*>(w.data);
+  Stretch s{};
+  s.x_stride = blocks * terms;
+  s.ldy = ldy;
+  s.terms = terms;
+  s.scale = 1.0f / (w.prescale * static_cast<float>(1 << (8 - From::kShape.bits)));
+  const auto at_pair = [&](std::int64_t pair) {
+    s.channels = std::min(kStripChannels, w.n - pair * kStripChannels);
+    s.bias = bias ? bias + pair * kStripChannels : nullptr;
+  };
+
+  if (m <= kDirectRows) {
+    for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
+      at_pair(pair);
+      s.weights = data + pair * pair_bytes;
+      s.x = x;
+      s.y = y + pair * kStripChannels;
+      s.blocks = blocks;
+      s.first = s.last = true;
+      const std::uint8_t* next = s.weights + (m <= kTileRows ? kPrefetchBytes : pair_bytes);
+      tiles<From>(s, m, next, pair_bytes);
+    }
+    return;
+  }
+  const std::int64_t groups = (m + kRowGroup - 1) / kRowGroup;
+  std::int64_t row = 0;
+  for (std::int64_t i = 0; i < groups; i++) {
+    const std::int64_t rows = (m - row) / (groups - i);
+    for (std::int64_t block = 0; block < blocks; block += kPanelBlocks) {
+      s.blocks = std::min(kPanelBlocks, blocks - block);
+      s.first = block == 0;
+      s.last = block + s.blocks == blocks;
+      for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
+        const std::uint8_t* packed = data + pair * pair_bytes + block * 2 * From::kStripBytes;
+        for (std::int64_t strip = 0; strip < s.blocks * 2; strip++) {
+          To::unpack(packed + strip * From::kStripBytes, panel + strip * To::kStripBytes);
+        }
+        at_pair(pair);
+        s.weights = panel;
+        s.x = x + row * s.x_stride + block * terms;
+        s.y = y + row * ldy + pair * kStripChannels;
+        tiles<To>(s, rows, packed + pair_bytes, s.blocks * 2 * From::kStripBytes);
+      }
+    }
+    row += rows;
+  }
+}
+
+}  // namespace
+
+std::size_t linear_scratch_bytes() { return kPanelBlocks * 2 * kMaxPanelStripBytes; }
+
+void linear(const PackedMatrix& w, ActivationKind kind, const std::byte* activations, std::int64_t m,
+            std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y,
+            std::int64_t ldy, std::byte* scratch) {
+  const auto run = [&]<Layout L>() {
+    const auto* x = reinterpret_cast<const ActivationBlock*>(activations);
+    auto* panel = reinterpret_cast<std::uint8_t*>(scratch);
+    const int terms = kind == ActivationKind::int8x2 ? 2 : 1;
+    linear_integer<L>(w, terms, x, m, strip_begin, strip_end, bias, y, ldy, panel);
+  };
+  switch (w.layout) {
+    case Layout::i4g32: return run.operator()<Layout::i4g32>();
+    case Layout::i4g32m: return run.operator()<Layout::i4g32m>();
+    case Layout::i4g16: return run.operator()<Layout::i4g16>();
+    case Layout::i4g16m: return run.operator()<Layout::i4g16m>();
+    case Layout::i5g32: return run.operator()<Layout::i5g32>();
+    case Layout::i5g32m: return run.operator()<Layout::i5g32m>();
+    case Layout::i6g16: return run.operator()<Layout::i6g16>();
+    case Layout::i8g32: return run.operator()<Layout::i8g32>();
+    case Layout::bf16:
+    case Layout::f16:
+    case Layout::f32: return linear_float(w, activations, m, strip_begin, strip_end, bias, y, ldy);
+  }
+}
+
+}  // namespace ridgeline::RIDGELINE_ISA

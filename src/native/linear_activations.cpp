@@ -1,0 +1,226 @@
+// Rows of float32 -> what linear multiplies: int8 with a scale per token and group of 32, bf16, or
+// float32 with padding. Nothing of one row reaches another, NaN and infinity included: such a row's
+// scales are not finite, and so are its outputs.
+#include <cstring>
+
+#include "linear_float.h"
+#include "linear_kernels.h"
+#include "linear_layout.h"
+
+#ifdef RIDGELINE_ISA_avx512
+#include <immintrin.h>
+#endif
+
+namespace ridgeline::RIDGELINE_ISA {
+namespace {
+
+constexpr float kLargest = 127.0f;
+constexpr float kResidueSteps = 254.0f;  // what rounding left is at most half a step: 127 / 254
+constexpr float kNothing = 1e-30f;       // a group below this is zero: 1 / scale would overflow
+
+std::uint32_t bits_of(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
+// Round to nearest, ties to even; NaN stays NaN.
+std::uint16_t to_bfloat(float x) {
+  const std::uint32_t bits = bits_of(x);
+  const std::uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
+  const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+  return static_cast<std::uint16_t>((nan ? bits | 0x400000 : rounded) >> 16);
+}
+
+#ifdef RIDGELINE_ISA_avx512
+
+// Of 16 lanes' maxima for each of two groups: eight lanes of the first's, eight of the second's.
+__m512i max_of_groups(__m512i first, __m512i second) {
+  __m512i m = _mm512_max_epu32(_mm512_shuffle_i32x4(first, second, 0x44),
+                               _mm512_shuffle_i32x4(first, second, 0xee));
+  m = _mm512_max_epu32(m, _mm512_shuffle_i32x4(m, m, 0xb1));
+  m = _mm512_max_epu32(m, _mm512_shuffle_epi32(m, _MM_PERM_ENUM(0x4e)));
+  return _mm512_max_epu32(m, _mm512_shuffle_epi32(m, _MM_PERM_ENUM(0xb1)));
+}
+
+// The sums of 16 codes each.
+__m128i sums_of_codes(const std::int8_t* q) {
+  __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1),
+                                     _mm512_load_si512(q));
+  sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_ENUM(0x4e)));
+  sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_ENUM(0xb1)));
+  const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+  return _mm512_castsi512_si128(_mm512_permutexvar_epi32(firsts, sums));
+}
+
+void quantize_block(const float* x, ActivationBlock* out, int terms) {
+  __m512 v[4];
+  __m512i magnitude[4];
+  for (int i = 0; i < 4; i++) {
+    v[i] = _mm512_loadu_ps(x + i * 16);
+    magnitude[i] = _mm512_and_si512(_mm512_castps_si512(v[i]), _mm512_set1_epi32(0x7fffffff));
+  }
+  const __m512i m = max_of_groups(_mm512_max_epu32(magnitude[0], magnitude[1]),
+                                  _mm512_max_epu32(magnitude[2], magnitude[3]));
+  const __m128 largest = _mm_castsi128_ps(
+      _mm_unpacklo_epi32(_mm512_castsi512_si128(m), _mm512_extracti32x4_epi32(m, 2)));
+  const __mmask8 something = _mm_cmp_ps_mask(largest, _mm_set1_ps(kNothing), _CMP_NLT_UQ);
+  __m128 scale = _mm_maskz_mul_ps(something, largest, _mm_set1_ps(1.0f / kLargest));
+  const __m128 inverse = _mm_maskz_div_ps(something, _mm_set1_ps(kLargest), largest);
+  const __m512 by[2] = {_mm512_broadcastss_ps(inverse),
+                        _mm512_broadcastss_ps(_mm_movehdup_ps(inverse))};
+  // Lanes 0, 0, 1, 1 of the scales belong to the four halves; lanes 0, 1 to the two groups.
+  __m128 left16 = _mm_setzero_ps(), left32 = _mm_setzero_ps();
+  for (int i = 0; i < 4; i++) v[i] = _mm512_mul_ps(v[i], by[i / 2]);
+  for (int term = 0; term < terms; term++) {
+    ActivationBlock& block = out[term];
+    for (int i = 0; i < 4; i++) {
+      const __m512i q = _mm512_cvtps_epi32(v[i]);
+      _mm_store_si128(reinterpret_cast<__m128i*>(block.q + i * 16), _mm512_cvtsepi32_epi8(q));
+      if (terms > 1) {
+        v[i] = _mm512_mul_ps(_mm512_sub_ps(v[i], _mm512_cvtepi32_ps(q)),
+                             _mm512_set1_ps(kResidueSteps));
+      }
+    }
+    const __m128i sum16 = sums_of_codes(block.q);
+    const __m128i sum32 = _mm_hadd_epi32(sum16, sum16);
+    const __m128i start16 = _mm_slli_epi32(_mm_sub_epi32(_mm_setzero_si128(), sum16), 7);
+    const __m128i start32 = _mm_slli_epi32(_mm_sub_epi32(_mm_setzero_si128(), sum32), 7);
+    const __m128 s16 = _mm_add_ps(
+        _mm_mul_ps(_mm_cvtepi32_ps(sum16), _mm_unpacklo_ps(scale, scale)), left16);
+    const __m128 s32 = _mm_add_ps(_mm_mul_ps(_mm_cvtepi32_ps(sum32), scale), left32);
+    const __m128i b16 = (__m128i)_mm_cvtneps_pbh(s16), b32 = (__m128i)_mm_cvtneps_pbh(s32);
+    left16 = _mm_sub_ps(s16, _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(b16), 16)));
+    left32 = _mm_sub_ps(s32, _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(b32), 16)));
+    // scale[2] start32[2] | start16[4] | sum32[2] sum16[4]: the line after the codes.
+    auto* rest = reinterpret_cast<__m128i*>(block.scale);
+    _mm_store_si128(rest, _mm_unpacklo_epi64(_mm_castps_si128(scale), start32));
+    _mm_store_si128(rest + 1, start16);
+    const __m128i first = _mm_and_si128(b32, _mm_setr_epi32(-1, 0, 0, 0));
+    _mm_store_si128(rest + 2, _mm_or_si128(first, _mm_slli_si128(b16, 4)));
+    scale = _mm_mul_ps(scale, _mm_set1_ps(1.0f / kResidueSteps));
+  }
+}
+
+#else
+
+constexpr int kGroup = 32, kHalf = 16;
+
+float float_of(std::uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+float from_bfloat(std::uint16_t x) { return float_of(static_cast<std::uint32_t>(x) << 16); }
+
+// The scale of 32 numbers and its inverse. The largest magnitude is found among bit patterns, in
+// which NaN is above infinity and that above all others.
+void scale_of(std::uint32_t largest_bits, float& scale, float& inverse) {
+  const float largest = float_of(largest_bits);
+  const bool something = !(largest < kNothing);
+  scale = something ? largest * (1.0f / kLargest) : 0.0f;
+  inverse = something ? kLargest / largest : 0.0f;
+}
+
+// Scales, starts and bfloat16 sums of a block whose q are there. `leftover`: what an earlier
+// term's bfloat16 sums lost, or zero; then what this one's lose.
+struct Leftover {
+  float sum32[2], sum16[4];
+};
+void finish_block(ActivationBlock& block, const std::int32_t sum16[4], Leftover& leftover) {
+  for (int h = 0; h < 4; h++) {
+    block.start16[h] = -kCodeOffset * sum16[h];
+    const float sum = static_cast<float>(sum16[h]) * block.scale[h / 2] + leftover.sum16[h];
+    block.sum16[h] = to_bfloat(sum);
+    leftover.sum16[h] = sum - from_bfloat(block.sum16[h]);
+  }
+  for (int g = 0; g < 2; g++) {
+    const std::int32_t sum32 = sum16[2 * g] + sum16[2 * g + 1];
+    block.start32[g] = -kCodeOffset * sum32;
+    const float sum = static_cast<float>(sum32) * block.scale[g] + leftover.sum32[g];
+    block.sum32[g] = to_bfloat(sum);
+    leftover.sum32[g] = sum - from_bfloat(block.sum32[g]);
+  }
+}
+
+// The nearest integer, ties to even, of |x| < 2^22; anything for other x.
+std::int32_t nearest(float x) {
+  constexpr float magic = 12582912.0f;
+  return static_cast<std::int32_t>(bits_of(x + magic) - bits_of(magic));
+}
+
+void quantize_block(const float* x, ActivationBlock* out, int terms) {
+  float scale[2], inverse[2], v[kBlock];
+  for (int g = 0; g < 2; g++) {
+    std::uint32_t largest = 0;
+    for (int i = 0; i < kGroup; i++) {
+      const std::uint32_t magnitude = bits_of(x[g * kGroup + i]) & 0x7fffffff;
+      largest = magnitude > largest ? magnitude : largest;
+    }
+    scale_of(largest, scale[g], inverse[g]);
+    for (int i = g * kGroup; i < (g + 1) * kGroup; i++) v[i] = x[i] * inverse[g];
+  }
+  Leftover leftover{};
+  for (int term = 0; term < terms; term++) {
+    ActivationBlock& block = out[term];
+    std::int32_t sum16[4];
+    for (int h = 0; h < 4; h++) {
+      std::int32_t sum = 0;
+      for (int i = h * kHalf; i < (h + 1) * kHalf; i++) {
+        const std::int32_t q = nearest(v[i]);
+        block.q[i] = static_cast<std::int8_t>(q);
+        sum += block.q[i];
+        v[i] = (v[i] - static_cast<float>(q)) * kResidueSteps;
+      }
+      sum16[h] = sum;
+    }
+    for (int g = 0; g < 2; g++) {
+      block.scale[g] = scale[g];
+      scale[g] *= 1.0f / kResidueSteps;
+    }
+    finish_block(block, sum16, leftover);
+  }
+}
+
+#endif
+
+void quantize_row(const float* x, std::int64_t k, ActivationBlock* out, int terms) {
+  const std::int64_t whole = k / kBlock;
+  for (std::int64_t b = 0; b < whole; b++) quantize_block(x + b * kBlock, out + b * terms, terms);
+  if (k % kBlock) {
+    float last[kBlock] = {};
+    std::memcpy(last, x + whole * kBlock, static_cast<std::size_t>(k % kBlock) * sizeof(float));
+    quantize_block(last, out + whole * terms, terms);
+  }
+}
+
+}  // namespace
+
+std::size_t activation_row_bytes(ActivationKind kind, std::int64_t k) {
+  switch (kind) {
+    case ActivationKind::int8: return num_blocks(k) * sizeof(ActivationBlock);
+    case ActivationKind::int8x2: return num_blocks(k) * 2 * sizeof(ActivationBlock);
+    case ActivationKind::bf16: return padded(k, 32) * 2;
+    case ActivationKind::f32: return padded(k, 16) * 4;
+  }
+  return 0;
+}
+
+void quantize_rows(ActivationKind kind, const float* x, std::int64_t ldx, std::int64_t m,
+                   std::int64_t k, std::byte* out) {
+  const auto row_bytes = static_cast<std::int64_t>(activation_row_bytes(kind, k));
+  for (std::int64_t row = 0; row < m; row++, x += ldx, out += row_bytes) {
+    if (kind == ActivationKind::int8 || kind == ActivationKind::int8x2) {
+      quantize_row(x, k, reinterpret_cast<ActivationBlock*>(out),
+                   kind == ActivationKind::int8 ? 1 : 2);
+    } else if (kind == ActivationKind::bf16) {
+      auto* numbers = reinterpret_cast<std::uint16_t*>(out);
+      for (std::int64_t i = 0; i < k; i++) numbers[i] = to_bfloat(x[i]);
+      for (std::int64_t i = k; i < padded(k, 32); i++) numbers[i] = 0;
+    } else {
+      std::memcpy(out, x, static_cast<std::size_t>(k) * 4);
+      std::memset(out + k * 4, 0, static_cast<std::size_t>(padded(k, 16) - k) * 4);
+    }
+  }
+}
+
+}  // namespace ridgeline::RIDGELINE_ISA

@@ -1,0 +1,146 @@
+// linear over weights that are floats. Per output: sums over K in order, a fused multiply-add (f16,
+// f32) or a pair of products (bf16) at a time.
+#include "linear_float.h"
+
+#include <algorithm>
+
+#include "linear_lanes.h"
+
+namespace ridgeline::RIDGELINE_ISA {
+namespace {
+
+#ifdef RIDGELINE_ISA_avx512
+constexpr int kTileRows = 12, kTileStrips = 2;
+#else
+constexpr int kTileRows = 4, kTileStrips = 1;
+#endif
+constexpr std::int64_t kStretchBytes = 49152;   // weights of a pair that many tiles read again
+constexpr std::int64_t kPrefetchBytes = 16384;
+constexpr std::int64_t kRowGroup = 288;
+
+// How one step along K multiplies: kAlong numbers of x; a strip's weights are kStripBytes.
+struct Bf16 {
+  using Number = std::uint16_t;
+  static constexpr std::int64_t kAlong = 2, kStripBytes = 64, kRowMultiple = 32;
+  static Floats add(Floats acc, const std::uint8_t* w, const Number* x) { return add_pairs(acc, w, x); }
+};
+struct F16 {
+  using Number = float;
+  static constexpr std::int64_t kAlong = 1, kStripBytes = 32, kRowMultiple = 16;
+  static Floats add(Floats acc, const std::uint8_t* w, const Number* x) {
+    return fma(load_halves(w), all(*x), acc);
+  }
+};
+struct F32 {
+  using Number = float;
+  static constexpr std::int64_t kAlong = 1, kStripBytes = 64, kRowMultiple = 16;
+  static Floats add(Floats acc, const std::uint8_t* w, const Number* x) {
+    return fma(load(reinterpret_cast<const float*>(w)), all(*x), acc);
+  }
+};
+
+template <class W>
+struct Stretch {
+  const std::uint8_t* weights;
+  const typename W::Number* x;
+  std::int64_t x_stride, steps;
+  float* y;
+  std::int64_t ldy, channels;
+  bool first, last;
+  const float* bias;
+};
+
+template <class W, int Rows, int Strips>
+void tile(const Stretch<W>& s) {
+  for (int strip = 0; strip < 2; strip += Strips) {
+    Floats acc[Rows][Strips];
+    for (int r = 0; r < Rows; r++) {
+      for (int c = 0; c < Strips; c++) {
+        const std::int64_t at = (strip + c) * kLanes;
+        acc[r][c] = s.first ? zeros() : load_channels(s.y + r * s.ldy + at, s.channels - at);
+      }
+    }
+    const std::uint8_t* weights = s.weights + strip * W::kStripBytes;
+    const typename W::Number* x = s.x;
+    for (std::int64_t step = 0; step < s.steps; step++) {
+      prefetch(weights + kPrefetchBytes);
+      prefetch(weights + kPrefetchBytes + 64);
+      for (int r = 0; r < Rows; r++) {
+        for (int c = 0; c < Strips; c++) {
+          acc[r][c] = W::add(acc[r][c], weights + c * W::kStripBytes, x + r * s.x_stride);
+        }
+      }
+      weights += 2 * W::kStripBytes;
+      x += W::kAlong;
+    }
+    for (int c = 0; c < Strips; c++) {
+      const std::int64_t at = (strip + c) * kLanes;
+      const Floats bias = s.last && s.bias ? load_channels(s.bias + at, s.channels - at) : zeros();
+      for (int r = 0; r < Rows; r++) {
+        const Floats y = s.last ? fma(acc[r][c], all(1.0f), bias) : acc[r][c];
+        store_channels(s.y + r * s.ldy + at, y, s.channels - at);
+      }
+    }
+  }
+}
+
+template <class W, int Rows>
+void tile_of(const Stretch<W>& s, std::int64_t rows) {
+  if (rows == Rows) return tile<W, Rows, kTileStrips>(s);
+  if constexpr (Rows > 1) tile_of<W, Rows - 1>(s, rows);
+}
+
+template <class W>
+void linear_of(const PackedMatrix& w, const std::byte* activations, std::int64_t m,
+               std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y,
+               std::int64_t ldy) {
+  const std::int64_t steps = (w.k + W::kAlong - 1) / W::kAlong;
+  const std::int64_t pair_bytes = steps * 2 * W::kStripBytes;
+  const std::int64_t stretch = m <= kTileRows ? steps : kStretchBytes / (2 * W::kStripBytes);
+  const auto* data = reinterpret_cast<const std::uint8_t*>(w.data);
+  const auto* x = reinterpret_cast<const typename W::Number*>(activations);
+  Stretch<W> s{};
+  s.x_stride = padded(w.k, W::kRowMultiple);
+  s.ldy = ldy;
+  const std::int64_t groups = (m + kRowGroup - 1) / kRowGroup;
+  std::int64_t row = 0;
+  for (std::int64_t i = 0; i < groups; i++) {
+    const std::int64_t rows = (m - row) / (groups - i), row_end = row + rows;
+    for (std::int64_t step = 0; step < steps; step += stretch) {
+      s.steps = std::min(stretch, steps - step);
+      s.first = step == 0;
+      s.last = step + s.steps == steps;
+      for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
+        s.weights = data + pair * pair_bytes + step * 2 * W::kStripBytes;
+        s.channels = std::min(kStripChannels, w.n - pair * kStripChannels);
+        s.bias = bias ? bias + pair * kStripChannels : nullptr;
+        const std::int64_t count = (rows + kTileRows - 1) / kTileRows;
+        std::int64_t r = row;
+        for (std::int64_t t = 0; t < count; t++) {
+          const std::int64_t height = (row_end - r) / (count - t);
+          s.x = x + r * s.x_stride + step * W::kAlong;
+          s.y = y + r * ldy + pair * kStripChannels;
+          tile_of<W, kTileRows>(s, height);
+          r += height;
+        }
+      }
+    }
+    row = row_end;
+  }
+}
+
+}  // namespace
+
+void linear_float(const PackedMatrix& w, const std::byte* activations, std::int64_t m,
+                  std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y,
+                  std::int64_t ldy) {
+  if (w.layout == Layout::bf16) {
+    linear_of<Bf16>(w, activations, m, strip_begin, strip_end, bias, y, ldy);
+  } else if (w.layout == Layout::f16) {
+    linear_of<F16>(w, activations, m, strip_begin, strip_end, bias, y, ldy);
+  } else {
+    linear_of<F32>(w, activations, m, strip_begin, strip_end, bias, y, ldy);
+  }
+}
+
+}  // namespace ridgeline::RIDGELINE_ISA

@@ -1,0 +1,166 @@
+// The 16 channels of a strip in pairs of AVX2 registers.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "linear_layout.h"
+
+namespace ridgeline::RIDGELINE_ISA {
+
+struct Floats { __m256 v[2]; };
+struct Sums { __m256i v[2]; };
+struct Line { __m256i v[2]; };  // 4 codes a channel, as bytes 0 .. 2^bits - 1; eight bits: q, signed
+using Quad = __m256i;
+
+static inline Floats load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+static inline void store(float* p, Floats a) {
+  _mm256_storeu_ps(p, a.v[0]);
+  _mm256_storeu_ps(p + 8, a.v[1]);
+}
+static inline __m256i first_lanes(std::int64_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+static inline Floats load_channels(const float* p, std::int64_t count) {
+  return {_mm256_maskload_ps(p, first_lanes(count)),
+          _mm256_maskload_ps(p + 8, first_lanes(count - 8))};
+}
+static inline void store_channels(float* p, Floats a, std::int64_t count) {
+  _mm256_maskstore_ps(p, first_lanes(count), a.v[0]);
+  _mm256_maskstore_ps(p + 8, first_lanes(count - 8), a.v[1]);
+}
+static inline Floats zeros() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+static inline Floats all(float v) { return {_mm256_set1_ps(v), _mm256_set1_ps(v)}; }
+static inline Floats mul(Floats a, Floats b) {
+  return {_mm256_mul_ps(a.v[0], b.v[0]), _mm256_mul_ps(a.v[1], b.v[1])};
+}
+static inline Floats fma(Floats a, Floats b, Floats c) {
+  return {_mm256_fmadd_ps(a.v[0], b.v[0], c.v[0]), _mm256_fmadd_ps(a.v[1], b.v[1], c.v[1])};
+}
+static inline Floats load_halves(const std::uint8_t* p) {
+  const __m128i* halves = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtph_ps(_mm_load_si128(halves)), _mm256_cvtph_ps(_mm_load_si128(halves + 1))};
+}
+static inline __m256 widen_bfloats(__m128i bits) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+static inline Floats load_bfloats(const std::uint16_t* p) {
+  const __m128i* bits = reinterpret_cast<const __m128i*>(p);
+  return {widen_bfloats(_mm_loadu_si128(bits)), widen_bfloats(_mm_loadu_si128(bits + 1))};
+}
+static inline void prefetch(const std::uint8_t* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+}
+
+static inline __m256i load_half_line(const std::uint8_t* p, int half) {
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(p) + half);
+}
+static inline Line load_line(const std::uint8_t* p) {
+  return {load_half_line(p, 0), load_half_line(p, 1)};
+}
+static inline void store_line(std::uint8_t* p, Line a) {
+  _mm256_store_si256(reinterpret_cast<__m256i*>(p), a.v[0]);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(p) + 1, a.v[1]);
+}
+
+static inline Line byte_line(const std::uint8_t* codes, int step) {
+  const Line x = load_line(codes + step * kLineBytes);
+  const __m256i sign = _mm256_set1_epi8(-128);
+  return {_mm256_xor_si256(x.v[0], sign), _mm256_xor_si256(x.v[1], sign)};
+}
+static inline __m256i nibbles(__m256i x, int step) {
+  return _mm256_and_si256(step % 2 ? _mm256_srli_epi16(x, 4) : x, _mm256_set1_epi8(15));
+}
+static inline Line nibble_line(const std::uint8_t* codes, int step) {
+  const Line x = load_line(codes + step / 2 * kLineBytes);
+  return {nibbles(x.v[0], step), nibbles(x.v[1], step)};
+}
+// 16 where the bit of a byte's place is set, else 0.
+static inline __m256i spread_fifth_bits(const std::uint8_t* bits) {
+  std::int32_t word;
+  std::memcpy(&word, bits, 4);
+  const __m256i bytes = _mm256_shuffle_epi8(
+      _mm256_set1_epi32(word), _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202,
+                                                  0x0303030303030303));
+  const __m256i bit = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201ULL));
+  return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit),
+                          _mm256_set1_epi8(16));
+}
+static inline Line five_bit_line(const std::uint8_t* codes, const std::uint8_t* fifths, int step) {
+  const Line low = nibble_line(codes, step);
+  const std::uint8_t* fifth = fifths + step * 8;
+  return {_mm256_or_si256(low.v[0], spread_fifth_bits(fifth)),
+          _mm256_or_si256(low.v[1], spread_fifth_bits(fifth + 4))};
+}
+static inline __m256i upper_pair(__m256i x, int step) {
+  const __m256i moved = step % 4 == 0   ? _mm256_slli_epi16(x, 4)
+                        : step % 4 == 1 ? _mm256_slli_epi16(x, 2)
+                        : step % 4 == 2 ? x
+                                        : _mm256_srli_epi16(x, 2);
+  return _mm256_and_si256(moved, _mm256_set1_epi8(0x30));
+}
+static inline Line six_bit_line(const std::uint8_t* codes, const std::uint8_t* uppers, int step) {
+  const Line low = nibble_line(codes, step);
+  const Line upper = load_line(uppers + step / 4 * kLineBytes);
+  return {_mm256_or_si256(low.v[0], upper_pair(upper.v[0], step)),
+          _mm256_or_si256(low.v[1], upper_pair(upper.v[1], step))};
+}
+
+static inline Quad load_quad(const std::int8_t* q) {
+  std::int32_t bits;
+  std::memcpy(&bits, q, 4);
+  return _mm256_set1_epi32(bits);
+}
+// begin, then dots, then finish: the float of sum(q * 2^(8-bits) * activation), exactly.
+template <int Bits>
+static inline Sums begin(std::int32_t) {
+  return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+// vpmaddubsw adds two products in 16 bits: at most 2 * 63 * 128 below eight bits. With eight, the
+// weight's sign goes to the activation, and 2 * 128 * 127 still fits.
+template <int Bits>
+static inline __m256i dot_half(__m256i sums, __m256i codes, __m256i activations) {
+  const __m256i pairs =
+      Bits < 8 ? _mm256_maddubs_epi16(codes, activations)
+               : _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(activations, codes));
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+template <int Bits>
+static inline Sums dot(Sums sums, Line codes, Quad activations) {
+  return {dot_half<Bits>(sums.v[0], codes.v[0], activations),
+          dot_half<Bits>(sums.v[1], codes.v[1], activations)};
+}
+template <int Bits>
+static inline __m256 finish_half(__m256i sums, std::int32_t start) {
+  if constexpr (Bits < 8) {
+    sums = _mm256_add_epi32(_mm256_slli_epi32(sums, 8 - Bits), _mm256_set1_epi32(start));
+  }
+  return _mm256_cvtepi32_ps(sums);
+}
+template <int Bits>
+static inline Floats finish(Sums sums, std::int32_t start) {
+  return {finish_half<Bits>(sums.v[0], start), finish_half<Bits>(sums.v[1], start)};
+}
+
+static inline __m256 add_pairs_half(__m256 acc, const std::uint8_t* pairs, float s0, float s1) {
+  const __m256i both = _mm256_load_si256(reinterpret_cast<const __m256i*>(pairs));
+  const __m256 m0 = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+  const __m256 m1 = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(-65536)));
+  return _mm256_fmadd_ps(m1, _mm256_set1_ps(s1), _mm256_fmadd_ps(m0, _mm256_set1_ps(s0), acc));
+}
+static inline float widen_bfloat(std::uint16_t bits) {
+  const std::uint32_t word = static_cast<std::uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &word, 4);
+  return value;
+}
+// acc + w0 * x0 + w1 * x1: each channel's two bfloat16 lie side by side, and x's are the same for all.
+static inline Floats add_pairs(Floats acc, const std::uint8_t* pairs, const std::uint16_t* x) {
+  const float s0 = widen_bfloat(x[0]), s1 = widen_bfloat(x[1]);
+  return {add_pairs_half(acc.v[0], pairs, s0, s1), add_pairs_half(acc.v[1], pairs + 32, s0, s1)};
+}
+
+}  // namespace ridgeline::RIDGELINE_ISA

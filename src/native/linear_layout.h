@@ -1,0 +1,86 @@
+// How packed integer weights and int8 activations lie in memory.
+//
+// A strip is 16 output channels. A matrix is a sequence of pairs of strips (32 channels); a pair is
+// one sequential stream: for each block of 64 along K, strip 0, then strip 1.
+//
+// A strip's block, in order:
+//   codes     16 steps of 4 along K; a line is 64 bytes, lane = channel, 4 bytes = 4 neighbours
+//             along K. Four bits: line j holds step 2j in its low halves and 2j + 1 in its high
+//             ones. Eight bits: a line a step.
+//   planes    five bits: 16 words of 64 bits, word j = the fifth bits of step j's 64 codes.
+//             six bits: 4 lines, bits 2i and 2i + 1 of line t = the upper bits of step 4t + i.
+//   scales    16 float16 a group
+//   minima    (layouts with m) 64 bytes for each two groups: bfloat16 of group 0 and group 1 in
+//             turns, channel by channel
+//
+// A code of b bits stands for q = code - 2^(b-1), and a weight is scale * q + remainder, where the
+// remainder is the minimum + 2^(b-1) * scale: what a centred group has not, and so small. Scales
+// are stored times the matrix's prescale; remainders times prescale * 2^(8-b), which is the unit
+// that sums are kept in: kernels use codes times 2^(8-b), that is, q * 2^(8-b) + 128 in a byte.
+//
+// Padding: channels beyond n and weights beyond k have scale and remainder 0.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "isa.h"
+#include "linear.h"
+
+namespace ridgeline::RIDGELINE_ISA {
+
+inline constexpr std::int64_t kLanes = 16;       // channels of a strip
+inline constexpr std::int64_t kBlock = 64;       // weights of a channel in a block
+inline constexpr int kSteps = 16;                // dot products of 4 in a block
+inline constexpr std::int64_t kLineBytes = 64;   // 16 channels x 4 bytes
+inline constexpr int kCodeOffset = 128;          // a byte's code minus this is the integer
+
+struct IntegerShape {
+  int bits;
+  int group;
+  bool minima;
+
+  constexpr int groups() const { return static_cast<int>(kBlock) / group; }
+  constexpr int zero() const { return 1 << (bits - 1); }
+  constexpr std::int64_t codes_bytes() const {
+    return kLineBytes * (bits == 4 ? 8 : bits == 5 ? 10 : bits == 6 ? 12 : 16);
+  }
+  constexpr std::int64_t scales_bytes() const { return groups() * kLanes * 2; }
+  constexpr std::int64_t minima_bytes() const { return minima ? groups() / 2 * kLineBytes : 0; }
+  constexpr std::int64_t strip_bytes() const {
+    return codes_bytes() + scales_bytes() + minima_bytes();
+  }
+};
+
+constexpr IntegerShape integer_shape(Layout layout) {
+  switch (layout) {
+    case Layout::i4g32: return {4, 32, false};
+    case Layout::i4g32m: return {4, 32, true};
+    case Layout::i4g16: return {4, 16, false};
+    case Layout::i4g16m: return {4, 16, true};
+    case Layout::i5g32: return {5, 32, false};
+    case Layout::i5g32m: return {5, 32, true};
+    case Layout::i6g16: return {6, 16, false};
+    case Layout::i8g32: return {8, 32, false};
+    default: return {0, 32, false};
+  }
+}
+
+constexpr bool is_integer(Layout layout) { return integer_shape(layout).bits != 0; }
+
+constexpr std::int64_t num_blocks(std::int64_t k) { return (k + kBlock - 1) / kBlock; }
+
+// 64 int8 activations of one token. int8x2 rows alternate two such blocks: the second quantizes what
+// the first left over.
+struct alignas(64) ActivationBlock {
+  std::int8_t q[kBlock];
+  float scale[2];               // one a group of 32
+  std::int32_t start32[2];      // -kCodeOffset * sum of the group's q: where integer sums start
+  std::int32_t start16[4];
+  std::uint16_t sum32[2];       // bfloat16 of scale * sum of the group's q
+  std::uint16_t sum16[4];
+  std::uint8_t pad[20];
+};
+static_assert(sizeof(ActivationBlock) == 128);
+
+}  // namespace ridgeline::RIDGELINE_ISA

@@ -1,0 +1,261 @@
+// Raw rows of a GGUF format -> the packed layouts of linear_layout.h and linear_float.h.
+#include <algorithm>
+#include <cmath>
+
+#include "linear_float.h"
+#include "linear_formats.h"
+#include "linear_kernels.h"
+#include "linear_layout.h"
+
+namespace ridgeline::RIDGELINE_ISA {
+namespace {
+
+// A block whose scale times the prescale is this stays far from float16's largest, 65504.
+constexpr int kScaleExponent = 15;
+
+std::uint16_t to_bfloat(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  const std::uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
+  const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+  return static_cast<std::uint16_t>((nan ? bits | 0x400000 : rounded) >> 16);
+}
+
+// Round to nearest, ties to even.
+std::uint16_t to_half(float x) {
+#ifndef RIDGELINE_ISA_portable
+  return static_cast<std::uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
+#else
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  const std::uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+  std::uint32_t half;
+  if (magnitude > 0x7f800000) {
+    half = 0x7e00;
+  } else if (magnitude >= 0x477ff000) {  // 65520 and above
+    half = 0x7c00;
+  } else if (magnitude < 0x38800000) {  // subnormal: adding 0.5 rounds to multiples of 2^-24
+    const float sum = float_from_bits(magnitude) + 0.5f;
+    std::memcpy(&half, &sum, 4);
+    half -= 0x3f000000;
+  } else {
+    half = (magnitude + 0xfff + (magnitude >> 13 & 1) - (112u << 23)) >> 13;
+  }
+  return static_cast<std::uint16_t>(sign | half);
+#endif
+}
+
+// Bit i = bit 4 of byte i.
+std::uint64_t fifth_bits(const std::uint8_t* line) {
+#if defined(RIDGELINE_ISA_avx512)
+  return _mm512_test_epi8_mask(_mm512_load_si512(line), _mm512_set1_epi8(16));
+#elif defined(RIDGELINE_ISA_avx2)
+  const auto* halves = reinterpret_cast<const __m256i*>(line);
+  const auto mask = [](__m256i x) {
+    return static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_slli_epi16(x, 3)));
+  };
+  return mask(_mm256_load_si256(halves)) |
+         static_cast<std::uint64_t>(mask(_mm256_load_si256(halves + 1))) << 32;
+#else
+  std::uint64_t bits = 0;
+  for (int i = 0; i < kLineBytes; i++) bits |= static_cast<std::uint64_t>(line[i] >> 4 & 1) << i;
+  return bits;
+#endif
+}
+
+// Sixteen lines of codes, one a step, into the layout's codes and planes.
+template <int Bits>
+void store_codes(const std::uint8_t (&lines)[kSteps][kLineBytes], std::uint8_t* out) {
+  if constexpr (Bits == 8) {
+    std::memcpy(out, lines, sizeof lines);
+    return;
+  }
+  for (int j = 0; j < kSteps / 2; j++) {
+    for (int i = 0; i < kLineBytes; i++) {
+      out[j * kLineBytes + i] =
+          static_cast<std::uint8_t>((lines[2 * j][i] & 15) | lines[2 * j + 1][i] << 4);
+    }
+  }
+  std::uint8_t* planes = out + kSteps / 2 * kLineBytes;
+  if constexpr (Bits == 5) {
+    for (int j = 0; j < kSteps; j++) {
+      const std::uint64_t bits = fifth_bits(lines[j]);
+      std::memcpy(planes + j * 8, &bits, 8);
+    }
+  }
+  if constexpr (Bits == 6) {
+    for (int t = 0; t < kSteps / 4; t++) {
+      const auto& four = &lines[t * 4];
+      for (int i = 0; i < kLineBytes; i++) {
+        planes[t * kLineBytes + i] = static_cast<std::uint8_t>(
+            four[0][i] >> 4 | four[1][i] >> 4 << 2 | four[2][i] >> 4 << 4 | four[3][i] >> 4 << 6);
+      }
+    }
+  }
+}
+
+// One strip of a pair; its blocks lie 2 * strip_bytes apart.
+template <class Codec>
+void pack_integer_strip(const std::uint8_t* raw, std::int64_t k, std::int64_t channels,
+                        float prescale, std::uint8_t* out) {
+  constexpr IntegerShape kShape = integer_shape(Codec::kLayout);
+  static_assert(kShape.group == Codec::kGroup && kShape.minima == Codec::kMinima);
+  constexpr int kUnit = Codec::kElements < kBlock ? kBlock : Codec::kElements;
+  constexpr int kUnitGroups = kUnit / Codec::kGroup;
+  constexpr int kBlockGroups = Codec::kElements / Codec::kGroup;
+  constexpr int kCentre = kShape.zero() - Codec::kShift - Codec::kZero;
+  const std::int64_t row_bytes = k / Codec::kElements * Codec::kBytes;
+  const float unit = prescale * static_cast<float>(1 << (8 - kShape.bits));
+
+  alignas(64) std::uint8_t codes[kLanes][kUnit];
+  alignas(64) std::uint8_t lines[kSteps][kLineBytes];
+  float scales[kUnitGroups][kLanes], remainders[kUnitGroups][kLanes];
+  for (std::int64_t at = 0; at < k; at += kUnit) {
+    std::memset(codes, kShape.zero(), sizeof codes);
+    std::memset(scales, 0, sizeof scales);
+    std::memset(remainders, 0, sizeof remainders);
+    const std::int64_t end = std::min<std::int64_t>(k, at + kUnit);
+    for (std::int64_t c = 0; c < channels; c++) {
+      const std::uint8_t* block = raw + c * row_bytes + at / Codec::kElements * Codec::kBytes;
+      for (std::int64_t i = at; i < end; i += Codec::kElements, block += Codec::kBytes) {
+        const std::int64_t local = i - at;
+        float d[kBlockGroups], offset[kBlockGroups];
+        Codec::decode(block, codes[c] + local, d, offset);
+        for (int g = 0; g < kBlockGroups; g++) {
+          const std::int64_t to = local / Codec::kGroup + g;
+          scales[to][c] = d[g] * prescale;
+          if constexpr (kShape.minima) remainders[to][c] = (offset[g] + kCentre * d[g]) * unit;
+        }
+        if constexpr (Codec::kShift != 0) {
+          for (int e = 0; e < Codec::kElements; e++) codes[c][local + e] += Codec::kShift;
+        }
+      }
+    }
+    for (std::int64_t b = 0; at + b * kBlock < end; b++) {
+      for (std::int64_t c = 0; c < kLanes; c++) {
+        for (int j = 0; j < kSteps; j++) {
+          std::memcpy(lines[j] + c * 4, codes[c] + b * kBlock + j * 4, 4);
+        }
+      }
+      store_codes<kShape.bits>(lines, out);
+      std::uint8_t* to = out + kShape.codes_bytes();
+      const std::int64_t first = b * kShape.groups();
+      for (int g = 0; g < kShape.groups(); g++) {
+        std::uint16_t halves[kLanes];
+        for (int c = 0; c < kLanes; c++) halves[c] = to_half(scales[first + g][c]);
+        std::memcpy(to, halves, sizeof halves);
+        to += sizeof halves;
+      }
+      for (int i = 0; i < kShape.minima_bytes() / kLineBytes; i++) {
+        std::uint16_t pairs[kLanes][2];
+        for (int c = 0; c < kLanes; c++) {
+          pairs[c][0] = to_bfloat(remainders[first + 2 * i][c]);
+          pairs[c][1] = to_bfloat(remainders[first + 2 * i + 1][c]);
+        }
+        std::memcpy(to, pairs, sizeof pairs);
+        to += sizeof pairs;
+      }
+      out += 2 * kShape.strip_bytes();
+    }
+  }
+}
+
+// Units of W from rows of k numbers of `number` bytes, 16 or 32 channels side by side: a transpose.
+template <class W>
+void transpose(const std::uint8_t* raw, std::int64_t row_bytes, std::int64_t channels,
+               std::int64_t lanes, std::uint8_t* out) {
+  constexpr std::int64_t kTile = 16;
+  const std::int64_t units = row_bytes / sizeof(W), left = row_bytes % sizeof(W);
+  const std::int64_t all_units = units + (left ? 1 : 0);
+  auto* to = reinterpret_cast<W*>(out);
+  if (channels < lanes) std::memset(out, 0, static_cast<std::size_t>(all_units * lanes) * sizeof(W));
+  for (std::int64_t start = 0; start < units; start += kTile) {
+    const std::int64_t end = std::min(units, start + kTile);
+    for (std::int64_t c = 0; c < channels; c++) {
+      for (std::int64_t i = start; i < end; i++) {
+        std::memcpy(to + i * lanes + c, raw + c * row_bytes + i * sizeof(W), sizeof(W));
+      }
+    }
+  }
+  for (std::int64_t c = 0; left && c < channels; c++) {
+    W last = 0;
+    std::memcpy(&last, raw + c * row_bytes + units * sizeof(W), static_cast<std::size_t>(left));
+    to[units * lanes + c] = last;
+  }
+}
+
+std::int64_t pair_bytes(Layout layout, std::int64_t k) {
+  switch (layout) {
+    case Layout::bf16: return (k + 1) / 2 * kStripChannels * 4;
+    case Layout::f16: return k * kStripChannels * 2;
+    case Layout::f32: return k * kStripChannels * 4;
+    default: return num_blocks(k) * 2 * integer_shape(layout).strip_bytes();
+  }
+}
+
+}  // namespace
+
+std::size_t packed_bytes(Layout layout, std::int64_t n, std::int64_t k) {
+  const std::int64_t pairs = (n + kStripChannels - 1) / kStripChannels;
+  return static_cast<std::size_t>(pairs * pair_bytes(layout, k));
+}
+
+bool pack_strips(const char* format, const std::byte* raw_rows, PackedMatrix out, std::byte* data,
+                 std::int64_t strip_begin, std::int64_t strip_end) {
+  const auto* raw = reinterpret_cast<const std::uint8_t*>(raw_rows);
+  const std::int64_t stride = pair_bytes(out.layout, out.k);
+  for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
+    auto* to = reinterpret_cast<std::uint8_t*>(data) + pair * stride;
+    const std::int64_t channel = pair * kStripChannels;
+    const std::int64_t channels = std::min(kStripChannels, out.n - channel);
+    if (std::strcmp(format, "F32") == 0 && out.layout == Layout::f32) {
+      transpose<std::uint32_t>(raw + channel * out.k * 4, out.k * 4, channels, kStripChannels, to);
+    } else if (std::strcmp(format, "F16") == 0 && out.layout == Layout::f16) {
+      transpose<std::uint16_t>(raw + channel * out.k * 2, out.k * 2, channels, kStripChannels, to);
+    } else if (std::strcmp(format, "BF16") == 0 && out.layout == Layout::bf16) {
+      transpose<std::uint32_t>(raw + channel * out.k * 2, out.k * 2, channels, kStripChannels, to);
+    } else {
+      bool packed = false;
+      with_codec(format, [&](auto codec) {
+        using Codec = decltype(codec);
+        if (out.layout != Codec::kLayout) return;
+        const std::int64_t row_bytes = out.k / Codec::kElements * Codec::kBytes;
+        for (std::int64_t strip = 0; strip < 2; strip++) {
+          const std::int64_t first = strip * kLanes;
+          pack_integer_strip<Codec>(
+              raw + (channel + std::min(first, channels)) * row_bytes, out.k,
+              std::clamp<std::int64_t>(channels - first, 0, kLanes), out.prescale,
+              to + strip * integer_shape(Codec::kLayout).strip_bytes());
+        }
+        packed = true;
+      });
+      if (!packed) return false;
+    }
+  }
+  return true;
+}
+
+float pack_prescale(const char* format, const std::byte* raw_rows, std::int64_t n, std::int64_t k) {
+  const auto* raw = reinterpret_cast<const std::uint8_t*>(raw_rows);
+  float prescale = 1.0f;
+  with_codec(format, [&](auto codec) {
+    using Codec = decltype(codec);
+    // One float16 a group is stored as it is, exactly. A product of two is not.
+    if constexpr (Codec::kElements == 256 || Codec::kBytes == 17) {
+      float largest = 0.0f;
+      const std::int64_t blocks = n * (k / Codec::kElements);
+      for (std::int64_t i = 0; i < blocks; i++) {
+        const float d = std::fabs(Codec::block_scale(raw + i * Codec::kBytes));
+        if (d > largest && d <= 3e38f) largest = d;
+      }
+      if (largest > 0.0f) {
+        int exponent;  // the largest scale is below 2^exponent
+        std::frexp(largest * Codec::kLargest, &exponent);
+        prescale = std::ldexp(1.0f, std::clamp(kScaleExponent - exponent, -120, 120));
+      }
+    }
+  });
+  return prescale;
+}
+
+}  // namespace ridgeline::RIDGELINE_ISA
