@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from small_graphs import Decoder, RandomWeights, decoder
 
+from ridgeline.backends.reference import sample as sample_module
 from ridgeline.backends.reference.executor import ReferenceExecutor
 from ridgeline.backends.reference.philox import philox4x32
 from ridgeline.backends.reference.sample import candidates, choose, gumbel, penalise, sample
@@ -58,11 +59,13 @@ def test_noise_depends_on_every_bit_of_seed_and_position() -> None:
     assert gumbel(ids, 5, -1).tobytes() == gumbel(ids, 5, 2**64 - 1).tobytes()
 
 
-def test_noise_is_finite_at_both_ends() -> None:
-    """The largest and smallest words that there are."""
-    for word in (0, 2**32 - 1):
-        u = (word + 0.5) / 2**32
-        assert math.isfinite(-math.log(-math.log(u)))
+def test_noise_is_finite_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """u is in the middle of its 2^-32, so the smallest and the largest word do no harm."""
+    words = np.array([0, 2**32 - 1], np.uint64)
+    monkeypatch.setattr(sample_module, "philox4x32", lambda counter, key: (words,) * 4)
+    low, high = gumbel(np.arange(2), 0, 0)
+    assert low == np.float32(-math.log(33 * math.log(2)))
+    assert high == np.float32(-math.log(2.0**-33 + 2.0**-67))
 
 
 def logits(*values: float) -> Floats:
