@@ -50,6 +50,10 @@ class BoundWeights:
         """The weight of `weight.shape` dequantized, in an array of the caller's own."""
         return dequantize(self.raw(weight), weight.format.name, weight.shape)
 
+    def release(self, weight: Weight) -> None:
+        """Says that the weight has been repacked: its pages no longer count as this process's."""
+        self.checkpoint.release(self.places[weight.name].tensor)
+
 
 def stored_format(checkpoint: Checkpoint, names: Names, root: Root) -> Callable[[str], Format]:
     """Canonical weight name -> the format it has in the file; ModelError if it is not there or has
