@@ -32,7 +32,9 @@ Examples:
   ridgeline inspect ./config.json --step decode:8@2048 --json
 """
 
-STEP = re.compile(r"(?P<kind>prefill|decode):(?:(?P<batch>\d+)(?P<mark>[x@]))?(?P<tokens>\d+)")
+STEP = re.compile(
+    r"(?P<kind>prefill|decode):(?:(?P<batch>[0-9]+)(?P<mark>[x@]))?(?P<tokens>[0-9]+)"
+)
 STEP_EXAMPLES = "prefill:512, prefill:4x512 (4 prompts) or decode:8@2048 (8 rows, 2048 cached)"
 MAX_ROWS = 1 << 16
 MAX_TOKENS = 1 << 30
@@ -88,10 +90,12 @@ def examine(model: str, settings: Settings, step_text: str | None) -> Inspection
     from ridgeline.model.graph.work import Precision
     from ridgeline.model.passes.fuse import fuse
 
-    parse_step(step_text or f"decode:1@{DEFAULT_CONTEXT}")  # before a download
+    if step_text is not None:
+        parse_step(step_text)  # before a download
     name, architecture, built = open_graph(model, settings)
     graph = fuse(built)
-    text = step_text or f"decode:1@{min(DEFAULT_CONTEXT, graph.max_context - 1)}"
+    default = f"decode:1@{min(DEFAULT_CONTEXT, graph.max_context - 1)}"
+    text = default if step_text is None else step_text
     step = parse_step(text)
     longest = max(n + c for n, c in zip(step.new_tokens, step.context_lens, strict=True))
     if longest > graph.max_context:

@@ -1,0 +1,176 @@
+"""Counts: parameters against what vendors publish, work against arithmetic done by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ridgeline.cost.count import (
+    count_kv_bytes,
+    count_parameters,
+    count_step,
+    intensity,
+)
+from ridgeline.cost.memory import check_fits, longest_context, memory_ledger
+from ridgeline.errors import CapacityError
+from ridgeline.model.graph.node import Graph
+from ridgeline.model.graph.work import NO_WORK, Precision, Work
+from ridgeline.model.opened import describe, open_model
+from ridgeline.model.passes.fuse import fuse
+from ridgeline.step import StepShape
+
+PUBLISHED: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "data" / "published_models.json").read_text()
+)
+# The vendor says "1.7B"; the weights are 1,720,574,976.
+ROUNDED = {"Qwen/Qwen3-1.7B": 1.72e9}
+
+SMALL = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 100,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+# By hand: embedding and head, two layers of (q + o, k + v, three of the MLP, two norms), a norm.
+SMALL_LAYER = 2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 24 + 2 * 16
+SMALL_PARAMETERS = 2 * 100 * 16 + 2 * SMALL_LAYER + 16
+
+
+def small(**changes: Any) -> Graph:
+    return fuse(describe(SMALL | changes))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_totals_are_the_published_ones(name: str) -> None:
+    graph = describe(PUBLISHED[name]["config"])
+    parameters = count_parameters(graph)
+    expected = ROUNDED.get(name, PUBLISHED[name]["published_parameters"])
+    assert parameters.total == pytest.approx(expected, rel=0.01)
+    assert parameters.active == parameters.total
+    assert parameters.num_bytes == 2 * parameters.total
+    assert count_kv_bytes(graph).per_token == PUBLISHED[name]["kv_bytes_per_token"]
+
+
+def test_known_totals_are_exact() -> None:
+    exact = {
+        "meta-llama/Meta-Llama-3.1-8B": 8030261248,
+        "Qwen/Qwen2.5-7B-Instruct": 7615616512,
+        "google/gemma-3-1b-it": 999885952,
+        "mistralai/Mistral-7B-v0.3": 7248023552,
+    }
+    for name, total in exact.items():
+        assert count_parameters(describe(PUBLISHED[name]["config"])).total == total
+
+
+def test_parameters_by_hand() -> None:
+    assert count_parameters(small()).total == SMALL_PARAMETERS
+    assert count_parameters(small(tie_word_embeddings=True)).total == SMALL_PARAMETERS - 1600
+    assert count_parameters(describe(SMALL)) == count_parameters(small())
+
+
+def test_bytes_are_by_stored_format(smollm2_path: Path) -> None:
+    parameters = count_parameters(open_model(smollm2_path).graph)
+    assert parameters.total == 134_515_008
+    # 32 weights in 34 bytes (Q8_0 embedding), 32 in 20 (Q4_1), 61 norms of 576 in F32.
+    norms = 61 * 576
+    embedding = 49152 * 576
+    assert parameters.bytes_by_format == {
+        "Q8_0": embedding // 32 * 34,
+        "Q4_1": (134_515_008 - embedding - norms) // 32 * 20,
+        "F32": norms * 4,
+    }
+
+
+def test_kv_bytes_part_by_window() -> None:
+    config = PUBLISHED["google/gemma-3-1b-it"]["config"]
+    kv = count_kv_bytes(describe(config))
+    layer = 2 * 2 * 256  # bytes x (k and v) x one head
+    windowed = config["layer_types"].count("sliding_attention")
+    assert kv.windowed == {512: windowed * layer}
+    assert kv.unbounded == (26 - windowed) * layer
+    assert count_kv_bytes(describe(config), 1.0).per_token == 26 * layer / 2
+
+
+def test_flops_of_a_step_by_hand() -> None:
+    step = StepShape.prefill(10, batch=3)
+    total = count_step(small(), step, Precision()).total
+    matrices = 2 * (2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 24)
+    pairs = 3 * 10 * 11 // 2
+    attention = 2 * pairs * 2 * 4 * (4 + 4)  # layers, a multiply-add, heads, q.k and p.v
+    logits = 2 * 3 * 16 * 100
+    assert total.flops["bf16"] == 2 * 30 * matrices + attention + logits
+
+
+def test_bytes_of_a_decode_step_by_hand() -> None:
+    count = count_step(small(), StepShape.decode(8, 100), Precision())
+    row_bytes = 16 * 2
+    embedded = 8 * row_bytes
+    assert count.total.weight_bytes == 2 * (SMALL_PARAMETERS - 1600) + embedded
+    token_bytes = 2 * 2 * (2 * 4) * 2  # layers, k and v, heads x channels, bytes
+    assert count.total.kv_write_bytes == 8 * token_bytes
+    assert count.total.kv_read_bytes == 8 * 101 * token_bytes
+    halved = count_step(small(), StepShape.decode(8, 100), Precision(kv_bytes=1.0))
+    assert halved.total.kv_read_bytes == count.total.kv_read_bytes / 2
+
+
+def test_rows_are_one_a_kind_and_add_up_to_the_graph() -> None:
+    graph = fuse(describe(PUBLISHED["google/gemma-3-4b-it"]["config"]))
+    step = StepShape((5, 1, 1), (0, 3000, 7), 3)
+    count = count_step(graph, step, Precision())
+    assert sum(row.count for row in count.rows) == len(graph.nodes)
+    summed, each = NO_WORK, NO_WORK
+    for row in count.rows:
+        summed += row.work
+    for node in graph.nodes:
+        each += node.op.cost(node, step, Precision())
+    for work in (summed, each):
+        assert work.total_flops == pytest.approx(count.total.total_flops)
+        assert work.total_bytes == pytest.approx(count.total.total_bytes)
+        assert work.launches == count.total.launches
+    windows = {row.window for row in count.rows if row.operator == "attention"}
+    assert windows == {None, 1024}
+    names = [(row.name, row.window, row.formats, row.operator) for row in count.rows]
+    assert len(set(names)) == len(names)
+
+
+def test_arithmetic_is_the_formats() -> None:
+    precision = Precision(compute={"BF16": "int8"}, default_compute="f32")
+    flops = count_step(small(), StepShape.prefill(4), precision).total.flops
+    assert set(flops) == {"int8", "f32"}
+
+
+def test_intensity() -> None:
+    assert intensity(Work(flops={"f32": 6.0, "int8": 6.0}, weight_bytes=3.0)) == 4.0
+    assert intensity(NO_WORK) is None
+
+
+def test_a_ledger_rounds_to_blocks() -> None:
+    graph = small()
+    per_token = 2 * 2 * (2 * 4) * 2
+    ledger = memory_ledger(graph, rows=3, context=17, block_tokens=16, arena_bytes=1000)
+    assert ledger.kv_bytes_per_token == per_token
+    assert ledger.kv_bytes == 3 * 32 * per_token
+    assert ledger.weight_bytes == 2 * SMALL_PARAMETERS
+    assert ledger.total_bytes == 2 * SMALL_PARAMETERS + 3 * 32 * per_token + 1000
+    assert memory_ledger(graph, rows=1, context=1, weight_bytes=7).weight_bytes == 7
+
+
+def test_what_fits_is_said_and_fits() -> None:
+    graph = small()
+    ledger = memory_ledger(graph, rows=4, context=256, block_tokens=16)
+    check_fits(ledger, ledger.total_bytes, "small")
+    with pytest.raises(CapacityError, match=r"4 x 240 tokens would fit"):
+        check_fits(ledger, ledger.total_bytes - 1, "small")
+    assert longest_context(ledger, ledger.total_bytes - 1) == 240
+    one_row = ledger.weight_bytes + 3 * 16 * ledger.kv_bytes_per_token
+    with pytest.raises(CapacityError, match=r"one row of 48 tokens would fit"):
+        check_fits(ledger, one_row, "small")
+    with pytest.raises(CapacityError, match=r"small needs .* there are 10 B: only a smaller"):
+        check_fits(ledger, 10, "small")
