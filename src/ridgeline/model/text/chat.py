@@ -119,7 +119,7 @@ class ChatTemplate:
         if isinstance(content, list):
             if not self._reads_parts:
                 plain["content"] = _joined_parts(content, where)
-        elif content is not None and not isinstance(content, str):
+        elif not isinstance(content, (str, dict, type(None))):
             raise RequestError(f"{where}.content", "must be a string or a list of parts")
         return plain
 

@@ -147,14 +147,16 @@ def _end_ids(path: Path, vocab_size: int) -> list[int]:
 
 
 def _chat_template(directory: Path, settings: Json) -> str | None:
-    """chat_template.jinja, or the default one of tokenizer_config.json."""
+    """chat_template.jinja, chat_template.json, or the default one of tokenizer_config.json."""
     path = directory / "chat_template.jinja"
     if path.is_file():
         try:
             return path.read_text("utf-8")
         except (OSError, ValueError) as error:
             raise ModelError(f"{path}: cannot be read: {error}") from None
-    value = settings.get("chat_template")
+    value = _read_json(directory / "chat_template.json").get("chat_template")
+    if value is None:
+        value = settings.get("chat_template")
     if isinstance(value, list):
         named = {
             entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)

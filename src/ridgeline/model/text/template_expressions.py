@@ -228,7 +228,7 @@ class Expressions:
         if isinstance(function, Macro):
             return self._call_macro(function, args, kwargs | extra)
         if isinstance(function, Method):
-            return self._apply(function.name, function.call, [function.owner, *args], kwargs)
+            return self._apply(f".{function.name}", function.call, [function.owner, *args], kwargs)
         if isinstance(function, Undefined):
             return function._fail_with_undefined_error()
         if not callable(function):
@@ -263,18 +263,21 @@ class Expressions:
             subject = self.list_of(subject)
             self.meter.weigh(subject)
             args = [iter(subject), *args[1:]]
-        count, chars, depth = self.meter.weigh(args)
-        if name == "replace" and isinstance(subject, str) and len(args) > 2:
+        count, chars, depth = self.meter.weigh([*args, *kwargs.values()])
+        if name in ("replace", ".replace") and isinstance(subject, str) and len(args) > 2:
             old, new = str(args[1]), str(args[2])
             times = subject.count(old) if old else len(subject) + 1
             self.meter.limit(len(subject) + times * len(new))
-        elif name == "join":
-            separator = subject if isinstance(subject, str) and len(args) > 1 else ""
-            longest = max([len(separator), *(len(arg) for arg in args[1:] if isinstance(arg, str))])
-            self.meter.limit(chars + count * max(longest, len(str(kwargs.get("d", "")))))
+        elif name in ("join", ".join"):
+            values, separator = subject, kwargs.get("d", args[1] if len(args) > 1 else "")
+            if name == ".join":
+                values, separator = separator, values
+            pieces = count + (len(values) if isinstance(values, str) else 0)
+            self.meter.limit(chars + pieces * len(str(separator)))
+        elif name == ".format":
+            self.meter.limit(len(subject) + (subject.count("{") + 1) * (chars + 2000))
         elif name == "format":
-            chars += self.meter.weigh(kwargs)[1]
-            self.meter.limit(len(str(subject)) + (str(subject).count("{") + 1) * (chars + 2000))
+            self._check_percent(str(subject), [args[1:], kwargs])
         elif name == "tojson":
             indent = kwargs.get("indent") or (args[2] if len(args) > 2 else 0)
             width = len(indent) if isinstance(indent, str) else int(indent or 0)

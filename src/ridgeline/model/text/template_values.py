@@ -192,7 +192,9 @@ def _folded(value: Any, case_sensitive: bool) -> Any:
 
 
 def _key(attribute_path: Any, case_sensitive: bool) -> Callable[[Any], Any]:
-    follow = (lambda value: value) if attribute_path is None else path_getter(attribute_path)
+    if attribute_path is None:
+        return lambda value: _folded(value, case_sensitive)
+    follow = path_getter(attribute_path)
     return lambda value: _folded(follow(value), case_sensitive)
 
 
@@ -225,9 +227,15 @@ def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = 
     return (margin if first else "") + "\n".join([lines[0], *rest])
 
 
-def _join(value: Iterable[Any], separator: str = "", attribute: Any = None) -> str:
+def _join(value: Iterable[Any], d: str = "", attribute: Any = None) -> str:
     values = value if attribute is None else map(path_getter(attribute), value)
-    return str(separator).join(map(str, values))
+    return str(d).join(map(str, values))
+
+
+def _format_percent(value: Any, *args: Any, **kwargs: Any) -> str:
+    if args and kwargs:
+        raise TemplateFault("format: takes positions or names, not both")
+    return str(_text(value) % (kwargs or args))
 
 
 def _default(value: Any, default: Any = "", boolean: bool = False) -> Any:
@@ -351,6 +359,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "escape": escape,
     "first": _first,
     "float": _float,
+    "format": _format_percent,
     "indent": _indent,
     "int": _int,
     "items": _items,
