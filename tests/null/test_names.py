@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from ridgeline.errors import ModelError
 from ridgeline.model.architectures import ARCHITECTURES, build
 from ridgeline.model.formats import FORMATS
+from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops import Embed, Norm, Rope
 from ridgeline.model.opened import OpenedModel, describe, open_model
 from ridgeline.model.weights.checkpoint import Checkpoint
@@ -246,6 +247,10 @@ def gguf(
     return Checkpoint(Path("small.gguf"), "gguf", contents)
 
 
+def built_gguf(architecture: str, metadata: Mapping[str, object]) -> Graph:
+    return build(gguf_config(gguf(architecture, metadata)), lambda _: FORMATS["F32"])
+
+
 def rotations(config: Mapping[str, object]) -> list[Any]:
     graph = build(config, lambda _: FORMATS["F32"])
     return [node.op.rotation for node in graph.nodes if isinstance(node.op, Rope)]
@@ -286,6 +291,7 @@ def test_layers_and_query_scale_of_a_gemma_gguf() -> None:
     graph = build(config, lambda _: FORMATS["F32"])
     assert [state.window for state in graph.states] == [None, 8]
     assert config["query_pre_attn_scalar"] == 64.0
+    assert [state.window for state in built_gguf("gemma3", lengths).states] == [None, None]
     large = gguf_config(gguf("gemma3", lengths | {"block_count": 62}))
     assert large["query_pre_attn_scalar"] == 64 / 4
 
@@ -313,7 +319,10 @@ def test_layers_and_query_scale_of_a_gemma_gguf() -> None:
         ("phi3", {}, {"rope_factors_long.weight": np.ones(8)}, "rope_factors_short.weight"),
         (
             "gemma3",
-            {"attention.sliding_window_pattern": np.ones(99, np.bool_)},
+            {
+                "attention.sliding_window": 8,
+                "attention.sliding_window_pattern": np.ones(99, np.bool_),
+            },
             {},
             "sliding_window_pattern' lists 99 layers",
         ),

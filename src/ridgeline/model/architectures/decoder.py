@@ -51,6 +51,8 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "no_rope_layers": (),
     "no_rope_layer_interval": (),
     "use_qk_norm": (False,),
+    "use_mrope": (False,),
+    "rope_interleaved": (False,),
     "clip_qkv": (),
 }
 

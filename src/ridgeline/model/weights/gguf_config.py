@@ -56,6 +56,7 @@ ROPE_TENSORS: dict[str, str] = {
     "short_factor": "rope_factors_short.weight",
 }
 MAX_FACTORS = 1 << 12
+MAX_LAYERS = 1 << 12
 
 # Keys that change numbers in ways that are not built here, and the values that do not.
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -128,6 +129,11 @@ def gguf_config(checkpoint: Checkpoint) -> dict[str, object]:
             f"{checkpoint.path}: metadata '{architecture}.attention.value_length' = "
             f"{value_length!r}: keys of another length ({config['head_dim']!r}) are not supported"
         )
+    # What a file may leave out, and means the same thing in all families.
+    heads, width = config["num_attention_heads"], config["hidden_size"]
+    config["num_key_value_heads"] = config["num_key_value_heads"] or heads
+    if config["head_dim"] is None and isinstance(width, int) and isinstance(heads, int) and heads:
+        config["head_dim"] = width // heads
     # 0 says none.
     for name in ("sliding_window", "final_logit_softcapping"):
         config[name] = config[name] or None
@@ -211,6 +217,8 @@ def gemma3_fields(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[
         fields["query_pre_attn_scalar"] = scale**-2
     elif layers == GEMMA3_27B_LAYERS and isinstance(width, int) and isinstance(heads, int):
         fields["query_pre_attn_scalar"] = width / max(1, heads)
+    if config["sliding_window"] is None and isinstance(layers, int) and layers <= MAX_LAYERS:
+        return {**fields, "layer_types": ["full_attention"] * layers}
     key = "gemma3.attention.sliding_window_pattern"
     pattern = checkpoint.metadata.get(key)
     if not isinstance(pattern, np.ndarray):
