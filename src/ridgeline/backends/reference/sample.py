@@ -77,9 +77,10 @@ def candidates(scaled: Floats, how: RowSampling) -> Ints:
     share = np.exp(scaled[order].astype(np.float64) - np.float64(scaled[order[0]]))
     if how.top_p < 1:
         reached = np.cumsum(share)
-        count = int(np.searchsorted(reached, how.top_p * reached[-1], side="left")) + 1
+        wanted = np.float64(np.float32(how.top_p)) * reached[-1]
+        count = int(np.searchsorted(reached, wanted, side="left")) + 1
         order, share = order[:count], share[:count]
-    order = order[share >= how.min_p]
+    order = order[share >= np.float64(np.float32(how.min_p))]
     return np.sort(order)
 
 
