@@ -122,6 +122,8 @@ template <class W, int Rows, int Strips>
 void tile(const Stretch& s) {
   constexpr IntegerShape kShape = W::kShape;
   constexpr int kBits = kShape.bits, kGroups = kShape.groups(), kGroupSteps = kShape.group / 4;
+  const std::int64_t blocks = s.blocks, ahead_bytes = s.ahead_bytes, x_stride = s.x_stride;
+  const int terms = s.terms;
   for (int strip = 0; strip < 2; strip += Strips) {
     Floats acc[Rows][Strips];
     for (int r = 0; r < Rows; r++) {
@@ -132,31 +134,31 @@ void tile(const Stretch& s) {
     }
     const std::uint8_t* weights = s.weights + strip * W::kStripBytes;
     const std::uint8_t* ahead = s.ahead;
-    const ActivationBlock* block = s.x;
-    for (std::int64_t b = 0; b < s.blocks; b++, weights += 2 * W::kStripBytes) {
-      for (std::int64_t i = 0; i < s.ahead_bytes; i += 64) prefetch(ahead + i);
-      ahead += s.ahead_bytes;
-      for (int term = 0; term < s.terms; term++, block++) {
+    const ActivationBlock* x = s.x;
+    for (std::int64_t b = 0; b < blocks; b++, weights += 2 * W::kStripBytes) {
+      for (std::int64_t i = 0; i < ahead_bytes; i += 64) prefetch(ahead + i);
+      ahead += ahead_bytes;
+      for (int term = 0; term < terms; term++, x++) {
 #pragma GCC unroll 1
         for (int g = 0; g < kGroups; g++) {
-          const ActivationBlock* x = block;
           Sums sums[Rows][Strips];
           for (int r = 0; r < Rows; r++) {
-            for (int c = 0; c < Strips; c++) sums[r][c] = begin<kBits>(start<kGroups>(x[r * s.x_stride], g));
+            for (int c = 0; c < Strips; c++) sums[r][c] = begin<kBits>(start<kGroups>(x[r * x_stride], g));
           }
 #pragma GCC unroll kUnrolledSteps
           for (int i = 0; i < kGroupSteps; i++) {
             Line lines[Strips];
             for (int c = 0; c < Strips; c++) lines[c] = W::line(weights + c * W::kStripBytes, g, i);
             for (int r = 0; r < Rows; r++) {
-              const Quad quad = load_quad(x[r * s.x_stride].q + g * kShape.group + i * 4);
+              const Quad quad = load_quad(x[r * x_stride].q + g * kShape.group + i * 4);
               for (int c = 0; c < Strips; c++) sums[r][c] = dot<kBits>(sums[r][c], lines[c], quad);
             }
+            keep_loads_here();
           }
           for (int c = 0; c < Strips; c++) {
             const Floats scales = W::scales(weights + c * W::kStripBytes, g);
             for (int r = 0; r < Rows; r++) {
-              const ActivationBlock& a = x[r * s.x_stride];
+              const ActivationBlock& a = x[r * x_stride];
               const Floats sum = finish<kBits>(sums[r][c], start<kGroups>(a, g));
               acc[r][c] = fma(mul(sum, all(a.scale[g * 2 / kGroups])), scales, acc[r][c]);
             }
@@ -166,7 +168,7 @@ void tile(const Stretch& s) {
           for (int c = 0; c < Strips; c++) {
             const std::uint8_t* minima = W::minima(weights + c * W::kStripBytes, pair);
             for (int r = 0; r < Rows; r++) {
-              const ActivationBlock& a = block[r * s.x_stride];
+              const ActivationBlock& a = x[r * x_stride];
               acc[r][c] = add_pairs(acc[r][c], minima, kGroups == 2 ? a.sum32 : a.sum16 + pair * 2);
             }
           }

@@ -41,6 +41,9 @@ static inline void prefetch(const std::uint8_t* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }
 
+// Without it the compiler loads the lines of all steps at once, and has no registers left for sums.
+static inline void keep_loads_here() { __asm__ volatile("" ::: "memory"); }
+
 static inline Line load_line(const std::uint8_t* p) { return _mm512_load_si512(p); }
 static inline void store_line(std::uint8_t* p, Line v) { _mm512_store_si512(p, v); }
 
