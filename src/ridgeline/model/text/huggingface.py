@@ -19,7 +19,7 @@ from ridgeline.errors import ModelError
 from ridgeline.model.text.byte_level import byte_level_bytes
 from ridgeline.model.text.sentencepiece import byte_token_bytes
 from ridgeline.model.text.tokenizer import Encode, Tokenizer
-from ridgeline.model.text.vocabulary import named_end_ids
+from ridgeline.model.text.vocabulary import MAX_TOKENS, named_end_ids
 
 if TYPE_CHECKING:
     import tokenizers
@@ -54,7 +54,10 @@ def read_directory(directory: Path) -> Tokenizer:
     eos_ids = named_end_ids(added_ids)
     if eos_id is not None:
         eos_ids.add(eos_id)
-    vocab_size = max(engine.get_vocab_size(with_added_tokens=True), *(i + 1 for i in added), 1)
+    # Ids may have gaps, so that their number says nothing about the largest.
+    vocab_size = 1 + max(0, *engine.get_vocab(with_added_tokens=True).values(), *added)
+    if vocab_size > MAX_TOKENS:
+        raise ModelError(f"{path}: token id {vocab_size - 1} is absurd: at most {MAX_TOKENS} ids")
     for file_name in ("generation_config.json", "config.json"):
         eos_ids.update(_end_ids(directory / file_name, vocab_size))
     around = engine.encode("", add_special_tokens=True).ids
