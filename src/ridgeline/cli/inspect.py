@@ -115,11 +115,13 @@ def examine(model: str, settings: Settings, step_text: str | None) -> Inspection
 
 def open_graph(model: str, settings: Settings) -> tuple[str, str, Graph]:
     """MODEL's name, architecture and graph; from config.json alone where there are no weights."""
+    from ridgeline.cli.progress import show_progress
     from ridgeline.model.architectures import find_architecture
     from ridgeline.model.opened import describe, open_model, read_config
     from ridgeline.model.weights.sources import parse_reference, resolve
 
-    path = resolve(parse_reference(model), settings)
+    with show_progress(model) as progress:
+        path = resolve(parse_reference(model), settings, progress)
     if path.suffix == ".json" or is_bare(path):
         config, where = read_config(path)
         architecture, _ = find_architecture(config, where, "hf")
