@@ -278,6 +278,11 @@ def test_every_id_that_ends_a_generation_is_known() -> None:
         bpe_metadata(tokens=[*tokens, "<|return|>", "<|call|>"], token_type=None, eos_token_id=262)
     )
     assert 259 not in harmony.eos_ids
+    html = Tokenizer.from_gguf(
+        bpe_metadata(tokens=[*tokens, "</s>"], token_type=None, eos_token_id=257)
+    )
+    assert 262 not in html.eos_ids | html.special_ids
+    assert html.encode("a</s>") == [BPE_TOKENS.index("a"), 262]
     assert {262, 263} <= harmony.eos_ids
 
 
@@ -314,6 +319,39 @@ def test_wrong_metadata_is_named(change: dict[str, object], named: str) -> None:
         Tokenizer.from_gguf(bpe_metadata(**change))
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+odd_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.binary(),
+    lambda part: st.lists(part, max_size=300),
+    max_leaves=300,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.booleans(), st.dictionaries(st.integers(0, 20), odd_values, min_size=1, max_size=3))
+def test_any_metadata_is_read_or_refused(spm: bool, changes: dict[int, object]) -> None:
+    metadata = spm_metadata() if spm else bpe_metadata()
+    keys = sorted(metadata | {f"tokenizer.ggml.{name}": 0 for name in OPTIONAL})
+    metadata.update({keys[place % len(keys)]: value for place, value in changes.items()})
+    fault = ""
+    try:
+        tokenizer = Tokenizer.from_gguf(metadata)
+        tokenizer.decode(tokenizer.encode("a b\n<s>é"))
+    except ModelError as error:
+        fault = str(error)
+    assert fault == "" or "tokenizer." in fault
+    assert len(fault.splitlines()) <= 1
+
+
+OPTIONAL = (
+    "add_bos_token",
+    "add_eos_token",
+    "add_space_prefix",
+    "eot_token_id",
+    "scores",
+    "merges",
+)
 
 
 def test_bytes_are_read_as_strings() -> None:

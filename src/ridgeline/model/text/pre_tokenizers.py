@@ -125,7 +125,7 @@ def expressions_of(pre: str) -> list[str]:
     """
     if pre not in EXPRESSIONS:
         raise ModelError(
-            f"tokenizer.ggml.pre: {pre!r} is not known; known: {', '.join(sorted(EXPRESSIONS))}"
+            f"tokenizer.ggml.pre: {pre[:80]!r} is not known; known: {', '.join(sorted(EXPRESSIONS))}"
         )
     return [_at_unicode_15(expression) for expression in EXPRESSIONS[pre]]
 

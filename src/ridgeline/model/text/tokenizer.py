@@ -139,7 +139,7 @@ def _tokenizer_of(vocabulary: Vocabulary) -> Tokenizer:
         unknown_id=vocabulary.unknown_id,
         pad_id=vocabulary.pad_id,
         eos_ids=vocabulary.eos_ids,
-        special_ids=vocabulary.control | vocabulary.unknown,
+        special_ids=(vocabulary.control | vocabulary.unknown) - vocabulary.shown,
         add_bos=vocabulary.add_bos,
         add_eos=vocabulary.add_eos,
         strips_leading_space=vocabulary.add_space_prefix,

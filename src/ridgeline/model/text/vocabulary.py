@@ -8,10 +8,11 @@ unequal length) this raises `ModelError`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from ridgeline.errors import ModelError
 
@@ -104,7 +105,7 @@ PHI3_KEEPS_SPACE_AFTER = ("<unk>", "<s>", "<|endoftext|>")
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """What a tokenizer is built from. `tokens[i]` is the text of id i as stored (byte-mapped or
-    with `▁`).
+    with `▁`); `shown` are the control tokens that are text all the same.
     """
 
     kind: Kind
@@ -118,6 +119,7 @@ class Vocabulary:
     user_defined: frozenset[int]
     unknown: frozenset[int]
     strips_right: frozenset[int]
+    shown: frozenset[int]
     bos_id: int | None
     eos_id: int | None
     unknown_id: int | None
@@ -138,7 +140,7 @@ def read_vocabulary(metadata: Mapping[str, object]) -> Vocabulary:
     model = _string(metadata, "tokenizer.ggml.model")
     if model not in KINDS:
         raise ModelError(
-            f"tokenizer.ggml.model: {model!r} is not supported; "
+            f"tokenizer.ggml.model: {model[:80]!r} is not supported; "
             f"supported: {', '.join(sorted(KINDS))}"
         )
     kind = KINDS[model]
@@ -157,17 +159,17 @@ def read_vocabulary(metadata: Mapping[str, object]) -> Vocabulary:
     scores: Sequence[float] = ()
     if kind == "spm":
         scores = _numbers(metadata, "tokenizer.ggml.scores", count) or [0.0] * count
-        if any(map(math.isnan, scores)):
+        if np.isnan(np.asarray(scores, np.float64)).any():
             raise ModelError("tokenizer.ggml.scores: holds a NaN; merges have no order")
     merges: Sequence[str] = ()
     if kind == "bpe":
         merges = _strings(metadata, "tokenizer.ggml.merges")
 
-    by_type: dict[int, set[int]] = {CONTROL: set(), USER_DEFINED: set(), UNKNOWN: set()}
-    for index, token_type in enumerate(types):
-        if token_type != NORMAL and token_type in by_type:
-            by_type[int(token_type)].add(index)
-    control, user_defined = by_type[CONTROL], by_type[USER_DEFINED]
+    types_array = np.asarray(types)
+    control, user_defined, unknown = (
+        set(np.flatnonzero(types_array == kept).tolist())
+        for kept in (CONTROL, USER_DEFINED, UNKNOWN)
+    )
 
     # Llama's own files carry no ids; these are what every reader assumes.
     spm = kind == "spm"
@@ -176,11 +178,18 @@ def read_vocabulary(metadata: Mapping[str, object]) -> Vocabulary:
     eos_ids = _end_ids(metadata, ids, count, control, user_defined)
     if eos_id is not None:
         eos_ids.add(eos_id)
+    # Qwen and Gemma have HTML's </s> as a plain token. llama.cpp reads it as a control token and so
+    # must `encode`, but a page of HTML neither ends there nor loses it.
+    shown: set[int] = set()
+    html = ids.get("</s>")
+    if html is not None and types[html] == NORMAL and eos_id not in (None, html):
+        eos_ids.discard(html)
+        shown.add(html)
 
     strips_right: set[int] = set()
     name = metadata.get("general.name")
     if isinstance(name, str) and any(mark in name.lower() for mark in ("phi-3", "phi3")):
-        strips_right = control | user_defined | by_type[UNKNOWN]
+        strips_right = control | user_defined | unknown
         strips_right.update(ids[text] for text in ("</s>",) if text in ids)
         strips_right.difference_update(ids[text] for text in PHI3_KEEPS_SPACE_AFTER if text in ids)
 
@@ -194,8 +203,9 @@ def read_vocabulary(metadata: Mapping[str, object]) -> Vocabulary:
         merges=merges,
         control=frozenset(control),
         user_defined=frozenset(user_defined),
-        unknown=frozenset(by_type[UNKNOWN]),
+        unknown=frozenset(unknown),
         strips_right=frozenset(strips_right),
+        shown=frozenset(shown),
         bos_id=bos_id,
         eos_id=eos_id,
         unknown_id=_token_id(metadata, "unknown_token_id", 0 if spm else None, count),
