@@ -69,7 +69,8 @@ def inspect(
     """Parameters, bytes and KV per token of a model, and the operators of one step.
 
     FLOPs count a multiply-add as 2. Bytes are what each operator must move; values and cache are
-    taken as 2 bytes a number, weights as they are stored. FLOP/B is arithmetic intensity.
+    taken as 2 bytes a number, weights as they are stored, matrix products as bf16: no device is
+    meant. FLOP/B is arithmetic intensity.
     """
     from ridgeline.model.graph.show import show
 

@@ -21,14 +21,14 @@ from ridgeline.model.graph.ops.rope import Rotation
 
 MAX_FACTOR = 1e6
 
-# Keys of a rope section that are read by some scaling; another one may change numbers: refused.
+# What a rope section may hold; another key may change numbers.
 KNOWN_KEYS = frozenset(
     {
         "rope_type",
         "type",
         "rope_theta",
         "partial_rotary_factor",
-        "rotary_dim",
+        "rotary_dim",  # of GGUF, as is frequency_factors
         "factor",
         "original_max_position_embeddings",
         "original_max_seq_len",
@@ -95,6 +95,21 @@ def read_rope(
     theta_name, scaling_name: the older keys of this layer type; scaling_name None: never scaled.
     partial: whether this architecture can turn a part of a head.
     """
+    section = rope_section(config, layer_type, scaling_name)
+    kind = read_kind(section)
+    theta_of, name = (section, "rope_theta") if section.has("rope_theta") else (config, theta_name)
+    theta = theta_of.number(name, 1.0 + 1e-6, 1e15, default_theta)
+    rotary_dim = read_rotary_dim(config, section, head_dim, partial)
+    name = "original_max_position_embeddings"
+    original_of = config if config.has(name) else section
+    if not original_of.has(name) and section.has("original_max_seq_len"):
+        name = "original_max_seq_len"  # Meta's and torchtitan's word for it
+    original = original_of.integer(name, 1, MAX_POSITIONS, positions)
+    return RopeSettings(kind, section, theta, rotary_dim, positions, original)
+
+
+def rope_section(config: Fields, layer_type: str | None, scaling_name: str | None) -> Fields:
+    """The keys of a scaling, from either spelling; one that nothing reads is refused."""
     newer = config.section("rope_parameters")
     if layer_type is not None and any(isinstance(v, Mapping) for v in newer.values.values()):
         newer = newer.section(layer_type)
@@ -102,41 +117,38 @@ def read_rope(
     if newer.values and older.values and newer.values != older.values:
         config.refuse("rope_scaling", "contradicts rope_parameters: only one may be given")
     section = newer if newer.values else older
-    unknown = [name for name in section.values if name not in KNOWN_KEYS and section.has(name)]
-    if unknown:
-        section.refuse(unknown[0], f"is not known; known: {', '.join(sorted(KNOWN_KEYS))}")
-    named = {section.text(name) for name in ("rope_type", "type") if section.has(name)}
-    named = {KIND_ALIASES.get(name, name) for name in named}
-    if len(named) > 1:
-        section.refuse("rope_type", f"contradicts type = {section.text('type')!r}")
-    kind = named.pop() if named else unnamed_kind(section)
+    for name in section.values:
+        if name not in KNOWN_KEYS and section.has(name):
+            section.refuse(name, f"is not known; known: {', '.join(sorted(KNOWN_KEYS))}")
+    return section
+
+
+def read_kind(section: Fields) -> str:
+    """The scaling's key in `SCALINGS`."""
+    named = {name: section.text(name) for name in ("rope_type", "type") if section.has(name)}
+    kinds = {KIND_ALIASES.get(text, text) for text in named.values()}
+    if len(kinds) > 1:
+        section.refuse("rope_type", f"contradicts type = {named['type']!r}")
+    kind = kinds.pop() if kinds else unnamed_kind(section)
     if kind not in SCALINGS:
-        section.refuse(
-            "rope_type" if section.has("rope_type") else "type",
-            f"is not supported; supported: {', '.join(SCALINGS)}",
-        )
-    theta_of = section if section.has("rope_theta") else config
-    theta = theta_of.number(
-        "rope_theta" if theta_of is section else theta_name, 1.0 + 1e-6, 1e15, default_theta
-    )
+        section.refuse(next(iter(named)), f"is not supported; supported: {', '.join(SCALINGS)}")
+    return kind
+
+
+def read_rotary_dim(config: Fields, section: Fields, head_dim: int, partial: bool) -> int:
+    """Channels of a head that turn: an even number of them."""
     share_of = section if section.has("partial_rotary_factor") else config
     share = share_of.number("partial_rotary_factor", 0.0, 1.0, 1.0)
     if share != 1 and not partial:
         share_of.refuse("partial_rotary_factor", "this architecture turns whole heads")
     rotary_dim = section.integer("rotary_dim", 2, head_dim, int(head_dim * share))
-    if rotary_dim < 2 or rotary_dim % 2:
-        fault = f"{rotary_dim} of a head's channels would turn: an even number is needed"
-        if section.has("rotary_dim"):
-            section.refuse("rotary_dim", fault)
-        if share_of.has("partial_rotary_factor"):
-            share_of.refuse("partial_rotary_factor", fault)
-        raise ModelError(f"{config.where}: head_dim = {head_dim}: {fault}")
-    original_name = "original_max_position_embeddings"
-    original_of = config if config.has(original_name) else section
-    if not original_of.has(original_name) and section.has("original_max_seq_len"):
-        original_name = "original_max_seq_len"  # Meta's and torchtitan's word for it
-    original = original_of.integer(original_name, 1, MAX_POSITIONS, positions)
-    return RopeSettings(kind, section, theta, rotary_dim, positions, original)
+    if rotary_dim >= 2 and rotary_dim % 2 == 0:
+        return rotary_dim
+    fault = f"{rotary_dim} of a head's channels would turn: an even number is needed"
+    for fields, name in ((section, "rotary_dim"), (share_of, "partial_rotary_factor")):
+        if fields.has(name):
+            fields.refuse(name, fault)
+    raise ModelError(f"{config.where}: head_dim = {head_dim}: {fault}")
 
 
 def unnamed_kind(section: Fields) -> str:
