@@ -124,9 +124,8 @@ def expressions_of(pre: str) -> list[str]:
     what is known.
     """
     if pre not in EXPRESSIONS:
-        raise ModelError(
-            f"tokenizer.ggml.pre: {pre[:80]!r} is not known; known: {', '.join(sorted(EXPRESSIONS))}"
-        )
+        known = ", ".join(sorted(EXPRESSIONS))
+        raise ModelError(f"tokenizer.ggml.pre: {pre[:80]!r} is not known; known: {known}")
     return [_at_unicode_15(expression) for expression in EXPRESSIONS[pre]]
 
 

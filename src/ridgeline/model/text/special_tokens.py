@@ -13,29 +13,28 @@ from dataclasses import dataclass
 _ASCII_SPACE = " \t\n\v\f\r"
 
 
+MAX_SOUGHT_ONE_BY_ONE = 64
+
+
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """Special tokens by their first two characters (one, for a token of one), with the lengths to
-    try there.
-    """
+    """Special tokens, grouped by their first two characters (by one, for a token of one)."""
 
     ids: Mapping[str, int]
-    lengths: Mapping[str, tuple[int, ...]]
+    groups: Mapping[str, tuple[str, ...]]
     strips_right: frozenset[int]
 
 
 def index_special_tokens(
     texts: Mapping[str, int], strips_right: frozenset[int] = frozenset()
 ) -> SpecialTokens:
-    """An index of `texts` (token text → id). Ids in `strips_right` swallow the white space after
-    them.
-    """
-    lengths: dict[str, set[int]] = {}
+    """An index of `texts` (token text → id); ids in `strips_right` swallow the space after them."""
+    groups: dict[str, list[str]] = {}
     for text in texts:
-        lengths.setdefault(text[:2], set()).add(len(text))
+        groups.setdefault(text[:2], []).append(text)
     return SpecialTokens(
         ids=texts,
-        lengths={start: tuple(sorted(sizes)) for start, sizes in lengths.items()},
+        groups={start: tuple(tokens) for start, tokens in groups.items()},
         strips_right=strips_right,
     )
 
@@ -65,8 +64,14 @@ def split_special(text: str, special: SpecialTokens) -> list[str | int]:
 def _present(text: str, special: SpecialTokens) -> set[str]:
     """The special tokens that occur anywhere in `text`, overlapping or not."""
     found: set[str] = set()
-    for start, sizes in special.lengths.items():
+    for start, tokens in special.groups.items():
         at = text.find(start)
+        if at < 0:
+            continue
+        if len(tokens) <= MAX_SOUGHT_ONE_BY_ONE:
+            found.update(token for token in tokens if token in text)
+            continue
+        sizes = sorted(set(map(len, tokens)))
         while at >= 0:
             for size in sizes:
                 token = text[at : at + size]

@@ -32,7 +32,7 @@ class Encode(Protocol):
     def __call__(self, text: str, add_special: bool, parse_special: bool) -> list[int]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Tokenizer:
     """A model's vocabulary and the rules of its use.
 
