@@ -26,6 +26,8 @@ from ridgeline.model.graph.ops import (
 )
 from ridgeline.model.passes.shard import share_of
 
+MATRICES = (".w", "embed.weight")
+
 
 @dataclass(frozen=True)
 class Decoder:
@@ -48,7 +50,7 @@ class Decoder:
 
 
 def decoder(how: Decoder) -> Graph:
-    b = Builder("decoder", lambda name: FORMATS[how.format if ".w" in name else "F32"])
+    b = Builder("decoder", lambda name: FORMATS[how.format if name.endswith(MATRICES) else "F32"])
     table = b.weight("embed.weight", how.vocab, how.width, axes=("vocab", None))
     h = b.one("embed", Embed(), b.token_ids, weights=(table,))
     for i in range(how.layers):
@@ -115,15 +117,19 @@ def _norm(b: Builder, name: str, x: Value, num_groups: int = 1) -> Value:
     return b.one(name, Norm(num_groups=num_groups, eps=1e-5), x, weights=(weight,))
 
 
+def numbers_of(weight: Weight) -> npt.NDArray[np.float32]:
+    """Numbers that follow from a weight's name and shape, of a size that keeps values near 1."""
+    rng = np.random.default_rng(zlib.crc32(weight.name.encode()))
+    return (rng.standard_normal(weight.shape) / np.sqrt(weight.shape[-1])).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class RandomWeights:
-    """Numbers that follow from a weight's name; ranks' shares are shares of the whole."""
+    """`numbers_of` a graph's weights; ranks' shares are shares of the whole."""
 
     graph: Graph
 
     def float32(self, weight: Weight) -> npt.NDArray[np.float32]:
         share = share_of(weight)
         (whole,) = (w for w in self.graph.weights if w.name == share.name)
-        rng = np.random.default_rng(zlib.crc32(whole.name.encode()))
-        numbers = rng.standard_normal(whole.shape) / np.sqrt(whole.shape[-1])
-        return np.split(numbers.astype(np.float32), share.parts, axis=share.dim)[share.part]
+        return np.split(numbers_of(whole), share.parts, axis=share.dim)[share.part]
