@@ -129,7 +129,7 @@ REFUSED: dict[str, Broken] = {
     "row 0: token id 99": lambda e: e.append_tokens(0, [99]),
     "row 2: is not open": lambda e: e.append_tokens(2, [1]),
     "row 1: is not open": lambda e: e.close_row(1),
-    "row 1: temperature": lambda e: e.open_row(1, [1], RowSampling(temperature=1e-9)),
+    "row 1: temperature must be": lambda e: e.open_row(1, [1], RowSampling(temperature=-1.0)),
     "row 1: top_p": lambda e: e.open_row(1, [1], RowSampling(top_p=0.0)),
     "row 1: min_p": lambda e: e.open_row(1, [1], RowSampling(min_p=1.5)),
     "row 1: top_k": lambda e: e.open_row(1, [1], RowSampling(top_k=-1)),

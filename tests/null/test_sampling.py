@@ -133,6 +133,13 @@ def test_impossible_tokens_never_come() -> None:
 def test_a_temperature_that_overflows_is_still_an_order() -> None:
     how = RowSampling(temperature=1e-5, top_p=0.9, min_p=0.1)
     assert choose(logits(-1e38, 1e38, 3e38, 0), [0], how) == 1, "both are the largest float32"
+    assert choose(logits(-1, -2, -math.inf), [0], replace(how, temperature=1e-44)) == 0
+    assert choose(logits(1, 2, 0), [0], replace(how, temperature=1e-50)) == 1, "that is 0"
+
+
+def test_a_penalty_of_almost_nothing_is_still_an_order() -> None:
+    how = RowSampling(repetition_penalty=1e-50, temperature=1.0, top_k=2)
+    assert choose(logits(0, 1, 2), [0, 1], how) == 1
 
 
 @pytest.mark.parametrize(

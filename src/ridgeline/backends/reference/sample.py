@@ -42,13 +42,21 @@ def sample(
 def choose(logits: Floats, token_ids: Sequence[int] | Ints, how: RowSampling) -> int:
     """The token; all float32 but for probabilities and noise."""
     penalised = penalise(logits, token_ids, how.repetition_penalty)
-    if how.temperature == 0:
+    temperature = np.float32(how.temperature)
+    if temperature == 0:
         return int(penalised.argmax())
-    with np.errstate(over="ignore"):  # -Inf is a token that cannot come
-        scaled = np.minimum(penalised / np.float32(how.temperature), np.finfo(np.float32).max)
+    scaled = scale(penalised, temperature)
     ids = candidates(scaled, how)
     scores = scaled[ids] + gumbel(ids, len(token_ids), how.seed)
     return int(ids[scores.argmax()])
+
+
+def scale(logits: Floats, temperature: np.float32) -> Floats:
+    """logits / temperature, held within float32's range; -Inf, a token that cannot come, stays."""
+    largest = np.finfo(np.float32).max
+    with np.errstate(over="ignore"):
+        scaled = np.clip(logits / temperature, -largest, largest)
+    return np.where(np.isneginf(logits), logits, scaled)
 
 
 def penalise(logits: Floats, token_ids: Sequence[int] | Ints, penalty: float) -> Floats:
@@ -60,7 +68,7 @@ def penalise(logits: Floats, token_ids: Sequence[int] | Ints, penalty: float) ->
     result = logits.copy()
     seen = np.unique(np.asarray(token_ids, np.int64))
     factor = np.float32(penalty)
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         result[seen] = np.where(logits[seen] > 0, logits[seen] / factor, logits[seen] * factor)
     return result
 

@@ -16,8 +16,6 @@ import numpy.typing as npt
 from ridgeline.errors import EngineError
 from ridgeline.step import PlanRow, RowSampling, StepPlan
 
-MIN_TEMPERATURE = 1e-5  # below it, logits of ordinary size overflow float32 when divided
-
 
 @dataclass(frozen=True, slots=True)
 class BoundRow:
@@ -204,11 +202,7 @@ def _check_sampling(row: int, sampling: RowSampling) -> None:
     finite = (sampling.repetition_penalty, sampling.temperature, sampling.top_p, sampling.min_p)
     _require(all(map(math.isfinite, finite)), row, f"sampling with {finite}, not all finite")
     _require(sampling.repetition_penalty > 0, row, "repetition_penalty must be above 0")
-    _require(
-        sampling.temperature == 0 or sampling.temperature >= MIN_TEMPERATURE,
-        row,
-        f"temperature {sampling.temperature}: 0 or at least {MIN_TEMPERATURE}",
-    )
+    _require(sampling.temperature >= 0, row, "temperature must be at least 0")
     _require(sampling.top_k >= 0, row, "top_k must be at least 0 (0 is off)")
     _require(0 < sampling.top_p <= 1, row, "top_p must be above 0 and at most 1 (1 is off)")
     _require(0 <= sampling.min_p <= 1, row, "min_p must be 0 (off) to 1")
