@@ -5,12 +5,15 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "attention.h"
+#include "elementwise.h"
 #include "isa.h"
 #include "linear.h"
+#include "norm.h"
+#include "rope.h"
+#include "sample.h"
 
 namespace ridgeline {
-
-struct AttentionArgs;  // attention.h
 
 struct Kernels {
   Isa isa;
@@ -39,7 +42,50 @@ struct Kernels {
   // One raw row of `format` as float32, exactly (embedding lookup reads the file's own rows, mapped). False if unknown.
   bool (*decode_row)(const char* format, const std::byte* raw_row, std::int64_t k, float* out);
 
-  // ---- the other families add their rows here (norm, rope, attention, elementwise, sample)
+  // All below: x [rows, *] with a row stride of ldx floats, and so for every array; y may be x.
+
+  // ---- norm (norm.cpp)
+  void (*norm)(const NormArgs& args, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows);
+  // total = a + b, y = norm(total)
+  void (*add_norm)(const NormArgs& args, const float* a, std::int64_t lda, const float* b, std::int64_t ldb,
+                   float* total, std::int64_t ldt, float* y, std::int64_t ldy, std::int64_t rows);
+
+  // ---- rope (rope.cpp): one head of `rows` tokens at successive positions
+  void (*rope)(const RopeArgs& args, const float* x, std::int64_t ldx, float* y, std::int64_t ldy,
+               std::int64_t first_position, std::int64_t rows);
+
+  // ---- elementwise (elementwise.cpp)
+  void (*add_rows)(const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float* y, std::int64_t ldy,
+                   std::int64_t rows, std::int64_t cols);
+  void (*scale_rows)(float factor, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows,
+                     std::int64_t cols);
+  void (*softcap_rows)(float cap, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows,
+                       std::int64_t cols);
+  // y = activation(gate) * up
+  void (*gated_rows)(Activation activation, const float* gate, std::int64_t ldg, const float* up, std::int64_t ldu,
+                     float* y, std::int64_t ldy, std::int64_t rows, std::int64_t cols);
+
+  // ---- attention (attention.cpp)
+  // `count` successive tokens of one KV head into slots [first_slot, first_slot + count) of a block's tile.
+  void (*write_keys)(const float* k, std::int64_t ldk, std::int64_t head_dim, std::byte* tile, std::int64_t first_slot,
+                     std::int64_t count);
+  void (*write_values)(const float* v, std::int64_t ldv, std::int64_t value_dim, std::byte* tile,
+                       std::int64_t first_slot, std::int64_t count);
+  std::size_t (*attention_scratch_bytes)(std::int64_t group, std::int64_t head_dim, std::int64_t value_dim);
+  // New tokens [query_begin, query_end), at most queries_per_item, over all that they see.
+  void (*attend)(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::byte* scratch);
+  // The same in two parts: one chunk into partials [vectors, partial_floats], and all chunks [chunk_begin, chunk_end)
+  // of partials [chunks, vectors, partial_floats] into args.out.
+  void (*attend_chunk)(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::int64_t chunk,
+                       float* partials, std::byte* scratch);
+  void (*merge_chunks)(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end,
+                       std::int64_t chunk_begin, std::int64_t chunk_end, const float* partials, std::byte* scratch);
+
+  // ---- sample (sample.cpp)
+  std::size_t (*sample_scratch_bytes)(std::int64_t vocab);
+  // The token that follows `tokens` [num_tokens], ids in [0, vocab), given logits [vocab].
+  void (*sample)(const SamplingArgs& args, const float* logits, std::int64_t vocab, const std::int32_t* tokens,
+                 std::int64_t num_tokens, std::byte* scratch, SampleResult& result);
 };
 
 const Kernels& kernels_for(Isa isa);

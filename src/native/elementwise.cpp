@@ -1,0 +1,83 @@
+// elementwise: add, multiply by a number, soft cap, gated activations. Inputs and outputs may be the same memory.
+#include "elementwise.h"
+
+#include "family_kernels.h"
+#include "simd.h"
+
+namespace ridgeline::RIDGELINE_ISA {
+namespace {
+
+template <class F>
+inline void each_vector(std::int64_t cols, F body) {
+  std::int64_t i = 0;
+  for (; i + kWidth <= cols; i += kWidth) body(i, static_cast<std::int64_t>(kWidth));
+  if (i < cols) body(i, cols - i);
+}
+
+inline Vec silu(Vec x) { return div(x, add(all(1.0f), exp(sub(zeros(), x)))); }
+
+// 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) = x / (1 + e^-2u): no cancellation for negative x.
+inline Vec gelu_tanh(Vec x) {
+  const Vec cubed = mul(mul(x, x), x);
+  const Vec u = mul(all(0.797884560802865f), fma(all(0.044715f), cubed, x));
+  return div(x, add(all(1.0f), exp(mul(all(-2.0f), u))));
+}
+
+inline Vec gelu(Vec x) {
+  float lane[kWidth];
+  store(lane, x);
+  for (float& v : lane) v = static_cast<float>(0.5 * v * std::erfc(-v * 0.70710678118654752));
+  return load(lane);
+}
+
+template <class F>
+inline void gate_rows(const float* gate, std::int64_t ldg, const float* up, std::int64_t ldu, float* y,
+                      std::int64_t ldy, std::int64_t rows, std::int64_t cols, F activation) {
+  for (std::int64_t r = 0; r < rows; r++)
+    each_vector(cols, [&](std::int64_t i, std::int64_t n) {
+      const Vec g = load_n(gate + r * ldg + i, n), u = load_n(up + r * ldu + i, n);
+      store_n(y + r * ldy + i, mul(activation(g), u), n);
+    });
+}
+
+}  // namespace
+
+void add_rows(const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float* y, std::int64_t ldy,
+              std::int64_t rows, std::int64_t cols) {
+  for (std::int64_t r = 0; r < rows; r++)
+    each_vector(cols, [&](std::int64_t i, std::int64_t n) {
+      store_n(y + r * ldy + i, add(load_n(a + r * lda + i, n), load_n(b + r * ldb + i, n)), n);
+    });
+}
+
+void scale_rows(float factor, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows,
+                std::int64_t cols) {
+  for (std::int64_t r = 0; r < rows; r++)
+    each_vector(cols, [&](std::int64_t i, std::int64_t n) {
+      store_n(y + r * ldy + i, mul(load_n(x + r * ldx + i, n), all(factor)), n);
+    });
+}
+
+void softcap_rows(float cap, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows,
+                  std::int64_t cols) {
+  for (std::int64_t r = 0; r < rows; r++)
+    each_vector(cols, [&](std::int64_t i, std::int64_t n) {
+      store_n(y + r * ldy + i, mul(all(cap), tanh(div(load_n(x + r * ldx + i, n), all(cap)))), n);
+    });
+}
+
+void gated_rows(Activation activation, const float* gate, std::int64_t ldg, const float* up, std::int64_t ldu, float* y,
+                std::int64_t ldy, std::int64_t rows, std::int64_t cols) {
+  switch (activation) {
+    case Activation::silu:
+      return gate_rows(gate, ldg, up, ldu, y, ldy, rows, cols, [](Vec x) { return silu(x); });
+    case Activation::gelu:
+      return gate_rows(gate, ldg, up, ldu, y, ldy, rows, cols, [](Vec x) { return gelu(x); });
+    case Activation::gelu_tanh:
+      return gate_rows(gate, ldg, up, ldu, y, ldy, rows, cols, [](Vec x) { return gelu_tanh(x); });
+    case Activation::relu:
+      return gate_rows(gate, ldg, up, ldu, y, ldy, rows, cols, [](Vec x) { return max(zeros(), x); });
+  }
+}
+
+}  // namespace ridgeline::RIDGELINE_ISA

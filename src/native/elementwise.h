@@ -1,0 +1,8 @@
+// elementwise: what the program needs of the family.
+#pragma once
+
+namespace ridgeline {
+
+enum class Activation { silu, gelu, gelu_tanh, relu };
+
+}  // namespace ridgeline

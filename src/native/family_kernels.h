@@ -1,0 +1,53 @@
+// The functions of one instruction set outside the linear family; kernels.h says what each does.
+#pragma once
+
+#include "attention.h"
+#include "elementwise.h"
+#include "isa.h"
+#include "norm.h"
+#include "rope.h"
+#include "sample.h"
+
+#ifndef RIDGELINE_ISA
+#error "kernel headers are for files that are compiled per instruction set"
+#endif
+
+namespace ridgeline::RIDGELINE_ISA {
+
+// norm.cpp
+void norm(const NormArgs& args, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows);
+void add_norm(const NormArgs& args, const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float* total,
+              std::int64_t ldt, float* y, std::int64_t ldy, std::int64_t rows);
+
+// rope.cpp
+void rope(const RopeArgs& args, const float* x, std::int64_t ldx, float* y, std::int64_t ldy,
+          std::int64_t first_position, std::int64_t rows);
+
+// elementwise.cpp
+void add_rows(const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float* y, std::int64_t ldy,
+              std::int64_t rows, std::int64_t cols);
+void scale_rows(float factor, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows,
+                std::int64_t cols);
+void softcap_rows(float cap, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows,
+                  std::int64_t cols);
+void gated_rows(Activation activation, const float* gate, std::int64_t ldg, const float* up, std::int64_t ldu, float* y,
+                std::int64_t ldy, std::int64_t rows, std::int64_t cols);
+
+// attention.cpp
+void write_keys(const float* k, std::int64_t ldk, std::int64_t head_dim, std::byte* tile, std::int64_t first_slot,
+                std::int64_t count);
+void write_values(const float* v, std::int64_t ldv, std::int64_t value_dim, std::byte* tile, std::int64_t first_slot,
+                  std::int64_t count);
+std::size_t attention_scratch_bytes(std::int64_t group, std::int64_t head_dim, std::int64_t value_dim);
+void attend(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::byte* scratch);
+void attend_chunk(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::int64_t chunk,
+                  float* partials, std::byte* scratch);
+void merge_chunks(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end,
+                  std::int64_t chunk_begin, std::int64_t chunk_end, const float* partials, std::byte* scratch);
+
+// sample.cpp
+std::size_t sample_scratch_bytes(std::int64_t vocab);
+void sample(const SamplingArgs& args, const float* logits, std::int64_t vocab, const std::int32_t* tokens,
+            std::int64_t num_tokens, std::byte* scratch, SampleResult& result);
+
+}  // namespace ridgeline::RIDGELINE_ISA

@@ -1,0 +1,37 @@
+// The table of one instruction set; kernels.h says what each row does.
+#include "kernels.h"
+
+#include "family_kernels.h"
+#include "linear_kernels.h"
+
+namespace ridgeline::RIDGELINE_ISA {
+
+extern const Kernels kKernels;
+const Kernels kKernels = {
+    .isa = Isa::RIDGELINE_ISA,
+    .packed_bytes = packed_bytes,
+    .pack_strips = pack_strips,
+    .pack_prescale = pack_prescale,
+    .activation_row_bytes = activation_row_bytes,
+    .quantize_rows = quantize_rows,
+    .linear = linear,
+    .linear_scratch_bytes = linear_scratch_bytes,
+    .decode_row = decode_row,
+    .norm = norm,
+    .add_norm = add_norm,
+    .rope = rope,
+    .add_rows = add_rows,
+    .scale_rows = scale_rows,
+    .softcap_rows = softcap_rows,
+    .gated_rows = gated_rows,
+    .write_keys = write_keys,
+    .write_values = write_values,
+    .attention_scratch_bytes = attention_scratch_bytes,
+    .attend = attend,
+    .attend_chunk = attend_chunk,
+    .merge_chunks = merge_chunks,
+    .sample_scratch_bytes = sample_scratch_bytes,
+    .sample = sample,
+};
+
+}  // namespace ridgeline::RIDGELINE_ISA

@@ -1,0 +1,67 @@
+#include "memory.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <new>
+#include <utility>
+
+namespace ridgeline {
+namespace {
+
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+constexpr std::size_t kSlab = std::size_t{64} << 20;
+
+}  // namespace
+
+Memory::Memory(std::size_t num_bytes) : num_bytes_(num_bytes) {
+  if (num_bytes == 0) return;
+  // A mapping of a huge page or more is aligned to one, so that its first and last pages can be huge, too.
+  const std::size_t slack = num_bytes >= kHugePage ? kHugePage : 0;
+  if (num_bytes > SIZE_MAX - slack) throw std::bad_alloc();
+  void* mapped = mmap(nullptr, num_bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                      -1, 0);
+  if (mapped == MAP_FAILED) throw std::bad_alloc();
+  std::byte* begin = static_cast<std::byte*>(mapped);
+  if (slack) {
+    const std::size_t address = reinterpret_cast<std::size_t>(begin);
+    const std::size_t front = (kHugePage - address % kHugePage) % kHugePage;
+    if (front) munmap(begin, front);
+    begin += front;
+    const std::size_t kept = (num_bytes + 4095) / 4096 * 4096;
+    if (slack - front > kept - num_bytes) munmap(begin + kept, num_bytes + slack - front - kept);
+#ifdef MADV_HUGEPAGE
+    madvise(begin, num_bytes, MADV_HUGEPAGE);  // advice only: without huge pages it is slower and right
+#endif
+  }
+  data_ = begin;
+}
+
+Memory::~Memory() {
+  if (data_) munmap(data_, num_bytes_);
+}
+
+Memory::Memory(Memory&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), num_bytes_(std::exchange(other.num_bytes_, 0)) {}
+
+Memory& Memory::operator=(Memory&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(num_bytes_, other.num_bytes_);
+  return *this;
+}
+
+std::byte* Slabs::allocate(std::size_t num_bytes) {
+  const std::size_t rounded = (num_bytes + 63) / 64 * 64;
+  if (rounded < num_bytes) throw std::bad_alloc();
+  if (slabs_.empty() || slabs_.back().size() - slab_used_ < rounded) {
+    slabs_.emplace_back(std::max(rounded, kSlab));
+    slab_used_ = 0;
+  }
+  std::byte* out = slabs_.back().data() + slab_used_;
+  slab_used_ += rounded;
+  used_bytes_ += num_bytes;
+  return out;
+}
+
+}  // namespace ridgeline

@@ -1,0 +1,407 @@
+// The Python module: builds programs and runs them. Bounds that a wrong caller could break are checked here or below;
+// std::invalid_argument, std::out_of_range and std::bad_alloc become ValueError, IndexError and MemoryError.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include <cmath>
+#include <cstring>
+#include <optional>
+#include <stdexcept>
+
+#include "module.h"
+#include "program.h"
+#include "roofs.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace ridgeline {
+namespace {
+
+using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ids = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Lines = nb::ndarray<const std::int32_t, nb::shape<-1, 5>, nb::c_contig, nb::device::cpu>;
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+const std::byte* bytes_of(const Bytes& array) { return reinterpret_cast<const std::byte*>(array.data()); }
+
+struct Matrix {
+  PackedMatrix packed;
+};
+
+struct NormSpec {
+  std::string kind;
+  float eps;
+  std::int64_t groups, width;
+  const float* weight;
+  const float* bias;
+
+  NormArgs args() const { return {kind == "layer", eps, groups, width, weight, bias}; }
+};
+
+Matrix pack(Program& program, const std::string& format, const Bytes& raw, std::int64_t n, std::int64_t k,
+            std::int64_t row_bytes) {
+  require(n > 0 && k > 0 && row_bytes > 0, "a matrix is empty");
+  require(raw.size() == static_cast<std::size_t>(n) * static_cast<std::size_t>(row_bytes),
+          "a matrix does not have the bytes of its shape");
+  return {program.pack(format, bytes_of(raw), n, k)};
+}
+
+void add_linear(Program& program, const std::string& name, const View& x, const View& y,
+                const std::vector<Matrix>& matrices, const std::vector<std::optional<Floats>>& biases,
+                bool fine_activations) {
+  program.check_view(x);
+  program.check_view(y);
+  require(!matrices.empty() && matrices.size() == biases.size() && x.sampled == y.sampled, "a linear's parts disagree");
+  std::vector<LinearPart> parts;
+  std::int64_t column = 0;
+  for (std::size_t i = 0; i < matrices.size(); i++) {
+    const PackedMatrix& matrix = matrices[i].packed;
+    require(matrix.k == x.width, "a linear's input is not as wide as its matrix");
+    const float* bias = nullptr;
+    if (biases[i]) {
+      require(biases[i]->size() == static_cast<std::size_t>(matrix.n), "a bias is not as long as its matrix is high");
+      bias = program.keep(biases[i]->data(), matrix.n);
+    }
+    ActivationKind kind = activation_of(matrix.layout);
+    if (kind == ActivationKind::int8 && fine_activations) kind = ActivationKind::int8x2;
+    parts.push_back({matrix, kind, bias, column});
+    column += matrix.n;
+  }
+  require(column == y.width, "a linear's parts are not as wide as its output");
+  program.add(std::make_unique<Linear>(name, x, y, std::move(parts)));
+}
+
+// The table's bytes must outlive the program: the binding keeps the array alive.
+void add_embed(Program& program, const std::string& name, const View& y, const std::string& format, const Bytes& table,
+               std::int64_t row_bytes, float scale) {
+  program.check_view(y);
+  require(row_bytes > 0 && table.size() / static_cast<std::size_t>(row_bytes) >=
+                               static_cast<std::size_t>(program.rows().limits().vocab_ids),
+          "an embedding table has fewer rows than there are token ids");
+  std::vector<float> row(static_cast<std::size_t>(y.width));
+  require(program.kernels().decode_row(format.c_str(), bytes_of(table), y.width, row.data()),
+          "no decoder for the embedding table's format");
+  program.add(std::make_unique<Embed>(name, y, format, bytes_of(table), static_cast<std::size_t>(row_bytes), scale));
+}
+
+NormSpec norm_spec(Program& program, const std::string& kind, float eps, float offset, std::int64_t groups,
+                   const Floats& weight, const std::optional<Floats>& bias) {
+  require(kind == "rms" || kind == "layer", "a norm is rms or layer");
+  require(groups > 0 && weight.size() > 0, "a norm is empty");
+  std::vector<float> shifted(weight.data(), weight.data() + weight.size());
+  for (float& w : shifted) w += offset;
+  const std::int64_t width = static_cast<std::int64_t>(weight.size());
+  require(!bias || bias->size() == weight.size(), "a norm's bias is not as long as its weight");
+  return {kind, eps, groups, width, program.keep(shifted.data(), width),
+          bias ? program.keep(bias->data(), width) : nullptr};
+}
+
+void check_norm(const NormSpec& norm, const View& x) {
+  require(norm.groups * norm.width == x.width, "a norm is not as wide as its input");
+}
+
+void add_norm(Program& program, const std::string& name, const View& x, const View& y, const NormSpec& norm) {
+  for (const View& view : {x, y}) program.check_view(view);
+  check_norm(norm, x);
+  check_norm(norm, y);
+  require(x.sampled == y.sampled, "a norm's input and output differ in rows");
+  program.add(std::make_unique<Norm>(name, x, y, norm.args()));
+}
+
+void add_add_norm(Program& program, const std::string& name, const View& a, const View& b, const View& total,
+                  const View& y, const NormSpec& norm) {
+  for (const View& view : {a, b, total, y}) {
+    program.check_view(view);
+    check_norm(norm, view);
+    require(view.sampled == a.sampled, "an addition's values differ in rows");
+  }
+  program.add(std::make_unique<AddNorm>(name, a, b, total, y, norm.args()));
+}
+
+void add_elementwise(Program& program, const std::string& name, const std::string& type, const View& a, const View& b,
+                     const View& y, float number, const std::string& activation) {
+  static constexpr std::pair<const char*, Elementwise::Kind> kKinds[] = {{"add", Elementwise::Kind::add},
+                                                                         {"scale", Elementwise::Kind::scale},
+                                                                         {"softcap", Elementwise::Kind::softcap},
+                                                                         {"gated_activation", Elementwise::Kind::gate}};
+  static constexpr std::pair<const char*, Activation> kActivations[] = {{"silu", Activation::silu},
+                                                                        {"gelu", Activation::gelu},
+                                                                        {"gelu_tanh", Activation::gelu_tanh},
+                                                                        {"relu", Activation::relu}};
+  for (const View& view : {a, b, y}) {
+    program.check_view(view);
+    require(view.width == y.width && view.sampled == y.sampled, "an elementwise operator's values differ in shape");
+  }
+  Activation function = Activation::silu;
+  bool known = activation.empty();
+  for (const auto& [key, value] : kActivations)
+    if (activation == key) {
+      function = value;
+      known = true;
+    }
+  require(known, "no such activation");
+  for (const auto& [key, value] : kKinds)
+    if (type == key)
+      return program.add(std::make_unique<Elementwise>(name, type, value, a, b, y, number, function));
+  throw std::invalid_argument("no elementwise operator " + type);
+}
+
+void add_select_rows(Program& program, const std::string& name, const View& x, const View& y) {
+  for (const View& view : {x, y}) program.check_view(view);
+  require(!x.sampled && y.sampled && x.width == y.width, "rows are selected from tokens");
+  program.add(std::make_unique<SelectRows>(name, x, y));
+}
+
+struct Rotation {
+  std::vector<double> frequencies;
+  double magnitude;
+  bool interleaved;
+};
+
+void rotate_with(Program& program, HeadsToCache::Spec& spec, const std::optional<Rotation>& rotation) {
+  if (!rotation || rotation->frequencies.empty()) return;
+  require(2 * static_cast<std::int64_t>(rotation->frequencies.size()) <= spec.head_dim, "a rotation exceeds its head");
+  spec.table = program.rope_table(rotation->frequencies, rotation->magnitude);
+  spec.interleaved = rotation->interleaved;
+}
+
+void add_rope(Program& program, const std::string& name, const View& x, const View& y, std::int64_t heads,
+              std::int64_t head_dim, const Rotation& rotation) {
+  for (const View& view : {x, y}) {
+    program.check_view(view);
+    require(!view.sampled && heads > 0 && head_dim > 0 && view.width == heads * head_dim, "rope: heads do not fit");
+  }
+  HeadsToCache::Spec spec;
+  spec.head_dim = head_dim;
+  spec.q_heads = heads;
+  spec.q = x;
+  spec.q_out = y;
+  rotate_with(program, spec, rotation);
+  program.add(std::make_unique<HeadsToCache>(name, "rope", spec));
+}
+
+void check_kv(const HeadsToCache::Spec& spec) {
+  require(!spec.k.sampled && !spec.v.sampled && spec.k.width == spec.place.kv_heads * spec.place.key_dim &&
+              spec.v.width == spec.place.kv_heads * spec.place.value_dim,
+          "k and v are not as wide as the cache");
+}
+
+void add_kv_write(Program& program, const std::string& name, const View& k, const View& v, int cache) {
+  for (const View& view : {k, v}) program.check_view(view);
+  HeadsToCache::Spec spec;
+  spec.writes_kv = true;
+  spec.place = program.cache(cache);
+  spec.head_dim = spec.place.key_dim;
+  spec.k = k;
+  spec.v = v;
+  check_kv(spec);
+  program.add(std::make_unique<HeadsToCache>(name, "kv_write", spec));
+}
+
+void add_rope_kv_write(Program& program, const std::string& name, const View& qkv, const View& q_out, int cache,
+                       std::int64_t heads, const std::optional<Rotation>& rotation,
+                       const std::optional<NormSpec>& q_norm, const std::optional<NormSpec>& k_norm) {
+  for (const View& view : {qkv, q_out}) program.check_view(view);
+  HeadsToCache::Spec spec;
+  spec.writes_kv = true;
+  spec.place = program.cache(cache);
+  spec.head_dim = spec.place.key_dim;
+  spec.q_heads = heads;
+  const std::int64_t q_width = heads * spec.head_dim, k_width = spec.place.kv_heads * spec.place.key_dim;
+  spec.q = {qkv.offset, qkv.ld, q_width, qkv.sampled};
+  spec.k = {qkv.offset + q_width, qkv.ld, k_width, qkv.sampled};
+  spec.v = {qkv.offset + q_width + k_width, qkv.ld, spec.place.kv_heads * spec.place.value_dim, qkv.sampled};
+  spec.q_out = q_out;
+  require(heads > 0 && q_out.width == q_width && !q_out.sampled && qkv.width == q_width + k_width + spec.v.width,
+          "q, k and v do not fill their value");
+  check_kv(spec);
+  rotate_with(program, spec, rotation);
+  for (const auto& norm : {q_norm, k_norm})
+    require(!norm || (norm->groups == 1 && norm->width == spec.head_dim), "a head's norm is not as wide as the head");
+  spec.has_q_norm = q_norm.has_value();
+  spec.has_k_norm = k_norm.has_value();
+  if (q_norm) spec.q_norm = q_norm->args();
+  if (k_norm) spec.k_norm = k_norm->args();
+  program.add(std::make_unique<HeadsToCache>(name, "rope_kv_write", spec));
+}
+
+void add_attention(Program& program, const std::string& name, const View& q, const View& out, int cache,
+                   std::int64_t heads, float scale, float softcap, bool causal) {
+  for (const View& view : {q, out}) program.check_view(view);
+  const KvPlace& place = program.cache(cache);
+  require(heads > 0 && heads % place.kv_heads == 0 && !q.sampled && !out.sampled && q.width == heads * place.key_dim &&
+              out.width == heads * place.value_dim,
+          "an attention's heads are not its cache's");
+  program.add(std::make_unique<Attention>(name, Attention::Spec{q, out, place, heads, scale, softcap, causal}));
+}
+
+SamplingArgs sampling_args(float repetition_penalty, float temperature, std::int64_t top_k, float top_p, float min_p,
+                           std::uint64_t seed, std::int64_t num_logprobs) {
+  require(std::isfinite(repetition_penalty) && repetition_penalty > 0, "repetition_penalty must be above 0");
+  require(std::isfinite(temperature) && temperature >= 0, "temperature must be at least 0");
+  require(top_k >= 0, "top_k must be at least 0 (0 is off)");
+  require(top_p > 0 && top_p <= 1, "top_p must be above 0 and at most 1 (1 is off)");
+  require(min_p >= 0 && min_p <= 1, "min_p must be 0 (off) to 1");
+  require(num_logprobs >= -1, "num_logprobs must be at least -1 (none)");
+  const auto small = [](std::int64_t n) { return static_cast<std::int32_t>(std::min<std::int64_t>(n, INT32_MAX)); };
+  return {repetition_penalty, temperature, small(top_k), top_p, min_p, seed, small(num_logprobs)};
+}
+
+void run(Program& program, const Lines& lines, const Ids& new_blocks, bool sampling) {
+  static_assert(sizeof(PlanLine) == 5 * sizeof(std::int32_t));
+  const nb::gil_scoped_release unlocked;
+  program.run(reinterpret_cast<const PlanLine*>(lines.data()), static_cast<std::int64_t>(lines.shape(0)),
+              new_blocks.data(), static_cast<std::int64_t>(new_blocks.size()), sampling);
+}
+
+// [(row, token id, logprob, [(id, logprob), ...], fault or None)] of the last step.
+nb::list samples(const Program& program) {
+  static constexpr const char* kFaults[] = {"", "the logits have NaN", "the logits have +Inf",
+                                            "every logit is -Inf: no token is possible"};
+  nb::list out;
+  for (const RowSample& sample : program.samples()) {
+    const SampleResult& result = sample.result;
+    nb::list top;
+    for (std::int32_t i = 0; i < result.num_top; i++) top.append(nb::make_tuple(result.top[i].id, result.top[i].score));
+    nb::object fault = nb::none();
+    if (result.fault != SampleFault::none) fault = nb::str(kFaults[static_cast<int>(result.fault)]);
+    out.append(nb::make_tuple(sample.row, result.token_id, result.logprob, nb::tuple(top), fault));
+  }
+  return out;
+}
+
+// A copy of the last step's logits, [num_sampled, vocab].
+nb::ndarray<nb::numpy, float, nb::ndim<2>> logits(const Program& program) {
+  const std::size_t rows = static_cast<std::size_t>(program.num_sampled());
+  const std::size_t vocab = static_cast<std::size_t>(program.logits_width());
+  float* copy = new float[std::max<std::size_t>(rows * vocab, 1)];
+  const nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+  for (std::size_t r = 0; r < rows; r++)
+    std::memcpy(copy + r * vocab, program.logits() + static_cast<std::int64_t>(r) * program.logits_stride(),
+                vocab * sizeof(float));
+  return nb::ndarray<nb::numpy, float, nb::ndim<2>>(copy, {rows, vocab}, owner);
+}
+
+}  // namespace
+}  // namespace ridgeline
+
+NB_MODULE(_native, m) {
+  using namespace ridgeline;
+
+  m.def("best_isa", [] { return std::string(isa_name(best_isa())); });
+  // Formats that have a packed layout and a row decoder.
+  m.def("packed_formats", [] {
+    nb::set out;
+    for (const FormatLayout& row : kFormatLayouts) out.add(nb::str(row.format.data(), row.format.size()));
+    return nb::frozenset(out);
+  });
+  m.def("measure_read_bandwidth", &measure_read_bandwidth, "num_bytes"_a, "threads"_a, "rounds"_a,
+        nb::call_guard<nb::gil_scoped_release>());
+  bind_linear(m);
+
+  nb::class_<View>(m, "View").def(
+      "__init__",
+      [](View* self, std::int64_t offset, std::int64_t ld, std::int64_t width, bool sampled) {
+        new (self) View{offset, ld, width, sampled};
+      },
+      "offset"_a, "ld"_a, "width"_a, "sampled"_a);
+  nb::class_<Matrix>(m, "Matrix");
+  nb::class_<NormSpec>(m, "Norm");
+  nb::class_<Rotation>(m, "Rotation")
+      .def(
+          "__init__",
+          [](Rotation* self, std::vector<double> frequencies, double magnitude, bool interleaved) {
+            new (self) Rotation{std::move(frequencies), magnitude, interleaved};
+          },
+          "frequencies"_a, "magnitude"_a, "interleaved"_a);
+  nb::class_<SamplingArgs>(m, "Sampling")
+      .def(
+          "__init__",
+          [](SamplingArgs* self, float repetition_penalty, float temperature, std::int64_t top_k, float top_p,
+             float min_p, std::uint64_t seed, std::int64_t num_logprobs) {
+            new (self)
+                SamplingArgs(sampling_args(repetition_penalty, temperature, top_k, top_p, min_p, seed, num_logprobs));
+          },
+          "repetition_penalty"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "seed"_a, "num_logprobs"_a);
+
+  nb::class_<Program>(m, "Program")
+      .def(
+          "__init__",
+          [](Program* self, const std::string& isa, int threads, std::int64_t num_blocks, std::int64_t max_rows,
+             std::int64_t max_tokens, std::int64_t max_sampled, std::int64_t max_context, std::int64_t vocab,
+             std::int64_t vocab_ids, std::size_t arena_bytes) {
+            const Limits limits{num_blocks, max_rows, max_tokens, max_sampled, max_context, vocab, vocab_ids};
+            for (const Isa each : {Isa::portable, Isa::avx2, Isa::avx512})
+              if (isa_name(each) == isa) {
+                new (self) Program(each, threads, limits, arena_bytes);
+                return;
+              }
+            throw std::invalid_argument("no instruction set " + isa);
+          },
+          "isa"_a, "threads"_a, "num_blocks"_a, "max_rows"_a, "max_tokens"_a, "max_sampled"_a, "max_context"_a,
+          "vocab"_a, "vocab_ids"_a, "arena_bytes"_a)
+      .def("add_cache", &Program::add_cache, "kv_heads"_a, "key_dim"_a, "value_dim"_a, "window"_a)
+      .def("pack", &pack, "format"_a, "raw"_a, "n"_a, "k"_a, "row_bytes"_a)
+      .def("norm", &norm_spec, "kind"_a, "eps"_a, "offset"_a, "groups"_a, "weight"_a, "bias"_a.none())
+      .def("add_linear", &add_linear, "name"_a, "x"_a, "y"_a, "matrices"_a, "biases"_a, "fine_activations"_a = false)
+      .def("add_embed", &add_embed, "name"_a, "y"_a, "format"_a, "table"_a, "row_bytes"_a, "scale"_a,
+           nb::keep_alive<1, 5>())
+      .def("add_norm", &add_norm, "name"_a, "x"_a, "y"_a, "norm"_a)
+      .def("add_add_norm", &add_add_norm, "name"_a, "a"_a, "b"_a, "total"_a, "y"_a, "norm"_a)
+      .def("add_elementwise", &add_elementwise, "name"_a, "type"_a, "a"_a, "b"_a, "y"_a, "number"_a = 0.0f,
+           "activation"_a = "")
+      .def("add_select_rows", &add_select_rows, "name"_a, "x"_a, "y"_a)
+      .def("add_rope", &add_rope, "name"_a, "x"_a, "y"_a, "heads"_a, "head_dim"_a, "rotation"_a)
+      .def("add_kv_write", &add_kv_write, "name"_a, "k"_a, "v"_a, "cache"_a)
+      .def("add_rope_kv_write", &add_rope_kv_write, "name"_a, "qkv"_a, "q_out"_a, "cache"_a, "heads"_a,
+           "rotation"_a.none(), "q_norm"_a.none(), "k_norm"_a.none())
+      .def("add_attention", &add_attention, "name"_a, "q"_a, "out"_a, "cache"_a, "heads"_a, "scale"_a, "softcap"_a,
+           "causal"_a)
+      .def("finish", &Program::finish, "logits"_a)
+      .def(
+          "open_row",
+          [](Program& program, std::int64_t row, const Ids& tokens, const SamplingArgs& sampling) {
+            program.rows().open(row, tokens.data(), static_cast<std::int64_t>(tokens.size()), sampling);
+          },
+          "row"_a, "tokens"_a, "sampling"_a)
+      .def(
+          "append_tokens",
+          [](Program& program, std::int64_t row, const Ids& tokens) {
+            program.rows().append(row, tokens.data(), static_cast<std::int64_t>(tokens.size()));
+          },
+          "row"_a, "tokens"_a)
+      .def("truncate", [](Program& program, std::int64_t row, std::int64_t n) { program.rows().truncate(row, n); },
+           "row"_a, "num_tokens"_a)
+      .def("close_row", [](Program& program, std::int64_t row) { program.rows().close(row); }, "row"_a)
+      .def("run", &run, "lines"_a, "new_blocks"_a, "sampling"_a)
+      .def("samples", &samples)
+      .def("logits", &logits)
+      .def("times",
+           [](const Program& program) {
+             nb::list out;
+             for (const OperatorTime& time : program.times())
+               out.append(nb::make_tuple(time.name, time.type, time.calls, time.nanoseconds));
+             return out;
+           })
+      .def("reset_times", &Program::reset_times)
+      .def_prop_ro("weight_bytes", &Program::weight_bytes)
+      .def_prop_ro("kv_bytes", &Program::kv_bytes)
+      .def_prop_ro("kv_block_bytes", &Program::kv_block_bytes)
+      .def_prop_ro("arena_bytes", &Program::arena_bytes)
+      // The arena itself, for tests that put sentinels around values.
+      .def(
+          "arena",
+          [](Program& program) {
+            return nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<1>>(program.arena(), {program.arena_bytes()},
+                                                                     nb::find(program));
+          });
+}

@@ -1,0 +1,251 @@
+#include "program.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <x86intrin.h>
+#endif
+
+namespace ridgeline {
+namespace {
+
+constexpr std::int64_t kOwnActivationRows = 4;
+
+std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+std::uint64_t ticks_now() {
+#if defined(__x86_64__)
+  return __rdtsc();
+#else
+  return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+#endif
+}
+
+// Two readings of both clocks, one at load and one at each call, since a program that runs steps is older than this.
+struct ClockPair {
+  std::uint64_t ticks = ticks_now();
+  std::chrono::steady_clock::time_point time = std::chrono::steady_clock::now();
+};
+const ClockPair kLoaded;
+
+double nanoseconds_per_tick() {
+  const ClockPair now;
+  const double elapsed = std::chrono::duration<double, std::nano>(now.time - kLoaded.time).count();
+  return now.ticks > kLoaded.ticks ? elapsed / static_cast<double>(now.ticks - kLoaded.ticks) : 1.0;
+}
+
+const Limits& checked(const Limits& limits) {
+  for (const std::int64_t limit : {limits.num_blocks, limits.max_rows, limits.max_tokens, limits.max_sampled,
+                                   limits.max_context, limits.vocab, limits.vocab_ids})
+    if (limit < 1 || limit > INT32_MAX) throw std::invalid_argument("a limit is below 1 or above 2^31 - 1");
+  return limits;
+}
+
+}  // namespace
+
+Program::Program(Isa isa, int num_threads, const Limits& limits, std::size_t arena_bytes)
+    : kernels_(kernels_for(isa)), pool_(num_threads), rows_(checked(limits)), arena_(arena_bytes) {}
+
+int Program::add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t window) {
+  if (kv_heads < 1 || key_dim < 1 || value_dim < 1 || window < 0) throw std::invalid_argument("a cache has no heads");
+  KvPlace place{kv_block_stride_, 0, kv_heads, key_dim, value_dim, window};
+  place.value_offset = place.key_offset + static_cast<std::size_t>(kv_heads) * key_tile_bytes(key_dim);
+  kv_block_stride_ = aligned(place.value_offset + static_cast<std::size_t>(kv_heads) * value_tile_bytes(value_dim));
+  caches_.push_back(place);
+  return static_cast<int>(caches_.size()) - 1;
+}
+
+const KvPlace& Program::cache(int index) const { return caches_.at(static_cast<std::size_t>(index)); }
+
+const RopeTable* Program::rope_table(const std::vector<double>& frequencies, double magnitude) {
+  for (const auto& table : rope_tables_)
+    if (table->frequencies == frequencies && table->magnitude == magnitude) return table.get();
+  auto table = std::make_unique<RopeTable>();
+  table->frequencies = frequencies;
+  table->magnitude = magnitude;
+  table->memory = Memory(static_cast<std::size_t>(rows_.limits().max_context) * frequencies.size() * 2 * sizeof(float));
+  rope_tables_.push_back(std::move(table));
+  return rope_tables_.back().get();
+}
+
+PackedMatrix Program::pack(const std::string& format, const std::byte* raw, std::int64_t n, std::int64_t k) {
+  const std::optional<Layout> layout = layout_of(format);
+  if (!layout) throw std::invalid_argument("no packed layout for weights of format " + format);
+  PackedMatrix out{*layout, n, k, kernels_.pack_prescale(format.c_str(), raw, n, k), nullptr};
+  std::byte* data = weights_.allocate(kernels_.packed_bytes(*layout, n, k));
+  out.data = data;
+  constexpr std::int64_t kStripsAtOnce = 4;
+  std::atomic<std::int64_t> next{0};
+  std::atomic<bool> known{true};
+  pool_.run([&](int) {
+    for (std::int64_t strip; (strip = next.fetch_add(kStripsAtOnce)) < out.num_strips();)
+      if (!kernels_.pack_strips(format.c_str(), raw, out, data, strip,
+                                std::min(strip + kStripsAtOnce, out.num_strips())))
+        known = false;
+  });
+  if (!known) throw std::invalid_argument("no packing of weights of format " + format);
+  return out;
+}
+
+const float* Program::keep(const float* values, std::int64_t count) {
+  const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
+  std::byte* out = weights_.allocate(bytes);
+  std::memcpy(out, values, bytes);
+  return reinterpret_cast<const float*>(out);
+}
+
+void Program::add(std::unique_ptr<Operator> op) {
+  if (finished_) throw std::invalid_argument("the program is finished");
+  auto* linear = dynamic_cast<Linear*>(op.get());
+  auto* before = operators_.empty() ? nullptr : dynamic_cast<Linear*>(operators_.back().get());
+  if (linear && before) {
+    const View &a = linear->input(), &b = before->input();
+    linear->reuses_activations = a.offset == b.offset && a.ld == b.ld && a.width == b.width &&
+                                 a.sampled == b.sampled && linear->kinds() == before->kinds();
+  }
+  operators_.push_back(std::move(op));
+}
+
+void Program::check_view(const View& view) const {
+  const Limits& limits = rows_.limits();
+  const std::int64_t rows = view.sampled ? limits.max_sampled : limits.max_tokens;
+  const std::int64_t floats = static_cast<std::int64_t>(arena_.size() / sizeof(float));
+  if (view.width < 1 || view.ld < view.width || view.offset < 0 || view.ld > INT32_MAX ||
+      view.offset + (rows - 1) * view.ld + view.width > floats)
+    throw std::invalid_argument("a value does not lie within the arena");
+}
+
+void Program::finish(const View& logits) {
+  if (finished_) throw std::invalid_argument("the program is finished");
+  const Limits& limits = rows_.limits();
+  check_view(logits);
+  if (!logits.sampled || logits.width != limits.vocab) throw std::invalid_argument("the output is not logits");
+  logits_ = logits;
+
+  // Blocks a whole number of 4 KB apart would share cache sets: the same tile of every block falls into the same ones.
+  while (kv_block_stride_ > 0 && kv_block_stride_ / 64 % 64 != 33) kv_block_stride_ += 64;
+  if (kv_block_stride_ > 0 && static_cast<std::size_t>(limits.num_blocks) > SIZE_MAX / 2 / kv_block_stride_)
+    throw std::bad_alloc();
+  kv_ = Memory(static_cast<std::size_t>(limits.num_blocks) * kv_block_stride_);
+
+  std::size_t scratch = kernels_.sample_scratch_bytes(limits.vocab), activations = 0;
+  for (const auto& op : operators_) {
+    scratch = std::max(scratch, op->scratch_bytes(kernels_));
+    if (const auto* linear = dynamic_cast<const Linear*>(op.get()))
+      activations = std::max(activations, linear->activation_bytes(kernels_));
+    if (const auto* attention = dynamic_cast<const Attention*>(op.get()))
+      partials_floats_ = std::max(
+          partials_floats_, 4 * attention->partials_floats((limits.max_context + kChunkTokens - 1) / kChunkTokens));
+  }
+  // Areas of different kinds are rounded up to 64 bytes each; there are four kinds.
+  constexpr std::size_t kRounding = 4 * 64;
+  activations_ = Memory(static_cast<std::size_t>(std::max(limits.max_tokens, limits.max_sampled)) * activations + kRounding);
+  partials_ = Memory(static_cast<std::size_t>(partials_floats_) * sizeof(float));
+  for (int thread = 0; thread < pool_.size(); thread++) {
+    scratch_.emplace_back(scratch);
+    own_activations_.emplace_back(kOwnActivationRows * activations + kRounding);
+  }
+  samples_.reserve(static_cast<std::size_t>(limits.max_rows));
+  tops_.resize(static_cast<std::size_t>(limits.max_rows));
+  finished_ = true;
+}
+
+const float* Program::logits() const { return reinterpret_cast<const float*>(arena_.data()) + logits_.offset; }
+
+void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int32_t* new_blocks,
+                  std::int64_t num_new_blocks, bool sampling) {
+  if (!finished_) throw std::invalid_argument("the program is not finished");
+  rows_.gather(lines, num_lines, new_blocks, num_new_blocks, sampling, step_);
+  samples_.clear();
+  if (sampling)
+    for (const StepRow& row : step_.rows)
+      if (row.num_logits > 0) {
+        std::vector<Candidate>& top = tops_[samples_.size()];
+        const std::int64_t wanted = rows_.open_row(row.row).sampling.num_logprobs;
+        top.resize(static_cast<std::size_t>(std::clamp<std::int64_t>(wanted, 0, rows_.limits().vocab)));
+        RowSample sample{row.row, {}};
+        sample.result.top = top.data();
+        samples_.push_back(sample);
+      }
+  // A few steps ahead, so that most steps of a decode find their positions ready.
+  const std::int64_t ahead = std::min(step_.end_position + 64, rows_.limits().max_context);
+  for (const auto& table : rope_tables_)
+    if (table->num_ready < step_.end_position) table->extend(ahead);
+  for (const auto& op : operators_) op->next_item.store(0, std::memory_order_relaxed);
+  next_sample_.store(0, std::memory_order_relaxed);
+  pool_.run([&](int thread) { run_thread(thread, sampling); });
+  append_sampled();
+}
+
+void Program::run_thread(int thread, bool sampling) {
+  const StepContext context{kernels_,
+                            step_,
+                            reinterpret_cast<float*>(arena_.data()),
+                            kv_.data(),
+                            kv_block_stride_,
+                            activations_.data(),
+                            reinterpret_cast<float*>(partials_.data()),
+                            partials_floats_};
+  Worker worker{thread, pool_.size(), pool_, scratch_[static_cast<std::size_t>(thread)].data(),
+                own_activations_[static_cast<std::size_t>(thread)].data()};
+  std::uint64_t start = ticks_now();
+  for (const auto& op : operators_) {
+    op->run(context, worker);
+    worker.barrier();
+    if (thread == 0) {
+      const std::uint64_t now = ticks_now();
+      op->ticks += now - start;
+      op->calls++;
+      start = now;
+    }
+  }
+  if (!sampling) return;
+  sample_rows(context, worker);
+  if (thread == 0) {
+    sample_ticks_ += ticks_now() - start;
+    sample_calls_++;
+  }
+}
+
+// A row that wants several logits is sampled after its last.
+void Program::sample_rows(const StepContext& context, Worker& worker) {
+  std::int64_t item = next_sample_.fetch_add(1, std::memory_order_relaxed), index = 0;
+  for (const StepRow& step_row : step_.rows) {
+    if (step_row.num_logits == 0) continue;
+    if (item == index) {
+      const Row& row = rows_.open_row(step_row.row);
+      const float* logits = context.at(logits_) + (step_row.sampled_begin + step_row.num_logits - 1) * logits_.ld;
+      kernels_.sample(row.sampling, logits, logits_.width, row.tokens.data(),
+                      static_cast<std::int64_t>(row.tokens.size()), worker.scratch,
+                      samples_[static_cast<std::size_t>(index)].result);
+      item = next_sample_.fetch_add(1, std::memory_order_relaxed);
+    }
+    index++;
+  }
+}
+
+void Program::append_sampled() {
+  for (const RowSample& sample : samples_)
+    if (sample.result.fault == SampleFault::none)
+      rows_.open_row(sample.row).tokens.push_back(sample.result.token_id);
+}
+
+std::vector<OperatorTime> Program::times() const {
+  const double scale = nanoseconds_per_tick();
+  std::vector<OperatorTime> out;
+  for (const auto& op : operators_)
+    out.push_back({op->name, op->type, op->calls, static_cast<double>(op->ticks) * scale});
+  out.push_back({"sample", "sample", sample_calls_, static_cast<double>(sample_ticks_) * scale});
+  return out;
+}
+
+void Program::reset_times() {
+  for (const auto& op : operators_) op->calls = op->ticks = 0;
+  sample_calls_ = sample_ticks_ = 0;
+}
+
+}  // namespace ridgeline

@@ -1,0 +1,93 @@
+// A bound graph: its operators in order, its memory, and the state table; run() is one step of the model.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "operators.h"
+
+namespace ridgeline {
+
+struct OperatorTime {
+  std::string name, type;
+  std::uint64_t calls;
+  double nanoseconds;
+};
+
+// What a step gave one row of the plan that wanted logits.
+struct RowSample {
+  std::int64_t row;
+  SampleResult result;
+};
+
+class Program {
+ public:
+  // Throws std::invalid_argument for limits below 1 or an instruction set that the CPU lacks, std::bad_alloc.
+  Program(Isa isa, int num_threads, const Limits& limits, std::size_t arena_bytes);
+
+  // ---- building; finish() ends it
+  int add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t window);
+  const KvPlace& cache(int index) const;
+  const RopeTable* rope_table(const std::vector<double>& frequencies, double magnitude);
+  // A matrix of whole rows of `format`, packed by all threads. Throws std::invalid_argument for an unknown format or a
+  // wrong number of bytes. `raw` is not needed afterwards.
+  PackedMatrix pack(const std::string& format, const std::byte* raw, std::int64_t n, std::int64_t k);
+  // A copy that lives as long as the program.
+  const float* keep(const float* values, std::int64_t count);
+  void add(std::unique_ptr<Operator> op);
+  // Allocates what the operators need. `logits` must be [SAMPLED, vocab].
+  void finish(const View& logits);
+  // Throws std::invalid_argument for a view that leaves the arena in the largest step.
+  void check_view(const View& view) const;
+
+  // ---- running
+  RowTable& rows() { return rows_; }
+  const Kernels& kernels() const { return kernels_; }
+  // Throws as RowTable::gather does. The sampled token is appended to its row.
+  void run(const PlanLine* lines, std::int64_t num_lines, const std::int32_t* new_blocks, std::int64_t num_new_blocks,
+           bool sampling);
+  const std::vector<RowSample>& samples() const { return samples_; }
+  std::int64_t num_sampled() const { return step_.num_sampled; }
+  const float* logits() const;
+  std::int64_t logits_stride() const { return logits_.ld; }
+  std::int64_t logits_width() const { return logits_.width; }
+
+  std::vector<OperatorTime> times() const;
+  void reset_times();
+  std::size_t weight_bytes() const { return weights_.used_bytes(); }
+  std::size_t kv_bytes() const { return kv_.size(); }
+  std::size_t kv_block_bytes() const { return kv_block_stride_; }
+  std::size_t arena_bytes() const { return arena_.size(); }
+  std::byte* arena() { return arena_.data(); }
+
+ private:
+  void run_thread(int thread, bool sampling);
+  void sample_rows(const StepContext& context, Worker& worker);
+  void append_sampled();
+
+  const Kernels& kernels_;
+  ThreadPool pool_;
+  RowTable rows_;
+  Slabs weights_;
+  std::vector<KvPlace> caches_;
+  std::vector<std::unique_ptr<RopeTable>> rope_tables_;
+  std::vector<std::unique_ptr<Operator>> operators_;
+  std::size_t kv_block_stride_ = 0;
+  View logits_;
+  bool finished_ = false;
+
+  Memory arena_, kv_, activations_, partials_;
+  std::vector<Memory> scratch_;           // of each thread
+  std::vector<Memory> own_activations_;   // of each thread
+  std::int64_t partials_floats_ = 0;
+
+  Step step_;
+  std::vector<RowSample> samples_;
+  std::vector<std::vector<Candidate>> tops_;  // of each sample
+  alignas(64) std::atomic<std::int64_t> next_sample_{0};
+  std::uint64_t sample_calls_ = 0, sample_ticks_ = 0;
+};
+
+}  // namespace ridgeline

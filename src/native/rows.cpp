@@ -1,0 +1,156 @@
+#include "rows.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "attention.h"
+
+namespace ridgeline {
+namespace {
+
+[[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
+
+std::string of_row(std::int64_t row) { return "row " + std::to_string(row); }
+
+}  // namespace
+
+RowTable::RowTable(const Limits& limits)
+    : limits_(limits),
+      rows_(static_cast<std::size_t>(limits.max_rows)),
+      planned_(static_cast<std::size_t>(limits.max_rows)) {}
+
+void RowTable::check_row(std::int64_t row) const {
+  if (row < 0 || row >= limits_.max_rows)
+    throw std::out_of_range(of_row(row) + " is not one of the table's " + std::to_string(limits_.max_rows));
+}
+
+void RowTable::check_tokens(const std::int32_t* tokens, std::int64_t count) const {
+  for (std::int64_t i = 0; i < count; i++)
+    if (tokens[i] < 0 || tokens[i] >= limits_.vocab_ids)
+      throw std::out_of_range("token id " + std::to_string(tokens[i]) + " is not in the vocabulary of " +
+                              std::to_string(limits_.vocab_ids));
+}
+
+Row& RowTable::open_row(std::int64_t row) {
+  check_row(row);
+  Row& out = rows_[static_cast<std::size_t>(row)];
+  if (!out.open) refuse(of_row(row) + " is not open");
+  return out;
+}
+
+void RowTable::open(std::int64_t row, const std::int32_t* tokens, std::int64_t count, const SamplingArgs& sampling) {
+  check_row(row);
+  check_tokens(tokens, count);
+  if (rows_[static_cast<std::size_t>(row)].open) refuse(of_row(row) + " is open already");
+  if (count < 1) refuse(of_row(row) + " has no tokens; give it at least one");
+  if (count > limits_.max_context)
+    refuse(of_row(row) + " has " + std::to_string(count) + " tokens; the context holds " +
+           std::to_string(limits_.max_context));
+  Row& out = rows_[static_cast<std::size_t>(row)];
+  out.tokens.assign(tokens, tokens + count);
+  out.block_table.clear();
+  out.sampling = sampling;
+  out.num_computed = -1;
+  out.open = true;
+}
+
+void RowTable::append(std::int64_t row, const std::int32_t* tokens, std::int64_t count) {
+  Row& out = open_row(row);
+  check_tokens(tokens, count);
+  if (static_cast<std::int64_t>(out.tokens.size()) + count > limits_.max_context)
+    refuse(of_row(row) + " would outgrow the context of " + std::to_string(limits_.max_context) + " tokens");
+  out.tokens.insert(out.tokens.end(), tokens, tokens + count);
+}
+
+void RowTable::truncate(std::int64_t row, std::int64_t num_tokens) {
+  Row& out = open_row(row);
+  if (num_tokens < 0 || num_tokens > static_cast<std::int64_t>(out.tokens.size()))
+    refuse(of_row(row) + " has " + std::to_string(out.tokens.size()) + " tokens, fewer than " +
+           std::to_string(num_tokens));
+  out.tokens.resize(static_cast<std::size_t>(num_tokens));
+  out.num_computed = std::min(out.num_computed, num_tokens);
+}
+
+void RowTable::close(std::int64_t row) { open_row(row).open = false; }
+
+void RowTable::check_line(const PlanLine& line, bool sampling) const {
+  check_row(line.row);
+  const Row& row = rows_[static_cast<std::size_t>(line.row)];
+  const std::string name = of_row(line.row);
+  if (!row.open) refuse(name + " is not open");
+  if (line.num_new < 1 || line.num_context < 0 || line.num_logits < 0 || line.num_new_blocks < 0)
+    refuse(name + " has a count below what a plan may hold");
+  if (line.num_logits > line.num_new) refuse(name + " wants more logits than it has new tokens");
+  const std::int64_t end = std::int64_t{line.num_context} + line.num_new;
+  const std::int64_t num_tokens = static_cast<std::int64_t>(row.tokens.size());
+  if (end > num_tokens)
+    refuse(name + " has " + std::to_string(num_tokens) + " tokens; the plan computes up to " + std::to_string(end));
+  if (sampling && line.num_logits > 0 && end != num_tokens)
+    refuse(name + " would be sampled before its last token is computed");
+  if (end > limits_.max_context)
+    refuse(name + " would reach " + std::to_string(end) + " tokens; the context holds " +
+           std::to_string(limits_.max_context));
+  if (row.num_computed >= 0 && line.num_context > row.num_computed)
+    refuse(name + " has " + std::to_string(row.num_computed) + " tokens computed, fewer than the plan's context of " +
+           std::to_string(line.num_context));
+  const std::int64_t blocks = static_cast<std::int64_t>(row.block_table.size()) + line.num_new_blocks;
+  if (blocks * kBlockTokens < end)
+    refuse(name + " has " + std::to_string(blocks) + " blocks of " + std::to_string(kBlockTokens) +
+           " tokens, too few for " + std::to_string(end));
+}
+
+void RowTable::gather(const PlanLine* lines, std::int64_t num_lines, const std::int32_t* new_blocks,
+                      std::int64_t num_new_blocks, bool sampling, Step& step) {
+  std::fill(planned_.begin(), planned_.end(), 0);
+  std::int64_t num_tokens = 0, num_sampled = 0, num_blocks = 0;
+  for (std::int64_t i = 0; i < num_lines; i++) {
+    check_line(lines[i], sampling);
+    if (planned_[static_cast<std::size_t>(lines[i].row)]++) refuse(of_row(lines[i].row) + " is planned twice");
+    num_tokens += lines[i].num_new;
+    num_sampled += lines[i].num_logits;
+    num_blocks += lines[i].num_new_blocks;
+  }
+  if (num_lines == 0) refuse("the plan has no rows");
+  if (num_tokens > limits_.max_tokens)
+    refuse("the plan has " + std::to_string(num_tokens) + " new tokens; a step takes " +
+           std::to_string(limits_.max_tokens));
+  if (num_sampled > limits_.max_sampled)
+    refuse("the plan wants " + std::to_string(num_sampled) + " rows of logits; a step gives " +
+           std::to_string(limits_.max_sampled));
+  if (num_blocks != num_new_blocks) refuse("the plan's counts of new blocks do not add up");
+  for (std::int64_t i = 0; i < num_new_blocks; i++)
+    if (new_blocks[i] < 0 || new_blocks[i] >= limits_.num_blocks)
+      throw std::out_of_range("block " + std::to_string(new_blocks[i]) + " is not one of the cache's " +
+                              std::to_string(limits_.num_blocks));
+
+  step.rows.clear();
+  step.segments.clear();
+  step.token_ids.clear();
+  step.sampled.clear();
+  step.num_tokens = num_tokens;
+  step.num_sampled = num_sampled;
+  step.end_position = 0;
+  for (std::int64_t i = 0; i < num_lines; i++) {
+    const PlanLine& line = lines[i];
+    Row& row = rows_[static_cast<std::size_t>(line.row)];
+    row.block_table.insert(row.block_table.end(), new_blocks, new_blocks + line.num_new_blocks);
+    new_blocks += line.num_new_blocks;
+    const std::int64_t begin = static_cast<std::int64_t>(step.token_ids.size());
+    const std::int64_t end = std::int64_t{line.num_context} + line.num_new;
+    step.rows.push_back({line.row, begin, line.num_new, line.num_context, line.num_logits,
+                         static_cast<std::int64_t>(step.sampled.size()), row.block_table.data()});
+    step.token_ids.insert(step.token_ids.end(), row.tokens.begin() + line.num_context, row.tokens.begin() + end);
+    for (std::int64_t j = line.num_new - line.num_logits; j < line.num_new; j++) step.sampled.push_back(begin + j);
+    for (std::int64_t position = line.num_context; position < end;) {
+      const std::int64_t count = std::min(end - position, kBlockTokens - position % kBlockTokens);
+      const std::int32_t block = row.block_table[static_cast<std::size_t>(position / kBlockTokens)];
+      step.segments.push_back({begin + position - line.num_context, count, position, block});
+      position += count;
+    }
+    row.num_computed = end;
+    step.end_position = std::max(step.end_position, end);
+  }
+}
+
+}  // namespace ridgeline

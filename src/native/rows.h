@@ -1,0 +1,86 @@
+// The state table: what outlives a step of each row (tokens, block table, sampling), and a step gathered from it.
+//
+// Everything that comes from outside is checked here, before anything changes: std::out_of_range for ids beyond their
+// table, std::invalid_argument for what does not fit together.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "sample.h"
+
+namespace ridgeline {
+
+struct Limits {
+  std::int64_t num_blocks;
+  std::int64_t max_rows;
+  std::int64_t max_tokens;   // new tokens of a step
+  std::int64_t max_sampled;  // logits rows of a step
+  std::int64_t max_context;  // tokens of a row
+  std::int64_t vocab;        // logits
+  std::int64_t vocab_ids;    // token ids that every embedding table has a row for
+};
+
+struct Row {
+  bool open = false;
+  std::vector<std::int32_t> tokens;
+  std::vector<std::int32_t> block_table;
+  std::int64_t num_computed = -1;  // tokens in the cache; -1 before the first plan, whose context may be another row's
+  SamplingArgs sampling;
+};
+
+// One line of a plan, as it comes from outside.
+struct PlanLine {
+  std::int32_t row, num_new, num_context, num_logits, num_new_blocks;
+};
+
+// A row's share of a step; its new tokens are [token_begin, token_begin + num_new) of the step's.
+struct StepRow {
+  std::int64_t row, token_begin, num_new, num_context, num_logits, sampled_begin;
+  const std::int32_t* block_table;
+};
+
+// New tokens of one row that fall into one cache block: what one thread writes.
+struct Segment {
+  std::int64_t token_begin, count, position;
+  std::int32_t block;
+};
+
+struct Step {
+  std::vector<StepRow> rows;
+  std::vector<Segment> segments;
+  std::vector<std::int32_t> token_ids;
+  std::vector<std::int64_t> sampled;  // of each row of logits, its token
+  std::int64_t num_tokens = 0;
+  std::int64_t num_sampled = 0;
+  std::int64_t end_position = 0;  // one past the last position of any row
+};
+
+class RowTable {
+ public:
+  explicit RowTable(const Limits& limits);
+
+  const Limits& limits() const { return limits_; }
+  Row& open_row(std::int64_t row);  // the open row of this id
+
+  void open(std::int64_t row, const std::int32_t* tokens, std::int64_t count, const SamplingArgs& sampling);
+  void append(std::int64_t row, const std::int32_t* tokens, std::int64_t count);
+  void truncate(std::int64_t row, std::int64_t num_tokens);
+  void close(std::int64_t row);
+
+  // Appends the new blocks to the rows' tables and gathers the step. `sampling`: a row that wants logits must have all
+  // of its tokens computed with this step. If it throws, no row has changed.
+  void gather(const PlanLine* lines, std::int64_t num_lines, const std::int32_t* new_blocks,
+              std::int64_t num_new_blocks, bool sampling, Step& step);
+
+ private:
+  void check_row(std::int64_t row) const;
+  void check_tokens(const std::int32_t* tokens, std::int64_t count) const;
+  void check_line(const PlanLine& line, bool sampling) const;
+
+  const Limits limits_;
+  std::vector<Row> rows_;
+  std::vector<char> planned_;
+};
+
+}  // namespace ridgeline

@@ -1,0 +1,52 @@
+// A fixed set of threads that run one function together, with a barrier inside it.
+//
+// Waiting spins for a few tens of microseconds, then sleeps in the kernel: a step's barriers are answered at once when
+// every thread has its core, and a thread that shares its core with another program gives it up. Threads are not
+// pinned: the host is shared. A process that forks keeps no worker in the child; run() there says so.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+namespace ridgeline {
+
+class ThreadPool {
+ public:
+  // `num_threads` counts the caller. Throws std::invalid_argument below 1, std::system_error if threads cannot be had.
+  explicit ThreadPool(int num_threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const { return num_threads_; }
+
+  // task(thread) on every thread, the caller being thread 0; returns when all have. One caller at a time. The task must
+  // not throw. Throws std::runtime_error in the child of a fork.
+  template <class Task>
+  void run(Task task) {
+    run_erased([](void* context, int thread) { (*static_cast<Task*>(context))(thread); }, &task);
+  }
+
+  // Inside run(): returns when every thread has come here; what they wrote before is visible after.
+  void barrier();
+
+ private:
+  using Call = void (*)(void*, int);
+  void run_erased(Call call, void* context);
+  void work(int thread);
+  void stop();
+
+  const int num_threads_;
+  const int process_;
+  Call call_ = nullptr;
+  void* context_ = nullptr;
+  bool stopping_ = false;
+  alignas(64) std::atomic<std::uint32_t> start_{0};       // one more for each run
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<std::uint32_t> generation_{0};  // one more for each barrier passed
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace ridgeline

@@ -1,0 +1,262 @@
+"""A graph becomes a native program: each node one operator, each value a place in the arena.
+
+Fused and unfused graphs are bound alike. A weight of a format that has no packed layout is
+dequantized and packed as float32, so that every format is right and those with a layout are fast.
+Does not know steps, rows or requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ridgeline.backends.cpu import _native
+from ridgeline.backends.cpu.weights import Weights
+from ridgeline.errors import ModelError
+from ridgeline.model.graph.dims import SAMPLED, TOKENS
+from ridgeline.model.graph.node import Graph, KvState, Node, Value, Weight
+from ridgeline.model.graph.ops.activation import GatedActivation
+from ridgeline.model.graph.ops.attention import Attention, KvWrite
+from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split
+from ridgeline.model.graph.ops.embed import Embed
+from ridgeline.model.graph.ops.linear import Linear
+from ridgeline.model.graph.ops.norm import AddNorm, Norm
+from ridgeline.model.graph.ops.operator import Operator
+from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
+from ridgeline.model.graph.ops.rows import SelectRows
+from ridgeline.model.passes.memory import MemoryPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What binders share: the program that grows, the plan, the weights.
+
+    matrices, caches: what was made already, by weight and by state name.
+    """
+
+    program: _native.Program
+    plan: MemoryPlan
+    weights: Weights
+    matrices: dict[str, _native.Matrix] = field(default_factory=dict)
+    caches: dict[str, int] = field(default_factory=dict)
+
+    def view(self, value: Value) -> _native.View:
+        rows, width = value.shape
+        assert rows in (TOKENS, SAMPLED)
+        assert isinstance(width, int)
+        return _native.View(
+            offset=self.plan.offsets[value.id] // 4,
+            ld=self.plan.row_strides[value.id],
+            width=width,
+            sampled=rows is SAMPLED,
+        )
+
+    def columns(self, value: Value, first: int, width: int) -> _native.View:
+        rows, _ = value.shape
+        return _native.View(
+            offset=self.plan.offsets[value.id] // 4 + first,
+            ld=self.plan.row_strides[value.id],
+            width=width,
+            sampled=rows is SAMPLED,
+        )
+
+    def matrix(self, weight: Weight) -> _native.Matrix:
+        """The packed weight; packed once, however many nodes use it."""
+        if weight.name not in self.matrices:
+            self.matrices[weight.name] = self._packed(weight)
+            self.weights.release(weight)
+        return self.matrices[weight.name]
+
+    def _packed(self, weight: Weight) -> _native.Matrix:
+        n, k = weight.shape
+        if weight.format.name in _native.packed_formats():
+            return self.program.pack(
+                weight.format.name, self.weights.raw(weight), n, k, row_bytes(weight)
+            )
+        values = self.weights.float32(weight)
+        return self.program.pack("F32", values.view(np.uint8).reshape(-1), n, k, 4 * k)
+
+    def floats(self, weight: Weight) -> npt.NDArray[np.float32]:
+        return np.ascontiguousarray(self.weights.float32(weight).reshape(-1))
+
+    def norm(self, op: Norm, weights: tuple[Weight, ...]) -> _native.Norm:
+        values = [self.floats(weight) for weight in weights]
+        return self.program.norm(
+            op.kind,
+            op.eps,
+            op.offset,
+            op.num_groups,
+            values[0],
+            values[1] if len(values) > 1 else None,
+        )
+
+    def cache(self, node: Node) -> int:
+        state = node.state
+        assert state is not None
+        if state.name not in self.caches:
+            self.caches[state.name] = self._add_cache(state)
+        return self.caches[state.name]
+
+    def _add_cache(self, state: KvState) -> int:
+        return self.program.add_cache(
+            state.kv_heads, state.key_dim, state.value_dim, state.window or 0
+        )
+
+
+def row_bytes(weight: Weight) -> int:
+    """Bytes of one row as stored."""
+    return weight.num_bytes // weight.shape[0]
+
+
+def bind(program: _native.Program, graph: Graph, plan: MemoryPlan, weights: Weights) -> None:
+    """Adds every node of `graph` to `program` and finishes it.
+
+    Raises ModelError for an operator without a row in `BINDERS`.
+    """
+    for node in graph.nodes:
+        if type(node.op) not in BINDERS:
+            known = ", ".join(op.__name__ for op in BINDERS)
+            raise ModelError(
+                f"{graph.name}: {node.name}: the cpu backend has no operator "
+                f"{type(node.op).__name__}; it has {known}"
+            )
+    binding = Binding(program, plan, weights)
+    for node in graph.nodes:
+        BINDERS[type(node.op)](binding, node, node.op)
+    program.finish(binding.view(graph.outputs[0]))
+
+
+def _embed(b: Binding, node: Node, op: Embed) -> None:
+    (table,) = node.weights
+    y = b.view(node.outputs[0])
+    if table.format.name in _native.packed_formats():
+        raw, name, num_bytes = b.weights.raw(table), table.format.name, row_bytes(table)
+    else:
+        raw = b.weights.float32(table).view(np.uint8).reshape(-1)
+        name, num_bytes = "F32", 4 * table.shape[1]
+    b.program.add_embed(node.name, y, name, raw, num_bytes, op.scale)
+
+
+def _linear(b: Binding, node: Node, op: Linear) -> None:
+    parts = op.parts(node.weights)
+    biases = op.biases(node.weights)
+    b.program.add_linear(
+        node.name,
+        b.view(node.inputs[0]),
+        b.view(node.outputs[0]),
+        [b.matrix(weight) for weight in parts],
+        [b.floats(bias) for bias in biases] if biases else [None] * len(parts),
+    )
+
+
+def _norm(b: Binding, node: Node, op: Norm) -> None:
+    x, y = b.view(node.inputs[0]), b.view(node.outputs[0])
+    b.program.add_norm(node.name, x, y, b.norm(op, node.weights))
+
+
+def _add_norm(b: Binding, node: Node, op: AddNorm) -> None:
+    views = [b.view(value) for value in (*node.inputs, *node.outputs)]
+    b.program.add_add_norm(node.name, *views, b.norm(op.norm, node.weights))
+
+
+def _rotation(rotation: Rotation) -> _native.Rotation:
+    return _native.Rotation(
+        list(rotation.frequencies), rotation.magnitude, rotation.interleaved
+    )
+
+
+def _rope(b: Binding, node: Node, op: Rope) -> None:
+    x, y = b.view(node.inputs[0]), b.view(node.outputs[0])
+    b.program.add_rope(node.name, x, y, op.num_heads, op.head_dim, _rotation(op.rotation))
+
+
+def _kv_write(b: Binding, node: Node, op: KvWrite) -> None:
+    k, v = (b.view(value) for value in node.inputs)
+    b.program.add_kv_write(node.name, k, v, b.cache(node))
+
+
+def _rope_kv_write(b: Binding, node: Node, op: RopeKvWrite) -> None:
+    norms: list[_native.Norm | None] = [None, None]
+    if op.head_norm is not None:
+        norms = [b.norm(op.head_norm, (weight,)) for weight in node.weights]
+    b.program.add_rope_kv_write(
+        node.name,
+        b.view(node.inputs[0]),
+        b.view(node.outputs[0]),
+        b.cache(node),
+        op.num_heads,
+        None if op.rotation is None else _rotation(op.rotation),
+        *norms,
+    )
+
+
+def _attention(b: Binding, node: Node, op: Attention) -> None:
+    b.program.add_attention(
+        node.name,
+        b.view(node.inputs[0]),
+        b.view(node.outputs[0]),
+        b.cache(node),
+        op.num_heads,
+        op.scale,
+        op.softcap or 0.0,
+        op.causal,
+    )
+
+
+def _gated_activation(b: Binding, node: Node, op: GatedActivation) -> None:
+    y = b.view(node.outputs[0])
+    if op.joint:
+        value, width = node.inputs[0], node.outputs[0].shape[-1]
+        assert isinstance(width, int)
+        gate, up = b.columns(value, 0, width), b.columns(value, width, width)
+    else:
+        gate, up = (b.view(value) for value in node.inputs)
+    b.program.add_elementwise(
+        node.name, "gated_activation", gate, up, y, activation=op.activation
+    )
+
+
+def _add(b: Binding, node: Node, op: Add) -> None:
+    views = [b.view(value) for value in (*node.inputs, *node.outputs)]
+    b.program.add_elementwise(node.name, "add", *views)
+
+
+def _scale(b: Binding, node: Node, op: Scale) -> None:
+    x, y = b.view(node.inputs[0]), b.view(node.outputs[0])
+    b.program.add_elementwise(node.name, "scale", x, x, y, number=op.factor)
+
+
+def _softcap(b: Binding, node: Node, op: Softcap) -> None:
+    x, y = b.view(node.inputs[0]), b.view(node.outputs[0])
+    b.program.add_elementwise(node.name, "softcap", x, x, y, number=op.cap)
+
+
+def _split(b: Binding, node: Node, op: Split) -> None:
+    """Its outputs are columns of its input: nothing to run."""
+
+
+def _select_rows(b: Binding, node: Node, op: SelectRows) -> None:
+    b.program.add_select_rows(node.name, b.view(node.inputs[0]), b.view(node.outputs[0]))
+
+
+# Each function takes its own operator class, hence Any.
+BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
+    Embed: _embed,
+    Linear: _linear,
+    Norm: _norm,
+    AddNorm: _add_norm,
+    Rope: _rope,
+    KvWrite: _kv_write,
+    RopeKvWrite: _rope_kv_write,
+    Attention: _attention,
+    GatedActivation: _gated_activation,
+    Add: _add,
+    Scale: _scale,
+    Softcap: _softcap,
+    Split: _split,
+    SelectRows: _select_rows,
+}

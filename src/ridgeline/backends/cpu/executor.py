@@ -1,0 +1,223 @@
+"""Runs step plans on the CPU: one native call a step.
+
+Owns the native program, in which the state table, the packed weights, the cache and the arena
+live. Does not know text, requests or scheduling. A process that forks must build its own executor:
+the threads stay with the parent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ridgeline.backends.cpu import _native
+from ridgeline.backends.cpu.bind import bind
+from ridgeline.backends.cpu.weights import Weights
+from ridgeline.errors import CapacityError, EngineError, RidgelineError
+from ridgeline.model.graph.check import check_graph
+from ridgeline.model.graph.node import Graph
+from ridgeline.model.graph.ops.embed import Embed
+from ridgeline.model.passes.memory import plan_memory
+from ridgeline.step import RowSampling, Sampled, StepPlan, StepResult
+
+BLOCK_TOKENS = 16
+
+# Best first; a CPU that has one has those after it.
+ISAS = ("avx512", "avx2", "portable")
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorTime:
+    """What an operator of the graph has taken in all steps since the last reset.
+
+    name: the node's. type: its operator's. nanoseconds: wall time of the whole thread pool.
+    """
+
+    name: str
+    type: str
+    calls: int
+    nanoseconds: float
+
+
+def choose_isa(wanted: str | None) -> str:
+    """`wanted`, or the best that this CPU has. RidgelineError if it has not what is wanted."""
+    best = str(_native.best_isa())
+    if wanted is None:
+        return best
+    if wanted not in ISAS or ISAS.index(wanted) < ISAS.index(best):
+        raise RidgelineError(
+            f"kernels for {wanted!r} cannot run on this CPU; "
+            f"it runs: {', '.join(ISAS[ISAS.index(best) :])}"
+        )
+    return wanted
+
+
+class CpuExecutor:
+    """See `engine.executor.Executor`.
+
+    num_blocks: KV blocks of 16 tokens; memory is taken as they are used. max_rows: rows of the
+    state table. max_tokens_per_step: new tokens of a step. max_logits_per_step: rows of logits of a
+    step; max_rows unless given. threads: the caller's included. isa: "avx512", "avx2" or
+    "portable"; None for the best.
+
+    A request gets the same bits whatever stands beside it in a step, however its prompt is cut,
+    and with any number of threads; between instruction sets results differ by rounding. Raises
+    ModelError for an operator that there is no kernel for, CapacityError where memory cannot be
+    had, RidgelineError for an instruction set that this CPU lacks, EngineError on a bad plan.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        weights: Weights,
+        *,
+        num_blocks: int,
+        max_rows: int,
+        max_tokens_per_step: int,
+        threads: int,
+        max_logits_per_step: int | None = None,
+        isa: str | None = None,
+    ) -> None:
+        check_graph(graph)
+        self.isa = choose_isa(isa)
+        self.block_tokens = BLOCK_TOKENS
+        self.num_blocks = num_blocks
+        self.max_rows = max_rows
+        self.max_tokens_per_step = max_tokens_per_step
+        width = graph.outputs[0].shape[-1]
+        assert isinstance(width, int)
+        self.vocab_size = width
+        self._result: StepResult | None = None
+        max_sampled = max_rows if max_logits_per_step is None else max_logits_per_step
+        plan = plan_memory(
+            graph,
+            max_tokens=max_tokens_per_step,
+            max_sampled=max_sampled,
+            max_sequences=max_rows,
+        )
+        tables = [node.weights[0].shape[0] for node in graph.nodes if isinstance(node.op, Embed)]
+        try:
+            self._program = _native.Program(
+                isa=self.isa,
+                threads=threads,
+                num_blocks=num_blocks,
+                max_rows=max_rows,
+                max_tokens=max_tokens_per_step,
+                max_sampled=max_sampled,
+                max_context=graph.max_context,
+                vocab=width,
+                vocab_ids=min(tables, default=width),
+                arena_bytes=plan.arena_bytes,
+            )
+            bind(self._program, graph, plan, weights)
+        except MemoryError:
+            raise CapacityError(
+                f"{graph.name}: the system refused memory for the weights, {num_blocks} KV blocks "
+                f"and {plan.arena_bytes} bytes of activations; lower the context or the batch"
+            ) from None
+
+    def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
+        try:
+            how = _native.Sampling(
+                repetition_penalty=sampling.repetition_penalty,
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+                min_p=sampling.min_p,
+                seed=sampling.seed & 0xFFFF_FFFF_FFFF_FFFF,
+                num_logprobs=sampling.num_logprobs,
+            )
+            self._program.open_row(row, _ids(token_ids), how)
+        except (ValueError, IndexError) as error:
+            raise EngineError(str(error)) from None
+
+    def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
+        try:
+            self._program.append_tokens(row, _ids(token_ids))
+        except (ValueError, IndexError) as error:
+            raise EngineError(str(error)) from None
+
+    def truncate(self, row: int, num_tokens: int) -> None:
+        """Forgets the row's tokens from `num_tokens` on (draft tokens that were refused)."""
+        try:
+            self._program.truncate(row, num_tokens)
+        except (ValueError, IndexError) as error:
+            raise EngineError(str(error)) from None
+
+    def close_row(self, row: int) -> None:
+        try:
+            self._program.close_row(row)
+        except (ValueError, IndexError) as error:
+            raise EngineError(str(error)) from None
+
+    def submit(self, plan: StepPlan) -> None:
+        """Runs the step, without the interpreter's lock, and samples; `collect` gives the result."""
+        self._require_idle()
+        self._run(plan, sampling=True)
+        self._result = StepResult(
+            tuple(
+                Sampled(row, token_id, logprob, top, fault)
+                for row, token_id, logprob, top, fault in self._program.samples()
+            )
+            if plan.rows
+            else ()
+        )
+
+    def collect(self) -> StepResult:
+        if self._result is None:
+            raise EngineError("no step is in flight; submit one first")
+        result, self._result = self._result, None
+        return result
+
+    def forward(self, plan: StepPlan) -> npt.NDArray[np.float32]:
+        """Logits [sum of num_logits, vocab_size], a copy; fills the cache, samples nothing."""
+        self._require_idle()
+        if not plan.rows:
+            return np.zeros((0, self.vocab_size), np.float32)
+        self._run(plan, sampling=False)
+        return np.asarray(self._program.logits())
+
+    def timers(self) -> tuple[OperatorTime, ...]:
+        """Time by operator in graph order, sampling last, since the program was made or reset."""
+        return tuple(OperatorTime(*time) for time in self._program.times())
+
+    def reset_timers(self) -> None:
+        self._program.reset_times()
+
+    def memory(self) -> dict[str, int]:
+        """Bytes: packed weights; the whole KV cache and one block of it; activations."""
+        return {
+            "weights": self._program.weight_bytes,
+            "kv": self._program.kv_bytes,
+            "kv_block": self._program.kv_block_bytes,
+            "arena": self._program.arena_bytes,
+        }
+
+    def _require_idle(self) -> None:
+        if self._result is not None:
+            raise EngineError("a step is in flight; collect it first")
+
+    def _run(self, plan: StepPlan, *, sampling: bool) -> None:
+        if not plan.rows:
+            return
+        lines: list[tuple[int, int, int, int, int]] = []
+        new_blocks: list[int] = []
+        for row in plan.rows:
+            lines.append(
+                (row.row, row.num_new, row.num_context, row.num_logits, len(row.new_blocks))
+            )
+            new_blocks += row.new_blocks
+        try:
+            self._program.run(np.array(lines, np.int32), np.array(new_blocks, np.int32), sampling)
+        except (ValueError, IndexError, OverflowError, RuntimeError) as error:
+            raise EngineError(str(error)) from None
+
+
+def _ids(token_ids: Sequence[int]) -> npt.NDArray[np.int32]:
+    try:
+        return np.array(token_ids, np.int32).reshape(-1)
+    except OverflowError:
+        raise ValueError("a token id does not fit 32 bits") from None
