@@ -503,6 +503,13 @@ def test_text_parts_are_joined_for_a_template_that_knows_strings() -> None:
         ("{% if %}", [USER], ModelError, "line 1"),
         ("a\n{{ x", [USER], ModelError, "line 2"),
         ("{% endfor %}", [USER], ModelError, "endfor"),
+        ("{% break %}", [USER], ModelError, "outside of a loop"),
+        (
+            "{% macro f() %}{% continue %}{% endmacro %}{% for m in [1] %}{{ f() }}{% endfor %}",
+            [USER],
+            ModelError,
+            "outside of a loop",
+        ),
         ("{{ x.y.z }}", [USER], ModelError, "'x' is undefined"),
         ("{{ x() }}", [USER], ModelError, "'x' is undefined"),
         ("{{ 1 | nothing }}", [USER], ModelError, "no filter named 'nothing'"),

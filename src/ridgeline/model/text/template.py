@@ -26,12 +26,12 @@ MAX_CAPTURES = 32
 MAX_SOURCE = 1 << 18
 
 
-class _BreakSignal(Exception):  # noqa: N818  not an error
-    pass
+class _BreakSignal(TemplateFault):
+    """Caught by the loop around; a fault where there is none."""
 
 
-class _ContinueSignal(Exception):  # noqa: N818  not an error
-    pass
+class _ContinueSignal(TemplateFault):
+    """As `_BreakSignal`."""
 
 
 class _Generation(Extension):
@@ -79,7 +79,7 @@ class Evaluator:
     expressions: Expressions = field(init=False)
 
     def __post_init__(self) -> None:
-        self.expressions = Expressions(self.meter, self._captured)
+        self.expressions = Expressions(self.meter, self._macro_text)
 
     def render(self, template: nodes.Template, variables: Mapping[str, Any]) -> str:
         """The text of `template`. Raises `TemplateFault`, or what the functions among `variables`
@@ -117,6 +117,12 @@ class Evaluator:
         finally:
             self.output = outer
             self.depth -= 1
+
+    def _macro_text(self, body: Sequence[nodes.Node], scope: Scope) -> str:
+        try:
+            return self._captured(body, scope)
+        except (_BreakSignal, _ContinueSignal) as signal:
+            raise TemplateFault(str(signal)) from None  # not for the loop that called the macro
 
     def _run_output(self, node: nodes.Output, scope: Scope) -> None:
         for part in node.nodes:
@@ -196,10 +202,10 @@ class Evaluator:
         self.expressions.value(node.node, scope)
 
     def _run_break(self, node: nodes.Break, scope: Scope) -> None:
-        raise _BreakSignal
+        raise _BreakSignal("break stands outside of a loop")
 
     def _run_continue(self, node: nodes.Continue, scope: Scope) -> None:
-        raise _ContinueSignal
+        raise _ContinueSignal("continue stands outside of a loop")
 
     def _assign(self, target: nodes.Node, value: Any, scope: Scope) -> None:
         if isinstance(target, nodes.Name):
