@@ -25,14 +25,16 @@ constexpr int kTileRows = 2, kTileStrips = 1, kUnrolledSteps = 8;
 #else
 constexpr int kTileRows = 2, kTileStrips = 1, kUnrolledSteps = 1;
 #endif
+constexpr int kInOrderRows = 2;  // up to here, strips one after the other, as they lie in memory
 constexpr std::int64_t kPanelBlocks = 12;        // K of a panel, in blocks: the panel stays in L1 or L2
 constexpr std::int64_t kDirectRows = 12;         // up to here, unpacking again per tile is cheaper
 constexpr std::int64_t kRowGroup = 288;          // tokens whose activations stay in L2 beside it
-constexpr std::int64_t kPrefetchBytes = 16384;   // how far ahead of a single pass memory is asked
+constexpr std::int64_t kPrefetchBytes = 8192;   // how far ahead of a single pass memory is asked
 
 // Weights as they are stored.
 template <Layout L>
 struct Packed {
+  static constexpr bool kStreams = true;  // from memory, as it is multiplied
   static constexpr IntegerShape kShape = integer_shape(L);
   static constexpr std::int64_t kStripBytes = kShape.strip_bytes();
 
@@ -60,6 +62,7 @@ struct Packed {
 // The same with codes as the dot product takes them and scales as floats: codes, scales, minima.
 template <Layout L>
 struct Unpacked {
+  static constexpr bool kStreams = false;
   static constexpr IntegerShape kShape = integer_shape(L);
   static constexpr std::int64_t kScalesAt = kSteps * kLineBytes;
   static constexpr std::int64_t kMinimaAt = kScalesAt + kShape.groups() * kLineBytes;
@@ -114,20 +117,86 @@ struct Stretch {
   bool first, last;                  // starts at k = 0; ends at k
   float scale;                       // from the unit of sums to y
   const float* bias;                 // of the pair's first channel, or null
-  const std::uint8_t* ahead;         // where to ask memory for what comes next
-  std::int64_t ahead_bytes;          // for each block
+  const std::uint8_t* ahead;         // where to ask memory for what comes next,
+  std::int64_t ahead_bytes;          // and how much for each block
 };
 
-template <class W, int Rows, int Strips>
-void tile(const Stretch& s) {
+template <std::int64_t Lines>
+[[gnu::always_inline]] inline void prefetch_lines(const std::uint8_t* p) {
+#pragma GCC unroll 32
+  for (std::int64_t i = 0; i < Lines; i++) prefetch_near(p + i * kLineBytes);
+}
+
+// Sums of one block and term: Strips strips from the first of acc, a line of each at a time.
+template <class W, int Rows, int Strips, int Held>
+[[gnu::always_inline]] inline void multiply_block(const std::uint8_t* weights, const ActivationBlock* x,
+                                                  std::int64_t x_stride, const std::uint8_t* ahead,
+                                                  Floats (&acc)[Rows][Held], int first) {
   constexpr IntegerShape kShape = W::kShape;
   constexpr int kBits = kShape.bits, kGroups = kShape.groups(), kGroupSteps = kShape.group / 4;
+  constexpr std::int64_t kAheadLines = Strips * W::kStripBytes / kLineBytes;
+#pragma GCC unroll 1
+  for (int g = 0; g < kGroups; g++) {
+    if (W::kStreams && ahead) {
+      prefetch_lines<kAheadLines / kGroups>(ahead + g * (kAheadLines / kGroups) * kLineBytes);
+      if (g == 0) prefetch_lines<kAheadLines % kGroups>(ahead + kAheadLines / kGroups * kGroups * kLineBytes);
+    }
+    Sums sums[Rows][Strips];
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+      for (int c = 0; c < Strips; c++) sums[r][c] = begin<kBits>(start<kGroups>(x[r * x_stride], g));
+    }
+#pragma GCC unroll kUnrolledSteps
+    for (int i = 0; i < kGroupSteps; i++) {
+      Line lines[Strips];
+#pragma GCC unroll 2
+      for (int c = 0; c < Strips; c++) lines[c] = W::line(weights + c * W::kStripBytes, g, i);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; r++) {
+        const Quad quad = load_quad(x[r * x_stride].q + g * kShape.group + i * 4);
+#pragma GCC unroll 2
+        for (int c = 0; c < Strips; c++) sums[r][c] = dot<kBits>(sums[r][c], lines[c], quad);
+      }
+      keep_loads_here();
+    }
+#pragma GCC unroll 2
+    for (int c = 0; c < Strips; c++) {
+      const Floats scales = W::scales(weights + c * W::kStripBytes, g);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; r++) {
+        const ActivationBlock& a = x[r * x_stride];
+        const Floats sum = finish<kBits>(sums[r][c], start<kGroups>(a, g));
+        Floats& to = acc[r][first + c];
+        to = fma(mul(sum, all(a.scale[g * 2 / kGroups])), scales, to);
+      }
+    }
+  }
+  for (int pair = 0; kShape.minima && pair < kGroups / 2; pair++) {
+#pragma GCC unroll 2
+    for (int c = 0; c < Strips; c++) {
+      const std::uint8_t* minima = W::minima(weights + c * W::kStripBytes, pair);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; r++) {
+        const ActivationBlock& a = x[r * x_stride];
+        Floats& to = acc[r][first + c];
+        to = add_pairs(to, minima, kGroups == 2 ? a.sum32 : a.sum16 + pair * 2);
+      }
+    }
+  }
+}
+
+template <class W, int Rows>
+[[gnu::noinline]] void tile(const Stretch& s) {
+  constexpr int kHeld = kTileStrips, kStrips = Rows <= kInOrderRows && W::kStreams ? 1 : kTileStrips;
   const std::int64_t blocks = s.blocks, ahead_bytes = s.ahead_bytes, x_stride = s.x_stride;
   const int terms = s.terms;
-  for (int strip = 0; strip < 2; strip += Strips) {
-    Floats acc[Rows][Strips];
+  for (int strip = 0; strip < 2; strip += kHeld) {
+    Floats acc[Rows][kHeld];
+#pragma GCC unroll 8
     for (int r = 0; r < Rows; r++) {
-      for (int c = 0; c < Strips; c++) {
+#pragma GCC unroll 2
+      for (int c = 0; c < kHeld; c++) {
         const std::int64_t at = (strip + c) * kLanes;
         acc[r][c] = s.first ? zeros() : load_channels(s.y + r * s.ldy + at, s.channels - at);
       }
@@ -135,49 +204,25 @@ void tile(const Stretch& s) {
     const std::uint8_t* weights = s.weights + strip * W::kStripBytes;
     const std::uint8_t* ahead = s.ahead;
     const ActivationBlock* x = s.x;
-    for (std::int64_t b = 0; b < blocks; b++, weights += 2 * W::kStripBytes) {
-      for (std::int64_t i = 0; i < ahead_bytes; i += 64) prefetch(ahead + i);
-      ahead += ahead_bytes;
+    for (std::int64_t b = 0; b < blocks; b++) {
+      if constexpr (!W::kStreams) {
+        for (std::int64_t i = 0; i < ahead_bytes; i += 64) prefetch_far(ahead + i);
+      }
       for (int term = 0; term < terms; term++, x++) {
-#pragma GCC unroll 1
-        for (int g = 0; g < kGroups; g++) {
-          Sums sums[Rows][Strips];
-          for (int r = 0; r < Rows; r++) {
-            for (int c = 0; c < Strips; c++) sums[r][c] = begin<kBits>(start<kGroups>(x[r * x_stride], g));
-          }
-#pragma GCC unroll kUnrolledSteps
-          for (int i = 0; i < kGroupSteps; i++) {
-            Line lines[Strips];
-            for (int c = 0; c < Strips; c++) lines[c] = W::line(weights + c * W::kStripBytes, g, i);
-            for (int r = 0; r < Rows; r++) {
-              const Quad quad = load_quad(x[r * x_stride].q + g * kShape.group + i * 4);
-              for (int c = 0; c < Strips; c++) sums[r][c] = dot<kBits>(sums[r][c], lines[c], quad);
-            }
-            keep_loads_here();
-          }
-          for (int c = 0; c < Strips; c++) {
-            const Floats scales = W::scales(weights + c * W::kStripBytes, g);
-            for (int r = 0; r < Rows; r++) {
-              const ActivationBlock& a = x[r * x_stride];
-              const Floats sum = finish<kBits>(sums[r][c], start<kGroups>(a, g));
-              acc[r][c] = fma(mul(sum, all(a.scale[g * 2 / kGroups])), scales, acc[r][c]);
-            }
-          }
-        }
-        for (int pair = 0; kShape.minima && pair < kGroups / 2; pair++) {
-          for (int c = 0; c < Strips; c++) {
-            const std::uint8_t* minima = W::minima(weights + c * W::kStripBytes, pair);
-            for (int r = 0; r < Rows; r++) {
-              const ActivationBlock& a = x[r * x_stride];
-              acc[r][c] = add_pairs(acc[r][c], minima, kGroups == 2 ? a.sum32 : a.sum16 + pair * 2);
-            }
-          }
+#pragma GCC unroll 2
+        for (int c = 0; c < kHeld; c += kStrips) {
+          multiply_block<W, Rows, kStrips, kHeld>(weights + c * W::kStripBytes, x, x_stride,
+                                           ahead_bytes ? ahead + c * W::kStripBytes : nullptr, acc, c);
         }
       }
+      weights += 2 * W::kStripBytes;
+      ahead += ahead_bytes;
     }
-    for (int c = 0; c < Strips; c++) {
+#pragma GCC unroll 2
+    for (int c = 0; c < kHeld; c++) {
       const std::int64_t at = (strip + c) * kLanes;
       const Floats bias = s.last && s.bias ? load_channels(s.bias + at, s.channels - at) : zeros();
+#pragma GCC unroll 8
       for (int r = 0; r < Rows; r++) {
         const Floats y = s.last ? fma(acc[r][c], all(s.scale), bias) : acc[r][c];
         store_channels(s.y + r * s.ldy + at, y, s.channels - at);
@@ -188,18 +233,17 @@ void tile(const Stretch& s) {
 
 template <class W, int Rows>
 void tile_of(const Stretch& s, int rows) {
-  if (rows == Rows) return tile<W, Rows, kTileStrips>(s);
+  if (rows == Rows) return tile<W, Rows>(s);
   if constexpr (Rows > 1) tile_of<W, Rows - 1>(s, rows);
 }
 
-// All rows of a stretch, in tiles of nearly equal height. The pass over a tile asks for its share of
-// what lies `next` bytes after the stretch's weights.
+// All rows of a stretch, in tiles of nearly equal height. Weights that stream are asked for ahead of
+// the first tile; the passes over a panel share the asking for what the next one is made of.
 template <class W>
 void tiles(Stretch s, std::int64_t m, const std::uint8_t* next, std::int64_t next_bytes) {
   const std::int64_t count = (m + kTileRows - 1) / kTileRows;
-  const std::int64_t share = s.blocks == 0 ? 0 : next_bytes / (s.blocks * count) + 1;
-  s.ahead_bytes = next ? (share + 63) / 64 * 64 : 0;
   s.ahead = next;
+  s.ahead_bytes = W::kStreams ? 2 * W::kStripBytes : next_bytes / (s.blocks * count) / 64 * 64 + 64;
   std::int64_t row = 0;
   for (std::int64_t i = 0; i < count; i++) {
     const std::int64_t rows = (m - row) / (count - i);
@@ -207,6 +251,7 @@ void tiles(Stretch s, std::int64_t m, const std::uint8_t* next, std::int64_t nex
     s.x += rows * s.x_stride;
     s.y += rows * s.ldy;
     s.ahead += s.ahead_bytes * s.blocks;
+    if (W::kStreams) s.ahead_bytes = 0;
     row += rows;
   }
 }
@@ -237,8 +282,7 @@ void linear_integer(const PackedMatrix& w, int terms, const ActivationBlock* x, 
       s.y = y + pair * kStripChannels;
       s.blocks = blocks;
       s.first = s.last = true;
-      const std::uint8_t* next = s.weights + (m <= kTileRows ? kPrefetchBytes : pair_bytes);
-      tiles<From>(s, m, next, pair_bytes);
+      tiles<From>(s, m, s.weights + kPrefetchBytes, 0);
     }
     return;
   }

@@ -15,7 +15,7 @@ constexpr int kTileRows = 12, kTileStrips = 2;
 constexpr int kTileRows = 4, kTileStrips = 1;
 #endif
 constexpr std::int64_t kStretchBytes = 49152;   // weights of a pair that many tiles read again
-constexpr std::int64_t kPrefetchBytes = 16384;
+constexpr std::int64_t kPrefetchBytes = 8192;
 constexpr std::int64_t kRowGroup = 288;
 
 // How one step along K multiplies: kAlong numbers of x; a strip's weights are kStripBytes.
@@ -47,14 +47,18 @@ struct Stretch {
   float* y;
   std::int64_t ldy, channels;
   bool first, last;
+  bool near;                 // whether this pass asks for what it will read a little later
+  const std::uint8_t* far;   // what the next pair's passes will read, a line a step, or null
   const float* bias;
 };
 
 template <class W, int Rows, int Strips>
-void tile(const Stretch<W>& s) {
+[[gnu::noinline]] void tile(const Stretch<W>& s) {
   for (int strip = 0; strip < 2; strip += Strips) {
     Floats acc[Rows][Strips];
+#pragma GCC unroll 16
     for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
       for (int c = 0; c < Strips; c++) {
         const std::int64_t at = (strip + c) * kLanes;
         acc[r][c] = s.first ? zeros() : load_channels(s.y + r * s.ldy + at, s.channels - at);
@@ -62,10 +66,19 @@ void tile(const Stretch<W>& s) {
     }
     const std::uint8_t* weights = s.weights + strip * W::kStripBytes;
     const typename W::Number* x = s.x;
+    const bool near = s.near;
+    const std::uint8_t* far = s.far;
     for (std::int64_t step = 0; step < s.steps; step++) {
-      prefetch(weights + kPrefetchBytes);
-      prefetch(weights + kPrefetchBytes + 64);
+      if (near) {
+        prefetch_near(weights + kPrefetchBytes);
+        if (Strips * W::kStripBytes > 64) prefetch_near(weights + kPrefetchBytes + 64);
+      } else if (far) {
+        prefetch_far(far);
+        far += 64;
+      }
+#pragma GCC unroll 16
       for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
         for (int c = 0; c < Strips; c++) {
           acc[r][c] = W::add(acc[r][c], weights + c * W::kStripBytes, x + r * s.x_stride);
         }
@@ -73,9 +86,11 @@ void tile(const Stretch<W>& s) {
       weights += 2 * W::kStripBytes;
       x += W::kAlong;
     }
+#pragma GCC unroll 2
     for (int c = 0; c < Strips; c++) {
       const std::int64_t at = (strip + c) * kLanes;
       const Floats bias = s.last && s.bias ? load_channels(s.bias + at, s.channels - at) : zeros();
+#pragma GCC unroll 16
       for (int r = 0; r < Rows; r++) {
         const Floats y = s.last ? fma(acc[r][c], all(1.0f), bias) : acc[r][c];
         store_channels(s.y + r * s.ldy + at, y, s.channels - at);
@@ -120,6 +135,10 @@ void linear_of(const PackedMatrix& w, const std::byte* activations, std::int64_t
           const std::int64_t height = (row_end - r) / (count - t);
           s.x = x + r * s.x_stride + step * W::kAlong;
           s.y = y + r * ldy + pair * kStripChannels;
+          // Two passes between them ask for the next pair's stretch.
+          s.near = count == 1;
+          s.far = !s.near && t * 64 < 2 * W::kStripBytes ? s.weights + pair_bytes + t * s.steps * 64
+                                                         : nullptr;
           tile_of<W, kTileRows>(s, height);
           r += height;
         }

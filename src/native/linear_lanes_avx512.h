@@ -37,8 +37,12 @@ static inline Floats load_bfloats(const std::uint16_t* p) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
-static inline void prefetch(const std::uint8_t* p) {
-  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+// To the first- and the second-level cache. (In assembly: g++ drops calls that do nothing else.)
+static inline void prefetch_near(const std::uint8_t* p) {
+  __asm__ volatile("prefetcht0 %0" : : "m"(*p));
+}
+static inline void prefetch_far(const std::uint8_t* p) {
+  __asm__ volatile("prefetcht1 %0" : : "m"(*p));
 }
 
 // Without it the compiler loads the lines of all steps at once, and has no registers left for sums.

@@ -64,7 +64,8 @@ static inline Floats load_halves(const std::uint8_t* p) {
 static inline Floats load_bfloats(const std::uint16_t* p) {
   return each([&](int c) { return from_bits(static_cast<std::uint32_t>(p[c]) << 16); });
 }
-static inline void prefetch(const std::uint8_t*) {}
+static inline void prefetch_near(const std::uint8_t*) {}
+static inline void prefetch_far(const std::uint8_t*) {}
 
 static inline void keep_loads_here() {}
 
