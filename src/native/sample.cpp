@@ -387,10 +387,13 @@ std::int32_t choose(const SamplingArgs& args, std::int64_t vocab, const Scratch&
     scan_tops(scores, vocab, scratch.span_tops, top);
   }
   if (args.temperature > 0) {
-    // Held at the largest float where a low temperature would go beyond.
-    const Vec temperature = all(args.temperature), highest = all(3.40282347e38f);
-    for (std::int64_t i = 0; i < vocab; i += kWidth)
-      store_n(scratch.scores + i, min(highest, div(load_n(scores + i, vocab - i), temperature)), vocab - i);
+    // Held at the largest and the lowest float where a low temperature would go beyond; -infinity stays.
+    const Vec temperature = all(args.temperature), limit = all(3.40282347e38f), hidden = all(-INFINITY);
+    for (std::int64_t i = 0; i < vocab; i += kWidth) {
+      const Vec score = load_n(scores + i, vocab - i);
+      const Vec held = max(sub(zeros(), limit), min(limit, div(score, temperature)));
+      store_n(scratch.scores + i, select(equal(score, hidden), hidden, held), vocab - i);
+    }
     scores = scratch.scores;
     scan_tops(scores, vocab, scratch.span_tops, top);
   }
