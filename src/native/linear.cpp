@@ -198,6 +198,7 @@ template <class W, int Rows>
 #pragma GCC unroll 2
       for (int c = 0; c < kHeld; c++) {
         const std::int64_t at = (strip + c) * kLanes;
+        prefetch_channels(s.y + r * s.ldy + at);
         acc[r][c] = s.first ? zeros() : load_channels(s.y + r * s.ldy + at, s.channels - at);
       }
     }

@@ -58,6 +58,10 @@ static inline void prefetch_near(const std::uint8_t* p) {
 static inline void prefetch_far(const std::uint8_t* p) {
   __asm__ volatile("prefetcht1 %0" : : "m"(*p));
 }
+// To be written: otherwise each first store of a tile waits for its line.
+static inline void prefetch_channels(const float* p) {
+  __asm__ volatile("prefetchw %0" : : "m"(*p));
+}
 
 static inline __m256i load_half_line(const std::uint8_t* p, int half) {
   return _mm256_load_si256(reinterpret_cast<const __m256i*>(p) + half);

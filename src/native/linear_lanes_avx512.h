@@ -44,6 +44,10 @@ static inline void prefetch_near(const std::uint8_t* p) {
 static inline void prefetch_far(const std::uint8_t* p) {
   __asm__ volatile("prefetcht1 %0" : : "m"(*p));
 }
+// To be written: otherwise each first store of a tile waits for its line.
+static inline void prefetch_channels(const float* p) {
+  __asm__ volatile("prefetchw %0" : : "m"(*p));
+}
 
 // Without it the compiler loads the lines of all steps at once, and has no registers left for sums.
 static inline void keep_loads_here() { __asm__ volatile("" ::: "memory"); }

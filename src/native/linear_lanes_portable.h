@@ -66,6 +66,7 @@ static inline Floats load_bfloats(const std::uint16_t* p) {
 }
 static inline void prefetch_near(const std::uint8_t*) {}
 static inline void prefetch_far(const std::uint8_t*) {}
+static inline void prefetch_channels(const float*) {}
 
 static inline void keep_loads_here() {}
 
