@@ -70,24 +70,3 @@ def test_python_block(page: str, code: str, smollm2_path: Path, tmp_path: Path) 
     )
     assert done.returncode == 0, f"{page}:\n{code}\n{done.stderr}"
     assert done.stdout.strip()
-
-
-def test_the_file_tree_is_true() -> None:
-    """README's tree names every source file once, and nothing that is not there."""
-    tree = (ROOT / "README.md").read_text(encoding="utf-8").rsplit("```\n", 2)[1]
-    shown, folders = set(), []
-    for line in tree.splitlines():
-        name = line.split("  ")[0] if not line.startswith(" ") else line.strip().split("  ")[0]
-        depth = (len(line) - len(line.lstrip())) // 2
-        folders = folders[:depth]
-        if name.endswith("/"):
-            folders.append(name)
-        elif name:
-            shown.add("".join(folders) + name)
-    real = {
-        str(path.relative_to(ROOT))
-        for pattern in ("src/ridgeline/**/*.py", "src/native/*")
-        for path in ROOT.glob(pattern)
-        if path.name != "__init__.py" and "__pycache__" not in path.parts and path.is_file()
-    }
-    assert {name for name in shown if name.startswith("src/")} == real

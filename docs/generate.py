@@ -1,0 +1,168 @@
+"""Writes what the code knows better than a page: the file tree, the operators, the commands.
+
+python docs/generate.py            writes them
+python docs/generate.py --check    exits with 1 if a page is not what the code says
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import typer
+
+from ridgeline.cli.main import COMMANDS, build_app
+from ridgeline.model.graph.ops import OPERATORS
+
+ROOT = Path(__file__).parents[1]
+TREE_START = "<!-- tree: docs/generate.py -->\n```\n"
+TREE_END = "```\n<!-- /tree -->\n"
+LONGEST = 130
+SKIPPED = {"__pycache__", "data", "tokens", "corpus"}
+PAGES = ("README.md", "docs/operators.md", "docs/cli.md")
+
+
+def first_sentence(text: str) -> str:
+    """Of a docstring or comment; a long one only up to its colon."""
+    paragraph = " ".join(text.strip().split("\n\n")[0].split())
+    sentence = re.split(r"(?<!et al)(?<![.])[.](?:\s+(?=[A-Z`])|$)", paragraph)[0]
+    return sentence if len(sentence) <= LONGEST else sentence.split(": ")[0].split("; ")[0]
+
+
+def about(path: Path) -> str:
+    """What a file says of itself in its first sentence."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return first_sentence(ast.get_docstring(ast.parse(text)) or "")
+    if path.suffix in (".cpp", ".h"):
+        lines = []
+        for line in text.splitlines():
+            if not line.startswith("//"):
+                break
+            lines.append(line.removeprefix("//").strip())
+        return first_sentence("\n".join(lines))
+    return ""
+
+
+def described(path: Path) -> str:
+    if path.suffix == ".cpp" and not about(path):
+        header = path.with_suffix(".h")
+        return f"see {header.name}" if header.exists() else ""
+    return about(path)
+
+
+def tree() -> str:
+    lines: list[str] = []
+    for top in ("src/ridgeline", "src/native", "tests", "benchmarks", "docs"):
+        lines.append(f"{top}/")
+        lines += branch(ROOT / top, 1)
+    return "\n".join(lines) + "\n"
+
+
+def branch(folder: Path, depth: int) -> list[str]:
+    indent = "  " * depth
+    lines = []
+    entries = sorted(folder.iterdir(), key=lambda p: (p.is_dir(), p.name))
+    for entry in entries:
+        if entry.name in SKIPPED or entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if is_case(entry):
+                continue
+            inside = branch(entry, depth + 1)
+            if inside:
+                lines += [f"{indent}{entry.name}/", *inside]
+        elif entry.suffix in (".py", ".cpp", ".h", ".md") and entry.name != "__init__.py":
+            text = described(entry)
+            lines.append(f"{indent}{entry.name:28}{text}".rstrip())
+    return lines
+
+
+def is_case(folder: Path) -> bool:
+    """A golden checkpoint: data, not code."""
+    return (folder / "expected.npz").exists()
+
+
+def readme() -> str:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    before, _, rest = text.partition(TREE_START)
+    _, _, after = rest.partition(TREE_END)
+    return before + TREE_START + tree() + TREE_END + after
+
+
+def operators() -> str:
+    rows = [
+        "# Operators",
+        "",
+        "What a graph is made of; generated from the operators themselves. Each has four rules",
+        "(shape, cost, shard, check) in `src/ridgeline/model/graph/ops/`, and its meaning in",
+        "`src/ridgeline/backends/reference/`.",
+        "",
+        "| operator | what it does | attributes |",
+        "| --- | --- | --- |",
+    ]
+    for name, operator in OPERATORS.items():
+        attributes = ", ".join(f"`{field}`" for field in operator.__dataclass_fields__)
+        meaning = first_sentence(inspect.getdoc(operator) or "").replace("|", "\\|")
+        rows.append(f"| `{name}` | {meaning} | {attributes} |")
+    return "\n".join(rows) + "\n"
+
+
+def cli() -> str:
+    """Every command with its arguments, options and defaults, from the application itself."""
+    lines = [
+        "# Commands",
+        "",
+        "Generated from the application. `--cache-dir`, `--offline` and `--debug` may stand before",
+        "or after any command.",
+    ]
+    group = typer.main.get_command(build_app())
+    commands = group.commands  # type: ignore[attr-defined]
+    for name in COMMANDS:
+        command = commands[name]
+        lines += ["", f"## ridgeline {name}", "", first_paragraph(command.help or ""), ""]
+        lines += ["| argument or option | meaning | default |", "| --- | --- | --- |"]
+        for parameter in command.params:
+            if parameter.name == "help":
+                continue
+            shown = (
+                parameter.name.upper()
+                if parameter.param_type_name == "argument"
+                else ", ".join(parameter.opts)
+            )
+            text, _, default = (getattr(parameter, "help", "") or "").partition(" [default: ")
+            value = default.rstrip("]") or plain(parameter.default)
+            lines.append(f"| `{shown}` | {text} | {value} |")
+    return "\n".join(lines) + "\n"
+
+
+def plain(default: object) -> str:
+    return "" if default in (None, False, ()) or callable(default) else str(default)
+
+
+def first_paragraph(text: str) -> str:
+    return " ".join(text.strip().split("\n\n")[0].split())
+
+
+def pages() -> dict[str, str]:
+    return dict(zip(PAGES, (readme(), operators(), cli()), strict=True))
+
+
+def main() -> int:
+    stale = []
+    for name, text in pages().items():
+        path = ROOT / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(text, encoding="utf-8")
+    if stale:
+        print("stale:" if "--check" in sys.argv else "written:", *stale)
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
