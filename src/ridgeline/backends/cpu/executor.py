@@ -154,7 +154,7 @@ class CpuExecutor:
             raise EngineError(str(error)) from None
 
     def submit(self, plan: StepPlan) -> None:
-        """Runs the step, without the interpreter's lock, and samples; `collect` gives the result."""
+        """Runs the step without the interpreter's lock, and samples; `collect` has the result."""
         self._require_idle()
         self._run(plan, sampling=True)
         self._result = StepResult(

@@ -1,0 +1,184 @@
+"""What the native module gives Python; src/native/module.cpp and module_linear.cpp define it."""
+
+# ruff: noqa: A002 (keyword names of the native functions)
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+def best_isa() -> str: ...
+def packed_formats() -> frozenset[str]: ...
+def measure_read_bandwidth(num_bytes: int, threads: int, rounds: int) -> list[float]: ...
+
+class Activations:
+    @property
+    def kind(self) -> str: ...
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def intact(self) -> bool: ...
+
+class PackedMatrix:
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def num_strips(self) -> int: ...
+    @property
+    def prescale(self) -> float: ...
+    @property
+    def activation_kind(self) -> str: ...
+    @property
+    def intact(self) -> bool: ...
+    def tobytes(self) -> bytes: ...
+    def multiply(
+        self,
+        x: Activations,
+        bias: NDArray[np.float32] | None,
+        y: NDArray[np.float32],
+        threads: int = 1,
+        strip_begin: int = 0,
+        strip_end: int = -1,
+    ) -> None: ...
+
+def pack_matrix(
+    format: str, raw: NDArray[np.uint8], n: int, k: int, isa: str, threads: int = 1
+) -> PackedMatrix: ...
+def quantize_rows(x: NDArray[np.float32], kind: str, isa: str) -> Activations: ...
+def decode_row(format: str, raw: NDArray[np.uint8], out: NDArray[np.float32], isa: str) -> None: ...
+
+class View:
+    def __init__(self, offset: int, ld: int, width: int, sampled: bool) -> None: ...
+
+class Matrix:
+    pass
+
+class Norm:
+    pass
+
+class Rotation:
+    def __init__(
+        self, frequencies: Sequence[float], magnitude: float, interleaved: bool
+    ) -> None: ...
+
+class Sampling:
+    def __init__(
+        self,
+        repetition_penalty: float,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        seed: int,
+        num_logprobs: int,
+    ) -> None: ...
+
+class Program:
+    def __init__(
+        self,
+        isa: str,
+        threads: int,
+        num_blocks: int,
+        max_rows: int,
+        max_tokens: int,
+        max_sampled: int,
+        max_context: int,
+        vocab: int,
+        vocab_ids: int,
+        arena_bytes: int,
+    ) -> None: ...
+    def add_cache(self, kv_heads: int, key_dim: int, value_dim: int, window: int) -> int: ...
+    def pack(
+        self, format: str, raw: NDArray[np.uint8], n: int, k: int, row_bytes: int
+    ) -> Matrix: ...
+    def norm(
+        self,
+        kind: str,
+        eps: float,
+        offset: float,
+        groups: int,
+        weight: NDArray[np.float32],
+        bias: NDArray[np.float32] | None,
+    ) -> Norm: ...
+    def add_linear(
+        self,
+        name: str,
+        x: View,
+        y: View,
+        matrices: Sequence[Matrix],
+        biases: Sequence[NDArray[np.float32] | None],
+        fine_activations: bool = False,
+    ) -> None: ...
+    def add_embed(
+        self,
+        name: str,
+        y: View,
+        format: str,
+        table: NDArray[np.uint8],
+        row_bytes: int,
+        scale: float,
+    ) -> None: ...
+    def add_norm(self, name: str, x: View, y: View, norm: Norm) -> None: ...
+    def add_add_norm(
+        self, name: str, a: View, b: View, total: View, y: View, norm: Norm
+    ) -> None: ...
+    def add_elementwise(
+        self,
+        name: str,
+        type: str,
+        a: View,
+        b: View,
+        y: View,
+        number: float = 0.0,
+        activation: str = "",
+    ) -> None: ...
+    def add_select_rows(self, name: str, x: View, y: View) -> None: ...
+    def add_rope(
+        self, name: str, x: View, y: View, heads: int, head_dim: int, rotation: Rotation
+    ) -> None: ...
+    def add_kv_write(self, name: str, k: View, v: View, cache: int) -> None: ...
+    def add_rope_kv_write(
+        self,
+        name: str,
+        qkv: View,
+        q_out: View,
+        cache: int,
+        heads: int,
+        rotation: Rotation | None,
+        q_norm: Norm | None,
+        k_norm: Norm | None,
+    ) -> None: ...
+    def add_attention(
+        self,
+        name: str,
+        q: View,
+        out: View,
+        cache: int,
+        heads: int,
+        scale: float,
+        softcap: float,
+        causal: bool,
+    ) -> None: ...
+    def finish(self, logits: View) -> None: ...
+    def open_row(self, row: int, tokens: NDArray[np.int32], sampling: Sampling) -> None: ...
+    def append_tokens(self, row: int, tokens: NDArray[np.int32]) -> None: ...
+    def truncate(self, row: int, num_tokens: int) -> None: ...
+    def close_row(self, row: int) -> None: ...
+    def run(
+        self, lines: NDArray[np.int32], new_blocks: NDArray[np.int32], sampling: bool
+    ) -> None: ...
+    def samples(
+        self,
+    ) -> list[tuple[int, int, float, tuple[tuple[int, float], ...], str | None]]: ...
+    def logits(self) -> NDArray[np.float32]: ...
+    def times(self) -> list[tuple[str, str, int, float]]: ...
+    def reset_times(self) -> None: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def kv_bytes(self) -> int: ...
+    @property
+    def kv_block_bytes(self) -> int: ...
+    @property
+    def arena_bytes(self) -> int: ...
+    def arena(self) -> NDArray[np.uint8]: ...

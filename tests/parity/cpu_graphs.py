@@ -1,0 +1,75 @@
+"""Graphs of one operator, whose input rows a test chooses: row i of the input is token i."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from ridgeline.backends.cpu.executor import ISAS, CpuExecutor, choose_isa
+from ridgeline.model.formats import FORMATS, dequantize, quantize
+from ridgeline.model.graph.build import Builder
+from ridgeline.model.graph.node import Graph, Value, Weight
+from ridgeline.model.graph.ops import Embed, SelectRows, Split
+from ridgeline.step import PlanRow, RowSampling, StepPlan
+
+Floats = npt.NDArray[np.float32]
+AVAILABLE = ISAS[ISAS.index(choose_isa(None)) :]
+NUM_BLOCKS = 256
+
+
+class Stored:
+    """Weights given as float arrays, stored in the format that the graph says."""
+
+    def __init__(self, arrays: Mapping[str, npt.NDArray[np.floating]]) -> None:
+        self._arrays = arrays
+
+    def raw(self, weight: Weight) -> npt.NDArray[np.uint8]:
+        array = self._arrays[weight.name]
+        if weight.format.name == "F32":  # NaN, too
+            return np.ascontiguousarray(array, np.float32).view(np.uint8).reshape(-1)
+        return quantize(array, weight.format.name)
+
+    def float32(self, weight: Weight) -> Floats:
+        return dequantize(self.raw(weight), weight.format.name, weight.shape)
+
+    def release(self, weight: Weight) -> None:
+        pass
+
+
+def one_operator(
+    rows: int, widths: tuple[int, ...], add: Callable[[Builder, tuple[Value, ...]], Value]
+) -> Graph:
+    """`add` puts operators on values of `widths` columns, which lie side by side in a table."""
+    b = Builder("one", lambda name: FORMATS["F32"])
+    table = b.weight("table", rows, sum(widths))
+    x = b.one("embed", Embed(), b.token_ids, weights=(table,))
+    values = b.add("split", Split(widths), x) if len(widths) > 1 else (x,)
+    y = b.one("select", SelectRows(), add(b, values))
+    return b.finish(y, 4096)
+
+
+def executor(
+    graph: Graph, arrays: Mapping[str, npt.NDArray[np.floating]], isa: str, threads: int = 2
+) -> CpuExecutor:
+    return CpuExecutor(
+        graph,
+        Stored(arrays),
+        num_blocks=NUM_BLOCKS,
+        max_rows=64,
+        max_tokens_per_step=1024,
+        max_logits_per_step=1024,
+        threads=threads,
+        isa=isa,
+    )
+
+
+def run(cpu: CpuExecutor, num_tokens: int) -> Floats:
+    """All outputs of tokens 0, 1, ... in one step of one row."""
+    cpu.open_row(0, list(range(num_tokens)), RowSampling())
+    blocks = tuple(range(-(-num_tokens // 16)))
+    try:
+        return cpu.forward(StepPlan((PlanRow(0, num_tokens, 0, num_tokens, blocks),)))
+    finally:
+        cpu.close_row(0)
