@@ -5,7 +5,7 @@
 // read a panel: a stretch of K of one pair of strips, its codes widened to bytes once, in cache.
 //
 // Per output, in this order and no other: for each group, sum += float(integer sum) * activation
-// scale * weight scale; after each block, the remainders. A stretch of K ends by storing the sums in
+// scale * weight scale, then += remainder * sum of activations. A stretch of K ends by storing the sums in
 // y and the next begins by loading them, which changes no bit.
 #include <algorithm>
 #include <cstring>
@@ -54,8 +54,8 @@ struct Packed {
   static Floats scales(const std::uint8_t* strip, int group) {
     return load_halves(strip + kShape.codes_bytes() + group * kLanes * 2);
   }
-  static const std::uint8_t* minima(const std::uint8_t* strip, int pair) {
-    return strip + kShape.codes_bytes() + kShape.scales_bytes() + pair * kLineBytes;
+  static Floats minima(const std::uint8_t* strip, int group) {
+    return load_halves(strip + kShape.codes_bytes() + kShape.scales_bytes() + group * kLanes * 2);
   }
 };
 
@@ -66,7 +66,8 @@ struct Unpacked {
   static constexpr IntegerShape kShape = integer_shape(L);
   static constexpr std::int64_t kScalesAt = kSteps * kLineBytes;
   static constexpr std::int64_t kMinimaAt = kScalesAt + kShape.groups() * kLineBytes;
-  static constexpr std::int64_t kStripBytes = kMinimaAt + kShape.minima_bytes();
+  static constexpr std::int64_t kStripBytes =
+      kMinimaAt + (kShape.minima ? kShape.groups() * kLineBytes : 0);
 
   static Line line(const std::uint8_t* strip, int group, int i) {
     return load_line(strip + (group * (kShape.group / 4) + i) * kLineBytes);
@@ -74,8 +75,8 @@ struct Unpacked {
   static Floats scales(const std::uint8_t* strip, int group) {
     return load(reinterpret_cast<const float*>(strip + kScalesAt) + group * kLanes);
   }
-  static const std::uint8_t* minima(const std::uint8_t* strip, int pair) {
-    return strip + kMinimaAt + pair * kLineBytes;
+  static Floats minima(const std::uint8_t* strip, int group) {
+    return load(reinterpret_cast<const float*>(strip + kMinimaAt) + group * kLanes);
   }
 
   static void unpack(const std::uint8_t* strip, std::uint8_t* out) {
@@ -89,9 +90,8 @@ struct Unpacked {
     }
     for (int g = 0; g < kShape.groups(); g++) {
       store(reinterpret_cast<float*>(out + kScalesAt) + g * kLanes, From::scales(strip, g));
-    }
-    for (int i = 0; i < kShape.minima_bytes() / kLineBytes; i++) {
-      std::memcpy(out + kMinimaAt + i * kLineBytes, From::minima(strip, i), kLineBytes);
+      if (!kShape.minima) continue;
+      store(reinterpret_cast<float*>(out + kMinimaAt) + g * kLanes, From::minima(strip, g));
     }
   }
 };
@@ -102,7 +102,7 @@ std::int32_t start(const ActivationBlock& x, int group) {
   return Groups == 2 ? x.start32[group] : x.start16[group];
 }
 
-constexpr std::int64_t kMaxPanelStripBytes = 1024 + 4 * 64 + 2 * 64;
+constexpr std::int64_t kMaxPanelStripBytes = 1024 + 4 * 64 + 4 * 64;
 
 // One stretch of K for one pair of strips and some rows.
 struct Stretch {
@@ -163,24 +163,15 @@ template <class W, int Rows, int Strips, int Held>
 #pragma GCC unroll 2
     for (int c = 0; c < Strips; c++) {
       const Floats scales = W::scales(weights + c * W::kStripBytes, g);
+      Floats minima;
+      if constexpr (kShape.minima) minima = W::minima(weights + c * W::kStripBytes, g);
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; r++) {
         const ActivationBlock& a = x[r * x_stride];
         const Floats sum = finish<kBits>(sums[r][c], start<kGroups>(a, g));
         Floats& to = acc[r][first + c];
         to = fma(mul(sum, all(a.scale[g * 2 / kGroups])), scales, to);
-      }
-    }
-  }
-  for (int pair = 0; kShape.minima && pair < kGroups / 2; pair++) {
-#pragma GCC unroll 2
-    for (int c = 0; c < Strips; c++) {
-      const std::uint8_t* minima = W::minima(weights + c * W::kStripBytes, pair);
-#pragma GCC unroll 8
-      for (int r = 0; r < Rows; r++) {
-        const ActivationBlock& a = x[r * x_stride];
-        Floats& to = acc[r][first + c];
-        to = add_pairs(to, minima, kGroups == 2 ? a.sum32 : a.sum16 + pair * 2);
+        if constexpr (kShape.minima) to = fma(minima, all(kGroups == 2 ? a.sum32[g] : a.sum16[g]), to);
       }
     }
   }

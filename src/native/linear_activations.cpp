@@ -68,8 +68,6 @@ void quantize_block(const float* x, ActivationBlock* out, int terms) {
   const __m128 inverse = _mm_maskz_div_ps(something, _mm_set1_ps(kLargest), largest);
   const __m512 by[2] = {_mm512_broadcastss_ps(inverse),
                         _mm512_broadcastss_ps(_mm_movehdup_ps(inverse))};
-  // Lanes 0, 0, 1, 1 of the scales belong to the four halves; lanes 0, 1 to the two groups.
-  __m128 left16 = _mm_setzero_ps(), left32 = _mm_setzero_ps();
   for (int i = 0; i < 4; i++) v[i] = _mm512_mul_ps(v[i], by[i / 2]);
   for (int term = 0; term < terms; term++) {
     ActivationBlock& block = out[term];
@@ -85,18 +83,15 @@ void quantize_block(const float* x, ActivationBlock* out, int terms) {
     const __m128i sum32 = _mm_hadd_epi32(sum16, sum16);
     const __m128i start16 = _mm_slli_epi32(_mm_sub_epi32(_mm_setzero_si128(), sum16), 7);
     const __m128i start32 = _mm_slli_epi32(_mm_sub_epi32(_mm_setzero_si128(), sum32), 7);
-    const __m128 s16 = _mm_add_ps(
-        _mm_mul_ps(_mm_cvtepi32_ps(sum16), _mm_unpacklo_ps(scale, scale)), left16);
-    const __m128 s32 = _mm_add_ps(_mm_mul_ps(_mm_cvtepi32_ps(sum32), scale), left32);
-    const __m128i b16 = (__m128i)_mm_cvtneps_pbh(s16), b32 = (__m128i)_mm_cvtneps_pbh(s32);
-    left16 = _mm_sub_ps(s16, _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(b16), 16)));
-    left32 = _mm_sub_ps(s32, _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(b32), 16)));
-    // scale[2] start32[2] | start16[4] | sum32[2] sum16[4]: the line after the codes.
+    // The halves' scales are lanes 0, 0, 1, 1; the groups' 0, 1.
+    const __m128 s16 = _mm_mul_ps(_mm_cvtepi32_ps(sum16), _mm_unpacklo_ps(scale, scale));
+    const __m128 s32 = _mm_mul_ps(_mm_cvtepi32_ps(sum32), scale);
+    // scale[2], start32[2]; start16[4]; sum32[2], sum16[4]: the line after the codes.
     auto* rest = reinterpret_cast<__m128i*>(block.scale);
     _mm_store_si128(rest, _mm_unpacklo_epi64(_mm_castps_si128(scale), start32));
     _mm_store_si128(rest + 1, start16);
-    const __m128i first = _mm_and_si128(b32, _mm_setr_epi32(-1, 0, 0, 0));
-    _mm_store_si128(rest + 2, _mm_or_si128(first, _mm_slli_si128(b16, 4)));
+    _mm_storel_pi(reinterpret_cast<__m64*>(block.sum32), s32);
+    _mm_storeu_ps(block.sum16, s16);
     scale = _mm_mul_ps(scale, _mm_set1_ps(1.0f / kResidueSteps));
   }
 }
@@ -110,7 +105,6 @@ float float_of(std::uint32_t bits) {
   std::memcpy(&x, &bits, 4);
   return x;
 }
-float from_bfloat(std::uint16_t x) { return float_of(static_cast<std::uint32_t>(x) << 16); }
 
 // The scale of 32 numbers and its inverse. The largest magnitude is found among bit patterns, in
 // which NaN is above infinity and that above all others.
@@ -121,24 +115,16 @@ void scale_of(std::uint32_t largest_bits, float& scale, float& inverse) {
   inverse = something ? kLargest / largest : 0.0f;
 }
 
-// Scales, starts and bfloat16 sums of a block whose q are there. `leftover`: what an earlier
-// term's bfloat16 sums lost, or zero; then what this one's lose.
-struct Leftover {
-  float sum32[2], sum16[4];
-};
-void finish_block(ActivationBlock& block, const std::int32_t sum16[4], Leftover& leftover) {
+// Starts and sums of a block whose q and scales are there.
+void finish_block(ActivationBlock& block, const std::int32_t sum16[4]) {
   for (int h = 0; h < 4; h++) {
     block.start16[h] = -kCodeOffset * sum16[h];
-    const float sum = static_cast<float>(sum16[h]) * block.scale[h / 2] + leftover.sum16[h];
-    block.sum16[h] = to_bfloat(sum);
-    leftover.sum16[h] = sum - from_bfloat(block.sum16[h]);
+    block.sum16[h] = static_cast<float>(sum16[h]) * block.scale[h / 2];
   }
   for (int g = 0; g < 2; g++) {
     const std::int32_t sum32 = sum16[2 * g] + sum16[2 * g + 1];
     block.start32[g] = -kCodeOffset * sum32;
-    const float sum = static_cast<float>(sum32) * block.scale[g] + leftover.sum32[g];
-    block.sum32[g] = to_bfloat(sum);
-    leftover.sum32[g] = sum - from_bfloat(block.sum32[g]);
+    block.sum32[g] = static_cast<float>(sum32) * block.scale[g];
   }
 }
 
@@ -159,7 +145,6 @@ void quantize_block(const float* x, ActivationBlock* out, int terms) {
     scale_of(largest, scale[g], inverse[g]);
     for (int i = g * kGroup; i < (g + 1) * kGroup; i++) v[i] = x[i] * inverse[g];
   }
-  Leftover leftover{};
   for (int term = 0; term < terms; term++) {
     ActivationBlock& block = out[term];
     std::int32_t sum16[4];
@@ -177,7 +162,7 @@ void quantize_block(const float* x, ActivationBlock* out, int terms) {
       block.scale[g] = scale[g];
       scale[g] *= 1.0f / kResidueSteps;
     }
-    finish_block(block, sum16, leftover);
+    finish_block(block, sum16);
   }
 }
 

@@ -5,11 +5,12 @@
 //   kZero              weight = scale * (code - kZero) [+ offset], rounded to float32 at each step
 //   kMinima            whether there are offsets
 //   kShift             code + kShift is the code in the packed layout
-//   kLargest           no scale exceeds this times the block's own (float16 or E8M0) scale
-//   block_scale        that scale: infinite or NaN if the file says so
+//   bound              (where a scale is not just one float16) what no scale or offset of a block
+//                      exceeds; infinite or NaN if the file says so
 //   decode             codes [kElements], scales and offsets [kElements / kGroup]
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -79,8 +80,6 @@ struct Q4_0 {
   static constexpr Layout kLayout = Layout::i4g32;
   static constexpr int kElements = 32, kBytes = 18, kGroup = 32, kZero = 8, kShift = 0;
   static constexpr bool kMinima = false;
-  static constexpr float kLargest = 1;
-  static float block_scale(const std::uint8_t* block) { return half_at(block); }
   static void decode(const std::uint8_t* block, std::uint8_t* codes, float* scales, float*) {
     scales[0] = half_at(block);
     split_halves<16>(block + 2, codes);
@@ -92,8 +91,6 @@ struct Q4_1 {
   static constexpr Layout kLayout = Layout::i4g32m;
   static constexpr int kElements = 32, kBytes = 20, kGroup = 32, kZero = 0, kShift = 0;
   static constexpr bool kMinima = true;
-  static constexpr float kLargest = 1;
-  static float block_scale(const std::uint8_t* block) { return half_at(block); }
   static void decode(const std::uint8_t* block, std::uint8_t* codes, float* scales,
                      float* offsets) {
     scales[0] = half_at(block);
@@ -107,8 +104,6 @@ struct Q5_0 {
   static constexpr Layout kLayout = Layout::i5g32;
   static constexpr int kElements = 32, kBytes = 22, kGroup = 32, kZero = 16, kShift = 0;
   static constexpr bool kMinima = false;
-  static constexpr float kLargest = 1;
-  static float block_scale(const std::uint8_t* block) { return half_at(block); }
   static void decode(const std::uint8_t* block, std::uint8_t* codes, float* scales, float*) {
     scales[0] = half_at(block);
     split_halves<16>(block + 6, codes);
@@ -121,8 +116,6 @@ struct Q5_1 {
   static constexpr Layout kLayout = Layout::i5g32m;
   static constexpr int kElements = 32, kBytes = 24, kGroup = 32, kZero = 0, kShift = 0;
   static constexpr bool kMinima = true;
-  static constexpr float kLargest = 1;
-  static float block_scale(const std::uint8_t* block) { return half_at(block); }
   static void decode(const std::uint8_t* block, std::uint8_t* codes, float* scales,
                      float* offsets) {
     scales[0] = half_at(block);
@@ -137,8 +130,6 @@ struct Q8_0 {
   static constexpr Layout kLayout = Layout::i8g32;
   static constexpr int kElements = 32, kBytes = 34, kGroup = 32, kZero = 128, kShift = 0;
   static constexpr bool kMinima = false;
-  static constexpr float kLargest = 1;
-  static float block_scale(const std::uint8_t* block) { return half_at(block); }
   static void decode(const std::uint8_t* block, std::uint8_t* codes, float* scales, float*) {
     scales[0] = half_at(block);
     for (int i = 0; i < 32; i++) codes[i] = block[2 + i] ^ 0x80;
@@ -151,8 +142,9 @@ struct Q2K {
   static constexpr Layout kLayout = Layout::i4g16m;
   static constexpr int kElements = 256, kBytes = 84, kGroup = 16, kZero = 0, kShift = 6;
   static constexpr bool kMinima = true;
-  static constexpr float kLargest = 15;
-  static float block_scale(const std::uint8_t* block) { return half_at(block + 80); }
+  static float bound(const std::uint8_t* block) {
+    return 15 * (std::fabs(half_at(block + 80)) + std::fabs(half_at(block + 82)));
+  }
   static void decode(const std::uint8_t* block, std::uint8_t* codes, float* scales,
                      float* offsets) {
     const float d = half_at(block + 80), dmin = half_at(block + 82);
@@ -176,8 +168,7 @@ struct Q3K {
   static constexpr Layout kLayout = Layout::i4g16;
   static constexpr int kElements = 256, kBytes = 110, kGroup = 16, kZero = 4, kShift = 4;
   static constexpr bool kMinima = false;
-  static constexpr float kLargest = 32;
-  static float block_scale(const std::uint8_t* block) { return half_at(block + 108); }
+  static float bound(const std::uint8_t* block) { return 32 * std::fabs(half_at(block + 108)); }
   static void decode(const std::uint8_t* block, std::uint8_t* codes, float* scales, float*) {
     const float d = half_at(block + 108);
     const std::uint8_t* packed = block + 96;
@@ -204,8 +195,9 @@ struct Q4K {
   static constexpr Layout kLayout = Layout::i4g32m;
   static constexpr int kElements = 256, kBytes = 144, kGroup = 32, kZero = 0, kShift = 0;
   static constexpr bool kMinima = true;
-  static constexpr float kLargest = 63;
-  static float block_scale(const std::uint8_t* block) { return half_at(block); }
+  static float bound(const std::uint8_t* block) {
+    return 63 * (std::fabs(half_at(block)) + std::fabs(half_at(block + 2)));
+  }
   static void decode(const std::uint8_t* block, std::uint8_t* codes, float* scales,
                      float* offsets) {
     const float d = half_at(block), dmin = half_at(block + 2);
@@ -225,8 +217,9 @@ struct Q5K {
   static constexpr Layout kLayout = Layout::i5g32m;
   static constexpr int kElements = 256, kBytes = 176, kGroup = 32, kZero = 0, kShift = 0;
   static constexpr bool kMinima = true;
-  static constexpr float kLargest = 63;
-  static float block_scale(const std::uint8_t* block) { return half_at(block); }
+  static float bound(const std::uint8_t* block) {
+    return 63 * (std::fabs(half_at(block)) + std::fabs(half_at(block + 2)));
+  }
   static void decode(const std::uint8_t* block, std::uint8_t* codes, float* scales,
                      float* offsets) {
     const float d = half_at(block), dmin = half_at(block + 2);
@@ -251,8 +244,7 @@ struct Q6K {
   static constexpr Layout kLayout = Layout::i6g16;
   static constexpr int kElements = 256, kBytes = 210, kGroup = 16, kZero = 32, kShift = 0;
   static constexpr bool kMinima = false;
-  static constexpr float kLargest = 128;
-  static float block_scale(const std::uint8_t* block) { return half_at(block + 208); }
+  static float bound(const std::uint8_t* block) { return 128 * std::fabs(half_at(block + 208)); }
   static void decode(const std::uint8_t* block, std::uint8_t* codes, float* scales, float*) {
     const float d = half_at(block + 208);
     for (int g = 0; g < 16; g++) {
@@ -295,8 +287,6 @@ struct Iq4Nl {
   static constexpr Layout kLayout = Layout::i8g32;
   static constexpr int kElements = 32, kBytes = 18, kGroup = 32, kZero = 128, kShift = 0;
   static constexpr bool kMinima = false;
-  static constexpr float kLargest = 1;
-  static float block_scale(const std::uint8_t* block) { return half_at(block); }
   static void decode(const std::uint8_t* block, std::uint8_t* codes, float* scales, float*) {
     scales[0] = half_at(block);
     split_halves<16>(block + 2, codes);
@@ -310,13 +300,12 @@ struct Mxfp4 {
   static constexpr Layout kLayout = Layout::i8g32;
   static constexpr int kElements = 32, kBytes = 17, kGroup = 32, kZero = 128, kShift = 0;
   static constexpr bool kMinima = false;
-  static constexpr float kLargest = 1;
-  static float block_scale(const std::uint8_t* block) {
+  static float bound(const std::uint8_t* block) {
     const std::uint32_t e = block[0];
     return float_from_bits(e < 2 ? 0x200000u << e : (e - 1) << 23);
   }
   static void decode(const std::uint8_t* block, std::uint8_t* codes, float* scales, float*) {
-    scales[0] = block_scale(block);
+    scales[0] = bound(block);
     split_halves<16>(block + 1, codes);
     look_up(kMxfp4Codes, codes);
   }

@@ -10,13 +10,14 @@
 //   planes    five bits: 16 words of 64 bits, word j = the fifth bits of step j's 64 codes.
 //             six bits: 4 lines, bits 2i and 2i + 1 of line t = the upper bits of step 4t + i.
 //   scales    16 float16 a group
-//   minima    (layouts with m) 64 bytes for each two groups: bfloat16 of group 0 and group 1 in
-//             turns, channel by channel
+//   minima    (layouts with m) 16 float16 a group
 //
 // A code of b bits stands for q = code - 2^(b-1), and a weight is scale * q + remainder, where the
-// remainder is the minimum + 2^(b-1) * scale: what a centred group has not, and so small. Scales
-// are stored times the matrix's prescale; remainders times prescale * 2^(8-b), which is the unit
-// that sums are kept in: kernels use codes times 2^(8-b), that is, q * 2^(8-b) + 128 in a byte.
+// remainder is the minimum + 2^(b-1) * scale: what a centred group has not, and so small. (With
+// bfloat16 remainders and sums, two groups would fit one instruction; on real files that costs a
+// relative error of 1e-3, which is an eighth of what int8 activations do.) Scales are stored times
+// the matrix's prescale; remainders times prescale * 2^(8-b), the unit that sums are kept in:
+// kernels use codes times 2^(8-b), that is, q * 2^(8-b) + 128 in a byte.
 //
 // Padding: channels beyond n and weights beyond k have scale and remainder 0.
 #pragma once
@@ -46,7 +47,7 @@ struct IntegerShape {
     return kLineBytes * (bits == 4 ? 8 : bits == 5 ? 10 : bits == 6 ? 12 : 16);
   }
   constexpr std::int64_t scales_bytes() const { return groups() * kLanes * 2; }
-  constexpr std::int64_t minima_bytes() const { return minima ? groups() / 2 * kLineBytes : 0; }
+  constexpr std::int64_t minima_bytes() const { return minima ? scales_bytes() : 0; }
   constexpr std::int64_t strip_bytes() const {
     return codes_bytes() + scales_bytes() + minima_bytes();
   }
@@ -74,12 +75,12 @@ constexpr std::int64_t num_blocks(std::int64_t k) { return (k + kBlock - 1) / kB
 // the first left over.
 struct alignas(64) ActivationBlock {
   std::int8_t q[kBlock];
-  float scale[2];               // one a group of 32
-  std::int32_t start32[2];      // -kCodeOffset * sum of the group's q: where integer sums start
+  float scale[2];            // one a group of 32
+  std::int32_t start32[2];   // -kCodeOffset * sum of the group's q: where integer sums start
   std::int32_t start16[4];
-  std::uint16_t sum32[2];       // bfloat16 of scale * sum of the group's q
-  std::uint16_t sum16[4];
-  std::uint8_t pad[20];
+  float sum32[2];            // scale * sum of the group's q
+  float sum16[4];
+  std::uint8_t pad[8];
 };
 static_assert(sizeof(ActivationBlock) == 128);
 

@@ -10,16 +10,8 @@
 namespace ridgeline::RIDGELINE_ISA {
 namespace {
 
-// A block whose scale times the prescale is this stays far from float16's largest, 65504.
-constexpr int kScaleExponent = 15;
-
-std::uint16_t to_bfloat(float x) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  const std::uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
-  const bool nan = (bits & 0x7fffffff) > 0x7f800000;
-  return static_cast<std::uint16_t>((nan ? bits | 0x400000 : rounded) >> 16);
-}
+// Scales and remainders times the prescale are below 2^15; float16 ends at 65504.
+constexpr int kLargestExponent = 15;
 
 // Round to nearest, ties to even.
 std::uint16_t to_half(float x) {
@@ -94,6 +86,22 @@ void store_codes(const std::uint8_t (&lines)[kSteps][kLineBytes], std::uint8_t* 
   }
 }
 
+// Finite numbers stay finite: a file may hold minima that no scale explains.
+std::uint8_t* store_halves(const float (*rows)[kLanes], int count, std::uint8_t* out) {
+  constexpr float kLargest = 65504.0f;
+  for (int g = 0; g < count; g++) {
+    std::uint16_t halves[kLanes];
+    for (int c = 0; c < kLanes; c++) {
+      const float x = rows[g][c];
+      const bool beyond = std::fabs(x) > kLargest && std::fabs(x) <= 3.4028235e38f;
+      halves[c] = to_half(beyond ? std::copysign(kLargest, x) : x);
+    }
+    std::memcpy(out, halves, sizeof halves);
+    out += sizeof halves;
+  }
+  return out;
+}
+
 // One strip of a pair; its blocks lie 2 * strip_bytes apart.
 template <class Codec>
 void pack_integer_strip(const std::uint8_t* raw, std::int64_t k, std::int64_t channels,
@@ -140,21 +148,8 @@ void pack_integer_strip(const std::uint8_t* raw, std::int64_t k, std::int64_t ch
       store_codes<kShape.bits>(lines, out);
       std::uint8_t* to = out + kShape.codes_bytes();
       const std::int64_t first = b * kShape.groups();
-      for (int g = 0; g < kShape.groups(); g++) {
-        std::uint16_t halves[kLanes];
-        for (int c = 0; c < kLanes; c++) halves[c] = to_half(scales[first + g][c]);
-        std::memcpy(to, halves, sizeof halves);
-        to += sizeof halves;
-      }
-      for (int i = 0; i < kShape.minima_bytes() / kLineBytes; i++) {
-        std::uint16_t pairs[kLanes][2];
-        for (int c = 0; c < kLanes; c++) {
-          pairs[c][0] = to_bfloat(remainders[first + 2 * i][c]);
-          pairs[c][1] = to_bfloat(remainders[first + 2 * i + 1][c]);
-        }
-        std::memcpy(to, pairs, sizeof pairs);
-        to += sizeof pairs;
-      }
+      to = store_halves(scales + first, kShape.groups(), to);
+      if constexpr (kShape.minima) store_halves(remainders + first, kShape.groups(), to);
       out += 2 * kShape.strip_bytes();
     }
   }
@@ -241,17 +236,19 @@ float pack_prescale(const char* format, const std::byte* raw_rows, std::int64_t 
   with_codec(format, [&](auto codec) {
     using Codec = decltype(codec);
     // One float16 a group is stored as it is, exactly. A product of two is not.
-    if constexpr (Codec::kElements == 256 || Codec::kBytes == 17) {
+    if constexpr (requires { Codec::bound(raw); }) {
       float largest = 0.0f;
       const std::int64_t blocks = n * (k / Codec::kElements);
       for (std::int64_t i = 0; i < blocks; i++) {
-        const float d = std::fabs(Codec::block_scale(raw + i * Codec::kBytes));
-        if (d > largest && d <= 3e38f) largest = d;
+        const float bound = Codec::bound(raw + i * Codec::kBytes);
+        if (bound > largest && bound <= 3e38f) largest = bound;
       }
+      // A remainder is at most 2^(bits-1) scales and the offset, in units of 2^(bits-8).
+      constexpr int kHeadroom = Codec::kMinima ? 7 : 0;
+      int exponent = 0;  // the largest is below 2^exponent
+      std::frexp(largest, &exponent);
       if (largest > 0.0f) {
-        int exponent;  // the largest scale is below 2^exponent
-        std::frexp(largest * Codec::kLargest, &exponent);
-        prescale = std::ldexp(1.0f, std::clamp(kScaleExponent - exponent, -120, 120));
+        prescale = std::ldexp(1.0f, std::clamp(kLargestExponent - kHeadroom - exponent, -120, 120));
       }
     }
   });
