@@ -162,8 +162,8 @@ def _norm(b: Binding, node: Node, op: Norm) -> None:
 
 
 def _add_norm(b: Binding, node: Node, op: AddNorm) -> None:
-    views = [b.view(value) for value in (*node.inputs, *node.outputs)]
-    b.program.add_add_norm(node.name, *views, b.norm(op.norm, node.weights))
+    first, second, total, y = (b.view(value) for value in (*node.inputs, *node.outputs))
+    b.program.add_add_norm(node.name, first, second, total, y, b.norm(op.norm, node.weights))
 
 
 def _rotation(rotation: Rotation) -> _native.Rotation:
@@ -220,8 +220,8 @@ def _gated_activation(b: Binding, node: Node, op: GatedActivation) -> None:
 
 
 def _add(b: Binding, node: Node, op: Add) -> None:
-    views = [b.view(value) for value in (*node.inputs, *node.outputs)]
-    b.program.add_elementwise(node.name, "add", *views)
+    first, second, y = (b.view(value) for value in (*node.inputs, *node.outputs))
+    b.program.add_elementwise(node.name, "add", first, second, y)
 
 
 def _scale(b: Binding, node: Node, op: Scale) -> None:
