@@ -6,7 +6,8 @@ MODEL ?= smollm2
 PROMPT ?= Why is the sky blue? Answer in two sentences.
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard src/native/*)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := CMakeLists.txt $(wildcard src/native/*)
 
 .PHONY: run test lint unit goldens clean
 
@@ -25,22 +26,42 @@ unit: $(VENV)/.test-installed
 	$(BIN)/python -m pytest
 
 # Golden logits are made by transformers on torch: only to regenerate them, in an environment of its own.
-goldens:
-	$(PYTHON) -m venv --without-pip .venv-goldens
-	$(PYTHON) -m pip --python .venv-goldens/bin/python install --quiet -r tests/golden/requirements.txt
+goldens: .venv-goldens/.installed
 	.venv-goldens/bin/python tests/golden/make_checkpoints.py
 
-# Without pip inside the environment, so that Debian's python3 serves without its venv package.
+.venv-goldens/.installed: tests/golden/requirements.txt
+	$(PYTHON) -m venv --without-pip .venv-goldens
+	$(PYTHON) -m pip --python .venv-goldens/bin/python install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# What is missing is said in one line, before pip and cmake say it in a hundred.
+fail = { echo "make: $(1)" >&2; exit 1; }
+
+# Without pip's own bootstrap, so that Debian's python3 serves without its venv package.
 $(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || $(call fail,$(PYTHON) is not Python 3.11 or later; name one that is: make PYTHON=python3.12)
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || $(call fail,$(PYTHON) has no pip; on Debian: apt install python3-pip)
 	$(PYTHON) -m venv --without-pip $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
-	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check pip -e .
-	touch $@
+# The tools of the build lie in the environment too: in one of pip's throwaway ones, every build would start anew.
+$(VENV)/.tools: pyproject.toml | $(VENV)/bin/python
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(INSTALL) --group build
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.tools $(SOURCES)
+	@for c in $(CXX) c++ g++ clang++; do command -v $$c >/dev/null && exit; done; \
+	  $(call fail,there is no C++ compiler; on Debian: apt install g++)
+	@$(BIN)/python -c 'import pathlib, sysconfig as s; pathlib.Path(s.get_path("include"), "Python.h").stat()' 2>/dev/null \
+	  || $(call fail,$(PYTHON) has no Python.h; on Debian: apt install python3-dev)
+	@echo "installing ridgeline and compiling its kernels: a minute or two the first time"
+	$(INSTALL) --no-build-isolation -e .
+	@touch $@
 
 $(VENV)/.test-installed: $(VENV)/.installed
-	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check -e '.[test]'
-	touch $@
+	$(INSTALL) --group test
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .venv-goldens build dist
