@@ -10,8 +10,8 @@ import random
 from dataclasses import dataclass
 
 import pytest
-from ridgeline.backends.null.executor import NullExecutor, null_token
 
+from ridgeline.backends.null.executor import NullExecutor, null_token
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.kv.blocks import BlockPool
 from ridgeline.engine.kv.prefix import prefix_hashes
