@@ -13,15 +13,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ridgeline.assemble import Options, assemble
 from ridgeline.config import Settings, read_settings
-from ridgeline.engine.answer import Answer
+from ridgeline.engine.answer import Answer, Logprob
 from ridgeline.engine.request import Event, FinishReason, Request, SamplingParams
 from ridgeline.errors import RequestError, RidgelineError
 from ridgeline.model.weights.sources import Progress, silent
 from ridgeline.step import StepShape
+
+if TYPE_CHECKING:
+    from ridgeline.model.text.chat import ChatTemplate
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 Message = Mapping[str, Any]
@@ -29,16 +32,20 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class CompletionOutput:
-    """One answer. finish_reason: "stop" (the model ended, or stop_reason did), "length", "abort" or
-    "error". logprobs: per token, {token id: logprob} with the sampled token first. seed: the one
-    used, so that the answer can be had again.
+    """One answer.
+
+    finish_reason: "stop" (the model ended, or what stop_reason says did), "length", "abort" or
+    "error" (error says why); None while it runs. token_ids: all, with the one that ended it; text:
+    without that one and without a stop string. logprobs: per token, {token id: Logprob}, the
+    sampled one first; None if not asked for. seed: the one used, so that the answer can be had
+    again.
     """
 
     index: int
     text: str
     token_ids: tuple[int, ...]
     cumulative_logprob: float | None
-    logprobs: tuple[Mapping[int, float], ...] | None
+    logprobs: tuple[Mapping[int, Logprob], ...] | None
     finish_reason: FinishReason | None
     stop_reason: str | int | None
     seed: int
@@ -47,9 +54,14 @@ class CompletionOutput:
 
 @dataclass(frozen=True, slots=True)
 class RequestMetrics:
-    """Seconds on a monotonic clock. Computed prompt tokens are num_prompt - num_cached."""
+    """Moments in seconds of `time.monotonic()`; None: not yet.
+
+    arrival: the call was made. submitted: its text was templated and tokenized, and the engine has
+    it. TTFT counts from arrival.
+    """
 
     arrival: float
+    submitted: float
     first_token: float | None
     finished: float | None
 
@@ -60,7 +72,11 @@ class RequestMetrics:
 
 @dataclass(frozen=True, slots=True)
 class RequestOutput:
-    """A prompt and its answers."""
+    """A prompt and its answers, one for each of SamplingParams.n.
+
+    prompt: its text, a conversation's after the chat template; None if token ids were given.
+    num_cached_tokens: of the prompt's, those that the prefix cache had.
+    """
 
     request_id: str
     prompt: str | None
@@ -92,6 +108,7 @@ class _Group:
     answers: list[Answer]
     requests: list[Request]
     arrival: float
+    submitted: float
     first_token: float | None = None
     finished: float | None = None
     deltas: list[Delta] = field(default_factory=list)
@@ -107,7 +124,7 @@ class _Group:
             prompt_token_ids=self.prompt_token_ids,
             outputs=tuple(_completion(i, a) for i, a in enumerate(self.answers)),
             finished=self.done,
-            metrics=RequestMetrics(self.arrival, self.first_token, self.finished),
+            metrics=RequestMetrics(self.arrival, self.submitted, self.first_token, self.finished),
             num_cached_tokens=self.requests[0].num_cached or 0,
         )
 
@@ -157,6 +174,7 @@ class LLM:
         self._engine = self._assembled.engine
         self._ids = itertools.count()
         self._groups: dict[str, tuple[_Group, int]] = {}
+        self._template: ChatTemplate | None = None
 
     @property
     def tokenizer(self) -> Any:
@@ -166,6 +184,10 @@ class LLM:
     def max_context(self) -> int:
         """Tokens that a prompt and its answer may have together."""
         return self._engine.state.limits.max_context
+
+    def check_chat_template(self) -> None:
+        """Raises ModelError if the model has no chat template, or one that cannot be read."""
+        self._chat_template()
 
     def step_bytes(self, batch: int, context: int) -> float:
         """Bytes of weights and KV that a decode step of `batch` rows at `context` must move."""
@@ -185,13 +207,16 @@ class LLM:
     ) -> list[RequestOutput]:
         """Continues each prompt: text, token ids, or {"prompt_token_ids": ids}.
 
-        One SamplingParams serves all, or there is one per prompt. use_tqdm: show progress (default:
-        on a terminal, for more than one prompt). A fault in one request ends that one with
-        finish_reason "error"; the others are complete.
+        One SamplingParams serves all, or there is one per prompt; None: SamplingParams(). use_tqdm:
+        show progress on stderr (default: on a terminal, for more than one prompt). Results are in
+        the order of the prompts. A prompt that could never run (empty, or longer than the context)
+        raises RequestError before anything runs; a fault while they run ends one request with
+        finish_reason "error", and the others are complete.
         """
+        arrival = time.monotonic()
         many = _as_list(prompts)
         params = _params_for(many, sampling_params)
-        return self._run([self._tokenize(p) for p in many], params, use_tqdm)
+        return self._run([self._tokenize(p) for p in many], params, arrival, use_tqdm)
 
     def chat(
         self,
@@ -203,18 +228,25 @@ class LLM:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         use_tqdm: bool | None = None,
     ) -> list[RequestOutput]:
-        """Answers one conversation or several, through the model's own chat template."""
+        """Answers one conversation or several, through the model's own chat template.
+
+        messages: {"role": "user", "content": "..."} and so on, as OpenAI's API has them. tools:
+        JSON schemas for the template. chat_template_kwargs: what the template may know besides,
+        such as enable_thinking. Raises as `generate` does, RequestError also for messages that the
+        template refuses, and ModelError where the model has no template.
+        """
+        arrival = time.monotonic()
         conversations: Sequence[Sequence[Message]]
         conversations = [messages] if _is_conversation(messages) else messages  # type: ignore[assignment,list-item]
         variables = dict(chat_template_kwargs or {})
         prompts = [self._render(c, tools, add_generation_prompt, variables) for c in conversations]
-        return self._run(prompts, _params_for(prompts, sampling_params), use_tqdm)
+        return self._run(prompts, _params_for(prompts, sampling_params), arrival, use_tqdm)
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Stream:
         """Continues one prompt piece by piece. Dropping the stream ends the request."""
-        return Stream(
-            self, self._submit(self._tokenize(prompt), sampling_params or SamplingParams())
-        )
+        arrival = time.monotonic()
+        group = self._submit(self._tokenize(prompt), sampling_params or SamplingParams(), arrival)
+        return Stream(self, group)
 
     def stream_chat(
         self,
@@ -225,8 +257,9 @@ class LLM:
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> Stream:
         """Answers a conversation piece by piece. Dropping the stream ends the request."""
+        arrival = time.monotonic()
         prompt = self._render(messages, tools, True, dict(chat_template_kwargs or {}))
-        return Stream(self, self._submit(prompt, sampling_params or SamplingParams()))
+        return Stream(self, self._submit(prompt, sampling_params or SamplingParams(), arrival))
 
     # ---- text to ids
 
@@ -254,22 +287,39 @@ class LLM:
         add_generation_prompt: bool,
         variables: dict[str, Any],
     ) -> tuple[str | None, list[int]]:
-        text = self._assembled.template().render(
+        if not messages:
+            raise RequestError("messages", "are empty; at least one is needed")
+        text = self._chat_template().render(
             messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables
         )
         # The template writes the special tokens itself.
         return text, self._assembled.tokenizer.encode(text, add_special=False)
 
+    def _chat_template(self) -> ChatTemplate:
+        if self._template is None:
+            self._template = self._assembled.template()
+        return self._template
+
     # ---- running
 
-    def _submit(self, prompt: tuple[str | None, list[int]], params: SamplingParams) -> _Group:
+    def _submit(
+        self, prompt: tuple[str | None, list[int]], params: SamplingParams, arrival: float
+    ) -> _Group:
         text, ids = prompt
         seed = secrets.randbits(63) if params.seed is None else params.seed
         number = next(self._ids)
         stops = frozenset(params.stop_token_ids)
         if not params.ignore_eos:
             stops |= self._assembled.tokenizer.eos_ids
-        group = _Group(f"request-{number}", text, tuple(ids), [], [], time.monotonic())
+        group = _Group(
+            id=f"request-{number}",
+            prompt=text,
+            prompt_token_ids=tuple(ids),
+            answers=[],
+            requests=[],
+            arrival=arrival,
+            submitted=time.monotonic(),
+        )
         try:
             for index in range(params.n):
                 own_seed = (seed + index) % 2**64  # answer i of a prompt uses seed + i
@@ -319,12 +369,13 @@ class LLM:
         self,
         prompts: Sequence[tuple[str | None, list[int]]],
         params: Sequence[SamplingParams],
+        arrival: float,
         use_tqdm: bool | None,
     ) -> list[RequestOutput]:
         groups: list[_Group] = []
         try:
             for prompt, own in zip(prompts, params, strict=True):
-                groups.append(self._submit(prompt, own))
+                groups.append(self._submit(prompt, own, arrival))
             show = len(groups) > 1 and sys.stderr.isatty() if use_tqdm is None else use_tqdm
             with _Progress(len(groups)) if show else nullcontext() as progress:
                 while not all(group.done for group in groups):
@@ -418,6 +469,8 @@ class _Progress(AbstractContextManager["_Progress"]):
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str | Mapping):
         return [prompts]
+    if not isinstance(prompts, Sequence):
+        raise RequestError("prompts", "must be a text, a list of token ids, or a list of these")
     items = list(prompts)
     if items and all(isinstance(item, int) for item in items):
         return [items]  # type: ignore[list-item]
@@ -432,6 +485,10 @@ def _params_for(
         return [SamplingParams()] * len(prompts)
     if isinstance(sampling_params, SamplingParams):
         return [sampling_params] * len(prompts)
+    if not isinstance(sampling_params, Sequence) or not all(
+        isinstance(params, SamplingParams) for params in sampling_params
+    ):
+        raise RequestError("sampling_params", "must be a SamplingParams, or a list of them")
     if len(sampling_params) != len(prompts):
         raise RequestError(
             "sampling_params", f"has {len(sampling_params)} entries for {len(prompts)} prompts"

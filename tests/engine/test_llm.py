@@ -4,12 +4,16 @@ of one request is visible in another.
 
 from __future__ import annotations
 
+import math
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ridgeline import LLM, RequestError, SamplingParams
+from ridgeline import LLM, EngineError, RequestError, SamplingParams
 from ridgeline.errors import CapacityError, ModelError
+from ridgeline.step import StepResult
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
@@ -127,11 +131,107 @@ def test_logprobs_are_those_of_the_softmax(llm: LLM) -> None:
     assert answer.logprobs is not None
     for token_id, logprobs in zip(answer.token_ids, answer.logprobs, strict=True):
         assert next(iter(logprobs)) == token_id
-        assert max(logprobs.values()) == logprobs[token_id]
-        assert sum(2.718281828459045**p for p in logprobs.values()) == pytest.approx(1, abs=1e-3)
+        assert logprobs[token_id].rank == 1
+        by_rank = sorted(logprobs.values(), key=lambda entry: entry.rank or 0)
+        assert [entry.rank for entry in by_rank] == list(range(1, len(by_rank) + 1))
+        assert sorted(by_rank, key=lambda entry: -entry.logprob) == by_rank
+        assert sum(math.exp(entry.logprob) for entry in by_rank) == pytest.approx(1, abs=1e-3)
+        assert logprobs[token_id].decoded_token == llm.tokenizer.decode([token_id], continues=True)
     assert answer.cumulative_logprob == pytest.approx(
-        sum(p[i] for i, p in zip(answer.token_ids, answer.logprobs, strict=True))
+        sum(p[i].logprob for i, p in zip(answer.token_ids, answer.logprobs, strict=True))
     )
+
+
+def test_a_sampled_token_that_is_none_of_the_likeliest_comes_first_and_unranked(llm: LLM) -> None:
+    params = SamplingParams(temperature=50, seed=3, max_tokens=8, ignore_eos=True, logprobs=1)
+    (output,) = llm.generate(PROMPTS[0], params)
+    answer = output.outputs[0]
+    assert answer.logprobs is not None
+    unranked = [
+        p for i, p in zip(answer.token_ids, answer.logprobs, strict=True) if p[i].rank is None
+    ]
+    assert unranked
+    for logprobs in unranked:
+        first, second = logprobs.values()
+        assert first.rank is None
+        assert second.rank == 1
+        assert first.logprob <= second.logprob
+
+
+def test_a_fault_ends_one_request_and_no_other(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = llm.generate(PROMPTS, GREEDY)
+    executor, calls = llm._engine._executor, 0
+    collect = executor.collect
+
+    def broken() -> StepResult:
+        nonlocal calls
+        calls += 1
+        result = collect()
+        if calls != 5:
+            return result
+        first, *others = result.sampled
+        return StepResult((replace(first, token_id=0, fault="logits are not finite"), *others))
+
+    monkeypatch.setattr(type(executor), "collect", lambda _: broken())
+    outputs = llm.generate(PROMPTS, GREEDY)
+    ended = [o.outputs[0] for o in outputs if o.outputs[0].finish_reason == "error"]
+    assert len(ended) == 1
+    assert isinstance(ended[0].error, EngineError)
+    assert "not finite" in str(ended[0].error)
+    for output, expected in zip(outputs, whole, strict=True):
+        if output.outputs[0].finish_reason != "error":
+            assert output.outputs[0].token_ids == expected.outputs[0].token_ids
+    assert not llm._engine.has_work
+
+
+def test_moments_are_in_order_and_ttft_counts_from_the_call(llm: LLM) -> None:
+    before = time.monotonic()
+    (output,) = llm.generate(PROMPTS[1], GREEDY)
+    metrics = output.metrics
+    assert metrics.first_token is not None
+    assert metrics.finished is not None
+    moments = [before, metrics.arrival, metrics.submitted, metrics.first_token, metrics.finished]
+    assert sorted(moments) == moments
+    assert metrics.ttft_seconds == metrics.first_token - metrics.arrival
+
+
+def test_answers_to_several_prompts_come_in_their_order_with_their_own_params(llm: LLM) -> None:
+    params = [replace(GREEDY, max_tokens=i + 1) for i in range(len(PROMPTS))]
+    outputs = llm.generate(PROMPTS, params, use_tqdm=False)
+    assert [o.prompt for o in outputs] == PROMPTS
+    assert [len(o.outputs[0].token_ids) for o in outputs] == [1, 2, 3, 4]
+    assert llm.generate([]) == []
+
+
+def test_a_bar_is_shown_where_asked_for(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
+    llm.generate(PROMPTS, GREEDY, use_tqdm=True)
+    shown = capsys.readouterr()
+    assert "4/4" in shown.err
+    assert not shown.out
+    llm.generate(PROMPTS, GREEDY)
+    assert not capsys.readouterr().err
+
+
+def test_ids_and_mappings_are_prompts_too(llm: LLM) -> None:
+    ids = llm.tokenizer.encode(PROMPTS[1])
+    expected = llm.generate(PROMPTS[1], GREEDY)[0]
+    for prompt in (ids, {"prompt_token_ids": ids}, {"prompt": PROMPTS[1]}):
+        (output,) = llm.generate(prompt, GREEDY)
+        assert output.outputs[0].token_ids == expected.outputs[0].token_ids
+        assert output.prompt_token_ids == expected.prompt_token_ids
+
+
+def test_wrong_arguments_are_named(llm: LLM) -> None:
+    with pytest.raises(RequestError, match="prompts"):
+        llm.generate(5)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="sampling_params"):
+        llm.generate("a", {"temperature": 1})  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="1 entries for 2"):
+        llm.generate(["a", "b"], [GREEDY])
+    with pytest.raises(RequestError, match="messages"):
+        llm.chat([], GREEDY)
+    with pytest.raises(TypeError, match="min_tokens"):
+        SamplingParams(min_tokens=3)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,28 @@
-"""`ridgeline run`: an answer from a model, streamed; or a conversation."""
+"""`ridgeline run`: an answer from a model, streamed; or a conversation.
+
+stdout has the answer and nothing else; what is said about it goes to stderr. Exit code 130: Ctrl-C
+ended the answer early; what had come of it was printed.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ridgeline.cli.progress import show_progress
+from ridgeline.cli.spinner import show_spinner
 from ridgeline.config import Settings
-from ridgeline.errors import RidgelineError
+from ridgeline.errors import RequestError, RidgelineError
 
 if TYPE_CHECKING:
     from ridgeline.engine.request import SamplingParams
@@ -26,8 +37,20 @@ Examples:
 
   cat notes.txt | ridgeline run smollm2      the prompt from a pipe
 
-  ridgeline run ./model.gguf --raw "Once upon a time" --temperature 0.8 --seed 7
+  ridgeline run smollm2 --system "Answer in one word." "Capital of France?" --temperature 0
+
+  ridgeline run ./model.gguf --raw "Once upon a time" --max-tokens 50 --seed 7
+
+The closing line on stderr: tokens; load (process start to model ready); TTFT (prompt handed over to
+first token); prompt and decode tokens per second; and the bytes per second that decoding had to
+read, beside what this machine's memory gives (measured once).
 """
+
+_SAMPLING = "Sampling"
+_MACHINE = "Model and machine"
+
+# What a terminal would act on is not text; line breaks and tabs are.
+_NOT_TEXT = {c: "\ufffd" for c in (*range(32), *range(0x7F, 0xA0)) if chr(c) not in "\n\t"}
 
 
 def run(
@@ -36,68 +59,132 @@ def run(
         str, typer.Argument(help="Path, catalogue name, pypi:package or hf:owner/name.")
     ],
     prompt: Annotated[
-        str | None, typer.Argument(help="The prompt; none: a conversation, or stdin's text.")
+        str | None,
+        typer.Argument(help="The prompt. None: stdin's text, or a conversation at a terminal."),
     ] = None,
-    system: Annotated[str | None, typer.Option(help="System message of the conversation.")] = None,
+    system: Annotated[
+        str | None, typer.Option(help="System message: how the model is to answer.")
+    ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="No chat template: continue the text.")
+        bool, typer.Option("--raw", help="Continue the text as it is, without a chat template.")
     ] = False,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Longest answer, in tokens. [default: until the model ends]")
+        int | None,
+        typer.Option(
+            help="Longest answer, in tokens. [default: until the model ends]",
+            rich_help_panel=_SAMPLING,
+        ),
     ] = None,
-    temperature: Annotated[float, typer.Option(help="0: the likeliest token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this mass.")] = 0.95,
-    top_k: Annotated[int, typer.Option(help="Keep this many likeliest tokens; 0: all.")] = 0,
-    min_p: Annotated[float, typer.Option(help="Keep tokens of this share of the likeliest.")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1: avoid seen tokens.")] = 1.0,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            help="0: always the likeliest token. Higher: more varied.", rich_help_panel=_SAMPLING
+        ),
+    ] = 0.7,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            help="Keep the likeliest tokens up to this probability; 1: all.",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = 0.95,
+    top_k: Annotated[
+        int,
+        typer.Option(help="Keep this many likeliest tokens; 0: all.", rich_help_panel=_SAMPLING),
+    ] = 0,
+    min_p: Annotated[
+        float,
+        typer.Option(
+            help="Keep tokens at least this share as likely as the likeliest; 0: all.",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float,
+        typer.Option(help="Above 1: avoid tokens seen before.", rich_help_panel=_SAMPLING),
+    ] = 1.0,
     seed: Annotated[
-        int | None, typer.Option(help="Same seed, same answer. [default: drawn]")
+        int | None,
+        typer.Option(
+            help="Same seed, same answer. [default: drawn, and shown]", rich_help_panel=_SAMPLING
+        ),
     ] = None,
     stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text; repeatable.")
+        list[str] | None,
+        typer.Option(help="End before this text; may be repeated.", rich_help_panel=_SAMPLING),
     ] = None,
     context_length: Annotated[
-        int | None, typer.Option(help="Tokens that fit, prompt and answer. [default: the model's]")
+        int | None,
+        typer.Option(
+            help="Room for prompt and answer, in tokens. [default: the model's, or what fits]",
+            rich_help_panel=_MACHINE,
+        ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
-    backend: Annotated[str, typer.Option(help="cpu, or reference (NumPy, slow, exact).")] = "cpu",
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads. [default: all cores]", rich_help_panel=_MACHINE),
+    ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(help="cpu, or reference (NumPy: slow, exact).", rich_help_panel=_MACHINE),
+    ] = "cpu",
 ) -> None:
     """Answer a prompt with a model, streamed; without a prompt, hold a conversation."""
-    from ridgeline.engine.request import SamplingParams
-    from ridgeline.llm import LLM
-
-    started = time.monotonic()
+    began = time.monotonic() - _process_age_seconds()
     settings: Settings = context.obj
-    params = SamplingParams(
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        max_tokens=max_tokens,
-        stop=tuple(stop or ()),
-    )
-    interactive = prompt is None and sys.stdin.isatty()
-    if prompt is None and not interactive:
-        prompt = sys.stdin.read()
-        if not prompt.strip():
-            raise RidgelineError('stdin is empty; give a prompt: ridgeline run MODEL "your prompt"')
-    with show_progress(model) as progress:
-        llm = LLM(
-            model,
-            settings=settings,
-            progress=progress,
-            backend=backend,
-            context_length=context_length,
-            threads=threads,
-            max_rows=1,
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may lack the model's alphabet
+    if raw and system is not None:
+        raise RidgelineError("--system needs the chat template that --raw turns off; drop one")
+    _check_text("prompt", prompt or "")
+    _check_text("--system", system or "")
+    _check_text("--stop", "".join(stop or []))
+    with _flags_named(context):
+        from ridgeline.engine.request import SamplingParams
+
+        params = SamplingParams(
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            max_tokens=max_tokens,
+            stop=tuple(stop or ()),
         )
-    if prompt is None:
-        _converse(llm, params, system, raw, started)
-    else:
-        output = _answer(llm, params, _messages(system, prompt), prompt if raw else None)
-        _closing_line(llm, output, started)
+        if prompt is None and not (sys.stdin is not None and sys.stdin.isatty()):
+            waited = time.monotonic()
+            prompt = _read_stdin()
+            began += time.monotonic() - waited
+        elif prompt is not None and not prompt.strip() and not raw:
+            raise RidgelineError("the prompt is empty; leave it out for a conversation")
+
+        from ridgeline.llm import LLM
+        from ridgeline.model.weights.sources import parse_reference, resolve
+
+        waited = time.monotonic()
+        with show_progress(model) as progress:
+            path = resolve(parse_reference(model), settings, progress)
+        began += time.monotonic() - waited  # a download is not a load
+        with show_spinner(f"loading {model}"):
+            llm = LLM(
+                str(path),
+                settings=settings,
+                backend=backend,
+                context_length=context_length,
+                threads=threads,
+                max_rows=1,
+            )
+        if not raw:
+            llm.check_chat_template()
+        speaker = _Speaker(llm, params)
+        load_seconds = time.monotonic() - began
+        if prompt is None:
+            _converse(speaker, model, system, raw, load_seconds)
+            return
+        output = speaker.answer(prompt if raw else _messages(system, prompt), load_seconds)
+    if output.outputs[0].finish_reason == "abort":
+        raise typer.Exit(130)
 
 
 def _messages(system: str | None, prompt: str) -> list[dict[str, str]]:
@@ -105,94 +192,222 @@ def _messages(system: str | None, prompt: str) -> list[dict[str, str]]:
     return [*first, {"role": "user", "content": prompt}]
 
 
-def _answer(
-    llm: LLM, params: SamplingParams, messages: list[dict[str, str]], raw: str | None
-) -> RequestOutput:
-    """Streams one answer to stdout. Ctrl-C ends it and keeps what was said."""
-    stream = llm.stream(raw, params) if raw is not None else llm.stream_chat(messages, params)
-    output = _show(stream)
-    sys.stdout.write("\n")
-    sys.stdout.flush()
-    answer = output.outputs[0]
-    if answer.error is not None:
-        raise answer.error
-    return output
+def _read_stdin() -> str:
+    """All of stdin, without the line break that ends a text file."""
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RidgelineError(f"stdin is not UTF-8 text (at byte {error.start})") from None
+    if not text.strip():
+        raise RidgelineError('stdin is empty; give a prompt: ridgeline run MODEL "your prompt"')
+    return text.removesuffix("\n").removesuffix("\r")
 
 
-def _show(stream: Stream) -> RequestOutput:
-    before = signal.signal(signal.SIGINT, lambda *_: stream.cancel())
+def _check_text(name: str, text: str) -> None:
+    """What is not UTF-8 on the command line or the keyboard comes as lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RidgelineError(f"{name}: is not UTF-8 text (at character {error.start})") from None
+
+
+@contextmanager
+def _flags_named(context: typer.Context) -> Iterator[None]:
+    """Faults of the API's fields are told of the flags that set them."""
+    try:
+        yield
+    except RequestError as error:
+        if error.field not in context.params or error.field in ("model", "prompt"):
+            raise
+        reason = str(error).removeprefix(f"{error.field}: ")
+        raise RidgelineError(f"--{error.field.replace('_', '-')}: {reason}") from None
+
+
+def _process_age_seconds() -> float:
+    """Seconds since the kernel started this process; the interpreter's start is in a load too."""
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Speaker:
+    """A model and how it is to be sampled: prints answers to stdout, their figures to stderr."""
+
+    llm: LLM
+    params: SamplingParams
+
+    def answer(
+        self, prompt: str | list[dict[str, str]], load_seconds: float | None = None
+    ) -> RequestOutput:
+        """Streams one answer. Ctrl-C ends it and keeps what was said; a fault of it is raised."""
+        stream = (
+            self.llm.stream(prompt, self.params)
+            if isinstance(prompt, str)
+            else self.llm.stream_chat(prompt, self.params)
+        )
+        with _signals_for(stream):
+            _print(stream)
+            output = stream.output
+            error = output.outputs[0].error
+            if error is not None:
+                raise error
+            _say(_closing_line(self.llm, self.params, output, load_seconds))
+        return output
+
+
+@contextmanager
+def _signals_for(stream: Stream) -> Iterator[None]:
+    """Ctrl-C ends the stream and not the program; a reader that is gone (`| head`) ends the
+    program without a word, as it ends any filter.
+    """
+    interrupt = signal.signal(signal.SIGINT, lambda *_: stream.cancel())
+    pipe = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGPIPE, pipe)
+
+
+def _print(stream: Stream) -> None:
+    terminal = sys.stdout.isatty()
+    last = ""
     try:
         for delta in stream:
-            sys.stdout.write(delta.text)
+            text = delta.text.translate(_NOT_TEXT) if terminal else delta.text
+            if text:
+                sys.stdout.write(text)
+                sys.stdout.flush()
+                last = text
+        if not last.endswith("\n"):
+            sys.stdout.write("\n")
             sys.stdout.flush()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    return stream.output
+    except OSError as error:
+        # Else the interpreter would try again to write it at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise RidgelineError(f"the answer cannot be written: {error.strerror}") from None
 
 
 def _converse(
-    llm: LLM, params: SamplingParams, system: str | None, raw: bool, started: float
+    speaker: _Speaker, model: str, system: str | None, raw: bool, load_seconds: float
 ) -> None:
     """Turn after turn; the prefix cache keeps the keys and values of what was said."""
-    messages: list[dict[str, str]] = []
-    if system is not None:
-        messages.append({"role": "system", "content": system})
-    sys.stderr.write("Ctrl-C ends an answer, Ctrl-D the conversation; /clear starts anew.\n")
-    text = ""
+    with suppress(ImportError):
+        import readline  # noqa: F401  input() edits lines and recalls them once this is here
+    _say(
+        f"{model} is ready ({_seconds(load_seconds)}). Ctrl-C ends an answer, Ctrl-D the "
+        "conversation; /clear starts anew."
+    )
+    opening = [] if system is None else [{"role": "system", "content": system}]
+    messages, text = list(opening), ""
     while True:
         try:
-            line = input(">>> ")
+            line = _ask()
         except EOFError:
-            sys.stdout.write("\n")
+            _say("")
             return
         except KeyboardInterrupt:
-            sys.stdout.write("\n")
+            _say("\nCtrl-D or /exit ends the conversation.")
             continue
-        if not line.strip():
+        command = line.strip()
+        if command in ("/exit", "/bye", "/quit"):
+            return
+        if command == "/clear":
+            messages, text = list(opening), ""
             continue
-        if line.strip() == "/clear":
-            messages, text = [m for m in messages if m["role"] == "system"], ""
+        if command.startswith("/") and command[1:].isalpha():
+            _say(f"there is no {command}; there are /clear and /exit")
             continue
-        messages.append({"role": "user", "content": line})
-        text += line
+        if not command:
+            continue
+        asked = [*messages, {"role": "user", "content": line}]
         try:
-            output = _answer(llm, params, messages, text if raw else None)
-        except RidgelineError as error:
-            sys.stderr.write(f"error: {error}\n")
-            messages.pop()
-            text = text.removesuffix(line)
+            _check_text("prompt", line)
+            output = speaker.answer(text + line if raw else asked)
+        except KeyboardInterrupt:
+            _say("")
             continue
-        answer = output.outputs[0].text
-        messages.append({"role": "assistant", "content": answer})
-        text += answer
-        _closing_line(llm, output, started)
-        started = time.monotonic()
+        except RidgelineError as error:
+            _say(f"error: {' '.join(str(error).split())}; /clear starts anew")
+            continue
+        answer = output.outputs[0]
+        if answer.token_ids:
+            messages = [*asked, {"role": "assistant", "content": answer.text}]
+            text += line + answer.text
 
 
-def _closing_line(llm: LLM, output: RequestOutput, started: float) -> None:
-    """Tokens, TTFT, speeds, and decode beside what this machine's memory allows; to stderr."""
+def _ask() -> str:
+    """A line from the keyboard. The question mark of a conversation is no part of its answers: it
+    goes to stdout only where readline needs it there, at a terminal.
+    """
+    if sys.stdout.isatty():
+        return input(">>> ")
+    sys.stderr.write(">>> ")
+    sys.stderr.flush()
+    return input()
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _closing_line(
+    llm: LLM, params: SamplingParams, output: RequestOutput, load_seconds: float | None
+) -> str:
+    """Tokens, times and speeds of an answer; decode beside what this machine's memory allows."""
     answer, metrics = output.outputs[0], output.metrics
     num_prompt, num_new = len(output.prompt_token_ids), len(answer.token_ids)
-    if metrics.first_token is None or metrics.finished is None:
-        sys.stderr.write(f"{num_prompt} prompt tokens, no answer ({answer.finish_reason})\n")
-        return
-    computed = num_prompt - output.num_cached_tokens
-    prefill_seconds = metrics.first_token - metrics.arrival
     cached = f" ({output.num_cached_tokens} cached)" if output.num_cached_tokens else ""
+    ending = _ending(llm, output)
+    load = [] if load_seconds is None else [f"load {_seconds(load_seconds)}"]
+    if metrics.first_token is None or metrics.finished is None:
+        return " · ".join([f"{num_prompt} prompt{cached} + 0 new tokens ({ending})", *load])
+    computed = num_prompt - output.num_cached_tokens
+    prefill_seconds = max(metrics.first_token - metrics.submitted, 1e-9)
     parts = [
-        f"{num_prompt} prompt{cached} + {num_new} new tokens ({answer.finish_reason})",
-        f"TTFT {metrics.first_token - started:.2f} s",
-        f"prompt {computed / max(prefill_seconds, 1e-9):,.0f} tok/s",
+        f"{num_prompt} prompt{cached} + {num_new} new tokens ({ending})",
+        *load,
+        f"TTFT {_seconds(metrics.first_token - metrics.arrival)}",
+        f"prompt {computed / prefill_seconds:,.0f} tok/s",
     ]
     decode_seconds = metrics.finished - metrics.first_token
     if num_new > 1 and decode_seconds > 0:
         rate = (num_new - 1) / decode_seconds
-        needed = llm.step_bytes(1, num_prompt + num_new // 2) * rate / 1e9
-        roof = llm.read_roof()
         parts.append(f"decode {rate:,.0f} tok/s")
-        parts.append(
-            f"{100 * needed / roof.gigabytes_per_second:.0f}% of the memory roof "
-            f"({needed:.1f} of {roof.gigabytes_per_second:.1f} GB/s)"
-        )
-    parts.append(f"seed {answer.seed}")
-    sys.stderr.write(" · ".join(parts) + "\n")
+        needed = llm.step_bytes(1, num_prompt + num_new // 2) * rate / 1e9
+        parts.append(_beside_the_roof(llm, needed))
+    if params.temperature > 0:
+        parts.append(f"seed {answer.seed}")
+    return " · ".join(parts)
+
+
+def _beside_the_roof(llm: LLM, needed: float) -> str:
+    """needed: GB/s that decoding read. An answer is not lost over a roof that will not be
+    measured.
+    """
+    try:
+        roof = llm.read_roof().gigabytes_per_second
+    except (RidgelineError, ImportError, OSError, RuntimeError, MemoryError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return f"{needed:.1f} GB/s (memory roof not measured: {reason})"
+    return f"{100 * needed / roof:.0f}% of the memory roof ({needed:.1f} of {roof:.1f} GB/s)"
+
+
+def _ending(llm: LLM, output: RequestOutput) -> str:
+    reason = output.outputs[0].finish_reason
+    if reason == "abort":
+        return "interrupted"
+    if reason == "length":
+        total = len(output.prompt_token_ids) + len(output.outputs[0].token_ids)
+        return "the context is full" if total >= llm.max_context else "cut at max tokens"
+    return "ended" if reason == "stop" else str(reason)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"

@@ -14,12 +14,25 @@ from ridgeline.model.text.detokenizer import Detokenizer, StopMatcher
 from ridgeline.model.text.tokenizer import Tokenizer
 
 
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """How likely a token was, before temperature and filters.
+
+    logprob: natural. rank: 1 is the likeliest; None where it was not among those asked for.
+    decoded_token: its text alone, with a replacement character for a part of a character.
+    """
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
 @dataclass(slots=True)
 class Answer:
     """The answer to one request so far; `take` folds in an event and gives what text is new.
 
     text, token_ids: all so far. stop_reason: the stop string or stop token id that ended it, None
-    for the model's own end. logprobs: per token, {id: logprob} with the sampled one first.
+    for the model's own end. logprobs: per token, {id: Logprob} with the sampled one first.
     """
 
     tokenizer: Tokenizer
@@ -27,7 +40,7 @@ class Answer:
     seed: int
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
-    logprobs: list[dict[int, float]] = field(default_factory=list)
+    logprobs: list[dict[int, Logprob]] = field(default_factory=list)
     cumulative_logprob: float = 0.0
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
@@ -54,12 +67,12 @@ class Answer:
             self.token_ids.append(event.token_id)
             self.cumulative_logprob += event.logprob
             if self.params.logprobs is not None:
-                sampled = {event.token_id: event.logprob}
-                self.logprobs.append(sampled | dict(event.top_logprobs) | sampled)
+                self.logprobs.append(self._logprobs(event.token_id, event))
             ends = event.finish_reason == "stop"
-            if not ends:
+            # Rows that pad a vocabulary to a round size can be sampled, and have no text.
+            if not ends and event.token_id < self.tokenizer.vocab_size:
                 delta = self._stops.push(self._detokenizer.push(event.token_id))
-            elif event.token_id in self.params.stop_token_ids:
+            elif ends and event.token_id in self.params.stop_token_ids:
                 self.stop_reason = event.token_id
         if self._stops.matched is not None:
             self.finish_reason, self.stop_reason = "stop", self._stops.matched
@@ -71,3 +84,16 @@ class Answer:
                 self.finish_reason, self.stop_reason = "stop", self._stops.matched
         self.text += delta
         return delta
+
+    def _logprobs(self, sampled: int, event: Event) -> dict[int, Logprob]:
+        ranks = {token_id: rank for rank, (token_id, _) in enumerate(event.top_logprobs, 1)}
+        found = {sampled: event.logprob} | dict(event.top_logprobs)
+        return {
+            token_id: Logprob(value, ranks.get(token_id), self._piece(token_id))
+            for token_id, value in found.items()
+        }
+
+    def _piece(self, token_id: int) -> str:
+        if token_id >= self.tokenizer.vocab_size:
+            return ""
+        return self.tokenizer.decode([token_id], skip_special=False, continues=True)
