@@ -84,8 +84,9 @@ void quantize_block(const float* x, ActivationBlock* out, int terms) {
     const __m128i start16 = _mm_slli_epi32(_mm_sub_epi32(_mm_setzero_si128(), sum16), 7);
     const __m128i start32 = _mm_slli_epi32(_mm_sub_epi32(_mm_setzero_si128(), sum32), 7);
     // The halves' scales are lanes 0, 0, 1, 1; the groups' 0, 1.
-    const __m128 s16 = _mm_mul_ps(_mm_cvtepi32_ps(sum16), _mm_unpacklo_ps(scale, scale));
-    const __m128 s32 = _mm_mul_ps(_mm_cvtepi32_ps(sum32), scale);
+    const __m128 unit = _mm_mul_ps(scale, _mm_set1_ps(kSumUnit));
+    const __m128 s16 = _mm_mul_ps(_mm_cvtepi32_ps(sum16), _mm_unpacklo_ps(unit, unit));
+    const __m128 s32 = _mm_mul_ps(_mm_cvtepi32_ps(sum32), unit);
     // scale[2], start32[2]; start16[4]; sum32[2], sum16[4]: the line after the codes.
     auto* rest = reinterpret_cast<__m128i*>(block.scale);
     _mm_store_si128(rest, _mm_unpacklo_epi64(_mm_castps_si128(scale), start32));
@@ -119,12 +120,12 @@ void scale_of(std::uint32_t largest_bits, float& scale, float& inverse) {
 void finish_block(ActivationBlock& block, const std::int32_t sum16[4]) {
   for (int h = 0; h < 4; h++) {
     block.start16[h] = -kCodeOffset * sum16[h];
-    block.sum16[h] = static_cast<float>(sum16[h]) * block.scale[h / 2];
+    block.sum16[h] = static_cast<float>(sum16[h]) * (kSumUnit * block.scale[h / 2]);
   }
   for (int g = 0; g < 2; g++) {
     const std::int32_t sum32 = sum16[2 * g] + sum16[2 * g + 1];
     block.start32[g] = -kCodeOffset * sum32;
-    block.sum32[g] = static_cast<float>(sum32) * block.scale[g];
+    block.sum32[g] = static_cast<float>(sum32) * (kSumUnit * block.scale[g]);
   }
 }
 

@@ -16,8 +16,9 @@
 // remainder is the minimum + 2^(b-1) * scale: what a centred group has not, and so small. (With
 // bfloat16 remainders and sums, two groups would fit one instruction; on real files that costs a
 // relative error of 1e-3, which is an eighth of what int8 activations do.) Scales are stored times
-// the matrix's prescale; remainders times prescale * 2^(8-b), the unit that sums are kept in:
-// kernels use codes times 2^(8-b), that is, q * 2^(8-b) + 128 in a byte.
+// the matrix's prescale, and sums are kept times 2^(8-b): kernels use codes times 2^(8-b), that is,
+// q * 2^(8-b) + 128 in a byte. Remainders come to that by 2^(4-b) of their own and kSumUnit of the
+// activations' sums.
 //
 // Padding: channels beyond n and weights beyond k have scale and remainder 0.
 #pragma once
@@ -35,6 +36,8 @@ inline constexpr std::int64_t kBlock = 64;       // weights of a channel in a bl
 inline constexpr int kSteps = 16;                // dot products of 4 in a block
 inline constexpr std::int64_t kLineBytes = 64;   // 16 channels x 4 bytes
 inline constexpr int kCodeOffset = 128;          // a byte's code minus this is the integer
+
+inline constexpr float kSumUnit = 16;
 
 struct IntegerShape {
   int bits;
@@ -78,7 +81,7 @@ struct alignas(64) ActivationBlock {
   float scale[2];            // one a group of 32
   std::int32_t start32[2];   // -kCodeOffset * sum of the group's q: where integer sums start
   std::int32_t start16[4];
-  float sum32[2];            // scale * sum of the group's q
+  float sum32[2];            // kSumUnit * scale * sum of the group's q
   float sum16[4];
   std::uint8_t pad[8];
 };

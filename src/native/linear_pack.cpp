@@ -113,7 +113,7 @@ void pack_integer_strip(const std::uint8_t* raw, std::int64_t k, std::int64_t ch
   constexpr int kBlockGroups = Codec::kElements / Codec::kGroup;
   constexpr int kCentre = kShape.zero() - Codec::kShift - Codec::kZero;
   const std::int64_t row_bytes = k / Codec::kElements * Codec::kBytes;
-  const float unit = prescale * static_cast<float>(1 << (8 - kShape.bits));
+  const float unit = prescale * static_cast<float>(1 << (8 - kShape.bits)) / kSumUnit;
 
   alignas(64) std::uint8_t codes[kLanes][kUnit];
   alignas(64) std::uint8_t lines[kSteps][kLineBytes];
@@ -243,8 +243,8 @@ float pack_prescale(const char* format, const std::byte* raw_rows, std::int64_t 
         const float bound = Codec::bound(raw + i * Codec::kBytes);
         if (bound > largest && bound <= 3e38f) largest = bound;
       }
-      // A remainder is at most 2^(bits-1) scales and the offset, in units of 2^(bits-8).
-      constexpr int kHeadroom = Codec::kMinima ? 7 : 0;
+      // A remainder is at most 8 scales (16 of five bits, halved) and the offset.
+      constexpr int kHeadroom = Codec::kMinima ? 4 : 0;
       int exponent = 0;  // the largest is below 2^exponent
       std::frexp(largest, &exponent);
       if (largest > 0.0f) {
