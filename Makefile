@@ -26,12 +26,12 @@ unit: $(VENV)/.test-installed
 	$(BIN)/python -m pytest
 
 # Golden logits are made by transformers on torch: only to regenerate them, in an environment of its own.
-goldens: .venv-goldens/.installed
-	.venv-goldens/bin/python tests/golden/make_checkpoints.py
+goldens: build/goldens/.installed
+	build/goldens/bin/python tests/golden/make_checkpoints.py
 
-.venv-goldens/.installed: tests/golden/requirements.txt
-	$(PYTHON) -m venv --without-pip .venv-goldens
-	$(PYTHON) -m pip --python .venv-goldens/bin/python install --quiet --disable-pip-version-check -r $<
+build/goldens/.installed: tests/golden/requirements.txt
+	$(PYTHON) -m venv --without-pip build/goldens
+	$(PYTHON) -m pip --python build/goldens/bin/python install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 # What is missing is said in one line, before pip and cmake say it in a hundred.
@@ -64,4 +64,4 @@ $(VENV)/.test-installed: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-goldens build dist
+	rm -rf $(VENV) build dist
