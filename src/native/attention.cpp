@@ -56,6 +56,18 @@ Range visible(const AttentionArgs& args, std::int64_t position) {
   return {first, args.causal ? position : args.num_context + args.num_new - 1};
 }
 
+void prefetch_tile(const std::byte* tile, std::size_t num_bytes) {
+  for (std::size_t i = 0; i < num_bytes; i += 64) prefetch(tile + i);
+}
+
+// Key (or value) tiles of blocks [first, last] of the row's table, as far as they exist.
+void prefetch_tiles(const AttentionArgs& args, const std::byte* tiles, std::size_t tile_bytes, std::int64_t first,
+                    std::int64_t last) {
+  const std::int64_t end = (args.num_context + args.num_new - 1) / kBlockTokens;
+  for (std::int64_t b = first; b <= last && b <= end; b++)
+    prefetch_tile(tiles + static_cast<std::size_t>(args.block_table[b]) * args.block_stride, tile_bytes);
+}
+
 // scores[i][16 b + lane] = sum over channels of q[i][d] * key: one chain over d, whatever the tile.
 template <int Vectors, int Lines>
 void score_tile(const float* q, std::int64_t ldq, std::int64_t head_dim, const std::uint16_t* const* tiles,
@@ -146,9 +158,10 @@ void softmax(const AttentionArgs& args, float* scores, std::int64_t first_token,
   total = sum(sums);
 }
 
-// One chunk of vectors [begin, begin + count), count <= kTileVectors, into scratch.chunk.
+// One chunk of vectors [begin, begin + count), count <= kTileVectors, into scratch.chunk. streams: nobody will come back
+// to the chunk's tiles, so they are fetched from memory while the ones before them are computed.
 void compute_chunk(const AttentionArgs& args, const Scratch& scratch, std::int64_t query_begin, std::int64_t begin,
-                   int count, std::int64_t chunk) {
+                   int count, std::int64_t chunk, bool streams) {
   const std::int64_t stride = partial_floats(args.value_dim), outputs = padded_to_16(args.value_dim);
   const std::int64_t ldq = padded_to_16(args.head_dim);
   const auto position_of = [&](std::int64_t vector) { return args.num_context + query_begin + vector / args.group; };
@@ -174,12 +187,19 @@ void compute_chunk(const AttentionArgs& args, const Scratch& scratch, std::int64
     value_tiles[b] = halves(args.values + offset);
   }
 
+  const std::size_t key_bytes = key_tile_bytes(args.head_dim), value_bytes = value_tile_bytes(args.value_dim);
   with_size<kTileVectors>(count, [&](auto vectors) {
-    for (int b = 0; b < num_blocks; b += kTileLines)
+    for (int b = 0; b < num_blocks; b += kTileLines) {
+      if (streams) {
+        const std::int64_t block = block_first + b;
+        prefetch_tiles(args, args.values, value_bytes, block, block + kTileLines - 1);
+        prefetch_tiles(args, args.keys, key_bytes, block + kTileLines, block + 2 * kTileLines - 1);
+      }
       with_size<kTileLines>(num_blocks - b, [&](auto lines) {
         score_tile<decltype(vectors)::value, decltype(lines)::value>(
             scratch.q + begin * ldq, ldq, args.head_dim, key_tiles + b, scratch.scores + b * kBlockTokens);
       });
+    }
   });
   for (int i = 0; i < count; i++) {
     float* result = scratch.chunk + i * stride + outputs;
@@ -270,6 +290,11 @@ std::size_t attention_scratch_bytes(std::int64_t group, std::int64_t head_dim, s
   return static_cast<std::size_t>(floats) * sizeof(float);
 }
 
+void prefetch_context(const AttentionArgs& args) {
+  const std::int64_t first = visible(args, args.num_context).first / kBlockTokens;
+  prefetch_tiles(args, args.keys, key_tile_bytes(args.head_dim), first, first + 3);
+}
+
 void attend(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::byte* memory) {
   const Scratch scratch = scratch_of(args, memory);
   const std::int64_t stride = partial_floats(args.value_dim), outputs = padded_to_16(args.value_dim);
@@ -281,7 +306,7 @@ void attend(const AttentionArgs& args, std::int64_t query_begin, std::int64_t qu
   for (std::int64_t chunk = first; chunk <= last; chunk++)
     for (std::int64_t begin = 0; begin < vectors; begin += kTileVectors) {
       const int count = static_cast<int>(vectors - begin < kTileVectors ? vectors - begin : kTileVectors);
-      compute_chunk(args, scratch, query_begin, begin, count, chunk);
+      compute_chunk(args, scratch, query_begin, begin, count, chunk, vectors <= kTileVectors);
       for (int i = 0; i < count; i++)
         merge(scratch.states + (begin + i) * stride, scratch.chunk + i * stride, outputs);
     }
@@ -297,7 +322,7 @@ void attend_chunk(const AttentionArgs& args, std::int64_t query_begin, std::int6
   scale_queries(args, query_begin, query_end, scratch.q);
   for (std::int64_t begin = 0; begin < vectors; begin += kTileVectors) {
     const int count = static_cast<int>(vectors - begin < kTileVectors ? vectors - begin : kTileVectors);
-    compute_chunk(args, scratch, query_begin, begin, count, chunk);
+    compute_chunk(args, scratch, query_begin, begin, count, chunk, vectors <= kTileVectors);
     std::memcpy(partials + begin * stride, scratch.chunk, static_cast<std::size_t>(count * stride) * sizeof(float));
   }
 }

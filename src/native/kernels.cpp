@@ -27,6 +27,7 @@ const Kernels kKernels = {
     .write_keys = write_keys,
     .write_values = write_values,
     .attention_scratch_bytes = attention_scratch_bytes,
+    .prefetch_context = prefetch_context,
     .attend = attend,
     .attend_chunk = attend_chunk,
     .merge_chunks = merge_chunks,

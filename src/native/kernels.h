@@ -72,6 +72,8 @@ struct Kernels {
   void (*write_values)(const float* v, std::int64_t ldv, std::int64_t value_dim, std::byte* tile,
                        std::int64_t first_slot, std::int64_t count);
   std::size_t (*attention_scratch_bytes)(std::int64_t group, std::int64_t head_dim, std::int64_t value_dim);
+  // Asks for the first keys that `attend` will read.
+  void (*prefetch_context)(const AttentionArgs& args);
   // New tokens [query_begin, query_end), at most queries_per_item, over all that they see.
   void (*attend)(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::byte* scratch);
   // The same in two parts: one chunk into partials [vectors, partial_floats], and all chunks [chunk_begin, chunk_end)

@@ -353,8 +353,24 @@ bool Attention::splits_context(const StepContext& context, int num_threads) cons
 void Attention::run(const StepContext& context, Worker& worker) {
   if (splits_context(context, worker.num_threads)) {
     run_split(context, worker);
+  } else if (context.step.num_tokens == static_cast<std::int64_t>(context.step.rows.size())) {
+    run_decode(context, worker);
   } else {
     run_whole(context, worker);
+  }
+}
+
+// One new token a row: each thread takes a run of (row, KV head), and asks for the next one's keys before it computes.
+void Attention::run_decode(const StepContext& context, Worker& worker) const {
+  const std::int64_t kv_heads = spec_.place.kv_heads;
+  std::int64_t begin, end;
+  worker.share(static_cast<std::int64_t>(context.step.rows.size()) * kv_heads, begin, end);
+  const auto item = [&](std::int64_t i) {
+    return args(context, context.step.rows[static_cast<std::size_t>(i / kv_heads)], i % kv_heads);
+  };
+  for (std::int64_t i = begin; i < end; i++) {
+    if (i + 1 < end) context.kernels.prefetch_context(item(i + 1));
+    context.kernels.attend(item(i), 0, 1, worker.scratch);
   }
 }
 

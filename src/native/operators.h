@@ -66,7 +66,7 @@ struct Worker {
   std::byte* scratch;
   std::byte* activations;  // of a few rows, its own
 
-  void barrier() { pool.barrier(); }
+  void barrier() { pool.barrier(thread); }
   // The thread's share of `count` things: contiguous, sizes differing by at most one.
   void share(std::int64_t count, std::int64_t& begin, std::int64_t& end) const {
     begin = count * thread / num_threads;
@@ -222,6 +222,7 @@ class Attention final : public Operator {
   AttentionArgs args(const StepContext& context, const StepRow& row, std::int64_t kv_head) const;
   bool splits_context(const StepContext& context, int num_threads) const;
   void run_whole(const StepContext& context, Worker& worker);
+  void run_decode(const StepContext& context, Worker& worker) const;
   void run_split(const StepContext& context, Worker& worker) const;
 
   Spec spec_;

@@ -1,17 +1,20 @@
 #include "threads.h"
 
+#include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <stdexcept>
 
 namespace ridgeline {
 namespace {
 
-// A waiting thread first spins, then gives its core to whoever wants it between looks, then sleeps. Waking a sleeper
-// takes about as long as a small operator: were the middle part shorter than that, two threads that disturbed each
-// other once would take turns sleeping at every barrier from then on (measured: 50 us an operator instead of 1).
-constexpr std::chrono::microseconds kSpin{40}, kYield{2000};
+// A waiting thread spins; while a thread of the pool shares its core, it gives that one the core instead; in the end
+// it sleeps. Waking a sleeper takes longer than a small operator: were the spin shorter, two threads that disturbed
+// each other once would take turns sleeping at every barrier from then on (measured: 50 us an operator instead of 1).
+// Between steps there is no telling when work will come.
+constexpr std::chrono::microseconds kBarrierSpin{2000}, kIdleSpin{300};
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -21,22 +24,18 @@ inline void pause() {
 #endif
 }
 
-// Until `word` is no longer `old`.
-void wait_change(const std::atomic<std::uint32_t>& word, std::uint32_t old) {
-  const auto begin = std::chrono::steady_clock::now();
-  for (auto waited = begin - begin; waited < kYield; waited = std::chrono::steady_clock::now() - begin) {
-    for (int i = 0; i < 32; i++) {
-      if (word.load(std::memory_order_acquire) != old) return;
-      pause();
-    }
-    if (waited > kSpin) std::this_thread::yield();
-  }
-  while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
+int current_core() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
 }
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), process_(getpid()) {
+ThreadPool::ThreadPool(int num_threads)
+    : num_threads_(num_threads), process_(getpid()), cores_(static_cast<std::size_t>(std::max(num_threads, 1))) {
   if (num_threads < 1) throw std::invalid_argument("a thread pool needs at least 1 thread");
   threads_.reserve(static_cast<std::size_t>(num_threads - 1));
   try {
@@ -56,6 +55,31 @@ ThreadPool::~ThreadPool() {
   for (std::thread& thread : threads_) thread.detach();
 }
 
+// Until `word` is no longer `old`.
+void ThreadPool::wait_change(const std::atomic<std::uint32_t>& word, std::uint32_t old, int thread,
+                             std::chrono::microseconds spin) {
+  const auto deadline = std::chrono::steady_clock::now() + spin;
+  do {
+    for (int i = 0; i < 32; i++) {
+      if (word.load(std::memory_order_acquire) != old) return;
+      pause();
+    }
+    if (shares_core(thread)) std::this_thread::yield();
+  } while (std::chrono::steady_clock::now() < deadline);
+  while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
+}
+
+// Whether another thread of the pool was last seen where this one runs.
+bool ThreadPool::shares_core(int thread) {
+  const int core = current_core();
+  if (core < 0) return true;
+  cores_[static_cast<std::size_t>(thread)].number.store(core, std::memory_order_relaxed);
+  for (int other = 0; other < num_threads_; other++)
+    if (other != thread && cores_[static_cast<std::size_t>(other)].number.load(std::memory_order_relaxed) == core)
+      return true;
+  return false;
+}
+
 void ThreadPool::stop() {
   stopping_ = true;
   start_.fetch_add(1, std::memory_order_release);
@@ -72,29 +96,30 @@ void ThreadPool::run_erased(Call call, void* context) {
     start_.notify_all();
   }
   call(context, 0);
-  barrier();
+  barrier(0);
 }
 
 void ThreadPool::work(int thread) {
   std::uint32_t seen = 0;
   for (;;) {
-    wait_change(start_, seen);
+    wait_change(start_, seen, thread, kIdleSpin);
     seen++;
     if (stopping_) return;
     call_(context_, thread);
-    barrier();
+    barrier(thread);
   }
 }
 
-void ThreadPool::barrier() {
+void ThreadPool::barrier(int thread) {
   if (num_threads_ == 1) return;
+  cores_[static_cast<std::size_t>(thread)].number.store(current_core(), std::memory_order_relaxed);
   const std::uint32_t generation = generation_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == num_threads_) {
     arrived_.store(0, std::memory_order_relaxed);
     generation_.store(generation + 1, std::memory_order_release);
     generation_.notify_all();
   } else {
-    wait_change(generation_, generation);
+    wait_change(generation_, generation, thread, kBarrierSpin);
   }
 }
 

@@ -1,11 +1,12 @@
 // A fixed set of threads that run one function together, with a barrier inside it.
 //
-// Waiting spins for a few tens of microseconds, then sleeps in the kernel: a step's barriers are answered at once when
-// every thread has its core, and a thread that shares its core with another program gives it up. Threads are not
-// pinned: the host is shared. A process that forks keeps no worker in the child; run() there says so.
+// Waiting spins for a while, then sleeps in the kernel; threads that find themselves on one core hand it to each other.
+// So a step's barriers are answered at once when every thread has its core, and other programs slow a step down by what
+// they take and not by more. Threads are not pinned: the host is shared. A process that forks keeps no worker in the child; run() there says so.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <thread>
 #include <vector>
@@ -30,16 +31,25 @@ class ThreadPool {
   }
 
   // Inside run(): returns when every thread has come here; what they wrote before is visible after.
-  void barrier();
+  void barrier(int thread);
 
  private:
   using Call = void (*)(void*, int);
   void run_erased(Call call, void* context);
   void work(int thread);
   void stop();
+  void wait_change(const std::atomic<std::uint32_t>& word, std::uint32_t old, int thread,
+                   std::chrono::microseconds spin);
+  bool shares_core(int thread);
+
+  // The core that a thread was last seen on.
+  struct alignas(64) Core {
+    std::atomic<int> number{-1};
+  };
 
   const int num_threads_;
   const int process_;
+  std::vector<Core> cores_;
   Call call_ = nullptr;
   void* context_ = nullptr;
   bool stopping_ = false;
