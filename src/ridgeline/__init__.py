@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ridgeline.engine.outputs import CompletionOutput, Delta, RequestOutput
     from ridgeline.engine.request import SamplingParams
     from ridgeline.errors import (
         CapacityError,
@@ -18,15 +19,15 @@ if TYPE_CHECKING:
         RequestError,
         RidgelineError,
     )
-    from ridgeline.llm import LLM, CompletionOutput, Delta, RequestOutput
+    from ridgeline.llm import LLM
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "LLM": "ridgeline.llm",
-    "CompletionOutput": "ridgeline.llm",
-    "Delta": "ridgeline.llm",
-    "RequestOutput": "ridgeline.llm",
+    "CompletionOutput": "ridgeline.engine.outputs",
+    "Delta": "ridgeline.engine.outputs",
+    "RequestOutput": "ridgeline.engine.outputs",
     "SamplingParams": "ridgeline.engine.request",
     "CapacityError": "ridgeline.errors",
     "EngineError": "ridgeline.errors",

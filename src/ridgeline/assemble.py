@@ -86,8 +86,10 @@ class Assembled:
         """What a step of this shape asks of the machine, counted on the graph that runs."""
         return count_step(self.bound_graph, shape, self.precision).total
 
-    def read_roof(self) -> ReadRoof:
-        """This machine's read bandwidth for a working set of the weights' size."""
+    def read_roof(self, reached: float = 0.0) -> ReadRoof:
+        """This machine's read bandwidth for a working set of the weights' size. reached: GB/s that
+        was seen; a kept figure below it is measured again.
+        """
         from ridgeline.backends.cpu import machine
 
         size = count_parameters(self.bound_graph).num_bytes
@@ -97,6 +99,7 @@ class Assembled:
             self.threads,
             size,
             machine.read_bandwidth,
+            reached,
         )
 
 

@@ -120,7 +120,7 @@ def test_a_full_context_is_said(capsys: Output) -> None:
 
 
 def test_an_answer_is_not_lost_over_a_roof(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: Assembled) -> None:
+    def broken(_: Assembled, reached: float) -> None:
         raise OSError("no huge pages")
 
     monkeypatch.setattr(Assembled, "read_roof", broken)

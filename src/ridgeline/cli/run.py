@@ -25,8 +25,9 @@ from ridgeline.config import Settings
 from ridgeline.errors import RequestError, RidgelineError
 
 if TYPE_CHECKING:
+    from ridgeline.engine.outputs import RequestOutput
     from ridgeline.engine.request import SamplingParams
-    from ridgeline.llm import LLM, RequestOutput, Stream
+    from ridgeline.llm import LLM, Stream
 
 EXAMPLES = """
 Examples:
@@ -392,7 +393,7 @@ def _beside_the_roof(llm: LLM, needed: float) -> str:
     measured.
     """
     try:
-        roof = llm.read_roof().gigabytes_per_second
+        roof = llm.read_roof(needed).gigabytes_per_second
     except (RidgelineError, ImportError, OSError, RuntimeError, MemoryError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         return f"{needed:.1f} GB/s (memory roof not measured: {reason})"

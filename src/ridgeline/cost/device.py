@@ -27,11 +27,14 @@ def read_roof(
     threads: int,
     num_bytes: int,
     measure: Callable[[int, int], float],
+    reached: float = 0.0,
 ) -> ReadRoof:
     """The read bandwidth for a working set of `num_bytes`: from the cache, else measured and kept.
 
     machine identifies the hardware: another one has another file. measure(bytes, threads) gives
-    GB/s. A cache that cannot be written is not an error: the next run measures again.
+    GB/s. reached: GB/s that a program has come to: a kept figure below it was taken while the
+    machine was busy, so it is measured again and the higher one kept. A cache that cannot be
+    written is not an error: the next run measures again.
     """
     footprint = _footprint(num_bytes)
     path = cache_dir / "roofs.json"
@@ -40,7 +43,9 @@ def read_roof(
     known = _load(path)
     value = known.get(key, {}).get(entry)
     if not isinstance(value, float) or value <= 0:
-        value = measure(footprint, threads)
+        value = 0.0
+    if value <= reached:
+        value = max(value, measure(footprint, threads))
         known.setdefault(key, {})[entry] = value
         _store(path, known)
     return ReadRoof(footprint, threads, value)

@@ -1,0 +1,81 @@
+"""What a caller gets: a prompt's answers, whole or piece by piece.
+
+Field names are those that users of vLLM's offline API know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ridgeline.engine.answer import Logprob
+from ridgeline.engine.request import FinishReason
+from ridgeline.errors import RidgelineError
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionOutput:
+    """One answer.
+
+    finish_reason: "stop" (the model ended, or what stop_reason says did), "length", "abort" or
+    "error" (error says why); None while it runs. token_ids: all, with the one that ended it; text:
+    without that one and without a stop string. logprobs: per token, {token id: Logprob}, the
+    sampled one first; None if not asked for. seed: the one used, so that the answer can be had
+    again.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    cumulative_logprob: float | None
+    logprobs: tuple[Mapping[int, Logprob], ...] | None
+    finish_reason: FinishReason | None
+    stop_reason: str | int | None
+    seed: int
+    error: RidgelineError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMetrics:
+    """Moments in seconds of `time.monotonic()`; None: not yet.
+
+    arrival: the call was made. submitted: its text was templated and tokenized, and the engine has
+    it. TTFT counts from arrival.
+    """
+
+    arrival: float
+    submitted: float
+    first_token: float | None
+    finished: float | None
+
+    @property
+    def ttft_seconds(self) -> float | None:
+        return None if self.first_token is None else self.first_token - self.arrival
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """A prompt and its answers, one for each of SamplingParams.n.
+
+    prompt: its text, a conversation's after the chat template; None if token ids were given.
+    num_cached_tokens: of the prompt's, those that the prefix cache had.
+    """
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: tuple[int, ...]
+    outputs: tuple[CompletionOutput, ...]
+    finished: bool
+    metrics: RequestMetrics
+    num_cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One piece of a stream: the text that is new (perhaps none); output is set on the last."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    output: RequestOutput | None
