@@ -21,7 +21,7 @@ namespace {
 #ifdef RIDGELINE_ISA_avx512
 constexpr int kTileRows = 6, kTileStrips = 2, kUnrolledSteps = 8;
 #elif defined(RIDGELINE_ISA_avx2)
-constexpr int kTileRows = 2, kTileStrips = 1, kUnrolledSteps = 8;
+constexpr int kTileRows = 4, kTileStrips = 1, kUnrolledSteps = 8;
 #else
 constexpr int kTileRows = 2, kTileStrips = 1, kUnrolledSteps = 1;
 #endif
@@ -121,26 +121,16 @@ struct Stretch {
   std::int64_t ahead_bytes;          // and how much for each block
 };
 
-template <std::int64_t Lines>
-[[gnu::always_inline]] inline void prefetch_lines(const std::uint8_t* p) {
-#pragma GCC unroll 32
-  for (std::int64_t i = 0; i < Lines; i++) prefetch_near(p + i * kLineBytes);
-}
-
 // Sums of one block and term: Strips strips from the first of acc, a line of each at a time.
-template <class W, int Rows, int Strips, int Held>
+template <class W, int Rows, int Strips>
 [[gnu::always_inline]] inline void multiply_block(const std::uint8_t* weights, const ActivationBlock* x,
                                                   std::int64_t x_stride, const std::uint8_t* ahead,
-                                                  Floats (&acc)[Rows][Held], int first) {
+                                                  Floats (&acc)[Rows][2], int first) {
   constexpr IntegerShape kShape = W::kShape;
   constexpr int kBits = kShape.bits, kGroups = kShape.groups(), kGroupSteps = kShape.group / 4;
-  constexpr std::int64_t kAheadLines = Strips * W::kStripBytes / kLineBytes;
+  constexpr int kAheadLines = Strips * W::kStripBytes / kLineBytes;
 #pragma GCC unroll 1
   for (int g = 0; g < kGroups; g++) {
-    if (W::kStreams && ahead) {
-      prefetch_lines<kAheadLines / kGroups>(ahead + g * (kAheadLines / kGroups) * kLineBytes);
-      if (g == 0) prefetch_lines<kAheadLines % kGroups>(ahead + kAheadLines / kGroups * kGroups * kLineBytes);
-    }
     Sums sums[Rows][Strips];
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; r++) {
@@ -149,6 +139,16 @@ template <class W, int Rows, int Strips, int Held>
     }
 #pragma GCC unroll kUnrolledSteps
     for (int i = 0; i < kGroupSteps; i++) {
+      // The first group also asks for the lines that do not divide among the groups.
+      constexpr int kEach = kAheadLines / kGroups, kRest = kAheadLines % kGroups;
+      if (W::kStreams && ahead) {
+        const std::uint8_t* p = ahead + g * kEach * kLineBytes;
+#pragma GCC unroll 8
+        for (int l = i * kEach / kGroupSteps; l < (i + 1) * kEach / kGroupSteps; l++) {
+          prefetch_near(p + l * kLineBytes);
+        }
+        if (g == 0 && i < kRest) prefetch_near(p + (kGroups * kEach + i) * kLineBytes);
+      }
       Line lines[Strips];
 #pragma GCC unroll 2
       for (int c = 0; c < Strips; c++) lines[c] = W::line(weights + c * W::kStripBytes, g, i);
@@ -179,46 +179,43 @@ template <class W, int Rows, int Strips, int Held>
 
 template <class W, int Rows>
 [[gnu::noinline]] void tile(const Stretch& s) {
-  constexpr int kHeld = kTileStrips, kStrips = Rows <= kInOrderRows && W::kStreams ? 1 : kTileStrips;
+  constexpr int kStrips = Rows <= kInOrderRows && W::kStreams ? 1 : kTileStrips;
   const std::int64_t blocks = s.blocks, ahead_bytes = s.ahead_bytes, x_stride = s.x_stride;
   const int terms = s.terms;
-  for (int strip = 0; strip < 2; strip += kHeld) {
-    Floats acc[Rows][kHeld];
+  Floats acc[Rows][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+    for (int c = 0; c < 2; c++) {
+      prefetch_channels(s.y + r * s.ldy + c * kLanes);
+      acc[r][c] = s.first ? zeros() : load_channels(s.y + r * s.ldy + c * kLanes, s.channels - c * kLanes);
+    }
+  }
+  const std::uint8_t* weights = s.weights;
+  const std::uint8_t* ahead = s.ahead;
+  const ActivationBlock* x = s.x;
+  for (std::int64_t b = 0; b < blocks; b++) {
+    if constexpr (!W::kStreams) {
+      for (std::int64_t i = 0; i < ahead_bytes; i += 64) prefetch_far(ahead + i);
+    }
+    for (int term = 0; term < terms; term++, x++) {
+#pragma GCC unroll 2
+      for (int c = 0; c < 2; c += kStrips) {
+        multiply_block<W, Rows, kStrips>(weights + c * W::kStripBytes, x, x_stride,
+                                         ahead_bytes ? ahead + c * W::kStripBytes : nullptr, acc, c);
+      }
+    }
+    weights += 2 * W::kStripBytes;
+    ahead += ahead_bytes;
+  }
+#pragma GCC unroll 2
+  for (int c = 0; c < 2; c++) {
+    const std::int64_t channels = s.channels - c * kLanes;
+    const Floats bias = s.last && s.bias ? load_channels(s.bias + c * kLanes, channels) : zeros();
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; r++) {
-#pragma GCC unroll 2
-      for (int c = 0; c < kHeld; c++) {
-        const std::int64_t at = (strip + c) * kLanes;
-        prefetch_channels(s.y + r * s.ldy + at);
-        acc[r][c] = s.first ? zeros() : load_channels(s.y + r * s.ldy + at, s.channels - at);
-      }
-    }
-    const std::uint8_t* weights = s.weights + strip * W::kStripBytes;
-    const std::uint8_t* ahead = s.ahead;
-    const ActivationBlock* x = s.x;
-    for (std::int64_t b = 0; b < blocks; b++) {
-      if constexpr (!W::kStreams) {
-        for (std::int64_t i = 0; i < ahead_bytes; i += 64) prefetch_far(ahead + i);
-      }
-      for (int term = 0; term < terms; term++, x++) {
-#pragma GCC unroll 2
-        for (int c = 0; c < kHeld; c += kStrips) {
-          multiply_block<W, Rows, kStrips, kHeld>(weights + c * W::kStripBytes, x, x_stride,
-                                           ahead_bytes ? ahead + c * W::kStripBytes : nullptr, acc, c);
-        }
-      }
-      weights += 2 * W::kStripBytes;
-      ahead += ahead_bytes;
-    }
-#pragma GCC unroll 2
-    for (int c = 0; c < kHeld; c++) {
-      const std::int64_t at = (strip + c) * kLanes;
-      const Floats bias = s.last && s.bias ? load_channels(s.bias + at, s.channels - at) : zeros();
-#pragma GCC unroll 8
-      for (int r = 0; r < Rows; r++) {
-        const Floats y = s.last ? fma(acc[r][c], all(s.scale), bias) : acc[r][c];
-        store_channels(s.y + r * s.ldy + at, y, s.channels - at);
-      }
+      const Floats y = s.last ? fma(acc[r][c], all(s.scale), bias) : acc[r][c];
+      store_channels(s.y + r * s.ldy + c * kLanes, y, channels);
     }
   }
 }

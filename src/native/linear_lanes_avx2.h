@@ -66,7 +66,8 @@ static inline void prefetch_channels(const float* p) {
 static inline __m256i load_half_line(const std::uint8_t* p, int half) {
   return _mm256_load_si256(reinterpret_cast<const __m256i*>(p) + half);
 }
-static inline void keep_loads_here() {}
+// Without it the compiler loads the lines of all steps at once, and has no registers left for sums.
+static inline void keep_loads_here() { __asm__ volatile("" ::: "memory"); }
 
 static inline Line load_line(const std::uint8_t* p) {
   return {load_half_line(p, 0), load_half_line(p, 1)};
@@ -129,14 +130,24 @@ template <int Bits>
 static inline Sums begin(std::int32_t) {
   return {_mm256_setzero_si256(), _mm256_setzero_si256()};
 }
-// vpmaddubsw adds two products in 16 bits: at most 2 * 63 * 128 below eight bits. With eight, the
-// weight's sign goes to the activation, and 2 * 128 * 127 still fits.
+// vpmaddubsw adds two products in 16 bits: at most 2 * 63 * 127 below eight bits. Of four bits, eight
+// steps (a group of 32) fit 16 bits too: 16 * 15 * 127. Of eight bits, the weight's sign goes to the
+// activation, and 2 * 128 * 127 still fits.
+static inline __m256i add_pairs_of_words(__m256i pairs) {
+  return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
 template <int Bits>
 static inline __m256i dot_half(__m256i sums, __m256i codes, __m256i activations) {
-  const __m256i pairs =
-      Bits < 8 ? _mm256_maddubs_epi16(codes, activations)
-               : _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(activations, codes));
-  return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  if constexpr (Bits == 4) {
+    sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, activations));
+  } else {
+    const __m256i pairs =
+        Bits < 8 ? _mm256_maddubs_epi16(codes, activations)
+                 : _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(activations, codes));
+    sums = _mm256_add_epi32(sums, add_pairs_of_words(pairs));
+  }
+  __asm__ volatile("" : "+x"(sums));  // or the additions wait together, their terms on the stack
+  return sums;
 }
 template <int Bits>
 static inline Sums dot(Sums sums, Line codes, Quad activations) {
@@ -145,6 +156,7 @@ static inline Sums dot(Sums sums, Line codes, Quad activations) {
 }
 template <int Bits>
 static inline __m256 finish_half(__m256i sums, std::int32_t start) {
+  if constexpr (Bits == 4) sums = add_pairs_of_words(sums);
   if constexpr (Bits < 8) {
     sums = _mm256_add_epi32(_mm256_slli_epi32(sums, 8 - Bits), _mm256_set1_epi32(start));
   }
