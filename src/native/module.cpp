@@ -2,6 +2,7 @@
 // std::invalid_argument, std::out_of_range and std::bad_alloc become ValueError, IndexError and MemoryError.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/function.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
@@ -48,11 +49,11 @@ struct NormSpec {
 };
 
 Matrix pack(Program& program, const std::string& format, const Bytes& raw, std::int64_t n, std::int64_t k,
-            std::int64_t row_bytes) {
+            std::int64_t row_bytes, const std::function<void()>& release) {
   require(n > 0 && k > 0 && row_bytes > 0, "a matrix is empty");
   require(raw.size() == static_cast<std::size_t>(n) * static_cast<std::size_t>(row_bytes),
           "a matrix does not have the bytes of its shape");
-  return {program.pack(format, bytes_of(raw), n, k)};
+  return {program.pack(format, bytes_of(raw), n, k, static_cast<std::size_t>(row_bytes), release)};
 }
 
 void add_linear(Program& program, const std::string& name, const View& x, const View& y,
@@ -350,7 +351,7 @@ NB_MODULE(_native, m) {
           "isa"_a, "threads"_a, "num_blocks"_a, "max_rows"_a, "max_tokens"_a, "max_sampled"_a, "max_context"_a,
           "vocab"_a, "vocab_ids"_a, "arena_bytes"_a)
       .def("add_cache", &Program::add_cache, "kv_heads"_a, "key_dim"_a, "value_dim"_a, "window"_a)
-      .def("pack", &pack, "format"_a, "raw"_a, "n"_a, "k"_a, "row_bytes"_a)
+      .def("pack", &pack, "format"_a, "raw"_a, "n"_a, "k"_a, "row_bytes"_a, "release"_a)
       .def("norm", &norm_spec, "kind"_a, "eps"_a, "offset"_a, "groups"_a, "weight"_a, "bias"_a.none())
       .def("add_linear", &add_linear, "name"_a, "x"_a, "y"_a, "matrices"_a, "biases"_a, "fine_activations"_a = false)
       .def("add_embed", &add_embed, "name"_a, "y"_a, "format"_a, "table"_a, "row_bytes"_a, "scale"_a,

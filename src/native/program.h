@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,9 +32,11 @@ class Program {
   int add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t window);
   const KvPlace& cache(int index) const;
   const RopeTable* rope_table(const std::vector<double>& frequencies, double magnitude);
-  // A matrix of whole rows of `format`, packed by all threads. Throws std::invalid_argument for an unknown format or a
-  // wrong number of bytes. `raw` is not needed afterwards.
-  PackedMatrix pack(const std::string& format, const std::byte* raw, std::int64_t n, std::int64_t k);
+  // A matrix of n rows of `row_bytes` in `format`, packed by all threads a few megabytes at a time; `release` is called
+  // after each, when `raw` read so far need not stay in memory. `raw` is not needed afterwards. Throws
+  // std::invalid_argument for an unknown format.
+  PackedMatrix pack(const std::string& format, const std::byte* raw, std::int64_t n, std::int64_t k,
+                    std::size_t row_bytes, const std::function<void()>& release);
   // A copy that lives as long as the program.
   const float* keep(const float* values, std::int64_t count);
   void add(std::unique_ptr<Operator> op);

@@ -2,7 +2,7 @@
 
 # ruff: noqa: A002 (keyword names of the native functions)
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +89,13 @@ class Program:
     ) -> None: ...
     def add_cache(self, kv_heads: int, key_dim: int, value_dim: int, window: int) -> int: ...
     def pack(
-        self, format: str, raw: NDArray[np.uint8], n: int, k: int, row_bytes: int
+        self,
+        format: str,
+        raw: NDArray[np.uint8],
+        n: int,
+        k: int,
+        row_bytes: int,
+        release: Callable[[], None],
     ) -> Matrix: ...
     def norm(
         self,

@@ -68,17 +68,21 @@ class Binding:
         """The packed weight; packed once, however many nodes use it."""
         if weight.name not in self.matrices:
             self.matrices[weight.name] = self._packed(weight)
-            self.weights.release(weight)
         return self.matrices[weight.name]
 
     def _packed(self, weight: Weight) -> _native.Matrix:
         n, k = weight.shape
         if weight.format.name in _native.packed_formats():
             return self.program.pack(
-                weight.format.name, self.weights.raw(weight), n, k, row_bytes(weight)
+                weight.format.name,
+                self.weights.raw(weight),
+                n,
+                k,
+                row_bytes(weight),
+                lambda: self.weights.release(weight),
             )
-        values = self.weights.float32(weight)
-        return self.program.pack("F32", values.view(np.uint8).reshape(-1), n, k, 4 * k)
+        values = self.weights.float32(weight).view(np.uint8).reshape(-1)
+        return self.program.pack("F32", values, n, k, 4 * k, lambda: None)
 
     def floats(self, weight: Weight) -> npt.NDArray[np.float32]:
         return np.ascontiguousarray(self.weights.float32(weight).reshape(-1))

@@ -25,6 +25,10 @@ from ridgeline.step import RowSampling, Sampled, StepPlan, StepResult
 
 BLOCK_TOKENS = 16
 
+# Embedding rows are read from the mapped file; after so many its pages are given back, since each
+# row brings its neighbours in (64 KB a row on Linux).
+LOOKUPS_BETWEEN_RELEASES = 256
+
 # Best first; a CPU that has one has those after it.
 ISAS = ("avx512", "avx2", "portable")
 
@@ -91,6 +95,8 @@ class CpuExecutor:
         assert isinstance(width, int)
         self.vocab_size = width
         self._result: StepResult | None = None
+        self._weights = weights
+        self._num_looked_up = 0
         max_sampled = max_rows if max_logits_per_step is None else max_logits_per_step
         plan = plan_memory(
             graph,
@@ -98,7 +104,7 @@ class CpuExecutor:
             max_sampled=max_sampled,
             max_sequences=max_rows,
         )
-        tables = [node.weights[0].shape[0] for node in graph.nodes if isinstance(node.op, Embed)]
+        self._tables = [node.weights[0] for node in graph.nodes if isinstance(node.op, Embed)]
         try:
             self._program = _native.Program(
                 isa=self.isa,
@@ -109,7 +115,7 @@ class CpuExecutor:
                 max_sampled=max_sampled,
                 max_context=graph.max_context,
                 vocab=width,
-                vocab_ids=min(tables, default=width),
+                vocab_ids=min((table.shape[0] for table in self._tables), default=width),
                 arena_bytes=plan.arena_bytes,
             )
             bind(self._program, graph, plan, weights)
@@ -214,6 +220,11 @@ class CpuExecutor:
             self._program.run(np.array(lines, np.int32), np.array(new_blocks, np.int32), sampling)
         except (ValueError, IndexError, OverflowError, RuntimeError) as error:
             raise EngineError(str(error)) from None
+        self._num_looked_up += sum(row.num_new for row in plan.rows)
+        if self._num_looked_up >= LOOKUPS_BETWEEN_RELEASES:
+            self._num_looked_up = 0
+            for table in self._tables:
+                self._weights.release(table)
 
 
 def _ids(token_ids: Sequence[int]) -> npt.NDArray[np.int32]:
