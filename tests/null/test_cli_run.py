@@ -64,6 +64,23 @@ def test_a_wrong_flag_is_named_as_it_was_typed(
     assert reason in line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((MODEL, "hi", "--max-tokens", "many"), "'--max-tokens'"),
+        ((MODEL, "hi", "--nonsense"), "--nonsense"),
+        ((MODEL, "hi", "there"), "there"),
+        ((), "model"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read_is_one_line_too(
+    arguments: tuple[str, ...], reason: str, capsys: Output
+) -> None:
+    line = refusal(capsys, *arguments)
+    assert reason in line
+    assert "see ridgeline run --help" in line
+
+
 def test_a_model_without_a_template_says_what_to_do(capsys: Output) -> None:
     assert "use --raw" in refusal(capsys, MODEL, "hi")
 

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _global_options_first(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments[: (*arguments, "--").index("--")]
     try:
-        build_app()(args=arguments, prog_name="ridgeline")
+        code = build_app()(args=arguments, prog_name="ridgeline", standalone_mode=False)
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except KeyboardInterrupt:
@@ -70,9 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RidgelineError as error:
         return _report(str(error), debug, code=2)
     except Exception as error:
+        if hasattr(error, "format_message"):  # typer's class for it moves from version to version
+            return _report_usage(error, debug)
         text = f"internal: {type(error).__name__}: {error}"
         return _report(text if debug else f"{text}; --debug shows where", debug, code=1)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def build_app() -> typer.Typer:
@@ -144,6 +146,15 @@ def _global_options_first(arguments: Sequence[str]) -> list[str]:
             others.append(word)
         index += 1
     return [*first, *others, *rest]
+
+
+def _report_usage(error: Any, debug: bool) -> int:
+    """A command line that typer cannot read. No message: it has shown the help instead."""
+    message = error.format_message().rstrip(".")
+    if not message:
+        return 2
+    path = "ridgeline" if error.ctx is None else error.ctx.command_path
+    return _report(f"{message}; see {path} --help", debug, code=2)
 
 
 def _report(text: str, debug: bool, code: int) -> int:

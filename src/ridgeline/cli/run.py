@@ -167,7 +167,8 @@ def run(
         with show_progress(model) as progress:
             path = resolve(parse_reference(model), settings, progress)
         began += time.monotonic() - waited  # a download is not a load
-        with show_spinner(f"loading {model}"):
+        name = model.rstrip("/").rsplit("/", 1)[-1][-60:]
+        with show_spinner(f"loading {name}"):
             llm = LLM(
                 str(path),
                 settings=settings,
@@ -181,7 +182,7 @@ def run(
         speaker = _Speaker(llm, params)
         load_seconds = time.monotonic() - began
         if prompt is None:
-            _converse(speaker, model, system, raw, load_seconds)
+            _converse(speaker, name, system, raw, load_seconds)
             return
         output = speaker.answer(prompt if raw else _messages(system, prompt), load_seconds)
     if output.outputs[0].finish_reason == "abort":
@@ -295,13 +296,13 @@ def _print(stream: Stream) -> None:
 
 
 def _converse(
-    speaker: _Speaker, model: str, system: str | None, raw: bool, load_seconds: float
+    speaker: _Speaker, name: str, system: str | None, raw: bool, load_seconds: float
 ) -> None:
     """Turn after turn; the prefix cache keeps the keys and values of what was said."""
     with suppress(ImportError):
         import readline  # noqa: F401  input() edits lines and recalls them once this is here
     _say(
-        f"{model} is ready ({_seconds(load_seconds)}). Ctrl-C ends an answer, Ctrl-D the "
+        f"{name} is ready ({_seconds(load_seconds)}). Ctrl-C ends an answer, Ctrl-D the "
         "conversation; /clear starts anew."
     )
     opening = [] if system is None else [{"role": "system", "content": system}]
