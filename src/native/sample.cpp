@@ -209,45 +209,50 @@ double sum_exp(const float* x, std::int64_t vocab, float top) {
 
 // ---- noise
 
+constexpr std::uint32_t kFactor0 = 0xD2511F53u, kFactor1 = 0xCD9E8D57u, kStep0 = 0x9E3779B9u, kStep1 = 0xBB67AE85u;
+constexpr int kRounds = 10;
+
 std::uint32_t philox_word(std::uint64_t seed, std::uint64_t position, std::uint32_t id) {
   std::uint32_t c0 = static_cast<std::uint32_t>(position), c1 = static_cast<std::uint32_t>(position >> 32), c2 = id,
                 c3 = 0;
   std::uint32_t k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
-  for (int round = 0; round < 10; round++) {
-    const std::uint64_t p0 = 0xD2511F53ull * c0, p1 = 0xCD9E8D57ull * c2;
+  for (int round = 0; round < kRounds; round++) {
+    const std::uint64_t p0 = static_cast<std::uint64_t>(kFactor0) * c0, p1 = static_cast<std::uint64_t>(kFactor1) * c2;
     c0 = static_cast<std::uint32_t>(p1 >> 32) ^ c1 ^ k0;
     c2 = static_cast<std::uint32_t>(p0 >> 32) ^ c3 ^ k1;
     c1 = static_cast<std::uint32_t>(p1);
     c3 = static_cast<std::uint32_t>(p0);
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    k0 += kStep0;
+    k1 += kStep1;
   }
   return c0;
 }
 
-// philox_word of 16 successive ids, plain so that the compiler makes vectors of it.
-inline void philox_words(std::uint64_t seed, std::uint64_t position, std::uint32_t first_id, std::uint32_t* out) {
-  std::uint32_t c0[kWidth], c1[kWidth], c2[kWidth], c3[kWidth];
-  for (int i = 0; i < kWidth; i++) {
-    c0[i] = static_cast<std::uint32_t>(position);
-    c1[i] = static_cast<std::uint32_t>(position >> 32);
-    c2[i] = first_id + static_cast<std::uint32_t>(i);
-    c3[i] = 0;
+// philox_word of kSpan successive ids; several vectors side by side, since a round is one long chain.
+void philox_words(std::uint64_t seed, std::uint64_t position, std::uint32_t first_id, std::uint32_t* out) {
+  constexpr int kVectors = kSpan / kWidth;
+  Words c0[kVectors], c1[kVectors], c2[kVectors], c3[kVectors];
+  for (int i = 0; i < kVectors; i++) {
+    c0[i] = all_words(static_cast<std::uint32_t>(position));
+    c1[i] = all_words(static_cast<std::uint32_t>(position >> 32));
+    c2[i] = words_from(first_id + static_cast<std::uint32_t>(i * kWidth));
+    c3[i] = all_words(0);
   }
   std::uint32_t k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
-  for (int round = 0; round < 10; round++) {
-    for (int i = 0; i < kWidth; i++) {
-      const std::uint64_t p0 = static_cast<std::uint64_t>(0xD2511F53u) * c0[i];
-      const std::uint64_t p1 = static_cast<std::uint64_t>(0xCD9E8D57u) * c2[i];
-      c0[i] = static_cast<std::uint32_t>(p1 >> 32) ^ c1[i] ^ k0;
-      c2[i] = static_cast<std::uint32_t>(p0 >> 32) ^ c3[i] ^ k1;
-      c1[i] = static_cast<std::uint32_t>(p1);
-      c3[i] = static_cast<std::uint32_t>(p0);
+  for (int round = 0; round < kRounds; round++) {
+    for (int i = 0; i < kVectors; i++) {
+      Words high0, low0, high1, low1;
+      multiply(c0[i], kFactor0, high0, low0);
+      multiply(c2[i], kFactor1, high1, low1);
+      c0[i] = exclusive_or(exclusive_or(high1, c1[i]), all_words(k0));
+      c2[i] = exclusive_or(exclusive_or(high0, c3[i]), all_words(k1));
+      c1[i] = low1;
+      c3[i] = low0;
     }
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    k0 += kStep0;
+    k1 += kStep1;
   }
-  for (int i = 0; i < kWidth; i++) out[i] = c0[i];
+  for (int i = 0; i < kVectors; i++) store(out + i * kWidth, c0[i]);
 }
 
 float noisy(float score, std::uint32_t word) {
@@ -277,9 +282,10 @@ std::int32_t sample_all(const SamplingArgs& args, const float* x, std::int64_t v
   for (std::int64_t s = 0; s < num_spans(vocab); s++) {
     // No noise exceeds 22.9.
     if (!(span_tops[s] >= cut) || span_tops[s] + 23.0f < best.score) continue;
+    std::uint32_t span_words[kSpan];
+    philox_words(args.seed, position, static_cast<std::uint32_t>(s * kSpan), span_words);
     for (std::int64_t i = s * kSpan; i < (s + 1) * kSpan && i < vocab; i += kWidth) {
-      std::uint32_t words[kWidth];
-      philox_words(args.seed, position, static_cast<std::uint32_t>(i), words);
+      const std::uint32_t* words = span_words + (i - s * kSpan);
       float rest[kWidth];  // 1 - u
       for (int j = 0; j < kWidth; j++) rest[j] = (static_cast<float>(~words[j]) + 0.5f) * 0x1p-32f;
       const Vec score = load_or_hidden(x + i, vocab - i);

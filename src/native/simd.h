@@ -67,6 +67,24 @@ static inline void store_half(std::uint16_t* p, Vec a) {
 }
 static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
+struct Words {
+  __m512i v;
+};
+static inline Words all_words(std::uint32_t x) { return {_mm512_set1_epi32(static_cast<int>(x))}; }
+static inline Words words_from(std::uint32_t first) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return {_mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(first)), lane)};
+}
+static inline void store(std::uint32_t* p, Words a) { _mm512_storeu_si512(p, a.v); }
+static inline Words exclusive_or(Words a, Words b) { return {_mm512_xor_si512(a.v, b.v)}; }
+// The halves of the 64-bit products.
+static inline void multiply(Words a, std::uint32_t factor, Words& high, Words& low) {
+  const __m512i m = _mm512_set1_epi32(static_cast<int>(factor));
+  const __m512i even = _mm512_mul_epu32(a.v, m), odd = _mm512_mul_epu32(_mm512_srli_epi64(a.v, 32), m);
+  high = {_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd)};
+  low = {_mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32))};
+}
+
 #elif defined(RIDGELINE_ISA_avx2)
 
 struct Vec {
@@ -140,6 +158,34 @@ static inline void store_half(std::uint16_t* p, Vec x) {
   _mm_storeu_si128(q + 1, _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
 static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+struct Words {
+  __m256i a, b;
+};
+static inline Words all_words(std::uint32_t x) {
+  return {_mm256_set1_epi32(static_cast<int>(x)), _mm256_set1_epi32(static_cast<int>(x))};
+}
+static inline Words words_from(std::uint32_t first) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return {_mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(first)), lane),
+          _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(first + 8)), lane)};
+}
+static inline void store(std::uint32_t* p, Words x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
+}
+static inline Words exclusive_or(Words x, Words y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
+static inline void multiply_half(__m256i a, __m256i m, __m256i& high, __m256i& low) {
+  const __m256i even = _mm256_mul_epu32(a, m), odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), m);
+  high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+  low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+}
+// The halves of the 64-bit products.
+static inline void multiply(Words x, std::uint32_t factor, Words& high, Words& low) {
+  const __m256i m = _mm256_set1_epi32(static_cast<int>(factor));
+  multiply_half(x.a, m, high.a, low.a);
+  multiply_half(x.b, m, high.b, low.b);
+}
 
 #else
 
@@ -260,6 +306,34 @@ static inline void store_half(std::uint16_t* p, const Vec& a) {
   for (int i = 0; i < kWidth; i++) p[i] = narrow_half(a.v[i]);
 }
 static inline void prefetch(const void*) {}
+
+struct Words {
+  std::uint32_t v[kWidth];
+};
+template <class F>
+static inline Words each_word(F f) {
+  Words out;
+  for (int i = 0; i < kWidth; i++) out.v[i] = f(i);
+  return out;
+}
+static inline Words all_words(std::uint32_t x) {
+  return each_word([&](int) { return x; });
+}
+static inline Words words_from(std::uint32_t first) {
+  return each_word([&](int i) { return first + static_cast<std::uint32_t>(i); });
+}
+static inline void store(std::uint32_t* p, const Words& a) { std::memcpy(p, a.v, sizeof a.v); }
+static inline Words exclusive_or(const Words& a, const Words& b) {
+  return each_word([&](int i) { return a.v[i] ^ b.v[i]; });
+}
+// The halves of the 64-bit products.
+static inline void multiply(const Words& a, std::uint32_t factor, Words& high, Words& low) {
+  for (int i = 0; i < kWidth; i++) {
+    const std::uint64_t product = static_cast<std::uint64_t>(a.v[i]) * factor;
+    high.v[i] = static_cast<std::uint32_t>(product >> 32);
+    low.v[i] = static_cast<std::uint32_t>(product);
+  }
+}
 
 #endif
 
