@@ -17,7 +17,7 @@ import pytest
 COMMAND = [sys.executable, "-m", "ridgeline.cli.main", "run"]
 LONG = "Write a very long story about a dragon and a lighthouse."
 GREEDY = ("--temperature", "0")
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 
 # The child takes the terminal on its stdin for its own, so that Ctrl-C typed there reaches it.
 TAKE_TERMINAL = (
