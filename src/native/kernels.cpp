@@ -16,6 +16,7 @@ const Kernels kKernels = {
     .quantize_rows = quantize_rows,
     .linear = linear,
     .linear_scratch_bytes = linear_scratch_bytes,
+    .spin_arithmetic = spin_arithmetic,
     .decode_row = decode_row,
     .norm = norm,
     .add_norm = add_norm,

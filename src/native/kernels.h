@@ -39,6 +39,8 @@ struct Kernels {
                  std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy,
                  std::byte* scratch);
   std::size_t (*linear_scratch_bytes)();
+  // Multiplies in registers only, for benchmarks; returns the operations done (a multiply-add is two).
+  std::int64_t (*spin_arithmetic)(ActivationKind kind, std::int64_t steps);
   // One raw row of `format` as float32, exactly (embedding lookup reads the file's own rows, mapped). False if unknown.
   bool (*decode_row)(const char* format, const std::byte* raw_row, std::int64_t k, float* out);
 

@@ -28,4 +28,7 @@ void linear(const PackedMatrix& w, ActivationKind kind, const std::byte* activat
             std::byte* scratch);
 std::size_t linear_scratch_bytes();
 
+// linear_roofs.cpp
+std::int64_t spin_arithmetic(ActivationKind kind, std::int64_t steps);
+
 }  // namespace ridgeline::RIDGELINE_ISA

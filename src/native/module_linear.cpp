@@ -4,7 +4,10 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -108,8 +111,7 @@ struct Packed {
   PackedMatrix matrix;
   GuardedBytes bytes;
 
-  void multiply(const Activations& x, const std::optional<Vector>& bias, const MatrixOut& y,
-                int threads, std::int64_t strip_begin, std::int64_t strip_end) const {
+  void check(const Activations& x, const std::optional<Vector>& bias, const MatrixOut& y) const {
     const ActivationKind natural = activation_of(matrix.layout);
     const bool finer = natural == ActivationKind::int8 && x.kind == ActivationKind::int8x2;
     if (x.isa != kernels.isa || x.k != matrix.k || !(x.kind == natural || finer)) {
@@ -120,6 +122,11 @@ struct Packed {
         (bias && static_cast<std::int64_t>(bias->shape(0)) != matrix.n)) {
       throw std::invalid_argument("y or bias of the wrong shape");
     }
+  }
+
+  void multiply(const Activations& x, const std::optional<Vector>& bias, const MatrixOut& y,
+                int threads, std::int64_t strip_begin, std::int64_t strip_end) const {
+    check(x, bias, y);
     if (strip_end < 0) strip_end = matrix.num_strips();
     if (strip_begin < 0 || strip_begin > strip_end || strip_end > matrix.num_strips()) {
       throw std::invalid_argument("strips beyond the matrix");
@@ -150,6 +157,64 @@ std::unique_ptr<Packed> pack(const std::string& format, const Bytes& raw, std::i
   });
   out->matrix.data = out->bytes.data();
   return out;
+}
+
+using Clock = std::chrono::steady_clock;
+
+// Runs work(thread, round) on all threads, round by round; seconds of each round.
+template <class Work>
+std::vector<double> time_rounds(int threads, int rounds, Work work) {
+  std::atomic<int> arrived{0};
+  const auto meet = [&](int turn) {
+    arrived.fetch_add(1);
+    while (arrived.load() < threads * turn) std::this_thread::yield();
+  };
+  std::vector<double> seconds(static_cast<std::size_t>(rounds));
+  on_threads(threads, [&](int t) {
+    for (int round = 0; round < rounds; round++) {
+      meet(2 * round + 1);
+      const auto begin = Clock::now();
+      work(t, round);
+      meet(2 * round + 2);
+      const std::chrono::duration<double> passed = Clock::now() - begin;
+      if (t == 0) seconds[static_cast<std::size_t>(round)] = passed.count();
+    }
+  });
+  return seconds;
+}
+
+// Seconds of each round in which all matrices, of one shape and instruction set, multiply x.
+std::vector<double> time_linear(const std::vector<const Packed*>& matrices, const Activations& x,
+                                const MatrixOut& y, int threads, int rounds) {
+  if (matrices.empty() || threads < 1) throw std::invalid_argument("nothing to time");
+  for (const Packed* packed : matrices) packed->check(x, std::nullopt, y);
+  const Kernels& kernels = matrices[0]->kernels;
+  std::vector<std::unique_ptr<GuardedBytes>> scratch;
+  for (int t = 0; t < threads; t++) {
+    scratch.push_back(std::make_unique<GuardedBytes>(kernels.linear_scratch_bytes()));
+  }
+  return time_rounds(threads, rounds, [&](int t, int) {
+    for (const Packed* packed : matrices) {
+      const std::int64_t strips = packed->matrix.num_strips();
+      kernels.linear(packed->matrix, x.kind, x.bytes.data(), x.m, strips * t / threads,
+                     strips * (t + 1) / threads, nullptr, y.data(), y.stride(0),
+                     scratch[static_cast<std::size_t>(t)]->data());
+    }
+  });
+}
+
+// 10^9 operations a second of all threads together, one figure a round.
+std::vector<double> measure_arithmetic(const std::string& kind, const std::string& isa, int threads,
+                                       int rounds) {
+  constexpr std::int64_t kSteps = 200000;
+  const Kernels& kernels = kernels_for(isa_of(isa));
+  const ActivationKind activations = kind_of(kind);
+  std::atomic<std::int64_t> operations{0};
+  std::vector<double> rates = time_rounds(threads, rounds, [&](int, int) {
+    operations = kernels.spin_arithmetic(activations, kSteps);
+  });
+  for (double& rate : rates) rate = static_cast<double>(operations) * threads / rate / 1e9;
+  return rates;
 }
 
 void decode_row(const std::string& format, const Bytes& raw,
@@ -185,6 +250,10 @@ void bind_linear(nb::module_& module) {
   module.def("pack_matrix", &pack, nb::arg("format"), nb::arg("raw"), nb::arg("n"), nb::arg("k"),
              nb::arg("isa"), nb::arg("threads") = 1, nb::call_guard<nb::gil_scoped_release>());
   module.def("quantize_rows", &quantize_rows, nb::arg("x"), nb::arg("kind"), nb::arg("isa"));
+  module.def("time_linear", &time_linear, nb::arg("matrices"), nb::arg("x"), nb::arg("y"),
+             nb::arg("threads"), nb::arg("rounds"), nb::call_guard<nb::gil_scoped_release>());
+  module.def("measure_arithmetic", &measure_arithmetic, nb::arg("kind"), nb::arg("isa"),
+             nb::arg("threads"), nb::arg("rounds"), nb::call_guard<nb::gil_scoped_release>());
   module.def("decode_row", &decode_row, nb::arg("format"), nb::arg("raw"), nb::arg("out"),
              nb::arg("isa"));
 }
