@@ -31,7 +31,9 @@ struct Scratch {
   float* chunk;   // [kTileVectors, partial_floats]
 };
 
-std::int64_t max_vectors(std::int64_t group, std::int64_t head_dim) { return queries_per_item(group, head_dim) * group; }
+std::int64_t max_vectors(std::int64_t group, std::int64_t head_dim) {
+  return queries_per_item(group, head_dim) * group;
+}
 
 Scratch scratch_of(const AttentionArgs& args, std::byte* memory) {
   const std::int64_t vectors = max_vectors(args.group, args.head_dim);
@@ -158,8 +160,8 @@ void softmax(const AttentionArgs& args, float* scores, std::int64_t first_token,
   total = sum(sums);
 }
 
-// One chunk of vectors [begin, begin + count), count <= kTileVectors, into scratch.chunk. streams: nobody will come back
-// to the chunk's tiles, so they are fetched from memory while the ones before them are computed.
+// One chunk of vectors [begin, begin + count), count <= kTileVectors, into scratch.chunk. streams: nobody will come
+// back to the chunk's tiles, so they are fetched from memory while the ones before them are computed.
 void compute_chunk(const AttentionArgs& args, const Scratch& scratch, std::int64_t query_begin, std::int64_t begin,
                    int count, std::int64_t chunk, bool streams) {
   const std::int64_t stride = partial_floats(args.value_dim), outputs = padded_to_16(args.value_dim);

@@ -127,8 +127,6 @@ void SelectRows::run(const StepContext& context, Worker& worker) {
 
 namespace {
 
-// Up to this many rows every thread quantizes all of them for itself, which is cheaper than a barrier.
-constexpr std::int64_t kOwnActivationRows = 4;
 // Up to this many rows a step is bound by reading weights: each thread reads one contiguous run of them.
 constexpr std::int64_t kStaticRows = 8;
 

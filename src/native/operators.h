@@ -43,6 +43,9 @@ struct RopeTable {
   void extend(std::int64_t num_positions);
 };
 
+// Up to this many rows every thread quantizes all of them for itself, which is cheaper than a barrier.
+inline constexpr std::int64_t kOwnActivationRows = 4;
+
 // What a step's operators share.
 struct StepContext {
   const Kernels& kernels;
@@ -152,7 +155,7 @@ class AddNorm final : public Operator {
   NormArgs args_;
 };
 
-// Add, Scale and Softcap, by which of the three functions is called.
+// Add, Scale, Softcap and GatedActivation, by which of their functions is called.
 class Elementwise final : public Operator {
  public:
   enum class Kind { add, scale, softcap, gate };

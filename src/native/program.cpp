@@ -14,8 +14,6 @@
 namespace ridgeline {
 namespace {
 
-constexpr std::int64_t kOwnActivationRows = 4;
-
 // Raw weights that are packed between two releases: little memory beside the packed ones, yet work for many threads.
 constexpr std::int64_t kPieceBytes = std::int64_t{8} << 20;
 
@@ -71,7 +69,8 @@ const RopeTable* Program::rope_table(const std::vector<double>& frequencies, dou
   auto table = std::make_unique<RopeTable>();
   table->frequencies = frequencies;
   table->magnitude = magnitude;
-  table->memory = Memory(static_cast<std::size_t>(rows_.limits().max_context) * frequencies.size() * 2 * sizeof(float));
+  const std::size_t positions = static_cast<std::size_t>(rows_.limits().max_context);
+  table->memory = Memory(positions * frequencies.size() * 2 * sizeof(float));
   rope_tables_.push_back(std::move(table));
   return rope_tables_.back().get();
 }
@@ -174,7 +173,8 @@ void Program::finish(const View& logits) {
   }
   // Areas of different kinds are rounded up to 64 bytes each; there are four kinds.
   constexpr std::size_t kRounding = 4 * 64;
-  activations_ = Memory(static_cast<std::size_t>(std::max(limits.max_tokens, limits.max_sampled)) * activations + kRounding);
+  const std::size_t rows = static_cast<std::size_t>(std::max(limits.max_tokens, limits.max_sampled));
+  activations_ = Memory(rows * activations + kRounding);
   partials_ = Memory(static_cast<std::size_t>(partials_floats_) * sizeof(float));
   for (int thread = 0; thread < pool_.size(); thread++) {
     scratch_.emplace_back(scratch);

@@ -1,8 +1,8 @@
 // A fixed set of threads that run one function together, with a barrier inside it.
 //
-// Waiting spins for a while, then sleeps in the kernel; threads that find themselves on one core hand it to each other.
-// So a step's barriers are answered at once when every thread has its core, and other programs slow a step down by what
-// they take and not by more. Threads are not pinned: the host is shared. A process that forks keeps no worker in the child; run() there says so.
+// Waiting spins for a while, then sleeps in the kernel; threads that find themselves on one core hand it to each
+// other. So barriers are answered at once when every thread has its core, and other programs cost what they take.
+// Threads are not pinned: the host is shared. A process that forks keeps no worker in the child; run() there says so.
 #pragma once
 
 #include <atomic>
