@@ -6,6 +6,7 @@ real model. The larger models are used where somebody has pulled them, and skipp
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from ridgeline.config import read_settings
 from ridgeline.errors import ModelError
 from ridgeline.model.weights.sources.reference import parse_reference
 from ridgeline.model.weights.sources.resolve import resolve
+
+# What a developer's shell wishes for its own output is not what is tested.
+for _name in ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(_name, None)
 
 
 @pytest.fixture(scope="session")
