@@ -18,6 +18,7 @@ from ridgeline.cost.memory import check_fits, memory_ledger
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.executor import Executor
 from ridgeline.errors import CapacityError, RequestError
+from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.work import Precision, Work
 from ridgeline.model.opened import OpenedModel, open_model
@@ -70,7 +71,6 @@ class Assembled:
     precision: Precision
     settings: Settings
     threads: int
-    timers: Callable[[], object] | None
 
     @property
     def vocab_size(self) -> int:
@@ -117,8 +117,9 @@ class Sizes:
 _CPU_PRECISION = Precision(
     activation_bytes=4.0,
     kv_bytes=2.0,
-    default_compute="int8",
-    compute={"BF16": "bf16", "F16": "f32", "F32": "f32"},
+    default_compute="f32",
+    compute={name: "int8" for name in FORMATS if name not in ("F32", "F16", "BF16")}
+    | {"BF16": "bf16"},
 )
 _REFERENCE_PRECISION = Precision(activation_bytes=4.0, kv_bytes=4.0, default_compute="f32")
 
@@ -161,7 +162,6 @@ def assemble(
         precision=precision,
         settings=settings,
         threads=threads,
-        timers=getattr(executor, "timers", None),
     )
 
 
