@@ -344,6 +344,7 @@ def test_an_unsupported_architecture_is_named_with_what_is_supported() -> None:
     assert "'MambaForCausalLM' is not supported" in message
     assert all(name in message for name in ARCHITECTURES)
     assert "architectures = None" in refusal({})
+    assert "model_type = 'mamba'" in refusal({"model_type": "mamba"})
     with pytest.raises(ModelError, match="'llama' is not supported"):
         find_architecture({"architectures": ["llama"]}, "config.json", "hf")
 
@@ -401,3 +402,10 @@ def test_junk_gives_a_sound_graph_or_a_model_error(architecture: str, junk: dict
     except ModelError:
         return
     check_graph(graph)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3", "phi3"])
+def test_a_configuration_without_architectures_is_told_by_its_model_type(model_type: str) -> None:
+    name, row = find_architecture({"model_type": model_type}, "config.json", "hf")
+    assert model_type in row.model_types
+    assert name.endswith("ForCausalLM")

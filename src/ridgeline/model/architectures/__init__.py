@@ -87,23 +87,29 @@ ARCHITECTURES: dict[str, Architecture] = {
 def find_architecture(
     config: Mapping[str, object], where: str, source: Source | None = None
 ) -> tuple[str, Architecture]:
-    """The row of `architectures[0]`, among those of `source`; ModelError lists what there is."""
+    """The row of `architectures[0]`, or without it of `model_type`, among those of `source`;
+    ModelError lists what there is.
+    """
     supported = {
         name: row for name, row in ARCHITECTURES.items() if source is None or row.source == source
     }
-    listed = config.get("architectures")
+    listed, model_type = config.get("architectures"), config.get("model_type")
     name = listed[0] if isinstance(listed, list | tuple) and listed else None
+    if listed is None and model_type is not None:
+        # A configuration may name its family only, as the one of a base model often does.
+        of_type = (key for key, row in supported.items() if model_type in row.model_types)
+        name = next(of_type, None)
     if not isinstance(name, str):
         raise ModelError(
-            f"{where}: architectures = {quote(listed)}: a list with the model's architecture is "
-            f"needed; supported: {', '.join(supported)}"
+            f"{where}: architectures = {quote(listed)}, model_type = {quote(model_type)}: a list "
+            f"with the model's architecture is needed; supported: {', '.join(supported)}"
         )
     if name not in supported:
         raise ModelError(
             f"{where}: architecture {quote(name)} is not supported; supported: "
             f"{', '.join(supported)}"
         )
-    row, model_type = supported[name], config.get("model_type")
+    row = supported[name]
     if row.model_types and model_type is not None and model_type not in row.model_types:
         raise ModelError(
             f"{where}: model_type = {quote(model_type)} contradicts architectures = "
