@@ -54,14 +54,20 @@ Memory& Memory::operator=(Memory&& other) noexcept {
 std::byte* Slabs::allocate(std::size_t num_bytes) {
   const std::size_t rounded = (num_bytes + 63) / 64 * 64;
   if (rounded < num_bytes) throw std::bad_alloc();
-  if (slabs_.empty() || slabs_.back().size() - slab_used_ < rounded) {
+  if (slabs_.empty() || slabs_.back().size() - slab_used_.back() < rounded) {
     slabs_.emplace_back(std::max(rounded, kSlab));
-    slab_used_ = 0;
+    slab_used_.push_back(0);
   }
-  std::byte* out = slabs_.back().data() + slab_used_;
-  slab_used_ += rounded;
+  std::byte* out = slabs_.back().data() + slab_used_.back();
+  slab_used_.back() += rounded;
   used_bytes_ += num_bytes;
   return out;
+}
+
+std::vector<std::span<const std::byte>> Slabs::areas() const {
+  std::vector<std::span<const std::byte>> areas;
+  for (std::size_t i = 0; i < slabs_.size(); i++) areas.emplace_back(slabs_[i].data(), slab_used_[i]);
+  return areas;
 }
 
 }  // namespace ridgeline

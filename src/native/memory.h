@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <vector>
 
 namespace ridgeline {
@@ -29,10 +30,12 @@ class Slabs {
   // 64-byte aligned, zeroed. Throws std::bad_alloc.
   std::byte* allocate(std::size_t num_bytes);
   std::size_t used_bytes() const { return used_bytes_; }
+  // What is in use, slab by slab.
+  std::vector<std::span<const std::byte>> areas() const;
 
  private:
   std::vector<Memory> slabs_;
-  std::size_t slab_used_ = 0;
+  std::vector<std::size_t> slab_used_;  // of each slab, from its begin
   std::size_t used_bytes_ = 0;
 };
 

@@ -91,14 +91,18 @@ class Assembled:
         was seen; a kept figure below it is measured again.
         """
         from ridgeline.backends.cpu import machine
+        from ridgeline.backends.cpu.executor import CpuExecutor
 
-        size = count_parameters(self.bound_graph).num_bytes
+        executor = self.executor
         return read_roof(
             self.settings.cache_dir,
             machine.identity(),
             self.threads,
-            size,
-            machine.read_bandwidth,
+            count_parameters(self.bound_graph).num_bytes,
+            # The weights themselves, where they are: a second area of their size may not fit.
+            (lambda size, threads: executor.read_bandwidth())
+            if isinstance(executor, CpuExecutor)
+            else machine.read_bandwidth,
             reached,
         )
 

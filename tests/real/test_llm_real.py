@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +110,25 @@ def test_qwen_answers_as_it_should(qwen_path: Path) -> None:
     for output, part in zip(outputs, expected.values(), strict=True):
         assert part in output.outputs[0].text
         assert output.outputs[0].finish_reason == "stop"
+
+
+def test_the_roof_is_read_off_the_weights_themselves(smollm2_path: Path, tmp_path: Path) -> None:
+    """A second area of the weights' size would double the memory of a large model. In a process of
+    its own: a peak never falls.
+    """
+    code = (
+        "import resource, sys; from ridgeline import LLM\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "llm = LLM(sys.argv[1], max_rows=1); before = peak()\n"
+        "print(llm.read_roof().gigabytes_per_second, peak() - before)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code, smollm2_path],
+        env={**os.environ, "RIDGELINE_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert float(shown[0]) > 0.1
+    assert (tmp_path / "roofs.json").exists()
+    assert int(shown[1]) < 16 * 1024, f"{shown[1]} KiB more at the peak"

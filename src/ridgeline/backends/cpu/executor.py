@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
 
 from ridgeline.backends.cpu import _native
 from ridgeline.backends.cpu.bind import bind
+from ridgeline.backends.cpu.machine import ROUNDS
 from ridgeline.backends.cpu.weights import Weights
 from ridgeline.errors import CapacityError, EngineError, RidgelineError
 from ridgeline.model.graph.check import check_graph
@@ -201,6 +203,12 @@ class CpuExecutor:
             "kv_block": self._program.kv_block_bytes,
             "arena": self._program.arena_bytes,
         }
+
+    def read_bandwidth(self) -> float:
+        """GB/s at which the threads read the packed weights and do nothing else: the roof of a
+        decode step. Takes no memory of its own.
+        """
+        return median(self._program.read_bandwidth(ROUNDS))
 
     def _require_idle(self) -> None:
         if self._result is not None:

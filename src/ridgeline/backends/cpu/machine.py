@@ -8,7 +8,7 @@ from statistics import median
 
 from ridgeline.backends.cpu import _native
 
-_ROUNDS = 15
+ROUNDS = 15
 
 
 def identity() -> dict[str, str]:
@@ -28,4 +28,4 @@ def identity() -> dict[str, str]:
 
 def read_bandwidth(num_bytes: int, threads: int) -> float:
     """GB/s, median of 15 passes over `num_bytes` in huge pages after a warm one."""
-    return median(_native.measure_read_bandwidth(num_bytes, threads, _ROUNDS))
+    return median(_native.measure_read_bandwidth(num_bytes, threads, ROUNDS))
