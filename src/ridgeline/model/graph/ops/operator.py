@@ -7,6 +7,7 @@ here; what an operator *means* is its function in `backends/reference`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,26 +45,28 @@ class Sharded:
 
 
 @dataclass(frozen=True, slots=True)
-class Operator:
+class Operator(ABC):
     """Base of all operators: the four rules and nothing else."""
 
+    @abstractmethod
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
-        raise NotImplementedError
+        """Shapes of the outputs."""
 
+    @abstractmethod
     def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
-        raise NotImplementedError
+        """What one application asks of a machine in a step of this shape."""
 
+    @abstractmethod
     def shard(
         self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
     ) -> Sharded | None:
         """The local share; None if it cannot work on inputs placed so (gather them first)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(
         self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
     ) -> None:
         """Raises ModelError where attributes, inputs, weights and state do not agree."""
-        raise NotImplementedError
 
 
 def require(condition: bool, op: Operator, message: str) -> None:
