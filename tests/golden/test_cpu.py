@@ -16,13 +16,13 @@ from ridgeline.model.opened import OpenedModel
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.step import PlanRow, RowSampling, StepPlan
 
-NUM_BLOCKS, MAX_ROWS, MAX_TOKENS = 64, 12, 256
+NUM_BLOCKS, MAX_ROWS, MAX_TOKENS, MAX_LOGITS = 320, 64, 2048, 256
 
 
 AVAILABLE = ISAS[ISAS.index(choose_isa(None)) :]
 
 # Distance from transformers' float32 logits, relative to their norm, by the matrices' format. Keys
-# and values are cached in BF16 (8 bits of mantissa); BF16 matrices multiply activations rounded to
+# and values are cached in F16 (11 bits of mantissa); BF16 matrices multiply activations rounded to
 # BF16. Found: at most 9.2e-4 and 1.01e-2.
 BOUNDS = {"F32": 1e-3, "F16": 1e-3, "BF16": 1.5e-2}
 
@@ -38,7 +38,7 @@ def cpu(
         max_tokens_per_step=MAX_TOKENS,
         threads=threads,
         isa=isa,
-        max_logits_per_step=MAX_TOKENS,
+        max_logits_per_step=MAX_LOGITS,
     )
 
 
@@ -90,8 +90,8 @@ def test_the_same_bits_whole_in_chunks_and_one_by_one(case: str, isa: str) -> No
 
 @pytest.mark.parametrize("isa", AVAILABLE)
 @pytest.mark.parametrize("case", CASES)
-def test_the_same_bits_alone_and_among_others(case: str, isa: str) -> None:
-    """Neighbours before and after, longer and shorter, decoding and not yet done."""
+def test_the_same_bits_alone_and_among_64(case: str, isa: str) -> None:
+    """63 neighbours before and after, longer and shorter, prefilling and decoding."""
     token_ids, _ = prompts(case)[0]
     executor = cpu(open_case(case, "model.safetensors", len(token_ids)), isa=isa)
     length = len(token_ids)
@@ -105,7 +105,7 @@ def test_the_same_bits_alone_and_among_others(case: str, isa: str) -> None:
     executor.open_row(0, token_ids, RowSampling())
     done, found = 0, []
     for n in (length - 9, 4, 1, 1, 3):
-        mine = PlanRow(0, n, done, n, (50, 60, 1) if done == 0 else ())
+        mine = PlanRow(0, n, done, n, (300, 260, 1) if done == 0 else ())
         at = int(random.integers(0, len(others) + 1))
         found.append(executor.forward(StepPlan((*others[:at], mine, *others[at:])))[at : at + n])
         done += n
@@ -119,12 +119,13 @@ def test_the_same_bits_alone_and_among_others(case: str, isa: str) -> None:
     assert np.array_equal(np.concatenate(found), alone)
 
 
+@pytest.mark.parametrize("isa", AVAILABLE)
 @pytest.mark.parametrize("case", CASES)
-def test_the_same_bits_with_one_thread_and_two(case: str) -> None:
+def test_the_same_bits_with_one_thread_and_two(case: str, isa: str) -> None:
     token_ids, _ = prompts(case)[0]
     model = open_case(case, "model.safetensors", len(token_ids))
     chunks = [len(token_ids) - 3, 1, 2]
-    one, two = (in_chunks(cpu(model, threads=n), 0, token_ids, chunks) for n in (1, 2))
+    one, two = (in_chunks(cpu(model, threads=n, isa=isa), 0, token_ids, chunks) for n in (1, 2))
     assert np.array_equal(one, two)
 
 

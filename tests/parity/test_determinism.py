@@ -148,7 +148,7 @@ def test_threads_fusion(format_name: str, isa: str) -> None:
 
 
 @isas
-@formats
+@pytest.mark.parametrize("format_name", FORMATS)
 def test_alone_and_among_64_rows(format_name: str, isa: str) -> None:
     """Row 3 decodes its last token in a step of 64 rows of all lengths, prefilling and decoding."""
     cpu = executor(format_name, isa)
