@@ -44,10 +44,12 @@ class ChatTemplate:
             reads_parts = _loops_over_content(tree)
         except RecursionError:
             raise ModelError(
-                "chat template: is nested too deeply; use --raw to go without it"
+                "chat template: is nested too deeply; use --raw (Python: generate) to go without it"
             ) from None
         except TemplateFault as fault:
-            raise ModelError(f"chat template: {fault}; use --raw to go without it") from None
+            raise ModelError(
+                f"chat template: {fault}; use --raw (Python: generate) to go without it"
+            ) from None
         object.__setattr__(self, "_tree", tree)
         object.__setattr__(self, "_reads_parts", reads_parts)
 
@@ -55,7 +57,9 @@ class ChatTemplate:
     def of(tokenizer: Tokenizer) -> ChatTemplate:
         """The template of a tokenizer's files. Raises `ModelError` where they hold none."""
         if tokenizer.chat_template is None:
-            raise ModelError("this model has no chat template; use --raw to send it plain text")
+            raise ModelError(
+                "this model has no chat template; use --raw (Python: generate) for plain text"
+            )
         ids = {
             "bos_token": tokenizer.bos_id,
             "eos_token": tokenizer.eos_id,
@@ -105,7 +109,7 @@ class ChatTemplate:
             reason = str(error) or type(error).__name__
         raise ModelError(
             f"chat template, line {evaluator.line}: {reason.splitlines()[0]}; "
-            "use --raw to go without it"
+            "use --raw (Python: generate) to go without it"
         )
 
     def _message(self, message: Mapping[str, Any], place: int) -> dict[str, Any]:
