@@ -6,76 +6,25 @@ the engine below sees ids only.
 
 from __future__ import annotations
 
-import itertools
-import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.assemble import Options, assemble
 from ridgeline.config import Settings, read_settings
-from ridgeline.engine.answer import Answer
-from ridgeline.engine.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
-from ridgeline.engine.request import Event, Request, SamplingParams
+from ridgeline.engine.engine import Engine
+from ridgeline.engine.outputs import Delta, RequestOutput
+from ridgeline.engine.prompts import Message, Prompt, Prompts, Tokenized
+from ridgeline.engine.request import SamplingParams
+from ridgeline.engine.session import Group, Session
 from ridgeline.errors import RequestError
 from ridgeline.model.weights.sources import Progress, silent
 from ridgeline.step import StepShape
 
 if TYPE_CHECKING:
     from ridgeline.cost.device import ReadRoof
-    from ridgeline.model.text.chat import ChatTemplate
-
-Prompt = str | Sequence[int] | Mapping[str, Any]
-Message = Mapping[str, Any]
-
-
-@dataclass(slots=True)
-class _Group:
-    """The requests of one prompt (n answers) while they run."""
-
-    id: str
-    prompt: str | None
-    prompt_token_ids: tuple[int, ...]
-    answers: list[Answer]
-    requests: list[Request]
-    arrival: float
-    submitted: float
-    first_token: float | None = None
-    finished: float | None = None
-    deltas: list[Delta] = field(default_factory=list)
-
-    @property
-    def done(self) -> bool:
-        return all(a.finish_reason is not None for a in self.answers)
-
-    def output(self) -> RequestOutput:
-        return RequestOutput(
-            request_id=self.id,
-            prompt=self.prompt,
-            prompt_token_ids=self.prompt_token_ids,
-            outputs=tuple(_completion(i, a) for i, a in enumerate(self.answers)),
-            finished=self.done,
-            metrics=RequestMetrics(self.arrival, self.submitted, self.first_token, self.finished),
-            num_cached_tokens=self.requests[0].num_cached or 0,
-        )
-
-
-def _completion(index: int, answer: Answer) -> CompletionOutput:
-    wanted = answer.params.logprobs is not None
-    return CompletionOutput(
-        index=index,
-        text=answer.text,
-        token_ids=tuple(answer.token_ids),
-        cumulative_logprob=answer.cumulative_logprob if wanted else None,
-        logprobs=tuple(answer.logprobs) if wanted else None,
-        finish_reason=answer.finish_reason,
-        stop_reason=answer.stop_reason,
-        seed=answer.seed,
-        error=answer.error,
-    )
 
 
 class LLM:
@@ -105,10 +54,9 @@ class LLM:
                 wrong or "options", f"is not an option; there are: {known}"
             ) from None
         self._assembled = assemble(model, self.settings, chosen, progress)
-        self._engine = self._assembled.engine
-        self._ids = itertools.count()
-        self._groups: dict[str, tuple[_Group, int]] = {}
-        self._template: ChatTemplate | None = None
+        tokenizer = self._assembled.tokenizer
+        self.prompts = Prompts(tokenizer, self._assembled.vocab_size, self._assembled.template)
+        self.session = Session(self._assembled.engine, tokenizer)
 
     @property
     def tokenizer(self) -> Any:
@@ -117,11 +65,15 @@ class LLM:
     @property
     def max_context(self) -> int:
         """Tokens that a prompt and its answer may have together."""
-        return self._engine.state.limits.max_context
+        return self.session.max_context
+
+    @property
+    def _engine(self) -> Engine:
+        return self.session.engine
 
     def check_chat_template(self) -> None:
         """Raises ModelError if the model has no chat template, or one that cannot be read."""
-        self._chat_template()
+        self.prompts.template  # noqa: B018 (reads it)
 
     def step_bytes(self, batch: int, context: int) -> float:
         """Bytes of weights and KV that a decode step of `batch` rows at `context` must move."""
@@ -152,7 +104,7 @@ class LLM:
         arrival = time.monotonic()
         many = _as_list(prompts)
         params = _params_for(many, sampling_params)
-        return self._run([self._tokenize(p) for p in many], params, arrival, use_tqdm)
+        return self._run([self.prompts.tokenize(p) for p in many], params, arrival, use_tqdm)
 
     def chat(
         self,
@@ -174,15 +126,21 @@ class LLM:
         arrival = time.monotonic()
         conversations: Sequence[Sequence[Message]]
         conversations = [messages] if _is_conversation(messages) else messages  # type: ignore[assignment,list-item]
-        variables = dict(chat_template_kwargs or {})
-        prompts = [self._render(c, tools, add_generation_prompt, variables) for c in conversations]
+        prompts = [
+            self.prompts.render(
+                conversation,
+                tools=tools,
+                add_generation_prompt=add_generation_prompt,
+                variables=chat_template_kwargs,
+            )
+            for conversation in conversations
+        ]
         return self._run(prompts, _params_for(prompts, sampling_params), arrival, use_tqdm)
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Stream:
         """Continues one prompt piece by piece. Dropping the stream ends the request."""
         arrival = time.monotonic()
-        group = self._submit(self._tokenize(prompt), sampling_params or SamplingParams(), arrival)
-        return Stream(self, group)
+        return self._stream(self.prompts.tokenize(prompt), sampling_params, arrival)
 
     def stream_chat(
         self,
@@ -194,150 +152,47 @@ class LLM:
     ) -> Stream:
         """Answers a conversation piece by piece. Dropping the stream ends the request."""
         arrival = time.monotonic()
-        prompt = self._render(messages, tools, True, dict(chat_template_kwargs or {}))
-        return Stream(self, self._submit(prompt, sampling_params or SamplingParams(), arrival))
+        prompt = self.prompts.render(messages, tools=tools, variables=chat_template_kwargs)
+        return self._stream(prompt, sampling_params, arrival)
 
-    # ---- text to ids
-
-    def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
-        if isinstance(prompt, str):
-            return prompt, self._assembled.tokenizer.encode(prompt)
-        ids: object = prompt
-        if isinstance(prompt, Mapping):
-            if set(prompt) == {"prompt"} and isinstance(prompt["prompt"], str):
-                return self._tokenize(prompt["prompt"])
-            if set(prompt) != {"prompt_token_ids"}:
-                raise RequestError("prompt", 'a mapping holds "prompt" or "prompt_token_ids" only')
-            ids = prompt["prompt_token_ids"]
-        vocab_size = self._assembled.vocab_size
-        if not isinstance(ids, Sequence) or not all(
-            isinstance(i, int) and 0 <= i < vocab_size for i in ids
-        ):
-            raise RequestError("prompt_token_ids", f"must be whole numbers below {vocab_size}")
-        return None, list(ids)
-
-    def _render(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]] | None,
-        add_generation_prompt: bool,
-        variables: dict[str, Any],
-    ) -> tuple[str | None, list[int]]:
-        if not messages:
-            raise RequestError("messages", "are empty; at least one is needed")
-        text = self._chat_template().render(
-            messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables
-        )
-        # The template writes the special tokens itself.
-        return text, self._assembled.tokenizer.encode(text, add_special=False)
-
-    def _chat_template(self) -> ChatTemplate:
-        if self._template is None:
-            self._template = self._assembled.template()
-        return self._template
-
-    # ---- running
-
-    def _submit(
-        self, prompt: tuple[str | None, list[int]], params: SamplingParams, arrival: float
-    ) -> _Group:
-        text, ids = prompt
-        seed = secrets.randbits(63) if params.seed is None else params.seed
-        number = next(self._ids)
-        stops = frozenset(params.stop_token_ids)
-        if not params.ignore_eos:
-            stops |= self._assembled.tokenizer.eos_ids
-        group = _Group(
-            id=f"request-{number}",
-            prompt=text,
-            prompt_token_ids=tuple(ids),
-            answers=[],
-            requests=[],
-            arrival=arrival,
-            submitted=time.monotonic(),
-        )
-        try:
-            for index in range(params.n):
-                own_seed = (seed + index) % 2**64  # answer i of a prompt uses seed + i
-                request = Request(
-                    id=f"request-{number}-{index}",
-                    token_ids=list(ids),
-                    num_prompt=len(ids),
-                    max_tokens=params.max_tokens or max(1, self.max_context - len(ids)),
-                    sampling=params.row_sampling(own_seed),
-                    stop_token_ids=stops,
-                )
-                self._engine.submit(request)
-                group.requests.append(request)
-                group.answers.append(Answer(self._assembled.tokenizer, params, own_seed))
-                self._groups[request.id] = (group, index)
-        except BaseException:
-            self._abort(group)
-            raise
-        return group
-
-    def _step(self) -> None:
-        for event in self._engine.step():
-            self._take(event)
-
-    def _take(self, event: Event) -> None:
-        group, index = self._groups[event.request_id]
-        answer = group.answers[index]
-        now = time.monotonic()
-        if group.first_token is None and event.token_id is not None:
-            group.first_token = now
-        text = answer.take(event)
-        if event.finish_reason is not None or answer.finish_reason is not None:
-            self._engine.abort(event.request_id)
-            del self._groups[event.request_id]
-        if group.done:
-            group.finished = now
-        ids = () if event.token_id is None else (event.token_id,)
-        last = group.output() if group.done else None
-        group.deltas.append(Delta(index, text, ids, answer.finish_reason, last))
-
-    def _abort(self, group: _Group) -> None:
-        for request in group.requests:
-            self._engine.abort(request.id)
-            self._groups.pop(request.id, None)
+    def _stream(self, prompt: Tokenized, params: SamplingParams | None, arrival: float) -> Stream:
+        group = self.session.submit(prompt, params or SamplingParams(), arrival=arrival)
+        return Stream(self.session, group)
 
     def _run(
         self,
-        prompts: Sequence[tuple[str | None, list[int]]],
+        prompts: Sequence[Tokenized],
         params: Sequence[SamplingParams],
         arrival: float,
         use_tqdm: bool | None,
     ) -> list[RequestOutput]:
-        groups: list[_Group] = []
+        groups: list[Group] = []
         try:
             for prompt, own in zip(prompts, params, strict=True):
-                groups.append(self._submit(prompt, own, arrival))
+                groups.append(self.session.submit(prompt, own, arrival=arrival))
             show = len(groups) > 1 and sys.stderr.isatty() if use_tqdm is None else use_tqdm
+            left = {id(group) for group in groups}
             with _Progress(len(groups)) if show else nullcontext() as progress:
-                while not all(group.done for group in groups):
-                    self._step()
+                while left:
+                    # A stream may run beside: its pieces are not ours to take.
+                    touched = [g for g in self.session.step() if id(g) in left]
                     if progress is not None:
-                        progress.show(groups)
-                    for group in groups:
+                        progress.add(touched)
+                    for group in touched:
                         group.deltas.clear()
+                    left.difference_update(id(group) for group in touched if group.done)
         finally:
             for group in groups:
                 if not group.done:
-                    self._abort(group)
+                    self.session.abandon(group)
         return [group.output() for group in groups]
-
-    def _cancel(self, group: _Group) -> None:
-        for request in group.requests:
-            event = self._engine.abort(request.id)
-            if event is not None:
-                self._take(event)
 
 
 class Stream(Iterator[Delta]):
     """The pieces of one prompt's answers as they come. It owns the request until the last piece."""
 
-    def __init__(self, llm: LLM, group: _Group) -> None:
-        self._llm = llm
+    def __init__(self, session: Session, group: Group) -> None:
+        self._session = session
         self._group = group
         self._cancelled = False
 
@@ -347,9 +202,9 @@ class Stream(Iterator[Delta]):
             if group.done:
                 raise StopIteration
             if self._cancelled:
-                self._llm._cancel(group)
+                self._session.cancel(group)
             else:
-                self._llm._step()
+                self._session.step()
         return group.deltas.pop(0)
 
     def cancel(self) -> None:
@@ -364,7 +219,7 @@ class Stream(Iterator[Delta]):
     def close(self) -> None:
         """Ends what still runs and frees its memory; also when the stream is dropped half read."""
         if not self._group.done:
-            self._llm._abort(self._group)
+            self._session.abandon(self._group)
 
     def __del__(self) -> None:
         self.close()
@@ -388,6 +243,7 @@ class _Progress(AbstractContextManager["_Progress"]):
         )
         self._task = self._bar.add_task("", total=total, rate=0.0)
         self._start = time.monotonic()
+        self._num_tokens = self._num_done = 0
 
     def __enter__(self) -> _Progress:
         self._bar.start()
@@ -396,10 +252,12 @@ class _Progress(AbstractContextManager["_Progress"]):
     def __exit__(self, *_exception: object) -> None:
         self._bar.stop()
 
-    def show(self, groups: Sequence[_Group]) -> None:
-        tokens = sum(len(a.token_ids) for g in groups for a in g.answers)
-        rate = tokens / max(time.monotonic() - self._start, 1e-9)
-        self._bar.update(self._task, completed=sum(g.done for g in groups), rate=rate)
+    def add(self, touched: Sequence[Group]) -> None:
+        """Counts what a step gave; groups come here once a step, before their pieces are taken."""
+        self._num_tokens += sum(len(d.token_ids) for g in touched for d in g.deltas)
+        self._num_done += sum(g.done for g in touched)
+        rate = self._num_tokens / max(time.monotonic() - self._start, 1e-9)
+        self._bar.update(self._task, completed=self._num_done, rate=rate)
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

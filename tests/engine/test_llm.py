@@ -284,3 +284,13 @@ def test_what_does_not_fit_is_known_before() -> None:
         LLM(str(GOLDEN / "llama3" / "model.gguf"), context_length=100, memory=100)
     with pytest.raises(CapacityError, match="does not fit"):
         LLM(str(GOLDEN / "llama3" / "model.gguf"), memory=10**18)
+
+
+def test_a_stream_loses_nothing_to_a_generate_beside_it(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+    (alone,) = llm.generate(PROMPTS[1], params)
+    stream = llm.stream(PROMPTS[1], params)
+    pieces = [next(stream)]
+    llm.generate(PROMPTS[0], GREEDY)
+    pieces += stream
+    assert "".join(p.text for p in pieces) == alone.outputs[0].text

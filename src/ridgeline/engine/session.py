@@ -1,0 +1,176 @@
+"""Prompts in, pieces of answers out: the requests of each prompt, their seeds, texts and times.
+
+It stands on the engine, which sees ids only, and serves the Python API and the asyncio engine
+alike. Not thread-safe: one caller submits, steps and takes the pieces.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from dataclasses import dataclass, field
+
+from ridgeline.engine.answer import Answer
+from ridgeline.engine.engine import Engine
+from ridgeline.engine.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
+from ridgeline.engine.prompts import Tokenized
+from ridgeline.engine.request import Event, Request, SamplingParams
+from ridgeline.errors import EngineError, RequestError
+from ridgeline.model.text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class Group:
+    """The requests of one prompt, one an answer, while they run.
+
+    deltas: pieces that nobody has taken yet; whoever owns the group takes them out.
+    """
+
+    id: str
+    prompt: Tokenized
+    arrival: float
+    submitted: float
+    answers: list[Answer] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    first_token: float | None = None
+    finished: float | None = None
+    num_running: int = 0
+    deltas: list[Delta] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        return self.num_running == 0
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(answer.token_ids) for answer in self.answers)
+
+    def output(self) -> RequestOutput:
+        """The prompt and its answers so far."""
+        return RequestOutput(
+            request_id=self.id,
+            prompt=self.prompt.text,
+            prompt_token_ids=tuple(self.prompt.token_ids),
+            outputs=tuple(_completion(i, a) for i, a in enumerate(self.answers)),
+            finished=self.done,
+            metrics=RequestMetrics(self.arrival, self.submitted, self.first_token, self.finished),
+            num_cached_tokens=self.requests[0].num_cached or 0,
+        )
+
+
+def _completion(index: int, answer: Answer) -> CompletionOutput:
+    wanted = answer.params.logprobs is not None
+    return CompletionOutput(
+        index=index,
+        text=answer.text,
+        token_ids=tuple(answer.token_ids),
+        cumulative_logprob=answer.cumulative_logprob if wanted else None,
+        logprobs=tuple(answer.logprobs) if wanted else None,
+        finish_reason=answer.finish_reason,
+        stop_reason=answer.stop_reason,
+        seed=answer.seed,
+        error=answer.error,
+    )
+
+
+class Session:
+    """Owns the groups that run on an engine."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
+        self.engine = engine
+        self._tokenizer = tokenizer
+        self._numbers = itertools.count()
+        self._groups: dict[str, tuple[Group, int]] = {}
+
+    @property
+    def max_context(self) -> int:
+        return self.engine.state.limits.max_context
+
+    def submit(
+        self,
+        prompt: Tokenized,
+        params: SamplingParams,
+        *,
+        arrival: float,
+        name: str | None = None,
+    ) -> Group:
+        """Queues a prompt. arrival: `time.monotonic()` of the call that brought it. name: its id; must not be
+        that of a group that runs. Raises RequestError if it could never run here.
+        """
+        name = f"request-{next(self._numbers)}" if name is None else name
+        seed = secrets.randbits(63) if params.seed is None else params.seed
+        stops = frozenset(params.stop_token_ids)
+        if not params.ignore_eos:
+            stops |= self._tokenizer.eos_ids
+        num_prompt = len(prompt.token_ids)
+        group = Group(name, prompt, arrival, time.monotonic())
+        try:
+            for index in range(params.n):
+                own_seed = (seed + index) % 2**64  # answer i of a prompt uses seed + i
+                request = Request(
+                    id=f"{name}-{index}",
+                    token_ids=list(prompt.token_ids),
+                    num_prompt=num_prompt,
+                    max_tokens=params.max_tokens or max(1, self.max_context - num_prompt),
+                    sampling=params.row_sampling(own_seed),
+                    stop_token_ids=stops,
+                )
+                if request.id in self._groups:
+                    raise RequestError("request_id", f"{name!r} is in use")
+                self.engine.submit(request)
+                group.requests.append(request)
+                group.answers.append(Answer(self._tokenizer, params, own_seed))
+                group.num_running += 1
+                self._groups[request.id] = (group, index)
+        except BaseException:
+            self.abandon(group)
+            raise
+        return group
+
+    def step(self) -> list[Group]:
+        """One step of the engine; the groups that it gave something, each once."""
+        touched: dict[int, Group] = {}
+        for event in self.engine.step():
+            group = self._take(event)
+            touched[id(group)] = group
+        return list(touched.values())
+
+    def cancel(self, group: Group) -> None:
+        """Ends a group's answers as "abort"; the last pieces say so."""
+        for request in group.requests:
+            event = self.engine.abort(request.id)
+            if event is not None:
+                self._take(event)
+
+    def abandon(self, group: Group) -> None:
+        """Frees what a group holds; nobody will look at its answers again."""
+        for request in group.requests:
+            self.engine.abort(request.id)
+            self._groups.pop(request.id, None)
+
+    def fail(self, error: EngineError) -> list[Group]:
+        """Ends every group as "error": the engine itself is at fault, and no step can be had."""
+        groups = {id(group): group for group, _ in self._groups.values()}
+        for request_id in list(self._groups):
+            self.engine.abort(request_id)
+            self._take(Event(request_id, finish_reason="error", error=error))
+        return list(groups.values())
+
+    def _take(self, event: Event) -> Group:
+        group, index = self._groups[event.request_id]
+        answer = group.answers[index]
+        now = time.monotonic()
+        if group.first_token is None and event.token_id is not None:
+            group.first_token = now
+        text = answer.take(event)
+        if event.finish_reason is not None or answer.finish_reason is not None:
+            self.engine.abort(event.request_id)
+            del self._groups[event.request_id]
+            group.num_running -= 1
+        if group.done:
+            group.finished = now
+        ids = () if event.token_id is None else (event.token_id,)
+        last = group.output() if group.done else None
+        group.deltas.append(Delta(index, text, ids, answer.finish_reason, last))
+        return group
