@@ -95,8 +95,8 @@ class Session:
         arrival: float,
         name: str | None = None,
     ) -> Group:
-        """Queues a prompt. arrival: `time.monotonic()` of the call that brought it. name: its id; must not be
-        that of a group that runs. Raises RequestError if it could never run here.
+        """Queues a prompt. arrival: `time.monotonic()` of the call that brought it. name: its id,
+        if no group that runs has it. Raises RequestError if it could never run here.
         """
         name = f"request-{next(self._numbers)}" if name is None else name
         seed = secrets.randbits(63) if params.seed is None else params.seed
