@@ -390,7 +390,8 @@ NB_MODULE(_native, m) {
            [](const Program& program) {
              nb::list out;
              for (const OperatorTime& time : program.times())
-               out.append(nb::make_tuple(time.name, time.type, time.calls, time.nanoseconds));
+               out.append(nb::make_tuple(time.name, time.type, time.calls, time.nanoseconds,
+                                         time.barrier_nanoseconds));
              return out;
            })
       .def("reset_times", &Program::reset_times)

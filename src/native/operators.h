@@ -13,6 +13,7 @@
 #include "memory.h"
 #include "rows.h"
 #include "threads.h"
+#include "ticks.h"
 
 namespace ridgeline {
 
@@ -68,13 +69,23 @@ struct Worker {
   ThreadPool& pool;
   std::byte* scratch;
   std::byte* activations;  // of a few rows, its own
+  std::uint64_t waited = 0;  // ticks at barriers since the program last took them
 
-  void barrier() { pool.barrier(thread); }
+  void barrier() {
+    const std::uint64_t arrived = ticks_now();
+    pool.barrier(thread);
+    waited += ticks_now() - arrived;
+  }
   // The thread's share of `count` things: contiguous, sizes differing by at most one.
   void share(std::int64_t count, std::int64_t& begin, std::int64_t& end) const {
     begin = count * thread / num_threads;
     end = count * (thread + 1) / num_threads;
   }
+};
+
+// One thread's count, on a cache line of its own.
+struct alignas(64) ThreadTicks {
+  std::uint64_t ticks = 0;
 };
 
 class Operator {
@@ -86,6 +97,7 @@ class Operator {
 
   const std::string name, type;
   std::uint64_t calls = 0, ticks = 0;
+  std::vector<ThreadTicks> waited;  // of each thread
   // The next work item of a phase; the program zeroes it before a step.
   alignas(64) std::atomic<std::int64_t> next_item{0};
 };

@@ -7,10 +7,6 @@
 #include <stdexcept>
 #include <utility>
 
-#if defined(__x86_64__)
-#include <x86intrin.h>
-#endif
-
 namespace ridgeline {
 namespace {
 
@@ -18,14 +14,6 @@ namespace {
 constexpr std::int64_t kPieceBytes = std::int64_t{8} << 20;
 
 std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
-
-std::uint64_t ticks_now() {
-#if defined(__x86_64__)
-  return __rdtsc();
-#else
-  return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
-#endif
-}
 
 // Two readings of both clocks, one at load and one at each call, since a program that runs steps is older than this.
 struct ClockPair {
@@ -180,6 +168,7 @@ void Program::finish(const View& logits) {
     scratch_.emplace_back(scratch);
     own_activations_.emplace_back(kOwnActivationRows * activations + kRounding);
   }
+  reset_times();
   samples_.reserve(static_cast<std::size_t>(limits.max_rows));
   tops_.resize(static_cast<std::size_t>(limits.max_rows));
   finished_ = true;
@@ -227,6 +216,7 @@ void Program::run_thread(int thread, bool sampling) {
   for (const auto& op : operators_) {
     op->run(context, worker);
     worker.barrier();
+    op->waited[static_cast<std::size_t>(thread)].ticks += std::exchange(worker.waited, 0);
     if (thread == 0) {
       const std::uint64_t now = ticks_now();
       op->ticks += now - start;
@@ -236,6 +226,8 @@ void Program::run_thread(int thread, bool sampling) {
   }
   if (!sampling) return;
   sample_rows(context, worker);
+  worker.barrier();
+  sample_waited_[static_cast<std::size_t>(thread)].ticks += worker.waited;
   if (thread == 0) {
     sample_ticks_ += ticks_now() - start;
     sample_calls_++;
@@ -267,16 +259,27 @@ void Program::append_sampled() {
 
 std::vector<OperatorTime> Program::times() const {
   const double scale = nanoseconds_per_tick();
+  const auto mean = [&](const std::vector<ThreadTicks>& waited) {
+    std::uint64_t total = 0;
+    for (const ThreadTicks& each : waited) total += each.ticks;
+    return static_cast<double>(total) * scale / static_cast<double>(pool_.size());
+  };
   std::vector<OperatorTime> out;
   for (const auto& op : operators_)
-    out.push_back({op->name, op->type, op->calls, static_cast<double>(op->ticks) * scale});
-  out.push_back({"sample", "sample", sample_calls_, static_cast<double>(sample_ticks_) * scale});
+    out.push_back({op->name, op->type, op->calls, static_cast<double>(op->ticks) * scale, mean(op->waited)});
+  out.push_back(
+      {"sample", "sample", sample_calls_, static_cast<double>(sample_ticks_) * scale, mean(sample_waited_)});
   return out;
 }
 
 void Program::reset_times() {
-  for (const auto& op : operators_) op->calls = op->ticks = 0;
+  const std::vector<ThreadTicks> none(static_cast<std::size_t>(pool_.size()));
+  for (const auto& op : operators_) {
+    op->calls = op->ticks = 0;
+    op->waited = none;
+  }
   sample_calls_ = sample_ticks_ = 0;
+  sample_waited_ = none;
 }
 
 }  // namespace ridgeline

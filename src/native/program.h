@@ -16,6 +16,7 @@ struct OperatorTime {
   std::string name, type;
   std::uint64_t calls;
   double nanoseconds;
+  double barrier_nanoseconds;  // mean over the threads of what each waited for others
 };
 
 // What a step gave one row of the plan that wanted logits.
@@ -96,6 +97,7 @@ class Program {
   std::vector<std::vector<Candidate>> tops_;  // of each sample
   alignas(64) std::atomic<std::int64_t> next_sample_{0};
   std::uint64_t sample_calls_ = 0, sample_ticks_ = 0;
+  std::vector<ThreadTicks> sample_waited_;  // of each thread
 };
 
 }  // namespace ridgeline

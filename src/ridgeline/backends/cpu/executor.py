@@ -40,12 +40,14 @@ class OperatorTime:
     """What an operator of the graph has taken in all steps since the last reset.
 
     name: the node's. type: its operator's. nanoseconds: wall time of the whole thread pool.
+    barrier_nanoseconds: the part of it that a thread waited for others, mean over the threads.
     """
 
     name: str
     type: str
     calls: int
     nanoseconds: float
+    barrier_nanoseconds: float
 
 
 def choose_isa(wanted: str | None) -> str:
