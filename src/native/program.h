@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "operators.h"
+#include "operators_attention.h"
 #include "roofs.h"
 
 namespace ridgeline {

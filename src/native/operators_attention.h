@@ -1,0 +1,84 @@
+// The operators that touch the cache: what goes into it, and attention over it. As in operators.h, every thread calls
+// run().
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "operators.h"
+
+namespace ridgeline {
+
+// One layer's place in a cache block: key tiles of all its heads, then value tiles.
+struct KvPlace {
+  std::size_t key_offset, value_offset;
+  std::int64_t kv_heads, key_dim, value_dim;
+  std::int64_t window;  // 0: none
+};
+
+// cos and sin of every position, computed when first needed.
+struct RopeTable {
+  std::vector<double> frequencies;
+  double magnitude;
+  Memory memory;
+  std::int64_t num_ready = 0;
+
+  const float* data() const { return reinterpret_cast<const float*>(memory.data()); }
+  void extend(std::int64_t num_positions);
+};
+
+// Rope, KvWrite and RopeKvWrite: heads of q are normalised and rotated into `q_out`, heads of k and v go to the cache.
+class HeadsToCache final : public Operator {
+ public:
+  struct Spec {
+    std::int64_t head_dim = 0;
+    std::int64_t q_heads = 0;  // 0: no q
+    View q, q_out;
+    bool writes_kv = false;
+    KvPlace place{};
+    View k, v;
+    const RopeTable* table = nullptr;  // none: not rotated
+    bool interleaved = false;
+    bool has_q_norm = false, has_k_norm = false;
+    NormArgs q_norm{}, k_norm{};
+  };
+  HeadsToCache(std::string name, std::string type, Spec spec);
+  void run(const StepContext& context, Worker& worker) override;
+  std::size_t scratch_bytes(const Kernels&) const override;
+
+ private:
+  void head(const StepContext& context, Worker& worker, const Segment& segment, std::int64_t head) const;
+  void turn(const StepContext& context, const NormArgs* norm, const float* x, std::int64_t ldx, float* y,
+            std::int64_t ldy, const Segment& segment) const;
+
+  Spec spec_;
+};
+
+class Attention final : public Operator {
+ public:
+  struct Spec {
+    View q, out;
+    KvPlace place;
+    std::int64_t num_heads;
+    float scale, softcap;
+    bool causal;
+  };
+  Attention(std::string name, Spec spec);
+  void run(const StepContext& context, Worker& worker) override;
+  std::size_t scratch_bytes(const Kernels& kernels) const override;
+  // Floats of `num_chunks` chunks of one token, all heads.
+  std::int64_t partials_floats(std::int64_t num_chunks) const;
+
+ private:
+  AttentionArgs args(const StepContext& context, const StepRow& row, std::int64_t kv_head) const;
+  bool splits_context(const StepContext& context, int num_threads) const;
+  void run_whole(const StepContext& context, Worker& worker);
+  void run_decode(const StepContext& context, Worker& worker) const;
+  void run_split(const StepContext& context, Worker& worker) const;
+
+  Spec spec_;
+};
+
+}  // namespace ridgeline
