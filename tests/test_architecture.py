@@ -26,6 +26,7 @@ ROOMS = (
     "bench",
     "plan",
     "quantize",
+    "async_engine",
     "llm",
     "assemble",
     "engine",

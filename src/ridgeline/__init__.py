@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ridgeline.async_engine import AsyncEngine
     from ridgeline.engine.outputs import CompletionOutput, Delta, RequestOutput
     from ridgeline.engine.request import SamplingParams
     from ridgeline.errors import (
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AsyncEngine": "ridgeline.async_engine",
     "LLM": "ridgeline.llm",
     "CompletionOutput": "ridgeline.engine.outputs",
     "Delta": "ridgeline.engine.outputs",
@@ -39,6 +41,7 @@ _HOMES = {
 
 __all__ = [
     "LLM",
+    "AsyncEngine",
     "CapacityError",
     "CompletionOutput",
     "Delta",

@@ -1,0 +1,409 @@
+"""The engine for asyncio: many callers, one model, one thread that steps it.
+
+`AsyncEngine(LLM(...))` takes the model over. Callers on event loops submit prompts, read pieces as
+they come and abort at any moment; a caller that goes away frees what it held. The thread alone
+touches the session: commands reach it between steps, and pieces leave it once a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from ridgeline.engine.outputs import Delta, RequestOutput
+from ridgeline.engine.prompts import Message, Prompt, Tokenized
+from ridgeline.engine.request import SamplingParams
+from ridgeline.engine.session import Group, Session
+from ridgeline.errors import EngineError, RidgelineError
+from ridgeline.llm import LLM
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the engine holds between two steps. running and waiting count requests; blocks are those
+    of the KV cache.
+    """
+
+    running: int
+    waiting: int
+    free_blocks: int
+    num_blocks: int
+
+
+class AsyncStream(AsyncIterator[Delta]):
+    """The pieces of one prompt's answers as they come; read by one task.
+
+    It owns the request until the last piece: closing it, dropping it, or cancelling the task that
+    reads it ends the request and frees its memory. output: the prompt and its answers, once the
+    last piece is read.
+    """
+
+    def __init__(self, engine: AsyncEngine, mailbox: _Mailbox, group: Group) -> None:
+        self._engine = engine  # lives as long as somebody reads
+        self._mailbox = mailbox
+        self._group = group
+        self._done = False
+        self.output: RequestOutput | None = None
+
+    @property
+    def request_id(self) -> str:
+        return self._group.id
+
+    async def __anext__(self) -> Delta:
+        if self._done:
+            raise StopAsyncIteration
+        try:
+            delta = await self._mailbox.take()
+        except BaseException:
+            self.close()
+            raise
+        if delta.output is not None:
+            self.output, self._done = delta.output, True
+        return delta
+
+    def abort(self) -> None:
+        """Ends the answers as "abort": the last piece says so and has what was said until then."""
+        if not self._done:
+            self._engine.abort(self.request_id)
+
+    def close(self) -> None:
+        """Ends what still runs; nothing more can be read."""
+        if not self._done:
+            self._done = True
+            self._engine._worker.forget(self._group)
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _Mailbox:
+    """Pieces on their way from the thread to one reader's loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.ready = asyncio.Event()
+        self.deltas: deque[Delta] = deque()
+        self.fault: EngineError | None = None
+
+    async def take(self) -> Delta:
+        while not self.deltas:
+            if self.fault is not None:
+                raise self.fault
+            self.ready.clear()
+            if not self.deltas and self.fault is None:
+                await self.ready.wait()
+        return self.deltas.popleft()
+
+
+class AsyncEngine:
+    """Serves prompts from any number of tasks on any number of event loops.
+
+    The LLM must not be used otherwise from then on. `close`, or leaving `async with`, ends all
+    requests as "abort" and stops the thread.
+    """
+
+    def __init__(self, llm: LLM) -> None:
+        self._llm = llm
+        self._worker = _Worker(llm.session)
+        self._stop = weakref.finalize(self, self._worker.stop)
+
+    @property
+    def max_context(self) -> int:
+        return self._llm.max_context
+
+    @property
+    def load(self) -> Load:
+        """As of the last step. Safe to call anywhere."""
+        return self._worker.load
+
+    async def stream(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+    ) -> AsyncStream:
+        """Queues a prompt; read the stream for its answers.
+
+        Raises RequestError for a prompt that could never run, and EngineError if the engine has
+        stopped, before anything runs.
+        """
+        arrival = time.monotonic()
+        tokenized = await asyncio.to_thread(self._llm.prompts.tokenize, prompt)
+        return await self._submit(tokenized, sampling_params, request_id, arrival)
+
+    async def stream_chat(
+        self,
+        messages: Sequence[Message],
+        sampling_params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        request_id: str | None = None,
+    ) -> AsyncStream:
+        """Queues a conversation; raises as `stream` and `LLM.chat` do."""
+        arrival = time.monotonic()
+        tokenized = await asyncio.to_thread(
+            self._llm.prompts.render, messages, tools=tools, variables=chat_template_kwargs
+        )
+        return await self._submit(tokenized, sampling_params, request_id, arrival)
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+    ) -> RequestOutput:
+        """Continues a prompt and waits for all of it; cancelling the task ends the request."""
+        return await _whole(await self.stream(prompt, sampling_params, request_id=request_id))
+
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        sampling_params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        request_id: str | None = None,
+    ) -> RequestOutput:
+        """Answers a conversation and waits for all of it; cancelling the task ends the request."""
+        return await _whole(
+            await self.stream_chat(
+                messages,
+                sampling_params,
+                tools=tools,
+                chat_template_kwargs=chat_template_kwargs,
+                request_id=request_id,
+            )
+        )
+
+    def abort(self, request_id: str) -> None:
+        """Ends a request as "abort", whoever reads it; nothing if it has ended."""
+        self._worker.abort(request_id)
+
+    def close(self) -> None:
+        """Ends all requests as "abort" and waits for the thread. May be called twice."""
+        self._stop()
+
+    async def __aenter__(self) -> AsyncEngine:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    async def _submit(
+        self,
+        prompt: Tokenized,
+        params: SamplingParams | None,
+        request_id: str | None,
+        arrival: float,
+    ) -> AsyncStream:
+        mailbox = _Mailbox(asyncio.get_running_loop())
+        params = params or SamplingParams()
+        queued = self._worker.submit(mailbox, prompt, params, request_id, arrival)
+        try:
+            return AsyncStream(self, mailbox, await asyncio.wrap_future(queued))
+        except asyncio.CancelledError:
+            # It may have been queued in the meantime.
+            queued.add_done_callback(self._worker.drop)
+            raise
+
+
+async def _whole(stream: AsyncStream) -> RequestOutput:
+    async for _ in stream:
+        pass
+    assert stream.output is not None
+    return stream.output
+
+
+class _Worker:
+    """The thread, what it is told to do, and who reads what it makes."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._fault: EngineError | None = None
+        self._running: dict[str, tuple[Group, _Mailbox]] = {}
+        self.load = _load(session)
+        self._thread = threading.Thread(target=self._run, name="ridgeline-engine", daemon=True)
+        self._thread.start()
+
+    # ---- called from anywhere
+
+    def submit(
+        self,
+        mailbox: _Mailbox,
+        prompt: Tokenized,
+        params: SamplingParams,
+        name: str | None,
+        arrival: float,
+    ) -> Future[Group]:
+        queued: Future[Group] = Future()
+
+        def command() -> None:
+            if not queued.set_running_or_notify_cancel():
+                return
+            try:
+                if self._fault is not None:
+                    raise self._fault
+                group = self._session.submit(prompt, params, arrival=arrival, name=name)
+            except RidgelineError as error:
+                queued.set_exception(error)
+                return
+            self._running[group.id] = group, mailbox
+            queued.set_result(group)
+
+        if not self._call(command):
+            queued.set_exception(EngineError("the engine has stopped; make another"))
+        return queued
+
+    def abort(self, request_id: str) -> None:
+        def command() -> None:
+            if request_id in self._running:
+                group, _ = self._running[request_id]
+                self._session.cancel(group)
+                self._deliver([group])
+
+        self._call(command)
+
+    def forget(self, group: Group) -> None:
+        def command() -> None:
+            # A name may serve again once its group has ended.
+            if self._running.get(group.id, (None,))[0] is group:
+                del self._running[group.id]
+                self._session.abandon(group)
+
+        self._call(command)
+
+    def drop(self, queued: Future[Group]) -> None:
+        """Forgets what was queued for a caller that has gone."""
+        if not queued.cancelled() and queued.exception() is None:
+            self.forget(queued.result())
+
+    def stop(self) -> None:
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _call(self, command: Callable[[], None]) -> bool:
+        """Runs it on the thread before the next step; False once the engine has stopped."""
+        with self._wake:
+            if self._stopping:
+                return False
+            self._commands.append(command)
+            self._wake.notify()
+            return True
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        try:
+            while self._obey():
+                self._deliver(self._step())
+            for group, _ in list(self._running.values()):
+                self._session.cancel(group)
+                self._deliver([group])
+        except Exception as error:
+            self._give_up(error)
+
+    def _step(self) -> Sequence[Group]:
+        try:
+            return self._session.step()
+        except Exception as error:
+            # The scheduler is at fault: what it holds of any request cannot be trusted any more.
+            fault = EngineError(f"the engine failed and ended all that ran: {error!r}")
+            fault.__cause__ = error
+            return self._session.fail(fault)
+
+    def _obey(self) -> bool:
+        """Runs the commands; waits for one while there is nothing else to do. False: the end."""
+        while True:
+            with self._wake:
+                while not (self._commands or self._stopping or self._session.engine.has_work):
+                    self._wake.wait()
+                commands, self._commands = self._commands, deque()
+                stopping = self._stopping
+            for command in commands:
+                command()
+            self.load = _load(self._session)
+            if stopping:
+                return False
+            if self._session.engine.has_work:
+                return True
+
+    def _deliver(self, groups: Sequence[Group]) -> None:
+        ready: dict[asyncio.AbstractEventLoop, list[tuple[Group, _Mailbox]]] = {}
+        for group in groups:
+            if group.id not in self._running:
+                continue
+            _, mailbox = self._running[group.id]
+            mailbox.deltas.extend(group.deltas)
+            group.deltas.clear()
+            ready.setdefault(mailbox.loop, []).append((group, mailbox))
+            if group.done:
+                del self._running[group.id]
+        for loop, given in ready.items():
+            if not _ring(loop, [mailbox for _, mailbox in given]):
+                for group, _ in given:  # the loop is closed: nobody will read these
+                    self._running.pop(group.id, None)
+                    self._session.abandon(group)
+        self.load = _load(self._session)
+
+    def _give_up(self, error: Exception) -> None:
+        """Not even an error could be handled: everyone who waits is told, and nobody may come."""
+        self._fault = EngineError(f"the engine has stopped: {error!r}")
+        with self._wake:
+            self._stopping = True
+            commands, self._commands = self._commands, deque()
+        for command in commands:
+            with contextlib.suppress(Exception):
+                command()
+        for _, mailbox in self._running.values():
+            mailbox.fault = self._fault
+            _ring(mailbox.loop, [mailbox])
+
+
+def _ring(loop: asyncio.AbstractEventLoop, mailboxes: Sequence[_Mailbox]) -> bool:
+    """Wakes the readers; False if their loop is closed."""
+
+    def ring() -> None:
+        for mailbox in mailboxes:
+            mailbox.ready.set()
+
+    try:
+        loop.call_soon_threadsafe(ring)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _load(session: Session) -> Load:
+    state = session.engine.state
+    return Load(
+        running=len(state.running),
+        waiting=len(state.waiting),
+        free_blocks=state.pool.num_free,
+        num_blocks=state.pool.num_blocks,
+    )
