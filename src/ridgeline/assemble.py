@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import finalize
 
 from ridgeline.config import Settings
 from ridgeline.cost.count import count_parameters, count_step
@@ -17,7 +18,8 @@ from ridgeline.cost.device import ReadRoof, read_roof
 from ridgeline.cost.memory import check_fits, memory_ledger
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.executor import Executor
-from ridgeline.errors import CapacityError, RequestError
+from ridgeline.engine.record import Recorder
+from ridgeline.errors import CapacityError, RequestError, RidgelineError
 from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.work import Precision, Work
@@ -47,7 +49,8 @@ class Options:
     backend: "cpu", "reference" (NumPy, slow, the definition) or "null" (no arithmetic).
     context_length: tokens of a prompt and its answer. memory: bytes of the KV cache. max_rows:
     requests that run at once. max_tokens_per_step: new tokens that a step computes at most.
-    threads, isa: of the CPU backend, over `Settings`.
+    threads, isa: of the CPU backend, over `Settings`. record: a file to which everything that the
+    engine is told and does is written, for `ridgeline replay`; token ids, no text.
     """
 
     backend: str = "cpu"
@@ -57,6 +60,7 @@ class Options:
     max_tokens_per_step: int = 512
     threads: int | None = None
     isa: str | None = None
+    record: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class Sizes:
     """What the plan settled before anything was read."""
 
     num_blocks: int
+    block_bytes: int
     max_context: int
     max_rows: int
     max_tokens_per_step: int
@@ -156,6 +161,7 @@ def assemble(
         executor,
         max_context=sizes.max_context,
         max_tokens_per_step=sizes.max_tokens_per_step,
+        observer=None if options.record is None else _recorder(opened, options, sizes),
     )
     return Assembled(
         engine=engine,
@@ -167,6 +173,45 @@ def assemble(
         settings=settings,
         threads=threads,
     )
+
+
+def replay_options(header: Mapping[str, Any]) -> tuple[str, Options]:
+    """The model and the options of a record's header: an engine of the same sizes. Raises
+    RidgelineError for a header that lacks them.
+    """
+    try:
+        sizes = header["sizes"]
+        return str(header["model"]), Options(
+            backend=str(header["backend"]),
+            context_length=int(sizes["context_length"]),
+            memory=int(sizes["memory"]),
+            max_rows=int(sizes["max_rows"]),
+            max_tokens_per_step=int(sizes["max_tokens_per_step"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise RidgelineError("record: its header does not say which engine it was") from None
+
+
+def _recorder(opened: OpenedModel, options: Options, sizes: Sizes) -> Recorder:
+    assert options.record is not None
+    try:
+        file = options.record.open("w", encoding="utf-8")
+    except OSError as error:
+        raise RequestError("record", f"cannot be written: {error}") from None
+    settled = {
+        "context_length": sizes.max_context,
+        "memory": sizes.num_blocks * sizes.block_bytes,
+        "max_rows": sizes.max_rows,
+        "max_tokens_per_step": sizes.max_tokens_per_step,
+    }
+    header = {
+        "model": str(opened.checkpoint.path),
+        "backend": options.backend,
+        "sizes": settled,
+    }
+    recorder = Recorder(file, header)
+    finalize(recorder, file.close)
+    return recorder
 
 
 def load_tokenizer(opened: OpenedModel) -> Tokenizer:
@@ -220,6 +265,7 @@ def plan_sizes(graph: Graph, options: Options, precision: Precision, available: 
         )
     return Sizes(
         num_blocks=num_blocks,
+        block_bytes=int(ledger.kv_bytes),
         max_context=min(context, num_blocks * BLOCK_TOKENS),
         max_rows=options.max_rows,
         max_tokens_per_step=options.max_tokens_per_step,

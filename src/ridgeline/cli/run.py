@@ -129,6 +129,13 @@ def run(
         str,
         typer.Option(help="cpu, or reference (NumPy: slow, exact).", rich_help_panel=_MACHINE),
     ] = "cpu",
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write what the engine is told and does to this file, for `ridgeline replay`.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
 ) -> None:
     """Answer a prompt with a model, streamed; without a prompt, hold a conversation."""
     began = time.monotonic() - _process_age_seconds()
@@ -176,6 +183,7 @@ def run(
                 context_length=context_length,
                 threads=threads,
                 max_rows=1,
+                record=record,
             )
         if not raw:
             llm.check_chat_template()
