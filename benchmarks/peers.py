@@ -14,8 +14,8 @@ benchmarks/side_by_side/cases.py, `--list` prints them.
 
 Every round measures each contender once, with token ids of its own each time; before each turn
 Ridgeline measures what the machine can do at that moment. Nobody else's process runs meanwhile.
-Writes peers.md, peers.json and peers.png (with matplotlib) to --out. It does not know what else
-runs on the machine but for the load average.
+Writes peers.md, peers.json and peers.png (with matplotlib) to --out. What else runs on the machine
+it knows only as the part of the processors that others took during a turn.
 """
 
 from __future__ import annotations

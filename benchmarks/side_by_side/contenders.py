@@ -23,10 +23,15 @@ ROWS = 64
 
 
 class Contender(Protocol):
-    """facts: what the engine said of itself. Asleep at first, and whenever another has its turn."""
+    """facts: what the engine said of itself. group: of its processes, if they stay between turns.
+    Asleep at first, and whenever another has its turn.
+    """
 
     name: str
     facts: dict[str, Any]
+
+    @property
+    def group(self) -> int | None: ...
 
     def rate(self, case: Case, seed: str) -> float: ...
     def wake(self) -> None: ...
@@ -40,6 +45,7 @@ class LlamaTools:
     def __init__(self, name: str, tools: Path, model: Path, threads: int, env: Mapping[str, str]):
         self.name = name
         self.facts: dict[str, Any] = {}
+        self.group: int | None = None
         self._tools, self._model, self._threads, self._env = tools, model, threads, env
 
     def rate(self, case: Case, seed: str) -> float:

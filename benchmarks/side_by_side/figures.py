@@ -24,16 +24,17 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One contender's turn in one round: tokens/s, the machine before it, and the load average.
+    """One contender's turn in one round: tokens/s, and the machine before it.
 
-    share: of the roof, 0..1, of ours; None of peers.
+    foreign: part of the machine's time, 0..1, that others took meanwhile. share: of the roof, 0..1,
+    of ours; None of peers.
     """
 
     contender: str
     round: int
     tokens_per_second: float
     machine: Machine
-    load_average: float
+    foreign: float
     share: float | None = None
 
 

@@ -107,7 +107,7 @@ class Worker:
         return self._answer(ANSWER_SECONDS)
 
     @property
-    def pid(self) -> int:
+    def group(self) -> int | None:
         return self._group.process.pid
 
     def rate(self, case: Case, seed: str) -> float:
@@ -172,6 +172,10 @@ class LlamaServer:
             return answer.status, answer.read()
         finally:
             connection.close()
+
+    @property
+    def group(self) -> int | None:
+        return self._group.process.pid
 
     def rate(self, case: Case, seed: str) -> float:
         return tokens_per_second(case, self._run, seed)

@@ -81,7 +81,7 @@ def _roof(measured: Measured) -> list[str]:
 def machine_table(results: Sequence[Measured]) -> list[str]:
     """The machine beside the samples: what it could read, how its threads met, in which mode."""
     lines = [
-        "| case | rounds | read, GB/s | barrier, ns | host mode | load average |",
+        "| case | rounds | read, GB/s | barrier, ns | host mode | others, % of the machine |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for measured in results:
@@ -90,10 +90,10 @@ def machine_table(results: Sequence[Measured]) -> list[str]:
         barriers = spread([m.barrier_ns for m in machines if m.barrier_ns is not None])
         modes = sorted({m.mode for m in machines if m.mode})
         counts = ", ".join(f"{mode} {sum(m.mode == mode for m in machines)}" for mode in modes)
-        loads = spread([sample.load_average for sample in measured.samples])
+        foreign = spread([100 * sample.foreign for sample in measured.samples])
         rounds = len({sample.round for sample in measured.samples})
         cells = [measured.case.label, str(rounds), rate(reads), rate(barriers), counts or "-"]
-        cells.append(f"{loads.low:.1f} to {loads.high:.1f}" if loads else "-")
+        cells.append(rate(foreign))
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

@@ -13,6 +13,7 @@ from side_by_side.cases import OURS, Case
 from side_by_side.contenders import Contender, open_contender
 from side_by_side.description import Description
 from side_by_side.figures import Machine, Measured, Sample, hopeless
+from side_by_side.foreign import clocks, foreign_share
 from side_by_side.processes import MissingError, Worker
 
 Tell = Callable[[str], None]
@@ -146,7 +147,7 @@ def _round(
     for contender in contenders[turn:] + contenders[:turn]:
         machine = Machine(**_ask(ours, {"do": "machine"}))
         try:
-            rate, load = _turn(case, contender, number)
+            rate, foreign = _turn(case, contender, number)
         except MissingError as error:
             if contender is ours:
                 raise
@@ -158,7 +159,7 @@ def _round(
         if contender is ours:
             figures = {"case": asdict(case), "machine": asdict(machine), "tokens_per_second": rate}
             share = _ask(ours, {"do": "share", **figures})["share"]
-        samples.append(Sample(contender.name, number, rate, machine, load, share))
+        samples.append(Sample(contender.name, number, rate, machine, foreign, share))
         tell(_line(case, samples[-1]))
     return samples, there
 
@@ -172,13 +173,17 @@ def _ask(ours: Worker, command: dict[str, Any]) -> dict[str, Any]:
 
 
 def _turn(case: Case, contender: Contender, number: int) -> tuple[float, float]:
-    """Tokens per second, and the load average before; nobody else is awake meanwhile."""
-    load = os.getloadavg()[0]
+    """Tokens per second, and the part of the machine that others took; no other contender is awake
+    meanwhile.
+    """
     contender.wake()
     try:
-        return contender.rate(case, f"round {number}"), load
+        before = clocks(contender.group)
+        rate = contender.rate(case, f"round {number}")
+        after = clocks(contender.group)
     finally:
         contender.sleep()
+    return rate, foreign_share(before, after, os.cpu_count() or 1)
 
 
 def _line(case: Case, sample: Sample) -> str:
@@ -190,4 +195,6 @@ def _line(case: Case, sample: Sample) -> str:
         parts.append(f"reads {sample.machine.read_gbps:.1f} GB/s")
     if sample.machine.barrier_ns is not None:
         parts.append(f"barrier {sample.machine.barrier_ns:.0f} ns ({sample.machine.mode})")
+    if sample.foreign >= 0.02:
+        parts.append(f"others took {sample.foreign:.0%} of the machine")
     return ", ".join(parts)

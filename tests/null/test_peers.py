@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from side_by_side.cases import (
 )
 from side_by_side.description import Description, Engine, Model, read_description
 from side_by_side.figures import Machine, Measured, Sample, hopeless, spread, verdicts
+from side_by_side.foreign import Clocks, clocks, foreign_share
 from side_by_side.processes import MissingError, Worker
 from side_by_side.rounds import Field, Rounds, measure
 from side_by_side.sample import tokens_per_second
@@ -34,7 +36,7 @@ PREFILL = Case("m", "prefill", 512, (Bar("openvino", 1.2), Bar("llamacpp:best", 
 def samples_of(rates: dict[str, list[float]], share: float | None = None) -> tuple[Sample, ...]:
     near = Machine(40.0, 45.0, "near")
     return tuple(
-        Sample(name, number, rate, near, 0.5, share if name == OURS else None)
+        Sample(name, number, rate, near, 0.01, share if name == OURS else None)
         for name, values in rates.items()
         for number, rate in enumerate(values, 1)
     )
@@ -178,6 +180,15 @@ def test_llama_cpp_reports_are_read() -> None:
     assert contenders.batched_bench_rate(lines) == 468.25
     with pytest.raises(MissingError, match="no figures: nothing"):
         contenders.batched_bench_rate("nothing")
+
+
+def test_what_others_took_is_what_is_neither_idle_nor_ours() -> None:
+    before = Clocks(wall=10.0, busy=100.0, own=50.0)
+    after = Clocks(wall=12.0, busy=104.0, own=53.0)
+    assert foreign_share(before, after, processors=2) == pytest.approx(0.25)
+    assert foreign_share(before, Clocks(12.0, 103.0, 53.1), 2) == 0.0  # clocks tick coarsely
+    own = clocks(os.getpgid(0))
+    assert own.own > clocks(None).own - 0.5 > 0
 
 
 # ---- figures
@@ -332,7 +343,8 @@ def test_a_worker_stands_still_between_its_turns(fakes: Path, tmp_path: Path) ->
     worker = contenders.open_contender("vllm", case, description, 1024, tmp_path)
     assert isinstance(worker, Worker)
     try:
-        pid = worker.pid
+        pid = worker.group
+        assert pid is not None
         assert state(pid, "T") == "T"
         worker.wake()
         assert worker.ask({"do": "machine"})["mode"] == "near"
