@@ -16,7 +16,7 @@
 
     [models.smollm2]
     gguf = "~/models/smollm2.gguf"
-    bf16 = "~/models/smollm2-hf"                 # a Hugging Face directory of the same weights
+    bf16 = "~/models/smollm2-hf"                 # the same weights (workers/write_bf16.py makes it)
     formats = { Q4_0 = "~/models/smollm2-q4_0.gguf" }  # else made by llama-quantize
 
 Relative paths are relative to the file. What is not there is said when it is needed, and the rest
