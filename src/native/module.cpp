@@ -305,9 +305,8 @@ NB_MODULE(_native, m) {
     for (const FormatLayout& row : kFormatLayouts) out.add(nb::str(row.format.data(), row.format.size()));
     return nb::frozenset(out);
   });
-  m.def("measure_read_bandwidth", nb::overload_cast<std::size_t, int, int>(&measure_read_bandwidth), "num_bytes"_a, "threads"_a, "rounds"_a,
-        nb::call_guard<nb::gil_scoped_release>());
   bind_linear(m);
+  bind_roofs(m);
 
   nb::class_<View>(m, "View").def(
       "__init__",
@@ -396,6 +395,7 @@ NB_MODULE(_native, m) {
            })
       .def("reset_times", &Program::reset_times)
       .def("read_bandwidth", &Program::read_bandwidth, "rounds"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def("barrier_time", &Program::barrier_time, "rounds"_a, nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("weight_bytes", &Program::weight_bytes)
       .def_prop_ro("kv_bytes", &Program::kv_bytes)
       .def_prop_ro("kv_block_bytes", &Program::kv_block_bytes)

@@ -6,5 +6,6 @@
 namespace ridgeline {
 
 void bind_linear(nanobind::module_& m);  // module_linear.cpp
+void bind_roofs(nanobind::module_& m);   // module_roofs.cpp
 
 }  // namespace ridgeline

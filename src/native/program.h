@@ -62,10 +62,10 @@ class Program {
   std::vector<OperatorTime> times() const;
   void reset_times();
   std::size_t weight_bytes() const { return weights_.used_bytes(); }
-  // GB/s at which the packed weights alone can be read by this many threads (roofs.h); needs no memory beside them.
-  std::vector<double> read_bandwidth(int rounds) const {
-    return measure_read_bandwidth(weights_.areas(), pool_.size(), rounds);
-  }
+  // GB/s at which the packed weights alone can be read by its threads (roofs.h); needs no memory beside them.
+  std::vector<double> read_bandwidth(int rounds) { return measure_read_bandwidth(weights_.areas(), pool_, rounds); }
+  // Nanoseconds that its threads need to wait for each other.
+  std::vector<double> barrier_time(int rounds) { return measure_barrier(pool_, rounds); }
   std::size_t kv_bytes() const { return kv_.size(); }
   std::size_t kv_block_bytes() const { return kv_block_stride_; }
   std::size_t arena_bytes() const { return arena_.size(); }

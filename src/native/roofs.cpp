@@ -1,87 +1,181 @@
 #include "roofs.h"
 
 #include <algorithm>
-#include <barrier>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
-#include <thread>
-
-#include "memory.h"
+#include <stdexcept>
 
 namespace ridgeline {
 namespace {
 
 constexpr std::size_t kLine = 64;
-// Far enough ahead to cover memory latency, near enough to stay in L2.
-constexpr std::size_t kPrefetchBytes = 16 << 10;
+constexpr std::size_t kUnit = 8 * kLine;  // what one turn of a loop reads
+constexpr std::size_t kPrefetchBytes = 8 << 10;
+// A shorter round would measure the clock and the start of the threads.
+constexpr std::size_t kLeastRoundBytes = 16 << 20;
+constexpr int kBarriersPerRound = 1000;
+constexpr std::int64_t kArithmeticSteps = 200000;
 
-// XOR of all words, eight independent chains, so that nothing but the loads takes time.
+using Line = std::uint64_t __attribute__((vector_size(kLine)));
+using Clock = std::chrono::steady_clock;
+
+std::uint64_t folded(const Line (&sums)[8]) {
+  Line total = {};
+  for (const Line& sum : sums) total ^= sum;
+  std::uint64_t word = 0;
+  for (int i = 0; i < 8; i++) word ^= total[i];
+  return word;
+}
+
 #if defined(__x86_64__)
-__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define RIDGELINE_EVERY_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define RIDGELINE_EVERY_CPU
 #endif
-std::uint64_t read_all(const std::byte* data, std::size_t bytes) {
-  std::uint64_t sums[32] = {};
-  for (std::size_t offset = 0; offset + 4 * kLine <= bytes; offset += 4 * kLine) {
-    for (int line = 0; line < 4; ++line) __builtin_prefetch(data + offset + kPrefetchBytes + line * kLine, 0, 2);
-    std::uint64_t words[32];
-    std::memcpy(words, data + offset, sizeof words);
-    for (int i = 0; i < 32; ++i) sums[i] ^= words[i];
+
+// Eight independent sums, so that nothing but the loads takes time. `bytes` is a multiple of kUnit.
+RIDGELINE_EVERY_CPU std::uint64_t read_forward(const std::byte* data, std::size_t bytes) {
+  Line sums[8] = {};
+  for (std::size_t offset = 0; offset < bytes; offset += kUnit)
+    for (int i = 0; i < 8; i++) {
+      __builtin_prefetch(data + offset + kPrefetchBytes + i * kLine, 0, 3);
+      sums[i] ^= *reinterpret_cast<const Line*>(data + offset + i * kLine);
+    }
+  return folded(sums);
+}
+
+// Four streams side by side, each a quarter, as hardware prefetchers like it.
+RIDGELINE_EVERY_CPU std::uint64_t read_quarters(const std::byte* data, std::size_t bytes) {
+  const std::size_t quarter = bytes / 4 / kUnit * kUnit;
+  Line sums[8] = {};
+  for (std::size_t offset = 0; offset < quarter; offset += 2 * kLine)
+    for (int i = 0; i < 8; i++)
+      sums[i] ^= *reinterpret_cast<const Line*>(data + (i / 2) * quarter + offset + (i % 2) * kLine);
+  return folded(sums) ^ read_forward(data + 4 * quarter, bytes - 4 * quarter);
+}
+
+using Read = std::uint64_t (*)(const std::byte*, std::size_t);
+constexpr Read kReads[] = {read_forward, read_quarters};
+
+RIDGELINE_EVERY_CPU void copy_forward(std::byte* to, const std::byte* from, std::size_t bytes) {
+  for (std::size_t offset = 0; offset < bytes; offset += kUnit)
+    for (int i = 0; i < 8; i++) {
+      __builtin_prefetch(from + offset + kPrefetchBytes + i * kLine, 0, 3);
+      *reinterpret_cast<Line*>(to + offset + i * kLine) = *reinterpret_cast<const Line*>(from + offset + i * kLine);
+    }
+}
+
+void keep(std::uint64_t word) { asm volatile("" : : "r"(word)); }
+
+// Seconds that `work(thread)` takes on all threads together, from all being there to all being done.
+template <class Work>
+double seconds_of(ThreadPool& pool, Work work) {
+  Clock::time_point begin, end;
+  pool.run([&](int thread) {
+    pool.barrier(thread);
+    if (thread == 0) begin = Clock::now();
+    work(thread);
+    pool.barrier(thread);
+    if (thread == 0) end = Clock::now();
+  });
+  return std::max(std::chrono::duration<double>(end - begin).count(), 1e-9);
+}
+
+// Bytes [begin, end) of the areas laid end to end.
+std::uint64_t read_range(const Areas& areas, std::size_t begin, std::size_t end, Read read) {
+  std::uint64_t words = 0;
+  std::size_t area_begin = 0;
+  for (const auto& area : areas) {
+    const std::size_t first = std::max(begin, area_begin), last = std::min(end, area_begin + area.size());
+    if (first < last) words ^= read(area.data() + (first - area_begin), (last - first) / kUnit * kUnit);
+    area_begin += area.size();
   }
-  std::uint64_t total = 0;
-  for (std::uint64_t sum : sums) total ^= sum;
-  return total;
+  return words;
 }
 
 }  // namespace
 
-std::vector<double> measure_read_bandwidth(const std::vector<std::span<const std::byte>>& areas, int threads, int rounds) {
+std::vector<double> measure_read_bandwidth(const Areas& areas, ThreadPool& pool, int rounds) {
   std::size_t total = 0;
   for (const auto& area : areas) total += area.size();
-  const std::size_t share = total / static_cast<std::size_t>(threads) / kLine * kLine;
-  using Clock = std::chrono::steady_clock;
-  std::vector<double> gigabytes_per_second;
-  Clock::time_point start;
-  int round = -1;  // one round to warm, not counted
-  auto on_arrival = [&]() noexcept {
-    const Clock::time_point now = Clock::now();
-    if (round > 0) {
-      const double seconds = std::chrono::duration<double>(now - start).count();
-      gigabytes_per_second.push_back(static_cast<double>(share) * threads / seconds * 1e-9);
-    }
-    ++round;
-    start = now;
+  const std::size_t threads = static_cast<std::size_t>(pool.size());
+  const std::size_t share = total / threads / kUnit * kUnit;
+  if (share == 0) throw std::invalid_argument("there is too little to read");
+  const std::size_t passes = std::max<std::size_t>(1, kLeastRoundBytes / (share * threads));
+  const auto gigabytes_per_second = [&](Read read) {
+    const double seconds = seconds_of(pool, [&](int thread) {
+      const std::size_t begin = share * static_cast<std::size_t>(thread);
+      for (std::size_t pass = 0; pass < passes; pass++) keep(read_range(areas, begin, begin + share, read));
+    });
+    return static_cast<double>(share * threads * passes) / seconds * 1e-9;
   };
-  gigabytes_per_second.reserve(static_cast<std::size_t>(rounds) + 1);
-  std::barrier barrier(threads, on_arrival);
-  std::uint64_t sink = 0;
-  auto work = [&](int index) {
-    const std::size_t begin = share * static_cast<std::size_t>(index), end = begin + share;
-    std::uint64_t words = 0;
-    for (int i = 0; i < rounds + 2; ++i) {
-      barrier.arrive_and_wait();
-      std::size_t area_begin = 0;
-      for (const auto& area : areas) {
-        const std::size_t first = std::max(begin, area_begin), last = std::min(end, area_begin + area.size());
-        if (first < last) words ^= read_all(area.data() + (first - area_begin), last - first);
-        area_begin += area.size();
-      }
-    }
-    barrier.arrive_and_wait();
-    __atomic_fetch_xor(&sink, words, __ATOMIC_RELAXED);
-  };
-  std::vector<std::jthread> pool;
-  for (int index = 1; index < threads; ++index) pool.emplace_back(work, index);
-  work(0);
-  pool.clear();
-  asm volatile("" : : "r"(sink));
-  return gigabytes_per_second;
+  gigabytes_per_second(read_forward);
+  std::vector<double> out;
+  for (int round = 0; round < rounds; round++) {
+    double best = 0;
+    for (const Read read : kReads) best = std::max(best, gigabytes_per_second(read));
+    out.push_back(best);
+  }
+  return out;
 }
 
-std::vector<double> measure_read_bandwidth(std::size_t bytes, int threads, int rounds) {
-  Memory memory(bytes);
-  std::memset(memory.data(), 1, bytes);  // untouched pages would all be the one page of zeros
-  return measure_read_bandwidth({{memory.data(), bytes}}, threads, rounds);
+std::vector<double> measure_barrier(ThreadPool& pool, int rounds) {
+  std::vector<double> out;
+  for (int round = -1; round < rounds; round++) {
+    const double seconds = seconds_of(pool, [&](int thread) {
+      for (int i = 0; i < kBarriersPerRound; i++) pool.barrier(thread);
+    });
+    if (round >= 0) out.push_back(seconds / (kBarriersPerRound + 1) * 1e9);
+  }
+  return out;
+}
+
+void RoofMeter::reserve(std::size_t bytes) {
+  if (memory_.size() >= bytes) return;
+  memory_ = Memory();
+  memory_ = Memory(bytes);
+  // Untouched pages would all be the one page of zeros. Each thread touches its share, as it will read it.
+  pool_.run([&](int thread) {
+    const std::size_t begin = bytes / pool_.size() * thread;
+    const std::size_t end = thread + 1 == pool_.size() ? bytes : bytes / pool_.size() * (thread + 1);
+    std::memset(memory_.data() + begin, 1, end - begin);
+  });
+}
+
+std::vector<double> RoofMeter::read(std::size_t bytes, int rounds) {
+  reserve(bytes);
+  return measure_read_bandwidth({{memory_.data(), bytes}}, pool_, rounds);
+}
+
+std::vector<double> RoofMeter::copy(std::size_t bytes, int rounds) {
+  reserve(bytes);
+  const std::size_t threads = static_cast<std::size_t>(pool_.size());
+  const std::size_t share = bytes / 2 / threads / kUnit * kUnit;
+  if (share == 0) throw std::invalid_argument("there is too little to copy");
+  const std::size_t passes = std::max<std::size_t>(1, kLeastRoundBytes / (2 * share * threads));
+  std::byte* const to = memory_.data() + share * threads;
+  std::vector<double> out;
+  for (int round = -1; round < rounds; round++) {
+    const double seconds = seconds_of(pool_, [&](int thread) {
+      const std::size_t begin = share * static_cast<std::size_t>(thread);
+      for (std::size_t pass = 0; pass < passes; pass++) copy_forward(to + begin, memory_.data() + begin, share);
+    });
+    if (round >= 0) out.push_back(static_cast<double>(2 * share * threads * passes) / seconds * 1e-9);
+  }
+  return out;
+}
+
+std::vector<double> RoofMeter::arithmetic(ActivationKind kind, int rounds) {
+  std::vector<double> out;
+  std::atomic<std::int64_t> operations{0};
+  for (int round = -1; round < rounds; round++) {
+    const double seconds =
+        seconds_of(pool_, [&](int) { operations = kernels_.spin_arithmetic(kind, kArithmeticSteps); });
+    if (round >= 0) out.push_back(static_cast<double>(operations) * pool_.size() / seconds * 1e-9);
+  }
+  return out;
 }
 
 }  // namespace ridgeline

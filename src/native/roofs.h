@@ -5,13 +5,40 @@
 #include <span>
 #include <vector>
 
+#include "kernels.h"
+#include "memory.h"
+#include "threads.h"
+
 namespace ridgeline {
 
-// GB/s (10^9 bytes) at which `threads` threads together read `areas`, each its own contiguous share, one figure a round;
-// every round reads everything once.
-std::vector<double> measure_read_bandwidth(const std::vector<std::span<const std::byte>>& areas, int threads, int rounds);
+using Areas = std::vector<std::span<const std::byte>>;
 
-// The same of `bytes` of fresh memory in huge pages. Throws std::bad_alloc.
-std::vector<double> measure_read_bandwidth(std::size_t bytes, int threads, int rounds);
+// GB/s (10^9 bytes) at which the threads of `pool` together read `areas`, each its own contiguous share; one figure a
+// round, in which everything is read once by the faster of two ways.
+std::vector<double> measure_read_bandwidth(const Areas& areas, ThreadPool& pool, int rounds);
+
+// Nanoseconds from one barrier of `pool` to the next when nothing is done between them; one figure a round.
+std::vector<double> measure_barrier(ThreadPool& pool, int rounds);
+
+// Threads and memory of their own to measure with. Memory grows to the largest footprint asked for, in huge pages.
+class RoofMeter {
+ public:
+  // Throws std::invalid_argument for an instruction set that the CPU lacks or fewer than 1 thread.
+  RoofMeter(Isa isa, int threads) : kernels_(kernels_for(isa)), pool_(threads) {}
+
+  // Each: one figure a round, after a round to warm. Footprints are of all threads together, at least 64 bytes a
+  // thread; a footprint that a pass crosses in no time is crossed many times. Throws std::bad_alloc.
+  std::vector<double> read(std::size_t bytes, int rounds);   // GB/s
+  std::vector<double> copy(std::size_t bytes, int rounds);   // GB/s, read and written bytes added; half of `bytes` each
+  std::vector<double> arithmetic(ActivationKind kind, int rounds);  // 10^9 operations a second
+  std::vector<double> barrier(int rounds) { return measure_barrier(pool_, rounds); }
+
+ private:
+  void reserve(std::size_t bytes);
+
+  const Kernels& kernels_;
+  ThreadPool pool_;
+  Memory memory_;
+};
 
 }  // namespace ridgeline

@@ -14,7 +14,8 @@ from weakref import finalize
 
 from ridgeline.config import Settings
 from ridgeline.cost.count import count_parameters, count_step
-from ridgeline.cost.device import ReadRoof, read_roof
+from ridgeline.cost.device import Roofs
+from ridgeline.cost.measure import Meter, ReadRoof, load, read_roof
 from ridgeline.cost.memory import check_fits, memory_ledger
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.executor import Executor
@@ -32,6 +33,7 @@ from ridgeline.step import StepShape
 from ridgeline.units import GB, format_bytes
 
 if TYPE_CHECKING:
+    from ridgeline.backends.cpu.executor import CpuExecutor, OperatorTime
     from ridgeline.model.text.chat import ChatTemplate
 
 BLOCK_TOKENS = 16
@@ -90,25 +92,76 @@ class Assembled:
         """What a step of this shape asks of the machine, counted on the graph that runs."""
         return count_step(self.bound_graph, shape, self.precision).total
 
-    def read_roof(self, reached: float = 0.0) -> ReadRoof:
-        """This machine's read bandwidth for a working set of the weights' size. reached: GB/s that
-        was seen; a kept figure below it is measured again.
-        """
-        from ridgeline.backends.cpu import machine
-        from ridgeline.backends.cpu.executor import CpuExecutor
+    @property
+    def isa(self) -> str:
+        """Of the kernels that compute; of those that would, where none do (reference, null)."""
+        return machine_isa(self.settings) if self._cpu is None else self._cpu.isa
 
-        executor = self.executor
-        return read_roof(
-            self.settings.cache_dir,
-            machine.identity(),
-            self.threads,
-            count_parameters(self.bound_graph).num_bytes,
+    def meter(self) -> Meter:
+        """Measures this machine, with the kernels of `isa`."""
+        return machine_meter(self.isa)
+
+    def kept_roofs(self) -> Roofs | None:
+        """What was measured of this machine, if it was (`ridgeline measure`)."""
+        return kept_roofs(self.settings, self.isa)
+
+    def read_roof(self, reached: float = 0.0) -> ReadRoof:
+        """This machine's read bandwidth for a working set of the weights' size, now, beside what
+        was kept. reached: GB/s that was seen; a figure below it is measured again.
+        """
+        num_bytes = count_parameters(self.bound_graph).num_bytes
+        cpu = self._cpu
+        if cpu is not None:
             # The weights themselves, where they are: a second area of their size may not fit.
-            (lambda size, threads: executor.read_bandwidth())
-            if isinstance(executor, CpuExecutor)
-            else machine.read_bandwidth,
+            return read_roof(
+                self.kept_roofs(), num_bytes, self.threads, cpu.read_bandwidth, reached
+            )
+        meter = self.meter()
+        return read_roof(
+            self.kept_roofs(),
+            num_bytes,
+            self.threads,
+            lambda rounds: meter.read(num_bytes, self.threads, rounds),
             reached,
         )
+
+    def barrier_nanoseconds(self) -> float | None:
+        """What the threads that compute need to wait for each other; None if no pool computes."""
+        return None if self._cpu is None else self._cpu.barrier_nanoseconds()
+
+    def timers(self) -> tuple[OperatorTime, ...] | None:
+        """Time by operator since the last reset; None from a backend that keeps none."""
+        return None if self._cpu is None else self._cpu.timers()
+
+    def reset_timers(self) -> None:
+        if self._cpu is not None:
+            self._cpu.reset_timers()
+
+    @property
+    def _cpu(self) -> CpuExecutor | None:
+        from ridgeline.backends.cpu.executor import CpuExecutor
+
+        return self.executor if isinstance(self.executor, CpuExecutor) else None
+
+
+def machine_isa(settings: Settings) -> str:
+    """The kernels that this machine runs: the best, or those that the settings name."""
+    from ridgeline.backends.cpu.executor import choose_isa
+
+    return choose_isa(settings.isa)
+
+
+def machine_meter(isa: str) -> Meter:
+    from ridgeline.backends.cpu.machine import CpuMeter
+
+    return CpuMeter(isa)
+
+
+def kept_roofs(settings: Settings, isa: str) -> Roofs | None:
+    """What was measured of this machine with these kernels; None if nothing is kept."""
+    from ridgeline.backends.cpu.machine import identity
+
+    return load(settings.cache_dir, identity(), isa)
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,3 +390,5 @@ _BACKENDS: dict[str, tuple[Precision, _Build]] = {
     "reference": (_REFERENCE_PRECISION, _reference),
     "null": (_CPU_PRECISION, _null),
 }
+
+BACKEND_NAMES = tuple(_BACKENDS)

@@ -24,7 +24,7 @@ from ridgeline.model.weights.sources import Progress, silent
 from ridgeline.step import StepShape
 
 if TYPE_CHECKING:
-    from ridgeline.cost.device import ReadRoof
+    from ridgeline.cost.measure import ReadRoof
 
 
 class LLM:
@@ -81,8 +81,9 @@ class LLM:
         return work.weight_bytes + work.kv_read_bytes + work.kv_write_bytes
 
     def read_roof(self, reached: float = 0.0) -> ReadRoof:
-        """This machine's read bandwidth for a working set of the model's size; measured once, and
-        again if a program has reached more than is kept (GB/s).
+        """This machine's read bandwidth for a working set of the model's size: as it is now, beside
+        what `ridgeline measure` kept. reached: GB/s that a program has come to; a figure below it
+        is measured again.
         """
         return self._assembled.read_roof(reached)
 

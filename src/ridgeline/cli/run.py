@@ -44,7 +44,8 @@ Examples:
 
 The closing line on stderr: tokens; load (process start to model ready); TTFT (prompt handed over to
 first token); prompt and decode tokens per second; and the bytes per second that decoding had to
-read, beside what this machine's memory gives (measured once).
+read, beside what this machine's memory gives (read again each time; "another mode": `ridgeline
+measure` found it faster or slower).
 """
 
 _SAMPLING = "Sampling"
@@ -402,11 +403,16 @@ def _beside_the_roof(llm: LLM, needed: float) -> str:
     measured.
     """
     try:
-        roof = llm.read_roof(needed).gigabytes_per_second
+        found = llm.read_roof(needed)
     except (RidgelineError, ImportError, OSError, RuntimeError, MemoryError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         return f"{needed:.1f} GB/s (memory roof not measured: {reason})"
-    return f"{100 * needed / roof:.0f}% of the memory roof ({needed:.1f} of {roof:.1f} GB/s)"
+    roof = found.gigabytes_per_second
+    beside = f"{100 * needed / roof:.0f}% of the memory roof ({needed:.1f} of {roof:.1f} GB/s)"
+    if found.other_mode and found.kept is not None:
+        kept = found.kept.gigabytes_per_second
+        beside += f" · the machine is in another mode than when measured ({kept:.1f} GB/s)"
+    return beside
 
 
 def _ending(llm: LLM, output: RequestOutput) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ridgeline.model.graph.dims import num_elements
 from ridgeline.model.graph.node import Graph, KvState, Node
 from ridgeline.model.graph.ops import OPERATORS
 from ridgeline.model.graph.work import NO_WORK, Precision, Work
@@ -110,7 +111,7 @@ def count_step(graph: Graph, step: StepShape, precision: Precision) -> StepCount
     total = NO_WORK
     for nodes in groups.values():
         first = nodes[0]
-        one = first.op.cost(first, step, precision)
+        one = NO_WORK if _is_idle(first, step) else first.op.cost(first, step, precision)
         work = _times(one, len(nodes))
         total += work
         name = LAYER.sub("layers.*.", first.name)
@@ -130,6 +131,11 @@ def count_step(graph: Graph, step: StepShape, precision: Precision) -> StepCount
 def intensity(work: Work) -> float | None:
     """FLOPs per byte through memory; None where nothing is moved."""
     return work.total_flops / work.total_bytes if work.total_bytes else None
+
+
+def _is_idle(node: Node, step: StepShape) -> bool:
+    """Whether nobody wants its outputs in this step: the head, where no row is sampled."""
+    return bool(node.outputs) and not any(num_elements(v.shape, step) for v in node.outputs)
 
 
 def _cost_key(node: Node) -> object:

@@ -1,80 +1,145 @@
-"""What a machine can do at most, measured once and kept by the machine's identity."""
+"""What a device can do at most: the limits that a step's time is held to.
+
+A `Device` is a handful of numbers for one working set, whether they were measured on this machine
+(`Roofs`, made by cost/measure.py) or come from a data sheet. Does not know graphs or backends.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from math import log
 
-_LARGEST_FOOTPRINT = 2**30
+from ridgeline.units import KIB
+
+# What surely lies in a core's own cache: values between operators move no faster.
+OWN_CACHE_BYTES = 512 * KIB
 
 
 @dataclass(frozen=True, slots=True)
-class ReadRoof:
-    """GB/s at which `threads` threads together read `footprint_bytes` again and again."""
+class Device:
+    """Limits in bytes and operations (a multiply-add is 2) per second, and seconds.
+
+    memory_bytes_per_second: reading a working set of the step's size. operations_per_second: by
+    arithmetic ("int8", "bf16", "f32"). barrier_seconds: from the end of one operator to the
+    beginning of the next at least. cache_bytes: values of an operator that fit here stay on the
+    chip; they are no memory traffic, and move at cache_bytes_per_second (None: in no time).
+    link_bytes_per_second: to the other ranks; None: there are none.
+    """
+
+    name: str
+    memory_bytes_per_second: float
+    operations_per_second: Mapping[str, float]
+    barrier_seconds: float = 0.0
+    cache_bytes: float = 0.0
+    cache_bytes_per_second: float | None = None
+    link_bytes_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bandwidth:
+    """GB/s (10^9 bytes) at which `threads` threads go over `footprint_bytes` again and again."""
 
     footprint_bytes: int
     threads: int
     gigabytes_per_second: float
 
 
-def read_roof(
-    cache_dir: Path,
-    machine: Mapping[str, str],
-    threads: int,
-    num_bytes: int,
-    measure: Callable[[int, int], float],
-    reached: float = 0.0,
-) -> ReadRoof:
-    """The read bandwidth for a working set of `num_bytes`: from the cache, else measured and kept.
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """10^9 operations per second of one arithmetic when nothing but arithmetic holds it back."""
 
-    machine identifies the hardware: another one has another file. measure(bytes, threads) gives
-    GB/s. reached: GB/s that a program has come to: a kept figure below it was taken while the
-    machine was busy, so it is measured again and the higher one kept. A cache that cannot be
-    written is not an error: the next run measures again.
+    arithmetic: str
+    threads: int
+    gigaoperations_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """What it costs `threads` threads to wait for each other."""
+
+    threads: int
+    nanoseconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Roofs:
+    """All that was measured on a machine, with the kernels of one instruction set.
+
+    copies count a byte read and a byte written as 2 bytes. measured_at: UTC, ISO 8601.
     """
-    footprint = _footprint(num_bytes)
-    path = cache_dir / "roofs.json"
-    key = "; ".join(f"{name}={value}" for name, value in sorted(machine.items()))
-    entry = f"read {footprint} bytes, {threads} threads"
-    known = _load(path)
-    value = known.get(key, {}).get(entry)
-    if not isinstance(value, float) or value <= 0:
-        value = 0.0
-    if value <= reached:
-        value = max(value, measure(footprint, threads))
-        known.setdefault(key, {})[entry] = value
-        _store(path, known)
-    return ReadRoof(footprint, threads, value)
+
+    machine: Mapping[str, str]
+    isa: str
+    cache_bytes: int
+    reads: tuple[Bandwidth, ...] = ()
+    copies: tuple[Bandwidth, ...] = ()
+    peaks: tuple[Peak, ...] = ()
+    barriers: tuple[Barrier, ...] = ()
+    measured_at: str = ""
+
+    def read(self, footprint_bytes: float, threads: int) -> Bandwidth | None:
+        """The figure that bounds a working set of that size with this number of threads, between
+        those measured: logarithmically in both; beyond them, the outermost. None without any.
+        """
+        having = sorted((r for r in self.reads if r.threads == threads), key=_size)
+        if not having:
+            return None
+        size = min(max(footprint_bytes, _size(having[0])), _size(having[-1]))
+        below = [r for r in having if _size(r) <= size][-1]
+        above = next(r for r in having if _size(r) >= size)
+        low, high = below.gigabytes_per_second, above.gigabytes_per_second
+        if above == below:
+            rate = low
+        else:
+            share = log(size / _size(below)) / log(_size(above) / _size(below))
+            rate = low * (high / low) ** share
+        return Bandwidth(int(footprint_bytes), threads, rate)
+
+    def peak(self, arithmetic: str, threads: int) -> Peak | None:
+        for peak in self.peaks:
+            if (peak.arithmetic, peak.threads) == (arithmetic, threads):
+                return peak
+        return None
+
+    def barrier(self, threads: int) -> Barrier | None:
+        return next((b for b in self.barriers if b.threads == threads), None)
+
+    def device(self, footprint_bytes: float, threads: int) -> Device | None:
+        """The limits for a working set of that size; None where some of them were not measured."""
+        read, barrier = self.read(footprint_bytes, threads), self.barrier(threads)
+        cache = self.read(OWN_CACHE_BYTES * threads, threads)
+        peaks = {
+            peak.arithmetic: 1e9 * peak.gigaoperations_per_second
+            for peak in self.peaks
+            if peak.threads == threads
+        }
+        if read is None or cache is None or barrier is None or not peaks:
+            return None
+        return Device(
+            name=f"{self.machine.get('model name') or 'CPU'}, {threads} threads, {self.isa}",
+            memory_bytes_per_second=1e9 * read.gigabytes_per_second,
+            operations_per_second=peaks,
+            barrier_seconds=1e-9 * barrier.nanoseconds,
+            cache_bytes=float(self.cache_bytes),
+            cache_bytes_per_second=1e9 * cache.gigabytes_per_second,
+        )
 
 
-def _footprint(num_bytes: int) -> int:
-    """The next power of two, from 32 MiB to 1 GiB: bandwidth changes slowly between them."""
-    footprint = 32 * 2**20
-    while footprint < min(num_bytes, _LARGEST_FOOTPRINT):
-        footprint *= 2
-    return footprint
+# Two threads whose barrier takes longer do not share a last-level cache: on the hosts that were
+# seen, 37-48 ns within one core complex, about 204 ns across two.
+FAR_NANOSECONDS = 100.0
 
 
-def _load(path: Path) -> dict[str, dict[str, object]]:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(known, dict):
-        return {}
-    return {k: v for k, v in known.items() if isinstance(v, dict)}
+def mode_name(barrier_nanoseconds: float, threads: int) -> str:
+    """`near`: threads meet within one last-level cache; `far`: across two, where reading is faster
+    and sharing slower; `alone`: there is one thread.
+    """
+    if threads < 2:
+        return "alone"
+    rounds = max(1, (threads - 1).bit_length())
+    return "near" if barrier_nanoseconds < FAR_NANOSECONDS * rounds else "far"
 
 
-def _store(path: Path, known: dict[str, dict[str, object]]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".roofs-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(known, file, indent=1)
-        Path(temporary).replace(path)
-    except OSError:
-        return
+def _size(bandwidth: Bandwidth) -> int:
+    return bandwidth.footprint_bytes

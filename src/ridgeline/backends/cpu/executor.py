@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from ridgeline.backends.cpu import _native
 from ridgeline.backends.cpu.bind import bind
-from ridgeline.backends.cpu.machine import ROUNDS
 from ridgeline.backends.cpu.weights import Weights
 from ridgeline.errors import CapacityError, EngineError, RidgelineError
 from ridgeline.model.graph.check import check_graph
@@ -206,11 +205,15 @@ class CpuExecutor:
             "arena": self._program.arena_bytes,
         }
 
-    def read_bandwidth(self) -> float:
+    def read_bandwidth(self, rounds: int) -> list[float]:
         """GB/s at which the threads read the packed weights and do nothing else: the roof of a
-        decode step. Takes no memory of its own.
+        decode step. Takes no memory of its own. One figure a round.
         """
-        return median(self._program.read_bandwidth(ROUNDS))
+        return self._program.read_bandwidth(rounds)
+
+    def barrier_nanoseconds(self) -> float:
+        """What it costs the threads to wait for each other, where they are now."""
+        return median(self._program.barrier_time(5))
 
     def _require_idle(self) -> None:
         if self._result is not None:

@@ -1,0 +1,337 @@
+"""The machine's roofs: measured in a few seconds, kept by the machine's identity, checked at use.
+
+Hosts change under a program: a virtual machine's threads move between core complexes, and its
+memory becomes half or twice as fast. So what is kept is for comparison and prediction; a figure
+that is printed beside a roof has that roof read again, and says so when the two disagree. Does not
+know how anything is measured: that is the `Meter`, of a backend or of a test.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Protocol
+
+from ridgeline.cost.device import Bandwidth, Barrier, Peak, Roofs, mode_name
+from ridgeline.units import KIB, MIB
+
+# Of what is measured and how; kept figures of another version are not used.
+VERSION = 1
+
+ARITHMETICS = ("int8", "bf16", "f32")
+
+# Bytes for each thread, then bytes for all together.
+OWN_FOOTPRINTS = (24 * KIB, 512 * KIB)
+SHARED_FOOTPRINTS = tuple(m * MIB for m in (8, 16, 32, 48, 64, 96, 128, 192, 256, 512))
+COPY_FOOTPRINTS = (512 * KIB, 16 * MIB, 256 * MIB)
+# Of the memory that is free, at most this share is taken to measure with.
+MEMORY_SHARE = 0.25
+
+CHECK_BYTES = 128 * MIB
+# A read roof this far from the kept one, up or down, is another mode of the machine.
+READ_TOLERANCE = 0.2
+BARRIER_TOLERANCE = 2.0
+
+Report = Callable[[str, int, int], None]
+
+
+class Meter(Protocol):
+    """Measures a machine; each figure is a list with one value a round, after a warm one."""
+
+    @property
+    def isa(self) -> str: ...
+    @property
+    def cache_bytes(self) -> int:
+        """Of the last-level cache."""
+
+    def identity(self) -> Mapping[str, str]:
+        """What tells this machine from others."""
+
+    def read(self, num_bytes: int, threads: int, rounds: int) -> Sequence[float]:
+        """GB/s of all threads together over a footprint of `num_bytes`."""
+
+    def copy(self, num_bytes: int, threads: int, rounds: int) -> Sequence[float]:
+        """GB/s, read and written bytes added, source and target being `num_bytes` together."""
+
+    def arithmetic(self, name: str, threads: int, rounds: int) -> Sequence[float]:
+        """10^9 operations per second."""
+
+    def barrier(self, threads: int, rounds: int) -> Sequence[float]:
+        """Nanoseconds."""
+
+    def close(self) -> None:
+        """Gives back threads and memory."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A `Report` for those who do not watch."""
+
+
+def thread_counts(threads: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and `threads`: speeds between them are between theirs."""
+    counts = [1]
+    while counts[-1] * 2 < threads:
+        counts.append(counts[-1] * 2)
+    return tuple(dict.fromkeys((*counts, threads)))
+
+
+def measure(
+    meter: Meter, threads: Sequence[int], available_bytes: int, report: Report = silent
+) -> Roofs:
+    """Every roof, with each number of threads. Raises MemoryError or OSError if the system refuses
+    even little memory.
+
+    available_bytes: memory that is free; larger footprints are left out where it is little.
+    """
+    largest = max(available_bytes * MEMORY_SHARE, 8 * MIB)
+    shared = [size for size in SHARED_FOOTPRINTS if size <= largest]
+    copied = [size for size in COPY_FOOTPRINTS if size <= largest]
+    reads: list[Bandwidth] = []
+    copies: list[Bandwidth] = []
+    peaks: list[Peak] = []
+    barriers: list[Barrier] = []
+    total = len(threads) * (2 + len(OWN_FOOTPRINTS) + len(shared) + len(copied) + 2)
+    done = 0
+
+    def step(stage: str) -> None:
+        nonlocal done
+        report(stage, done, total)
+        done += 1
+
+    for count in threads:
+        step(f"barrier, {count} threads")
+        barriers.append(Barrier(count, median(meter.barrier(count, 15))))
+        for name in ARITHMETICS:
+            step(f"{name}, {count} threads")
+            peaks.append(Peak(name, count, median(meter.arithmetic(name, count, 15))))
+        # The largest first: memory is taken once.
+        sizes = [*reversed(shared), *(size * count for size in OWN_FOOTPRINTS)]
+        for size in sizes:
+            step(f"read, {count} threads")
+            rounds = 5 if size > 128 * MIB else 11
+            reads.append(Bandwidth(size, count, median(meter.read(size, count, rounds))))
+        for size in reversed(copied):
+            step(f"copy, {count} threads")
+            copies.append(Bandwidth(size, count, median(meter.copy(size, count, 5))))
+    report("done", total, total)
+    meter.close()
+    return Roofs(
+        machine=dict(meter.identity()),
+        isa=meter.isa,
+        cache_bytes=meter.cache_bytes,
+        reads=tuple(sorted(reads, key=lambda r: (r.threads, r.footprint_bytes))),
+        copies=tuple(sorted(copies, key=lambda r: (r.threads, r.footprint_bytes))),
+        peaks=tuple(peaks),
+        barriers=tuple(barriers),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+# ---- what is kept
+
+
+def load(cache_dir: Path, machine: Mapping[str, str], isa: str) -> Roofs | None:
+    """What was kept of this machine; None if nothing was, or nothing that can be trusted."""
+    fields = _read(_path(cache_dir)).get(_key(machine, isa))
+    return None if fields is None else _roofs(fields, machine, isa)
+
+
+def store(cache_dir: Path, roofs: Roofs) -> bool:
+    """Keeps them in place of what was kept of the same machine. False: the cache cannot be written,
+    which is no error: the next one measures again.
+    """
+    path = _path(cache_dir)
+    known = _read(path)
+    known[_key(roofs.machine, roofs.isa)] = {
+        "measured_at": roofs.measured_at,
+        "cache_bytes": roofs.cache_bytes,
+        "reads": [[r.footprint_bytes, r.threads, r.gigabytes_per_second] for r in roofs.reads],
+        "copies": [[r.footprint_bytes, r.threads, r.gigabytes_per_second] for r in roofs.copies],
+        "peaks": [[p.arithmetic, p.threads, p.gigaoperations_per_second] for p in roofs.peaks],
+        "barriers": [[b.threads, b.nanoseconds] for b in roofs.barriers],
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".roofs-")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(known, file, indent=1)
+        Path(temporary).replace(path)
+    except OSError:
+        return False
+    return True
+
+
+def _path(cache_dir: Path) -> Path:
+    return cache_dir / "roofs.json"
+
+
+def _key(machine: Mapping[str, str], isa: str) -> str:
+    facts = {**machine, "isa": isa, "measurement": str(VERSION)}
+    return "; ".join(f"{name}={value}" for name, value in sorted(facts.items()))
+
+
+_LARGEST_FILE = 1 << 20
+_MOST_ROWS = 4096
+
+
+def _read(path: Path) -> dict[str, dict[str, object]]:
+    """The file's entries; what is none is left out, and gone when the file is next written."""
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            return {}
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(known, dict):
+        return {}
+    return {k: v for k, v in known.items() if isinstance(v, dict) and "measured_at" in v}
+
+
+def _roofs(fields: Mapping[str, object], machine: Mapping[str, str], isa: str) -> Roofs | None:
+    try:
+        return Roofs(
+            machine=dict(machine),
+            isa=isa,
+            cache_bytes=_count(fields["cache_bytes"], fewest=0),
+            reads=tuple(_bandwidth(row) for row in _rows(fields["reads"])),
+            copies=tuple(_bandwidth(row) for row in _rows(fields["copies"])),
+            peaks=tuple(_peak(row) for row in _rows(fields["peaks"])),
+            barriers=tuple(_barrier(row) for row in _rows(fields["barriers"])),
+            measured_at=_text(fields["measured_at"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _rows(value: object) -> list[list[object]]:
+    if not isinstance(value, list) or len(value) > _MOST_ROWS:
+        raise ValueError
+    if not all(isinstance(row, list) for row in value):
+        raise ValueError
+    return value
+
+
+def _bandwidth(row: list[object]) -> Bandwidth:
+    size, threads, rate = row
+    return Bandwidth(_count(size), _count(threads), _rate(rate))
+
+
+def _peak(row: list[object]) -> Peak:
+    name, threads, rate = row
+    return Peak(_text(name), _count(threads), _rate(rate))
+
+
+def _barrier(row: list[object]) -> Barrier:
+    threads, nanoseconds = row
+    return Barrier(_count(threads), _rate(nanoseconds))
+
+
+def _count(value: object, fewest: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not fewest <= value < 2**63:
+        raise ValueError
+    return value
+
+
+def _rate(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError
+    if not math.isfinite(value) or not 0 < value < 1e15:
+        raise ValueError
+    return float(value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > 64 or not value.isprintable():
+        raise ValueError
+    return value
+
+
+# ---- checked at use
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRoof:
+    """The read roof of a working set as it is now, beside the one that was kept, if one was."""
+
+    now: Bandwidth
+    kept: Bandwidth | None
+    measured_at: str = ""
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        """The roof that holds now."""
+        return self.now.gigabytes_per_second
+
+    @property
+    def other_mode(self) -> bool:
+        """Whether the machine is in another mode than when it was measured."""
+        return self.kept is not None and _apart(self.now, self.kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A moment's look at the machine, beside what was kept."""
+
+    read: ReadRoof
+    barrier: Barrier
+    kept_barrier: Barrier | None
+
+    @property
+    def mode(self) -> str:
+        return mode_name(self.barrier.nanoseconds, self.barrier.threads)
+
+    @property
+    def kept_mode(self) -> str | None:
+        kept = self.kept_barrier
+        return None if kept is None else mode_name(kept.nanoseconds, kept.threads)
+
+    @property
+    def other_mode(self) -> bool:
+        kept = self.kept_barrier
+        if self.read.other_mode:
+            return True
+        if kept is None or self.mode == self.kept_mode:
+            return False
+        ratio = self.barrier.nanoseconds / kept.nanoseconds
+        return not 1 / BARRIER_TOLERANCE < ratio < BARRIER_TOLERANCE
+
+
+def read_roof(
+    kept: Roofs | None,
+    num_bytes: int,
+    threads: int,
+    read: Callable[[int], Sequence[float]],
+    reached: float = 0.0,
+) -> ReadRoof:
+    """The read roof of a working set of `num_bytes` now, by a few rounds of `read(rounds)`, GB/s.
+
+    reached: GB/s that a program has just come to. Where that is more, somebody else used the
+    machine during those rounds: they are repeated, and the highest figure is the roof.
+    """
+    rate = median(read(5 if num_bytes < 256 * MIB else 2))
+    if rate <= reached:
+        rate = max(rate, *read(9))
+    before = None if kept is None else kept.read(num_bytes, threads)
+    at = "" if kept is None else kept.measured_at
+    return ReadRoof(Bandwidth(num_bytes, threads, rate), before, at)
+
+
+def check(meter: Meter, kept: Roofs | None, threads: int, available_bytes: int) -> Check:
+    """Looks at the machine for some tens of milliseconds."""
+    size = int(min(CHECK_BYTES, max(available_bytes * MEMORY_SHARE, 8 * MIB)))
+    read = read_roof(kept, size, threads, lambda rounds: meter.read(size, threads, rounds))
+    barrier = Barrier(threads, median(meter.barrier(threads, 15)))
+    meter.close()
+    return Check(read, barrier, None if kept is None else kept.barrier(threads))
+
+
+def _apart(now: Bandwidth, kept: Bandwidth) -> bool:
+    ratio = now.gigabytes_per_second / kept.gigabytes_per_second
+    return not 1 / (1 + READ_TOLERANCE) < ratio < 1 + READ_TOLERANCE

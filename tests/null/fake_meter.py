@@ -1,0 +1,42 @@
+"""A meter that measures nothing: its machine has the speeds that a test gives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class FakeMeter:
+    """read_rate falls by half beyond the cache; times counts what was asked."""
+
+    read_rate: float = 40.0
+    barrier_rate: float = 45.0
+    isa: str = "avx512"
+    cache_bytes: int = 32 << 20
+    peaks: dict[str, float] = field(
+        default_factory=lambda: {"int8": 2000.0, "bf16": 1000.0, "f32": 500.0}
+    )
+    largest: int = 0
+    num_closed: int = 0
+    num_reads: int = 0
+
+    def identity(self) -> dict[str, str]:
+        return {"model name": "An abacus", "processors": "2"}
+
+    def read(self, num_bytes: int, threads: int, rounds: int) -> list[float]:
+        self.largest = max(self.largest, num_bytes)
+        self.num_reads += 1
+        rate = self.read_rate * (2 if num_bytes <= self.cache_bytes else 1)
+        return [rate] * rounds
+
+    def copy(self, num_bytes: int, threads: int, rounds: int) -> list[float]:
+        return [self.read_rate / 2] * rounds
+
+    def arithmetic(self, name: str, threads: int, rounds: int) -> list[float]:
+        return [self.peaks[name] * threads / 2] * rounds
+
+    def barrier(self, threads: int, rounds: int) -> list[float]:
+        return [1.0 if threads == 1 else self.barrier_rate] * rounds
+
+    def close(self) -> None:
+        self.num_closed += 1
