@@ -14,7 +14,7 @@ from pathlib import Path
 
 import typer
 
-from ridgeline.cli.main import COMMANDS, build_app
+from ridgeline.cli.main import COMMANDS, GROUPS, build_app
 from ridgeline.model.graph.ops import OPERATORS
 
 ROOT = Path(__file__).parents[1]
@@ -121,8 +121,10 @@ def cli() -> str:
     ]
     group = typer.main.get_command(build_app())
     commands = group.commands  # type: ignore[attr-defined]
-    for name in COMMANDS:
-        command = commands[name]
+    found = {name: commands[name] for name in COMMANDS}
+    for name, inner in GROUPS.items():
+        found |= {f"{name} {word}": commands[name].commands[word] for word in inner.commands}
+    for name, command in found.items():
         lines += ["", f"## ridgeline {name}", "", first_paragraph(command.help or ""), ""]
         lines += ["| argument or option | meaning | default |", "| --- | --- | --- |"]
         for parameter in command.params:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ridgeline.cli import inspect, list_models, pull, remove, replay, run
+from ridgeline.cli import bench, inspect, list_models, pull, remove, replay, run
 from ridgeline.errors import RidgelineError
 
 HELP = """Run a language model, and know what it costs.
@@ -52,6 +52,19 @@ COMMANDS: dict[str, Command] = {
     "list": Command(list_models.list_models, list_models.EXAMPLES),
     "remove": Command(remove.remove, remove.EXAMPLES),
     "replay": Command(replay.replay, replay.EXAMPLES),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Commands under one word."""
+
+    help: str
+    commands: dict[str, Command]
+
+
+GROUPS: dict[str, Group] = {
+    "bench": Group(bench.HELP, {"latency": Command(bench.latency, bench.LATENCY_EXAMPLES)}),
 }
 
 _FLAGS = ("--offline", "--debug")
@@ -90,7 +103,18 @@ def build_app() -> typer.Typer:
     app.callback(help=HELP, epilog=EXAMPLES)(_global_options)
     for name, command in COMMANDS.items():
         app.command(name, epilog=command.examples)(command.call)
+    for name, group in GROUPS.items():
+        inner = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help=group.help)
+        for word, command in group.commands.items():
+            inner.command(word, epilog=command.examples)(command.call)
+        # Without a callback, a group of one command would be that command.
+        inner.callback()(_nothing)
+        app.add_typer(inner, name=name, help=group.help)
     return app
+
+
+def _nothing() -> None:
+    pass
 
 
 def _global_options(

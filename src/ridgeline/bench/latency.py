@@ -1,0 +1,391 @@
+"""How fast one engine computes prompts and tokens, each figure beside the limits of that moment.
+
+Tokens go through the real engine: scheduler, executor, sampling; text does not. Every sample has
+its roofs measured right before it (reading a working set of its size, the arithmetic peaks in use,
+a barrier), since hosts change from one second to the next. Work is counted on the steps that were
+really run, on the graph that ran them. Measures; prints nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+import numpy as np
+import numpy.typing as npt
+
+from ridgeline.assemble import Assembled
+from ridgeline.bench.sample import Case, Measured, Moment, OperatorSample, Sample
+from ridgeline.cost.count import LAYER
+from ridgeline.cost.device import OWN_CACHE_BYTES, Bandwidth, Device, Peak, mode_name
+from ridgeline.cost.measure import Meter
+from ridgeline.cost.time import Bound, StepBound, step_bound
+from ridgeline.engine.engine import Engine
+from ridgeline.engine.executor import Executor
+from ridgeline.engine.request import Request
+from ridgeline.errors import CapacityError, EngineError, RequestError
+from ridgeline.step import RowSampling, StepPlan, StepResult, StepShape
+from ridgeline.units import MIB
+
+# Read at most this much beside a sample: bandwidth hardly changes beyond it.
+LARGEST_FOOTPRINT = 512 * MIB
+_ROUNDS = 5
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure. output: tokens of each row that a decode sample times. repeat: samples of
+    each case. profile: with the time of each operator.
+    """
+
+    prompts: tuple[int, ...] = (512, 2048)
+    contexts: tuple[int, ...] = (32, 2048)
+    batches: tuple[int, ...] = (1,)
+    output: int = 64
+    repeat: int = 5
+    profile: bool = False
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        # Small batches first: the prefix cache keeps their prompts for the larger ones.
+        prefill = [Case("prefill", 1, prompt) for prompt in dict.fromkeys(self.prompts)]
+        decode = [
+            Case("decode", batch, context)
+            for context in dict.fromkeys(self.contexts)
+            for batch in sorted(set(self.batches))
+        ]
+        return (*prefill, *decode)
+
+    @property
+    def max_batch(self) -> int:
+        return max(self.batches, default=1) if self.contexts else 1
+
+    @property
+    def num_positions(self) -> int:
+        """The longest row."""
+        decode = [context + self.output + self.max_batch + 2 for context in self.contexts]
+        return max([*(prompt + 1 for prompt in self.prompts), *decode], default=1)
+
+    def check(self) -> None:
+        """Raises RequestError naming the field that cannot be."""
+        for name, values, fewest in (
+            ("prompt", self.prompts, 1),
+            ("context", self.contexts, 1),
+            ("batch", self.batches, 1),
+            ("output", (self.output,), 1),
+            ("repeat", (self.repeat,), 1),
+        ):
+            for value in values:
+                if not fewest <= value <= 1 << 20:
+                    raise RequestError(name, f"{value} is not a whole number from 1 to {1 << 20}")
+        if not self.cases:
+            raise RequestError("prompt", "nothing to measure: no prompt and no context is given")
+
+
+def run(
+    assembled: Assembled,
+    plan: Plan,
+    report: Report | None = None,
+    meter: Meter | None = None,
+) -> list[Measured]:
+    """Every case `plan.repeat` times, the cases taking turns; a first round warms and is dropped.
+
+    Raises RequestError where the model's context is too short for a case or the backend has no
+    timers for a profile, CapacityError where the KV cache is too small, EngineError where a step
+    failed. meter: for tests; the assembled backend's own otherwise.
+    """
+    plan.check()
+    if plan.profile and assembled.timers() is None:
+        raise RequestError(
+            "profile", "this backend keeps no time by operator; only the cpu backend does"
+        )
+    bench = _Bench(assembled, plan, meter or assembled.meter())
+    for case in plan.cases:
+        bench.check_fits(case)
+    samples: dict[Case, list[Sample]] = {case: [] for case in plan.cases}
+    total = (plan.repeat + 1) * len(samples)
+    done = 0
+    for turn in range(plan.repeat + 1):
+        for case, taken in samples.items():
+            if report is not None:
+                report(str(case) if turn else f"{case} (warming up)", done, total)
+            sample = bench.sample(case, warming=turn == 0)
+            if turn:
+                taken.append(sample)
+            done += 1
+    if report is not None:
+        report("done", total, total)
+    return [Measured(case, tuple(taken)) for case, taken in samples.items()]
+
+
+class _Recorder:
+    """An executor that notes the shapes of the steps that it hands on."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self.shapes: list[StepShape] = []
+
+    @property
+    def block_tokens(self) -> int:
+        return self._executor.block_tokens
+
+    @property
+    def num_blocks(self) -> int:
+        return self._executor.num_blocks
+
+    @property
+    def max_rows(self) -> int:
+        return self._executor.max_rows
+
+    @property
+    def vocab_size(self) -> int:
+        return self._executor.vocab_size
+
+    def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
+        self._executor.open_row(row, token_ids, sampling)
+
+    def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
+        self._executor.append_tokens(row, token_ids)
+
+    def close_row(self, row: int) -> None:
+        self._executor.close_row(row)
+
+    def submit(self, plan: StepPlan) -> None:
+        self.shapes.append(plan.shape)
+        self._executor.submit(plan)
+
+    def collect(self) -> StepResult:
+        return self._executor.collect()
+
+    def forward(self, plan: StepPlan) -> npt.NDArray[np.float32]:
+        return self._executor.forward(plan)
+
+
+@dataclass(slots=True)
+class _Bench:
+    """Owns an engine over the assembled executor, and what was already counted."""
+
+    assembled: Assembled
+    plan: Plan
+    meter: Meter
+    recorder: _Recorder = field(init=False)
+    engine: Engine = field(init=False)
+    num_requests: int = 0
+
+    def __post_init__(self) -> None:
+        limits = self.assembled.engine.state.limits
+        self.recorder = _Recorder(self.assembled.executor)
+        self.engine = Engine(
+            self.recorder,
+            max_context=limits.max_context,
+            max_tokens_per_step=limits.max_tokens_per_step,
+        )
+
+    def check_fits(self, case: Case) -> None:
+        longest = self._longest(case)
+        limits = self.engine.state.limits
+        if longest > limits.max_context:
+            name = "prompt" if case.phase == "prefill" else "context"
+            raise RequestError(
+                name,
+                f"{case} needs {longest} positions with the tokens that are generated; there are "
+                f"{limits.max_context}",
+            )
+        if case.batch > limits.max_rows:
+            raise CapacityError(f"{case} needs {case.batch} rows; there are {limits.max_rows}")
+        blocks = case.batch * -(-longest // limits.block_tokens)
+        if blocks > self.recorder.num_blocks:
+            raise CapacityError(
+                f"{case} needs {blocks} KV blocks of {limits.block_tokens} tokens and "
+                f"{self.recorder.num_blocks} fit; lower --batch or --context"
+            )
+
+    def sample(self, case: Case, warming: bool = False) -> Sample:
+        shapes = self._prepare(case)
+        moment = self._moment(case, shapes)
+        timed = self._prefill if case.phase == "prefill" else self._decode
+        seconds, ran = timed(case)
+        return self._judged(case, seconds, ran, moment, self.plan.profile and not warming)
+
+    # ---- running
+
+    def _prepare(self, case: Case) -> list[StepShape]:
+        """The steps that will be run, as far as it is known before; a decode's prompts computed."""
+        if case.phase == "prefill":
+            return [StepShape.prefill(case.context)]
+        for row in range(case.batch):
+            self._submit(self._kept_prompt(case.context, row), 1)
+            self._drain()
+        return [StepShape.decode(case.batch, case.context)]
+
+    def _prefill(self, case: Case) -> tuple[float, list[StepShape]]:
+        prompt = self._fresh_prompt(case.context)
+        self._start_clocks()
+        begin = time.perf_counter()
+        self._submit(prompt, 1)
+        self._drain()
+        return time.perf_counter() - begin, self.recorder.shapes
+
+    def _decode(self, case: Case) -> tuple[float, list[StepShape]]:
+        """All rows first get one token, from prompts that the prefix cache has; then the clock."""
+        slack = case.batch + 1
+        requests = [
+            self._submit(self._kept_prompt(case.context, row), self.plan.output + slack)
+            for row in range(case.batch)
+        ]
+        while any(request.num_generated == 0 for request in requests):
+            self._step()
+        self._start_clocks()
+        begin = time.perf_counter()
+        for _ in range(self.plan.output):
+            self._step()
+        seconds = time.perf_counter() - begin
+        shapes = self.recorder.shapes
+        for request in requests:
+            self.engine.abort(request.id)
+        if any(shape.new_tokens != (1,) * case.batch for shape in shapes):
+            raise EngineError(f"{case}: a step that should decode every row did something else")
+        return seconds, shapes
+
+    def _step(self) -> None:
+        for event in self.engine.step():
+            if event.error is not None:
+                raise event.error
+
+    def _drain(self) -> None:
+        while self.engine.has_work:
+            self._step()
+
+    def _submit(self, token_ids: list[int], max_tokens: int) -> Request:
+        self.num_requests += 1
+        request = Request(
+            id=f"bench-{self.num_requests}",
+            token_ids=token_ids,
+            num_prompt=len(token_ids),
+            max_tokens=max_tokens,
+            sampling=RowSampling(),
+            stop_token_ids=frozenset(),
+        )
+        self.engine.submit(request)
+        return request
+
+    def _start_clocks(self) -> None:
+        self.recorder.shapes = []
+        self.assembled.reset_timers()
+
+    def _fresh_prompt(self, num_tokens: int) -> list[int]:
+        """Ids that no prompt before began with: the prefix cache gives no help."""
+        return self._ids(num_tokens, f"fresh {self.num_requests}")
+
+    def _kept_prompt(self, num_tokens: int, row: int) -> list[int]:
+        return self._ids(num_tokens, f"kept {row}")
+
+    def _ids(self, num_tokens: int, seed: str) -> list[int]:
+        """Ordinary ids: the first ones of a vocabulary are bytes and control tokens."""
+        vocab_size = self.recorder.vocab_size
+        draw = random.Random(seed)
+        first = min(1000, vocab_size // 4)
+        return [draw.randrange(first, vocab_size) for _ in range(num_tokens)]
+
+    def _longest(self, case: Case) -> int:
+        if case.phase == "prefill":
+            return case.context + 1
+        return case.context + self.plan.output + case.batch + 1
+
+    # ---- judging
+
+    def _moment(self, case: Case, shapes: Sequence[StepShape]) -> Moment:
+        """The limits now, for the working set and the arithmetics of these steps."""
+        threads = self.assembled.threads
+        work = self.assembled.work(shapes[0])
+        size = int(work.weight_bytes + work.kv_read_bytes)
+        size = max(min(size, LARGEST_FOOTPRINT), 64 * 1024 * threads)
+        rate = median(self.meter.read(size, threads, _ROUNDS))
+        cache = median(self.meter.read(OWN_CACHE_BYTES * threads, threads, _ROUNDS))
+        peaks = tuple(
+            Peak(name, threads, median(self.meter.arithmetic(name, threads, _ROUNDS)))
+            for name in sorted(work.flops)
+        )
+        barrier = self.assembled.barrier_nanoseconds()
+        if barrier is None:
+            barrier = median(self.meter.barrier(threads, _ROUNDS))
+        return Moment(
+            read=Bandwidth(size, threads, rate),
+            peaks=peaks,
+            barrier_nanoseconds=barrier,
+            mode=mode_name(barrier, threads),
+            device=Device(
+                name="this machine",
+                memory_bytes_per_second=1e9 * rate,
+                operations_per_second={
+                    peak.arithmetic: 1e9 * peak.gigaoperations_per_second for peak in peaks
+                },
+                barrier_seconds=1e-9 * barrier,
+                cache_bytes=float(self.meter.cache_bytes),
+                cache_bytes_per_second=1e9 * cache,
+            ),
+        )
+
+    def _judged(
+        self, case: Case, seconds: float, shapes: list[StepShape], moment: Moment, profile: bool
+    ) -> Sample:
+        steps = self._bounds(case, shapes, moment.device)
+        binds: dict[str, float] = {}
+        for step, count in steps:
+            for row in step.rows:
+                share = count * row.bound.seconds
+                binds[row.bound.binds] = binds.get(row.bound.binds, 0.0) + share
+        return Sample(
+            seconds=seconds,
+            num_tokens=case.context if case.phase == "prefill" else case.batch * len(shapes),
+            num_steps=len(shapes),
+            least_seconds=sum(count * step.seconds for step, count in steps),
+            compute_seconds=sum(count * step.compute_seconds for step, count in steps),
+            memory_seconds=sum(count * step.memory_seconds for step, count in steps),
+            binds=max(binds, key=lambda name: binds[name]),
+            moment=moment,
+            operators=self._operators(steps) if profile else (),
+        )
+
+    def _bounds(
+        self, case: Case, shapes: list[StepShape], device: Device
+    ) -> list[tuple[StepBound, int]]:
+        """The least time of each kind of step, and how many there were. Decode steps are priced as
+        the middle one: their work is linear in the context.
+        """
+        if case.phase == "decode":
+            counted = [(shapes[len(shapes) // 2], len(shapes))]
+        else:
+            counted = [(shape, 1) for shape in shapes]
+        graph, precision = self.assembled.bound_graph, self.assembled.precision
+        return [(step_bound(graph, shape, precision, device), n) for shape, n in counted]
+
+    def _operators(self, steps: list[tuple[StepBound, int]]) -> tuple[OperatorSample, ...]:
+        """The timers of the sample, by name without layer, beside the work of the same name."""
+        bounds: dict[str, Bound] = {}
+        flops: dict[str, float] = {}
+        for step, count in steps:
+            for row in step.rows:
+                name, bound = row.row.name, row.bound.times(count)
+                bounds[name] = bounds[name] + bound if name in bounds else bound
+                flops[name] = flops.get(name, 0.0) + count * row.row.work.total_flops
+        found: dict[str, OperatorSample] = {}
+        for timer in self.assembled.timers() or ():
+            name = LAYER.sub("layers.*.", timer.name)
+            before = found.get(name)
+            found[name] = OperatorSample(
+                name=name,
+                operator=timer.type,
+                calls=timer.calls + (before.calls if before else 0),
+                seconds=1e-9 * timer.nanoseconds + (before.seconds if before else 0.0),
+                barrier_seconds=1e-9 * timer.barrier_nanoseconds
+                + (before.barrier_seconds if before else 0.0),
+                bound=bounds.get(name),
+                flops=flops.get(name, 0.0),
+            )
+        return tuple(found.values())

@@ -1,0 +1,185 @@
+"""`ridgeline bench latency`: its records against a machine of known speed, and its refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_meter import FakeMeter
+
+from ridgeline.assemble import Assembled, Options, assemble
+from ridgeline.bench.latency import Plan, run
+from ridgeline.bench.records import profile_of, record
+from ridgeline.cli.main import main
+from ridgeline.config import read_settings
+from ridgeline.errors import CapacityError, RequestError
+from ridgeline.step import StepShape
+
+MODEL = str(Path(__file__).parent.parent / "golden" / "llama3" / "model.gguf")
+SMALL = ("--prompt", "24", "--context", "16", "--output", "4", "--repeat", "2")
+Output = pytest.CaptureFixture[str]
+FIELDS = ["phase", "batch", "context", "tokens_per_s", "mbu", "mfu", "roof", "mode", "samples"]
+
+
+def model(backend: str = "cpu", **options: Any) -> Assembled:
+    return assemble(MODEL, read_settings(), Options(backend=backend, max_rows=4, **options))
+
+
+def test_a_record_has_the_fields_that_others_read() -> None:
+    plan = Plan((24,), (16,), (1, 2), output=4, repeat=3)
+    found = run(model(), plan, meter=FakeMeter())
+    records = [record(measured) for measured in found]
+    assert [(r["phase"], r["batch"], r["context"]) for r in records] == [
+        ("prefill", 1, 24),
+        ("decode", 1, 16),
+        ("decode", 2, 16),
+    ]
+    for fields in records:
+        assert list(fields) == FIELDS
+        rates: Any = fields["tokens_per_s"]
+        assert 0 < rates["min"] <= rates["median"] <= rates["max"]
+        assert isinstance(fields["mbu"], float)
+        assert isinstance(fields["mfu"], float)
+        samples: Any = fields["samples"]
+        assert [len(samples), samples[0]["steps"]] == [3, 1 if fields["phase"] == "prefill" else 4]
+        roof: Any = fields["roof"]
+        assert roof["read_gb_per_s"] == 80
+        assert roof["gop_per_s"] == {"f32": 500}
+        assert roof["binds"] in ("memory", "cache", "f32")
+        assert roof["threads"] == read_settings().threads or roof["threads"] >= 1
+    assert json.loads(json.dumps(records)) == records
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference", "null"])
+def test_utilization_is_work_over_time_and_roof(backend: str) -> None:
+    assembled = model(backend)
+    threads = assembled.threads
+    found = run(assembled, Plan((), (16,), (2,), output=4, repeat=2), meter=FakeMeter())
+    (measured,) = found
+    # The third of four steps: 16 prompt tokens, the first answer token, two more.
+    work = assembled.work(StepShape.decode(2, 18))
+    for sample in measured.samples:
+        assert sample.num_tokens == 8
+        num_bytes = work.weight_bytes + work.kv_read_bytes + work.kv_write_bytes
+        assert sample.mbu == pytest.approx(4 * num_bytes / sample.seconds / 80e9)
+        ideal = 4 * work.total_flops / (500e9 * threads / 2)
+        assert sample.mfu == pytest.approx(ideal / sample.seconds)
+        assert sample.least_seconds >= max(sample.compute_seconds, sample.memory_seconds)
+    assert profile_of(measured) is None
+
+
+def test_a_long_prompt_is_counted_in_the_chunks_that_ran() -> None:
+    assembled = model(max_tokens_per_step=16)
+    (measured,) = run(assembled, Plan((40,), (), (1,), repeat=1), meter=FakeMeter())
+    (sample,) = measured.samples
+    assert (sample.num_tokens, sample.num_steps) == (40, 3)
+    chunks = [StepShape((16,), (0,), 0), StepShape((16,), (16,), 0), StepShape((8,), (32,), 1)]
+    work = [assembled.work(shape) for shape in chunks]
+    num_bytes = sum(w.weight_bytes + w.kv_read_bytes + w.kv_write_bytes for w in work)
+    assert sample.memory_seconds == pytest.approx(num_bytes / 80e9)
+
+
+def test_a_profile_names_every_operator_and_adds_up() -> None:
+    plan = Plan((24,), (16,), (2,), output=4, repeat=2, profile=True)
+    for measured in run(model(), plan, meter=FakeMeter()):
+        profile = profile_of(measured)
+        assert profile is not None
+        names = {row.name for row in profile.rows}
+        assert {"layers.*.attn.attend", "layers.*.mlp.down", "head", "sample"} <= names
+        seconds = [row.seconds for row in profile.rows]
+        assert seconds == sorted(seconds, reverse=True)
+        for sample in measured.samples:
+            operators = sum(operator.seconds for operator in sample.operators)
+            assert operators + sample.idle_seconds == pytest.approx(sample.seconds)
+            assert operators < sample.seconds
+        by_name = {row.name: row for row in profile.rows}
+        down = by_name["layers.*.mlp.down"]
+        assert (down.operator, down.calls) == ("linear", 2)
+        assert down.achieved is not None
+        assert down.roof is not None
+        assert down.of_roof == pytest.approx(down.achieved / down.roof)
+        assert by_name["sample"].achieved is None
+        fields: Any = record(measured)["profile"]
+        assert len(fields["operators"]) == len(profile.rows)
+
+
+def test_repeats_of_a_decode_start_at_the_same_context() -> None:
+    assembled = model()
+    seen: list[StepShape] = []
+    submit = assembled.executor.submit
+
+    def watched(plan: Any) -> None:
+        seen.append(plan.shape)
+        submit(plan)
+
+    assembled.executor.submit = watched  # type: ignore[method-assign]
+    run(assembled, Plan((), (16,), (2,), output=3, repeat=2), meter=FakeMeter())
+    decodes = [shape.context_lens for shape in seen if shape.new_tokens == (1, 1)]
+    assert decodes.count((16, 16)) == 3
+    assert max(max(shape) for shape in decodes) == 18
+
+
+@pytest.mark.parametrize("backend", ["reference", "null"])
+def test_a_backend_without_timers_has_no_profile(backend: str) -> None:
+    plan = Plan((8,), (), (1,), repeat=1, profile=True)
+    with pytest.raises(RequestError, match="only the cpu backend"):
+        run(model(backend), plan, meter=FakeMeter())
+
+
+def test_what_does_not_fit_is_known_before_anything_runs() -> None:
+    small = model(context_length=64)
+    with pytest.raises(RequestError, match="prompt: prefill 64 needs 65 positions"):
+        run(small, Plan((64,), (), (1,)), meter=FakeMeter())
+    with pytest.raises(RequestError, match="context: decode 1 @ 60"):
+        run(small, Plan((), (60,), (1,), output=8), meter=FakeMeter())
+    with pytest.raises(CapacityError, match="5 rows; there are 4"):
+        run(small, Plan((), (8,), (5,), output=1), meter=FakeMeter())
+    for wrong in (Plan((0,)), Plan(batches=(0,)), Plan(repeat=0), Plan(output=0), Plan((), ())):
+        with pytest.raises(RequestError):
+            wrong.check()
+
+
+def test_the_command_prints_a_table_or_json(capsys: Output, tmp_path: Path) -> None:
+    assert main(["bench", "latency", MODEL, *SMALL, "--batch", "1,2", "--profile"]) == 0
+    said = capsys.readouterr().out
+    for words in ("prefill 24", "decode 2 @ 16", "MBU", "MFU", "operators by time", "attn.attend"):
+        assert words in said
+    assert main(["bench", "latency", MODEL, *SMALL, "--json", "-"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    assert [r["phase"] for r in records] == ["prefill", "decode"]
+    path = tmp_path / "found.json"
+    assert main(["bench", "latency", MODEL, *SMALL, "--json", str(path), "--profile"]) == 0
+    assert "profile" in json.loads(path.read_text())[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--prompt", "many"), "--prompt: 'many' is not a whole number"),
+        (("--prompt", "512,"), "--prompt: '' is not a whole number"),
+        (("--batch", "0"), "--batch: '0'"),
+        (("--context", "-1"), "--context: '-1'"),
+        (("--repeat", "0"), "--repeat: 0 is not"),
+        (("--prompt", "none", "--context", "none"), "nothing to measure"),
+        (("--prompt", "99999"), "positions"),
+        (("--backend", "abacus"), "--backend: 'abacus'; there are"),
+        (("--backend", "reference", "--profile"), "--profile: the reference backend"),
+        (("--json", "/nowhere/at/all.json"), "--json:"),
+        (("--threads", "0"), "--threads: 0"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(arguments: tuple[str, ...], reason: str, capsys: Output) -> None:
+    assert main(["bench", "latency", MODEL, *arguments]) == 2
+    said = capsys.readouterr()
+    assert not said.out
+    assert said.err.count("\n") == 1
+    assert reason in said.err
+
+
+def test_the_group_shows_its_commands(capsys: Output) -> None:
+    assert main(["bench", "--help"]) == 0
+    assert "latency" in capsys.readouterr().out
+    assert main(["bench", "latency", "--help"]) == 0
+    assert "MBU" in capsys.readouterr().out
