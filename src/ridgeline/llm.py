@@ -170,7 +170,7 @@ class LLM:
         groups: list[Group] = []
         try:
             for prompt, own in zip(prompts, params, strict=True):
-                groups.append(self.session.submit(prompt, own, arrival=arrival))
+                groups.append(self.session.submit(prompt, own, arrival=arrival, streams=False))
             show = len(groups) > 1 and sys.stderr.isatty() if use_tqdm is None else use_tqdm
             left = {id(group) for group in groups}
             with _Progress(len(groups)) if show else nullcontext() as progress:
@@ -178,9 +178,7 @@ class LLM:
                     # A stream may run beside: its pieces are not ours to take.
                     touched = [g for g in self.session.step() if id(g) in left]
                     if progress is not None:
-                        progress.add(touched)
-                    for group in touched:
-                        group.deltas.clear()
+                        progress.show(groups)
                     left.difference_update(id(group) for group in touched if group.done)
         finally:
             for group in groups:
@@ -244,7 +242,7 @@ class _Progress(AbstractContextManager["_Progress"]):
         )
         self._task = self._bar.add_task("", total=total, rate=0.0)
         self._start = time.monotonic()
-        self._num_tokens = self._num_done = 0
+        self._next = 0.0
 
     def __enter__(self) -> _Progress:
         self._bar.start()
@@ -253,12 +251,14 @@ class _Progress(AbstractContextManager["_Progress"]):
     def __exit__(self, *_exception: object) -> None:
         self._bar.stop()
 
-    def add(self, touched: Sequence[Group]) -> None:
-        """Counts what a step gave; groups come here once a step, before their pieces are taken."""
-        self._num_tokens += sum(len(d.token_ids) for g in touched for d in g.deltas)
-        self._num_done += sum(g.done for g in touched)
-        rate = self._num_tokens / max(time.monotonic() - self._start, 1e-9)
-        self._bar.update(self._task, completed=self._num_done, rate=rate)
+    def show(self, groups: Sequence[Group]) -> None:
+        """Counts anew, a few times a second."""
+        now = time.monotonic()
+        if now < self._next and any(not group.done for group in groups):
+            return
+        self._next = now + 0.1
+        rate = sum(group.num_tokens for group in groups) / max(now - self._start, 1e-9)
+        self._bar.update(self._task, completed=sum(g.done for g in groups), rate=rate)
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

@@ -24,30 +24,64 @@ from ridgeline.model.text.tokenizer import Tokenizer
 class Group:
     """The requests of one prompt, one an answer, while they run.
 
-    deltas: pieces that nobody has taken yet; whoever owns the group takes them out.
+    streams: somebody reads the pieces as they come: deltas holds those that nobody has taken yet,
+    and whoever owns the group takes them out. Otherwise text is made of the tokens when it is asked
+    for: between two steps it would wait for caches that the step has emptied, and the step for it.
     """
 
     id: str
     prompt: Tokenized
     arrival: float
     submitted: float
+    streams: bool
     answers: list[Answer] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     first_token: float | None = None
     finished: float | None = None
     num_running: int = 0
+    num_tokens: int = 0
     deltas: list[Delta] = field(default_factory=list)
+    _untold: list[tuple[int, Event]] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
         return self.num_running == 0
 
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(answer.token_ids) for answer in self.answers)
+    def take(self, index: int, event: Event) -> None:
+        """Folds in what a step gave answer `index`."""
+        if event.token_id is not None:
+            self.num_tokens += 1
+            if self.first_token is None:
+                self.first_token = time.monotonic()
+        answer = self.answers[index]
+        if self._waits(answer):
+            self._untold.append((index, event))
+            self._count(event.finish_reason is not None)
+            return
+        text = answer.take(event)
+        self._count(answer.finish_reason is not None)
+        if self.streams:
+            ids = () if event.token_id is None else (event.token_id,)
+            last = self.output() if self.done else None
+            self.deltas.append(Delta(index, text, ids, answer.finish_reason, last))
+
+    def ended(self, index: int, event: Event) -> bool:
+        """Whether answer `index`, having taken `event`, is over."""
+        return event.finish_reason is not None or self.answers[index].finish_reason is not None
+
+    def _waits(self, answer: Answer) -> bool:
+        return not self.streams and not answer.params.stop_strings
+
+    def _count(self, ended: bool) -> None:
+        self.num_running -= ended
+        if self.done:
+            self.finished = time.monotonic()
 
     def output(self) -> RequestOutput:
         """The prompt and its answers so far."""
+        for index, event in self._untold:
+            self.answers[index].take(event)
+        self._untold.clear()
         return RequestOutput(
             request_id=self.id,
             prompt=self.prompt.text,
@@ -94,9 +128,11 @@ class Session:
         *,
         arrival: float,
         name: str | None = None,
+        streams: bool = True,
     ) -> Group:
         """Queues a prompt. arrival: `time.monotonic()` of the call that brought it. name: its id,
-        if no group that runs has it. Raises RequestError if it could never run here.
+        if no group that runs has it. streams: as `Group` has it. Raises RequestError if it could
+        never run here.
         """
         name = f"request-{next(self._numbers)}" if name is None else name
         seed = secrets.randbits(63) if params.seed is None else params.seed
@@ -104,7 +140,7 @@ class Session:
         if not params.ignore_eos:
             stops |= self._tokenizer.eos_ids
         num_prompt = len(prompt.token_ids)
-        group = Group(name, prompt, arrival, time.monotonic())
+        group = Group(name, prompt, arrival, time.monotonic(), streams)
         try:
             for index in range(params.n):
                 own_seed = (seed + index) % 2**64  # answer i of a prompt uses seed + i
@@ -159,18 +195,8 @@ class Session:
 
     def _take(self, event: Event) -> Group:
         group, index = self._groups[event.request_id]
-        answer = group.answers[index]
-        now = time.monotonic()
-        if group.first_token is None and event.token_id is not None:
-            group.first_token = now
-        text = answer.take(event)
-        if event.finish_reason is not None or answer.finish_reason is not None:
+        group.take(index, event)
+        if group.ended(index, event):
             self.engine.abort(event.request_id)
             del self._groups[event.request_id]
-            group.num_running -= 1
-        if group.done:
-            group.finished = now
-        ids = () if event.token_id is None else (event.token_id,)
-        last = group.output() if group.done else None
-        group.deltas.append(Delta(index, text, ids, answer.finish_reason, last))
         return group
