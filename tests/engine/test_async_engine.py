@@ -23,12 +23,8 @@ LONG = SamplingParams(temperature=0, seed=1, max_tokens=90, ignore_eos=True)
 
 
 @pytest.fixture
-def llm() -> LLM:
-    return LLM(MODEL, max_tokens_per_step=16, max_rows=4, threads=1)
-
-
-@pytest.fixture
-def engine(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Iterator[AsyncEngine]:
+def llm(monkeypatch: pytest.MonkeyPatch) -> LLM:
+    llm = LLM(MODEL, max_tokens_per_step=16, max_rows=4, threads=1)
     # A step of so small a model is over before anyone could abort it.
     submit = llm.session.engine._executor.submit
 
@@ -37,6 +33,11 @@ def engine(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Iterator[AsyncEngine]:
         submit(plan)
 
     monkeypatch.setattr(llm.session.engine._executor, "submit", slowly)
+    return llm
+
+
+@pytest.fixture
+def engine(llm: LLM) -> Iterator[AsyncEngine]:
     engine = AsyncEngine(llm)
     yield engine
     engine.close()
