@@ -5,6 +5,7 @@
 #include <nanobind/stl/function.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
@@ -12,6 +13,7 @@
 #include <cstring>
 #include <optional>
 #include <stdexcept>
+#include <tuple>
 
 #include "module.h"
 #include "program.h"
@@ -53,7 +55,24 @@ Matrix pack(Program& program, const std::string& format, const Bytes& raw, std::
   require(n > 0 && k > 0 && row_bytes > 0, "a matrix is empty");
   require(raw.size() == static_cast<std::size_t>(n) * static_cast<std::size_t>(row_bytes),
           "a matrix does not have the bytes of its shape");
+  const nb::gil_scoped_release unlocked;  // `release` takes it back for as long as it runs
   return {program.pack(format, bytes_of(raw), n, k, static_cast<std::size_t>(row_bytes), release)};
+}
+
+// Packed matrices as Python keeps them: (format, n, k, prescale, offset).
+using Records = std::vector<std::tuple<std::string, std::int64_t, std::int64_t, float, std::size_t>>;
+
+void read_weights(Program& program, int file, std::size_t num_bytes, const Records& records) {
+  std::vector<PackedRecord> packed;
+  for (const auto& [format, n, k, prescale, offset] : records) packed.push_back({format, n, k, prescale, offset});
+  program.weights().read_from(program.kernels(), file, num_bytes, std::move(packed));
+}
+
+Records finish_weights(Program& program) {
+  Records records;
+  for (const PackedRecord& record : program.weights().finish_file())
+    records.emplace_back(record.format, record.n, record.k, record.prescale, record.offset);
+  return records;
 }
 
 void add_linear(Program& program, const std::string& name, const View& x, const View& y,
@@ -305,6 +324,7 @@ NB_MODULE(_native, m) {
     for (const FormatLayout& row : kFormatLayouts) out.add(nb::str(row.format.data(), row.format.size()));
     return nb::frozenset(out);
   });
+  m.def("maps_in_huge_pages", &maps_in_huge_pages, "file"_a);
   bind_linear(m);
   bind_roofs(m);
 
@@ -351,6 +371,15 @@ NB_MODULE(_native, m) {
           "vocab"_a, "vocab_ids"_a, "arena_bytes"_a)
       .def("add_cache", &Program::add_cache, "kv_heads"_a, "key_dim"_a, "value_dim"_a, "window"_a)
       .def("pack", &pack, "format"_a, "raw"_a, "n"_a, "k"_a, "row_bytes"_a, "release"_a)
+      .def(
+          "write_weights",
+          [](Program& program, int file, std::size_t capacity) { program.weights().write_to(file, capacity); },
+          "file"_a, "capacity"_a)
+      .def("read_weights", &read_weights, "file"_a, "num_bytes"_a, "records"_a)
+      .def("finish_weights", &finish_weights)
+      .def("weights_checksum", [](Program& program) { return program.weights().checksum(program.pool()); },
+           nb::call_guard<nb::gil_scoped_release>())
+      .def_prop_ro("weights_file_bytes", [](Program& program) { return program.weights().file_bytes(); })
       .def("norm", &norm_spec, "kind"_a, "eps"_a, "offset"_a, "groups"_a, "weight"_a, "bias"_a.none())
       .def("add_linear", &add_linear, "name"_a, "x"_a, "y"_a, "matrices"_a, "biases"_a, "fine_activations"_a = false)
       .def("add_embed", &add_embed, "name"_a, "y"_a, "format"_a, "table"_a, "row_bytes"_a, "scale"_a,

@@ -10,9 +10,6 @@
 namespace ridgeline {
 namespace {
 
-// Raw weights that are packed between two releases: little memory beside the packed ones, yet work for many threads.
-constexpr std::int64_t kPieceBytes = std::int64_t{8} << 20;
-
 std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // Two readings of both clocks, one at load and one at each call, since a program that runs steps is older than this.
@@ -65,48 +62,7 @@ const RopeTable* Program::rope_table(const std::vector<double>& frequencies, dou
 
 PackedMatrix Program::pack(const std::string& format, const std::byte* raw, std::int64_t n, std::int64_t k,
                            std::size_t row_bytes, const std::function<void()>& release) {
-  const std::optional<Layout> layout = layout_of(format);
-  if (!layout) throw std::invalid_argument("no packed layout for weights of format " + format);
-  PackedMatrix out{*layout, n, k, 1.0f, nullptr};
-  const std::int64_t strips = out.num_strips();
-  const std::int64_t raw_bytes = n * static_cast<std::int64_t>(row_bytes);
-  const std::int64_t pieces = std::clamp<std::int64_t>((raw_bytes + kPieceBytes - 1) / kPieceBytes, 1, strips);
-
-  // The smallest power of two that any piece needs. Pieces are of one size: a small one at the end could be rows of
-  // padding, all zero, which would ask for 1.
-  std::vector<float> prescales(static_cast<std::size_t>(pool_.size()), 1.0f);
-  for (std::int64_t piece = 0; piece < pieces; piece++) {
-    const std::int64_t begin = n * piece / pieces, rows = n * (piece + 1) / pieces - begin;
-    pool_.run([&](int thread) {
-      const std::int64_t first = begin + rows * thread / pool_.size();
-      const std::int64_t count = begin + rows * (thread + 1) / pool_.size() - first;
-      float& mine = prescales[static_cast<std::size_t>(thread)];
-      if (count == 0) {
-        mine = INFINITY;
-        return;
-      }
-      const float wanted =
-          kernels_.pack_prescale(format.c_str(), raw + static_cast<std::size_t>(first) * row_bytes, count, k);
-      mine = piece == 0 ? wanted : std::min(mine, wanted);
-    });
-    release();
-  }
-  out.prescale = *std::min_element(prescales.begin(), prescales.end());
-
-  std::byte* data = weights_.allocate(kernels_.packed_bytes(*layout, n, k));
-  out.data = data;
-  std::atomic<bool> known{true};
-  for (std::int64_t piece = 0; piece < pieces; piece++) {
-    std::atomic<std::int64_t> next{strips * piece / pieces};
-    const std::int64_t end = strips * (piece + 1) / pieces;
-    pool_.run([&](int) {
-      for (std::int64_t strip; (strip = next.fetch_add(1)) < end;)
-        if (!kernels_.pack_strips(format.c_str(), raw, out, data, strip, strip + 1)) known = false;
-    });
-    release();
-  }
-  if (!known) throw std::invalid_argument("no packing of weights of format " + format);
-  return out;
+  return weights_.pack(kernels_, pool_, format, raw, n, k, row_bytes, release);
 }
 
 const float* Program::keep(const float* values, std::int64_t count) {

@@ -9,6 +9,7 @@
 
 #include "operators_attention.h"
 #include "roofs.h"
+#include "weight_store.h"
 
 namespace ridgeline {
 
@@ -39,6 +40,9 @@ class Program {
   // std::invalid_argument for an unknown format.
   PackedMatrix pack(const std::string& format, const std::byte* raw, std::int64_t n, std::int64_t k,
                     std::size_t row_bytes, const std::function<void()>& release);
+  // Packed weights in a file (weight_store.h), set up before the first pack().
+  WeightStore& weights() { return weights_; }
+  ThreadPool& pool() { return pool_; }
   // A copy that lives as long as the program.
   const float* keep(const float* values, std::int64_t count);
   void add(std::unique_ptr<Operator> op);
@@ -79,7 +83,7 @@ class Program {
   const Kernels& kernels_;
   ThreadPool pool_;
   RowTable rows_;
-  Slabs weights_;
+  WeightStore weights_;
   std::vector<KvPlace> caches_;
   std::vector<std::unique_ptr<RopeTable>> rope_tables_;
   std::vector<std::unique_ptr<Operator>> operators_;

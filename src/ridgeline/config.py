@@ -2,9 +2,10 @@
 
 | variable | what it sets | default |
 | --- | --- | --- |
-| `RIDGELINE_CACHE` | folder for models and roofs | `$XDG_CACHE_HOME` or `~/.cache`, `/ridgeline` |
+| `RIDGELINE_CACHE` | folder for models, roofs and packed weights | `$XDG_CACHE_HOME` or `~/.cache`, `/ridgeline` |
 | `RIDGELINE_OFFLINE` | `1`: never open a network connection | off |
 | `RIDGELINE_ISA` | force the CPU kernels: `avx512`, `avx2` or `portable` | best that the CPU has |
+| `RIDGELINE_KEEP_PACKED` | `0`: do not keep packed weights on disk | on |
 | `RIDGELINE_THREADS` | threads of the CPU backend | the cores that this process may use |
 """
 
@@ -30,6 +31,7 @@ class Settings:
     offline: bool
     isa: str | None
     threads: int
+    keep_packed: bool = True
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -56,4 +58,5 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         offline=environ.get("RIDGELINE_OFFLINE", "") not in ("", "0"),
         isa=isa,
         threads=int(threads_text) if threads_text else len(os.sched_getaffinity(0)),
+        keep_packed=environ.get("RIDGELINE_KEEP_PACKED", "") != "0",
     )

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import numpy as np
 import numpy.typing as npt
 
-from ridgeline.backends.cpu import _native
+from ridgeline.backends.cpu import _native, packed_weights
 from ridgeline.backends.cpu.bind import bind
 from ridgeline.backends.cpu.weights import Weights
 from ridgeline.errors import CapacityError, EngineError, RidgelineError
@@ -68,7 +69,8 @@ class CpuExecutor:
     num_blocks: KV blocks of 16 tokens; memory is taken as they are used. max_rows: rows of the
     state table. max_tokens_per_step: new tokens of a step. max_logits_per_step: rows of logits of a
     step; max_rows unless given. threads: the caller's included. isa: "avx512", "avx2" or
-    "portable"; None for the best.
+    "portable"; None for the best. packed_folder, source: where packed weights are kept, and what
+    identifies the files that they come from (see `packed_weights.load`).
 
     A request gets the same bits whatever stands beside it in a step, however its prompt is cut,
     and with any number of threads; between instruction sets results differ by rounding. Raises
@@ -87,6 +89,8 @@ class CpuExecutor:
         threads: int,
         max_logits_per_step: int | None = None,
         isa: str | None = None,
+        packed_folder: Path | None = None,
+        source: object = None,
     ) -> None:
         check_graph(graph)
         self.isa = choose_isa(isa)
@@ -109,19 +113,25 @@ class CpuExecutor:
         )
         self._tables = [node.weights[0] for node in graph.nodes if isinstance(node.op, Embed)]
         try:
-            self._program = _native.Program(
-                isa=self.isa,
-                threads=threads,
-                num_blocks=num_blocks,
-                max_rows=max_rows,
-                max_tokens=max_tokens_per_step,
-                max_sampled=max_sampled,
-                max_context=graph.max_context,
-                vocab=width,
-                vocab_ids=min((table.shape[0] for table in self._tables), default=width),
-                arena_bytes=plan.arena_bytes,
+            self._program = packed_weights.load(
+                packed_folder,
+                graph,
+                source,
+                self.isa,
+                lambda: _native.Program(
+                    isa=self.isa,
+                    threads=threads,
+                    num_blocks=num_blocks,
+                    max_rows=max_rows,
+                    max_tokens=max_tokens_per_step,
+                    max_sampled=max_sampled,
+                    max_context=graph.max_context,
+                    vocab=width,
+                    vocab_ids=min((table.shape[0] for table in self._tables), default=width),
+                    arena_bytes=plan.arena_bytes,
+                ),
+                lambda program: bind(program, graph, plan, weights),
             )
-            bind(self._program, graph, plan, weights)
         except MemoryError:
             raise CapacityError(
                 f"{graph.name}: the system refused memory for the weights, {num_blocks} KV blocks "

@@ -50,6 +50,14 @@ class Checkpoint:
         self.tensors: Mapping[str, TensorInfo] = contents.tensors
         self._segments: Mapping[str, Segment] | None = contents.segments
 
+    @property
+    def identity(self) -> tuple[tuple[str, int, int, int, int, int], ...]:
+        """Of each file that the tensors lie in (see `MappedFile`), sorted: what is made from the
+        tensors is good for as long as this is the same.
+        """
+        segments = {} if self._segments is None else self._segments
+        return tuple(sorted({segment.mapping.identity for segment in segments.values()}))
+
     def raw(self, name: str) -> npt.NDArray[np.uint8]:
         """The tensor's bytes, 1-D and read-only, a view of the mapped file: valid as long as it is
         held.

@@ -33,12 +33,22 @@ class TensorInfo:
     format: str
 
 
+class MappedFile(mmap.mmap):
+    """A file as read-only memory.
+
+    identity: resolved path, size, times of the last change of content and of status in ns, inode
+    and device, when it was mapped: another file, or the same one changed, has another.
+    """
+
+    identity: tuple[str, int, int, int, int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """One tensor's bytes: `data` is a view of the mapped file, from its byte `start` on."""
 
     data: npt.NDArray[np.uint8]
-    mapping: mmap.mmap
+    mapping: MappedFile
     start: int
 
     def release(self) -> None:
@@ -78,22 +88,32 @@ def open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def map_file(path: Path) -> mmap.mmap:
+def map_file(path: Path) -> MappedFile:
     """A regular, non-empty file as read-only memory; the mapping lives as long as a view of it.
 
     Pages are read when touched, so a file that another process cuts short meanwhile faults then: no
     reader that maps can defend itself against that.
     """
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size == 0:
+        status = os.fstat(file.fileno())
+        if status.st_size == 0:
             raise ModelError(f"{path}: the file is empty: download it again")
         try:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapping = MappedFile(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise unreadable(path, error) from error
+    mapping.identity = (
+        str(path.resolve()),
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_ino,
+        status.st_dev,
+    )
+    return mapping
 
 
-def segments_of(mapping: mmap.mmap, spans: Mapping[str, tuple[int, int]]) -> dict[str, Segment]:
+def segments_of(mapping: MappedFile, spans: Mapping[str, tuple[int, int]]) -> dict[str, Segment]:
     """A segment for each name's begin and end, which were checked to be inside the file."""
     data = np.frombuffer(mapping, np.uint8)
     return {name: Segment(data[a:b], mapping, a) for name, (a, b) in spans.items()}
