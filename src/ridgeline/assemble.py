@@ -209,7 +209,8 @@ def assemble(
     precision, build = _BACKENDS[options.backend]
     sizes = plan_sizes(graph, options, precision, available_bytes())
     threads = options.threads or settings.threads
-    executor = build(graph, opened, sizes, threads, options.isa or settings.isa)
+    settings = replace(settings, threads=threads, isa=options.isa or settings.isa)
+    executor = build(graph, opened, sizes, settings)
     engine = Engine(
         executor,
         max_context=sizes.max_context,
@@ -342,9 +343,7 @@ def available_bytes() -> int:
     return available if limit == "max" else min(available, int(limit) - used)
 
 
-def _cpu(
-    graph: Graph, opened: OpenedModel, sizes: Sizes, threads: int, isa: str | None
-) -> Executor:
+def _cpu(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) -> Executor:
     from ridgeline.backends.cpu.executor import CpuExecutor
 
     return CpuExecutor(
@@ -353,14 +352,14 @@ def _cpu(
         num_blocks=sizes.num_blocks,
         max_rows=sizes.max_rows,
         max_tokens_per_step=sizes.max_tokens_per_step,
-        threads=threads,
-        isa=isa,
+        threads=settings.threads,
+        isa=settings.isa,
+        packed_folder=settings.cache_dir / "packed" if settings.keep_packed else None,
+        source=opened.checkpoint.identity,
     )
 
 
-def _reference(
-    graph: Graph, opened: OpenedModel, sizes: Sizes, threads: int, isa: str | None
-) -> Executor:
+def _reference(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) -> Executor:
     from ridgeline.backends.reference.executor import ReferenceExecutor
 
     return ReferenceExecutor(
@@ -368,9 +367,7 @@ def _reference(
     )
 
 
-def _null(
-    graph: Graph, opened: OpenedModel, sizes: Sizes, threads: int, isa: str | None
-) -> Executor:
+def _null(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) -> Executor:
     from ridgeline.backends.null.executor import NullExecutor
 
     vocab_size = graph.outputs[0].shape[-1]
@@ -383,7 +380,7 @@ def _null(
     )
 
 
-_Build = Callable[[Graph, OpenedModel, Sizes, int, str | None], Executor]
+_Build = Callable[[Graph, OpenedModel, Sizes, Settings], Executor]
 
 _BACKENDS: dict[str, tuple[Precision, _Build]] = {
     "cpu": (_CPU_PRECISION, _cpu),

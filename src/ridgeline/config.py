@@ -2,7 +2,7 @@
 
 | variable | what it sets | default |
 | --- | --- | --- |
-| `RIDGELINE_CACHE` | folder for models, roofs and packed weights | `$XDG_CACHE_HOME` or `~/.cache`, `/ridgeline` |
+| `RIDGELINE_CACHE` | models, roofs, packed weights | `ridgeline` in `$XDG_CACHE_HOME`, `~/.cache` |
 | `RIDGELINE_OFFLINE` | `1`: never open a network connection | off |
 | `RIDGELINE_ISA` | force the CPU kernels: `avx512`, `avx2` or `portable` | best that the CPU has |
 | `RIDGELINE_KEEP_PACKED` | `0`: do not keep packed weights on disk | on |

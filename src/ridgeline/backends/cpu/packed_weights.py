@@ -74,16 +74,14 @@ def load(
     written costs time and nothing else. Raises what `build` and `fill` raise.
     """
     size = sum(weight.num_bytes for weight in graph.weights)
-    if folder is None or source is None or size < LEAST_BYTES:
-        program = build()
-        fill(program)
-        return program
-    key = key_of(graph, source, isa)
-    path = folder / (key + SUFFIX)
-    program = read(path, key, build, fill) or write(path, key, capacity_of(graph), build, fill)
-    if program is None:
-        program = build()
-        fill(program)
+    if folder is not None and source is not None and size >= LEAST_BYTES:
+        key = key_of(graph, source, isa)
+        path = folder / (key + SUFFIX)
+        kept = read(path, key, build, fill) or write(path, key, capacity_of(graph), build, fill)
+        if kept is not None:
+            return kept
+    program = build()
+    fill(program)
     return program
 
 
