@@ -14,7 +14,7 @@ benchmarks/side_by_side/cases.py, `--list` prints them.
 
 Every round measures each contender once, with token ids of its own each time; before each turn
 Ridgeline measures what the machine can do at that moment. Nobody else's process runs meanwhile.
-Writes peers.md, peers.json and peers.png (with matplotlib) to --out. What else runs on the machine
+Writes peers.md, .json, .html and, with matplotlib, .png to --out. What else runs on the machine
 it knows only as the part of the processors that others took during a turn.
 """
 
@@ -37,7 +37,7 @@ from side_by_side.description import Description, read_description
 from side_by_side.figures import Measured
 from side_by_side.plot import draw
 from side_by_side.processes import MissingError
-from side_by_side.report import bars_table, counted, markdown, record
+from side_by_side.report import bars_table, counted, html, markdown, markdown_table, record
 from side_by_side.rounds import Field, Rounds, measure
 
 
@@ -109,10 +109,17 @@ def about(description: Description, rounds: Rounds, facts: dict[str, object]) ->
     }
 
 
-def write(results: Sequence[Measured], facts: dict[str, Any], folder: Path) -> None:
+def write(
+    results: Sequence[Measured], facts: dict[str, Any], folder: Path, picture: bytes | None = None
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "peers.md").write_text(markdown(results, facts), encoding="utf-8")
-    (folder / "peers.json").write_text(json.dumps(record(results, facts), indent=1) + "\n")
+    pages = {
+        "peers.md": markdown(results, facts),
+        "peers.json": json.dumps(record(results, facts), indent=1) + "\n",
+        "peers.html": html(results, facts, picture),
+    }
+    for name, text in pages.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -146,10 +153,12 @@ def main() -> None:
     finally:
         field.close()
     try:
-        draw(results, arguments.out / "peers.png")
+        if draw(results, arguments.out / "peers.png"):
+            picture = (arguments.out / "peers.png").read_bytes()
+            write(results, about(description, rounds, field.facts), arguments.out, picture)
     except ImportError:
         tell("no picture: matplotlib is not installed (pip install 'ridgeline[plot]')")
-    print("\n".join([*bars_table(results), "", counted(results)]))
+    print("\n".join([*markdown_table(bars_table(results)), "", counted(results)]))
 
 
 def _bars(case: Case) -> str:

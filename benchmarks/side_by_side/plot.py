@@ -11,8 +11,8 @@ from side_by_side.report import title
 MET, MISSED, BAR = "#2f7d4f", "#b5442e", "#222222"
 
 
-def draw(results: Sequence[Measured], path: Path) -> None:
-    """Writes a PNG. Raises ImportError where matplotlib is not installed."""
+def draw(results: Sequence[Measured], path: Path) -> bool:
+    """Writes a PNG if there is something to show. Raises ImportError without matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -35,7 +35,7 @@ def draw(results: Sequence[Measured], path: Path) -> None:
     ]
     panels = [panel for panel in panels if panel[2]]
     if not panels:
-        return
+        return False
     height = 1.2 + 0.45 * max(len(rows) for _, _, rows in panels)
     figure, axes = pyplot.subplots(
         1, len(panels), figsize=(7.5 * len(panels), height), squeeze=False, layout="constrained"
@@ -57,3 +57,4 @@ def draw(results: Sequence[Measured], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+    return True

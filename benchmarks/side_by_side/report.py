@@ -1,15 +1,34 @@
-"""The table of bars as Markdown, and all that is behind it as JSON: functions of the samples."""
+"""The table of bars as Markdown and HTML, and all behind it as JSON: functions of samples."""
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from html import escape
 from typing import Any
 
 from side_by_side.cases import OURS
 from side_by_side.figures import Measured, Spread, Verdict, spread, verdicts
 
+Table = list[list[str]]
+
 NOT_MEASURED = "not measured"
+TITLE = "Ridgeline beside its peers"
+MACHINE = "The machine before each turn"
+BESIDE = "Beside the bars"
+EXPLAINED = (
+    "Medians of interleaved rounds, lowest and highest in brackets; ratio: of the medians, which"
+    " decides, and in brackets the median of each round's ratio. Of the roof: bytes that must move"
+    " / time / read bandwidth (read), or ideal time of the arithmetic / time (compute), with the"
+    " limits measured beside each sample."
+)
+STYLE = (
+    "body{font:15px system-ui;margin:2em auto;max-width:75em}table{border-collapse:collapse}"
+    "th,td{border-bottom:1px solid #ccc;padding:.3em .7em;text-align:left}img{max-width:100%}"
+    "strong{color:#b5442e}"
+)
 ENGINES = {
     OURS: "Ridgeline",
     "llamacpp": "llama.cpp",
@@ -38,21 +57,18 @@ def word(met: bool | None) -> str:
     return {True: "met", False: "**missed**", None: ""}[met]
 
 
-def bars_table(results: Sequence[Measured]) -> list[str]:
+def bars_table(results: Sequence[Measured]) -> Table:
     """A row per bar of a case; the roof's bar stands in the case's first row."""
-    lines = [
-        "| case | Ridgeline, tok/s | peer, tok/s | ratio (by round) | bar | | of roof | bar | |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    head = ["case", "Ridgeline, tok/s", "peer, tok/s", "ratio (by round)", "bar", ""]
+    rows = [[*head, "of roof", "bar", ""]]
     for measured in results:
         case = measured.case
         for number, verdict in enumerate(verdicts(measured)):
             cells = [case.label, rate(measured.spread(OURS))] if not number else ["", ""]
             cells += [_peer(measured, verdict), _ratio(verdict), f"≥ {verdict.required:g}"]
             cells.append(word(verdict.met))
-            cells += _roof(measured) if not number else ["", "", ""]
-            lines.append("| " + " | ".join(cells) + " |")
-    return lines
+            rows.append([*cells, *(_roof(measured) if not number else ["", "", ""])])
+    return rows
 
 
 def _peer(measured: Measured, verdict: Verdict) -> str:
@@ -78,12 +94,10 @@ def _roof(measured: Measured) -> list[str]:
     return [reached, f"≥ {required:.0%}", word(measured.share_met)]
 
 
-def machine_table(results: Sequence[Measured]) -> list[str]:
+def machine_table(results: Sequence[Measured]) -> Table:
     """The machine beside the samples: what it could read, how its threads met, in which mode."""
-    lines = [
-        "| case | rounds | read, GB/s | barrier, ns | host mode | others, % of the machine |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    head = ["case", "rounds", "read, GB/s", "barrier, ns", "host mode", "others, % of the machine"]
+    rows = [head]
     for measured in results:
         machines = [sample.machine for sample in measured.samples]
         reads = spread([m.read_gbps for m in machines if m.read_gbps is not None])
@@ -93,23 +107,22 @@ def machine_table(results: Sequence[Measured]) -> list[str]:
         foreign = spread([100 * sample.foreign for sample in measured.samples])
         rounds = len({sample.round for sample in measured.samples})
         cells = [measured.case.label, str(rounds), rate(reads), rate(barriers), counts or "-"]
-        cells.append(rate(foreign))
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        rows.append([*cells, rate(foreign)])
+    return rows
 
 
-def others_table(results: Sequence[Measured]) -> list[str]:
-    """What was measured beside the bars, and what was not."""
+def beside(results: Sequence[Measured]) -> list[str]:
+    """What was measured beside the bars, and what was not: a line each."""
     lines = []
     for measured in results:
         judged = {OURS, *(v.contender for v in verdicts(measured))}
         lines += [
-            f"* {measured.case.label}: {title(name)} {rate(measured.spread(name))} tok/s"
+            f"{measured.case.label}: {title(name)} {rate(measured.spread(name))} tok/s"
             for name in measured.contenders
             if name not in judged
         ]
         for name, why in measured.left_out.items():
-            lines.append(f"* {measured.case.label}: {title(name)} left out: {why.splitlines()[0]}")
+            lines.append(f"{measured.case.label}: {title(name)} left out: {why.splitlines()[0]}")
     return lines
 
 
@@ -127,24 +140,51 @@ def counted(results: Sequence[Measured]) -> str:
     return "Bars: " + "; ".join(parts) + "."
 
 
+def markdown_table(table: Table) -> list[str]:
+    lines = ["| " + " | ".join(row) + " |" for row in table]
+    return [lines[0], "|" + " --- |" * len(table[0]), *lines[1:]]
+
+
 def markdown(results: Sequence[Measured], about: Mapping[str, Any]) -> str:
-    facts = [f"* {name}: {value}" for name, value in about.items() if not isinstance(value, dict)]
-    sections = [
-        ["# Ridgeline beside its peers", "", *facts, "", counted(results), ""],
-        [
-            "Medians of interleaved rounds, lowest and highest in brackets; ratio: of the medians,"
-            " which decides, and in brackets the median of each round's ratio. Of the roof: bytes"
-            " that must move / time / read bandwidth (read), or ideal time of the arithmetic / time"
-            " (compute), with the limits measured beside each sample.",
-            "",
-        ],
-        [*bars_table(results), ""],
-        ["## The machine before each turn", "", *machine_table(results), ""],
-    ]
-    others = others_table(results)
+    lines = [f"# {TITLE}", "", *(f"* {fact}" for fact in _facts(about)), ""]
+    lines += [counted(results), "", EXPLAINED, "", *markdown_table(bars_table(results)), ""]
+    lines += [f"## {MACHINE}", "", *markdown_table(machine_table(results)), ""]
+    others = beside(results)
     if others:
-        sections.append(["## Beside the bars", "", *others, ""])
-    return "\n".join(line for section in sections for line in section)
+        lines += [f"## {BESIDE}", "", *(f"* {line}" for line in others), ""]
+    return "\n".join(lines)
+
+
+def html(results: Sequence[Measured], about: Mapping[str, Any], picture: bytes | None) -> str:
+    """The same as one page that needs no other file. picture: a PNG."""
+    parts = [f"<h1>{TITLE}</h1>", _html_list(_facts(about)), f"<p>{counted(results)}</p>"]
+    if picture is not None:
+        data = base64.b64encode(picture).decode()
+        parts.append(f'<img alt="ratios and bars" src="data:image/png;base64,{data}">')
+    parts += [f"<p>{EXPLAINED}</p>", _html_table(bars_table(results))]
+    parts += [f"<h2>{MACHINE}</h2>", _html_table(machine_table(results))]
+    others = beside(results)
+    if others:
+        parts += [f"<h2>{BESIDE}</h2>", _html_list(others)]
+    head = f'<!doctype html><meta charset="utf-8"><title>{TITLE}</title><style>{STYLE}</style>'
+    return "\n".join([head, *parts, ""])
+
+
+def _facts(about: Mapping[str, Any]) -> list[str]:
+    return [f"{name}: {value}" for name, value in about.items() if not isinstance(value, dict)]
+
+
+def _html_list(lines: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def _html_table(table: Table) -> str:
+    rows = []
+    for number, row in enumerate(table):
+        kind = "td" if number else "th"
+        cells = (re.sub(r"[*][*](.*?)[*][*]", r"<strong>\1</strong>", escape(c)) for c in row)
+        rows.append("<tr>" + "".join(f"<{kind}>{cell}</{kind}>" for cell in cells) + "</tr>")
+    return "<table>" + "".join(rows) + "</table>"
 
 
 def record(results: Sequence[Measured], about: Mapping[str, Any]) -> dict[str, Any]:

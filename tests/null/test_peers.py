@@ -234,7 +234,9 @@ def test_spread() -> None:
 
 def test_the_table_says_met_and_missed_with_our_figure() -> None:
     rates = {OURS: [2000.0], "openvino": [1000.0], "llamacpp": [1000.0]}
-    table = report.bars_table([Measured(PREFILL, samples_of(rates, 0.5), {})])
+    table = report.markdown_table(
+        report.bars_table([Measured(PREFILL, samples_of(rates, 0.5), {})])
+    )
     assert len(table) == 4
     assert table[2].startswith("| m: prefill 512 | 2,000 (2,000 to 2,000) | OpenVINO: 1,000")
     assert "| 2.00 (2.00) | ≥ 1.2 | met | 50% of compute | ≥ 60% | **missed** |" in table[2]
@@ -250,6 +252,9 @@ def test_what_was_not_measured_is_said_in_every_form() -> None:
     assert "OpenVINO left out: is not there\n" in text
     assert "0 of 0 of the ratios met, 2 not measured" in text
     assert "near 1" in text
+    page = report.html([measured], {"machine": "<x>"}, b"png")
+    assert "<li>machine: &lt;x&gt;</li>" in page
+    assert "data:image/png;base64,cG5n" in page
     record = json.loads(json.dumps(report.record([measured], {"machine": "x"})))
     assert record["cases"][0]["bars"][0]["met"] is None
     assert record["cases"][0]["tokens_per_second"][OURS]["median"] == 5.0
