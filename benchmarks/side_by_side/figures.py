@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from side_by_side.cases import BEST_OF, OURS, Case
@@ -13,13 +13,15 @@ from side_by_side.cases import BEST_OF, OURS, Case
 class Machine:
     """Its limits just before a sample, as Ridgeline measures them; None: not measured.
 
-    read_gbps: reading the model's weights where they lie, all threads; barrier_ns: the threads'
-    meeting. mode: the host's, "near" or "far" (see docs/kernels.md), "" if unknown.
+    read_gbps: reading a working set of the case's size, all threads; gops: 10^9 operations/s by
+    arithmetic; barrier_ns: the threads' meeting. mode: the host's, "near" or "far" (see
+    docs/kernels.md), "" if unknown.
     """
 
     read_gbps: float | None = None
     barrier_ns: float | None = None
     mode: str = ""
+    gops: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

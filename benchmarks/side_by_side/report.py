@@ -44,10 +44,10 @@ def title(contender: str) -> str:
     return f"{ENGINES.get(engine, engine)} {kind}".strip()
 
 
-def rate(found: Spread | None) -> str:
+def rate(found: Spread | None, without: str = NOT_MEASURED) -> str:
     """Median with the spread in brackets."""
     if found is None:
-        return NOT_MEASURED
+        return without
     digits = 0 if found.median >= 100 else 1
     low, high = f"{found.low:,.{digits}f}", f"{found.high:,.{digits}f}"
     return f"{found.median:,.{digits}f} ({low} to {high})"
@@ -96,7 +96,8 @@ def _roof(measured: Measured) -> list[str]:
 
 def machine_table(results: Sequence[Measured]) -> Table:
     """The machine beside the samples: what it could read, how its threads met, in which mode."""
-    head = ["case", "rounds", "read, GB/s", "barrier, ns", "host mode", "others, % of the machine"]
+    head = ["case", "rounds", "read, GB/s", "int8, GOP/s", "bf16, GFLOP/s", "barrier, ns"]
+    head += ["host mode", "others, % of the machine"]
     rows = [head]
     for measured in results:
         machines = [sample.machine for sample in measured.samples]
@@ -106,7 +107,12 @@ def machine_table(results: Sequence[Measured]) -> Table:
         counts = ", ".join(f"{mode} {sum(m.mode == mode for m in machines)}" for mode in modes)
         foreign = spread([100 * sample.foreign for sample in measured.samples])
         rounds = len({sample.round for sample in measured.samples})
-        cells = [measured.case.label, str(rounds), rate(reads), rate(barriers), counts or "-"]
+        cells = [measured.case.label, str(rounds), rate(reads)]
+        cells += [
+            rate(spread([m.gops[name] for m in machines if name in m.gops]), "-")
+            for name in ("int8", "bf16")
+        ]
+        cells += [rate(barriers), counts or "-"]
         rows.append([*cells, rate(foreign)])
     return rows
 

@@ -145,7 +145,7 @@ def _round(
     samples, there = [], list(contenders)
     turn = number % len(contenders)
     for contender in contenders[turn:] + contenders[:turn]:
-        machine = Machine(**_ask(ours, {"do": "machine"}))
+        machine = Machine(**_ask(ours, {"do": "machine", "case": asdict(case)}))
         try:
             rate, foreign = _turn(case, contender, number)
         except MissingError as error:
@@ -157,8 +157,8 @@ def _round(
             continue
         share = None
         if contender is ours:
-            figures = {"case": asdict(case), "machine": asdict(machine), "tokens_per_second": rate}
-            share = _ask(ours, {"do": "share", **figures})["share"]
+            question = {"do": "share", "case": asdict(case), "tokens_per_second": rate}
+            share = _ask(ours, question)["share"]
         samples.append(Sample(contender.name, number, rate, machine, foreign, share))
         tell(_line(case, samples[-1]))
     return samples, there

@@ -123,6 +123,39 @@ def run(
     return [Measured(case, tuple(taken)) for case, taken in samples.items()]
 
 
+def moment_of(assembled: Assembled, meter: Meter, shape: StepShape) -> Moment:
+    """The machine's limits now, for the working set and the arithmetics of a step like `shape`."""
+    threads = assembled.threads
+    work = assembled.work(shape)
+    size = int(work.weight_bytes + work.kv_read_bytes)
+    size = max(min(size, LARGEST_FOOTPRINT), 64 * 1024 * threads)
+    rate = median(meter.read(size, threads, _ROUNDS))
+    cache = median(meter.read(OWN_CACHE_BYTES * threads, threads, _ROUNDS))
+    peaks = tuple(
+        Peak(name, threads, median(meter.arithmetic(name, threads, _ROUNDS)))
+        for name in sorted(work.flops)
+    )
+    barrier = assembled.barrier_nanoseconds()
+    if barrier is None:
+        barrier = median(meter.barrier(threads, _ROUNDS))
+    return Moment(
+        read=Bandwidth(size, threads, rate),
+        peaks=peaks,
+        barrier_nanoseconds=barrier,
+        mode=mode_name(barrier, threads),
+        device=Device(
+            name="this machine",
+            memory_bytes_per_second=1e9 * rate,
+            operations_per_second={
+                peak.arithmetic: 1e9 * peak.gigaoperations_per_second for peak in peaks
+            },
+            barrier_seconds=1e-9 * barrier,
+            cache_bytes=float(meter.cache_bytes),
+            cache_bytes_per_second=1e9 * cache,
+        ),
+    )
+
+
 class _Recorder:
     """An executor that notes the shapes of the steps that it hands on."""
 
@@ -207,7 +240,7 @@ class _Bench:
 
     def sample(self, case: Case, warming: bool = False) -> Sample:
         shapes = self._prepare(case)
-        moment = self._moment(case, shapes)
+        moment = moment_of(self.assembled, self.meter, shapes[0])
         timed = self._prefill if case.phase == "prefill" else self._decode
         seconds, ran = timed(case)
         return self._judged(case, seconds, ran, moment, self.plan.profile and not warming)
@@ -298,38 +331,6 @@ class _Bench:
         return case.context + self.plan.output + case.batch + 1
 
     # ---- judging
-
-    def _moment(self, case: Case, shapes: Sequence[StepShape]) -> Moment:
-        """The limits now, for the working set and the arithmetics of these steps."""
-        threads = self.assembled.threads
-        work = self.assembled.work(shapes[0])
-        size = int(work.weight_bytes + work.kv_read_bytes)
-        size = max(min(size, LARGEST_FOOTPRINT), 64 * 1024 * threads)
-        rate = median(self.meter.read(size, threads, _ROUNDS))
-        cache = median(self.meter.read(OWN_CACHE_BYTES * threads, threads, _ROUNDS))
-        peaks = tuple(
-            Peak(name, threads, median(self.meter.arithmetic(name, threads, _ROUNDS)))
-            for name in sorted(work.flops)
-        )
-        barrier = self.assembled.barrier_nanoseconds()
-        if barrier is None:
-            barrier = median(self.meter.barrier(threads, _ROUNDS))
-        return Moment(
-            read=Bandwidth(size, threads, rate),
-            peaks=peaks,
-            barrier_nanoseconds=barrier,
-            mode=mode_name(barrier, threads),
-            device=Device(
-                name="this machine",
-                memory_bytes_per_second=1e9 * rate,
-                operations_per_second={
-                    peak.arithmetic: 1e9 * peak.gigaoperations_per_second for peak in peaks
-                },
-                barrier_seconds=1e-9 * barrier,
-                cache_bytes=float(self.meter.cache_bytes),
-                cache_bytes_per_second=1e9 * cache,
-            ),
-        )
 
     def _judged(
         self, case: Case, seconds: float, shapes: list[StepShape], moment: Moment, profile: bool
