@@ -53,6 +53,7 @@ class Verdict:
     """One bar and what was measured. contender: who stands for the peer (a best-of has one).
 
     ratio: of the medians, which decides; paired: median of each round's ratio. None: not measured.
+    by_mode: ratio of the medians of the samples that were taken in one mode of the host.
     """
 
     case: Case
@@ -61,6 +62,7 @@ class Verdict:
     required: float
     ratio: float | None
     paired: float | None
+    by_mode: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def met(self) -> bool | None:
@@ -75,9 +77,17 @@ class Measured:
     samples: tuple[Sample, ...]
     left_out: Mapping[str, str]
 
-    def rates(self, contender: str) -> dict[int, float]:
-        """Tokens per second by round."""
-        return {s.round: s.tokens_per_second for s in self.samples if s.contender == contender}
+    def rates(self, contender: str, mode: str | None = None) -> dict[int, float]:
+        """Tokens per second by round; mode: only while the host was in it."""
+        return {
+            sample.round: sample.tokens_per_second
+            for sample in self.samples
+            if sample.contender == contender and mode in (None, sample.machine.mode)
+        }
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        return tuple(sorted({sample.machine.mode for sample in self.samples} - {""}))
 
     def spread(self, contender: str) -> Spread | None:
         return spread(list(self.rates(contender).values()))
@@ -111,13 +121,19 @@ def verdicts(measured: Measured) -> list[Verdict]:
         members = BEST_OF.get(bar.peer, (bar.peer,))
         rates = {name: measured.rates(name) for name in members if measured.rates(name)}
         ratio = paired = contender = None
+        by_mode = {}
         if ours and rates:
             contender = max(rates, key=lambda name: median(rates[name].values()))
             theirs = rates[contender]
             ratio = median(ours.values()) / median(theirs.values())
             both = ours.keys() & theirs.keys()
             paired = median(ours[n] / theirs[n] for n in both) if both else None
-        found.append(Verdict(measured.case, bar.peer, contender, bar.ratio, ratio, paired))
+            for mode in measured.modes:
+                mine, its = measured.rates(OURS, mode), measured.rates(contender, mode)
+                if mine and its:
+                    by_mode[mode] = median(mine.values()) / median(its.values())
+        verdict = Verdict(measured.case, bar.peer, contender, bar.ratio, ratio, paired, by_mode)
+        found.append(verdict)
     return found
 
 

@@ -118,9 +118,17 @@ def machine_table(results: Sequence[Measured]) -> Table:
 
 
 def beside(results: Sequence[Measured]) -> list[str]:
-    """What was measured beside the bars, and what was not: a line each."""
+    """Ratios by mode of the host where it changed, what else was measured, and what was not: a line
+    each.
+    """
     lines = []
     for measured in results:
+        lines += [
+            f"{measured.case.label}: to {title(verdict.contender or verdict.peer)} "
+            + ", ".join(f"{ratio:.2f} {mode}" for mode, ratio in verdict.by_mode.items())
+            for verdict in verdicts(measured)
+            if len(verdict.by_mode) > 1
+        ]
         judged = {OURS, *(v.contender for v in verdicts(measured))}
         lines += [
             f"{measured.case.label}: {title(name)} {rate(measured.spread(name))} tok/s"
@@ -216,6 +224,7 @@ def record(results: Sequence[Measured], about: Mapping[str, Any]) -> dict[str, A
                         "required": verdict.required,
                         "ratio": verdict.ratio,
                         "ratio_by_round": verdict.paired,
+                        "ratio_by_mode": dict(verdict.by_mode),
                         "met": verdict.met,
                     }
                     for verdict in verdicts(measured)

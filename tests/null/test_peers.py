@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +205,19 @@ def test_the_best_format_stands_for_the_peer() -> None:
     assert best.paired == 2.5  # of 100/40, 120/60, 140/50
 
 
+def test_ratios_are_told_within_each_mode_of_the_host() -> None:
+    near, far = Machine(40.0, 45.0, "near"), Machine(60.0, 204.0, "far")
+    case = Case("m", "decode", 32, (Bar("openvino", 1.0),), None)
+    turns = [(OURS, 1, 300.0, near), (OURS, 2, 400.0, far), ("openvino", 1, 100.0, near)]
+    measured = Measured(case, tuple(Sample(n, r, v, m, 0.0) for n, r, v, m in turns), {})
+    (verdict,) = verdicts(measured)
+    assert verdict.by_mode == {"near": 3.0}
+    both = Sample("openvino", 2, 200.0, far, 0.0)
+    measured = Measured(case, (*measured.samples, both), {})
+    assert verdicts(measured)[0].by_mode == {"near": 3.0, "far": 2.0}
+    assert report.beside([measured]) == ["m: decode at 32: to OpenVINO 2.00 far, 3.00 near"]
+
+
 def test_a_bar_without_samples_is_neither_met_nor_missed() -> None:
     first, best = verdicts(Measured(PREFILL, samples_of({OURS: [1.0], "openvino": [1.0]}), {}))
     assert (first.met, best.met, best.contender) == (False, None, None)
@@ -358,6 +373,44 @@ def test_a_worker_stands_still_between_its_turns(fakes: Path, tmp_path: Path) ->
     finally:
         worker.close()
     assert not Path(f"/proc/{pid}").exists()
+
+
+# ---- our own worker, on a small model
+
+
+def test_a_case_is_priced_by_the_steps_that_it_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(contenders.__file__).parent / "workers"))
+    steps_of = importlib.import_module("run_ridgeline").steps_of
+    prefill = steps_of({"phase": "prefill", "prompt": 1200, "output": 128, "batch": 1}, 512)
+    assert [(s.new_tokens, s.context_lens, s.num_sampled, n) for s, n in prefill] == [
+        ((512,), (0,), 0, 1),
+        ((512,), (512,), 0, 1),
+        ((176,), (1024,), 1, 1),
+    ]
+    ((decode, count),) = steps_of(
+        {"phase": "aggregate", "prompt": 128, "output": 128, "batch": 16}, 512
+    )
+    assert (decode.new_tokens, decode.context_lens, count) == ((1,) * 16, (192,) * 16, 128)
+
+
+def test_our_worker_answers(tmp_path: Path) -> None:
+    file = Path(__file__).parents[1] / "golden" / "llama3" / "model.gguf"
+    case = Case("m", "decode", 4, (), None, output=8)
+    description = Description(2, {}, {"m": Model(gguf=file)})
+    worker = contenders.open_contender(OURS, case, description, 64, tmp_path)
+    assert isinstance(worker, Worker)
+    try:
+        worker.wake()
+        machine = Machine(**worker.ask({"do": "machine", "case": asdict(case)}))
+        assert machine.read_gbps is not None
+        assert machine.read_gbps > 0
+        run = worker.ask({"do": "run", "prompts": [[5, 6, 7, 8]], "outputs": [9]})
+        assert 0 < run["first_seconds"] < run["seconds"]
+        question = {"do": "share", "case": asdict(case)}
+        slow = worker.ask({**question, "tokens_per_second": 10.0})["share"]
+        assert worker.ask({**question, "tokens_per_second": 20.0})["share"] == 2 * slow > 0
+    finally:
+        worker.close()
 
 
 def state(pid: int, wanted: str) -> str:
