@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ridgeline.cli import bench, inspect, list_models, pull, remove, replay, run
+from ridgeline.cli import bench, inspect, list_models, measure, pull, remove, replay, run
 from ridgeline.errors import RidgelineError
 
 HELP = """Run a language model, and know what it costs.
@@ -51,6 +51,7 @@ COMMANDS: dict[str, Command] = {
     "pull": Command(pull.pull, pull.EXAMPLES),
     "list": Command(list_models.list_models, list_models.EXAMPLES),
     "remove": Command(remove.remove, remove.EXAMPLES),
+    "measure": Command(measure.measure, measure.EXAMPLES),
     "replay": Command(replay.replay, replay.EXAMPLES),
 }
 
