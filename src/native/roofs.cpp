@@ -35,28 +35,35 @@ std::uint64_t folded(const Line (&sums)[8]) {
 #define RIDGELINE_EVERY_CPU
 #endif
 
-// Eight independent sums, so that nothing but the loads takes time. `bytes` is a multiple of kUnit.
-RIDGELINE_EVERY_CPU std::uint64_t read_forward(const std::byte* data, std::size_t bytes) {
+// Eight independent sums, so that nothing but the loads takes time. `bytes` is a multiple of kUnit; they are read
+// `passes` times.
+RIDGELINE_EVERY_CPU std::uint64_t read_forward(const std::byte* data, std::size_t bytes, std::size_t passes) {
   Line sums[8] = {};
-  for (std::size_t offset = 0; offset < bytes; offset += kUnit)
-    for (int i = 0; i < 8; i++) {
-      __builtin_prefetch(data + offset + kPrefetchBytes + i * kLine, 0, 3);
-      sums[i] ^= *reinterpret_cast<const Line*>(data + offset + i * kLine);
-    }
+  for (; passes > 0; passes--) {
+    for (std::size_t offset = 0; offset < bytes; offset += kUnit)
+      for (int i = 0; i < 8; i++) {
+        __builtin_prefetch(data + offset + kPrefetchBytes + i * kLine, 0, 3);
+        sums[i] ^= *reinterpret_cast<const Line*>(data + offset + i * kLine);
+      }
+    asm volatile("" : : : "memory");  // what was read before may have changed
+  }
   return folded(sums);
 }
 
 // Four streams side by side, each a quarter, as hardware prefetchers like it.
-RIDGELINE_EVERY_CPU std::uint64_t read_quarters(const std::byte* data, std::size_t bytes) {
+RIDGELINE_EVERY_CPU std::uint64_t read_quarters(const std::byte* data, std::size_t bytes, std::size_t passes) {
   const std::size_t quarter = bytes / 4 / kUnit * kUnit;
   Line sums[8] = {};
-  for (std::size_t offset = 0; offset < quarter; offset += 2 * kLine)
-    for (int i = 0; i < 8; i++)
-      sums[i] ^= *reinterpret_cast<const Line*>(data + (i / 2) * quarter + offset + (i % 2) * kLine);
-  return folded(sums) ^ read_forward(data + 4 * quarter, bytes - 4 * quarter);
+  for (std::size_t pass = 0; pass < passes; pass++) {
+    for (std::size_t offset = 0; offset < quarter; offset += 2 * kLine)
+      for (int i = 0; i < 8; i++)
+        sums[i] ^= *reinterpret_cast<const Line*>(data + (i / 2) * quarter + offset + (i % 2) * kLine);
+    asm volatile("" : : : "memory");
+  }
+  return folded(sums) ^ read_forward(data + 4 * quarter, bytes - 4 * quarter, passes);
 }
 
-using Read = std::uint64_t (*)(const std::byte*, std::size_t);
+using Read = std::uint64_t (*)(const std::byte*, std::size_t, std::size_t);
 constexpr Read kReads[] = {read_forward, read_quarters};
 
 RIDGELINE_EVERY_CPU void copy_forward(std::byte* to, const std::byte* from, std::size_t bytes) {
@@ -83,14 +90,17 @@ double seconds_of(ThreadPool& pool, Work work) {
   return std::max(std::chrono::duration<double>(end - begin).count(), 1e-9);
 }
 
-// Bytes [begin, end) of the areas laid end to end.
-std::uint64_t read_range(const Areas& areas, std::size_t begin, std::size_t end, Read read) {
+// Bytes [begin, end) of the areas laid end to end, `passes` times.
+std::uint64_t read_range(const Areas& areas, std::size_t begin, std::size_t end, std::size_t passes, Read read) {
+  if (areas.size() == 1) return read(areas[0].data() + begin, end - begin, passes);
   std::uint64_t words = 0;
-  std::size_t area_begin = 0;
-  for (const auto& area : areas) {
-    const std::size_t first = std::max(begin, area_begin), last = std::min(end, area_begin + area.size());
-    if (first < last) words ^= read(area.data() + (first - area_begin), (last - first) / kUnit * kUnit);
-    area_begin += area.size();
+  for (std::size_t pass = 0; pass < passes; pass++) {
+    std::size_t area_begin = 0;
+    for (const auto& area : areas) {
+      const std::size_t first = std::max(begin, area_begin), last = std::min(end, area_begin + area.size());
+      if (first < last) words ^= read(area.data() + (first - area_begin), (last - first) / kUnit * kUnit, 1);
+      area_begin += area.size();
+    }
   }
   return words;
 }
@@ -107,7 +117,7 @@ std::vector<double> measure_read_bandwidth(const Areas& areas, ThreadPool& pool,
   const auto gigabytes_per_second = [&](Read read) {
     const double seconds = seconds_of(pool, [&](int thread) {
       const std::size_t begin = share * static_cast<std::size_t>(thread);
-      for (std::size_t pass = 0; pass < passes; pass++) keep(read_range(areas, begin, begin + share, read));
+      keep(read_range(areas, begin, begin + share, passes, read));
     });
     return static_cast<double>(share * threads * passes) / seconds * 1e-9;
   };

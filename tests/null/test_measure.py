@@ -156,7 +156,7 @@ def test_another_mode_is_told_up_and_down(rate: float, nanoseconds: float, other
     assert found.other_mode is other
     assert found.read.gigabytes_per_second == rate, "the roof is the one that holds now"
     assert found.kept_mode == "near"
-    assert found.mode == ("far" if nanoseconds > 100 else "near")
+    assert found.mode == ("far" if nanoseconds > 200 else "near")
 
 
 def test_without_anything_kept_there_is_no_other_mode() -> None:

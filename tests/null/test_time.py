@@ -136,7 +136,15 @@ def test_a_read_roof_lies_between_those_measured() -> None:
 
 @pytest.mark.parametrize(
     ("nanoseconds", "threads", "mode"),
-    [(45, 2, "near"), (204, 2, "far"), (204, 8, "near"), (400, 8, "far"), (1, 1, "alone")],
+    [
+        (45, 2, "near"),
+        (204, 2, "far"),
+        (204, 8, "near"),
+        (400, 8, "far"),
+        (2800, 2, "busy"),
+        (2800, 8, "far"),
+        (1, 1, "alone"),
+    ],
 )
 def test_modes(nanoseconds: float, threads: int, mode: str) -> None:
     assert mode_name(nanoseconds, threads) == mode

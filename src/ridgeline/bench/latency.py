@@ -137,7 +137,7 @@ def moment_of(assembled: Assembled, meter: Meter, shape: StepShape) -> Moment:
     )
     barrier = assembled.barrier_nanoseconds()
     if barrier is None:
-        barrier = median(meter.barrier(threads, _ROUNDS))
+        barrier = min(meter.barrier(threads, _ROUNDS))
     return Moment(
         read=Bandwidth(size, threads, rate),
         peaks=peaks,

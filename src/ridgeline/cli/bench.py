@@ -41,8 +41,8 @@ Examples:
 MBU: bytes of weights and KV that the steps must move, over time and the read bandwidth of this
 moment. MFU: ideal compute time over time, each arithmetic at its own measured peak. "of roof": the
 time that nothing could beat, operator by operator, over the time it took. Roofs and a barrier of
-the threads are measured before each sample; near and far are modes of the host (the threads share
-a last-level cache, or do not): compare figures within one.
+the threads are measured before each sample. Modes of the host: near and far (the threads share a
+last-level cache, or do not), busy (something else has their cores): compare figures within one.
 """
 
 

@@ -126,18 +126,22 @@ class Roofs:
         )
 
 
-# Two threads whose barrier takes longer do not share a last-level cache: on the hosts that were
-# seen, 37-48 ns within one core complex, about 204 ns across two.
-FAR_NANOSECONDS = 100.0
+# Two threads whose barrier takes longer than FAR do not share a last-level cache: on the hosts that
+# were seen, 37-76 ns within one core complex, 200-260 ns across two. Beyond BUSY, a thread waits
+# for a core and not for the other thread.
+FAR_NANOSECONDS = 130.0
+BUSY_NANOSECONDS = 1000.0
 
 
 def mode_name(barrier_nanoseconds: float, threads: int) -> str:
     """`near`: threads meet within one last-level cache; `far`: across two, where reading is faster
-    and sharing slower; `alone`: there is one thread.
+    and sharing slower; `busy`: something else has their cores; `alone`: there is one thread.
     """
     if threads < 2:
         return "alone"
     rounds = max(1, (threads - 1).bit_length())
+    if barrier_nanoseconds >= BUSY_NANOSECONDS * rounds:
+        return "busy"
     return "near" if barrier_nanoseconds < FAR_NANOSECONDS * rounds else "far"
 
 

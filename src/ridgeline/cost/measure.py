@@ -107,7 +107,7 @@ def measure(
 
     for count in threads:
         step(f"barrier, {count} threads")
-        barriers.append(Barrier(count, median(meter.barrier(count, 15))))
+        barriers.append(Barrier(count, min(meter.barrier(count, 15))))
         for name in ARITHMETICS:
             step(f"{name}, {count} threads")
             peaks.append(Peak(name, count, median(meter.arithmetic(name, count, 15))))
@@ -327,7 +327,7 @@ def check(meter: Meter, kept: Roofs | None, threads: int, available_bytes: int) 
     """Looks at the machine for some tens of milliseconds."""
     size = int(min(CHECK_BYTES, max(available_bytes * MEMORY_SHARE, 8 * MIB)))
     read = read_roof(kept, size, threads, lambda rounds: meter.read(size, threads, rounds))
-    barrier = Barrier(threads, median(meter.barrier(threads, 15)))
+    barrier = Barrier(threads, min(meter.barrier(threads, 15)))
     meter.close()
     return Check(read, barrier, None if kept is None else kept.barrier(threads))
 

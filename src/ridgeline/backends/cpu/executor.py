@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -222,8 +221,8 @@ class CpuExecutor:
         return self._program.read_bandwidth(rounds)
 
     def barrier_nanoseconds(self) -> float:
-        """What it costs the threads to wait for each other, where they are now."""
-        return median(self._program.barrier_time(5))
+        """What it costs the threads at least to wait for each other, where they are now."""
+        return min(self._program.barrier_time(5))
 
     def _require_idle(self) -> None:
         if self._result is not None:
