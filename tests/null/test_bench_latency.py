@@ -11,6 +11,7 @@ from fake_meter import FakeMeter
 
 from ridgeline.assemble import Assembled, Options, assemble
 from ridgeline.bench.latency import Plan, run
+from ridgeline.bench.plot import dots
 from ridgeline.bench.records import profile_of, record
 from ridgeline.cli.main import main
 from ridgeline.config import read_settings
@@ -183,3 +184,34 @@ def test_the_group_shows_its_commands(capsys: Output) -> None:
     assert "latency" in capsys.readouterr().out
     assert main(["bench", "latency", "--help"]) == 0
     assert "MBU" in capsys.readouterr().out
+
+
+def test_operators_are_drawn_under_the_roof(capsys: Output, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "roofline.png"
+    assert main(["bench", "latency", MODEL, *SMALL, "--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert f"wrote {path}" in capsys.readouterr().err
+
+
+def test_dots_have_the_intensity_of_their_work() -> None:
+    plan = Plan((), (16,), (2,), output=4, repeat=1, profile=True)
+    (measured,) = run(model(), plan, meter=FakeMeter())
+    by_name = {dot.name: dot for dot in dots(measured)}
+    # F16 weights of 2 bytes; 2 FLOPs for each of two rows.
+    assert by_name["mlp.down"].intensity == pytest.approx(2.0)
+    assert "attn_norm" in by_name
+    assert "sample" not in by_name
+
+
+def test_a_plot_that_cannot_be_is_refused_before_anything_runs(
+    capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusal(path: Path) -> str:
+        assert main(["bench", "latency", MODEL, *SMALL, "--plot", str(path)]) == 2
+        return capsys.readouterr().err
+
+    assert "the ending is one of .png, .svg, .pdf" in refusal(tmp_path / "a.html")
+    assert "no such folder" in refusal(tmp_path / "b" / "a.png")
+    monkeypatch.setattr("ridgeline.bench.plot.find_spec", lambda name: None)
+    assert "pip install 'ridgeline[plot]'" in refusal(tmp_path / "a.png")

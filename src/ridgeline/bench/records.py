@@ -32,7 +32,8 @@ class ProfileRow:
     roof: float | None
     of_roof: float | None
     flops: float
-    num_bytes: float
+    memory_bytes: float
+    cache_bytes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +70,17 @@ def _profile_row(pairs: list[tuple[Sample, OperatorSample]], step_seconds: float
     seconds = median(op.seconds / sample.num_steps for sample, op in pairs)
     bound = operator.bound
     achieved = roof = of_roof = None
-    binds, num_bytes, flops = "", 0.0, 0.0
+    binds, memory_bytes, cache_bytes, flops = "", 0.0, 0.0, 0.0
     if bound is not None and bound.seconds > 0:
         binds = bound.binds
-        num_bytes, flops = bound.memory_bytes / first.num_steps, operator.flops / first.num_steps
+        memory_bytes = bound.memory_bytes / first.num_steps
+        cache_bytes = bound.cache_bytes / first.num_steps
+        flops = operator.flops / first.num_steps
         least = median(
             op.bound.seconds / sample.num_steps for sample, op in pairs if op.bound is not None
         )
         if seconds > 0:
-            if binds == "cache":
-                num_bytes = bound.cache_bytes / first.num_steps
-            amount = num_bytes if binds in _BYTES else flops
+            amount = {"memory": memory_bytes, "cache": cache_bytes}.get(binds, flops)
             achieved, roof = amount / seconds / 1e9, amount / least / 1e9
             of_roof = least / seconds
     return ProfileRow(
@@ -94,7 +95,8 @@ def _profile_row(pairs: list[tuple[Sample, OperatorSample]], step_seconds: float
         roof=roof,
         of_roof=of_roof,
         flops=flops,
-        num_bytes=num_bytes,
+        memory_bytes=memory_bytes,
+        cache_bytes=cache_bytes,
     )
 
 
@@ -172,7 +174,8 @@ def _profile_fields(profile: Profile) -> dict[str, object]:
                 "roof": row.roof,
                 "of_roof": row.of_roof,
                 "flops": row.flops,
-                "bytes": row.num_bytes,
+                "memory_bytes": row.memory_bytes,
+                "cache_bytes": row.cache_bytes,
             }
             for row in profile.rows
         ],

@@ -72,6 +72,10 @@ def latency(
         str | None,
         typer.Option("--json", metavar="FILE", help="Records as JSON to a file; - for stdout."),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="A roofline with the operators on it: FILE.png, .svg or .pdf."),
+    ] = None,
 ) -> None:
     """Speed of prefill and decode through the whole engine, beside the machine's roofs.
 
@@ -81,6 +85,7 @@ def latency(
     settings: Settings = context.obj
     with _flags_named():
         from ridgeline.bench.latency import Plan
+        from ridgeline.bench.plot import check_plot, draw
 
         plan = Plan(
             prompts=_numbers("prompt", prompt),
@@ -88,10 +93,12 @@ def latency(
             batches=_numbers("batch", batch) or (1,),
             output=output,
             repeat=repeat,
-            profile=profile,
+            profile=profile or plot is not None,
         )
         plan.check()
         _check_writable(json_to)
+        if plot is not None:
+            check_plot(plot)
         assembled = _assembled(model, settings, plan, threads, backend)
 
         from ridgeline.bench import latency as bench
@@ -99,6 +106,9 @@ def latency(
 
         with show_stages("measuring") as report:
             found = bench.run(assembled, plan, report)
+    if plot is not None:
+        draw(found, plot)
+        sys.stderr.write(f"wrote {plot}\n")
     if json_to is not None:
         text = json.dumps([record(measured) for measured in found], indent=1) + "\n"
         if json_to == "-":

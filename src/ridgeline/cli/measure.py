@@ -56,15 +56,15 @@ def measure(
     They are kept in the cache folder by CPU, cores, instruction set and version of the measurement,
     and every figure that is printed as a share of a roof is compared with them.
     """
-    from ridgeline.assemble import available_bytes, kept_roofs, machine_isa, machine_meter
+    from ridgeline.assemble import available_bytes, machine_isa, machine_meter
     from ridgeline.cost import measure as roofs
 
     settings: Settings = context.obj
     most = settings.threads if threads is None else threads
     if not 1 <= most <= 1024:
         raise RidgelineError(f"--threads: {most} is not a whole number from 1 to 1024")
-    isa = machine_isa(settings)
-    kept, meter = kept_roofs(settings, isa), machine_meter(isa)
+    meter = machine_meter(machine_isa(settings))
+    kept = roofs.load(settings.cache_dir, meter.identity(), meter.isa)
     if check:
         found = roofs.check(meter, kept, most, available_bytes())
         if as_json:
