@@ -29,9 +29,10 @@ struct Kernels {
   float (*pack_prescale)(const char* format, const std::byte* raw, std::int64_t n, std::int64_t k);
   // Bytes of one row of `k` activations.
   std::size_t (*activation_row_bytes)(ActivationKind kind, std::int64_t k);
-  // x [m, k], row stride ldx floats -> m rows of activation_row_bytes each.
+  // x [m, k], row stride ldx floats -> m rows of activation_row_bytes each, out_stride bytes apart. Numbers from a
+  // multiple of 64 on begin at the activation_row_bytes of those before, so that a row can be made piece by piece.
   void (*quantize_rows)(ActivationKind kind, const float* x, std::int64_t ldx, std::int64_t m, std::int64_t k,
-                        std::byte* out);
+                        std::byte* out, std::size_t out_stride);
   // y[r, c] = bias[c] + sum_k x[r, k] w[c, k], for rows [0, m) and the channels of strips [strip_begin, strip_end); y has
   // row stride ldy; channels beyond n are not written. `activations` are rows of `kind`, 64-byte aligned; bias may be
   // null. scratch: linear_scratch_bytes, 64-byte aligned, one per thread.

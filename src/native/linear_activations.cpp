@@ -42,14 +42,22 @@ __m512i max_of_groups(__m512i first, __m512i second) {
   return _mm512_max_epu32(m, _mm512_shuffle_epi32(m, _MM_PERM_ENUM(0xb1)));
 }
 
-// The sums of 16 codes each.
-__m128i sums_of_codes(const std::int8_t* q) {
-  __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1),
-                                     _mm512_load_si512(q));
-  sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_ENUM(0x4e)));
-  sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_ENUM(0xb1)));
-  const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
-  return _mm512_castsi512_si128(_mm512_permutexvar_epi32(firsts, sums));
+// 64 integers, saturated to bytes: dword 4 i + j has four of v[j]'s, from lane 4 i on.
+__m512i to_bytes(const __m512i (&v)[4]) {
+  return _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
+}
+
+// The same in order.
+__m512i in_order(__m512i bytes) {
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(order, bytes);
+}
+
+// The sums of 16 codes each, of bytes as `to_bytes` gives them.
+__m128i sums_of_codes(__m512i bytes) {
+  const __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), bytes);
+  const __m256i halves = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
 }
 
 void quantize_block(const float* x, ActivationBlock* out, int terms) {
@@ -71,15 +79,17 @@ void quantize_block(const float* x, ActivationBlock* out, int terms) {
   for (int i = 0; i < 4; i++) v[i] = _mm512_mul_ps(v[i], by[i / 2]);
   for (int term = 0; term < terms; term++) {
     ActivationBlock& block = out[term];
+    __m512i q[4];
     for (int i = 0; i < 4; i++) {
-      const __m512i q = _mm512_cvtps_epi32(v[i]);
-      _mm_store_si128(reinterpret_cast<__m128i*>(block.q + i * 16), _mm512_cvtsepi32_epi8(q));
+      q[i] = _mm512_cvtps_epi32(v[i]);
       if (terms > 1) {
-        v[i] = _mm512_mul_ps(_mm512_sub_ps(v[i], _mm512_cvtepi32_ps(q)),
+        v[i] = _mm512_mul_ps(_mm512_sub_ps(v[i], _mm512_cvtepi32_ps(q[i])),
                              _mm512_set1_ps(kResidueSteps));
       }
     }
-    const __m128i sum16 = sums_of_codes(block.q);
+    const __m512i bytes = to_bytes(q);
+    _mm512_store_si512(block.q, in_order(bytes));
+    const __m128i sum16 = sums_of_codes(bytes);
     const __m128i sum32 = _mm_hadd_epi32(sum16, sum16);
     const __m128i start16 = _mm_slli_epi32(_mm_sub_epi32(_mm_setzero_si128(), sum16), 7);
     const __m128i start32 = _mm_slli_epi32(_mm_sub_epi32(_mm_setzero_si128(), sum32), 7);
@@ -192,9 +202,8 @@ std::size_t activation_row_bytes(ActivationKind kind, std::int64_t k) {
 }
 
 void quantize_rows(ActivationKind kind, const float* x, std::int64_t ldx, std::int64_t m,
-                   std::int64_t k, std::byte* out) {
-  const auto row_bytes = static_cast<std::int64_t>(activation_row_bytes(kind, k));
-  for (std::int64_t row = 0; row < m; row++, x += ldx, out += row_bytes) {
+                   std::int64_t k, std::byte* out, std::size_t out_stride) {
+  for (std::int64_t row = 0; row < m; row++, x += ldx, out += out_stride) {
     if (kind == ActivationKind::int8 || kind == ActivationKind::int8x2) {
       quantize_row(x, k, reinterpret_cast<ActivationBlock*>(out),
                    kind == ActivationKind::int8 ? 1 : 2);

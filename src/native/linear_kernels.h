@@ -20,7 +20,7 @@ bool decode_row(const char* format, const std::byte* raw_row, std::int64_t k, fl
 // linear_activations.cpp
 std::size_t activation_row_bytes(ActivationKind kind, std::int64_t k);
 void quantize_rows(ActivationKind kind, const float* x, std::int64_t ldx, std::int64_t m, std::int64_t k,
-                   std::byte* out);
+                   std::byte* out, std::size_t out_stride);
 
 // linear.cpp
 void linear(const PackedMatrix& w, ActivationKind kind, const std::byte* activations, std::int64_t m,

@@ -16,6 +16,7 @@
 #include <tuple>
 
 #include "module.h"
+#include "operators_linear.h"
 #include "program.h"
 #include "roofs.h"
 
@@ -32,6 +33,32 @@ using Lines = nb::ndarray<const std::int32_t, nb::shape<-1, 5>, nb::c_contig, nb
 
 void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
+}
+
+// A view that leaves the arena is a caller's fault; so are activations where an operator takes or gives floats.
+void check_floats(const Program& program, const View& view) {
+  program.check_view(view);
+  require(!view.kind, "an operator takes or gives floats where the plan has activations");
+}
+
+ActivationKind kind_named(const std::string& name) {
+  static constexpr std::pair<const char*, ActivationKind> kKinds[] = {{"int8", ActivationKind::int8},
+                                                                      {"int8x2", ActivationKind::int8x2},
+                                                                      {"bf16", ActivationKind::bf16},
+                                                                      {"f32", ActivationKind::f32}};
+  for (const auto& [key, value] : kKinds)
+    if (name == key) return value;
+  throw std::invalid_argument("no kind of activations is called " + name);
+}
+
+Activation activation_named(const std::string& name) {
+  static constexpr std::pair<const char*, Activation> kActivations[] = {{"silu", Activation::silu},
+                                                                        {"gelu", Activation::gelu},
+                                                                        {"gelu_tanh", Activation::gelu_tanh},
+                                                                        {"relu", Activation::relu}};
+  for (const auto& [key, value] : kActivations)
+    if (name == key) return value;
+  throw std::invalid_argument("no activation is called " + name);
 }
 
 const std::byte* bytes_of(const Bytes& array) { return reinterpret_cast<const std::byte*>(array.data()); }
@@ -75,12 +102,11 @@ Records finish_weights(Program& program) {
   return records;
 }
 
-void add_linear(Program& program, const std::string& name, const View& x, const View& y,
-                const std::vector<Matrix>& matrices, const std::vector<std::optional<Floats>>& biases,
-                bool fine_activations) {
+// Where x does not lie as activations yet, `fine_activations` says that integer layouts get them in two int8 terms.
+std::vector<LinearPart> linear_parts(Program& program, const View& x, const std::vector<Matrix>& matrices,
+                                     const std::vector<std::optional<Floats>>& biases, bool fine_activations) {
   program.check_view(x);
-  program.check_view(y);
-  require(!matrices.empty() && matrices.size() == biases.size() && x.sampled == y.sampled, "a linear's parts disagree");
+  require(!matrices.empty() && matrices.size() == biases.size(), "a linear's parts disagree");
   std::vector<LinearPart> parts;
   std::int64_t column = 0;
   for (std::size_t i = 0; i < matrices.size(); i++) {
@@ -93,17 +119,39 @@ void add_linear(Program& program, const std::string& name, const View& x, const 
     }
     ActivationKind kind = activation_of(matrix.layout);
     if (kind == ActivationKind::int8 && fine_activations) kind = ActivationKind::int8x2;
+    require(!x.kind || *x.kind == kind, "a linear's input lies as activations of another kind than its matrix takes");
     parts.push_back({matrix, kind, bias, column});
     column += matrix.n;
   }
-  require(column == y.width, "a linear's parts are not as wide as its output");
+  return parts;
+}
+
+void add_linear(Program& program, const std::string& name, const View& x, const View& y,
+                const std::vector<Matrix>& matrices, const std::vector<std::optional<Floats>>& biases,
+                bool fine_activations) {
+  check_floats(program, y);
+  std::vector<LinearPart> parts = linear_parts(program, x, matrices, biases, fine_activations);
+  require(x.sampled == y.sampled && parts.back().column + parts.back().matrix.n == y.width,
+          "a linear's parts are not as wide as its output");
   program.add(std::make_unique<Linear>(name, x, y, std::move(parts)));
+}
+
+void add_gated_linear(Program& program, const std::string& name, const View& x, const View& y,
+                      const std::vector<Matrix>& matrices, const std::vector<std::optional<Floats>>& biases,
+                      const std::string& activation) {
+  program.check_view(y);
+  std::vector<LinearPart> parts = linear_parts(program, x, matrices, biases, false);
+  require(x.sampled == y.sampled && parts.size() <= 2 &&
+              parts.front().matrix.n == (parts.size() == 1 ? 2 * y.width : y.width) &&
+              parts.back().column + parts.back().matrix.n == 2 * y.width,
+          "gate and up are not as wide as their product");
+  program.add(std::make_unique<GatedLinear>(name, x, y, std::move(parts), activation_named(activation)));
 }
 
 // The table's bytes must outlive the program: the binding keeps the array alive.
 void add_embed(Program& program, const std::string& name, const View& y, const std::string& format, const Bytes& table,
                std::int64_t row_bytes, float scale) {
-  program.check_view(y);
+  check_floats(program, y);
   require(row_bytes > 0 && table.size() / static_cast<std::size_t>(row_bytes) >=
                                static_cast<std::size_t>(program.rows().limits().vocab_ids),
           "an embedding table has fewer rows than there are token ids");
@@ -130,7 +178,8 @@ void check_norm(const NormSpec& norm, const View& x) {
 }
 
 void add_norm(Program& program, const std::string& name, const View& x, const View& y, const NormSpec& norm) {
-  for (const View& view : {x, y}) program.check_view(view);
+  check_floats(program, x);
+  program.check_view(y);
   check_norm(norm, x);
   check_norm(norm, y);
   require(x.sampled == y.sampled, "a norm's input and output differ in rows");
@@ -139,8 +188,9 @@ void add_norm(Program& program, const std::string& name, const View& x, const Vi
 
 void add_add_norm(Program& program, const std::string& name, const View& a, const View& b, const View& total,
                   const View& y, const NormSpec& norm) {
+  for (const View& view : {a, b, total}) check_floats(program, view);
+  program.check_view(y);
   for (const View& view : {a, b, total, y}) {
-    program.check_view(view);
     check_norm(norm, view);
     require(view.sampled == a.sampled, "an addition's values differ in rows");
   }
@@ -153,22 +203,11 @@ void add_elementwise(Program& program, const std::string& name, const std::strin
                                                                          {"scale", Elementwise::Kind::scale},
                                                                          {"softcap", Elementwise::Kind::softcap},
                                                                          {"gated_activation", Elementwise::Kind::gate}};
-  static constexpr std::pair<const char*, Activation> kActivations[] = {{"silu", Activation::silu},
-                                                                        {"gelu", Activation::gelu},
-                                                                        {"gelu_tanh", Activation::gelu_tanh},
-                                                                        {"relu", Activation::relu}};
   for (const View& view : {a, b, y}) {
-    program.check_view(view);
+    check_floats(program, view);
     require(view.width == y.width && view.sampled == y.sampled, "an elementwise operator's values differ in shape");
   }
-  Activation function = Activation::silu;
-  bool known = activation.empty();
-  for (const auto& [key, value] : kActivations)
-    if (activation == key) {
-      function = value;
-      known = true;
-    }
-  require(known, "no such activation");
+  const Activation function = activation.empty() ? Activation::silu : activation_named(activation);
   for (const auto& [key, value] : kKinds)
     if (type == key)
       return program.add(std::make_unique<Elementwise>(name, type, value, a, b, y, number, function));
@@ -176,7 +215,8 @@ void add_elementwise(Program& program, const std::string& name, const std::strin
 }
 
 void add_select_rows(Program& program, const std::string& name, const View& x, const View& y) {
-  for (const View& view : {x, y}) program.check_view(view);
+  check_floats(program, x);
+  program.check_view(y);
   require(!x.sampled && y.sampled && x.width == y.width, "rows are selected from tokens");
   program.add(std::make_unique<SelectRows>(name, x, y));
 }
@@ -197,7 +237,7 @@ void rotate_with(Program& program, HeadsToCache::Spec& spec, const std::optional
 void add_rope(Program& program, const std::string& name, const View& x, const View& y, std::int64_t heads,
               std::int64_t head_dim, const Rotation& rotation) {
   for (const View& view : {x, y}) {
-    program.check_view(view);
+    check_floats(program, view);
     require(!view.sampled && heads > 0 && head_dim > 0 && view.width == heads * head_dim, "rope: heads do not fit");
   }
   HeadsToCache::Spec spec;
@@ -216,7 +256,7 @@ void check_kv(const HeadsToCache::Spec& spec) {
 }
 
 void add_kv_write(Program& program, const std::string& name, const View& k, const View& v, int cache) {
-  for (const View& view : {k, v}) program.check_view(view);
+  for (const View& view : {k, v}) check_floats(program, view);
   HeadsToCache::Spec spec;
   spec.writes_kv = true;
   spec.place = program.cache(cache);
@@ -230,7 +270,7 @@ void add_kv_write(Program& program, const std::string& name, const View& k, cons
 void add_rope_kv_write(Program& program, const std::string& name, const View& qkv, const View& q_out, int cache,
                        std::int64_t heads, const std::optional<Rotation>& rotation,
                        const std::optional<NormSpec>& q_norm, const std::optional<NormSpec>& k_norm) {
-  for (const View& view : {qkv, q_out}) program.check_view(view);
+  for (const View& view : {qkv, q_out}) check_floats(program, view);
   HeadsToCache::Spec spec;
   spec.writes_kv = true;
   spec.place = program.cache(cache);
@@ -256,7 +296,7 @@ void add_rope_kv_write(Program& program, const std::string& name, const View& qk
 
 void add_attention(Program& program, const std::string& name, const View& q, const View& out, int cache,
                    std::int64_t heads, float scale, float softcap, bool causal) {
-  for (const View& view : {q, out}) program.check_view(view);
+  for (const View& view : {q, out}) check_floats(program, view);
   const KvPlace& place = program.cache(cache);
   require(heads > 0 && heads % place.kv_heads == 0 && !q.sampled && !out.sampled && q.width == heads * place.key_dim &&
               out.width == heads * place.value_dim,
@@ -325,15 +365,32 @@ NB_MODULE(_native, m) {
     return nb::frozenset(out);
   });
   m.def("maps_in_huge_pages", &maps_in_huge_pages, "file"_a);
+  // What weights of a format multiply: "int8", "bf16" or "f32"; a format without a packed layout is held as F32.
+  m.def(
+      "activation_kind",
+      [](const std::string& format) {
+        static constexpr const char* kNames[] = {"int8", "int8x2", "bf16", "f32"};
+        const Layout layout = layout_of(format).value_or(Layout::f32);
+        return std::string(kNames[static_cast<int>(activation_of(layout))]);
+      },
+      "format"_a);
+  m.def(
+      "activation_row_bytes",
+      [](const std::string& kind, std::int64_t width) {
+        require(width > 0, "a row of activations is empty");
+        return kernels_for(Isa::portable).activation_row_bytes(kind_named(kind), width);
+      },
+      "kind"_a, "width"_a);
   bind_linear(m);
   bind_roofs(m);
 
   nb::class_<View>(m, "View").def(
       "__init__",
-      [](View* self, std::int64_t offset, std::int64_t ld, std::int64_t width, bool sampled) {
-        new (self) View{offset, ld, width, sampled};
+      [](View* self, std::int64_t offset, std::int64_t ld, std::int64_t width, bool sampled, const std::string& kind) {
+        new (self) View{offset, ld, width, sampled, std::nullopt};
+        if (!kind.empty()) self->kind = kind_named(kind);
       },
-      "offset"_a, "ld"_a, "width"_a, "sampled"_a);
+      "offset"_a, "ld"_a, "width"_a, "sampled"_a, "kind"_a = "");
   nb::class_<Matrix>(m, "Matrix");
   nb::class_<NormSpec>(m, "Norm");
   nb::class_<Rotation>(m, "Rotation")
@@ -382,6 +439,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("weights_file_bytes", [](Program& program) { return program.weights().file_bytes(); })
       .def("norm", &norm_spec, "kind"_a, "eps"_a, "offset"_a, "groups"_a, "weight"_a, "bias"_a.none())
       .def("add_linear", &add_linear, "name"_a, "x"_a, "y"_a, "matrices"_a, "biases"_a, "fine_activations"_a = false)
+      .def("add_gated_linear", &add_gated_linear, "name"_a, "x"_a, "y"_a, "matrices"_a, "biases"_a, "activation"_a)
       .def("add_embed", &add_embed, "name"_a, "y"_a, "format"_a, "table"_a, "row_bytes"_a, "scale"_a,
            nb::keep_alive<1, 5>())
       .def("add_norm", &add_norm, "name"_a, "x"_a, "y"_a, "norm"_a)

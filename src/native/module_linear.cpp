@@ -102,7 +102,7 @@ std::unique_ptr<Activations> quantize_rows(const Matrix& x, const std::string& k
   const std::size_t row = kernels.activation_row_bytes(kind_of(kind), k);
   auto out = std::make_unique<Activations>(
       Activations{kernels.isa, kind_of(kind), m, k, GuardedBytes(static_cast<std::size_t>(m) * row)});
-  kernels.quantize_rows(out->kind, x.data(), k, m, k, out->bytes.data());
+  kernels.quantize_rows(out->kind, x.data(), k, m, k, out->bytes.data(), row);
   return out;
 }
 

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,17 +18,18 @@
 
 namespace ridgeline {
 
-// A value in the arena: `width` floats a row, rows `ld` floats apart; a row for each of the step's tokens, or for each
-// of its logits rows.
+// A value in the arena: `width` numbers a row; a row for each of the step's tokens, or for each of its logits rows.
+// They are floats, rows `ld` of them apart, or, if there is a kind, what linears multiply: rows of
+// activation_row_bytes, one after another, in the place of the floats.
 struct View {
   std::int64_t offset = 0;  // floats from the arena's begin
   std::int64_t ld = 0;
   std::int64_t width = 0;
   bool sampled = false;
+  std::optional<ActivationKind> kind{};
 };
 
-// Up to this many rows every thread quantizes all of them for itself, which is cheaper than a barrier.
-inline constexpr std::int64_t kOwnActivationRows = 4;
+constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // What a step's operators share.
 struct StepContext {
@@ -36,12 +38,30 @@ struct StepContext {
   float* arena;
   std::byte* kv;
   std::size_t kv_block_stride;
-  std::byte* activations;   // rows of quantized activations, shared
+  std::byte* activations;   // of a value that does not lie as activations, shared
   float* partials;          // attention over split contexts
   std::int64_t partials_floats;
 
   std::int64_t rows(const View& view) const { return view.sampled ? step.num_sampled : step.num_tokens; }
   float* at(const View& view) const { return arena + view.offset; }
+  // Of a view with a kind.
+  std::byte* activations_at(const View& view, std::int64_t row) const {
+    return reinterpret_cast<std::byte*>(at(view)) +
+           static_cast<std::size_t>(row) * kernels.activation_row_bytes(*view.kind, view.width);
+  }
+  // Floats x [rows, columns], rows ldx apart, become a part of a view with a kind. `column` must be a multiple of 64,
+  // and so must `columns` unless they are the view's last.
+  void store(const View& view, const float* x, std::int64_t ldx, std::int64_t row, std::int64_t rows,
+             std::int64_t column, std::int64_t columns) const {
+    kernels.quantize_rows(*view.kind, x, ldx, rows, columns,
+                          activations_at(view, row) + kernels.activation_row_bytes(*view.kind, column),
+                          kernels.activation_row_bytes(*view.kind, view.width));
+  }
+};
+
+// How far a thread's run of an operator's items is given out; operators use the two counts in turn.
+struct alignas(64) Cursor {
+  std::atomic<std::int64_t> next[2] = {0, 0};
 };
 
 // One thread's part in a step.
@@ -50,7 +70,8 @@ struct Worker {
   int num_threads;
   ThreadPool& pool;
   std::byte* scratch;
-  std::byte* activations;  // of a few rows, its own
+  std::vector<Cursor>& cursors;
+  int turn = 0;              // which of the cursors' counts the operator uses
   std::uint64_t waited = 0;  // ticks at barriers since the program last took them
 
   void barrier() {
@@ -62,6 +83,23 @@ struct Worker {
   void share(std::int64_t count, std::int64_t& begin, std::int64_t& end) const {
     begin = count * thread / num_threads;
     end = count * (thread + 1) / num_threads;
+  }
+  // f(item) for items [0, count), each once over all threads, at most one call an operator. A thread does its share in
+  // order, then, one by one, what others have left of theirs.
+  template <class F>
+  void each(std::int64_t count, F f) {
+    for (int i = 0; i < num_threads; i++) {
+      const int owner = (thread + i) % num_threads;
+      const std::int64_t begin = count * owner / num_threads, end = count * (owner + 1) / num_threads;
+      std::atomic<std::int64_t>& next = cursors[static_cast<std::size_t>(owner)].next[turn];
+      for (std::int64_t item; (item = begin + next.fetch_add(1, std::memory_order_relaxed)) < end;) f(item);
+    }
+  }
+  // Before every operator but a step's first. Nobody uses the other count since the barrier before this operator, and
+  // nobody will until the next.
+  void take_turn() {
+    turn ^= 1;
+    cursors[static_cast<std::size_t>(thread)].next[turn ^ 1].store(0, std::memory_order_relaxed);
   }
 };
 
@@ -76,44 +114,14 @@ class Operator {
   virtual ~Operator() = default;
   virtual void run(const StepContext& context, Worker& worker) = 0;
   virtual std::size_t scratch_bytes(const Kernels&) const { return 0; }
+  // Of a row of the shared activations.
+  virtual std::size_t shared_activation_bytes(const Kernels&) const { return 0; }
 
   const std::string name, type;
   std::uint64_t calls = 0, ticks = 0;
   std::vector<ThreadTicks> waited;  // of each thread
   // The next work item of a phase; the program zeroes it before a step.
   alignas(64) std::atomic<std::int64_t> next_item{0};
-};
-
-// One weight of a linear; its outputs are columns [column, column + matrix.n).
-struct LinearPart {
-  PackedMatrix matrix;
-  ActivationKind kind;
-  const float* bias;
-  std::int64_t column;
-};
-
-class Linear final : public Operator {
- public:
-  Linear(std::string name, View x, View y, std::vector<LinearPart> parts);
-  void run(const StepContext& context, Worker& worker) override;
-  std::size_t scratch_bytes(const Kernels& kernels) const override { return kernels.linear_scratch_bytes(); }
-  // Bytes of a row's activations in all the kinds that the parts take.
-  std::size_t activation_bytes(const Kernels& kernels) const;
-  // The operator before it has the same input and kinds, and its activations serve here, too.
-  bool reuses_activations = false;
-  const std::vector<ActivationKind>& kinds() const { return kinds_; }
-  const View& input() const { return x_; }
-
- private:
-  void quantize(const StepContext& context, std::int64_t begin, std::int64_t end, std::byte* out,
-                std::int64_t rows) const;
-  void multiply(const StepContext& context, Worker& worker, const std::byte* activations, std::int64_t strip_begin,
-                std::int64_t strip_end, std::int64_t row_begin, std::int64_t row_end, std::int64_t rows) const;
-
-  View x_, y_;
-  std::vector<LinearPart> parts_;
-  std::vector<ActivationKind> kinds_;
-  std::int64_t num_strips_ = 0;
 };
 
 class Embed final : public Operator {
@@ -133,6 +141,7 @@ class Norm final : public Operator {
  public:
   Norm(std::string name, View x, View y, NormArgs args);
   void run(const StepContext& context, Worker& worker) override;
+  std::size_t scratch_bytes(const Kernels&) const override;
 
  private:
   View x_, y_;
@@ -143,6 +152,7 @@ class AddNorm final : public Operator {
  public:
   AddNorm(std::string name, View a, View b, View total, View y, NormArgs args);
   void run(const StepContext& context, Worker& worker) override;
+  std::size_t scratch_bytes(const Kernels&) const override;
 
  private:
   View a_, b_, total_, y_;

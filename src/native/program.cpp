@@ -10,7 +10,6 @@
 namespace ridgeline {
 namespace {
 
-std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // Two readings of both clocks, one at load and one at each call, since a program that runs steps is older than this.
 struct ClockPair {
@@ -35,7 +34,7 @@ const Limits& checked(const Limits& limits) {
 }  // namespace
 
 Program::Program(Isa isa, int num_threads, const Limits& limits, std::size_t arena_bytes)
-    : kernels_(kernels_for(isa)), pool_(num_threads), rows_(checked(limits)), arena_(arena_bytes) {}
+    : kernels_(kernels_for(isa)), pool_(num_threads), rows_(checked(limits)), arena_(arena_bytes), cursors_(static_cast<std::size_t>(num_threads)) {}
 
 int Program::add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t window) {
   if (kv_heads < 1 || key_dim < 1 || value_dim < 1 || window < 0) throw std::invalid_argument("a cache has no heads");
@@ -74,13 +73,6 @@ const float* Program::keep(const float* values, std::int64_t count) {
 
 void Program::add(std::unique_ptr<Operator> op) {
   if (finished_) throw std::invalid_argument("the program is finished");
-  auto* linear = dynamic_cast<Linear*>(op.get());
-  auto* before = operators_.empty() ? nullptr : dynamic_cast<Linear*>(operators_.back().get());
-  if (linear && before) {
-    const View &a = linear->input(), &b = before->input();
-    linear->reuses_activations = a.offset == b.offset && a.ld == b.ld && a.width == b.width &&
-                                 a.sampled == b.sampled && linear->kinds() == before->kinds();
-  }
   operators_.push_back(std::move(op));
 }
 
@@ -88,8 +80,15 @@ void Program::check_view(const View& view) const {
   const Limits& limits = rows_.limits();
   const std::int64_t rows = view.sampled ? limits.max_sampled : limits.max_tokens;
   const std::int64_t floats = static_cast<std::int64_t>(arena_.size() / sizeof(float));
-  if (view.width < 1 || view.ld < view.width || view.offset < 0 || view.ld > INT32_MAX ||
-      view.offset + (rows - 1) * view.ld + view.width > floats)
+  bool fits = view.width >= 1 && view.ld >= view.width && view.ld <= INT32_MAX && view.offset >= 0;
+  if (fits && view.kind) {
+    const std::size_t row_bytes = kernels_.activation_row_bytes(*view.kind, view.width);
+    fits = view.offset % 16 == 0 && view.offset <= floats &&
+           static_cast<std::size_t>(rows) * row_bytes <= static_cast<std::size_t>(floats - view.offset) * sizeof(float);
+  } else if (fits) {
+    fits = view.offset + (rows - 1) * view.ld + view.width <= floats;
+  }
+  if (!fits)
     throw std::invalid_argument("a value does not lie within the arena");
 }
 
@@ -109,8 +108,7 @@ void Program::finish(const View& logits) {
   std::size_t scratch = kernels_.sample_scratch_bytes(limits.vocab), activations = 0;
   for (const auto& op : operators_) {
     scratch = std::max(scratch, op->scratch_bytes(kernels_));
-    if (const auto* linear = dynamic_cast<const Linear*>(op.get()))
-      activations = std::max(activations, linear->activation_bytes(kernels_));
+    activations = std::max(activations, op->shared_activation_bytes(kernels_));
     if (const auto* attention = dynamic_cast<const Attention*>(op.get()))
       partials_floats_ = std::max(
           partials_floats_, 4 * attention->partials_floats((limits.max_context + kChunkTokens - 1) / kChunkTokens));
@@ -120,10 +118,7 @@ void Program::finish(const View& logits) {
   const std::size_t rows = static_cast<std::size_t>(std::max(limits.max_tokens, limits.max_sampled));
   activations_ = Memory(rows * activations + kRounding);
   partials_ = Memory(static_cast<std::size_t>(partials_floats_) * sizeof(float));
-  for (int thread = 0; thread < pool_.size(); thread++) {
-    scratch_.emplace_back(scratch);
-    own_activations_.emplace_back(kOwnActivationRows * activations + kRounding);
-  }
+  for (int thread = 0; thread < pool_.size(); thread++) scratch_.emplace_back(scratch);
   reset_times();
   samples_.reserve(static_cast<std::size_t>(limits.max_rows));
   tops_.resize(static_cast<std::size_t>(limits.max_rows));
@@ -152,6 +147,7 @@ void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int3
   for (const auto& table : rope_tables_)
     if (table->num_ready < step_.end_position) table->extend(ahead);
   for (const auto& op : operators_) op->next_item.store(0, std::memory_order_relaxed);
+  for (Cursor& cursor : cursors_) cursor.next[1].store(0, std::memory_order_relaxed);
   next_sample_.store(0, std::memory_order_relaxed);
   pool_.run([&](int thread) { run_thread(thread, sampling); });
   append_sampled();
@@ -166,10 +162,10 @@ void Program::run_thread(int thread, bool sampling) {
                             activations_.data(),
                             reinterpret_cast<float*>(partials_.data()),
                             partials_floats_};
-  Worker worker{thread, pool_.size(), pool_, scratch_[static_cast<std::size_t>(thread)].data(),
-                own_activations_[static_cast<std::size_t>(thread)].data()};
+  Worker worker{thread, pool_.size(), pool_, scratch_[static_cast<std::size_t>(thread)].data(), cursors_};
   std::uint64_t start = ticks_now();
   for (const auto& op : operators_) {
+    worker.take_turn();
     op->run(context, worker);
     worker.barrier();
     op->waited[static_cast<std::size_t>(thread)].ticks += std::exchange(worker.waited, 0);

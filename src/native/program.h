@@ -92,8 +92,8 @@ class Program {
   bool finished_ = false;
 
   Memory arena_, kv_, activations_, partials_;
-  std::vector<Memory> scratch_;           // of each thread
-  std::vector<Memory> own_activations_;   // of each thread
+  std::vector<Memory> scratch_;   // of each thread
+  std::vector<Cursor> cursors_;   // of each thread
   std::int64_t partials_floats_ = 0;
 
   Step step_;

@@ -21,6 +21,7 @@ from ridgeline.model.graph.ops import (
     Attention,
     Embed,
     GatedActivation,
+    GatedLinear,
     KvWrite,
     Linear,
     Norm,
@@ -299,6 +300,32 @@ CASES: dict[str, Case] = {
             "takes not 1 inputs": with_op(GatedActivation("silu")),
             "33 channels are odd": with_inputs(value(0, TOKENS, 33)),
             "takes no weights": with_weights(weight("w", 16)),
+        },
+    ),
+    "gated_linear": Case(
+        GatedLinear("silu", Linear(2, True)),
+        x(TOKENS, 32),
+        ((TOKENS, 8),),
+        # As the linear of 16 channels, and 4 tokens * 8 gated ones.
+        Work(
+            {"bf16": 2.0 * 4 * 16 * 32, "f32": 6.0 * 32},
+            weight_bytes=16 * 128 + 16 * 4,
+            activation_bytes=2.0 * 4 * (32 + 8),
+        ),
+        (weight("g", 8, 32), weight("u", 8, 32), weight("bias_g", 8), weight("bias_u", 8)),
+        shards=(
+            ((REPLICATED,), (ROWS,) * 4, 2, (GatedLinear("silu", Linear(2, True)), (CUT,))),
+            # Half of gate and up is known when all ranks' terms are summed, and not before.
+            ((CUT,), (COLUMNS, COLUMNS, REPLICATED, REPLICATED), 2, None),
+            ((PARTIAL,), (ROWS,) * 4, 2, None),
+        ),
+        refused={
+            "g has shape": with_inputs(value(0, TOKENS, 33)),
+            "takes 2 weights, not 4": with_op(GatedLinear("silu")),
+            "1 or 2 parts, not 4": with_op(GatedLinear("silu", Linear(4))),
+            "gate and up differ": with_weights(
+                weight("g", 8, 32), weight("u", 4, 32), weight("bias_g", 8), weight("bias_u", 4)
+            ),
         },
     ),
     "add": Case(

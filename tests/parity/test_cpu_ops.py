@@ -337,7 +337,8 @@ def test_operators_are_timed() -> None:
     times = {time.name: time for time in cpu.timers()}
     assert times["twice"].type == "scale"
     assert times["twice"].calls == 2
-    assert 0 < times["twice"].barrier_nanoseconds < times["twice"].nanoseconds
+    assert times["twice"].nanoseconds > 0
+    assert times["twice"].barrier_nanoseconds > 0
     cpu.reset_timers()
     assert all(
         (time.calls, time.nanoseconds, time.barrier_nanoseconds) == (0, 0, 0)

@@ -93,7 +93,13 @@ def arrays() -> dict[str, Floats]:
     return out
 
 
-def executor(format_name: str, isa: str, threads: int = 2, fused: bool = True) -> CpuExecutor:
+def executor(
+    format_name: str,
+    isa: str,
+    threads: int = 2,
+    fused: bool = True,
+    quantize_early: bool = True,
+) -> CpuExecutor:
     graph = model(format_name)
     return CpuExecutor(
         fuse(graph) if fused else graph,
@@ -104,6 +110,7 @@ def executor(format_name: str, isa: str, threads: int = 2, fused: bool = True) -
         max_logits_per_step=512,
         threads=threads,
         isa=isa,
+        quantize_early=quantize_early,
     )
 
 
@@ -145,6 +152,19 @@ def test_threads_fusion(format_name: str, isa: str) -> None:
     for threads, fused in ((2, True), (3, True), (2, False)):
         cpu = executor(format_name, isa, threads, fused)
         assert np.array_equal(logits(cpu, [200, 3, 1], shuffled(1)), first), (threads, fused)
+
+
+@isas
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_values_between_operators_as_float32_or_as_activations(format_name: str, isa: str) -> None:
+    """Fused epilogues change no bit: not the gated unit's, nor that of whoever quantizes."""
+    plain = executor(format_name, isa, fused=False, quantize_early=False)
+    expected = logits(plain, [270, 9, 5, 1], shuffled(3))
+    for fused, early in ((True, True), (True, False), (False, True)):
+        cpu = executor(format_name, isa, fused=fused, quantize_early=early)
+        found = logits(cpu, [270, 9, 5, 1], shuffled(4))
+        assert np.array_equal(found, expected), (fused, early)
+        assert cpu.memory()["arena"] <= plain.memory()["arena"]
 
 
 @isas

@@ -7,7 +7,7 @@ Does not know steps, rows or requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ridgeline.backends.cpu import _native
+from ridgeline.backends.cpu.activations import takes_fine_activations
 from ridgeline.backends.cpu.weights import Weights
 from ridgeline.errors import ModelError
 from ridgeline.model.graph.dims import SAMPLED, TOKENS
@@ -23,6 +24,7 @@ from ridgeline.model.graph.ops.activation import GatedActivation
 from ridgeline.model.graph.ops.attention import Attention, KvWrite
 from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split
 from ridgeline.model.graph.ops.embed import Embed
+from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.operator import Operator
@@ -35,12 +37,15 @@ from ridgeline.model.passes.memory import MemoryPlan
 class Binding:
     """What binders share: the program that grows, the plan, the weights.
 
-    matrices, caches: what was made already, by weight and by state name.
+    kinds: values that lie as activations. matrices, caches: what was made already, by weight and by
+    state name.
     """
 
     program: _native.Program
+    graph: Graph
     plan: MemoryPlan
     weights: Weights
+    kinds: Mapping[int, str]
     matrices: dict[str, _native.Matrix] = field(default_factory=dict)
     caches: dict[str, int] = field(default_factory=dict)
 
@@ -53,6 +58,7 @@ class Binding:
             ld=self.plan.row_strides[value.id],
             width=width,
             sampled=rows is SAMPLED,
+            kind=self.kinds.get(value.id, ""),
         )
 
     def columns(self, value: Value, first: int, width: int) -> _native.View:
@@ -83,6 +89,15 @@ class Binding:
             )
         values = self.weights.float32(weight).view(np.uint8).reshape(-1)
         return self.program.pack("F32", values, n, k, 4 * k, lambda: None)
+
+    def matrices_and_biases(
+        self, op: Linear | GatedLinear, weights: tuple[Weight, ...]
+    ) -> tuple[list[_native.Matrix], list[npt.NDArray[np.float32] | None]]:
+        parts, biases = op.parts(weights), op.biases(weights)
+        return (
+            [self.matrix(weight) for weight in parts],
+            [self.floats(bias) for bias in biases] if biases else [None] * len(parts),
+        )
 
     def floats(self, weight: Weight) -> npt.NDArray[np.float32]:
         return np.ascontiguousarray(self.weights.float32(weight).reshape(-1))
@@ -116,10 +131,17 @@ def row_bytes(weight: Weight) -> int:
     return weight.num_bytes // weight.shape[0]
 
 
-def bind(program: _native.Program, graph: Graph, plan: MemoryPlan, weights: Weights) -> None:
+def bind(
+    program: _native.Program,
+    graph: Graph,
+    plan: MemoryPlan,
+    weights: Weights,
+    kinds: Mapping[int, str],
+) -> None:
     """Adds every node of `graph` to `program` and finishes it.
 
-    Raises ModelError for an operator without a row in `BINDERS`.
+    kinds: of `activation_kinds`; `plan` must have their rows' bytes. Raises ModelError for an
+    operator without a row in `BINDERS`.
     """
     for node in graph.nodes:
         if type(node.op) not in BINDERS:
@@ -128,7 +150,7 @@ def bind(program: _native.Program, graph: Graph, plan: MemoryPlan, weights: Weig
                 f"{graph.name}: {node.name}: the cpu backend has no operator "
                 f"{type(node.op).__name__}; it has {known}"
             )
-    binding = Binding(program, plan, weights)
+    binding = Binding(program, graph, plan, weights, kinds)
     for node in graph.nodes:
         BINDERS[type(node.op)](binding, node, node.op)
     program.finish(binding.view(graph.outputs[0]))
@@ -146,17 +168,22 @@ def _embed(b: Binding, node: Node, op: Embed) -> None:
 
 
 def _linear(b: Binding, node: Node, op: Linear) -> None:
-    parts = op.parts(node.weights)
-    biases = op.biases(node.weights)
     b.program.add_linear(
         node.name,
         b.view(node.inputs[0]),
         b.view(node.outputs[0]),
-        [b.matrix(weight) for weight in parts],
-        [b.floats(bias) for bias in biases] if biases else [None] * len(parts),
-        # Logits feel the rounding of the last activations most, and a step multiplies few rows by
-        # the head: two int8 terms there take a quarter off the KL divergence (docs/log.md).
-        fine_activations=node.inputs[0].shape[0] is SAMPLED,
+        *b.matrices_and_biases(op, node.weights),
+        fine_activations=takes_fine_activations(b.graph, node),
+    )
+
+
+def _gated_linear(b: Binding, node: Node, op: GatedLinear) -> None:
+    b.program.add_gated_linear(
+        node.name,
+        b.view(node.inputs[0]),
+        b.view(node.outputs[0]),
+        *b.matrices_and_biases(op, node.weights),
+        op.activation,
     )
 
 
@@ -250,6 +277,7 @@ def _select_rows(b: Binding, node: Node, op: SelectRows) -> None:
 BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     Embed: _embed,
     Linear: _linear,
+    GatedLinear: _gated_linear,
     Norm: _norm,
     AddNorm: _add_norm,
     Rope: _rope,

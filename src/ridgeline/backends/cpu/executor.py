@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ridgeline.backends.cpu import _native, packed_weights
+from ridgeline.backends.cpu.activations import activation_kinds, row_bytes
 from ridgeline.backends.cpu.bind import bind
 from ridgeline.backends.cpu.weights import Weights
 from ridgeline.errors import CapacityError, EngineError, RidgelineError
@@ -69,7 +70,8 @@ class CpuExecutor:
     state table. max_tokens_per_step: new tokens of a step. max_logits_per_step: rows of logits of a
     step; max_rows unless given. threads: the caller's included. isa: "avx512", "avx2" or
     "portable"; None for the best. packed_folder, source: where packed weights are kept, and what
-    identifies the files that they come from (see `packed_weights.load`).
+    identifies the files that they come from (see `packed_weights.load`). quantize_early: False
+    keeps every value float32 between operators, for tests: the bits are the same.
 
     A request gets the same bits whatever stands beside it in a step, however its prompt is cut,
     and with any number of threads; between instruction sets results differ by rounding. Raises
@@ -90,6 +92,7 @@ class CpuExecutor:
         isa: str | None = None,
         packed_folder: Path | None = None,
         source: object = None,
+        quantize_early: bool = True,
     ) -> None:
         check_graph(graph)
         self.isa = choose_isa(isa)
@@ -104,11 +107,13 @@ class CpuExecutor:
         self._weights = weights
         self._num_looked_up = 0
         max_sampled = max_rows if max_logits_per_step is None else max_logits_per_step
+        kinds = activation_kinds(graph) if quantize_early else {}
         plan = plan_memory(
             graph,
             max_tokens=max_tokens_per_step,
             max_sampled=max_sampled,
             max_sequences=max_rows,
+            row_bytes=row_bytes(graph, kinds),
         )
         self._tables = [node.weights[0] for node in graph.nodes if isinstance(node.op, Embed)]
         try:
@@ -129,7 +134,7 @@ class CpuExecutor:
                     vocab_ids=min((table.shape[0] for table in self._tables), default=width),
                     arena_bytes=plan.arena_bytes,
                 ),
-                lambda program: bind(program, graph, plan, weights),
+                lambda program: bind(program, graph, plan, weights, kinds),
             )
         except MemoryError:
             raise CapacityError(

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from ridgeline.backends.reference.call import Array, Call
+from ridgeline.backends.reference.linear import linear
 from ridgeline.model.graph.ops.activation import Activation, GatedActivation
+from ridgeline.model.graph.ops.gated_linear import GatedLinear
 
 
 def gated_activation(op: GatedActivation, call: Call) -> tuple[Array]:
     gate, up = np.split(call.inputs[0], 2, axis=-1) if op.joint else call.inputs
     activated = ACTIVATIONS[op.activation](gate.astype(np.float64))
     return ((activated * up).astype(gate.dtype),)
+
+
+def gated_linear(op: GatedLinear, call: Call) -> tuple[Array]:
+    (halves,) = linear(op.linear, call)
+    return gated_activation(
+        GatedActivation(op.activation, joint=True), replace(call, inputs=(halves,), weights=())
+    )
 
 
 def _silu(x: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ridgeline.backends.reference.activation import gated_activation
+from ridgeline.backends.reference.activation import gated_activation, gated_linear
 from ridgeline.backends.reference.attention import attention, kv_write
 from ridgeline.backends.reference.call import Array, Call
 from ridgeline.backends.reference.collectives import all_gather, all_reduce
@@ -29,6 +29,7 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.RopeKvWrite: rope_kv_write,
     ops.Attention: attention,
     ops.GatedActivation: gated_activation,
+    ops.GatedLinear: gated_linear,
     ops.Add: add,
     ops.Scale: scale,
     ops.Softcap: softcap,

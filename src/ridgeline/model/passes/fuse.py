@@ -15,6 +15,7 @@ from ridgeline.model.graph.node import Graph, Node, Value, Weight
 from ridgeline.model.graph.ops.activation import GatedActivation
 from ridgeline.model.graph.ops.attention import KvWrite
 from ridgeline.model.graph.ops.elementwise import Add, Split
+from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear, merged
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite
@@ -109,6 +110,26 @@ def join_gate_and_up(graph: Graph) -> Graph:
     return _rebuilt(graph, made, swallowed)
 
 
+def fuse_gated_linear(graph: Graph) -> Graph:
+    """Linear of gate and up, one part each or both in one -> GatedActivation: GatedLinear."""
+    uses = _Uses.of(graph)
+    swallowed: set[int] = set()
+    made: dict[int, tuple[Node, ...]] = {}
+    for linear in graph.nodes:
+        if not isinstance(linear.op, Linear):
+            continue
+        act = uses.only_reader(linear.outputs[0])
+        if act is None or not (isinstance(act.op, GatedActivation) and act.op.joint):
+            continue
+        sizes = [weight.shape[0] for weight in linear.op.parts(linear.weights)]
+        if len(sizes) > 2 or sizes[0] != sizes[-1]:
+            continue
+        op = GatedLinear(act.op.activation, linear.op)
+        made[id(linear)] = (Node(linear.name, op, linear.inputs, act.outputs, linear.weights),)
+        swallowed.add(id(act))
+    return _rebuilt(graph, made, swallowed)
+
+
 def fuse_add_norm(graph: Graph) -> Graph:
     """Add -> Norm of the sum: AddNorm, which gives the sum too, for whoever else reads it."""
     uses = _Uses.of(graph)
@@ -131,6 +152,7 @@ REWRITES: dict[str, Callable[[Graph], Graph]] = {
     "merge_linears": merge_linears,
     "fuse_rope_kv_write": fuse_rope_kv_write,
     "join_gate_and_up": join_gate_and_up,
+    "fuse_gated_linear": fuse_gated_linear,
     "fuse_add_norm": fuse_add_norm,
 }
 

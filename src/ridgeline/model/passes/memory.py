@@ -6,8 +6,9 @@ same node never share a byte, except a view with its base and an in-place output
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from ridgeline.model.graph.dims import SAMPLED, SEQUENCES, TOKENS, Dim
 from ridgeline.model.graph.node import Graph, Node, Value
@@ -17,6 +18,7 @@ from ridgeline.model.graph.ops.norm import AddNorm
 
 ELEMENT_BYTES = 4  # float32
 ALIGNMENT_BYTES = 64  # a cache line, and the widest vector load
+NOTHING: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +52,24 @@ class MemoryPlan:
 
 
 def plan_memory(
-    graph: Graph, *, max_tokens: int, max_sampled: int, max_sequences: int
+    graph: Graph,
+    *,
+    max_tokens: int,
+    max_sampled: int,
+    max_sequences: int,
+    row_bytes: Mapping[int, int] = NOTHING,
 ) -> MemoryPlan:
     """A plan for steps of at most so many tokens, logits and rows.
 
+    row_bytes: of values that a backend stores otherwise than as float32, by id; such a value shares
+    its memory with no other.
     Outputs of the graph keep their memory to the end; a value that nobody reads has some while its
     node runs. Largest first, each value in the smallest gap that fits between those that live when
     it does.
     """
     sizes: dict[Dim, int] = {TOKENS: max_tokens, SAMPLED: max_sampled, SEQUENCES: max_sequences}
     inputs = {value.id for value in graph.inputs}
-    lives, views, in_place = _lives(graph, inputs)
+    lives, views, in_place = _lives(graph, inputs, row_bytes)
 
     value_bytes: dict[int, int] = {}
     row_strides: dict[int, int] = {}
@@ -68,7 +77,9 @@ def plan_memory(
         view = views.get(value.id)
         row_strides[value.id] = view.row_stride if view else _elements(value.shape[1:], sizes)
         if view is None and value.id not in in_place:
-            value_bytes[value.id] = ELEMENT_BYTES * _elements(value.shape, sizes)
+            rows = _elements(value.shape[:1], sizes)
+            own = row_bytes.get(value.id, ELEMENT_BYTES * row_strides[value.id])
+            value_bytes[value.id] = rows * own
 
     offsets: dict[int, int] = {}
     placed: list[tuple[int, int, _Life]] = []  # (start, end, life), by start
@@ -101,7 +112,7 @@ class _Life:
 
 
 def _lives(
-    graph: Graph, inputs: set[int]
+    graph: Graph, inputs: set[int], otherwise: Container[int]
 ) -> tuple[dict[int, _Life], dict[int, View], dict[int, int]]:
     """Lives by owning value, and which values are views or in place of what."""
     end = len(graph.nodes)
@@ -133,7 +144,8 @@ def _lives(
                 continue
             last = max(index, last_of_owner.get(value.id, index))
             target = _overwritable(node, inputs, views, last_of_owner, index)
-            if position == 0 and target is not None:
+            apart = value.id in otherwise or (target is not None and target.id in otherwise)
+            if position == 0 and target is not None and not apart:
                 in_place[value.id] = target.id
                 owner_of[value.id] = owner_of[target.id]
                 lives[owner_of[value.id]].last = last

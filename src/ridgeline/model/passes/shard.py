@@ -22,6 +22,7 @@ from ridgeline.model.graph.ops.attention import Attention
 from ridgeline.model.graph.ops.collectives import AllGather, AllReduce
 from ridgeline.model.graph.ops.elementwise import Split
 from ridgeline.model.graph.ops.embed import Embed
+from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.operator import PARTIAL, REPLICATED, Operator, Placement
 from ridgeline.model.graph.ops.rope import RopeKvWrite
@@ -166,18 +167,16 @@ class _Rank:
     def _cuts(self, node: Node) -> tuple[Share | None, ...]:
         """Where each weight of a node is cut."""
         cuts = [self._cut(weight) for weight in node.weights]
-        if not isinstance(node.op, Linear):
+        if not isinstance(node.op, Linear | GatedLinear):
             return tuple(cuts)
-        matrices = cuts[: node.op.num_parts]
+        matrices = cuts[: len(node.op.parts(node.weights))]
         dims = {None if cut is None else (cut.dim, cut.parts) for cut in matrices}
         if len(dims) > 1 or (matrices[0] is not None and not self._parts_stay_apart(node)):
             return (None,) * len(cuts)
-        if not node.op.bias:
-            return tuple(cuts)
         # A bias goes with the rows of its matrix, labelled or not.
         biases = [
             None if cut is None or cut.dim != 0 else Share(weight.name, 0, cut.part, cut.parts)
-            for weight, cut in zip(node.op.biases(node.weights), matrices, strict=True)
+            for weight, cut in zip(node.op.biases(node.weights), matrices, strict=False)
         ]
         return (*matrices, *biases)
 
@@ -208,6 +207,8 @@ class _Rank:
         Cut rows of q, k and v side by side are not a cut of q|k|v: only an operator that parts them
         again at the same columns may read them.
         """
+        if isinstance(node.op, GatedLinear):
+            return len(node.op.parts(node.weights)) == 2
         assert isinstance(node.op, Linear)
         sizes = [weight.shape[0] for weight in node.op.parts(node.weights)]
         readers = self._readers.get(node.outputs[0].id, [])

@@ -5,6 +5,7 @@ from ridgeline.model.graph.ops.attention import Attention, KvWrite
 from ridgeline.model.graph.ops.collectives import AllGather, AllReduce
 from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split
 from ridgeline.model.graph.ops.embed import Embed
+from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.operator import Operator
@@ -21,6 +22,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "rope_kv_write": RopeKvWrite,
     "attention": Attention,
     "gated_activation": GatedActivation,
+    "gated_linear": GatedLinear,
     "add": Add,
     "scale": Scale,
     "softcap": Softcap,
@@ -39,6 +41,7 @@ __all__ = [
     "Attention",
     "Embed",
     "GatedActivation",
+    "GatedLinear",
     "KvWrite",
     "Linear",
     "Norm",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ridgeline.model.graph.node import KvState, Node, Value, Weight
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+FLOPS_PER_GATED = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class GatedActivation(Operator):
 
     def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
         return Work(
-            flops={"f32": 6.0 * output_elements(node, step)},
+            flops={"f32": FLOPS_PER_GATED * output_elements(node, step)},
             activation_bytes=moved_bytes(node, step, precision),
         )
 

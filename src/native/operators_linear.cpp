@@ -1,0 +1,189 @@
+#include "operators_linear.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace ridgeline {
+namespace {
+
+// Up to this many rows a step is bound by reading weights: each thread reads one contiguous run of them.
+constexpr std::int64_t kStaticRows = 8;
+
+// Rows that an item has at most: their activations stay in a thread's L2 while weights pass by. Fewer than the least
+// would make widening the weights' codes dear.
+constexpr std::int64_t kPartRows = 288, kLeastPartRows = 128;
+
+// Channels of a gated linear that an item computes at once: whole blocks of activations (64), few where rows are many.
+constexpr std::int64_t kGatedChannels = 64, kFewRowsGatedChannels = 256;
+
+// The row parts of a step. Items are ordered by part, so that a thread's own run of them has its own rows.
+struct RowParts {
+  std::int64_t rows, count;
+
+  RowParts(std::int64_t rows, int threads)
+      : rows(rows),
+        count(std::max({std::int64_t{1}, (rows + kPartRows - 1) / kPartRows,
+                        std::min<std::int64_t>(threads, rows / kLeastPartRows)})) {}
+  std::int64_t begin(std::int64_t part) const { return rows * part / count; }
+  std::int64_t end(std::int64_t part) const { return rows * (part + 1) / count; }
+};
+
+// The matrix from a strip on; its packed strips lie one after another.
+PackedMatrix from_strip(const Kernels& kernels, const PackedMatrix& matrix, std::int64_t strip) {
+  PackedMatrix out = matrix;
+  out.n -= strip * kStripChannels;
+  out.data += kernels.packed_bytes(matrix.layout, strip * kStripChannels, matrix.k);
+  return out;
+}
+
+}  // namespace
+
+LinearInput::LinearInput(View x, const std::vector<LinearPart>& parts) : x_(x) {
+  for (const LinearPart& part : parts)
+    if (std::find(kinds_.begin(), kinds_.end(), part.kind) == kinds_.end()) kinds_.push_back(part.kind);
+}
+
+std::size_t LinearInput::shared_bytes(const Kernels& kernels) const {
+  std::size_t total = 0;
+  if (x_.kind) return total;
+  for (const ActivationKind kind : kinds_) total += aligned(kernels.activation_row_bytes(kind, x_.width));
+  return total;
+}
+
+// In the shared activations kind lies after kind, each [rows, activation_row_bytes].
+const std::byte* LinearInput::at(const StepContext& context, ActivationKind kind, std::int64_t row) const {
+  if (x_.kind) return context.activations_at(x_, row);
+  const std::byte* out = context.activations;
+  for (const ActivationKind each : kinds_) {
+    const std::size_t row_bytes = context.kernels.activation_row_bytes(each, x_.width);
+    if (each == kind) return out + static_cast<std::size_t>(row) * row_bytes;
+    out += aligned(static_cast<std::size_t>(context.rows(x_)) * row_bytes);
+  }
+  return nullptr;
+}
+
+void LinearInput::prepare(const StepContext& context, Worker& worker) const {
+  if (x_.kind) return;
+  const std::int64_t rows = context.rows(x_);
+  std::int64_t begin, end;
+  worker.share(rows, begin, end);
+  std::byte* out = context.activations;
+  for (const ActivationKind kind : kinds_) {
+    const std::size_t row_bytes = context.kernels.activation_row_bytes(kind, x_.width);
+    context.kernels.quantize_rows(kind, context.at(x_) + begin * x_.ld, x_.ld, end - begin, x_.width,
+                                  out + static_cast<std::size_t>(begin) * row_bytes, row_bytes);
+    out += aligned(static_cast<std::size_t>(rows) * row_bytes);
+  }
+  worker.barrier();
+}
+
+Linear::Linear(std::string name, View x, View y, std::vector<LinearPart> parts)
+    : Operator(std::move(name), "linear"), x_(x, parts), y_(y), parts_(std::move(parts)) {
+  for (const LinearPart& part : parts_) num_strips_ += part.matrix.num_strips();
+}
+
+void Linear::multiply(const StepContext& context, Worker& worker, std::int64_t strip_begin, std::int64_t strip_end,
+                      std::int64_t row_begin, std::int64_t row_end) const {
+  std::int64_t first = 0;
+  for (const LinearPart& part : parts_) {
+    const std::int64_t strips = part.matrix.num_strips();
+    const std::int64_t begin = std::max<std::int64_t>(strip_begin - first, 0);
+    const std::int64_t end = std::min(strip_end - first, strips);
+    first += strips;
+    if (begin < end)
+      context.kernels.linear(part.matrix, part.kind, x_.at(context, part.kind, row_begin), row_end - row_begin, begin,
+                             end, part.bias, context.at(y_) + row_begin * y_.ld + part.column, y_.ld, worker.scratch);
+  }
+}
+
+void Linear::run(const StepContext& context, Worker& worker) {
+  const std::int64_t rows = context.rows(y_);
+  if (rows == 0) return;
+  x_.prepare(context, worker);
+  if (rows <= kStaticRows) {
+    std::int64_t begin, end;
+    worker.share(num_strips_, begin, end);
+    if (begin < end) multiply(context, worker, begin, end, 0, rows);
+    return;
+  }
+  const RowParts parts(rows, worker.num_threads);
+  worker.each(parts.count * num_strips_, [&](std::int64_t item) {
+    const std::int64_t part = item / num_strips_, strip = item % num_strips_;
+    multiply(context, worker, strip, strip + 1, parts.begin(part), parts.end(part));
+  });
+}
+
+GatedLinear::GatedLinear(std::string name, View x, View y, std::vector<LinearPart> parts, Activation activation)
+    : Operator(std::move(name), "gated_linear"),
+      x_(x, parts),
+      y_(y),
+      parts_(std::move(parts)),
+      activation_(activation) {}
+
+namespace {
+
+// Both halves of an item's channels; the second may begin within a strip.
+constexpr std::int64_t tile_width(std::int64_t channels) { return 2 * channels + kStripChannels; }
+
+}  // namespace
+
+std::size_t GatedLinear::scratch_bytes(const Kernels& kernels) const {
+  const std::int64_t floats =
+      std::max(kPartRows * tile_width(kGatedChannels), kStaticRows * tile_width(kFewRowsGatedChannels));
+  return aligned(kernels.linear_scratch_bytes()) + static_cast<std::size_t>(floats) * sizeof(float);
+}
+
+// Channels [first, first + count) of a part into `out`, from the column that is returned on.
+std::int64_t GatedLinear::half(const StepContext& context, Worker& worker, const LinearPart& part, std::int64_t first,
+                               std::int64_t count, std::int64_t row_begin, std::int64_t rows, float* out,
+                               std::int64_t ldo) const {
+  const std::int64_t strip = first / kStripChannels, shift = first % kStripChannels;
+  PackedMatrix matrix = from_strip(context.kernels, part.matrix, strip);
+  matrix.n = std::min(matrix.n, shift + count);
+  context.kernels.linear(matrix, part.kind, x_.at(context, part.kind, row_begin), rows, 0, matrix.num_strips(),
+                         part.bias ? part.bias + strip * kStripChannels : nullptr, out, ldo, worker.scratch);
+  return shift;
+}
+
+void GatedLinear::item(const StepContext& context, Worker& worker, std::int64_t row_begin, std::int64_t row_end,
+                       std::int64_t channel_begin, std::int64_t channel_end) const {
+  const std::int64_t rows = row_end - row_begin, channels = channel_end - channel_begin;
+  const std::int64_t padded = (channels + kStripChannels - 1) / kStripChannels * kStripChannels;
+  const std::int64_t ld = 2 * padded + kStripChannels;
+  float* gate = reinterpret_cast<float*>(worker.scratch + aligned(context.kernels.linear_scratch_bytes()));
+  float* up = gate + padded;
+  half(context, worker, parts_.front(), channel_begin, channels, row_begin, rows, gate, ld);
+  const std::int64_t first = parts_.size() == 1 ? y_.width + channel_begin : channel_begin;
+  up += half(context, worker, parts_.back(), first, channels, row_begin, rows, up, ld);
+  float* y = gate;
+  std::int64_t ldy = ld;
+  if (!y_.kind) {
+    y = context.at(y_) + row_begin * y_.ld + channel_begin;
+    ldy = y_.ld;
+  }
+  context.kernels.gated_rows(activation_, gate, ld, up, ld, y, ldy, rows, channels);
+  if (y_.kind) context.store(y_, y, ldy, row_begin, rows, channel_begin, channels);
+}
+
+void GatedLinear::run(const StepContext& context, Worker& worker) {
+  const std::int64_t rows = context.rows(y_);
+  if (rows == 0) return;
+  x_.prepare(context, worker);
+  const std::int64_t blocks = (y_.width + kGatedChannels - 1) / kGatedChannels;
+  if (rows <= kStaticRows) {
+    std::int64_t begin, end;
+    worker.share(blocks, begin, end);
+    end = std::min(end * kGatedChannels, y_.width);
+    for (std::int64_t channel = begin * kGatedChannels; channel < end; channel += kFewRowsGatedChannels)
+      item(context, worker, 0, rows, channel, std::min(channel + kFewRowsGatedChannels, end));
+    return;
+  }
+  const RowParts parts(rows, worker.num_threads);
+  worker.each(parts.count * blocks, [&](std::int64_t index) {
+    const std::int64_t part = index / blocks, channel = index % blocks * kGatedChannels;
+    item(context, worker, parts.begin(part), parts.end(part), channel,
+         std::min(channel + kGatedChannels, y_.width));
+  });
+}
+
+}  // namespace ridgeline
