@@ -29,6 +29,7 @@ namespace {
 using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ids = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Pairs = nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
 using Lines = nb::ndarray<const std::int32_t, nb::shape<-1, 5>, nb::c_contig, nb::device::cpu>;
 
 void require(bool condition, const char* message) {
@@ -469,6 +470,12 @@ NB_MODULE(_native, m) {
       .def("truncate", [](Program& program, std::int64_t row, std::int64_t n) { program.rows().truncate(row, n); },
            "row"_a, "num_tokens"_a)
       .def("close_row", [](Program& program, std::int64_t row) { program.rows().close(row); }, "row"_a)
+      .def(
+          "copy_blocks",
+          [](Program& program, const Pairs& pairs) {
+            program.copy_blocks(pairs.data(), static_cast<std::int64_t>(pairs.shape(0)));
+          },
+          "pairs"_a)
       .def("run", &run, "lines"_a, "new_blocks"_a, "sampling"_a)
       .def("samples", &samples)
       .def("logits", &logits)

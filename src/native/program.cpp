@@ -153,6 +153,19 @@ void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int3
   append_sampled();
 }
 
+void Program::copy_blocks(const std::int32_t* pairs, std::int64_t num_pairs) {
+  const std::int64_t num_blocks = rows_.limits().num_blocks;
+  for (std::int64_t i = 0; i < 2 * num_pairs; i++)
+    if (pairs[i] < 0 || pairs[i] >= num_blocks)
+      throw std::out_of_range("block " + std::to_string(pairs[i]) + " is not one of the cache's " +
+                              std::to_string(num_blocks));
+  for (std::int64_t i = 0; i < num_pairs; i++) {
+    const auto source = static_cast<std::size_t>(pairs[2 * i]), target = static_cast<std::size_t>(pairs[2 * i + 1]);
+    if (source != target)
+      std::memcpy(kv_.data() + target * kv_block_stride_, kv_.data() + source * kv_block_stride_, kv_block_stride_);
+  }
+}
+
 void Program::run_thread(int thread, bool sampling) {
   const StepContext context{kernels_,
                             step_,

@@ -57,6 +57,8 @@ class Program {
   // Throws as RowTable::gather does. The sampled token is appended to its row.
   void run(const PlanLine* lines, std::int64_t num_lines, const std::int32_t* new_blocks, std::int64_t num_new_blocks,
            bool sampling);
+  // Copies whole cache blocks, all layers, in the order given; throws std::out_of_range for ids beyond the cache.
+  void copy_blocks(const std::int32_t* pairs, std::int64_t num_pairs);
   const std::vector<RowSample>& samples() const { return samples_; }
   std::int64_t num_sampled() const { return step_.num_sampled; }
   const float* logits() const;

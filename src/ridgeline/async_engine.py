@@ -403,7 +403,7 @@ def _load(session: Session) -> Load:
     state = session.engine.state
     return Load(
         running=len(state.running),
-        waiting=len(state.waiting),
+        waiting=state.num_waiting,
         free_blocks=state.pool.num_free,
         num_blocks=state.pool.num_blocks,
     )

@@ -32,10 +32,23 @@ class PlanRow:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockCopy:
+    """The executor copies what block `source` holds, in all layers, to block `target`, which no row
+    has yet, before the step writes anything.
+    """
+
+    source: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
-    """The rows of one step, in the order in which their logits come back."""
+    """The rows of one step, in the order in which their logits come back; and the blocks that are
+    copied first, for rows that share a prefix and go on by themselves within a block.
+    """
 
     rows: tuple[PlanRow, ...]
+    copies: tuple[BlockCopy, ...] = ()
 
     @property
     def shape(self) -> StepShape:

@@ -175,21 +175,40 @@ def test_the_context_ends_an_answer() -> None:
     assert len(collected.tokens["a"]) == 5
 
 
+def named_chain(pool: BlockPool, tokens: list[int]) -> tuple[tuple[int, ...], list[bytes]]:
+    names = list(prefix_hashes(tokens, 4))
+    blocks = pool.allocate(len(names))
+    assert blocks is not None
+    for index, (block, name) in enumerate(zip(blocks, names, strict=True)):
+        before = names[index - 1] if index else b""
+        pool.names.add(block, name, before, tokens[4 * index : 4 * index + 4], b"")
+    return blocks, names
+
+
 def test_blocks_are_evicted_least_recently_used_first_and_leaves_before_parents() -> None:
     pool = BlockPool(4)
-    names = list(prefix_hashes(list(range(8)), 4))
-    old = pool.allocate(2)
-    assert old is not None
-    for block, name in zip(old, names, strict=True):
-        pool.publish(block, name)
+    old, names = named_chain(pool, list(range(8)))
     pool.release(old)
     pool.check_invariants()
-    assert pool.match(names) == old
+    assert pool.names.find(names) == old
     pool.allocate(3)  # two unnamed blocks, then the leaf
-    assert pool.match(names) == old[:1]
+    assert pool.names.find(names) == old[:1]
     pool.allocate(1)
-    assert pool.match(names) == ()
+    assert pool.names.find(names) == ()
     assert pool.allocate(1) is None
+
+
+def test_a_leaf_goes_before_its_parent_even_if_it_was_used_later() -> None:
+    pool = BlockPool(3)
+    (parent, leaf), names = named_chain(pool, list(range(8)))
+    pool.release([parent])
+    pool.release([leaf])
+    spare = pool.allocate(1)
+    assert spare is not None
+    assert spare[0] not in (parent, leaf)
+    assert pool.allocate(1) == (leaf,)
+    assert pool.names.find(names) == (parent,)
+    pool.check_invariants()
 
 
 def test_prefix_names_depend_on_everything_before() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ridgeline.engine.executor import Executor
 from ridgeline.engine.request import Event, Request
+from ridgeline.engine.schedule.admit import admit, expire
 from ridgeline.engine.schedule.state import Limits, SchedulerState
-from ridgeline.engine.schedule.step import admit, apply, end, schedule
+from ridgeline.engine.schedule.step import apply, end, fail, retract, schedule
 from ridgeline.errors import EngineError
 from ridgeline.step import StepPlan
 
@@ -18,14 +20,15 @@ class Observer(Protocol):
 
     def submitted(self, request: Request) -> None: ...
     def aborted(self, request_id: str) -> None: ...
-    def stepped(self, plan: StepPlan, events: Sequence[Event]) -> None: ...
+    def stepped(self, now: float, plan: StepPlan, events: Sequence[Event]) -> None: ...
 
 
 class Engine:
     """Many requests on one model. Not thread-safe: one caller steps it.
 
     max_tokens_per_step bounds a step's new tokens; a longer prompt is computed in chunks, with the
-    same result. max_context bounds a request's prompt and answer together.
+    same result. max_context bounds a request's prompt and answer together. clock: seconds, for
+    deadlines and for what policies make of waiting.
     """
 
     def __init__(
@@ -35,9 +38,11 @@ class Engine:
         max_context: int,
         max_tokens_per_step: int,
         observer: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._executor = executor
         self._observer = observer
+        self._clock = clock
         limits = Limits(
             max_rows=executor.max_rows,
             max_tokens_per_step=max_tokens_per_step,
@@ -53,11 +58,13 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._state.running or self._state.waiting)
+        return self._state.has_work
 
     def submit(self, request: Request) -> None:
-        """Queues a request. Raises RequestError if it could never run here."""
-        admit(self._state, request)
+        """Queues a request. Raises RequestError if it could never run here, Overloaded if it cannot
+        run soon enough.
+        """
+        admit(self._state, request, self._clock())
         if self._observer is not None:
             self._observer.submitted(request)
 
@@ -74,21 +81,25 @@ class Engine:
         """One step of the model; what it gave each request. Nothing to do: no events."""
         return self.step_with_plan()[1]
 
-    def step_with_plan(self) -> tuple[StepPlan, list[Event]]:
-        """As `step`, with the plan that was run."""
-        plan = schedule(self._state)
+    def step_with_plan(self, now: float | None = None) -> tuple[StepPlan, list[Event]]:
+        """As `step`, with the plan that was run; now: a moment other than the clock's."""
+        now = self._clock() if now is None else now
+        events = expire(self._state, now)
+        plan = schedule(self._state, now)
         self._open_and_close_rows()
-        events: list[Event] = []
         if plan.rows:
             try:
                 self._executor.submit(plan)
                 result = self._executor.collect()
             except EngineError as error:
-                events = self._fail(error)
+                events += fail(self._state, error)
+            except BaseException:
+                retract(self._state)
+                raise
             else:
-                events = apply(self._state, plan, result)
-            if self._observer is not None:
-                self._observer.stepped(plan, events)
+                events += apply(self._state, result)
+        if self._observer is not None and (plan.rows or events):
+            self._observer.stepped(now, plan, events)
         return plan, events
 
     def _open_and_close_rows(self) -> None:
@@ -98,7 +109,3 @@ class Engine:
             self._executor.open_row(request.row, request.token_ids, request.sampling)
         self._state.closed.clear()
         self._state.opened.clear()
-
-    def _fail(self, error: EngineError) -> list[Event]:
-        """A step that failed as a whole ends the requests that were in it."""
-        return [end(self._state, r, "error", error) for r in list(self._state.running)]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ridgeline.engine.answer import Logprob
+from ridgeline.engine.kv.prefix import CacheMiss
 from ridgeline.engine.request import FinishReason
 from ridgeline.errors import RidgelineError
 
@@ -58,7 +59,8 @@ class RequestOutput:
     """A prompt and its answers, one for each of SamplingParams.n.
 
     prompt: its text, a conversation's after the chat template; None if token ids were given.
-    num_cached_tokens: of the prompt's, those that the prefix cache had.
+    num_cached_tokens: of the prompt's, those that the prefix cache had; cache_miss: why it had no
+    more of the whole blocks, None if it had them all.
     """
 
     request_id: str
@@ -68,6 +70,7 @@ class RequestOutput:
     finished: bool
     metrics: RequestMetrics
     num_cached_tokens: int
+    cache_miss: CacheMiss | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ holds token ids and sampling parameters, no text.
     {"record": 1, ...}                               what the engine was: see `header`
     {"submit": {"id": ..., "token_ids": [...], ...}}
     {"abort": "request id"}
-    {"plan": [[row, num_new, num_context, num_logits, [block, ...]], ...],
+    {"now": seconds, "copies": [[source, target], ...],
+     "plan": [[row, num_new, num_context, num_logits, [block, ...]], ...],
      "events": [[request id, token id, logprob, finish reason], ...]}
 """
 
@@ -27,7 +28,24 @@ from ridgeline.step import PlanRow, RowSampling, StepPlan
 RECORD_VERSION = 1
 
 # What a caller asks for; the other fields of a request are the scheduler's own.
-ASKED = ("id", "token_ids", "num_prompt", "max_tokens", "stop_token_ids", "salt", "sampling")
+ASKED = (
+    "id",
+    "token_ids",
+    "num_prompt",
+    "max_tokens",
+    "stop_token_ids",
+    "salt",
+    "sampling",
+    "tenant",
+    "priority",
+    "arrival",
+    "deadline",
+    "fork_of",
+)
+
+
+# What a step is compared by. Steps that did nothing are not recorded.
+PARTS = ("copies", "plan", "events")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +71,8 @@ class Recorder:
     def aborted(self, request_id: str) -> None:
         self._write({"abort": request_id})
 
-    def stepped(self, plan: StepPlan, events: Sequence[Event]) -> None:
-        self._write(step_to_json(plan, events))
+    def stepped(self, now: float, plan: StepPlan, events: Sequence[Event]) -> None:
+        self._write({"now": now, **step_to_json(plan, events)})
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
@@ -96,8 +114,8 @@ def replay(entries: Iterable[Mapping[str, Any]], engine: Engine) -> Replayed:
             elif "abort" in entry:
                 engine.abort(entry["abort"])
             else:
-                expected = {"plan": entry["plan"], "events": entry["events"]}
-                plan, events = engine.step_with_plan()  # steps without rows are not recorded
+                expected = {part: entry[part] for part in PARTS}
+                plan, events = engine.step_with_plan(float(entry["now"]))
                 found = json.loads(json.dumps(step_to_json(plan, events)))
                 num_steps += 1
                 num_tokens += sum(event.token_id is not None for event in events)
@@ -111,7 +129,7 @@ def replay(entries: Iterable[Mapping[str, Any]], engine: Engine) -> Replayed:
 
 
 def _difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
-    for part in ("plan", "events"):
+    for part in PARTS:
         for i, (then, now) in enumerate(zip(expected[part], found[part], strict=False)):
             if then != now:
                 return f"{part}[{i}] was {then} and is {now}"
@@ -129,6 +147,11 @@ def request_to_json(request: Request) -> dict[str, Any]:
         "stop_token_ids": sorted(request.stop_token_ids),
         "salt": request.salt.hex(),
         "sampling": dataclasses.asdict(request.sampling),
+        "tenant": request.tenant,
+        "priority": request.priority,
+        "arrival": request.arrival,
+        "deadline": request.deadline,
+        "fork_of": request.fork_of,
     }
 
 
@@ -141,11 +164,17 @@ def request_from_json(entry: Mapping[str, Any]) -> Request:
         stop_token_ids=frozenset(entry["stop_token_ids"]),
         salt=bytes.fromhex(entry["salt"]),
         sampling=RowSampling(**entry["sampling"]),
+        tenant=str(entry["tenant"]),
+        priority=int(entry["priority"]),
+        arrival=float(entry["arrival"]),
+        deadline=None if entry["deadline"] is None else float(entry["deadline"]),
+        fork_of=entry["fork_of"],
     )
 
 
 def step_to_json(plan: StepPlan, events: Sequence[Event]) -> dict[str, Any]:
     return {
+        "copies": [[copy.source, copy.target] for copy in plan.copies],
         "plan": [_row_to_json(row) for row in plan.rows],
         "events": [[e.request_id, e.token_id, e.logprob, e.finish_reason] for e in events],
     }

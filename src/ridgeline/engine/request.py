@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
+from ridgeline.engine.kv.prefix import CacheMiss
 from ridgeline.errors import RequestError, RidgelineError
 from ridgeline.step import RowSampling
 
-FinishReason = Literal["stop", "length", "abort", "error"]
+FinishReason = Literal["stop", "length", "abort", "error", "deadline"]
+Rank = tuple[float, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +100,22 @@ class Status(Enum):
     FINISHED = "finished"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
-    """One answer in the making: the scheduler's record of it.
+    """One answer in the making: what is asked, and the scheduler's record of it.
 
-    token_ids: prompt and answer so far. num_computed: of these, tokens whose keys and values are
-    cached. blocks: the row's table. num_published: its leading blocks that the prefix cache knows.
-    num_cached: prompt tokens that the cache gave at the first admission.
+    token_ids: prompt and answer so far. salt: keeps the prefix cache apart. tenant, priority (lower
+    is sooner): for the policies that look at them. arrival, deadline: seconds of the clock that
+    `schedule` is told; at its deadline a request ends. fork_of: a request whose tokens begin with
+    the same ones; what that has computed is shared, once it has computed its prompt.
+
+    The record. number: order of coming. rank: order of service. num_planned: tokens computed once
+    all planned steps have run; num_computed: by steps that were booked. num_pending: tokens that
+    planned steps will sample. blocks: the row's table, of which the executor has been told
+    num_told. names: of its full blocks; num_published: of these, in the prefix cache. num_cached:
+    tokens that were there at the first admission; cache_miss: why not more. num_preemptions,
+    num_recomputed: times that it gave its blocks back, and tokens computed again for it. admitted:
+    when it first had a row.
     """
 
     id: str
@@ -114,14 +125,28 @@ class Request:
     sampling: RowSampling
     stop_token_ids: frozenset[int]
     salt: bytes = b""
+    tenant: str = ""
+    priority: int = 0
+    arrival: float = 0.0
+    deadline: float | None = None
+    fork_of: str | None = None
     status: Status = Status.WAITING
+    number: int = 0
+    rank: Rank = (0.0, 0)
     row: int = -1
+    num_planned: int = 0
     num_computed: int = 0
+    num_pending: int = 0
+    num_charged: int = 0
     blocks: list[int] = field(default_factory=list)
+    num_told: int = 0
+    names: list[bytes] = field(default_factory=list)
     num_published: int = 0
-    last_hash: bytes = b""
     num_cached: int | None = None
+    cache_miss: CacheMiss | None = None
     num_preemptions: int = 0
+    num_recomputed: int = 0
+    admitted: float | None = None
 
     @property
     def num_generated(self) -> int:

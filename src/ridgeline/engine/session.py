@@ -90,6 +90,7 @@ class Group:
             finished=self.done,
             metrics=RequestMetrics(self.arrival, self.submitted, self.first_token, self.finished),
             num_cached_tokens=self.requests[0].num_cached or 0,
+            cache_miss=self.requests[0].cache_miss,
         )
 
 
@@ -151,6 +152,8 @@ class Session:
                     max_tokens=params.max_tokens or max(1, self.max_context - num_prompt),
                     sampling=params.row_sampling(own_seed),
                     stop_token_ids=stops,
+                    arrival=arrival,
+                    fork_of=f"{name}-0" if index else None,
                 )
                 if request.id in self._groups:
                     raise RequestError("request_id", f"{name!r} is in use")

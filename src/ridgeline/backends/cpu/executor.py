@@ -244,6 +244,9 @@ class CpuExecutor:
             )
             new_blocks += row.new_blocks
         try:
+            if plan.copies:
+                pairs = [(copy.source, copy.target) for copy in plan.copies]
+                self._program.copy_blocks(np.array(pairs, np.int32))
             self._program.run(np.array(lines, np.int32), np.array(new_blocks, np.int32), sampling)
         except (ValueError, IndexError, OverflowError, RuntimeError) as error:
             raise EngineError(str(error)) from None

@@ -67,7 +67,7 @@ class NullExecutor:
 
     def submit(self, plan: StepPlan) -> None:
         self._require_idle()
-        rows = self._table.begin(plan, sampling=True)
+        rows = self._begin(plan, sampling=True)
         sampled = []
         for row, prefix in self._prefixes(rows):
             if row.num_logits:
@@ -85,7 +85,7 @@ class NullExecutor:
     def forward(self, plan: StepPlan) -> npt.NDArray[np.float32]:
         """Logits that are 1 for the `null_token` of each prefix and 0 elsewhere."""
         self._require_idle()
-        rows = self._table.begin(plan, sampling=False)
+        rows = self._begin(plan, sampling=False)
         tokens = [
             null_token(prefix[: row.num_tokens - after], self.vocab_size)
             for row, prefix in self._prefixes(rows)
@@ -98,6 +98,13 @@ class NullExecutor:
     def _require_idle(self) -> None:
         if self._in_flight is not None:
             raise EngineError("a step is in flight; collect it first")
+
+    def _begin(self, plan: StepPlan, *, sampling: bool) -> tuple[BoundRow, ...]:
+        rows = self._table.begin(plan, sampling=sampling)
+        for copy in plan.copies:
+            self._slot_tokens[copy.target] = self._slot_tokens[copy.source]
+            self._slot_positions[copy.target] = self._slot_positions[copy.source]
+        return rows
 
     def _prefixes(self, rows: Sequence[BoundRow]) -> list[tuple[BoundRow, Ints]]:
         """Writes the new tokens of all rows, then reads every row back."""

@@ -43,6 +43,10 @@ class KvCache:
         block, slot = self._slots(row, np.arange(row.num_tokens))
         return self._keys[block, slot], self._values[block, slot]
 
+    def copy(self, source: int, target: int) -> None:
+        self._keys[target] = self._keys[source]
+        self._values[target] = self._values[source]
+
     def _slots(self, row: BoundRow, positions: Ints) -> tuple[Ints, Ints]:
         return row.block_table[positions // self.block_tokens], positions % self.block_tokens
 

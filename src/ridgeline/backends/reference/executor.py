@@ -79,7 +79,7 @@ class ReferenceExecutor:
     def submit(self, plan: StepPlan) -> None:
         """Runs the step (nothing here is asynchronous) and appends each row's token to it."""
         self._require_idle()
-        rows = self._table.begin(plan, sampling=True)
+        rows = self._begin(plan, sampling=True)
         logits = self._logits(rows)
         sampled = []
         for row, last in zip(rows, np.cumsum([r.num_logits for r in rows]) - 1, strict=True):
@@ -100,7 +100,14 @@ class ReferenceExecutor:
     def forward(self, plan: StepPlan) -> npt.NDArray[np.float32]:
         """Logits [sum of num_logits, vocab_size]; fills the cache, samples nothing."""
         self._require_idle()
-        return self._logits(self._table.begin(plan, sampling=False)).astype(np.float32)
+        return self._logits(self._begin(plan, sampling=False)).astype(np.float32)
+
+    def _begin(self, plan: StepPlan, *, sampling: bool) -> tuple[BoundRow, ...]:
+        rows = self._table.begin(plan, sampling=sampling)
+        for copy in plan.copies:
+            for rank in self._ranks:
+                rank.copy_block(copy.source, copy.target)
+        return rows
 
     def _require_idle(self) -> None:
         if self._in_flight is not None:
@@ -154,6 +161,10 @@ class _Rank:
         for value, index in last_reader.items():
             if value not in kept:
                 self._last_read[index].append(value)
+
+    def copy_block(self, source: int, target: int) -> None:
+        for cache in self._caches.values():
+            cache.copy(source, target)
 
     def inputs(self, index: int) -> tuple[Array, ...]:
         return tuple(self.values[value.id] for value in self.graph.nodes[index].inputs)

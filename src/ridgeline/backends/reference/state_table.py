@@ -100,6 +100,7 @@ class StateTable:
             seen.add(planned.row)
             self._check_counts(planned, sampling)
         self._check_blocks(plan)
+        self._check_copies(plan)
         bound: list[BoundRow] = []
         for planned in plan.rows:
             state = self._rows[planned.row]
@@ -184,6 +185,18 @@ class StateTable:
                     f"writes to block {block}, which row {others[0] if others else row} holds too; "
                     "a shared block is read only",
                 )
+
+    def _check_copies(self, plan: StepPlan) -> None:
+        held = {block for state in self._rows.values() for block in state.blocks}
+        for copy in plan.copies:
+            for block in (copy.source, copy.target):
+                if not 0 <= block < self.num_blocks:
+                    raise EngineError(
+                        f"a copy of block {copy.source} to {copy.target}; there are blocks 0 to "
+                        f"{self.num_blocks - 1}"
+                    )
+            if copy.target in held:
+                raise EngineError(f"a copy to block {copy.target}, which a row holds already")
 
     def _open(self, row: int) -> _Row:
         _require(row in self._rows, row, "is not open")

@@ -1,25 +1,27 @@
-"""KV blocks: who owns which, how many owners, and which prefix each full block holds. Ids only.
+"""KV blocks: who owns which, how many owners, and what each full block is named. Ids only.
 
-A block with no owner stays findable by its prefix until it is needed: the free list is the cache's
-eviction order, least recently used first, leaves of a chain before their parents. It does not know
-tokens or tensors.
+A block with no owner stays findable by its name until it is needed: the free list is the cache's
+eviction order, least recently used first, leaves of a chain before their parents. Blocks that more
+than one row owns are read only; who must write to one copies it first (`schedule/memory.py`). It
+does not know tensors.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+
+from ridgeline.engine.kv.prefix import PrefixIndex
 
 
 class BlockPool:
-    """Owns the counts of owners of blocks 0 .. num_blocks - 1 and the table of prefixes."""
+    """Owns the counts of owners of blocks 0 .. num_blocks - 1 and the index of their names."""
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
+        self.names = PrefixIndex(evicted_names=max(num_blocks, 1024))
         self._num_owners = [0] * num_blocks
         self._free: OrderedDict[int, None] = OrderedDict((b, None) for b in range(num_blocks))
-        self._hash_of: dict[int, bytes] = {}
-        self._block_of: dict[bytes, int] = {}
 
     @property
     def num_free(self) -> int:
@@ -34,34 +36,20 @@ class BlockPool:
             return None
         blocks = []
         for _ in range(count):
-            block, _nothing = self._free.popitem(last=False)
-            self._forget(block)
+            block = next(iter(self._free))
+            if block in self.names:
+                block = self._leaf(block)
+                self.names.forget(block)
+            del self._free[block]
             self._num_owners[block] = 1
             blocks.append(block)
         return tuple(blocks)
 
-    def match(self, prefix_hashes: Iterable[bytes]) -> tuple[int, ...]:
-        """The blocks that hold the longest cached run of `prefix_hashes`; takes no ownership."""
-        found = []
-        for prefix_hash in prefix_hashes:
-            block = self._block_of.get(prefix_hash)
-            if block is None:
-                break
-            found.append(block)
-        return tuple(found)
-
     def share(self, blocks: Sequence[int]) -> None:
-        """Adds an owner to each of `blocks`, found by `match`."""
+        """Adds an owner to each of `blocks`, which the index found or another row has."""
         for block in blocks:
             self._free.pop(block, None)
             self._num_owners[block] += 1
-
-    def publish(self, block: int, prefix_hash: bytes) -> None:
-        """Says that an owned block now holds the prefix `prefix_hash`; the first such wins."""
-        assert self._num_owners[block] > 0
-        if prefix_hash not in self._block_of and block not in self._hash_of:
-            self._hash_of[block] = prefix_hash
-            self._block_of[prefix_hash] = block
 
     def release(self, blocks: Sequence[int]) -> None:
         """Takes one owner from each of a row's blocks, given in the order of the row."""
@@ -71,19 +59,22 @@ class BlockPool:
             self._num_owners[block] -= 1
             if self._num_owners[block] == 0:
                 self._free[block] = None
-                if block not in self._hash_of:
+                if block not in self.names:
                     self._free.move_to_end(block, last=False)
 
     def check_invariants(self) -> None:
         """What must hold between any two operations."""
-        for block in range(self.num_blocks):
-            assert (self._num_owners[block] == 0) == (block in self._free)
-            assert self._num_owners[block] >= 0
-        assert len(self._hash_of) == len(self._block_of)
-        for block, prefix_hash in self._hash_of.items():
-            assert self._block_of[prefix_hash] == block
+        for block, owners in enumerate(self._num_owners):
+            assert owners >= 0
+            assert (owners == 0) == (block in self._free)
+        self.names.check_invariants()
 
-    def _forget(self, block: int) -> None:
-        prefix_hash = self._hash_of.pop(block, None)
-        if prefix_hash is not None:
-            del self._block_of[prefix_hash]
+    def _leaf(self, block: int) -> int:
+        """A free end of the chains that go on from `block`: two rows that computed one prefix at
+        the same time can leave its first blocks older than the blocks that follow them.
+        """
+        while True:
+            free = [child for child in self.names.branches(block) if not self._num_owners[child]]
+            if not free:
+                return block
+            block = free[0]

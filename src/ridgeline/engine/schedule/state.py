@@ -2,58 +2,140 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ridgeline.engine.kv.blocks import BlockPool
-from ridgeline.engine.request import Request
+from ridgeline.engine.request import Request, Status
+from ridgeline.engine.schedule.pace import Pace
+from ridgeline.engine.schedule.policies.fcfs import FirstComeQueue
+from ridgeline.engine.schedule.policies.queue import Queue
+from ridgeline.errors import RequestError
+from ridgeline.step import StepShape
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes that the plan fixed at start: all that a step may use."""
+    """Sizes that the plan fixed at start: all that a step may use, and how many may wait.
+
+    max_waiting: requests in the queue; None: any number. itl_seconds: what a step may take, by the
+    cost model, while answers are being written; None: prompts go as fast as the budget lets them.
+    """
 
     max_rows: int
     max_tokens_per_step: int
     max_context: int
     block_tokens: int
+    max_waiting: int | None = None
+    itl_seconds: float | None = None
+
+
+class InFlight(NamedTuple):
+    """A row of a planned step that has not been booked. epoch: the request's num_preemptions then:
+    what a step says of a request that was preempted since is not booked.
+    """
+
+    request: Request
+    epoch: int
+    num_tokens: int
+    samples: bool
 
 
 @dataclass(slots=True)
 class SchedulerState:
-    """Owned by the engine, changed only by `admit`, `schedule`, `apply` and `end`.
+    """Owned by the engine, changed only by `admit`, `expire`, `schedule`, `apply`, `fail`, `retract` and
+    `end`.
 
-    waiting is in order of arrival, with preempted requests in front. running is in order of
-    admission. opened, closed: requests whose rows the executor must open or forget before the next
-    step.
+    running is in order of rank. forks: by the request they wait for. opened, closed: requests whose
+    rows the executor must open or forget before the next step, closed ones first. in_flight: the
+    rows of each step that was planned and not booked, oldest first.
     """
 
     limits: Limits
     pool: BlockPool
+    waiting: Queue
+    pace: Pace | None = None
     requests: dict[str, Request] = field(default_factory=dict)
-    waiting: deque[Request] = field(default_factory=deque)
     running: list[Request] = field(default_factory=list)
+    forks: dict[str, list[Request]] = field(default_factory=dict)
     free_rows: list[int] = field(default_factory=list)
     opened: list[Request] = field(default_factory=list)
     closed: list[int] = field(default_factory=list)
+    in_flight: deque[list[InFlight]] = field(default_factory=deque)
+    deadlines: list[tuple[float, int, Request]] = field(default_factory=list)
+    num_admitted: int = 0
+    num_preemptions: int = 0
+    mean_output: float | None = None
 
     @staticmethod
-    def empty(limits: Limits, num_blocks: int) -> SchedulerState:
+    def empty(
+        limits: Limits,
+        num_blocks: int,
+        queue: Queue | None = None,
+        seconds: Callable[[StepShape], float] | None = None,
+    ) -> SchedulerState:
+        """queue: the policy; first come, first served if None. seconds: what a step takes by the
+        cost model; needed for itl_seconds and for admission by predicted finish time. Raises
+        RequestError for an itl_seconds that no step can meet.
+        """
+        if limits.itl_seconds is not None:
+            if seconds is None:
+                raise RequestError("itl_seconds", "needs a cost model, and there is none")
+            least = seconds(StepShape.decode(1, 1))
+            if least > limits.itl_seconds:
+                raise RequestError(
+                    "itl_seconds", f"{limits.itl_seconds:g} is less than a step takes, {least:g}"
+                )
         return SchedulerState(
-            limits, BlockPool(num_blocks), free_rows=list(range(limits.max_rows))[::-1]
+            limits,
+            BlockPool(num_blocks),
+            FirstComeQueue() if queue is None else queue,
+            None if seconds is None else Pace(seconds, limits.max_tokens_per_step),
+            free_rows=list(range(limits.max_rows))[::-1],
         )
 
+    @property
+    def num_waiting(self) -> int:
+        return len(self.waiting) + sum(map(len, self.forks.values()))
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.requests)
+
+    def watch_deadline(self, request: Request) -> None:
+        if request.deadline is not None:
+            heapq.heappush(self.deadlines, (request.deadline, request.number, request))
+
     def check_invariants(self) -> None:
-        """Rows and blocks belong to running requests and to nobody else."""
+        """Rows and blocks belong to running requests and to nobody else; who is known waits or
+        runs, once.
+        """
         self.pool.check_invariants()
         rows = [r.row for r in self.running]
         assert sorted(rows + self.free_rows) == list(range(self.limits.max_rows))
+        assert all(a.rank < b.rank for a, b in zip(self.running, self.running[1:], strict=False))
         owners: dict[int, int] = {}
         for request in self.running:
+            assert request.status is Status.RUNNING
+            assert len(set(request.blocks)) == len(request.blocks)
+            assert request.num_computed <= request.num_planned
+            room = len(request.blocks) * self.limits.block_tokens
+            assert request.num_planned <= room
             for block in request.blocks:
                 owners[block] = owners.get(block, 0) + 1
+            # What a row has yet to write to is its own.
+            for block in request.blocks[request.num_computed // self.limits.block_tokens :]:
+                assert self.pool.num_owners(block) == 1
         for block in range(self.pool.num_blocks):
             assert self.pool.num_owners(block) == owners.get(block, 0)
-        for request in self.waiting:
+        forks = [request for group in self.forks.values() for request in group]
+        waiting = [*self.waiting, *forks]
+        for request in waiting:
+            assert request.status is Status.WAITING
             assert request.row == -1
             assert not request.blocks
+        known = [r.id for r in self.running] + [r.id for r in waiting]
+        assert sorted(known) == sorted(self.requests)

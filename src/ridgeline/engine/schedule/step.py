@@ -1,108 +1,140 @@
-"""Who runs next: `schedule(state) -> StepPlan`, `apply(state, plan, result) -> events`; both pure.
+"""Who runs next: `schedule(state, now) -> StepPlan`, `apply(state, result) -> events`; both pure.
 
 One budget of tokens a step, no phases: running rows get their token first (it bounds everyone's
-inter-token latency), then prompts go on in chunks, then waiting requests are admitted while rows
-and blocks last. When blocks run out, the youngest running request gives its own back and is
-computed again later: the tokens it will then produce are the same ones, so nobody can tell. The
-oldest running request is never preempted, so some request always ends.
+inter-token latency), then prompts go on in chunks, as large as the cost model lets them be beside
+the answers that are being written, then waiting requests are admitted while rows and blocks last.
+
+When blocks run out, the running request of the last rank gives its own back and is computed again
+later: the tokens it will then produce are the same ones, so nobody can tell. The first of the
+running is never preempted by those behind it, and only finitely many can come to be ahead of it, so
+some running request always finishes.
+
+Nothing here waits for a token's value: a step can be planned while another runs. Then a row whose
+request turns out to have ended is computed for nothing, and what it gives is not booked.
 """
 
 from __future__ import annotations
 
-from ridgeline.engine.kv.prefix import prefix_hashes
-from ridgeline.engine.request import Event, FinishReason, Request, Status
-from ridgeline.engine.schedule.state import SchedulerState
-from ridgeline.errors import EngineError, RequestError
-from ridgeline.step import PlanRow, StepPlan, StepResult
+from bisect import insort
+from dataclasses import dataclass, field
+
+from ridgeline.engine.request import Event, FinishReason, Rank, Request, Status
+from ridgeline.engine.schedule.memory import blocks_for, grow, publish, start, vacate
+from ridgeline.engine.schedule.state import InFlight, SchedulerState
+from ridgeline.errors import EngineError
+from ridgeline.step import BlockCopy, PlanRow, StepPlan, StepResult
+
+# A step has at least so many tokens of a prompt where one waits, whatever the target: a target that
+# the machine cannot meet must not keep prompts out for ever.
+LEAST_PROMPT_TOKENS = 16
+_WEIGHT_OF_LAST_ANSWER = 0.05
 
 
-def admit(state: SchedulerState, request: Request) -> None:
-    """Queues a request. Raises RequestError if it could never run here."""
-    limits = state.limits
-    longest = min(request.num_prompt + request.max_tokens, limits.max_context)
-    if request.num_prompt == 0:
-        raise RequestError("prompt", "is empty; at least one token is needed")
-    if request.num_prompt >= limits.max_context:
-        raise RequestError(
-            "prompt",
-            f"has {request.num_prompt} tokens; the context holds {limits.max_context}, "
-            "the answer included",
-        )
-    if _blocks_for(state, longest) > state.pool.num_blocks:
-        room = state.pool.num_blocks * limits.block_tokens
-        raise RequestError(
-            "max_tokens",
-            f"prompt and answer may take {longest} tokens; the KV cache holds {room}. Ask for less "
-            "or give the cache more memory",
-        )
-    if request.id in state.requests:
-        raise RequestError("request_id", f"{request.id!r} is in use")
-    state.requests[request.id] = request
-    state.waiting.append(request)
+@dataclass(slots=True)
+class _Step:
+    """A plan in the making. rows: a request, its num_preemptions then, and its new tokens."""
+
+    budget: int
+    rows: list[tuple[Request, int, int]] = field(default_factory=list)
+    copies: list[BlockCopy] = field(default_factory=list)
+    num_decode: int = 0
+    decode_context: int = 0
+    num_prompt: int = 0
+
+    def add_prompt(self, request: Request, num_new: int) -> None:
+        self.rows.append((request, request.num_preemptions, num_new))
+        self.budget -= num_new
+        self.num_prompt += num_new
 
 
-def schedule(state: SchedulerState) -> StepPlan:
+def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
     """The next step's rows, with their blocks; empty when there is nothing to do."""
-    budget = state.limits.max_tokens_per_step
-    planned: list[tuple[Request, PlanRow]] = []
-    preempted = False
-    for request in list(state.running):
-        if budget == 0:
-            break
+    size = state.limits.block_tokens
+    step = _Step(budget=state.limits.max_tokens_per_step)
+    prompts: list[Request] = []
+    preemptions = state.num_preemptions
+    for request in tuple(state.running):
         if request.status is not Status.RUNNING:
             continue  # gave its blocks to an older request in this very loop
-        num_new = min(len(request.token_ids) - request.num_computed, budget)
-        while not _grow(state, request, request.num_computed + num_new):
-            preempted = True
-            _preempt(state, state.running[-1])
-            if request.status is not Status.RUNNING:
-                break
-        else:
-            planned.append((request, _plan_row(state, request, num_new)))
-            budget -= num_new
+        position = request.num_planned
+        if len(request.token_ids) + request.num_pending - position > 1:
+            prompts.append(request)
+        elif (
+            step.budget > 0
+            and not (request.num_pending and _is_last(state, request))
+            and (position < len(request.blocks) * size or _make_room(state, request, position + 1))
+        ):
+            step.rows.append((request, request.num_preemptions, 1))
+            step.budget -= 1
+            step.num_decode += 1
+            step.decode_context += position
+    for request in prompts:
+        if request.status is Status.RUNNING:
+            allowed = max(_prompt_tokens(state, step, request.num_planned), LEAST_PROMPT_TOKENS)
+            remaining = len(request.token_ids) - request.num_planned
+            num_new = min(remaining, allowed - step.num_prompt, step.budget)
+            if num_new > 0 and _make_room(state, request, request.num_planned + num_new):
+                step.add_prompt(request, num_new)
     # Blocks just taken back are for those who run: admitting now would only preempt again.
-    while state.waiting and budget > 0 and state.free_rows and not preempted:
-        request = state.waiting[0]
-        if not _start(state, request, budget):
-            break
-        state.waiting.popleft()
-        num_new = min(len(request.token_ids) - request.num_computed, budget)
-        planned.append((request, _plan_row(state, request, num_new)))
-        budget -= num_new
-    return StepPlan(tuple(row for request, row in planned if request.status is Status.RUNNING))
+    if state.waiting and state.num_preemptions == preemptions:
+        reserved = sum(blocks_for(state, len(r.token_ids)) - len(r.blocks) for r in prompts)
+        _admit_waiting(state, now, step, reserved)
+    return _plan(state, step)
 
 
-def apply(state: SchedulerState, plan: StepPlan, result: StepResult) -> list[Event]:
-    """Books a step's outcome and says what happened to each request that was given a token."""
-    by_row = {request.row: request for request in state.running}
-    for row in plan.rows:
-        request = by_row.get(row.row)
-        if request is not None:
-            request.num_computed = row.num_context + row.num_new
+def apply(state: SchedulerState, result: StepResult) -> list[Event]:
+    """Books the outcome of the oldest step in flight and says what happened to each request that
+    was given a token.
+    """
     events: list[Event] = []
-    for sampled in result.sampled:
-        request = by_row.get(sampled.row)
-        if request is None:
-            continue  # aborted while the step ran
-        if sampled.fault is not None:
-            events.append(end(state, request, "error", EngineError(sampled.fault)))
+    sampled = iter(result.sampled)
+    max_context = state.limits.max_context
+    size = state.limits.block_tokens
+    for request, epoch, num_tokens, samples in state.in_flight.popleft():
+        sample = next(sampled) if samples else None  # one for each row that samples, in plan order
+        if request.num_preemptions != epoch or request.status is not Status.RUNNING:
+            continue  # preempted or ended while the step ran
+        request.num_computed = num_tokens
+        if num_tokens // size > request.num_published:
+            publish(state, request)
+        if state.forks and num_tokens >= request.num_prompt:
+            _release_forks(state, request)
+        if sample is None:
             continue
-        request.token_ids.append(sampled.token_id)
-        reason = _finish_reason(state, request, sampled.token_id)
-        events.append(
-            Event(
-                request.id,
-                sampled.token_id,
-                sampled.logprob,
-                tuple(sampled.top_logprobs),
-                reason,
-            )
-        )
+        assert sample.row == request.row
+        request.num_pending -= 1
+        if sample.fault is not None:
+            events.append(end(state, request, "error", EngineError(sample.fault)))
+            continue
+        token_id = sample.token_id
+        request.token_ids.append(token_id)
+        reason: FinishReason | None = None
+        if token_id in request.stop_token_ids:
+            reason = "stop"
+        elif request.num_generated >= request.max_tokens or num_tokens + 1 >= max_context:
+            reason = "length"
+        top = tuple(sample.top_logprobs)
+        events.append(Event(request.id, token_id, sample.logprob, top, reason))
         if reason is not None:
+            _learn_length(state, request)
             end(state, request, reason)
-    for request in state.running:
-        _publish(state, request)
     return events
+
+
+def fail(state: SchedulerState, error: EngineError) -> list[Event]:
+    """The oldest step in flight failed as a whole: ends the requests that were in it."""
+    return [
+        end(state, request, "error", error)
+        for request, epoch, _num_tokens, _samples in state.in_flight.popleft()
+        if request.status is not Status.FINISHED and request.num_preemptions == epoch
+    ]
+
+
+def retract(state: SchedulerState) -> None:
+    """Nobody knows what became of the oldest step in flight: its requests are computed again."""
+    for request, epoch, _num_tokens, _samples in state.in_flight.popleft():
+        if request.status is Status.RUNNING and request.num_preemptions == epoch:
+            _preempt(state, request)
 
 
 def end(
@@ -113,106 +145,115 @@ def end(
 ) -> Event:
     """Ends a request at any moment and gives back what it holds."""
     if request.status is Status.RUNNING:
-        _publish(state, request)
-        _vacate(state, request)
+        vacate(state, request)
     elif request.status is Status.WAITING:
-        state.waiting.remove(request)
+        group = state.forks.get(request.fork_of or "", [])
+        if request in group:
+            group.remove(request)
+            if not group:
+                del state.forks[request.fork_of or ""]
+        else:
+            state.waiting.remove(request)
     request.status = Status.FINISHED
-    state.requests.pop(request.id, None)
+    del state.requests[request.id]
+    _release_forks(state, request)
     return Event(request.id, finish_reason=reason, error=error)
 
 
-def _start(state: SchedulerState, request: Request, budget: int) -> bool:
-    """Gives a waiting request a row and its first blocks, cached if possible; False: no room."""
-    size = state.limits.block_tokens
-    # The last token is always computed: its logits are what the caller waits for.
-    cacheable = request.token_ids[: (len(request.token_ids) - 1) // size * size]
-    names = list(prefix_hashes(cacheable, size, request.salt))
-    shared = state.pool.match(names)
-    num_cached = len(shared) * size
-    first = min(len(request.token_ids), num_cached + budget)
-    state.pool.share(shared)
-    fresh = state.pool.allocate(_blocks_for(state, first) - len(shared))
-    if fresh is None:
-        state.pool.release(shared)
-        return False
-    request.blocks = [*shared, *fresh]
-    request.num_published = len(shared)
-    request.last_hash = names[len(shared) - 1] if shared else b""
-    request.num_computed = num_cached
-    if request.num_cached is None:
-        request.num_cached = num_cached
-    request.row = state.free_rows.pop()
-    request.status = Status.RUNNING
-    state.running.append(request)
-    state.opened.append(request)
-    return True
+def _admit_waiting(state: SchedulerState, now: float, step: _Step, reserved: int) -> None:
+    while step.budget > 0 and (request := state.waiting.first()) is not None:
+        most = _prompt_tokens(state, step, 0) - step.num_prompt
+        if most <= 0:
+            break  # one row more would make all the others wait too long
+        most = min(most, step.budget)
+        if not start(state, request, most, reserved, step.copies):
+            last = state.running[-1] if state.running else None
+            if not state.waiting.preempts or last is None or last.rank < request.rank:
+                break
+            _preempt(state, last)
+            continue
+        state.waiting.pop()
+        insort(state.running, request, key=_rank)
+        if request.admitted is None:
+            request.admitted = now
+        reserved += blocks_for(state, len(request.token_ids)) - len(request.blocks)
+        step.add_prompt(request, min(len(request.token_ids) - request.num_planned, most))
 
 
-def _grow(state: SchedulerState, request: Request, num_tokens: int) -> bool:
-    """Blocks for `num_tokens` of a running request; False: the pool has too few."""
-    fresh = state.pool.allocate(max(0, _blocks_for(state, num_tokens) - len(request.blocks)))
-    if fresh is None:
-        return False
-    request.blocks += fresh
+def _plan(state: SchedulerState, step: _Step) -> StepPlan:
+    rows = []
+    in_flight = []
+    charges = state.waiting.charges
+    for request, epoch, num_new in step.rows:
+        if request.num_preemptions != epoch:
+            continue
+        context = request.num_planned
+        num_tokens = request.num_planned = context + num_new
+        samples = num_tokens == len(request.token_ids) + request.num_pending
+        if samples:
+            request.num_pending += 1
+        blocks = request.blocks
+        news = tuple(blocks[request.num_told :]) if len(blocks) > request.num_told else ()
+        request.num_told = len(blocks)
+        rows.append(PlanRow(request.row, num_new, context, int(samples), news))
+        in_flight.append(InFlight(request, epoch, num_tokens, samples))
+        if charges and num_tokens > request.num_charged:
+            state.waiting.charge(request, min(num_new, num_tokens - request.num_charged))
+            request.num_charged = num_tokens
+    if rows:
+        state.in_flight.append(in_flight)
+    return StepPlan(tuple(rows), tuple(step.copies))
+
+
+def _prompt_tokens(state: SchedulerState, step: _Step, prompt_context: int) -> int:
+    """Tokens of prompts that the step may have in all, beside the answers that are being written;
+    0: it takes too long already.
+    """
+    target = state.limits.itl_seconds
+    if target is None or state.pace is None or step.num_decode == 0:
+        return state.limits.max_tokens_per_step
+    return state.pace.prompt_tokens(step.num_decode, step.decode_context, prompt_context, target)
+
+
+def _rank(request: Request) -> Rank:
+    return request.rank
+
+
+def _make_room(state: SchedulerState, request: Request, num_tokens: int) -> bool:
+    """Blocks for `num_tokens`, if need be those of the last in rank; False: it was the last."""
+    while not grow(state, request, num_tokens):
+        last = state.running[-1]
+        _preempt(state, last)
+        if last is request:
+            return False
     return True
 
 
 def _preempt(state: SchedulerState, request: Request) -> None:
-    """Back to the head of the queue, to be computed again."""
-    _vacate(state, request)
+    """Back to its place in the queue, to be computed again."""
+    vacate(state, request)
     request.status = Status.WAITING
     request.num_preemptions += 1
-    state.waiting.appendleft(request)
+    state.num_preemptions += 1
+    state.waiting.push(request)
 
 
-def _vacate(state: SchedulerState, request: Request) -> None:
-    state.running.remove(request)
-    state.pool.release(request.blocks)
-    if request in state.opened:
-        state.opened.remove(request)  # the executor has not heard of it yet
-    else:
-        state.closed.append(request.row)
-    state.free_rows.append(request.row)
-    request.blocks = []
-    request.row = -1
-    request.num_computed = 0
+def _release_forks(state: SchedulerState, parent: Request) -> None:
+    """Those who waited for a request may go on: its prompt is computed, or it has ended."""
+    for request in state.forks.pop(parent.id, ()):
+        state.waiting.push(request)
 
 
-def _plan_row(state: SchedulerState, request: Request, num_new: int) -> PlanRow:
-    reaches_end = request.num_computed + num_new == len(request.token_ids)
-    # The executor has the blocks of what it has computed; the rest is news to it.
-    known = 0 if request in state.opened else _blocks_for(state, request.num_computed)
-    return PlanRow(
-        row=request.row,
-        num_new=num_new,
-        num_context=request.num_computed,
-        num_logits=1 if reaches_end else 0,
-        new_blocks=tuple(request.blocks[known:]),
+def _is_last(state: SchedulerState, request: Request) -> bool:
+    """Whether the token that is on its way is the request's last whatever it is."""
+    num_tokens = len(request.token_ids) + request.num_pending
+    return (
+        num_tokens - request.num_prompt >= request.max_tokens
+        or num_tokens >= state.limits.max_context
     )
 
 
-def _publish(state: SchedulerState, request: Request) -> None:
-    """Names the blocks that are full by now, for others to find."""
-    size = state.limits.block_tokens
-    full = request.num_computed // size
-    if full > request.num_published:
-        fresh = request.token_ids[request.num_published * size : full * size]
-        for name in prefix_hashes(fresh, size, request.salt, request.last_hash):
-            state.pool.publish(request.blocks[request.num_published], name)
-            request.num_published += 1
-            request.last_hash = name
-
-
-def _finish_reason(state: SchedulerState, request: Request, token_id: int) -> FinishReason | None:
-    if token_id in request.stop_token_ids:
-        return "stop"
-    if request.num_generated >= request.max_tokens:
-        return "length"
-    if len(request.token_ids) >= state.limits.max_context:
-        return "length"
-    return None
-
-
-def _blocks_for(state: SchedulerState, num_tokens: int) -> int:
-    return -(-num_tokens // state.limits.block_tokens)
+def _learn_length(state: SchedulerState, request: Request) -> None:
+    known = state.mean_output
+    new = float(request.num_generated)
+    state.mean_output = new if known is None else known + _WEIGHT_OF_LAST_ANSWER * (new - known)

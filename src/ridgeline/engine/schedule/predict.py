@@ -1,0 +1,58 @@
+"""When a request will have its answer, from what is ahead of it; an estimate, and said to be one.
+
+Work ahead is priced by the cost model: prompts at the speed of full steps, answers at that of a
+step with every row in use. How long answers get is the mean of those that ended, until then what
+they may have at most. Prefix hits, preemption and requests yet to come are not foreseen.
+"""
+
+from __future__ import annotations
+
+from ridgeline.engine.request import Request
+from ridgeline.engine.schedule.state import SchedulerState
+
+
+def wait_seconds(state: SchedulerState, num_ahead: int | None = None) -> float:
+    """Until the first `num_ahead` of those who wait (None: all) have been served and a row is free;
+    0 where there is no cost model, which then says nothing.
+    """
+    if state.pace is None:
+        return 0.0
+    waiting = [*state.waiting, *(r for group in state.forks.values() for r in group)]
+    ahead = waiting if num_ahead is None else sorted(waiting, key=lambda r: r.rank)[:num_ahead]
+    if not ahead and state.free_rows:
+        return 0.0
+    prompts = sum(len(r.token_ids) for r in ahead)
+    answers = sum(expected_output(state, r) for r in ahead)
+    for request in state.running:
+        prompts += max(0, request.num_prompt - request.num_planned)
+        answers += expected_output(state, request)
+    rows = state.limits.max_rows
+    context = _mean_context(state, [*ahead, *state.running])
+    # Half of what runs is done when the first row falls free.
+    share = 1.0 if ahead else 1.0 / rows
+    decode = state.pace.decode_seconds(rows, context) * answers / rows
+    return share * (state.pace.prefill_seconds(prompts) + decode)
+
+
+def finish_seconds(state: SchedulerState, request: Request) -> float:
+    """From now until the request's last token if it were admitted now."""
+    if state.pace is None:
+        return 0.0
+    rows = min(state.limits.max_rows, state.num_waiting + len(state.running) + 1)
+    context = _mean_context(state, [*state.running, request])
+    own = state.pace.prefill_seconds(len(request.token_ids))
+    decode = state.pace.decode_seconds(rows, context) * expected_output(state, request)
+    return wait_seconds(state) + own + decode
+
+
+def expected_output(state: SchedulerState, request: Request) -> float:
+    """Tokens that a request will still write."""
+    most = request.max_tokens - request.num_generated
+    if state.mean_output is None:
+        return most
+    return min(most, max(1.0, state.mean_output - request.num_generated))
+
+
+def _mean_context(state: SchedulerState, requests: list[Request]) -> int:
+    total = sum(len(r.token_ids) + expected_output(state, r) / 2 for r in requests)
+    return min(state.limits.max_context, int(total / max(1, len(requests))))
