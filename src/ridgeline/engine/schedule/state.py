@@ -46,8 +46,8 @@ class InFlight(NamedTuple):
 
 @dataclass(slots=True)
 class SchedulerState:
-    """Owned by the engine, changed only by `admit`, `expire`, `schedule`, `apply`, `fail`, `retract` and
-    `end`.
+    """Owned by the engine, changed only by `admit`, `expire`, `schedule`, `apply`, `fail`,
+    `retract` and `end`.
 
     running is in order of rank. forks: by the request they wait for. opened, closed: requests whose
     rows the executor must open or forget before the next step, closed ones first. in_flight: the
