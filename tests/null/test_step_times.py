@@ -1,0 +1,33 @@
+"""The fast price of a step is the price of a step."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from small_graphs import Decoder, decoder
+
+from ridgeline.cost.device import Device
+from ridgeline.cost.step_times import StepTimes
+from ridgeline.cost.time import step_bound
+from ridgeline.model.graph.work import Precision
+from ridgeline.step import StepShape
+
+DEVICE = Device("made up", 3e10, {"bf16": 1e11}, cache_bytes=2**18, cache_bytes_per_second=2e11)
+
+
+@pytest.mark.parametrize("windows", [(None,), (64,), (None, 64)])
+def test_the_fast_price_is_the_price(windows: tuple[int | None, ...]) -> None:
+    rng = random.Random(4)
+    for window in windows:
+        graph = decoder(Decoder(layers=2, vocab=4096, max_context=8192, window=window))
+        times = StepTimes(graph, Precision(), DEVICE)
+        for _ in range(50):
+            rows = rng.randrange(1, 20)
+            shape = StepShape(
+                tuple(rng.choice([1, 1, rng.randrange(1, 100)]) for _ in range(rows)),
+                tuple(rng.randrange(4000) for _ in range(rows)),
+                rng.randrange(rows + 1),
+            )
+            exact = step_bound(graph, shape, Precision(), DEVICE).seconds
+            assert times(shape) == pytest.approx(exact, rel=1e-9)
