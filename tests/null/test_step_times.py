@@ -13,7 +13,9 @@ from ridgeline.cost.time import step_bound
 from ridgeline.model.graph.work import Precision
 from ridgeline.step import StepShape
 
-DEVICE = Device("made up", 3e10, {"bf16": 1e11}, cache_bytes=2**18, cache_bytes_per_second=2e11)
+DEVICE = Device(
+    "made up", 3e10, {"bf16": 1e11, "f32": 5e10}, cache_bytes=2**18, cache_bytes_per_second=2e11
+)
 
 
 @pytest.mark.parametrize("windows", [(None,), (64,), (None, 64)])
