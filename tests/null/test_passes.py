@@ -17,7 +17,7 @@ from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.build import Builder
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.dims import SAMPLED, SEQUENCES, TOKENS
-from ridgeline.model.graph.node import Graph, Value
+from ridgeline.model.graph.node import Graph, KvState, Value
 from ridgeline.model.graph.ops import (
     Add,
     AddNorm,
@@ -27,6 +27,7 @@ from ridgeline.model.graph.ops import (
     Embed,
     GatedActivation,
     GatedLinear,
+    KvWrite,
     Linear,
     Norm,
     Rope,
@@ -45,6 +46,7 @@ from ridgeline.model.passes.fuse import (
     merge_linears,
 )
 from ridgeline.model.passes.memory import ALIGNMENT_BYTES, ELEMENT_BYTES, MemoryPlan, plan_memory
+from ridgeline.model.passes.select import select_early
 from ridgeline.model.passes.shard import shard, share_of
 from ridgeline.step import PlanRow, RowSampling, StepPlan
 
@@ -101,14 +103,13 @@ def test_a_layer_is_seven_operators(name: str) -> None:
     counts = operators(fuse(decoder(DECODERS[name])))
     assert counts == {
         "Embed": 1,
-        "Norm": 2,
+        "Norm": 1,
         "Linear": 7,
         "RopeKvWrite": 2,
         "Attention": 2,
-        "AddNorm": 3,
+        "AddNorm": 4,
         "GatedLinear": 2,
-        "Add": 1,
-        "SelectRows": 1,
+        "SelectRows": 2,
     }
 
 
@@ -130,6 +131,37 @@ def test_what_the_fused_operators_are() -> None:
     gate_up = by_name["layers.0.gate_up"]
     assert gate_up.op == GatedLinear("silu", Linear(num_parts=2, bias=True))
     assert [w.name[9:] for w in gate_up.weights] == ["gate.w", "up.w", "gate.bias", "up.bias"]
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_last_layer_sees_the_selected_rows_after_its_attention(name: str) -> None:
+    graph = select_early(decoder(DECODERS[name]))
+    check_graph(graph)
+    of_rows = {node.name: node.outputs[0].shape[0] for node in graph.nodes if node.outputs}
+    names = list(of_rows)
+    last = names.index("layers.1.attend")
+    assert all(of_rows[n] is TOKENS for n in names[: last + 1])
+    assert all(of_rows[n] is SAMPLED for n in names[last + 1 :])
+    selects = [node for node in graph.nodes if isinstance(node.op, SelectRows)]
+    assert [node.name for node in selects] == ["layers.1.attend.select", "layers.0.add2.select"]
+    assert select_early(graph) == graph
+    weights = RandomWeights(graph)
+    expected = logits(decoder(DECODERS[name]), weights)[-3:]
+    executor = ReferenceExecutor(graph, weights, num_blocks=4, max_rows=1)
+    executor.open_row(0, TOKEN_IDS, RowSampling())
+    # A step that wants no logits selects no rows, and fills every cache as others do.
+    assert executor.forward(StepPlan((PlanRow(0, 30, 0, 0, (2, 0)),))).shape[0] == 0
+    found = executor.forward(StepPlan((PlanRow(0, 10, 30, 3, (3,)),)))
+    assert distance(found, expected) < 1e-5
+
+
+def test_rows_that_somebody_else_reads_are_selected_where_they_were() -> None:
+    b, x = small()
+    y = b.one("y", Softcap(1.0), x)
+    state = KvState("kv", 1, 2, 2)
+    b.add("write", KvWrite(), *b.add("split", Split((2, 2)), y), state=state)
+    graph = b.finish(b.one("select", SelectRows(), y), 8)
+    assert select_early(graph) == graph
 
 
 def small() -> tuple[Builder, Value]:

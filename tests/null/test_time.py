@@ -94,9 +94,10 @@ def test_a_step_is_its_operators_one_after_the_other() -> None:
     linears = sum(
         row.row.work.total_flops
         for row in bound.rows
-        if row.row.operator in ("linear", "attention")
+        if row.row.operator in ("linear", "gated_linear", "attention")
     )
-    assert linears == 2 * 2 * matrices + attention
+    gated = 6 * 2 * (2 * 24)
+    assert linears == 2 * 2 * matrices + gated + attention
     kv = 2 * (2 * 101) * (2 * (4 + 4)) * 2
     assert counted.total.kv_read_bytes == kv
     head = next(row for row in bound.rows if row.row.name == "head")

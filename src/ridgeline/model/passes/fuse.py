@@ -1,8 +1,9 @@
-"""Fusion: a short list of named rewrites to fused operators. Not a compiler.
+"""Fusion: a short list of named rewrites, to fewer rows and to fused operators. Not a compiler.
 
 Each rewrite is Graph -> Graph, applies wherever its pattern stands, and changes neither what the
 graph computes nor which weights it has. A value that a pattern swallows has no reader outside it.
-Backends may run any graph, fused or not; a fused one makes fewer passes over memory.
+Backends may run any graph, fused or not; a fused one makes fewer passes over memory, and in a
+prompt its last layer computes few rows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear, merged
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite
+from ridgeline.model.passes.select import select_early
 
 
 def fuse(graph: Graph) -> Graph:
@@ -149,6 +151,7 @@ def fuse_add_norm(graph: Graph) -> Graph:
 
 
 REWRITES: dict[str, Callable[[Graph], Graph]] = {
+    "select_early": select_early,
     "merge_linears": merge_linears,
     "fuse_rope_kv_write": fuse_rope_kv_write,
     "join_gate_and_up": join_gate_and_up,
