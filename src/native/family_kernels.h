@@ -47,8 +47,10 @@ void merge_chunks(const AttentionArgs& args, std::int64_t query_begin, std::int6
                   std::int64_t chunk_begin, std::int64_t chunk_end, const float* partials, std::byte* scratch);
 
 // sample.cpp
-std::size_t sample_scratch_bytes(std::int64_t vocab);
+std::size_t sample_scratch_bytes(std::int64_t vocab, std::int64_t max_context);
 void sample(const SamplingArgs& args, const float* logits, std::int64_t vocab, const std::int32_t* tokens,
             std::int64_t num_tokens, std::byte* scratch, SampleResult& result);
+SampleFault score(const float* logits, std::int64_t vocab, std::int32_t token_id, std::int64_t num_top,
+                  std::byte* scratch, Candidate* out);
 
 }  // namespace ridgeline::RIDGELINE_ISA

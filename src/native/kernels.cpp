@@ -34,6 +34,7 @@ const Kernels kKernels = {
     .merge_chunks = merge_chunks,
     .sample_scratch_bytes = sample_scratch_bytes,
     .sample = sample,
+    .score = score,
 };
 
 }  // namespace ridgeline::RIDGELINE_ISA

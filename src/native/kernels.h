@@ -87,10 +87,13 @@ struct Kernels {
                        std::int64_t chunk_begin, std::int64_t chunk_end, const float* partials, std::byte* scratch);
 
   // ---- sample (sample.cpp)
-  std::size_t (*sample_scratch_bytes)(std::int64_t vocab);
-  // The token that follows `tokens` [num_tokens], ids in [0, vocab), given logits [vocab].
+  std::size_t (*sample_scratch_bytes)(std::int64_t vocab, std::int64_t max_context);
+  // The token that follows `tokens` [num_tokens] given logits [vocab].
   void (*sample)(const SamplingArgs& args, const float* logits, std::int64_t vocab, const std::int32_t* tokens,
                  std::int64_t num_tokens, std::byte* scratch, SampleResult& result);
+  // The log-probabilities of a token and of the num_top likeliest: out[1 + num_top], the token's first.
+  SampleFault (*score)(const float* logits, std::int64_t vocab, std::int32_t token_id, std::int64_t num_top,
+                       std::byte* scratch, Candidate* out);
 };
 
 const Kernels& kernels_for(Isa isa);

@@ -305,39 +305,11 @@ void add_attention(Program& program, const std::string& name, const View& q, con
   program.add(std::make_unique<Attention>(name, Attention::Spec{q, out, place, heads, scale, softcap, causal}));
 }
 
-SamplingArgs sampling_args(float repetition_penalty, float temperature, std::int64_t top_k, float top_p, float min_p,
-                           std::uint64_t seed, std::int64_t num_logprobs) {
-  require(std::isfinite(repetition_penalty) && repetition_penalty > 0, "repetition_penalty must be above 0");
-  require(std::isfinite(temperature) && temperature >= 0, "temperature must be at least 0");
-  require(top_k >= 0, "top_k must be at least 0 (0 is off)");
-  require(top_p > 0 && top_p <= 1, "top_p must be above 0 and at most 1 (1 is off)");
-  require(min_p >= 0 && min_p <= 1, "min_p must be 0 (off) to 1");
-  require(num_logprobs >= -1, "num_logprobs must be at least -1 (none)");
-  const auto small = [](std::int64_t n) { return static_cast<std::int32_t>(std::min<std::int64_t>(n, INT32_MAX)); };
-  return {repetition_penalty, temperature, small(top_k), top_p, min_p, seed, small(num_logprobs)};
-}
-
 void run(Program& program, const Lines& lines, const Ids& new_blocks, bool sampling) {
   static_assert(sizeof(PlanLine) == 5 * sizeof(std::int32_t));
   const nb::gil_scoped_release unlocked;
   program.run(reinterpret_cast<const PlanLine*>(lines.data()), static_cast<std::int64_t>(lines.shape(0)),
               new_blocks.data(), static_cast<std::int64_t>(new_blocks.size()), sampling);
-}
-
-// [(row, token id, logprob, [(id, logprob), ...], fault or None)] of the last step.
-nb::list samples(const Program& program) {
-  static constexpr const char* kFaults[] = {"", "the logits have NaN", "the logits have +Inf",
-                                            "every logit is -Inf: no token is possible"};
-  nb::list out;
-  for (const RowSample& sample : program.samples()) {
-    const SampleResult& result = sample.result;
-    nb::list top;
-    for (std::int32_t i = 0; i < result.num_top; i++) top.append(nb::make_tuple(result.top[i].id, result.top[i].score));
-    nb::object fault = nb::none();
-    if (result.fault != SampleFault::none) fault = nb::str(kFaults[static_cast<int>(result.fault)]);
-    out.append(nb::make_tuple(sample.row, result.token_id, result.logprob, nb::tuple(top), fault));
-  }
-  return out;
 }
 
 // A copy of the last step's logits, [num_sampled, vocab].
@@ -401,15 +373,7 @@ NB_MODULE(_native, m) {
             new (self) Rotation{std::move(frequencies), magnitude, interleaved};
           },
           "frequencies"_a, "magnitude"_a, "interleaved"_a);
-  nb::class_<SamplingArgs>(m, "Sampling")
-      .def(
-          "__init__",
-          [](SamplingArgs* self, float repetition_penalty, float temperature, std::int64_t top_k, float top_p,
-             float min_p, std::uint64_t seed, std::int64_t num_logprobs) {
-            new (self)
-                SamplingArgs(sampling_args(repetition_penalty, temperature, top_k, top_p, min_p, seed, num_logprobs));
-          },
-          "repetition_penalty"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "seed"_a, "num_logprobs"_a);
+  bind_sampling(m);
 
   nb::class_<Program>(m, "Program")
       .def(
@@ -457,7 +421,7 @@ NB_MODULE(_native, m) {
       .def("finish", &Program::finish, "logits"_a)
       .def(
           "open_row",
-          [](Program& program, std::int64_t row, const Ids& tokens, const SamplingArgs& sampling) {
+          [](Program& program, std::int64_t row, const Ids& tokens, const RowSampling& sampling) {
             program.rows().open(row, tokens.data(), static_cast<std::int64_t>(tokens.size()), sampling);
           },
           "row"_a, "tokens"_a, "sampling"_a)

@@ -5,7 +5,13 @@
 
 namespace ridgeline {
 
-void bind_linear(nanobind::module_& m);  // module_linear.cpp
-void bind_roofs(nanobind::module_& m);   // module_roofs.cpp
+class Program;
+
+void bind_linear(nanobind::module_& m);    // module_linear.cpp
+void bind_roofs(nanobind::module_& m);     // module_roofs.cpp
+void bind_sampling(nanobind::module_& m);  // module_sampling.cpp
+// [(row, token id, logprob, [(id, logprob), ...], fault or None, mirostat_mu, scored or None)] of the last step; scored:
+// (first position, width, token ids, logprobs), the last two the bytes of int32 and float32.
+nanobind::list samples(const Program& program);
 
 }  // namespace ridgeline

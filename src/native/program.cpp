@@ -105,7 +105,7 @@ void Program::finish(const View& logits) {
     throw std::bad_alloc();
   kv_ = Memory(static_cast<std::size_t>(limits.num_blocks) * kv_block_stride_);
 
-  std::size_t scratch = kernels_.sample_scratch_bytes(limits.vocab), activations = 0;
+  std::size_t scratch = kernels_.sample_scratch_bytes(limits.vocab, limits.max_context), activations = 0;
   for (const auto& op : operators_) {
     scratch = std::max(scratch, op->scratch_bytes(kernels_));
     activations = std::max(activations, op->shared_activation_bytes(kernels_));
@@ -121,7 +121,6 @@ void Program::finish(const View& logits) {
   for (int thread = 0; thread < pool_.size(); thread++) scratch_.emplace_back(scratch);
   reset_times();
   samples_.reserve(static_cast<std::size_t>(limits.max_rows));
-  tops_.resize(static_cast<std::size_t>(limits.max_rows));
   finished_ = true;
 }
 
@@ -132,16 +131,8 @@ void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int3
   if (!finished_) throw std::invalid_argument("the program is not finished");
   rows_.gather(lines, num_lines, new_blocks, num_new_blocks, sampling, step_);
   samples_.clear();
-  if (sampling)
-    for (const StepRow& row : step_.rows)
-      if (row.num_logits > 0) {
-        std::vector<Candidate>& top = tops_[samples_.size()];
-        const std::int64_t wanted = rows_.open_row(row.row).sampling.num_logprobs;
-        top.resize(static_cast<std::size_t>(std::clamp<std::int64_t>(wanted, 0, rows_.limits().vocab)));
-        RowSample sample{row.row, {}};
-        sample.result.top = top.data();
-        samples_.push_back(sample);
-      }
+  items_.clear();
+  if (sampling) plan_samples();
   // A few steps ahead, so that most steps of a decode find their positions ready.
   const std::int64_t ahead = std::min(step_.end_position + 64, rows_.limits().max_context);
   for (const auto& table : rope_tables_)
@@ -150,7 +141,7 @@ void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int3
   for (Cursor& cursor : cursors_) cursor.next[1].store(0, std::memory_order_relaxed);
   next_sample_.store(0, std::memory_order_relaxed);
   pool_.run([&](int thread) { run_thread(thread, sampling); });
-  append_sampled();
+  finish_samples();
 }
 
 void Program::copy_blocks(const std::int32_t* pairs, std::int64_t num_pairs) {
@@ -199,27 +190,82 @@ void Program::run_thread(int thread, bool sampling) {
   }
 }
 
-// A row that wants several logits is sampled after its last.
-void Program::sample_rows(const StepContext& context, Worker& worker) {
-  std::int64_t item = next_sample_.fetch_add(1, std::memory_order_relaxed), index = 0;
-  for (const StepRow& step_row : step_.rows) {
-    if (step_row.num_logits == 0) continue;
-    if (item == index) {
-      const Row& row = rows_.open_row(step_row.row);
-      const float* logits = context.at(logits_) + (step_row.sampled_begin + step_row.num_logits - 1) * logits_.ld;
-      kernels_.sample(row.sampling, logits, logits_.width, row.tokens.data(),
-                      static_cast<std::int64_t>(row.tokens.size()), worker.scratch,
-                      samples_[static_cast<std::size_t>(index)].result);
-      item = next_sample_.fetch_add(1, std::memory_order_relaxed);
+// A row that scores its prompt has an item for each token that follows one of its logits; a row whose last token is
+// computed has one that draws.
+void Program::plan_samples() {
+  const std::int64_t vocab = rows_.limits().vocab;
+  const auto count = [vocab](std::int64_t wanted) { return std::clamp<std::int64_t>(wanted, 0, vocab); };
+  std::size_t needed = 0;
+  for (const StepRow& row : step_.rows) {
+    if (row.num_logits == 0) continue;
+    const SamplingArgs& args = rows_.open_row(row.row).sampling.args;
+    needed += static_cast<std::size_t>(count(args.num_logprobs));
+    if (args.num_prompt_logprobs >= 0)
+      needed += static_cast<std::size_t>(row.num_logits * (1 + count(args.num_prompt_logprobs)));
+  }
+  if (candidates_.size() < needed) candidates_.resize(needed);
+  Candidate* room = candidates_.data();
+  for (const StepRow& row : step_.rows) {
+    if (row.num_logits == 0) continue;
+    const Row& table = rows_.open_row(row.row);
+    const SamplingArgs& args = table.sampling.args;
+    const std::int64_t end = row.num_context + row.num_new, total = static_cast<std::int64_t>(table.tokens.size());
+    const std::int64_t index = static_cast<std::int64_t>(samples_.size());
+    RowSample sample{row.row, {}};
+    sample.result.mirostat_mu = args.mirostat_mu;
+    sample.result.top = room;
+    room += count(args.num_logprobs);
+    if (table.lacks_embedding) {
+      sample.result.fault = SampleFault::no_embedding;
+      samples_.push_back(sample);
+      continue;
     }
-    index++;
+    if (args.num_prompt_logprobs >= 0) {
+      sample.first_scored = end - row.num_logits + 1;
+      sample.num_scored = row.num_logits - (end == total ? 1 : 0);
+      sample.width = 1 + count(args.num_prompt_logprobs);
+      sample.scored = room;
+      for (std::int64_t i = 0; i < sample.num_scored; i++, room += sample.width)
+        items_.push_back({index, row.sampled_begin + i,
+                          table.tokens[static_cast<std::size_t>(sample.first_scored + i)], room, SampleFault::none});
+    }
+    if (end == total)
+      items_.push_back({index, row.sampled_begin + row.num_logits - 1, -1, nullptr, SampleFault::none});
+    samples_.push_back(sample);
   }
 }
 
-void Program::append_sampled() {
-  for (const RowSample& sample : samples_)
-    if (sample.result.fault == SampleFault::none)
-      rows_.open_row(sample.row).tokens.push_back(sample.result.token_id);
+void Program::sample_rows(const StepContext& context, Worker& worker) {
+  for (std::size_t i; (i = static_cast<std::size_t>(next_sample_.fetch_add(1, std::memory_order_relaxed))) < items_.size();) {
+    SampleItem& item = items_[i];
+    RowSample& sample = samples_[static_cast<std::size_t>(item.sample)];
+    const float* logits = context.at(logits_) + item.logits_row * logits_.ld;
+    if (item.scores) {
+      item.fault = kernels_.score(logits, logits_.width, static_cast<std::int32_t>(item.token_id), sample.width - 1,
+                                  worker.scratch, item.scores);
+    } else {
+      const Row& row = rows_.open_row(sample.row);
+      kernels_.sample(row.sampling.args, logits, logits_.width, row.tokens.data(),
+                      static_cast<std::int64_t>(row.tokens.size()), worker.scratch, sample.result);
+    }
+  }
+}
+
+// A fault anywhere in a row is the row's; a token goes to its row.
+void Program::finish_samples() {
+  for (const SampleItem& item : items_) {
+    SampleResult& result = samples_[static_cast<std::size_t>(item.sample)].result;
+    if (item.fault == SampleFault::none || result.fault != SampleFault::none) continue;
+    result.fault = item.fault;
+    result.token_id = -1;
+  }
+  for (const RowSample& sample : samples_) {
+    if (sample.result.fault != SampleFault::none || sample.result.token_id < 0) continue;
+    Row& row = rows_.open_row(sample.row);
+    row.tokens.push_back(sample.result.token_id);
+    if (sample.result.token_id >= rows_.limits().vocab_ids) row.lacks_embedding = true;
+    row.sampling.args.mirostat_mu = sample.result.mirostat_mu;
+  }
 }
 
 std::vector<OperatorTime> Program::times() const {

@@ -20,10 +20,13 @@ struct OperatorTime {
   double barrier_nanoseconds;  // mean over the threads of what each waited for others
 };
 
-// What a step gave one row of the plan that wanted logits.
+// What a step gave one row of the plan that wanted logits. scored: of the tokens that the row had already, from position
+// first_scored on, `width` candidates each, their own first.
 struct RowSample {
   std::int64_t row;
   SampleResult result;
+  std::int64_t first_scored = 0, num_scored = 0, width = 0;
+  Candidate* scored = nullptr;
 };
 
 class Program {
@@ -80,7 +83,8 @@ class Program {
  private:
   void run_thread(int thread, bool sampling);
   void sample_rows(const StepContext& context, Worker& worker);
-  void append_sampled();
+  void plan_samples();
+  void finish_samples();
 
   const Kernels& kernels_;
   ThreadPool pool_;
@@ -98,9 +102,17 @@ class Program {
   std::vector<Cursor> cursors_;   // of each thread
   std::int64_t partials_floats_ = 0;
 
+  // One row of logits to be sampled or, with a token, scored.
+  struct SampleItem {
+    std::int64_t sample, logits_row, token_id;
+    Candidate* scores;
+    SampleFault fault;
+  };
+
   Step step_;
   std::vector<RowSample> samples_;
-  std::vector<std::vector<Candidate>> tops_;  // of each sample
+  std::vector<SampleItem> items_;
+  std::vector<Candidate> candidates_;  // of all samples
   alignas(64) std::atomic<std::int64_t> next_sample_{0};
   std::uint64_t sample_calls_ = 0, sample_ticks_ = 0;
   std::vector<ThreadTicks> sample_waited_;  // of each thread

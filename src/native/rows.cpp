@@ -39,9 +39,10 @@ Row& RowTable::open_row(std::int64_t row) {
   return out;
 }
 
-void RowTable::open(std::int64_t row, const std::int32_t* tokens, std::int64_t count, const SamplingArgs& sampling) {
+void RowTable::open(std::int64_t row, const std::int32_t* tokens, std::int64_t count, const RowSampling& sampling) {
   check_row(row);
   check_tokens(tokens, count);
+  check_sampling(row, sampling);
   if (rows_[static_cast<std::size_t>(row)].open) refuse(of_row(row) + " is open already");
   if (count < 1) refuse(of_row(row) + " has no tokens; give it at least one");
   if (count > limits_.max_context)
@@ -52,7 +53,19 @@ void RowTable::open(std::int64_t row, const std::int32_t* tokens, std::int64_t c
   out.block_table.clear();
   out.sampling = sampling;
   out.num_computed = -1;
+  out.lacks_embedding = false;
   out.open = true;
+}
+
+// The lists are checked here because here the vocabulary is known.
+void RowTable::check_sampling(std::int64_t row, const RowSampling& sampling) const {
+  const SamplingArgs& args = sampling.args;
+  for (const Span<std::int32_t>& ids : {args.bias_ids, args.breakers, args.bad_tokens, args.stop_ids, args.allowed})
+    for (std::int64_t i = 0; i < ids.size; i++)
+      if (ids.data[i] < 0 || ids.data[i] >= limits_.vocab)
+        throw std::out_of_range(of_row(row) + ": sampling names token id " + std::to_string(ids.data[i]) +
+                                "; the vocabulary has " + std::to_string(limits_.vocab));
+  if (args.allowed.size > limits_.vocab) refuse(of_row(row) + " allows a token twice");
 }
 
 void RowTable::append(std::int64_t row, const std::int32_t* tokens, std::int64_t count) {
@@ -86,7 +99,7 @@ void RowTable::check_line(const PlanLine& line, bool sampling) const {
   const std::int64_t num_tokens = static_cast<std::int64_t>(row.tokens.size());
   if (end > num_tokens)
     refuse(name + " has " + std::to_string(num_tokens) + " tokens; the plan computes up to " + std::to_string(end));
-  if (sampling && line.num_logits > 0 && end != num_tokens)
+  if (sampling && line.num_logits > 0 && end != num_tokens && row.sampling.args.num_prompt_logprobs < 0)
     refuse(name + " would be sampled before its last token is computed");
   if (end > limits_.max_context)
     refuse(name + " would reach " + std::to_string(end) + " tokens; the context holds " +
@@ -141,6 +154,9 @@ void RowTable::gather(const PlanLine* lines, std::int64_t num_lines, const std::
     step.rows.push_back({line.row, begin, line.num_new, line.num_context, line.num_logits,
                          static_cast<std::int64_t>(step.sampled.size()), row.block_table.data()});
     step.token_ids.insert(step.token_ids.end(), row.tokens.begin() + line.num_context, row.tokens.begin() + end);
+    if (row.lacks_embedding)
+      for (std::int64_t j = begin; j < static_cast<std::int64_t>(step.token_ids.size()); j++)
+        if (step.token_ids[static_cast<std::size_t>(j)] >= limits_.vocab_ids) step.token_ids[static_cast<std::size_t>(j)] = 0;
     for (std::int64_t j = line.num_new - line.num_logits; j < line.num_new; j++) step.sampled.push_back(begin + j);
     for (std::int64_t position = line.num_context; position < end;) {
       const std::int64_t count = std::min(end - position, kBlockTokens - position % kBlockTokens);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "sample.h"
@@ -21,12 +22,25 @@ struct Limits {
   std::int64_t vocab_ids;    // token ids that every embedding table has a row for
 };
 
+struct SamplingLists {
+  std::vector<std::int32_t> bias_ids;
+  std::vector<float> bias_amounts;
+  std::vector<std::int32_t> breakers, bad_tokens, bad_ends, stop_ids, allowed;
+};
+
+// The arguments with what they point to.
+struct RowSampling {
+  SamplingArgs args;
+  std::shared_ptr<const SamplingLists> lists;
+};
+
 struct Row {
   bool open = false;
+  bool lacks_embedding = false;  // a token that was drawn is beyond the embedding tables: the next draw is a fault
   std::vector<std::int32_t> tokens;
   std::vector<std::int32_t> block_table;
   std::int64_t num_computed = -1;  // tokens in the cache; -1 before the first plan, whose context may be another row's
-  SamplingArgs sampling;
+  RowSampling sampling;
 };
 
 // One line of a plan, as it comes from outside.
@@ -63,19 +77,20 @@ class RowTable {
   const Limits& limits() const { return limits_; }
   Row& open_row(std::int64_t row);  // the open row of this id
 
-  void open(std::int64_t row, const std::int32_t* tokens, std::int64_t count, const SamplingArgs& sampling);
+  void open(std::int64_t row, const std::int32_t* tokens, std::int64_t count, const RowSampling& sampling);
   void append(std::int64_t row, const std::int32_t* tokens, std::int64_t count);
   void truncate(std::int64_t row, std::int64_t num_tokens);
   void close(std::int64_t row);
 
   // Appends the new blocks to the rows' tables and gathers the step. `sampling`: a row that wants logits must have all
-  // of its tokens computed with this step. If it throws, no row has changed.
+  // of its tokens computed with this step, unless it scores its prompt. If it throws, no row has changed.
   void gather(const PlanLine* lines, std::int64_t num_lines, const std::int32_t* new_blocks,
               std::int64_t num_new_blocks, bool sampling, Step& step);
 
  private:
   void check_row(std::int64_t row) const;
   void check_tokens(const std::int32_t* tokens, std::int64_t count) const;
+  void check_sampling(std::int64_t row, const RowSampling& sampling) const;
   void check_line(const PlanLine& line, bool sampling) const;
 
   const Limits limits_;

@@ -55,8 +55,9 @@ class LLM:
             ) from None
         self._assembled = assemble(model, self.settings, chosen, progress)
         tokenizer = self._assembled.tokenizer
-        self.prompts = Prompts(tokenizer, self._assembled.vocab_size, self._assembled.template)
-        self.session = Session(self._assembled.engine, tokenizer)
+        vocab_size = self._assembled.vocab_size
+        self.prompts = Prompts(tokenizer, vocab_size, self._assembled.template)
+        self.session = Session(self._assembled.engine, tokenizer, vocab_size)
 
     @property
     def tokenizer(self) -> Any:

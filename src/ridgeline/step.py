@@ -8,6 +8,7 @@ or models; it stands at the root because rooms above and below the seam speak it
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ class PlanRow:
     num_new: tokens computed now (1 is decode; more is prefill or draft verification).
     num_context: tokens of the row whose keys and values are in the cache already.
     num_logits: logits wanted, for the last `num_logits` of the new tokens (0 inside a chunked
-    prefill, 1 to sample).
+    prefill, 1 to sample; more, or before the row's last token, scores what the row has already).
     new_blocks: KV blocks appended to the row's block table before the step.
     """
 
@@ -110,32 +111,83 @@ class StepShape:
 
 @dataclass(frozen=True, slots=True)
 class RowSampling:
-    """How a row's logits become a token. Applied in the order of the fields; see docs/sampling.md.
+    """How a row's logits become a token. Applied in the order of the fields; docs/sampling.md has
+    the arithmetic. The defaults are off, and temperature 0 is the argmax.
 
-    seed and position key the noise (Philox 4x32-10), added as Gumbel-max: a token is a function of
-    (logits, seed, position). temperature 0 is the argmax, ties to the lowest id. top_k 0, top_p 1
-    and min_p 0 are off.
+    Token ids are below the vocabulary's size. The history that penalties and bans look at is the
+    row's tokens; those from num_prompt on are its answer. seed and the position of the token to
+    come key the noise (Philox 4x32-10), so a token is a function of (logits, history, this).
     """
 
+    logit_bias: tuple[tuple[int, float], ...] = ()
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_last_n: int = -1
+    """DRY looks at so many of the last tokens; -1: at all."""
+    dry_breakers: tuple[int, ...] = ()
+    no_repeat_ngram: int = 0
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    allowed_ids: tuple[int, ...] | None = None
+    stop_ids: tuple[int, ...] = ()
+    """Cannot come before the answer has min_tokens."""
+    min_tokens: int = 0
     temperature: float = 0.0
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    top_n_sigma: float = 0.0
     top_k: int = 0
+    typical_p: float = 1.0
     top_p: float = 1.0
     min_p: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    mirostat_tau: float = 0.0
+    mirostat_eta: float = 0.1
+    mirostat_mu: float = 0.0
+    """What the last token left of it (`Sampled.mirostat_mu`): who opens a row again says it."""
     seed: int = 0
+    num_prompt: int = 0
     num_logprobs: int = -1
     """-1: none; 0: of the sampled token; n: of the n likeliest besides."""
+    num_prompt_logprobs: int = -1
+    """The same of the tokens that the row has already, where a plan wants their logits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """How likely the model found tokens that a row had already, in order of position.
+
+    first: the position of the first. width: numbers a token: its own and of the likeliest.
+    token_ids (int32), logprobs (float32): [tokens, width], flat; a token's own comes first.
+    """
+
+    first: int
+    width: int
+    token_ids: array[int]
+    logprobs: array[float]
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What a step gives a row that wanted a token; `fault` says why there is none (NaN logits)."""
+    """What a step gives a row that wanted logits.
+
+    token_id: -1 where none was drawn: `fault` says why (NaN logits), or the plan ended before the
+    row's last token. mirostat_mu: after this token, for who opens the row again. scored: of a row
+    with num_prompt_logprobs, for each of the plan's `num_logits` tokens but the row's last, the one
+    that follows it.
+    """
 
     row: int
     token_id: int
     logprob: float = 0.0
     top_logprobs: Sequence[tuple[int, float]] = ()
     fault: str | None = None
+    mirostat_mu: float = 0.0
+    scored: Scored | None = None
 
 
 @dataclass(frozen=True, slots=True)

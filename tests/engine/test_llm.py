@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ridgeline import LLM, EngineError, RequestError, SamplingParams
+from ridgeline.engine.outputs import CompletionOutput
 from ridgeline.errors import CapacityError, ModelError
 from ridgeline.step import StepResult
 
@@ -115,6 +116,55 @@ def test_n_answers_have_their_own_seeds(llm: LLM) -> None:
         PROMPTS[0], SamplingParams(temperature=1.5, seed=12, max_tokens=8, ignore_eos=True)
     )
     assert again.outputs[0].token_ids == output.outputs[1].token_ids
+
+
+def test_best_of_gives_the_likeliest_per_token(llm: LLM) -> None:
+    params = SamplingParams(
+        n=5, temperature=1.5, seed=11, max_tokens=8, ignore_eos=True, logprobs=0
+    )
+    (whole,) = llm.generate(PROMPTS[0], params)
+
+    def mean(answer: CompletionOutput) -> float:
+        assert answer.cumulative_logprob is not None
+        return answer.cumulative_logprob / len(answer.token_ids)
+
+    expected = [a.token_ids for a in sorted(whole.outputs, key=mean, reverse=True)[:2]]
+    chosen = replace(params, n=2, best_of=5, logprobs=None)
+    (given,) = llm.generate(PROMPTS[0], chosen)
+    assert [a.token_ids for a in given.outputs] == expected
+    assert [a.index for a in given.outputs] == [0, 1]
+    assert {a.seed for a in given.outputs} <= {11, 12, 13, 14, 15}
+    assert given.outputs[0].cumulative_logprob is None
+    deltas = list(llm.stream(PROMPTS[0], chosen))
+    assert [d.token_ids for d in deltas] == expected
+    assert [d.output is not None for d in deltas] == [False, True]
+    assert deltas[-1].output is not None
+    assert deltas[-1].output.outputs == given.outputs
+
+
+def test_minimum_tokens_and_patterns(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+    (plain,) = llm.generate(PROMPTS[0], params)
+    ids = plain.outputs[0].token_ids
+    stops = replace(params, stop_token_ids=[ids[0], ids[3]], min_tokens=6)
+    (longer,) = llm.generate(PROMPTS[0], stops)
+    assert not set(longer.outputs[0].token_ids[:6]) & {ids[0], ids[3]}
+    (ended,) = llm.generate(PROMPTS[0], replace(params, stop_regex="(?s)..", min_tokens=4))
+    assert ended.outputs[0].finish_reason == "stop"
+    assert ended.outputs[0].stop_reason == "(?s).."
+    assert len(ended.outputs[0].token_ids) > 4
+    (at_once,) = llm.generate(PROMPTS[0], replace(params, stop_regex="(?s).."))
+    assert at_once.outputs[0].text == ""
+
+
+def test_an_impossible_request_ends_alone(llm: LLM) -> None:
+    alone = llm.generate(PROMPTS[1], GREEDY)[0].outputs[0]
+    impossible = replace(GREEDY, allowed_token_ids=[5], bad_words=[[5]])
+    bad, good = llm.generate([PROMPTS[0], PROMPTS[1]], [impossible, GREEDY])
+    assert bad.outputs[0].finish_reason == "error"
+    assert isinstance(bad.outputs[0].error, EngineError)
+    assert "leave no token" in str(bad.outputs[0].error)
+    assert good.outputs[0].token_ids == alone.token_ids
 
 
 def test_a_drawn_seed_can_be_used_again(llm: LLM) -> None:
@@ -230,8 +280,8 @@ def test_wrong_arguments_are_named(llm: LLM) -> None:
         llm.generate(["a", "b"], [GREEDY])
     with pytest.raises(RequestError, match="messages"):
         llm.chat([], GREEDY)
-    with pytest.raises(TypeError, match="min_tokens"):
-        SamplingParams(min_tokens=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="max_new_tokens"):
+        SamplingParams(max_new_tokens=3)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,14 @@ def test_the_first_difference_is_told() -> None:
 
 
 def test_a_request_survives_the_record() -> None:
-    sampling = RowSampling(temperature=0.7, top_k=4, top_p=0.9, min_p=0.1, seed=2**63 + 1)
+    sampling = RowSampling(
+        logit_bias=((3, 1.5),),
+        bad_words=((1, 2), (3,)),
+        allowed_ids=(1, 2, 3),
+        temperature=0.7,
+        top_k=4,
+        seed=2**63 + 1,
+    )
     request = Request("a", [1, 2, 3], 3, 7, sampling, frozenset({5, 2}), salt=b"\x00\xff")
     again = request_from_json(json.loads(json.dumps(request_to_json(request))))
     assert dataclasses.asdict(again) == dataclasses.asdict(request)

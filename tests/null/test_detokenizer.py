@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from ridgeline.errors import RequestError
 from ridgeline.model.text.byte_level import byte_characters
-from ridgeline.model.text.detokenizer import Detokenizer, StopMatcher
+from ridgeline.model.text.detokenizer import Detokenizer
+from ridgeline.model.text.stops import StopMatcher
 from ridgeline.model.text.tokenizer import Tokenizer
 
 BPE = Tokenizer.from_gguf(

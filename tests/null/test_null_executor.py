@@ -15,6 +15,7 @@ from ridgeline.errors import EngineError
 from ridgeline.step import PlanRow, RowSampling, StepPlan
 
 VOCAB = 64
+NAN = float("nan")
 GREEDY = RowSampling()
 
 
@@ -129,13 +130,15 @@ REFUSED: dict[str, Broken] = {
     "row 0: token id 99": lambda e: e.append_tokens(0, [99]),
     "row 2: is not open": lambda e: e.append_tokens(2, [1]),
     "row 1: is not open": lambda e: e.close_row(1),
-    "row 1: temperature must be": lambda e: e.open_row(1, [1], RowSampling(temperature=-1.0)),
+    "row 1: temperature is -1": lambda e: e.open_row(1, [1], RowSampling(temperature=-1.0)),
     "row 1: top_p": lambda e: e.open_row(1, [1], RowSampling(top_p=0.0)),
     "row 1: min_p": lambda e: e.open_row(1, [1], RowSampling(min_p=1.5)),
     "row 1: top_k": lambda e: e.open_row(1, [1], RowSampling(top_k=-1)),
-    "row 1: repetition_penalty": lambda e: e.open_row(1, [1], RowSampling(0.0)),
+    "row 1: repetition_penalty": lambda e: e.open_row(1, [1], RowSampling(repetition_penalty=0.0)),
     "row 1: num_logprobs": lambda e: e.open_row(1, [1], RowSampling(num_logprobs=-2)),
-    "row 1: sampling with": lambda e: e.open_row(1, [1], RowSampling(temperature=float("nan"))),
+    "row 1: temperature is nan": lambda e: e.open_row(
+        1, [1], RowSampling(temperature=float("nan"))
+    ),
     "row 2: is not open; *": lambda e: e.submit(step(PlanRow(2, 1, 0, 1, (0,)))),
     "row 0: is in the plan twice": lambda e: e.submit(
         step(PlanRow(0, 1, 0, 0, (0,)), PlanRow(0, 1, 1, 0))

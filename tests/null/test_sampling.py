@@ -10,10 +10,12 @@ import numpy.typing as npt
 import pytest
 from small_graphs import Decoder, RandomWeights, decoder
 
-from ridgeline.backends.reference import sample as sample_module
+from ridgeline.backends.reference import philox as philox_module
+from ridgeline.backends.reference.adjust import penalise
 from ridgeline.backends.reference.executor import ReferenceExecutor
+from ridgeline.backends.reference.filters import candidates
 from ridgeline.backends.reference.philox import philox4x32
-from ridgeline.backends.reference.sample import candidates, choose, gumbel, penalise, sample
+from ridgeline.backends.reference.sample import choose, gumbel, sample
 from ridgeline.model.graph.node import Weight
 from ridgeline.step import PlanRow, RowSampling, Sampled, StepPlan
 
@@ -62,7 +64,7 @@ def test_noise_depends_on_every_bit_of_seed_and_position() -> None:
 def test_noise_is_finite_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """u is in the middle of its 2^-32, so the smallest and the largest word do no harm."""
     words = np.array([0, 2**32 - 1], np.uint64)
-    monkeypatch.setattr(sample_module, "philox4x32", lambda counter, key: (words,) * 4)
+    monkeypatch.setattr(philox_module, "philox4x32", lambda counter, key: (words,) * 4)
     low, high = gumbel(np.arange(2), 0, 0)
     assert low == np.float32(-math.log(33 * math.log(2)))
     assert high == np.float32(-math.log(2.0**-33 + 2.0**-67))
@@ -77,9 +79,9 @@ def test_greedy_takes_the_lowest_id_among_equals() -> None:
 
 
 def test_penalty_divides_what_is_positive_and_multiplies_what_is_not() -> None:
-    found = penalise(logits(2, -2, 0, 4), [0, 1, 1, 2], 2.0)
+    found = penalise(logits(2, -2, 0, 4), np.array([0, 1, 1, 2]), 2.0)
     assert found.tolist() == [1, -4, 0, 4]
-    assert penalise(logits(2, -2), [0], 1.0).tolist() == [2, -2]
+    assert penalise(logits(2, -2), np.array([0]), 1.0).tolist() == [2, -2]
 
 
 def test_penalty_comes_before_the_argmax_and_counts_the_prompt() -> None:

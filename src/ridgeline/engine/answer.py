@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from ridgeline.engine.request import Event, FinishReason, SamplingParams
 from ridgeline.errors import RidgelineError
-from ridgeline.model.text.detokenizer import Detokenizer, StopMatcher
+from ridgeline.model.text.detokenizer import Detokenizer
+from ridgeline.model.text.stops import StopMatcher
 from ridgeline.model.text.tokenizer import Tokenizer
 
 
@@ -31,8 +32,9 @@ class Logprob:
 class Answer:
     """The answer to one request so far; `take` folds in an event and gives what text is new.
 
-    text, token_ids: all so far. stop_reason: the stop string or stop token id that ended it, None
-    for the model's own end. logprobs: per token, {id: Logprob} with the sampled one first.
+    text, token_ids: all so far. stop_reason: the stop string, stop_regex or stop token id that
+    ended it, None for the model's own end. logprobs: per token, {id: Logprob} with the sampled one
+    first.
     """
 
     tokenizer: Tokenizer
@@ -53,7 +55,9 @@ class Answer:
             self.tokenizer, skip_special=self.params.skip_special_tokens, continues=True
         )
         self._stops = StopMatcher(
-            self.params.stop_strings, include=self.params.include_stop_str_in_output
+            self.params.stop_strings,
+            patterns=self.params.stop_regexes,
+            include=self.params.include_stop_str_in_output,
         )
 
     def take(self, event: Event) -> str:
@@ -71,7 +75,9 @@ class Answer:
             ends = event.finish_reason == "stop"
             # Rows that pad a vocabulary to a round size can be sampled, and have no text.
             if not ends and event.token_id < self.tokenizer.vocab_size:
-                delta = self._stops.push(self._detokenizer.push(event.token_id))
+                text = self._detokenizer.push(event.token_id)
+                may_end = len(self.token_ids) > self.params.min_tokens
+                delta = self._stops.push(text) if may_end else text
             elif ends and event.token_id in self.params.stop_token_ids:
                 self.stop_reason = event.token_id
         if self._stops.matched is not None:

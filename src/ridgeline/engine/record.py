@@ -163,13 +163,17 @@ def request_from_json(entry: Mapping[str, Any]) -> Request:
         max_tokens=entry["max_tokens"],
         stop_token_ids=frozenset(entry["stop_token_ids"]),
         salt=bytes.fromhex(entry["salt"]),
-        sampling=RowSampling(**entry["sampling"]),
+        sampling=RowSampling(**{k: _as_tuples(v) for k, v in entry["sampling"].items()}),
         tenant=str(entry["tenant"]),
         priority=int(entry["priority"]),
         arrival=float(entry["arrival"]),
         deadline=None if entry["deadline"] is None else float(entry["deadline"]),
         fork_of=entry["fork_of"],
     )
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 def step_to_json(plan: StepPlan, events: Sequence[Event]) -> dict[str, Any]:

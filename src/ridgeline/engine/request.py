@@ -7,28 +7,48 @@ Field names are those that users of vLLM's offline API know. A value that is not
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
 from ridgeline.engine.kv.prefix import CacheMiss
 from ridgeline.errors import RequestError, RidgelineError
-from ridgeline.step import RowSampling
+from ridgeline.model.text.stop_regex import MAX_PATTERN_CHARACTERS, StopRegex
+from ridgeline.step import RowSampling, Scored
 
 FinishReason = Literal["stop", "length", "abort", "error", "deadline"]
 Rank = tuple[float, int]
 
 
+# Bounds that keep one request's parameters from costing its neighbours time.
+MAX_STOPS, MAX_STOP_CHARACTERS = 64, 4096
+MAX_STOP_REGEXES = 8
+MAX_BIASES = 4096
+MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS = 1024, 64
+MAX_BREAKERS, MAX_BREAKER_CHARACTERS = 32, 64
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to continue a prompt.
+    """How to continue a prompt. docs/sampling.md says what each field does, and in which order.
 
-    n: answers per prompt, with seeds seed, seed + 1, ... temperature 0: the likeliest token. top_k
-    0 (or -1), top_p 1 and min_p 0 are off. seed None: one is drawn, and the answer says which.
-    max_tokens None: until the model stops or its context is full. stop: strings that end the
-    answer, left out of it unless include_stop_str_in_output. logprobs: of the sampled token and
-    this many likeliest besides.
+    n: answers per prompt, with seeds seed, seed + 1, ... best_of: so many are made, and the n
+    likeliest per token are given. seed None: one is drawn, and the answer says which. max_tokens
+    None: until the model stops or its context is full. temperature 0: the likeliest token.
+
+    Off, and the default: top_k 0 (or -1); top_p, typical_p and repetition_penalty 1; mirostat 0 (2
+    is on); stop, bad_words and logit_bias empty; allowed_token_ids and logprobs None; all other
+    numbers 0.
+
+    dry_sequence_breakers: no repetition goes across a token whose text has one of these.
+    bad_words: texts, or token ids, that do not come; a text as the tokenizer cuts it, alone and
+    after a space. min_tokens: before so many, no stop token, stop string or stop_regex ends the
+    answer. stop, stop_regex: what ends the answer, left out of it unless
+    include_stop_str_in_output. logprobs: of each token of the answer, and of this many likeliest
+    besides.
+
+    Raises RequestError, naming the field, for a value or a combination that means nothing.
     """
 
     n: int = 1
@@ -45,39 +65,171 @@ class SamplingParams:
     logprobs: int | None = None
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    best_of: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: Sequence[str] = ("\n", ":", '"', "*")
+    no_repeat_ngram_size: int = 0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    bad_words: Sequence[str | Sequence[int]] = ()
+    allowed_token_ids: Sequence[int] | None = None
+    min_tokens: int = 0
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    top_n_sigma: float = 0.0
+    typical_p: float = 1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    stop_regex: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        _whole("n", self.n, 1, 1024)
-        _number("temperature", self.temperature, 0.0, 100.0)
-        _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
-        _whole("top_k", self.top_k, -1, 2**31 - 1)
-        _number("min_p", self.min_p, 0.0, 1.0)
-        _number("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_low=True)
-        if self.seed is not None:
-            _whole("seed", self.seed, 0, 2**64 - 1)
-        if self.max_tokens is not None:
-            _whole("max_tokens", self.max_tokens, 1, 2**31 - 1)
-        if self.logprobs is not None:
-            _whole("logprobs", self.logprobs, 0, 256)
-        if any(not isinstance(s, str) or not s for s in self.stop_strings):
-            raise RequestError("stop", "must be strings of at least one character")
-        for token_id in self.stop_token_ids:
-            _whole("stop_token_ids", token_id, 0, 2**31 - 1)
+        for name, (low, high) in _WHOLES.items():
+            _whole(name, getattr(self, name), low, high)
+        for name, (low, high) in _OPTIONALS.items():
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name), low, high)
+        for name, (least, most, is_above) in _NUMBERS.items():
+            _number(name, getattr(self, name), least, most, open_low=is_above)
+        for name in ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output"):
+            if not isinstance(getattr(self, name), bool):
+                raise RequestError(name, f"{getattr(self, name)!r} is not true or false")
+        if self.mirostat == 1:
+            raise RequestError("mirostat", "1 is not here; it may be 0 (off) or 2")
+        self._check_texts()
+        self._check_tokens()
+        self._check_together()
+
+    def _check_texts(self) -> None:
+        _texts("stop", _listed(self.stop), MAX_STOPS, MAX_STOP_CHARACTERS)
+        _texts("stop_regex", _listed(self.stop_regex), MAX_STOP_REGEXES, MAX_PATTERN_CHARACTERS)
+        _texts("dry_sequence_breakers", self.dry_sequence_breakers, MAX_BREAKERS)
+        if any(len(text) > MAX_BREAKER_CHARACTERS for text in self.dry_sequence_breakers):
+            raise RequestError(
+                "dry_sequence_breakers", f"one has more than {MAX_BREAKER_CHARACTERS} characters"
+            )
+        if self.stop_regexes:
+            StopRegex(self.stop_regexes)  # refuses what it does not know
+
+    def _check_tokens(self) -> None:
+        _ids("stop_token_ids", self.stop_token_ids)
+        if self.allowed_token_ids is not None:
+            _ids("allowed_token_ids", self.allowed_token_ids)
+            if not self.allowed_token_ids:
+                raise RequestError("allowed_token_ids", "is empty; no token could come")
+        if not isinstance(self.logit_bias, Mapping) or len(self.logit_bias) > MAX_BIASES:
+            raise RequestError(
+                "logit_bias", f"must map up to {MAX_BIASES} token ids to numbers from -100 to 100"
+            )
+        for token_id, amount in self.logit_bias.items():
+            _whole("logit_bias", token_id, 0, 2**31 - 1)
+            _number("logit_bias", amount, -100.0, 100.0)
+        many = f"must be up to {MAX_BAD_WORDS} texts or lists of token ids"
+        if not _is_list(self.bad_words) or len(self.bad_words) > MAX_BAD_WORDS:
+            raise RequestError("bad_words", many)
+        for word in self.bad_words:
+            if not isinstance(word, str):
+                _ids("bad_words", word)
+            if not word or len(word) > (1024 if isinstance(word, str) else MAX_BAD_WORD_TOKENS):
+                raise RequestError(
+                    "bad_words", f"one is empty or longer than {MAX_BAD_WORD_TOKENS} tokens"
+                )
+
+    def _check_together(self) -> None:
+        """What contradicts itself is told, never decided for the caller."""
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise RequestError(
+                "min_tokens", f"{self.min_tokens} is above max_tokens, {self.max_tokens}"
+            )
+        if self.best_of is not None and self.best_of < self.n:
+            raise RequestError("best_of", f"{self.best_of} is below n, {self.n}")
+        draws_only = {
+            "dynatemp_range": self.dynatemp_range > 0,
+            "typical_p": self.typical_p < 1,
+            "xtc_probability": self.xtc_probability > 0,
+            "mirostat": self.mirostat > 0,
+            "best_of": self.best_of is not None and self.best_of > self.n,
+        }
+        for name, is_on in draws_only.items():
+            if is_on and self.temperature == 0:
+                raise RequestError(name, "needs a temperature above 0, and it is 0")
+        filters = {
+            "top_n_sigma": self.top_n_sigma > 0,
+            "top_k": self.top_k > 0,
+            "typical_p": self.typical_p < 1,
+            "top_p": self.top_p < 1,
+            "min_p": self.min_p > 0,
+            "xtc_probability": self.xtc_probability > 0,
+        }
+        for name, is_on in filters.items():
+            if is_on and self.mirostat:
+                raise RequestError("mirostat", f"cuts by itself; leave {name} out, or mirostat")
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
-    def row_sampling(self, seed: int) -> RowSampling:
-        return RowSampling(
-            repetition_penalty=self.repetition_penalty,
-            temperature=self.temperature,
-            top_k=max(self.top_k, 0),
-            top_p=self.top_p,
-            min_p=self.min_p,
-            seed=seed,
-            num_logprobs=-1 if self.logprobs is None else self.logprobs,
-        )
+    @property
+    def stop_regexes(self) -> tuple[str, ...]:
+        return (self.stop_regex,) if isinstance(self.stop_regex, str) else tuple(self.stop_regex)
+
+    @property
+    def stops_by_text(self) -> bool:
+        """Whether something ends the answer that only its text tells."""
+        return bool(self.stop_strings or self.stop_regexes)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether more answers are made than given."""
+        return self.num_sequences > self.n
+
+    @property
+    def num_sequences(self) -> int:
+        """Answers that are made: best_of, of which n are given."""
+        return self.n if self.best_of is None else self.best_of
+
+
+_BIG = 2**31 - 1
+_WHOLES: dict[str, tuple[int, int]] = {
+    "n": (1, 1024),
+    "top_k": (-1, _BIG),
+    "dry_allowed_length": (1, _BIG),
+    "dry_penalty_last_n": (-1, _BIG),
+    "no_repeat_ngram_size": (0, _BIG),
+    "min_tokens": (0, _BIG),
+    "mirostat": (0, 2),
+}
+_OPTIONALS: dict[str, tuple[int, int]] = {
+    "best_of": (1, 1024),
+    "seed": (0, 2**64 - 1),
+    "max_tokens": (1, _BIG),
+    "logprobs": (0, 256),
+}
+# From, to, and whether the first is itself left out.
+_NUMBERS: dict[str, tuple[float, float, bool]] = {
+    "temperature": (0.0, 100.0, False),
+    "dynatemp_range": (0.0, 100.0, False),
+    "dynatemp_exponent": (0.0, 100.0, False),
+    "top_n_sigma": (0.0, 1000.0, False),
+    "typical_p": (0.0, 1.0, True),
+    "top_p": (0.0, 1.0, True),
+    "min_p": (0.0, 1.0, False),
+    "xtc_probability": (0.0, 1.0, False),
+    "xtc_threshold": (0.0, 1.0, False),
+    "mirostat_tau": (0.0, 100.0, True),
+    "mirostat_eta": (0.0, 1.0, False),
+    "repetition_penalty": (0.0, 100.0, True),
+    "frequency_penalty": (-100.0, 100.0, False),
+    "presence_penalty": (-100.0, 100.0, False),
+    "dry_multiplier": (0.0, 100.0, False),
+    "dry_base": (1.0, 100.0, False),
+}
 
 
 def _whole(name: str, value: object, low: int, high: int) -> None:
@@ -90,6 +242,32 @@ def _number(name: str, value: object, low: float, high: float, open_low: bool = 
     if not ok or not low <= value <= high or (open_low and value == low):  # type: ignore[operator]
         above = "above" if open_low else "from"
         raise RequestError(name, f"{value!r} is not a number {above} {low:g} up to {high:g}")
+
+
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _ids(name: str, value: object) -> None:
+    if not _is_list(value):
+        raise RequestError(name, "must be a list of token ids")
+    for token_id in value:  # type: ignore[attr-defined]
+        _whole(name, token_id, 0, _BIG)
+
+
+def _texts(name: str, value: object, most: int, characters: int | None = None) -> None:
+    if not _is_list(value) or any(not isinstance(t, str) or not t for t in value):  # type: ignore[attr-defined]
+        raise RequestError(name, "must be strings of at least one character")
+    texts: Sequence[str] = value  # type: ignore[assignment]
+    if len(texts) > most:
+        raise RequestError(name, f"has {len(texts)} strings; {most} are allowed")
+    total = sum(map(len, texts))
+    if characters is not None and total > characters:
+        raise RequestError(name, f"has {total} characters; {characters} are allowed")
 
 
 class Status(Enum):
@@ -155,8 +333,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a step did to a request: a token, or its end, or both. error says why it ended in
-    "error".
+    """What a step did to a request: a token, or its end, or both; or it scored a part of the
+    prompt. error says why it ended in "error".
     """
 
     request_id: str
@@ -165,3 +343,4 @@ class Event:
     top_logprobs: tuple[tuple[int, float], ...] = ()
     finish_reason: FinishReason | None = None
     error: RidgelineError | None = None
+    scored: Scored | None = None

@@ -7,6 +7,7 @@ alike. Not thread-safe: one caller submits, steps and takes the pieces.
 from __future__ import annotations
 
 import itertools
+import math
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from ridgeline.engine.engine import Engine
 from ridgeline.engine.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
 from ridgeline.engine.prompts import Tokenized
 from ridgeline.engine.request import Event, Request, SamplingParams
+from ridgeline.engine.row_sampling import RowSamplings
 from ridgeline.errors import EngineError, RequestError
 from ridgeline.model.text.tokenizer import Tokenizer
 
@@ -60,7 +62,10 @@ class Group:
             return
         text = answer.take(event)
         self._count(answer.finish_reason is not None)
-        if self.streams:
+        if answer.params.chooses:
+            if self.streams and self.done:
+                self.deltas += self._chosen_deltas()
+        elif self.streams:
             ids = () if event.token_id is None else (event.token_id,)
             last = self.output() if self.done else None
             self.deltas.append(Delta(index, text, ids, answer.finish_reason, last))
@@ -70,28 +75,48 @@ class Group:
         return event.finish_reason is not None or self.answers[index].finish_reason is not None
 
     def _waits(self, answer: Answer) -> bool:
-        return not self.streams and not answer.params.stop_strings
+        return not self.streams and not answer.params.stops_by_text
 
     def _count(self, ended: bool) -> None:
         self.num_running -= ended
         if self.done:
             self.finished = time.monotonic()
 
+    def _chosen_deltas(self) -> list[Delta]:
+        """Which answers are given is known at the end, so each comes in one piece."""
+        output = self.output()
+        return [
+            Delta(a.index, a.text, a.token_ids, a.finish_reason, output if a is last else None)
+            for last in output.outputs[-1:]
+            for a in output.outputs
+        ]
+
     def output(self) -> RequestOutput:
-        """The prompt and its answers so far."""
+        """The prompt and its answers so far; of best_of, the first n until all are there."""
         for index, event in self._untold:
             self.answers[index].take(event)
         self._untold.clear()
+        given = self.answers
+        if given and given[0].params.chooses:
+            order = sorted(given, key=_likeliness, reverse=True) if self.done else given
+            given = order[: given[0].params.n]
         return RequestOutput(
             request_id=self.id,
             prompt=self.prompt.text,
             prompt_token_ids=tuple(self.prompt.token_ids),
-            outputs=tuple(_completion(i, a) for i, a in enumerate(self.answers)),
+            outputs=tuple(_completion(i, a) for i, a in enumerate(given)),
             finished=self.done,
             metrics=RequestMetrics(self.arrival, self.submitted, self.first_token, self.finished),
             num_cached_tokens=self.requests[0].num_cached or 0,
             cache_miss=self.requests[0].cache_miss,
         )
+
+
+def _likeliness(answer: Answer) -> float:
+    """What best_of goes by: the mean log-probability of a token; what failed comes last."""
+    if answer.finish_reason not in ("stop", "length") or not answer.token_ids:
+        return -math.inf
+    return answer.cumulative_logprob / len(answer.token_ids)
 
 
 def _completion(index: int, answer: Answer) -> CompletionOutput:
@@ -110,11 +135,12 @@ def _completion(index: int, answer: Answer) -> CompletionOutput:
 
 
 class Session:
-    """Owns the groups that run on an engine."""
+    """Owns the groups that run on an engine. vocab_size: that of the logits."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, vocab_size: int) -> None:
         self.engine = engine
         self._tokenizer = tokenizer
+        self._samplings = RowSamplings(tokenizer, vocab_size)
         self._numbers = itertools.count()
         self._groups: dict[str, tuple[Group, int]] = {}
 
@@ -137,20 +163,18 @@ class Session:
         """
         name = f"request-{next(self._numbers)}" if name is None else name
         seed = secrets.randbits(63) if params.seed is None else params.seed
-        stops = frozenset(params.stop_token_ids)
-        if not params.ignore_eos:
-            stops |= self._tokenizer.eos_ids
+        stops = self._samplings.stop_ids(params)
         num_prompt = len(prompt.token_ids)
         group = Group(name, prompt, arrival, time.monotonic(), streams)
         try:
-            for index in range(params.n):
+            for index in range(params.num_sequences):
                 own_seed = (seed + index) % 2**64  # answer i of a prompt uses seed + i
                 request = Request(
                     id=f"{name}-{index}",
                     token_ids=list(prompt.token_ids),
                     num_prompt=num_prompt,
                     max_tokens=params.max_tokens or max(1, self.max_context - num_prompt),
-                    sampling=params.row_sampling(own_seed),
+                    sampling=self._samplings.row(params, own_seed, num_prompt),
                     stop_token_ids=stops,
                     arrival=arrival,
                     fork_of=f"{name}-0" if index else None,

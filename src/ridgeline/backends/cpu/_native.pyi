@@ -82,14 +82,22 @@ class Rotation:
 class Sampling:
     def __init__(
         self,
-        repetition_penalty: float,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-        min_p: float,
+        numbers: dict[str, float],
         seed: int,
-        num_logprobs: int,
+        logit_bias: Sequence[tuple[int, float]],
+        dry_breakers: Sequence[int],
+        bad_words: Sequence[Sequence[int]],
+        stop_ids: Sequence[int],
+        allowed_ids: Sequence[int] | None,
     ) -> None: ...
+
+def draw(
+    isa: str,
+    sampling: Sampling,
+    logits: NDArray[np.float32],
+    tokens: NDArray[np.int32],
+    seeds: NDArray[np.uint64],
+) -> NDArray[np.int32]: ...
 
 class Program:
     def __init__(
@@ -211,7 +219,17 @@ class Program:
     ) -> None: ...
     def samples(
         self,
-    ) -> list[tuple[int, int, float, tuple[tuple[int, float], ...], str | None]]: ...
+    ) -> list[
+        tuple[
+            int,
+            int,
+            float,
+            tuple[tuple[int, float], ...],
+            str | None,
+            float,
+            tuple[int, int, bytes, bytes] | None,
+        ]
+    ]: ...
     def logits(self) -> NDArray[np.float32]: ...
     def times(self) -> list[tuple[str, str, int, float, float]]: ...
     def reset_times(self) -> None: ...

@@ -7,8 +7,9 @@ the threads stay with the parent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.passes.memory import plan_memory
-from ridgeline.step import RowSampling, Sampled, StepPlan, StepResult
+from ridgeline.step import RowSampling, Sampled, Scored, StepPlan, StepResult
 
 BLOCK_TOKENS = 16
 
@@ -144,15 +145,7 @@ class CpuExecutor:
 
     def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
         try:
-            how = _native.Sampling(
-                repetition_penalty=sampling.repetition_penalty,
-                temperature=sampling.temperature,
-                top_k=sampling.top_k,
-                top_p=sampling.top_p,
-                min_p=sampling.min_p,
-                seed=sampling.seed & 0xFFFF_FFFF_FFFF_FFFF,
-                num_logprobs=sampling.num_logprobs,
-            )
+            how = native_sampling(sampling)
             self._program.open_row(row, _ids(token_ids), how)
         except (ValueError, IndexError) as error:
             raise EngineError(str(error)) from None
@@ -180,14 +173,7 @@ class CpuExecutor:
         """Runs the step without the interpreter's lock, and samples; `collect` has the result."""
         self._require_idle()
         self._run(plan, sampling=True)
-        self._result = StepResult(
-            tuple(
-                Sampled(row, token_id, logprob, top, fault)
-                for row, token_id, logprob, top, fault in self._program.samples()
-            )
-            if plan.rows
-            else ()
-        )
+        self._result = StepResult(tuple(self._samples()) if plan.rows else ())
 
     def collect(self) -> StepResult:
         if self._result is None:
@@ -229,6 +215,14 @@ class CpuExecutor:
         """What it costs the threads at least to wait for each other, where they are now."""
         return min(self._program.barrier_time(5))
 
+    def _samples(self) -> Iterator[Sampled]:
+        for row, token_id, logprob, top, fault, mu, scored in self._program.samples():
+            found = None
+            if scored is not None:
+                first, width, ids, values = scored
+                found = Scored(first, width, array("i", ids), array("f", values))
+            yield Sampled(row, token_id, logprob, top, fault, mu, found)
+
     def _require_idle(self) -> None:
         if self._result is not None:
             raise EngineError("a step is in flight; collect it first")
@@ -255,6 +249,24 @@ class CpuExecutor:
             self._num_looked_up = 0
             for table in self._tables:
                 self._weights.release(table)
+
+
+_NUMBERS = tuple(
+    f.name for f in fields(RowSampling) if isinstance(f.default, int | float) and f.name != "seed"
+)
+
+
+def native_sampling(sampling: RowSampling) -> _native.Sampling:
+    """The kernels' form of it. Raises ValueError for a number that is out of its range."""
+    return _native.Sampling(
+        numbers={name: getattr(sampling, name) for name in _NUMBERS},
+        seed=sampling.seed & 0xFFFF_FFFF_FFFF_FFFF,
+        logit_bias=sampling.logit_bias,
+        dry_breakers=sampling.dry_breakers,
+        bad_words=sampling.bad_words,
+        stop_ids=sampling.stop_ids,
+        allowed_ids=sampling.allowed_ids,
+    )
 
 
 def _ids(token_ids: Sequence[int]) -> npt.NDArray[np.int32]:

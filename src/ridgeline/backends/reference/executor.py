@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ridgeline.backends.reference.call import Array, Call, KvCache
-from ridgeline.backends.reference.sample import sample
+from ridgeline.backends.reference.sample import fault_of, sample, score
 from ridgeline.backends.reference.state_table import BoundRow, StateTable
 from ridgeline.backends.reference.table import COLLECTIVES, REFERENCE
 from ridgeline.errors import EngineError, ModelError
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph, Weight
-from ridgeline.step import RowSampling, StepPlan, StepResult
+from ridgeline.step import RowSampling, Sampled, StepPlan, StepResult
 
 BLOCK_TOKENS = 16
 
@@ -82,11 +83,11 @@ class ReferenceExecutor:
         rows = self._begin(plan, sampling=True)
         logits = self._logits(rows)
         sampled = []
-        for row, last in zip(rows, np.cumsum([r.num_logits for r in rows]) - 1, strict=True):
+        for row, end in zip(rows, np.cumsum([r.num_logits for r in rows]), strict=True):
             if row.num_logits == 0:
                 continue
-            result = sample(row.row, logits[last], row.token_ids, row.sampling)
-            if result.fault is None:
+            result = self._sample(row, logits[end - row.num_logits : end])
+            if result.token_id >= 0:
                 self._table.append_tokens(row.row, [result.token_id])
             sampled.append(result)
         self._in_flight = StepResult(tuple(sampled))
@@ -108,6 +109,23 @@ class ReferenceExecutor:
             for rank in self._ranks:
                 rank.copy_block(copy.source, copy.target)
         return rows
+
+    def _sample(self, row: BoundRow, logits: Array) -> Sampled:
+        """logits: [num_logits, vocab], of the row's last new tokens."""
+        how, whole = row.sampling, self._table.token_ids(row.row)
+        result = Sampled(row.row, -1)
+        if row.num_tokens == len(whole):
+            result = sample(row.row, logits[-1], row.token_ids, how)
+        if how.num_prompt_logprobs < 0 or result.fault is not None:
+            return result
+        first = row.num_tokens - row.num_logits + 1
+        known = np.array(whole[first : row.num_tokens + 1], np.int64)
+        if not len(known):
+            return result
+        faults = [fault for fault in map(fault_of, logits[: len(known)]) if fault is not None]
+        if faults:
+            return Sampled(row.row, -1, fault=faults[0])
+        return replace(result, scored=score(logits[: len(known)], known, first, how))
 
     def _require_idle(self) -> None:
         if self._in_flight is not None:

@@ -32,3 +32,14 @@ def philox4x32(
 def _multiply(a: int, b: Words) -> tuple[Words, Words]:
     product = np.uint64(a) * b
     return product & _MASK, product >> _32
+
+
+def uniform(
+    index: npt.ArrayLike, position: npt.ArrayLike, seed: int, kind: int = 0
+) -> npt.NDArray[np.float64]:
+    """In (0, 1), never an end of it: the noise of (seed, position, index, kind)."""
+    place = np.asarray(position, np.int64)
+    counter = (place & 0xFFFFFFFF, place >> 32, index, kind)
+    key = (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
+    word = philox4x32(counter, key)[0]
+    return np.asarray((word.astype(np.float64) + 0.5) * 2.0**-32, np.float64)

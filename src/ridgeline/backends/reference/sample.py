@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from ridgeline.backends.reference.philox import philox4x32
-from ridgeline.step import RowSampling, Sampled
+from ridgeline.backends.reference.adjust import adjust
+from ridgeline.backends.reference.filters import (
+    candidates,
+    likeliest_first,
+    next_mu,
+    scale,
+    temperature,
+)
+from ridgeline.backends.reference.philox import uniform
+from ridgeline.step import RowSampling, Sampled, Scored
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+
+NOTHING_LEFT = "the request's bans and allowed tokens leave no token that the model could give"
 
 
 def sample(
@@ -20,15 +31,17 @@ def sample(
     """The token that follows `token_ids` (the row's prompt and what it generated).
 
     logits: [vocab], of the last of `token_ids`. NaN, +Inf, or -Inf throughout is a fault of this
-    row: the result says so and has token id -1.
+    row, and so is a request that rules every token out: the result says so and has token id -1.
     """
     raw = np.asarray(logits, np.float32)
-    fault = _fault(raw)
+    fault = fault_of(raw)
     if fault is not None:
         return Sampled(row, -1, fault=fault)
-    token = choose(raw, token_ids, how)
+    token, mu = draw(raw, token_ids, how)
+    if token < 0:
+        return Sampled(row, -1, fault=NOTHING_LEFT)
     if how.num_logprobs < 0:
-        return Sampled(row, token)
+        return Sampled(row, token, mirostat_mu=mu)
     logprobs = log_softmax(raw)
     likeliest = likeliest_first(raw)[: how.num_logprobs]
     return Sampled(
@@ -36,60 +49,30 @@ def sample(
         token,
         logprob=float(logprobs[token]),
         top_logprobs=tuple((int(i), float(logprobs[i])) for i in likeliest),
+        mirostat_mu=mu,
     )
 
 
 def choose(logits: Floats, token_ids: Sequence[int] | Ints, how: RowSampling) -> int:
-    """The token; all float32 but for probabilities and noise."""
-    penalised = penalise(logits, token_ids, how.repetition_penalty)
-    temperature = np.float32(how.temperature)
-    if temperature == 0:
-        return int(penalised.argmax())
-    scaled = scale(penalised, temperature)
-    ids = candidates(scaled, how)
-    scores = scaled[ids] + gumbel(ids, len(token_ids), how.seed)
-    return int(ids[scores.argmax()])
+    """The token, -1 if there is none."""
+    return draw(logits, token_ids, how)[0]
 
 
-def scale(logits: Floats, temperature: np.float32) -> Floats:
-    """logits / temperature, held within float32's range; -Inf, a token that cannot come, stays."""
-    largest = np.finfo(np.float32).max
-    with np.errstate(over="ignore"):
-        scaled = np.clip(logits / temperature, -largest, largest)
-    return np.where(np.isneginf(logits), logits, scaled)
-
-
-def penalise(logits: Floats, token_ids: Sequence[int] | Ints, penalty: float) -> Floats:
-    """Logits of tokens that the row has already, divided by the penalty if positive, else
-    multiplied (Keskar et al. 2019).
-    """
-    if penalty == 1.0:
-        return logits
-    result = logits.copy()
-    seen = np.unique(np.asarray(token_ids, np.int64))
-    factor = np.float32(penalty)
-    with np.errstate(all="ignore"):
-        result[seen] = np.where(logits[seen] > 0, logits[seen] / factor, logits[seen] * factor)
-    return result
-
-
-def candidates(scaled: Floats, how: RowSampling) -> Ints:
-    """Ids, ascending, that top_k, then top_p, then min_p leave (each over what is left)."""
-    vocab_size = len(scaled)
-    if not (0 < how.top_k < vocab_size or how.top_p < 1 or how.min_p > 0):
-        return np.arange(vocab_size)
-    order = likeliest_first(scaled)
-    if how.top_k > 0:
-        order = order[: how.top_k]
-    # Relative to the likeliest: p / max p.
-    share = np.exp(scaled[order].astype(np.float64) - np.float64(scaled[order[0]]))
-    if how.top_p < 1:
-        reached = np.cumsum(share)
-        wanted = np.float64(np.float32(how.top_p)) * reached[-1]
-        count = int(np.searchsorted(reached, wanted, side="left")) + 1
-        order, share = order[:count], share[:count]
-    order = order[share >= np.float64(np.float32(how.min_p))]
-    return np.sort(order)
+def draw(logits: Floats, token_ids: Sequence[int] | Ints, how: RowSampling) -> tuple[int, float]:
+    """The token and mirostat's mu after it; (-1, mu) if no token is left to choose."""
+    history = np.asarray(token_ids, np.int64)
+    adjusted = adjust(logits, history, how)
+    likeliest = int(adjusted.argmax())
+    if adjusted[likeliest] == -np.inf:
+        return -1, how.mirostat_mu
+    hot = temperature(adjusted, how)
+    if hot == 0:
+        return likeliest, how.mirostat_mu
+    z = scale(adjusted, hot)
+    ids = candidates(z, how, len(history))
+    scores = z[ids] + gumbel(ids, len(history), how.seed)
+    token = int(ids[scores.argmax()])
+    return token, next_mu(ids, z, token, how) if how.mirostat_tau > 0 else how.mirostat_mu
 
 
 def gumbel(ids: Ints, position: int | Ints, seed: int) -> Floats:
@@ -97,16 +80,24 @@ def gumbel(ids: Ints, position: int | Ints, seed: int) -> Floats:
 
     Positions broadcast against ids.
     """
-    counter = (position & 0xFFFFFFFF, position >> 32, ids, 0)
-    key = (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
-    word = philox4x32(counter, key)[0]
-    u = (word.astype(np.float64) + 0.5) * 2.0**-32
-    return (-np.log(-np.log(u))).astype(np.float32)
+    return (-np.log(-np.log(uniform(ids, position, seed)))).astype(np.float32)
 
 
-def likeliest_first(logits: Floats) -> Ints:
-    """Ids by falling logit, ties by the lower id."""
-    return np.argsort(-logits, kind="stable").astype(np.int64)
+def score(
+    logits: npt.NDArray[np.floating], token_ids: Ints, first: int, how: RowSampling
+) -> Scored:
+    """How likely the model found `token_ids`, of positions from `first` on.
+
+    logits: [tokens, vocab], each of the token before, none of them at fault.
+    """
+    width = 1 + min(max(how.num_prompt_logprobs, 0), logits.shape[1])
+    ids, values = array("i"), array("f")
+    for token, raw in zip(token_ids, np.asarray(logits, np.float32), strict=True):
+        logprobs = log_softmax(raw)
+        row = [int(token), *likeliest_first(raw)[: width - 1].tolist()]
+        ids.extend(row)
+        values.extend(logprobs[row])
+    return Scored(first, width, ids, values)
 
 
 def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
@@ -114,7 +105,8 @@ def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum()), np.float64)
 
 
-def _fault(logits: Floats) -> str | None:
+def fault_of(logits: npt.NDArray[np.floating]) -> str | None:
+    """Why no token can be had of these logits; None if one can."""
     if np.isnan(logits).any():
         return "the logits have NaN"
     if np.isposinf(logits).any():

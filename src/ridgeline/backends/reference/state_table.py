@@ -75,7 +75,7 @@ class StateTable:
         _require(row not in self._rows, row, "is open already; close it first")
         _require(len(token_ids) > 0, row, "has no tokens; give it at least one")
         self._check_ids(row, token_ids)
-        _check_sampling(row, sampling)
+        _check_sampling(row, sampling, self.vocab_size)
         self._rows[row] = _Row([int(t) for t in token_ids], sampling)
 
     def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
@@ -146,8 +146,9 @@ class StateTable:
             row,
             f"{planned.num_logits} logits of {planned.num_new} new tokens",
         )
+        scores = state.sampling.num_prompt_logprobs >= 0
         _require(
-            not (sampling and planned.num_logits) or total == len(state.token_ids),
+            not (sampling and planned.num_logits) or scores or total == len(state.token_ids),
             row,
             f"a token is to be sampled after {total} tokens; the row has {len(state.token_ids)}",
         )
@@ -211,15 +212,60 @@ class StateTable:
             )
 
 
-def _check_sampling(row: int, sampling: RowSampling) -> None:
-    finite = (sampling.repetition_penalty, sampling.temperature, sampling.top_p, sampling.min_p)
-    _require(all(map(math.isfinite, finite)), row, f"sampling with {finite}, not all finite")
-    _require(sampling.repetition_penalty > 0, row, "repetition_penalty must be above 0")
-    _require(sampling.temperature >= 0, row, "temperature must be at least 0")
-    _require(sampling.top_k >= 0, row, "top_k must be at least 0 (0 is off)")
-    _require(0 < sampling.top_p <= 1, row, "top_p must be above 0 and at most 1 (1 is off)")
-    _require(0 <= sampling.min_p <= 1, row, "min_p must be 0 (off) to 1")
-    _require(sampling.num_logprobs >= -1, row, "num_logprobs must be at least -1 (none)")
+# What a row's sampling may hold: from the first number to the second; a third says that the first
+# is not itself allowed.
+_LARGEST = float(np.finfo(np.float32).max)
+_RANGES: dict[str, tuple[float, float] | tuple[float, float, bool]] = {
+    "repetition_penalty": (0, _LARGEST, True),
+    "frequency_penalty": (-_LARGEST, _LARGEST),
+    "presence_penalty": (-_LARGEST, _LARGEST),
+    "dry_multiplier": (0, _LARGEST),
+    "dry_base": (1, _LARGEST),
+    "dry_allowed_length": (1, 2**31 - 1),
+    "dry_last_n": (-1, 2**31 - 1),
+    "no_repeat_ngram": (0, 2**31 - 1),
+    "min_tokens": (0, 2**31 - 1),
+    "temperature": (0, _LARGEST),
+    "dynatemp_range": (0, _LARGEST),
+    "dynatemp_exponent": (0, _LARGEST),
+    "top_n_sigma": (0, _LARGEST),
+    "top_k": (0, _LARGEST),
+    "typical_p": (0, 1, True),
+    "top_p": (0, 1, True),
+    "min_p": (0, 1),
+    "xtc_probability": (0, 1),
+    "xtc_threshold": (0, 1),
+    "mirostat_tau": (0, _LARGEST),
+    "mirostat_eta": (0, _LARGEST),
+    "mirostat_mu": (-_LARGEST, _LARGEST),
+    "num_prompt": (0, 2**31 - 1),
+    "num_logprobs": (-1, _LARGEST),
+    "num_prompt_logprobs": (-1, _LARGEST),
+}
+
+
+def _check_sampling(row: int, sampling: RowSampling, vocab_size: int) -> None:
+    for name, (low, high, *is_open) in _RANGES.items():
+        value = getattr(sampling, name)
+        ok = low < value <= high if is_open else low <= value <= high
+        above = "above" if is_open else "from"
+        _require(ok, row, f"{name} is {value}; it may be {above} {low:g} up to {high:g}")
+    amounts = [amount for _, amount in sampling.logit_bias]
+    _require(all(map(math.isfinite, amounts)), row, f"a logit_bias of {amounts}, not all finite")
+    _require(all(sampling.bad_words), row, "bad_words has one of no tokens")
+    for ids in (
+        [token for token, _ in sampling.logit_bias],
+        sampling.dry_breakers,
+        [token for word in sampling.bad_words for token in word],
+        sampling.allowed_ids or (),
+        sampling.stop_ids,
+    ):
+        for token in ids:
+            _require(
+                0 <= token < vocab_size,
+                row,
+                f"sampling names token id {token}; the vocabulary has {vocab_size}",
+            )
 
 
 def _require(condition: bool, row: int, message: str) -> None:

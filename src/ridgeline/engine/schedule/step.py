@@ -16,7 +16,7 @@ request turns out to have ended is computed for nothing, and what it gives is no
 from __future__ import annotations
 
 from bisect import insort
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ridgeline.engine.request import Event, FinishReason, Rank, Request, Status
 from ridgeline.engine.schedule.memory import blocks_for, grow, publish, start, vacate
@@ -108,6 +108,8 @@ def apply(state: SchedulerState, result: StepResult) -> list[Event]:
             continue
         token_id = sample.token_id
         request.token_ids.append(token_id)
+        if request.sampling.mirostat_tau > 0:  # for the row that it is given after a preemption
+            request.sampling = replace(request.sampling, mirostat_mu=sample.mirostat_mu)
         reason: FinishReason | None = None
         if token_id in request.stop_token_ids:
             reason = "stop"

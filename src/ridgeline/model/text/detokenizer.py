@@ -1,15 +1,12 @@
-"""Text out of a stream of token ids, a whole character at a time, and the stop strings that end it.
+"""Text out of a stream of token ids, a whole character at a time.
 
-Neither class knows when a generation ends by token id; that is the caller's. One object serves one
-stream.
+It does not know when a generation ends; that is the caller's. One object serves one stream.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
 
-from ridgeline.errors import RequestError
 from ridgeline.model.text.tokenizer import Tokenizer
 
 
@@ -47,54 +44,3 @@ class Detokenizer:
         it.
         """
         return self._decoder.decode(b"", final=True)
-
-
-class StopMatcher:
-    """Cuts a stream of text at the first stop string, and holds back what might become one.
-
-    The stop string that ends a text is the one that is complete first; of those complete at the
-    same character, the one that starts first. The text ends before it, or after it with `include`.
-    `matched` is the stop string that ended the text, None until then.
-    """
-
-    def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
-        if isinstance(stops, str) or not all(isinstance(stop, str) and stop for stop in stops):
-            raise RequestError("stop", "must be a list of strings that are not empty")
-        self.matched: str | None = None
-        self._stops = tuple(dict.fromkeys(stops))
-        self._include = include
-        self._longest = max(map(len, self._stops), default=0)
-        self._held = ""
-
-    def push(self, text: str) -> str:
-        """The text that is certain now; nothing after a match."""
-        if self.matched is not None:
-            return ""
-        held = self._held + text
-        found = min(
-            (
-                (start + len(stop), start, stop)
-                for stop in self._stops
-                if (start := held.find(stop)) >= 0
-            ),
-            default=None,
-        )
-        if found is not None:
-            end, start, self.matched = found
-            self._held = ""
-            return held[: end if self._include else start]
-        keep = max(
-            (
-                size
-                for size in range(1, min(self._longest, len(held) + 1))
-                if any(stop.startswith(held[-size:]) for stop in self._stops)
-            ),
-            default=0,
-        )
-        self._held = held[len(held) - keep :]
-        return held[: len(held) - keep]
-
-    def flush(self) -> str:
-        """The text held back, when the stream has ended without a stop string."""
-        held, self._held = self._held, ""
-        return held
