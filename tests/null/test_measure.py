@@ -11,7 +11,15 @@ import pytest
 from fake_meter import FakeMeter
 
 from ridgeline.cost.device import Bandwidth, Roofs
-from ridgeline.cost.measure import check, load, measure, read_roof, store, thread_counts
+from ridgeline.cost.measure import (
+    check,
+    load,
+    measure,
+    read_roof,
+    store,
+    thread_counts,
+    upper_quartile,
+)
 from ridgeline.units import GIB, MIB
 
 MACHINE = FakeMeter().identity()
@@ -45,6 +53,12 @@ def test_every_roof_is_measured_with_every_number_of_threads() -> None:
     assert stages[-1][1] == stages[-1][2]
     assert [stage[1] for stage in stages] == list(range(len(stages)))
     assert meter.num_closed == 1
+
+
+def test_a_peak_is_not_lost_to_a_disturbed_round() -> None:
+    assert upper_quartile([5.0]) == 5.0
+    assert upper_quartile([1.0, 2.0, 3.0, 4.0]) == 4.0
+    assert upper_quartile([900.0, 990.0, 400.0, 991.0, 100.0, 992.0, 2.0, 989.0, 988.0]) == 990.0
 
 
 def test_little_memory_is_not_filled() -> None:

@@ -32,7 +32,9 @@ SMALL = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
 }
-PRECISION = Precision(activation_bytes=4.0, kv_bytes=2.0, default_compute="f32")
+PRECISION = Precision(
+    activation_bytes=4.0, kv_bytes=2.0, default_compute="f32", compute={"BF16": "f32"}
+)
 
 
 def test_each_resource_by_hand() -> None:
@@ -103,6 +105,15 @@ def test_a_step_is_its_operators_one_after_the_other() -> None:
     head = next(row for row in bound.rows if row.row.name == "head")
     assert head.bound.seconds == pytest.approx(2 * 2 * 1600 / 10.0)
     assert head.bound.binds == "f32"
+
+
+def test_attention_is_held_to_the_peak_of_what_it_uses() -> None:
+    graph = fuse(describe(SMALL))
+    shape = StepShape.prefill(8)
+    plain = count_step(graph, shape, PRECISION).total.flops
+    paired = count_step(graph, shape, replace(PRECISION, attention="bf16")).total.flops
+    assert paired["bf16"] == 2 * 36 * (2 * 4 * (4 + 4))  # layers, pairs of 8 tokens, heads
+    assert paired["f32"] + paired["bf16"] == plain["f32"]
 
 
 def test_a_head_that_nobody_wants_is_not_read() -> None:

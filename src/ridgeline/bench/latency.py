@@ -21,7 +21,7 @@ from ridgeline.assemble import Assembled
 from ridgeline.bench.sample import Case, Measured, Moment, OperatorSample, Sample
 from ridgeline.cost.count import LAYER
 from ridgeline.cost.device import OWN_CACHE_BYTES, Bandwidth, Device, Peak, mode_name
-from ridgeline.cost.measure import Meter
+from ridgeline.cost.measure import Meter, upper_quartile
 from ridgeline.cost.time import Bound, StepBound, step_bound
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.executor import Executor
@@ -32,7 +32,7 @@ from ridgeline.units import MIB
 
 # Read at most this much beside a sample: bandwidth hardly changes beyond it.
 LARGEST_FOOTPRINT = 512 * MIB
-_ROUNDS = 5
+_ROUNDS, _PEAK_ROUNDS = 5, 9
 
 Report = Callable[[str, int, int], None]
 
@@ -132,7 +132,7 @@ def moment_of(assembled: Assembled, meter: Meter, shape: StepShape) -> Moment:
     rate = median(meter.read(size, threads, _ROUNDS))
     cache = median(meter.read(OWN_CACHE_BYTES * threads, threads, _ROUNDS))
     peaks = tuple(
-        Peak(name, threads, median(meter.arithmetic(name, threads, _ROUNDS)))
+        Peak(name, threads, upper_quartile(meter.arithmetic(name, threads, _PEAK_ROUNDS)))
         for name in sorted(work.flops)
     )
     barrier = assembled.barrier_nanoseconds()

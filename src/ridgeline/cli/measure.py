@@ -30,8 +30,8 @@ Examples:
   ridgeline measure --check        is the machine as it was? 0.2 s; exit code 3: it is not
 
 Read and copy bandwidth are in GB/s (10^9 bytes; a copied byte counts twice), peaks in 10^9
-operations per second (a multiply-add is two). A figure is the median of some rounds on an
-otherwise idle machine; what else runs makes it smaller. Modes: near and far, the threads share a
+operations per second (a multiply-add is two). A bandwidth is the median of some rounds, a peak
+their upper quartile, a barrier the least; what else runs on the machine makes them worse. Modes: near and far, the threads share a
 last-level cache, or do not (virtual machines go from one to the other by themselves); busy, another
 program has their cores.
 """

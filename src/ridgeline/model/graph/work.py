@@ -16,13 +16,15 @@ class Precision:
 
     activation_bytes: per element between operators. kv_bytes: per cached element. compute: weight
     format name -> the arithmetic that multiplies it ("int8", "bf16", "f32", ...); a format not
-    listed uses `default_compute`.
+    listed uses `default_compute`. attention: the arithmetic of its scores and sums;
+    `default_compute` if None.
     """
 
     activation_bytes: float = 2.0
     kv_bytes: float = 2.0
     default_compute: str = "bf16"
     compute: Mapping[str, str] = field(default_factory=dict)
+    attention: str | None = None
 
     def compute_of(self, format_name: str) -> str:
         return self.compute.get(format_name, self.default_compute)

@@ -80,7 +80,7 @@ class Attention(Operator):
         read = step.cached_tokens_read(node.state.window)
         per_pair = FLOPS_PER_MULTIPLY_ADD * self.num_heads * (self.head_dim + self.value_dim)
         return Work(
-            flops={precision.default_compute: float(pairs * per_pair)},
+            flops={precision.attention or precision.default_compute: float(pairs * per_pair)},
             kv_read_bytes=read * node.state.elements_per_token * precision.kv_bytes,
             activation_bytes=moved_bytes(node, step, precision),
         )
