@@ -31,9 +31,9 @@ Examples:
 
 Read and copy bandwidth are in GB/s (10^9 bytes; a copied byte counts twice), peaks in 10^9
 operations per second (a multiply-add is two). A bandwidth is the median of some rounds, a peak
-their upper quartile, a barrier the least; what else runs on the machine makes them worse. Modes: near and far, the threads share a
-last-level cache, or do not (virtual machines go from one to the other by themselves); busy, another
-program has their cores.
+their upper quartile, a barrier the least: what else runs on the machine makes them worse. Modes:
+near and far, the threads share a last-level cache, or do not (virtual machines go from one to the
+other by themselves); busy, another program has their cores.
 """
 
 # Not 1 or 2, which say that something failed.
