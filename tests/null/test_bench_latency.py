@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ridgeline.assemble import Assembled, Options, assemble
 from ridgeline.bench.latency import Plan, run
 from ridgeline.bench.plot import dots
 from ridgeline.bench.records import profile_of, record
+from ridgeline.bench.sample import Measured
 from ridgeline.cli.main import main
 from ridgeline.config import read_settings
 from ridgeline.errors import CapacityError, RequestError
@@ -215,3 +217,14 @@ def test_a_plot_that_cannot_be_is_refused_before_anything_runs(
     assert "no such folder" in refusal(tmp_path / "b" / "a.png")
     monkeypatch.setattr("ridgeline.bench.plot.find_spec", lambda name: None)
     assert "pip install 'ridgeline[plot]'" in refusal(tmp_path / "a.png")
+
+
+def test_a_sample_that_others_disturbed_is_busy() -> None:
+    (measured,) = run(model(), Plan((24,), (), (1,), repeat=1), meter=FakeMeter())
+    (sample,) = measured.samples
+    calm = replace(sample, moment=replace(sample.moment, mode="near"))
+    shares = (None, 1.0, 0.9, 0.8)
+    samples = tuple(replace(calm, cpu_share=share) for share in shares)
+    assert [s.mode for s in samples] == ["near", "near", "near", "busy"]
+    assert Measured(measured.case, samples).mode == "mixed"
+    assert Measured(measured.case, samples[:3]).mode == "near"

@@ -157,11 +157,18 @@ def moment_of(assembled: Assembled, meter: Meter, shape: StepShape) -> Moment:
 
 
 class _Recorder:
-    """An executor that notes the shapes of the steps that it hands on."""
+    """An executor that notes the steps that it hands on: their shapes, and the seconds and CPU
+    seconds of this process that they took.
+    """
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
+        self.reset()
+
+    def reset(self) -> None:
         self.shapes: list[StepShape] = []
+        self.seconds = 0.0
+        self.cpu_seconds = 0.0
 
     @property
     def block_tokens(self) -> int:
@@ -190,10 +197,15 @@ class _Recorder:
 
     def submit(self, plan: StepPlan) -> None:
         self.shapes.append(plan.shape)
+        self.seconds -= time.perf_counter()
+        self.cpu_seconds -= time.process_time()
         self._executor.submit(plan)
 
     def collect(self) -> StepResult:
-        return self._executor.collect()
+        result = self._executor.collect()
+        self.cpu_seconds += time.process_time()
+        self.seconds += time.perf_counter()
+        return result
 
     def forward(self, plan: StepPlan) -> npt.NDArray[np.float32]:
         return self._executor.forward(plan)
@@ -308,7 +320,7 @@ class _Bench:
         return request
 
     def _start_clocks(self) -> None:
-        self.recorder.shapes = []
+        self.recorder.reset()
         self.assembled.reset_timers()
 
     def _fresh_prompt(self, num_tokens: int) -> list[int]:
@@ -349,9 +361,19 @@ class _Bench:
             compute_seconds=sum(count * step.compute_seconds for step, count in steps),
             memory_seconds=sum(count * step.memory_seconds for step, count in steps),
             binds=max(binds, key=lambda name: binds[name]),
+            cpu_share=self._cpu_share(),
             moment=moment,
             operators=self._operators(steps) if profile else (),
         )
+
+    def _cpu_share(self) -> float | None:
+        """Of the cores' time during the steps, what this process had; None for a few milliseconds,
+        in which the start of the threads is most of it, and where no thread pool computes.
+        """
+        recorder = self.recorder
+        if recorder.seconds < 0.02 or self.assembled.barrier_nanoseconds() is None:
+            return None
+        return min(1.0, recorder.cpu_seconds / (recorder.seconds * self.assembled.threads))
 
     def _bounds(
         self, case: Case, shapes: list[StepShape], device: Device

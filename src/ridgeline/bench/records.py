@@ -151,7 +151,8 @@ def _sample_fields(sample: Sample) -> dict[str, object]:
         "read_gb_per_s": sample.moment.read.gigabytes_per_second,
         "gop_per_s": {p.arithmetic: p.gigaoperations_per_second for p in sample.moment.peaks},
         "barrier_ns": sample.moment.barrier_nanoseconds,
-        "mode": sample.moment.mode,
+        "cpu_share": sample.cpu_share,
+        "mode": sample.mode,
     }
 
 

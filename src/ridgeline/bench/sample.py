@@ -16,6 +16,9 @@ from ridgeline.cost.time import Bound
 
 Phase = Literal["prefill", "decode"]
 
+# A process that had less of its cores' time was not alone on them.
+DISTURBED = 0.85
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -67,7 +70,8 @@ class Sample:
     """One timing. least_seconds: each operator as long as what binds it, one after the other.
 
     compute_seconds: the work's arithmetic at its own peaks; memory_seconds: its bytes at the read
-    roof. operators: empty unless they were asked for.
+    roof. cpu_share: of its cores' time, what the process had; the rest went to others, and the
+    sample is slower for it. operators: empty unless they were asked for.
     """
 
     seconds: float
@@ -77,8 +81,15 @@ class Sample:
     compute_seconds: float
     memory_seconds: float
     binds: str
+    cpu_share: float | None
     moment: Moment
     operators: tuple[OperatorSample, ...] = ()
+
+    @property
+    def mode(self) -> str:
+        """The moment's mode; `busy` where others had the cores while the sample was taken."""
+        disturbed = self.cpu_share is not None and self.cpu_share < DISTURBED
+        return "busy" if disturbed else self.moment.mode
 
     @property
     def tokens_per_second(self) -> float:
@@ -124,5 +135,5 @@ class Measured:
     @property
     def mode(self) -> str:
         """The machine's mode, `mixed` if samples were taken in several."""
-        modes = {sample.moment.mode for sample in self.samples}
+        modes = {sample.mode for sample in self.samples}
         return modes.pop() if len(modes) == 1 else "mixed"
