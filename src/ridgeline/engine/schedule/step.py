@@ -9,8 +9,9 @@ later: the tokens it will then produce are the same ones, so nobody can tell. Th
 running is never preempted by those behind it, and only finitely many can come to be ahead of it, so
 some running request always finishes.
 
-Nothing here waits for a token's value: a step can be planned while another runs. Then a row whose
-request turns out to have ended is computed for nothing, and what it gives is not booked.
+Nothing here waits for a token's value: a step can be planned while another runs. A row whose
+request turns out to have ended is taken out of a plan that waits (`prune`); one that was submitted
+is computed for nothing, and what it gives is not booked.
 """
 
 from __future__ import annotations
@@ -40,11 +41,13 @@ class _Step:
     num_decode: int = 0
     decode_context: int = 0
     num_prompt: int = 0
+    prompt_context: int = 0
 
     def add_prompt(self, request: Request, num_new: int) -> None:
         self.rows.append((request, request.num_preemptions, num_new))
         self.budget -= num_new
         self.num_prompt += num_new
+        self.prompt_context += request.num_planned
 
 
 def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
@@ -123,6 +126,22 @@ def apply(state: SchedulerState, result: StepResult) -> list[Event]:
     return events
 
 
+def prune(state: SchedulerState, plan: StepPlan) -> StepPlan:
+    """The newest plan, not yet submitted, without the rows of requests that ended or were preempted
+    since it was made.
+    """
+    in_flight = state.in_flight.pop()
+    alive = [
+        (row, flying)
+        for row, flying in zip(plan.rows, in_flight, strict=True)
+        if flying.request.status is Status.RUNNING
+        and flying.request.num_preemptions == flying.epoch
+    ]
+    if alive:
+        state.in_flight.append([flying for _row, flying in alive])
+    return StepPlan(tuple(row for row, _flying in alive), plan.copies)
+
+
 def fail(state: SchedulerState, error: EngineError) -> list[Event]:
     """The oldest step in flight failed as a whole: ends the requests that were in it."""
     return [
@@ -179,6 +198,8 @@ def _admit_waiting(state: SchedulerState, now: float, step: _Step, reserved: int
         if request.admitted is None:
             request.admitted = now
         reserved += blocks_for(state, len(request.token_ids)) - len(request.blocks)
+        # What the cache gave is context, which only now is known.
+        most = min(most, max(1, _prompt_tokens(state, step, request.num_planned) - step.num_prompt))
         step.add_prompt(request, min(len(request.token_ids) - request.num_planned, most))
 
 
@@ -214,7 +235,9 @@ def _prompt_tokens(state: SchedulerState, step: _Step, prompt_context: int) -> i
     target = state.limits.itl_seconds
     if target is None or state.pace is None or step.num_decode == 0:
         return state.limits.max_tokens_per_step
-    return state.pace.prompt_tokens(step.num_decode, step.decode_context, prompt_context, target)
+    # As if one prompt had them all: dearer than what the step will have.
+    context = step.prompt_context + prompt_context
+    return state.pace.prompt_tokens(step.num_decode, step.decode_context, context, target)
 
 
 def _rank(request: Request) -> Rank:
