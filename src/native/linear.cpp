@@ -20,16 +20,19 @@ namespace {
 
 #ifdef RIDGELINE_ISA_avx512
 constexpr int kTileRows = 6, kTileStrips = 2, kUnrolledSteps = 8;
+constexpr std::int64_t kDirectRows = 128;        // up to here, unpacking again per tile is cheaper
 #elif defined(RIDGELINE_ISA_avx2)
 constexpr int kTileRows = 4, kTileStrips = 1, kUnrolledSteps = 8;
+constexpr std::int64_t kDirectRows = 12;
 #else
 constexpr int kTileRows = 2, kTileStrips = 1, kUnrolledSteps = 1;
+constexpr std::int64_t kDirectRows = 12;
 #endif
 constexpr int kInOrderRows = 2;  // up to here, strips one after the other, as they lie in memory
 constexpr std::int64_t kPanelBlocks = 12;        // K of a panel, in blocks: the panel stays in L1 or L2
-constexpr std::int64_t kDirectRows = 12;         // up to here, unpacking again per tile is cheaper
+constexpr std::int64_t kDirectBlocks = 24;       // K that several tiles read in turn: it stays in L1 or L2
 constexpr std::int64_t kRowGroup = 288;          // tokens whose activations stay in L2 beside it
-constexpr std::int64_t kPrefetchBytes = 8192;   // how far ahead of a single pass memory is asked
+constexpr std::int64_t kPrefetchBytes = 8192;    // how far ahead of a single pass memory is asked
 
 // Weights as they are stored.
 template <Layout L>
@@ -37,6 +40,7 @@ struct Packed {
   static constexpr bool kStreams = true;  // from memory, as it is multiplied
   static constexpr IntegerShape kShape = integer_shape(L);
   static constexpr std::int64_t kStripBytes = kShape.strip_bytes();
+  static constexpr std::int64_t kNextStrip = kStripBytes;  // from a strip's block to the other's
 
   // Step i of a group. (Only the group is known late: shifts and half lines are constants of i.)
   static Line line(const std::uint8_t* strip, int group, int i) {
@@ -59,24 +63,28 @@ struct Packed {
   }
 };
 
-// The same with codes as the dot product takes them and scales as floats: codes, scales, minima.
+// The same with codes as the dot product takes them and scales as floats: codes, scales, minima, the
+// strips' lines in turns. (Lines a multiple of 256 bytes apart share the first-level cache's bank: a
+// tile that reads two such at once runs at 80 %.)
 template <Layout L>
 struct Unpacked {
   static constexpr bool kStreams = false;
   static constexpr IntegerShape kShape = integer_shape(L);
-  static constexpr std::int64_t kScalesAt = kSteps * kLineBytes;
-  static constexpr std::int64_t kMinimaAt = kScalesAt + kShape.groups() * kLineBytes;
+  static constexpr std::int64_t kStep = 2 * kLineBytes;  // from a strip's line to its next
+  static constexpr std::int64_t kScalesAt = kSteps * kStep;
+  static constexpr std::int64_t kMinimaAt = kScalesAt + kShape.groups() * kStep;
   static constexpr std::int64_t kStripBytes =
-      kMinimaAt + (kShape.minima ? kShape.groups() * kLineBytes : 0);
+      kSteps * kLineBytes + (kShape.minima ? 2 : 1) * kShape.groups() * kLineBytes;
+  static constexpr std::int64_t kNextStrip = kLineBytes;
 
   static Line line(const std::uint8_t* strip, int group, int i) {
-    return load_line(strip + (group * (kShape.group / 4) + i) * kLineBytes);
+    return load_line(strip + (group * (kShape.group / 4) + i) * kStep);
   }
   static Floats scales(const std::uint8_t* strip, int group) {
-    return load(reinterpret_cast<const float*>(strip + kScalesAt) + group * kLanes);
+    return load(reinterpret_cast<const float*>(strip + kScalesAt + group * kStep));
   }
   static Floats minima(const std::uint8_t* strip, int group) {
-    return load(reinterpret_cast<const float*>(strip + kMinimaAt) + group * kLanes);
+    return load(reinterpret_cast<const float*>(strip + kMinimaAt + group * kStep));
   }
 
   static void unpack(const std::uint8_t* strip, std::uint8_t* out) {
@@ -85,13 +93,13 @@ struct Unpacked {
     for (int g = 0; g < kShape.groups(); g++) {
 #pragma GCC unroll kUnrolledSteps
       for (int i = 0; i < kGroupSteps; i++) {
-        store_line(out + (g * kGroupSteps + i) * kLineBytes, From::line(strip, g, i));
+        store_line(out + (g * kGroupSteps + i) * kStep, From::line(strip, g, i));
       }
     }
     for (int g = 0; g < kShape.groups(); g++) {
-      store(reinterpret_cast<float*>(out + kScalesAt) + g * kLanes, From::scales(strip, g));
+      store(reinterpret_cast<float*>(out + kScalesAt + g * kStep), From::scales(strip, g));
       if (!kShape.minima) continue;
-      store(reinterpret_cast<float*>(out + kMinimaAt) + g * kLanes, From::minima(strip, g));
+      store(reinterpret_cast<float*>(out + kMinimaAt + g * kStep), From::minima(strip, g));
     }
   }
 };
@@ -151,7 +159,7 @@ template <class W, int Rows, int Strips>
       }
       Line lines[Strips];
 #pragma GCC unroll 2
-      for (int c = 0; c < Strips; c++) lines[c] = W::line(weights + c * W::kStripBytes, g, i);
+      for (int c = 0; c < Strips; c++) lines[c] = W::line(weights + c * W::kNextStrip, g, i);
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; r++) {
         const Quad quad = load_quad(x[r * x_stride].q + g * kShape.group + i * 4);
@@ -162,9 +170,9 @@ template <class W, int Rows, int Strips>
     }
 #pragma GCC unroll 2
     for (int c = 0; c < Strips; c++) {
-      const Floats scales = W::scales(weights + c * W::kStripBytes, g);
+      const Floats scales = W::scales(weights + c * W::kNextStrip, g);
       Floats minima;
-      if constexpr (kShape.minima) minima = W::minima(weights + c * W::kStripBytes, g);
+      if constexpr (kShape.minima) minima = W::minima(weights + c * W::kNextStrip, g);
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; r++) {
         const ActivationBlock& a = x[r * x_stride];
@@ -201,7 +209,7 @@ template <class W, int Rows>
     for (int term = 0; term < terms; term++, x++) {
 #pragma GCC unroll 2
       for (int c = 0; c < 2; c += kStrips) {
-        multiply_block<W, Rows, kStrips>(weights + c * W::kStripBytes, x, x_stride,
+        multiply_block<W, Rows, kStrips>(weights + c * W::kNextStrip, x, x_stride,
                                          ahead_bytes ? ahead + c * W::kStripBytes : nullptr, acc, c);
       }
     }
@@ -264,14 +272,18 @@ void linear_integer(const PackedMatrix& w, int terms, const ActivationBlock* x, 
   };
 
   if (m <= kDirectRows) {
-    for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
-      at_pair(pair);
-      s.weights = data + pair * pair_bytes;
-      s.x = x;
-      s.y = y + pair * kStripChannels;
-      s.blocks = blocks;
-      s.first = s.last = true;
-      tiles<From>(s, m, s.weights + kPrefetchBytes, 0);
+    const std::int64_t most = m <= kTileRows ? blocks : kDirectBlocks;
+    for (std::int64_t block = 0; block < blocks; block += most) {
+      s.blocks = std::min(most, blocks - block);
+      s.first = block == 0;
+      s.last = block + s.blocks == blocks;
+      for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
+        at_pair(pair);
+        s.weights = data + pair * pair_bytes + block * 2 * From::kStripBytes;
+        s.x = x + block * terms;
+        s.y = y + pair * kStripChannels;
+        tiles<From>(s, m, s.weights + kPrefetchBytes, 0);
+      }
     }
     return;
   }
@@ -286,7 +298,8 @@ void linear_integer(const PackedMatrix& w, int terms, const ActivationBlock* x, 
       for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
         const std::uint8_t* packed = data + pair * pair_bytes + block * 2 * From::kStripBytes;
         for (std::int64_t strip = 0; strip < s.blocks * 2; strip++) {
-          To::unpack(packed + strip * From::kStripBytes, panel + strip * To::kStripBytes);
+          To::unpack(packed + strip * From::kStripBytes,
+                     panel + strip / 2 * 2 * To::kStripBytes + strip % 2 * To::kNextStrip);
         }
         at_pair(pair);
         s.weights = panel;
