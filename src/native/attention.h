@@ -1,10 +1,14 @@
 // attention: what the program needs of the family, and how a block of the cache is laid out.
 //
-// A cache block holds kBlockTokens tokens of one row. Of each KV head it has a key tile and a value tile of float16:
-//   key tile    [head_dim][16 tokens]             a line of 16 lanes is one channel of 16 tokens
-//   value tile  [16 tokens][value_dim padded to 16]  a line of 16 lanes is 16 channels of one token
-// so that scores have tokens in lanes, outputs have channels in lanes, and neither needs a shuffle. Arithmetic is float32
-// throughout: keys and values are widened as they are loaded.
+// A cache block holds kBlockTokens tokens of one row. Of each KV head it has a key tile and a value tile of bfloat16, in
+// lines of 16 pairs (64 bytes):
+//   key tile    [head_dim / 2][16 tokens][2]            a line is two neighbouring channels of 16 tokens
+//   value tile  [8][value_dim padded to 16][2 tokens]   a line is 16 channels of two neighbouring tokens
+// so that scores have tokens in lanes, outputs have channels in lanes, and both are sums of products of pairs, as the
+// BF16 dot product of AVX-512 takes them, without a shuffle.
+//
+// Queries and softmax weights are rounded to bfloat16 to be multiplied; products are added up, and everything else is
+// computed, in float32. Elsewhere than on AVX-512 pairs are widened and multiplied as float32.
 //
 // Determinism: the context is cut in chunks of kChunkTokens at absolute positions. Within a chunk, softmax is taken over
 // all its visible tokens, and the weighted values are summed token by token; chunks are merged in order of position.
@@ -22,7 +26,7 @@ inline constexpr std::int64_t kChunkTokens = 256;
 
 static inline std::int64_t padded_to_16(std::int64_t n) { return (n + 15) / 16 * 16; }
 static inline std::size_t key_tile_bytes(std::int64_t head_dim) {
-  return static_cast<std::size_t>(head_dim * kBlockTokens * 2 + 63) / 64 * 64;
+  return static_cast<std::size_t>((head_dim + 1) / 2) * kBlockTokens * 4;
 }
 static inline std::size_t value_tile_bytes(std::int64_t value_dim) {
   return static_cast<std::size_t>(padded_to_16(value_dim) * kBlockTokens * 2);
@@ -47,6 +51,12 @@ struct AttentionArgs {
   const std::int32_t* block_table;
   std::int64_t num_context;
   std::int64_t num_new;
+};
+
+// What a thread will compute after a chunk: its keys are fetched meanwhile. args: null for nothing.
+struct AttentionNext {
+  const AttentionArgs* args;
+  std::int64_t chunk;
 };
 
 // Floats of what one chunk leaves of one vector: outputs, then their largest score and sum of weights, padded.

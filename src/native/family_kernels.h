@@ -33,16 +33,19 @@ void softcap_rows(float cap, const float* x, std::int64_t ldx, float* y, std::in
 void gated_rows(Activation activation, const float* gate, std::int64_t ldg, const float* up, std::int64_t ldu, float* y,
                 std::int64_t ldy, std::int64_t rows, std::int64_t cols);
 
-// attention.cpp
+// attention_cache.cpp
 void write_keys(const float* k, std::int64_t ldk, std::int64_t head_dim, std::byte* tile, std::int64_t first_slot,
                 std::int64_t count);
 void write_values(const float* v, std::int64_t ldv, std::int64_t value_dim, std::byte* tile, std::int64_t first_slot,
                   std::int64_t count);
+
+// attention.cpp
 std::size_t attention_scratch_bytes(std::int64_t group, std::int64_t head_dim, std::int64_t value_dim);
 void prefetch_context(const AttentionArgs& args);
-void attend(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::byte* scratch);
+void attend(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, const AttentionArgs* next,
+            std::byte* scratch);
 void attend_chunk(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::int64_t chunk,
-                  float* partials, std::byte* scratch);
+                  const AttentionNext& next, float* partials, std::byte* scratch);
 void merge_chunks(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end,
                   std::int64_t chunk_begin, std::int64_t chunk_end, const float* partials, std::byte* scratch);
 

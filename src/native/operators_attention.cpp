@@ -170,9 +170,12 @@ void Attention::run_decode(const StepContext& context, Worker& worker) const {
   const auto item = [&](std::int64_t i) {
     return args(context, context.step.rows[static_cast<std::size_t>(i / kv_heads)], i % kv_heads);
   };
+  if (begin == end) return;
+  AttentionArgs now = item(begin);
   for (std::int64_t i = begin; i < end; i++) {
-    if (i + 1 < end) context.kernels.prefetch_context(item(i + 1));
-    context.kernels.attend(item(i), 0, 1, worker.scratch);
+    const AttentionArgs next = item(i + 1 < end ? i + 1 : i);
+    context.kernels.attend(now, 0, 1, i + 1 < end ? &next : nullptr, worker.scratch);
+    now = next;
   }
 }
 
@@ -186,7 +189,7 @@ void Attention::run_whole(const StepContext& context, Worker& worker) {
       // Last queries first: they see most, and short items at the end even the threads out.
       const std::int64_t block = blocks - 1 - (item - first) / kv_heads;
       context.kernels.attend(args(context, row, (item - first) % kv_heads), block * queries,
-                             std::min((block + 1) * queries, row.num_new), worker.scratch);
+                             std::min((block + 1) * queries, row.num_new), nullptr, worker.scratch);
     }
     first += blocks * kv_heads;
   }
@@ -207,9 +210,13 @@ void Attention::run_split(const StepContext& context, Worker& worker) const {
   for (const StepRow& row : context.step.rows) {
     const Chunks chunks = chunks_of(row, spec_.place.window);
     const std::int64_t count = chunks.end - chunks.begin, floats = row.num_new * group * stride;
-    for (std::int64_t i = std::max(begin - first, std::int64_t{0}); i < std::min(end - first, count * kv_heads); i++)
-      context.kernels.attend_chunk(args(context, row, i / count), 0, row.num_new, chunks.begin + i % count,
-                                   partials + i * floats, worker.scratch);
+    const std::int64_t last = std::min(end - first, count * kv_heads) - 1;
+    for (std::int64_t i = std::max(begin - first, std::int64_t{0}); i <= last; i++) {
+      const AttentionArgs now = args(context, row, i / count), then = args(context, row, (i + 1) / count % kv_heads);
+      const AttentionNext next{i < last ? &then : nullptr, chunks.begin + (i + 1) % count};
+      context.kernels.attend_chunk(now, 0, row.num_new, chunks.begin + i % count, next, partials + i * floats,
+                                   worker.scratch);
+    }
     first += count * kv_heads;
     partials += count * kv_heads * floats;
   }

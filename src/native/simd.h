@@ -50,10 +50,7 @@ static inline Vec round_even(Vec a) {
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
 // a * 2^n for whole n in [-126, 127].
-static inline Vec times_power(Vec a, Vec n) {
-  const __m512i exponent = _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23);
-  return {_mm512_mul_ps(a.v, _mm512_castsi512_ps(exponent))};
-}
+static inline Vec times_power(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 static inline Mask less(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
 static inline Mask equal(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
 static inline Vec select(Mask m, Vec yes, Vec no) { return {_mm512_mask_blend_ps(m.m, no.v, yes.v)}; }
@@ -66,6 +63,8 @@ static inline void store_half(std::uint16_t* p, Vec a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
 }
 static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+// Into the second level, past the first: for what is read a while later.
+static inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 struct Words {
   __m512i v;
@@ -158,6 +157,8 @@ static inline void store_half(std::uint16_t* p, Vec x) {
   _mm_storeu_si128(q + 1, _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
 static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+// Into the second level, past the first: for what is read a while later.
+static inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 struct Words {
   __m256i a, b;
@@ -306,6 +307,7 @@ static inline void store_half(std::uint16_t* p, const Vec& a) {
   for (int i = 0; i < kWidth; i++) p[i] = narrow_half(a.v[i]);
 }
 static inline void prefetch(const void*) {}
+static inline void prefetch_far(const void*) {}
 
 struct Words {
   std::uint32_t v[kWidth];
@@ -339,19 +341,27 @@ static inline void multiply(const Words& a, std::uint32_t factor, Words& high, W
 
 // The sum of the lanes as a tree of fixed shape: i + (i + 8), then + 4, + 2, + 1.
 static inline float sum(Vec a) {
+#if defined(RIDGELINE_ISA_avx512)
+  return _mm512_reduce_add_ps(a.v);
+#else
   float lane[kWidth];
   store(lane, a);
   for (int half = kWidth / 2; half >= 1; half /= 2)
     for (int i = 0; i < half; i++) lane[i] = lane[i] + lane[i + half];
   return lane[0];
+#endif
 }
 
 static inline float largest(Vec a) {
+#if defined(RIDGELINE_ISA_avx512)
+  return _mm512_reduce_max_ps(a.v);
+#else
   float lane[kWidth];
   store(lane, a);
   float out = lane[0];
   for (int i = 1; i < kWidth; i++) out = lane[i] > out ? lane[i] : out;
   return out;
+#endif
 }
 
 // e^x within 2 ulp where the result is normal; below 2^-126 it is 0, above the largest float infinity; NaN stays.
