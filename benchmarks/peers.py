@@ -15,7 +15,8 @@ benchmarks/side_by_side/cases.py, `--list` prints them.
 Every round measures each contender once, with token ids of its own each time; before each turn
 Ridgeline measures what the machine can do at that moment. Nobody else's process runs meanwhile.
 Writes peers.md, .json, .html and, with matplotlib, .png to --out. What else runs on the machine
-it knows only as the part of the processors that others took during a turn.
+it knows only as the part of the processors that others took during a turn: beyond a tenth, the turn
+is taken again, twice at most.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 
 import peers
 import pytest
-from side_by_side import contenders, report
+from side_by_side import contenders, report, rounds
 from side_by_side.cases import (
     CASES,
     OFFLINE,
@@ -355,6 +355,35 @@ def test_rounds_are_interleaved_and_a_broken_peer_is_left_out(fakes: Path, tmp_p
     assert "the engine broke" in measured.left_out["transformers"]
     assert "has no [engines.openvino]" in measured.left_out["openvino"]
     assert any(line.startswith("left out: openvino") for line in told)
+
+
+def test_without_ours_there_is_no_case(fakes: Path, tmp_path: Path) -> None:
+    (tmp_path / "run_ridgeline.py").write_text(FAKE.format(rate=2000.0, dies=True))
+    case = chosen(CASES, ["qwen-0.5b-decode-32"])[0]
+    field = Field([case], read_description(fakes), [], tmp_path / "out", lambda _: None)
+    try:
+        with pytest.raises(MissingError, match="the engine broke"):
+            measure(case, field, Rounds(2, 2), lambda _: None)
+    finally:
+        field.close()
+
+
+def test_a_disturbed_turn_is_taken_again(
+    fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = iter([0.5, 0.3, 0.02, 0.02, 0.4, 0.6, 0.5])  # of the machine, taken by others
+    monkeypatch.setattr(rounds, "foreign_share", lambda *_: next(shares))
+    case = chosen(CASES, ["qwen-0.5b-decode-32"])[0]
+    told: list[str] = []
+    field = Field([case], read_description(fakes), [], tmp_path / "out", told.append)
+    try:
+        ours, theirs = field.contenders(case)[0]
+        first = rounds._calm(case, ours, ours, 1, told.append)
+        others = rounds._calm(case, theirs, ours, 1, told.append)
+        last = rounds._calm(case, theirs, ours, 2, told.append)
+    finally:
+        field.close()
+    assert [sample.foreign for sample in (first, others, last)] == [0.02, 0.02, 0.4]
 
 
 def test_a_worker_stands_still_between_its_turns(fakes: Path, tmp_path: Path) -> None:
