@@ -45,6 +45,7 @@ struct Packed {
   // Step i of a group. (Only the group is known late: shifts and half lines are constants of i.)
   static Line line(const std::uint8_t* strip, int group, int i) {
     const int first = group * (kShape.group / 4);
+    if constexpr (kShape.table) return table_line(strip + first * kLineBytes / 2, kShape.table, i);
     if constexpr (kShape.bits == 4) return nibble_line(strip + first * kLineBytes / 2, i);
     if constexpr (kShape.bits == 8) return byte_line(strip + first * kLineBytes, i);
     const std::uint8_t* planes = strip + kSteps / 2 * kLineBytes;
@@ -135,7 +136,7 @@ template <class W, int Rows, int Strips>
                                                   std::int64_t x_stride, const std::uint8_t* ahead,
                                                   Floats (&acc)[Rows][2], int first) {
   constexpr IntegerShape kShape = W::kShape;
-  constexpr int kBits = kShape.bits, kGroups = kShape.groups(), kGroupSteps = kShape.group / 4;
+  constexpr int kBits = kShape.number_bits(), kGroups = kShape.groups(), kGroupSteps = kShape.group / 4;
   constexpr int kAheadLines = Strips * W::kStripBytes / kLineBytes;
 #pragma GCC unroll 1
   for (int g = 0; g < kGroups; g++) {
@@ -265,7 +266,7 @@ void linear_integer(const PackedMatrix& w, int terms, const ActivationBlock* x, 
   s.x_stride = blocks * terms;
   s.ldy = ldy;
   s.terms = terms;
-  s.scale = 1.0f / (w.prescale * static_cast<float>(1 << (8 - From::kShape.bits)));
+  s.scale = 1.0f / (w.prescale * static_cast<float>(1 << (8 - From::kShape.number_bits())));
   const auto at_pair = [&](std::int64_t pair) {
     s.channels = std::min(kStripChannels, w.n - pair * kStripChannels);
     s.bias = bias ? bias + pair * kStripChannels : nullptr;
@@ -328,6 +329,8 @@ void linear(const PackedMatrix& w, ActivationKind kind, const std::byte* activat
   switch (w.layout) {
     case Layout::i4g32: return run.operator()<Layout::i4g32>();
     case Layout::i4g32m: return run.operator()<Layout::i4g32m>();
+    case Layout::i4g32nl: return run.operator()<Layout::i4g32nl>();
+    case Layout::i4g32mx: return run.operator()<Layout::i4g32mx>();
     case Layout::i4g16: return run.operator()<Layout::i4g16>();
     case Layout::i4g16m: return run.operator()<Layout::i4g16m>();
     case Layout::i5g32: return run.operator()<Layout::i5g32>();

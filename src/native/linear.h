@@ -12,8 +12,10 @@
 namespace ridgeline {
 
 // How packed weights are stored: integer bits, weights per scale, and `m` where groups have a minimum besides a scale.
-// Integer layouts multiply int8 activations, bf16 multiplies bf16 activations, f16 and f32 multiply float32.
-enum class Layout : std::uint8_t { i4g32, i4g32m, i4g16, i4g16m, i5g32, i5g32m, i6g16, i8g32, bf16, f16, f32 };
+// The layouts nl and mx have values from a table of 16 (IQ4_NL, MXFP4). Integer layouts multiply int8 activations, bf16 multiplies bf16 activations, f16 and f32 multiply float32.
+enum class Layout : std::uint8_t {
+  i4g32, i4g32m, i4g32nl, i4g32mx, i4g16, i4g16m, i5g32, i5g32m, i6g16, i8g32, bf16, f16, f32
+};
 
 // What a row of activations looks like to a kernel. int8: one scale per token and group of 32. int8x2: a second int8
 // term holds what the first left over (about 15 bits), for twice the arithmetic; any integer layout takes either.
@@ -36,7 +38,7 @@ inline constexpr FormatLayout kFormatLayouts[] = {
     {"F32", Layout::f32},      {"F16", Layout::f16},    {"BF16", Layout::bf16},   {"Q4_0", Layout::i4g32},
     {"Q4_1", Layout::i4g32m},  {"Q5_0", Layout::i5g32}, {"Q5_1", Layout::i5g32m}, {"Q8_0", Layout::i8g32},
     {"Q2_K", Layout::i4g16m},  {"Q3_K", Layout::i4g16}, {"Q4_K", Layout::i4g32m}, {"Q5_K", Layout::i5g32m},
-    {"Q6_K", Layout::i6g16},   {"IQ4_NL", Layout::i8g32}, {"MXFP4", Layout::i8g32},
+    {"Q6_K", Layout::i6g16},   {"IQ4_NL", Layout::i4g32nl}, {"MXFP4", Layout::i4g32mx},
 };
 
 // The layout that weights of a GGUF format are packed in; nothing for formats without a row.

@@ -25,13 +25,16 @@ bool decode_row(const char* format, const std::byte* raw_row, std::int64_t k, fl
   }
   return with_codec(format, [&](auto codec) {
     using Codec = decltype(codec);
+    constexpr const std::uint8_t* kTable = integer_shape(Codec::kLayout).table;
     std::uint8_t codes[Codec::kElements];
     float scales[Codec::kElements / Codec::kGroup], offsets[Codec::kElements / Codec::kGroup];
     for (std::int64_t at = 0; at < k; at += Codec::kElements, raw += Codec::kBytes) {
       Codec::decode(raw, codes, scales, offsets);
       for (int g = 0; g < Codec::kElements / Codec::kGroup; g++) {
         for (int i = g * Codec::kGroup; i < (g + 1) * Codec::kGroup; i++) {
-          const float value = scales[g] * static_cast<float>(codes[i] - Codec::kZero);
+          int code = codes[i];
+          if constexpr (kTable) code = kTable[code];
+          const float value = scales[g] * static_cast<float>(code - Codec::kZero);
           out[at + i] = Codec::kMinima ? value + offsets[g] : value;
         }
       }

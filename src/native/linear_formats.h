@@ -3,6 +3,7 @@
 //   kElements, kBytes  weights and bytes of a block
 //   kGroup             weights that share a scale
 //   kZero              weight = scale * (code - kZero) [+ offset], rounded to float32 at each step
+//                      (of a layout with a table: of the code's entry)
 //   kMinima            whether there are offsets
 //   kShift             code + kShift is the code in the packed layout
 //   bound              (where a scale is not just one float16) what no scale or offset of a block
@@ -20,6 +21,7 @@
 
 #include "isa.h"
 #include "linear.h"
+#include "linear_layout.h"
 
 namespace ridgeline::RIDGELINE_ISA {
 
@@ -263,41 +265,21 @@ struct Q6K {
   }
 };
 
-// The values of four-bit codes, plus 128.
-inline constexpr std::uint8_t kIq4NlCodes[16] = {1,   24,  45,  63,  79,  93,  106, 118,
-                                                 129, 141, 153, 166, 181, 197, 217, 241};
-inline constexpr std::uint8_t kMxfp4Codes[16] = {128, 129, 130, 131, 132, 134, 136, 140,
-                                                 128, 127, 126, 125, 124, 122, 120, 116};
-
-static inline void look_up(const std::uint8_t* table, std::uint8_t* codes) {
-#ifdef RIDGELINE_ISA_portable
-  for (int i = 0; i < 32; i++) codes[i] = table[codes[i]];
-#else
-  __m256i at, values;
-  std::memcpy(&at, codes, 32);
-  __m128i row;
-  std::memcpy(&row, table, 16);
-  values = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(row), at);
-  std::memcpy(codes, &values, 32);
-#endif
-}
-
 struct Iq4Nl {
   static constexpr const char* kName = "IQ4_NL";
-  static constexpr Layout kLayout = Layout::i8g32;
+  static constexpr Layout kLayout = Layout::i4g32nl;
   static constexpr int kElements = 32, kBytes = 18, kGroup = 32, kZero = 128, kShift = 0;
   static constexpr bool kMinima = false;
   static void decode(const std::uint8_t* block, std::uint8_t* codes, float* scales, float*) {
     scales[0] = half_at(block);
     split_halves<16>(block + 2, codes);
-    look_up(kIq4NlCodes, codes);
   }
 };
 
-// MXFP4: the scale is a power of two, 2^(byte - 127); E2M1 values are kept doubled, the scale halved.
+// MXFP4: the scale is a power of two, 2^(byte - 127); E2M1 values are doubled, the scale halved.
 struct Mxfp4 {
   static constexpr const char* kName = "MXFP4";
-  static constexpr Layout kLayout = Layout::i8g32;
+  static constexpr Layout kLayout = Layout::i4g32mx;
   static constexpr int kElements = 32, kBytes = 17, kGroup = 32, kZero = 128, kShift = 0;
   static constexpr bool kMinima = false;
   static float bound(const std::uint8_t* block) {
@@ -307,7 +289,6 @@ struct Mxfp4 {
   static void decode(const std::uint8_t* block, std::uint8_t* codes, float* scales, float*) {
     scales[0] = bound(block);
     split_halves<16>(block + 1, codes);
-    look_up(kMxfp4Codes, codes);
   }
 };
 

@@ -89,6 +89,14 @@ static inline Line nibble_line(const std::uint8_t* codes, int step) {
   const Line x = load_line(codes + step / 2 * kLineBytes);
   return {nibbles(x.v[0], step), nibbles(x.v[1], step)};
 }
+// Numbers of a table of 16 by four-bit codes, signed as those of eight bits.
+static inline Line table_line(const std::uint8_t* codes, const std::uint8_t* table, int step) {
+  const Line code = nibble_line(codes, step);
+  const __m128i entries = _mm_xor_si128(_mm_load_si128(reinterpret_cast<const __m128i*>(table)),
+                                        _mm_set1_epi8(-128));
+  const __m256i twice = _mm256_broadcastsi128_si256(entries);
+  return {_mm256_shuffle_epi8(twice, code.v[0]), _mm256_shuffle_epi8(twice, code.v[1])};
+}
 // 16 where the bit of a byte's place is set, else 0.
 static inline __m256i spread_fifth_bits(const std::uint8_t* bits) {
   std::int32_t word;

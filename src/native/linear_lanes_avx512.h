@@ -62,6 +62,13 @@ static inline Line nibble_line(const std::uint8_t* codes, int step) {
   const __m512i x = load_line(codes + step / 2 * kLineBytes);
   return _mm512_and_si512(step % 2 ? x : _mm512_slli_epi16(x, 4), _mm512_set1_epi8(-16));
 }
+// Numbers of a table of 16 by four-bit codes.
+static inline Line table_line(const std::uint8_t* codes, const std::uint8_t* table, int step) {
+  const __m512i x = load_line(codes + step / 2 * kLineBytes);
+  const __m512i code = _mm512_and_si512(step % 2 ? _mm512_srli_epi16(x, 4) : x, _mm512_set1_epi8(15));
+  const __m128i entries = _mm_load_si128(reinterpret_cast<const __m128i*>(table));
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(entries), code);
+}
 static inline Line five_bit_line(const std::uint8_t* codes, const std::uint8_t* fifths, int step) {
   const __m512i x = load_line(codes + step / 2 * kLineBytes);
   const __m512i low = _mm512_and_si512(step % 2 ? _mm512_srli_epi16(x, 1) : _mm512_slli_epi16(x, 3),

@@ -85,6 +85,12 @@ static inline Line nibble_line(const std::uint8_t* codes, int step) {
   for (std::uint8_t& x : out.v) x = static_cast<std::uint8_t>((step % 2 ? x : x << 4) & 0xf0);
   return out;
 }
+// Numbers of a table of 16 by four-bit codes.
+static inline Line table_line(const std::uint8_t* codes, const std::uint8_t* table, int step) {
+  Line out = nibble_line(codes, step);
+  for (std::uint8_t& x : out.v) x = table[x >> 4];
+  return out;
+}
 static inline Line five_bit_line(const std::uint8_t* codes, const std::uint8_t* fifths, int step) {
   Line out = nibble_line(codes, step);
   const std::uint8_t* fifth = fifths + step * 8;

@@ -12,6 +12,9 @@
 //   scales    16 float16 a group
 //   minima    (layouts with m) 16 float16 a group
 //
+// Layouts with a table: a code of four bits stands for its entry, which is a byte q + 128, and all is
+// as of eight bits from there on.
+//
 // A code of b bits stands for q = code - 2^(b-1), and a weight is scale * q + remainder, where the
 // remainder is the minimum + 2^(b-1) * scale: what a centred group has not, and so small. (With
 // bfloat16 remainders and sums, two groups would fit one instruction; on real files that costs a
@@ -39,12 +42,21 @@ inline constexpr int kCodeOffset = 128;          // a byte's code minus this is 
 
 inline constexpr float kSumUnit = 16;
 
+// The numbers of four-bit codes, plus 128. (MXFP4's are doubled, its scales halved.)
+alignas(16) inline constexpr std::uint8_t kIq4NlCodes[16] = {
+    1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+alignas(16) inline constexpr std::uint8_t kMxfp4Codes[16] = {
+    128, 129, 130, 131, 132, 134, 136, 140, 128, 127, 126, 125, 124, 122, 120, 116};
+
 struct IntegerShape {
   int bits;
   int group;
   bool minima;
+  const std::uint8_t* table = nullptr;  // of 16 bytes, or null: codes are numbers
 
   constexpr int groups() const { return static_cast<int>(kBlock) / group; }
+  // Of what is multiplied.
+  constexpr int number_bits() const { return table ? 8 : bits; }
   constexpr int zero() const { return 1 << (bits - 1); }
   constexpr std::int64_t codes_bytes() const {
     return kLineBytes * (bits == 4 ? 8 : bits == 5 ? 10 : bits == 6 ? 12 : 16);
@@ -60,6 +72,8 @@ constexpr IntegerShape integer_shape(Layout layout) {
   switch (layout) {
     case Layout::i4g32: return {4, 32, false};
     case Layout::i4g32m: return {4, 32, true};
+    case Layout::i4g32nl: return {4, 32, false, kIq4NlCodes};
+    case Layout::i4g32mx: return {4, 32, false, kMxfp4Codes};
     case Layout::i4g16: return {4, 16, false};
     case Layout::i4g16m: return {4, 16, true};
     case Layout::i5g32: return {5, 32, false};

@@ -61,8 +61,8 @@ PACKED_BITS = {
     "Q4_K": 5,
     "Q5_K": 6,
     "Q6_K": 7,
-    "IQ4_NL": 8.5,
-    "MXFP4": 8.5,
+    "IQ4_NL": 4.5,
+    "MXFP4": 4.5,
 }
 SENTINEL = np.float32(-12345.0)
 
