@@ -48,6 +48,21 @@ def refusal(output: Output, *arguments: str) -> str:
         ("--top-k", "-5", "from -1"),
         ("--min-p", "1.5", "from 0 up to 1"),
         ("--repetition-penalty", "0", "above 0"),
+        ("--frequency-penalty", "inf", "from -100 up to 100"),
+        ("--presence-penalty", "-101", "from -100 up to 100"),
+        ("--dry-multiplier", "-1", "from 0 up to 100"),
+        ("--no-repeat-ngram-size", "-1", "from 0"),
+        ("--bad-words", "", "empty"),
+        ("--dynatemp-range", "-1", "from 0 up to 100"),
+        ("--typical-p", "0", "above 0 up to 1"),
+        ("--top-n-sigma", "-1", "from 0"),
+        ("--xtc-probability", "2", "from 0 up to 1"),
+        ("--xtc-threshold", "2", "from 0 up to 1"),
+        ("--mirostat", "1", "0 (off) or 2"),
+        ("--mirostat-tau", "0", "above 0"),
+        ("--mirostat-eta", "-1", "from 0"),
+        ("--min-tokens", "-1", "from 0"),
+        ("--stop-regex", "(", "nothing closes"),
         ("--max-tokens", "0", "from 1"),
         ("--seed", "-1", "from 0"),
         ("--stop", "", "at least one character"),
@@ -62,6 +77,48 @@ def test_a_wrong_flag_is_named_as_it_was_typed(
     line = refusal(capsys, MODEL, "hi", "--raw", flag, value)
     assert line.startswith(f"error: {flag}: ")
     assert reason in line
+
+
+def test_flags_that_contradict_each_other_are_named(capsys: Output) -> None:
+    assert "--min-tokens: 9 is above" in refusal(
+        capsys, MODEL, "hi", "--raw", "--max-tokens", "8", "--min-tokens", "9"
+    )
+    assert "--mirostat: cuts by itself; leave top_k" in refusal(
+        capsys, MODEL, "hi", "--raw", "--mirostat", "2", "--top-k", "4"
+    )
+
+
+def said_by(capsys: Output, *flags: str) -> str:
+    assert (
+        main(["run", MODEL, "hello there", "--raw", "--seed", "4", "--max-tokens", "12", *flags])
+        == 0
+    )
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--mirostat", "2", "--mirostat-tau", "1.5", "--mirostat-eta", "0.5"),
+        ("--xtc-probability", "1", "--xtc-threshold", "0.001"),
+        ("--dynatemp-range", "0.7"),
+        ("--typical-p", "0.3"),
+        ("--top-n-sigma", "0.5"),
+        ("--frequency-penalty", "20"),
+        ("--presence-penalty", "20"),
+        ("--dry-multiplier", "20"),
+        ("--no-repeat-ngram-size", "1"),
+        ("--ignore-eos", "--min-tokens", "12", "--stop-regex", "(?s)."),
+        ("--stop-regex", "[a-z]"),
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_each_sampler_can_be_asked_for(flags: tuple[str, ...], capsys: Output) -> None:
+    """A flag that is taken says the same twice, and most say something else than none does."""
+    first = said_by(capsys, *flags)
+    assert said_by(capsys, *flags) == first
+    if flags[0] in ("--mirostat", "--xtc-probability", "--typical-p", "--stop-regex"):
+        assert said_by(capsys) != first
 
 
 @pytest.mark.parametrize(

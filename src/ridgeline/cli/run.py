@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ridgeline.cli import sampling_options as options
 from ridgeline.cli.progress import show_progress
 from ridgeline.cli.spinner import show_spinner
 from ridgeline.config import Settings
@@ -48,7 +49,6 @@ read, beside what this machine's memory gives (read again each time; "another mo
 measure` found it faster or slower).
 """
 
-_SAMPLING = "Sampling"
 _MACHINE = "Model and machine"
 
 # What a terminal would act on is not text; line breaks and tabs are.
@@ -70,51 +70,30 @@ def run(
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text as it is, without a chat template.")
     ] = False,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Longest answer, in tokens. [default: until the model ends]",
-            rich_help_panel=_SAMPLING,
-        ),
-    ] = None,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            help="0: always the likeliest token. Higher: more varied.", rich_help_panel=_SAMPLING
-        ),
-    ] = 0.7,
-    top_p: Annotated[
-        float,
-        typer.Option(
-            help="Keep the likeliest tokens up to this probability; 1: all.",
-            rich_help_panel=_SAMPLING,
-        ),
-    ] = 0.95,
-    top_k: Annotated[
-        int,
-        typer.Option(help="Keep this many likeliest tokens; 0: all.", rich_help_panel=_SAMPLING),
-    ] = 0,
-    min_p: Annotated[
-        float,
-        typer.Option(
-            help="Keep tokens at least this share as likely as the likeliest; 0: all.",
-            rich_help_panel=_SAMPLING,
-        ),
-    ] = 0.0,
-    repetition_penalty: Annotated[
-        float,
-        typer.Option(help="Above 1: avoid tokens seen before.", rich_help_panel=_SAMPLING),
-    ] = 1.0,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Same seed, same answer. [default: drawn, and shown]", rich_help_panel=_SAMPLING
-        ),
-    ] = None,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(help="End before this text; may be repeated.", rich_help_panel=_SAMPLING),
-    ] = None,
+    max_tokens: options.MaxTokens = None,
+    min_tokens: options.MinTokens = 0,
+    temperature: options.Temperature = 0.7,
+    dynatemp_range: options.DynatempRange = 0.0,
+    top_p: options.TopP = None,
+    top_k: options.TopK = 0,
+    min_p: options.MinP = 0.0,
+    typical_p: options.TypicalP = 1.0,
+    top_n_sigma: options.TopNSigma = 0.0,
+    xtc_probability: options.XtcProbability = 0.0,
+    xtc_threshold: options.XtcThreshold = 0.1,
+    mirostat: options.Mirostat = 0,
+    mirostat_tau: options.MirostatTau = 5.0,
+    mirostat_eta: options.MirostatEta = 0.1,
+    repetition_penalty: options.RepetitionPenalty = 1.0,
+    frequency_penalty: options.FrequencyPenalty = 0.0,
+    presence_penalty: options.PresencePenalty = 0.0,
+    dry_multiplier: options.DryMultiplier = 0.0,
+    no_repeat_ngram_size: options.NoRepeatNgramSize = 0,
+    bad_words: options.BadWords = None,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
+    stop_regex: options.StopRegex = None,
+    ignore_eos: options.IgnoreEos = False,
     context_length: Annotated[
         int | None,
         typer.Option(
@@ -147,19 +126,36 @@ def run(
         raise RidgelineError("--system needs the chat template that --raw turns off; drop one")
     _check_text("prompt", prompt or "")
     _check_text("--system", system or "")
-    _check_text("--stop", "".join(stop or []))
+    for flag, texts in (("--stop", stop), ("--stop-regex", stop_regex), ("--bad-words", bad_words)):
+        _check_text(flag, "".join(texts or []))
     with _flags_named(context):
         from ridgeline.engine.request import SamplingParams
 
         params = SamplingParams(
             temperature=temperature,
-            top_p=top_p,
+            dynatemp_range=dynatemp_range,
+            top_p=(1.0 if mirostat else 0.95) if top_p is None else top_p,
             top_k=top_k,
             min_p=min_p,
+            typical_p=typical_p,
+            top_n_sigma=top_n_sigma,
+            xtc_probability=xtc_probability,
+            xtc_threshold=xtc_threshold,
+            mirostat=mirostat,
+            mirostat_tau=mirostat_tau,
+            mirostat_eta=mirostat_eta,
             repetition_penalty=repetition_penalty,
+            frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty,
+            dry_multiplier=dry_multiplier,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            bad_words=tuple(bad_words or ()),
             seed=seed,
             max_tokens=max_tokens,
+            min_tokens=min_tokens,
             stop=tuple(stop or ()),
+            stop_regex=tuple(stop_regex or ()),
+            ignore_eos=ignore_eos,
         )
         if prompt is None and not (sys.stdin is not None and sys.stdin.isatty()):
             waited = time.monotonic()
