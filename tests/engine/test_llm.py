@@ -118,6 +118,39 @@ def test_n_answers_have_their_own_seeds(llm: LLM) -> None:
     assert again.outputs[0].token_ids == output.outputs[1].token_ids
 
 
+def test_prompt_logprobs_are_those_of_the_softmax_before_each_token(llm: LLM) -> None:
+    params = SamplingParams(
+        n=2, temperature=0.8, seed=3, max_tokens=3, ignore_eos=True, prompt_logprobs=2
+    )
+    (output,) = llm.generate(PROMPTS[1], params)
+    scored, ids = output.prompt_logprobs, output.prompt_token_ids
+    assert scored is not None
+    assert len(scored) == len(ids) > 16
+    assert scored[0] is None
+    one = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True, logprobs=256)
+    for position in range(1, len(ids)):
+        (asked,) = llm.generate({"prompt_token_ids": ids[:position]}, one)
+        assert asked.outputs[0].logprobs is not None
+        after = asked.outputs[0].logprobs[0]
+        found = scored[position]
+        assert found is not None
+        assert next(iter(found)) == ids[position]
+        assert {1, 2} <= {entry.rank for entry in found.values()}
+        expected = {i: after[i].logprob for i in found}
+        assert {i: entry.logprob for i, entry in found.items()} == expected
+    (plain,) = llm.generate(PROMPTS[1], replace(params, prompt_logprobs=None))
+    assert plain.prompt_logprobs is None
+    assert [a.token_ids for a in plain.outputs] == [a.token_ids for a in output.outputs]
+    again = llm.generate([PROMPTS[1], *PROMPTS], params)[0]
+    assert again.num_cached_tokens == 0
+    assert again.cache_miss is not None
+    assert again.cache_miss.kind == "scored"
+    assert again.prompt_logprobs == scored
+    deltas = list(llm.stream(PROMPTS[1], params))
+    assert deltas[-1].output is not None
+    assert deltas[-1].output.prompt_logprobs == scored
+
+
 def test_best_of_gives_the_likeliest_per_token(llm: LLM) -> None:
     params = SamplingParams(
         n=5, temperature=1.5, seed=11, max_tokens=8, ignore_eos=True, logprobs=0

@@ -85,6 +85,7 @@ WRONG: list[tuple[str, Any]] = [
     ("skip_special_tokens", None),
     ("include_stop_str_in_output", "no"),
     ("logprobs", 100_000),
+    ("prompt_logprobs", -1),
 ]
 
 

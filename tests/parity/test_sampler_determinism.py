@@ -18,7 +18,8 @@ from ridgeline.engine.request import Event, Request
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.step import RowSampling
 
-Answer = tuple[list[tuple[int | None, float, tuple[tuple[int, float], ...]]], str | None, str]
+Tokens = list[tuple[int | None, float, tuple[tuple[int, float], ...]]]
+Answer = tuple[Tokens, str | None, str, list[float]]
 
 
 def settings() -> list[RowSampling]:
@@ -41,6 +42,8 @@ def requests() -> list[Request]:
         prompt = start + own
         # What a mixture says of its history holds for the prompt that it gets here.
         how = replace(how, seed=index, num_prompt=len(prompt), num_logprobs=1)
+        if index % 3 == 1:
+            how = replace(how, num_prompt_logprobs=1)
         length = rng.randrange(4, 40)
         made.append(Request(str(index), prompt, len(prompt), length, how, frozenset({7})))
     return made
@@ -68,8 +71,25 @@ def answers(engine: Engine, wanted: list[Request]) -> dict[str, Answer]:
     found: dict[str, Answer] = {}
     for request in wanted:
         mine = [e for e in events if e.request_id == request.id]
-        tokens = [(e.token_id, e.logprob, e.top_logprobs) for e in mine]
-        found[request.id] = (tokens, mine[-1].finish_reason, str(mine[-1].error))
+        ends = [e for e in mine if e.token_id is not None or e.finish_reason is not None]
+        tokens = [(e.token_id, e.logprob, e.top_logprobs) for e in ends]
+        scores = scored_tokens(request, mine)
+        found[request.id] = (tokens, mine[-1].finish_reason, str(mine[-1].error), scores)
+    return found
+
+
+def scored_tokens(request: Request, events: list[Event]) -> list[float]:
+    """Log-probabilities of the prompt and of the likeliest: each position once, in order."""
+    parts = [e.scored for e in events if e.scored is not None]
+    if request.sampling.num_prompt_logprobs < 0 or request.num_prompt == 1:
+        assert not parts
+        return []
+    found: list[float] = []
+    for part in parts:
+        own = part.token_ids[:: part.width].tolist()
+        assert part.first == 1 + len(found) // 2
+        assert own == request.token_ids[part.first : part.first + len(own)]
+        found += part.logprobs
     return found
 
 
@@ -77,7 +97,8 @@ def answers(engine: Engine, wanted: list[Request]) -> dict[str, Answer]:
 def test_the_same_request_has_the_same_tokens(isa: str) -> None:
     whole = engine(isa, rows=64, chunk=2048, threads=2, blocks=1024)
     expected = answers(whole, requests())
-    assert len({str(tokens) for tokens, _, _ in expected.values()}) > 40
+    assert len({str(answer) for answer in expected.values()}) > 40
+    assert sum(bool(scores) for *_, scores in expected.values()) > 10
     again = {}
     for request in requests():  # one after the other, from the cache
         again |= answers(whole, [request])
@@ -87,10 +108,14 @@ def test_the_same_request_has_the_same_tokens(isa: str) -> None:
     assert answers(engine(isa, rows=5, chunk=13, threads=1, blocks=1024), order) == expected
     crowded = requests()
     random.Random(2).shuffle(crowded)
-    assert answers(engine(isa, rows=32, chunk=64, threads=2, blocks=40), crowded) == expected
+    assert answers(engine(isa, rows=64, chunk=256, threads=2, blocks=20), crowded) == expected
     preempted = [r for r in crowded if r.num_preemptions]
     assert len(preempted) > 5
     assert any(r.sampling.mirostat_tau > 0 for r in preempted)
+    assert any(r.sampling.num_prompt_logprobs >= 0 for r in preempted)
+    for request in crowded:
+        if request.sampling.num_prompt_logprobs >= 0 and expected[request.id][1] != "error":
+            assert len(expected[request.id][3]) == 2 * (request.num_prompt - 1)
 
 
 @pytest.mark.parametrize("isa", AVAILABLE[:1])
@@ -105,8 +130,8 @@ def test_impossible_requests_leave_their_neighbours_alone(isa: str) -> None:
         )
     found = answers(engine(isa, rows=64, chunk=256, threads=2, blocks=1024), mixed)
     for request in mixed[1::2]:
-        tokens, reason, error = found[request.id]
+        tokens, reason, error, _ = found[request.id]
         assert reason == "error"
         assert "leave no token" in error
-        assert [token for token, _, _ in tokens] == [None]
+        assert [token for token, *_ in tokens] == [None]
     assert {k: v for k, v in found.items() if k in expected} == expected

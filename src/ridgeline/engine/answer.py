@@ -95,11 +95,13 @@ class Answer:
         ranks = {token_id: rank for rank, (token_id, _) in enumerate(event.top_logprobs, 1)}
         found = {sampled: event.logprob} | dict(event.top_logprobs)
         return {
-            token_id: Logprob(value, ranks.get(token_id), self._piece(token_id))
+            token_id: Logprob(value, ranks.get(token_id), piece(self.tokenizer, token_id))
             for token_id, value in found.items()
         }
 
-    def _piece(self, token_id: int) -> str:
-        if token_id >= self.tokenizer.vocab_size:
-            return ""
-        return self.tokenizer.decode([token_id], skip_special=False, continues=True)
+
+def piece(tokenizer: Tokenizer, token_id: int) -> str:
+    """A token's text alone; none for the rows that pad a vocabulary to a round size."""
+    if token_id >= tokenizer.vocab_size:
+        return ""
+    return tokenizer.decode([token_id], skip_special=False, continues=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ridgeline.engine.answer import Logprob
 from ridgeline.engine.kv.prefix import CacheMiss
+from ridgeline.engine.prompt_logprobs import PromptLogprobs
 from ridgeline.engine.request import FinishReason
 from ridgeline.errors import RidgelineError
 
@@ -60,7 +61,7 @@ class RequestOutput:
 
     prompt: its text, a conversation's after the chat template; None if token ids were given.
     num_cached_tokens: of the prompt's, those that the prefix cache had; cache_miss: why it had no
-    more of the whole blocks, None if it had them all.
+    more of the whole blocks, None if it had them all. prompt_logprobs: None if not asked for.
     """
 
     request_id: str
@@ -71,6 +72,7 @@ class RequestOutput:
     metrics: RequestMetrics
     num_cached_tokens: int
     cache_miss: CacheMiss | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)

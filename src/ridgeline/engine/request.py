@@ -38,15 +38,15 @@ class SamplingParams:
     None: until the model stops or its context is full. temperature 0: the likeliest token.
 
     Off, and the default: top_k 0 (or -1); top_p, typical_p and repetition_penalty 1; mirostat 0 (2
-    is on); stop, bad_words and logit_bias empty; allowed_token_ids and logprobs None; all other
-    numbers 0.
+    is on); stop, bad_words and logit_bias empty; allowed_token_ids, logprobs and prompt_logprobs
+    None; all other numbers 0.
 
     dry_sequence_breakers: no repetition goes across a token whose text has one of these.
     bad_words: texts, or token ids, that do not come; a text as the tokenizer cuts it, alone and
     after a space. min_tokens: before so many, no stop token, stop string or stop_regex ends the
     answer. stop, stop_regex: what ends the answer, left out of it unless
-    include_stop_str_in_output. logprobs: of each token of the answer, and of this many likeliest
-    besides.
+    include_stop_str_in_output. logprobs, prompt_logprobs: of each token of the answer, of the
+    prompt, and of this many likeliest besides.
 
     Raises RequestError, naming the field, for a value or a combination that means nothing.
     """
@@ -88,6 +88,7 @@ class SamplingParams:
     mirostat_tau: float = 5.0
     mirostat_eta: float = 0.1
     stop_regex: str | Sequence[str] = ()
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         for name, (low, high) in _WHOLES.items():
@@ -210,6 +211,7 @@ _OPTIONALS: dict[str, tuple[int, int]] = {
     "seed": (0, 2**64 - 1),
     "max_tokens": (1, _BIG),
     "logprobs": (0, 256),
+    "prompt_logprobs": (0, 256),
 }
 # From, to, and whether the first is itself left out.
 _NUMBERS: dict[str, tuple[float, float, bool]] = {
@@ -293,7 +295,8 @@ class Request:
     num_told. names: of its full blocks; num_published: of these, in the prefix cache. num_cached:
     tokens that were there at the first admission; cache_miss: why not more. num_preemptions,
     num_recomputed: times that it gave its blocks back, and tokens computed again for it. admitted:
-    when it first had a row.
+    when it first had a row. num_scored: where the prompt's log-probabilities are wanted, tokens
+    whose logits have served for it.
     """
 
     id: str
@@ -325,6 +328,12 @@ class Request:
     num_preemptions: int = 0
     num_recomputed: int = 0
     admitted: float | None = None
+    num_scored: int = 0
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether logits of the prompt are still wanted, each for the token that follows it."""
+        return self.sampling.num_prompt_logprobs >= 0 and self.num_scored < self.num_prompt - 1
 
     @property
     def num_generated(self) -> int:

@@ -10,16 +10,18 @@ import itertools
 import math
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ridgeline.engine.answer import Answer
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
+from ridgeline.engine.prompt_logprobs import PromptLogprobs
 from ridgeline.engine.prompts import Tokenized
 from ridgeline.engine.request import Event, Request, SamplingParams
 from ridgeline.engine.row_sampling import RowSamplings
 from ridgeline.errors import EngineError, RequestError
 from ridgeline.model.text.tokenizer import Tokenizer
+from ridgeline.step import RowSampling, Scored
 
 
 @dataclass(slots=True)
@@ -44,6 +46,7 @@ class Group:
     num_tokens: int = 0
     deltas: list[Delta] = field(default_factory=list)
     _untold: list[tuple[int, Event]] = field(default_factory=list)
+    _scored: list[Scored] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
@@ -51,6 +54,10 @@ class Group:
 
     def take(self, index: int, event: Event) -> None:
         """Folds in what a step gave answer `index`."""
+        if event.scored is not None:
+            self._scored.append(event.scored)
+            if event.token_id is None:
+                return
         if event.token_id is not None:
             self.num_tokens += 1
             if self.first_token is None:
@@ -82,6 +89,12 @@ class Group:
         if self.done:
             self.finished = time.monotonic()
 
+    def _prompt_logprobs(self) -> PromptLogprobs | None:
+        first = self.answers[0]
+        if first.params.prompt_logprobs is None:
+            return None
+        return PromptLogprobs(len(self.prompt.token_ids), self._scored, first.tokenizer)
+
     def _chosen_deltas(self) -> list[Delta]:
         """Which answers are given is known at the end, so each comes in one piece."""
         output = self.output()
@@ -109,7 +122,12 @@ class Group:
             metrics=RequestMetrics(self.arrival, self.submitted, self.first_token, self.finished),
             num_cached_tokens=self.requests[0].num_cached or 0,
             cache_miss=self.requests[0].cache_miss,
+            prompt_logprobs=self._prompt_logprobs(),
         )
+
+
+def _not_scoring(sampling: RowSampling) -> RowSampling:
+    return replace(sampling, num_prompt_logprobs=-1)
 
 
 def _likeliness(answer: Answer) -> float:
@@ -169,12 +187,13 @@ class Session:
         try:
             for index in range(params.num_sequences):
                 own_seed = (seed + index) % 2**64  # answer i of a prompt uses seed + i
+                sampling = self._samplings.row(params, own_seed, num_prompt)
                 request = Request(
                     id=f"{name}-{index}",
                     token_ids=list(prompt.token_ids),
                     num_prompt=num_prompt,
                     max_tokens=params.max_tokens or max(1, self.max_context - num_prompt),
-                    sampling=self._samplings.row(params, own_seed, num_prompt),
+                    sampling=_not_scoring(sampling) if index else sampling,  # once is enough
                     stop_token_ids=stops,
                     arrival=arrival,
                     fork_of=f"{name}-0" if index else None,

@@ -8,6 +8,7 @@ or left unwritten ends in an EngineError that names the row and the position.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from ridgeline.backends.reference.state_table import BoundRow, StateTable
 from ridgeline.errors import EngineError
-from ridgeline.step import RowSampling, Sampled, StepPlan, StepResult
+from ridgeline.step import RowSampling, Sampled, Scored, StepPlan, StepResult
 
 Ints = npt.NDArray[np.int64]
 
@@ -71,9 +72,7 @@ class NullExecutor:
         sampled = []
         for row, prefix in self._prefixes(rows):
             if row.num_logits:
-                token = null_token(prefix, self.vocab_size)
-                self._table.append_tokens(row.row, [token])
-                sampled.append(Sampled(row.row, token))
+                sampled.append(self._sample(row, prefix))
         self._in_flight = StepResult(tuple(sampled))
 
     def collect(self) -> StepResult:
@@ -94,6 +93,20 @@ class NullExecutor:
         logits = np.zeros((len(tokens), self.vocab_size), np.float32)
         logits[np.arange(len(tokens)), tokens] = 1
         return logits
+
+    def _sample(self, row: BoundRow, prefix: Ints) -> Sampled:
+        """The token, if the row's last is computed; tokens that it has already have logprob 0."""
+        whole = self._table.token_ids(row.row)
+        token = -1
+        if row.num_tokens == len(whole):
+            token = null_token(prefix, self.vocab_size)
+            self._table.append_tokens(row.row, [token])
+        first = row.num_tokens - row.num_logits + 1
+        known = whole[first : row.num_tokens + 1]
+        if row.sampling.num_prompt_logprobs < 0 or not known:
+            return Sampled(row.row, token)
+        scored = Scored(first, 1, array("i", known), array("f", [0.0] * len(known)))
+        return Sampled(row.row, token, scored=scored)
 
     def _require_idle(self) -> None:
         if self._in_flight is not None:

@@ -30,10 +30,11 @@ class CacheMiss:
 
     kind: "differs": at `position` the prompt's tokens part from the closest cached ones. "evicted":
     the block at `position` was cached and had to make room. "salt": the same tokens are cached for
-    another salt. "new": nothing that was cached goes on from `position`.
+    another salt. "new": nothing that was cached goes on from `position`. "scored": the prompt's
+    log-probabilities are wanted, and the cache has none.
     """
 
-    kind: Literal["differs", "evicted", "salt", "new"]
+    kind: Literal["differs", "evicted", "salt", "new", "scored"]
     position: int
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ridgeline.engine.kv.prefix import prefix_hashes
+from ridgeline.engine.kv.prefix import CacheMiss, prefix_hashes
 from ridgeline.engine.request import Request, Status
 from ridgeline.engine.schedule.state import SchedulerState
 from ridgeline.step import BlockCopy
@@ -42,7 +42,9 @@ def start(
         copies.append(BlockCopy(source, fresh[0]))
     if request.num_cached is None:
         request.num_cached = num_cached
-        if source is None:
+        if request.scores_prompt:
+            request.cache_miss = CacheMiss("scored", num_cached)
+        elif source is None:
             cacheable = request.names[: (len(request.token_ids) - 1) // size]
             request.cache_miss = state.pool.names.explain(
                 cacheable, len(shared), request.token_ids, size, request.salt
@@ -125,6 +127,8 @@ def _known_prefix(
     """
     size = state.limits.block_tokens
     most = len(request.token_ids) - 1
+    if request.scores_prompt:
+        most = min(most, request.num_scored)  # what the cache has came without logits
     cached = state.pool.names.find(request.names[: most // size])
     parent = state.requests.get(request.fork_of) if request.fork_of is not None else None
     if parent is not None and parent.row >= 0 and parent.salt == request.salt:

@@ -35,13 +35,15 @@ class Limits:
 
 class InFlight(NamedTuple):
     """A row of a planned step that has not been booked. epoch: the request's num_preemptions then:
-    what a step says of a request that was preempted since is not booked.
+    what a step says of a request that was preempted since is not booked. samples: it gets a token;
+    answers: it gets a token, or log-probabilities of its prompt.
     """
 
     request: Request
     epoch: int
     num_tokens: int
     samples: bool
+    answers: bool
 
 
 @dataclass(slots=True)

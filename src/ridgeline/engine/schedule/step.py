@@ -33,9 +33,12 @@ _WEIGHT_OF_LAST_ANSWER = 0.05
 
 @dataclass(slots=True)
 class _Step:
-    """A plan in the making. rows: a request, its num_preemptions then, and its new tokens."""
+    """A plan in the making. rows: a request, its num_preemptions then, and its new tokens. budget,
+    logits: tokens, and rows of logits, that it may still have.
+    """
 
     budget: int
+    logits: int
     rows: list[tuple[Request, int, int]] = field(default_factory=list)
     copies: list[BlockCopy] = field(default_factory=list)
     num_decode: int = 0
@@ -44,6 +47,7 @@ class _Step:
     prompt_context: int = 0
 
     def add_prompt(self, request: Request, num_new: int) -> None:
+        self.logits -= num_new if request.scores_prompt else 1
         self.rows.append((request, request.num_preemptions, num_new))
         self.budget -= num_new
         self.num_prompt += num_new
@@ -53,7 +57,7 @@ class _Step:
 def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
     """The next step's rows, with their blocks; empty when there is nothing to do."""
     size = state.limits.block_tokens
-    step = _Step(budget=state.limits.max_tokens_per_step)
+    step = _Step(budget=state.limits.max_tokens_per_step, logits=state.limits.max_rows)
     prompts: list[Request] = []
     preemptions = state.num_preemptions
     for request in tuple(state.running):
@@ -69,13 +73,16 @@ def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
         ):
             step.rows.append((request, request.num_preemptions, 1))
             step.budget -= 1
+            step.logits -= 1
             step.num_decode += 1
             step.decode_context += position
-    for request in prompts:
-        if request.status is Status.RUNNING:
+    for index, request in enumerate(prompts):
+        if request.status is Status.RUNNING and step.logits > 0:
             allowed = max(_prompt_tokens(state, step, request.num_planned), LEAST_PROMPT_TOKENS)
             remaining = len(request.token_ids) - request.num_planned
             num_new = min(remaining, allowed - step.num_prompt, step.budget)
+            if request.scores_prompt:
+                num_new = min(num_new, _scorable(state, step, len(prompts) - index - 1))
             if num_new > 0 and _make_room(state, request, request.num_planned + num_new):
                 step.add_prompt(request, num_new)
     # Blocks just taken back are for those who run: admitting now would only preempt again.
@@ -93,8 +100,8 @@ def apply(state: SchedulerState, result: StepResult) -> list[Event]:
     sampled = iter(result.sampled)
     max_context = state.limits.max_context
     size = state.limits.block_tokens
-    for request, epoch, num_tokens, samples in state.in_flight.popleft():
-        sample = next(sampled) if samples else None  # one for each row that samples, in plan order
+    for request, epoch, num_tokens, samples, answers in state.in_flight.popleft():
+        sample = next(sampled) if answers else None  # one for each row with logits, in plan order
         if request.num_preemptions != epoch or request.status is not Status.RUNNING:
             continue  # preempted or ended while the step ran
         request.num_computed = num_tokens
@@ -105,9 +112,14 @@ def apply(state: SchedulerState, result: StepResult) -> list[Event]:
         if sample is None:
             continue
         assert sample.row == request.row
-        request.num_pending -= 1
+        request.num_pending -= samples
         if sample.fault is not None:
             events.append(end(state, request, "error", EngineError(sample.fault)))
+            continue
+        if sample.scored is not None:
+            request.num_scored = num_tokens
+        if not samples:
+            events.append(Event(request.id, scored=sample.scored))
             continue
         token_id = sample.token_id
         request.token_ids.append(token_id)
@@ -119,7 +131,7 @@ def apply(state: SchedulerState, result: StepResult) -> list[Event]:
         elif request.num_generated >= request.max_tokens or num_tokens + 1 >= max_context:
             reason = "length"
         top = tuple(sample.top_logprobs)
-        events.append(Event(request.id, token_id, sample.logprob, top, reason))
+        events.append(Event(request.id, token_id, sample.logprob, top, reason, None, sample.scored))
         if reason is not None:
             _learn_length(state, request)
             end(state, request, reason)
@@ -146,14 +158,14 @@ def fail(state: SchedulerState, error: EngineError) -> list[Event]:
     """The oldest step in flight failed as a whole: ends the requests that were in it."""
     return [
         end(state, request, "error", error)
-        for request, epoch, _num_tokens, _samples in state.in_flight.popleft()
+        for request, epoch, *_ in state.in_flight.popleft()
         if request.status is not Status.FINISHED and request.num_preemptions == epoch
     ]
 
 
 def retract(state: SchedulerState) -> None:
     """Nobody knows what became of the oldest step in flight: its requests are computed again."""
-    for request, epoch, _num_tokens, _samples in state.in_flight.popleft():
+    for request, epoch, *_ in state.in_flight.popleft():
         if request.status is Status.RUNNING and request.num_preemptions == epoch:
             _preempt(state, request)
 
@@ -182,11 +194,13 @@ def end(
 
 
 def _admit_waiting(state: SchedulerState, now: float, step: _Step, reserved: int) -> None:
-    while step.budget > 0 and (request := state.waiting.first()) is not None:
+    while min(step.budget, step.logits) > 0 and (request := state.waiting.first()) is not None:
         most = _prompt_tokens(state, step, 0) - step.num_prompt
         if most <= 0:
             break  # one row more would make all the others wait too long
         most = min(most, step.budget)
+        if request.scores_prompt:
+            most = min(most, _scorable(state, step, -1))
         if not start(state, request, most, reserved, step.copies):
             last = state.running[-1] if state.running else None
             if not state.waiting.preempts or last is None or last.rank < request.rank:
@@ -218,8 +232,11 @@ def _plan(state: SchedulerState, step: _Step) -> StepPlan:
         blocks = request.blocks
         news = tuple(blocks[request.num_told :]) if len(blocks) > request.num_told else ()
         request.num_told = len(blocks)
-        rows.append(PlanRow(request.row, num_new, context, int(samples), news))
-        in_flight.append(InFlight(request, epoch, num_tokens, samples))
+        num_logits = int(samples)
+        if request.scores_prompt:
+            num_logits = max(num_tokens - max(context, request.num_scored), num_logits)
+        rows.append(PlanRow(request.row, num_new, context, num_logits, news))
+        in_flight.append(InFlight(request, epoch, num_tokens, samples, num_logits > 0))
         if charges and num_tokens > request.num_charged:
             state.waiting.charge(request, min(num_new, num_tokens - request.num_charged))
             request.num_charged = num_tokens
@@ -238,6 +255,14 @@ def _prompt_tokens(state: SchedulerState, step: _Step, prompt_context: int) -> i
     # As if one prompt had them all: dearer than what the step will have.
     context = step.prompt_context + prompt_context
     return state.pace.prompt_tokens(step.num_decode, step.decode_context, context, target)
+
+
+def _scorable(state: SchedulerState, step: _Step, num_more: int) -> int:
+    """Tokens of a prompt that can be scored in this step: a row of logits each, one left for every
+    row that may still come, `num_more` of those that run among them.
+    """
+    coming = num_more + min(len(state.free_rows), len(state.waiting))
+    return max(step.logits - max(coming, 0), 1)
 
 
 def _rank(request: Request) -> Rank:
