@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ridgeline.async_engine import AsyncEngine
+    from ridgeline.engine.beams import BeamSearchOutput, BeamSearchParams
     from ridgeline.engine.outputs import CompletionOutput, Delta, RequestOutput
     from ridgeline.engine.request import SamplingParams
     from ridgeline.errors import (
@@ -27,6 +28,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "AsyncEngine": "ridgeline.async_engine",
     "LLM": "ridgeline.llm",
+    "BeamSearchOutput": "ridgeline.engine.beams",
+    "BeamSearchParams": "ridgeline.engine.beams",
     "CompletionOutput": "ridgeline.engine.outputs",
     "Delta": "ridgeline.engine.outputs",
     "RequestOutput": "ridgeline.engine.outputs",
@@ -42,6 +45,8 @@ _HOMES = {
 __all__ = [
     "LLM",
     "AsyncEngine",
+    "BeamSearchOutput",
+    "BeamSearchParams",
     "CapacityError",
     "CompletionOutput",
     "Delta",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ridgeline.assemble import Options, assemble
 from ridgeline.config import Settings, read_settings
+from ridgeline.engine.beams import BeamSearchOutput, BeamSearchParams, search
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.outputs import Delta, RequestOutput
 from ridgeline.engine.prompts import Message, Prompt, Prompts, Tokenized
@@ -160,6 +161,19 @@ class LLM:
     def _stream(self, prompt: Tokenized, params: SamplingParams | None, arrival: float) -> Stream:
         group = self.session.submit(prompt, params or SamplingParams(), arrival=arrival)
         return Stream(self.session, group)
+
+    def beam_search(
+        self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams
+    ) -> list[BeamSearchOutput]:
+        """The likeliest answers to each prompt as wholes. Raises as `generate` does."""
+
+        def ask(
+            wanted: Sequence[Tokenized], params: Sequence[SamplingParams]
+        ) -> list[RequestOutput]:
+            return self._run(wanted, params, time.monotonic(), use_tqdm=False)
+
+        tokenized = [self.prompts.tokenize(p) for p in _as_list(prompts)]
+        return search(ask, tokenized, params, self.prompts.tokenizer, self.max_context)
 
     def _run(
         self,
