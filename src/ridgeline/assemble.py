@@ -144,6 +144,13 @@ class Assembled:
         return self.executor if isinstance(self.executor, CpuExecutor) else None
 
 
+def attention_arithmetic(executor: Executor) -> str | None:
+    """Of the kernels that run; None where the backend's own arithmetic does attention, too."""
+    from ridgeline.backends.cpu.executor import ATTENTION_ARITHMETIC, CpuExecutor
+
+    return ATTENTION_ARITHMETIC[executor.isa] if isinstance(executor, CpuExecutor) else None
+
+
 def machine_isa(settings: Settings) -> str:
     """The kernels that this machine runs: the best, or those that the settings name."""
     from ridgeline.backends.cpu.executor import choose_isa
@@ -211,6 +218,7 @@ def assemble(
     threads = options.threads or settings.threads
     settings = replace(settings, threads=threads, isa=options.isa or settings.isa)
     executor = build(graph, opened, sizes, settings)
+    precision = replace(precision, attention=attention_arithmetic(executor))
     engine = Engine(
         executor,
         max_context=sizes.max_context,

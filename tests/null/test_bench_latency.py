@@ -17,6 +17,7 @@ from ridgeline.bench.records import profile_of, record
 from ridgeline.bench.sample import Measured
 from ridgeline.cli.main import main
 from ridgeline.config import read_settings
+from ridgeline.cost.count import count_step
 from ridgeline.errors import CapacityError, RequestError
 from ridgeline.step import StepShape
 
@@ -228,3 +229,14 @@ def test_a_sample_that_others_disturbed_is_busy() -> None:
     assert [s.mode for s in samples] == ["near", "near", "near", "busy"]
     assert Measured(measured.case, samples).mode == "mixed"
     assert Measured(measured.case, samples[:3]).mode == "near"
+
+
+def test_attention_is_counted_in_what_its_kernels_multiply_in() -> None:
+    from ridgeline.backends.cpu.executor import ATTENTION_ARITHMETIC, ISAS
+
+    assert set(ATTENTION_ARITHMETIC) == set(ISAS)
+    assembled = model(isa="portable")
+    shape = StepShape.prefill(8)
+    rows = count_step(assembled.bound_graph, shape, assembled.precision).rows
+    (attention,) = [row for row in rows if row.operator == "attention"]
+    assert set(attention.work.flops) == {ATTENTION_ARITHMETIC["portable"]}

@@ -35,6 +35,10 @@ LOOKUPS_BETWEEN_RELEASES = 256
 # Best first; a CPU that has one has those after it.
 ISAS = ("avx512", "avx2", "portable")
 
+# What scores and weighted values are multiplied in (attention.h), by instruction set: which peak
+# attention is held to.
+ATTENTION_ARITHMETIC = {"avx512": "f32", "avx2": "f32", "portable": "f32"}
+
 
 @dataclass(frozen=True, slots=True)
 class OperatorTime:
