@@ -13,8 +13,11 @@ constexpr std::int64_t kStaticRows = 8;
 // would make widening the weights' codes dear.
 constexpr std::int64_t kPartRows = 288, kLeastPartRows = 128;
 
-// Channels of a gated linear that an item computes at once: whole blocks of activations (64), few where rows are many.
-constexpr std::int64_t kGatedChannels = 64, kFewRowsGatedChannels = 256;
+// Channels of a gated linear that an item of many rows computes: a block of activations.
+constexpr std::int64_t kGatedChannels = 64;
+
+// Of the second half's weights, asked for before the first half is read: as far as a kernel asks ahead.
+constexpr std::int64_t kAheadBytes = 8192;
 
 // The row parts of a step. Items are ordered by part, so that a thread's own run of them has its own rows.
 struct RowParts {
@@ -129,7 +132,7 @@ constexpr std::int64_t tile_width(std::int64_t channels) { return 2 * channels +
 
 std::size_t GatedLinear::scratch_bytes(const Kernels& kernels) const {
   const std::int64_t floats =
-      std::max(kPartRows * tile_width(kGatedChannels), kStaticRows * tile_width(kFewRowsGatedChannels));
+      std::max(kPartRows * tile_width(kGatedChannels), kStaticRows * tile_width(y_.width + kStripChannels));
   return aligned(kernels.linear_scratch_bytes()) + static_cast<std::size_t>(floats) * sizeof(float);
 }
 
@@ -152,8 +155,10 @@ void GatedLinear::item(const StepContext& context, Worker& worker, std::int64_t 
   const std::int64_t ld = 2 * padded + kStripChannels;
   float* gate = reinterpret_cast<float*>(worker.scratch + aligned(context.kernels.linear_scratch_bytes()));
   float* up = gate + padded;
-  half(context, worker, parts_.front(), channel_begin, channels, row_begin, rows, gate, ld);
   const std::int64_t first = parts_.size() == 1 ? y_.width + channel_begin : channel_begin;
+  const PackedMatrix second = from_strip(context.kernels, parts_.back().matrix, first / kStripChannels);
+  for (std::int64_t i = 0; i < kAheadBytes; i += 64) __builtin_prefetch(second.data + i, 0, 2);
+  half(context, worker, parts_.front(), channel_begin, channels, row_begin, rows, gate, ld);
   up += half(context, worker, parts_.back(), first, channels, row_begin, rows, up, ld);
   float* y = gate;
   std::int64_t ldy = ld;
@@ -173,9 +178,8 @@ void GatedLinear::run(const StepContext& context, Worker& worker) {
   if (rows <= kStaticRows) {
     std::int64_t begin, end;
     worker.share(blocks, begin, end);
-    end = std::min(end * kGatedChannels, y_.width);
-    for (std::int64_t channel = begin * kGatedChannels; channel < end; channel += kFewRowsGatedChannels)
-      item(context, worker, 0, rows, channel, std::min(channel + kFewRowsGatedChannels, end));
+    if (begin < end)
+      item(context, worker, 0, rows, begin * kGatedChannels, std::min(end * kGatedChannels, y_.width));
     return;
   }
   const RowParts parts(rows, worker.num_threads);

@@ -11,10 +11,13 @@ namespace ridgeline {
 namespace {
 
 // A waiting thread spins; while a thread of the pool shares its core, it gives that one the core instead; in the end
-// it sleeps. Waking a sleeper takes longer than a small operator: were the spin shorter, two threads that disturbed
-// each other once would take turns sleeping at every barrier from then on (measured: 50 us an operator instead of 1).
-// Between steps there is no telling when work will come.
-constexpr std::chrono::microseconds kBarrierSpin{2000}, kIdleSpin{300};
+// it sleeps. Waking a sleeper takes longer than a small operator: were the spin shorter than that, two threads that
+// disturbed each other once would take turns sleeping at every barrier from then on (measured: 50 us an operator
+// instead of 1). Were it long, a core that spins would look busy to the system, which gives a thread that another
+// program has driven off its core the core of one that sleeps (benchmarks/busy_core.py: decoding beside a busy process
+// keeps 66 % of its speed, of 75 % that are fair, and 58 % with 2 ms). Between steps there is no telling when work
+// will come.
+constexpr std::chrono::microseconds kBarrierSpin{200}, kIdleSpin{300};
 
 inline void pause() {
 #if defined(__x86_64__)
