@@ -331,11 +331,6 @@ std::size_t attention_scratch_bytes(std::int64_t group, std::int64_t head_dim, s
   return static_cast<std::size_t>(floats) * sizeof(float);
 }
 
-void prefetch_context(const AttentionArgs& args) {
-  const Ahead ahead = keys_ahead(args, visible(args, args.num_context).first / kChunkTokens);
-  for (std::int64_t b = 0; b < kTileLines; b++) ahead.ask(b);
-}
-
 void attend(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, const AttentionArgs* next,
             std::byte* memory) {
   const Scratch scratch = scratch_of(args, memory);

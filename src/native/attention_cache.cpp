@@ -113,4 +113,8 @@ void write_values(const float* v, std::int64_t ldv, std::int64_t value_dim, std:
   }
 }
 
+void prefetch_slots(const std::byte* begin, std::size_t num_bytes) {
+  for (std::size_t i = 0; i < num_bytes; i += 64) __builtin_prefetch(begin + i, 1);
+}
+
 }  // namespace ridgeline::RIDGELINE_ISA

@@ -38,10 +38,10 @@ void write_keys(const float* k, std::int64_t ldk, std::int64_t head_dim, std::by
                 std::int64_t count);
 void write_values(const float* v, std::int64_t ldv, std::int64_t value_dim, std::byte* tile, std::int64_t first_slot,
                   std::int64_t count);
+void prefetch_slots(const std::byte* begin, std::size_t num_bytes);
 
 // attention.cpp
 std::size_t attention_scratch_bytes(std::int64_t group, std::int64_t head_dim, std::int64_t value_dim);
-void prefetch_context(const AttentionArgs& args);
 void attend(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, const AttentionArgs* next,
             std::byte* scratch);
 void attend_chunk(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::int64_t chunk,

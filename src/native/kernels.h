@@ -74,9 +74,9 @@ struct Kernels {
                      std::int64_t count);
   void (*write_values)(const float* v, std::int64_t ldv, std::int64_t value_dim, std::byte* tile,
                        std::int64_t first_slot, std::int64_t count);
+  // Asks for memory that will be written.
+  void (*prefetch_slots)(const std::byte* begin, std::size_t num_bytes);
   std::size_t (*attention_scratch_bytes)(std::int64_t group, std::int64_t head_dim, std::int64_t value_dim);
-  // Asks for the first keys that `attend` will read.
-  void (*prefetch_context)(const AttentionArgs& args);
   // New tokens [query_begin, query_end), at most queries_per_item, over all that they see. next: what this thread will
   // attend to afterwards, or null.
   void (*attend)(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, const AttentionArgs* next,

@@ -11,6 +11,8 @@ namespace ridgeline {
 namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
+// Ready beyond what is in use: thousands of tokens of a small model's cache, a few hundred of a large one's.
+constexpr std::size_t kReadyAhead = std::size_t{64} << 20;
 constexpr std::size_t kSlab = std::size_t{64} << 20;
 
 }  // namespace
@@ -49,6 +51,27 @@ Memory& Memory::operator=(Memory&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(num_bytes_, other.num_bytes_);
   return *this;
+}
+
+void ReadyMemory::allocate(std::size_t num_bytes) {
+  memory_ = Memory(num_bytes);
+  used(0);
+}
+
+void ReadyMemory::used(std::size_t end) {
+  used_ = std::max(used_, end);
+  wanted_.store(std::min(memory_.size(), used_ + kReadyAhead), std::memory_order_release);
+}
+
+bool ReadyMemory::prepare() {
+  const std::size_t wanted = wanted_.load(std::memory_order_acquire);
+  if (ready_ >= wanted) return false;
+  const std::size_t num_bytes = std::min(kHugePage, memory_.size() - ready_);
+#ifdef MADV_POPULATE_WRITE
+  madvise(memory_.data() + ready_, num_bytes, MADV_POPULATE_WRITE);  // where it fails, the first use pays
+#endif
+  ready_ += num_bytes;
+  return true;
 }
 
 std::byte* Slabs::allocate(std::size_t num_bytes) {

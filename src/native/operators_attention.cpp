@@ -46,44 +46,70 @@ void HeadsToCache::turn(const StepContext& context, const NormArgs* norm, const 
   }
 }
 
-void HeadsToCache::head(const StepContext& context, Worker& worker, const Segment& segment, std::int64_t head) const {
+void HeadsToCache::turn_query(const StepContext& context, const Segment& segment, std::int64_t head) const {
+  const std::int64_t column = head * spec_.head_dim;
+  turn(context, spec_.has_q_norm ? &spec_.q_norm : nullptr,
+       context.at(spec_.q) + segment.token_begin * spec_.q.ld + column, spec_.q.ld,
+       context.at(spec_.q_out) + segment.token_begin * spec_.q_out.ld + column, spec_.q_out.ld, segment);
+}
+
+// Heads count keys first, then values.
+std::byte* HeadsToCache::tile(const StepContext& context, const Segment& segment, std::int64_t head) const {
+  const KvPlace& place = spec_.place;
+  std::byte* block = context.kv + static_cast<std::size_t>(segment.block) * context.kv_block_stride;
+  const std::size_t index = static_cast<std::size_t>(head % place.kv_heads);
+  if (head < place.kv_heads) return block + place.key_offset + index * key_tile_bytes(place.key_dim);
+  return block + place.value_offset + index * value_tile_bytes(place.value_dim);
+}
+
+void HeadsToCache::write(const StepContext& context, Worker& worker, const Segment& segment, std::int64_t head) const {
+  const KvPlace& place = spec_.place;
+  const std::int64_t slot = segment.position % kBlockTokens;
+  std::byte* out = tile(context, segment, head);
   const auto at = [&](const View& view, std::int64_t column) {
     return context.at(view) + segment.token_begin * view.ld + column;
   };
-  if (head < spec_.q_heads) {
-    const std::int64_t column = head * spec_.head_dim;
-    return turn(context, spec_.has_q_norm ? &spec_.q_norm : nullptr, at(spec_.q, column), spec_.q.ld,
-                at(spec_.q_out, column), spec_.q_out.ld, segment);
+  if (head >= place.kv_heads) {
+    const float* v = at(spec_.v, (head - place.kv_heads) * place.value_dim);
+    return context.kernels.write_values(v, spec_.v.ld, place.value_dim, out, slot, segment.count);
   }
-  const KvPlace& place = spec_.place;
-  const std::int64_t slot = segment.position % kBlockTokens;
-  std::byte* block = context.kv + static_cast<std::size_t>(segment.block) * context.kv_block_stride;
-  head -= spec_.q_heads;
-  if (head < place.kv_heads) {
-    const float* k = at(spec_.k, head * place.key_dim);
-    std::int64_t ldk = spec_.k.ld;
-    if (spec_.table || spec_.has_k_norm) {
-      float* turned = reinterpret_cast<float*>(worker.scratch);
-      turn(context, spec_.has_k_norm ? &spec_.k_norm : nullptr, k, ldk, turned, place.key_dim, segment);
-      k = turned;
-      ldk = place.key_dim;
-    }
-    std::byte* tile = block + place.key_offset + static_cast<std::size_t>(head) * key_tile_bytes(place.key_dim);
-    context.kernels.write_keys(k, ldk, place.key_dim, tile, slot, segment.count);
-  } else {
-    head -= place.kv_heads;
-    std::byte* tile = block + place.value_offset + static_cast<std::size_t>(head) * value_tile_bytes(place.value_dim);
-    context.kernels.write_values(at(spec_.v, head * place.value_dim), spec_.v.ld, place.value_dim, tile, slot,
-                                 segment.count);
+  const float* k = at(spec_.k, head * place.key_dim);
+  std::int64_t ldk = spec_.k.ld;
+  if (spec_.table || spec_.has_k_norm) {
+    float* turned = reinterpret_cast<float*>(worker.scratch);
+    turn(context, spec_.has_k_norm ? &spec_.k_norm : nullptr, k, ldk, turned, place.key_dim, segment);
+    k = turned;
+    ldk = place.key_dim;
   }
+  context.kernels.write_keys(k, ldk, place.key_dim, out, slot, segment.count);
 }
 
+// What `write` will touch: every line of a key tile, a few of a value tile.
+void HeadsToCache::prefetch(const StepContext& context, const Segment& segment, std::int64_t head) const {
+  const std::byte* begin = tile(context, segment, head);
+  if (head < spec_.place.kv_heads) return context.kernels.prefetch_slots(begin, key_tile_bytes(spec_.place.key_dim));
+  const std::size_t pair_bytes = value_tile_bytes(spec_.place.value_dim) / (kBlockTokens / 2);
+  const std::size_t slot = static_cast<std::size_t>(segment.position % kBlockTokens);
+  const std::size_t last = slot + static_cast<std::size_t>(segment.count) - 1;
+  context.kernels.prefetch_slots(begin + slot / 2 * pair_bytes, (last / 2 - slot / 2 + 1) * pair_bytes);
+}
+
+// The cache's lines are cold: nobody has touched them since the layer's last step. They are asked for one head ahead.
 void HeadsToCache::run(const StepContext& context, Worker& worker) {
-  const std::int64_t heads = spec_.q_heads + (spec_.writes_kv ? 2 * spec_.place.kv_heads : 0);
-  std::int64_t begin, end;
-  worker.share(static_cast<std::int64_t>(context.step.segments.size()) * heads, begin, end);
-  for (std::int64_t i = begin; i < end; i++)
-    head(context, worker, context.step.segments[static_cast<std::size_t>(i / heads)], i % heads);
+  const std::vector<Segment>& segments = context.step.segments;
+  const std::int64_t count = static_cast<std::int64_t>(segments.size());
+  const std::int64_t heads = spec_.writes_kv ? 2 * spec_.place.kv_heads : 0;
+  const auto segment = [&](std::int64_t i) -> const Segment& { return segments[static_cast<std::size_t>(i)]; };
+  std::int64_t begin, end, q_begin, q_end;
+  worker.share(count * heads, begin, end);
+  worker.share(count * spec_.q_heads, q_begin, q_end);
+  if (begin < end) prefetch(context, segment(begin / heads), begin % heads);
+  for (std::int64_t i = q_begin; i < q_end; i++)
+    turn_query(context, segment(i / spec_.q_heads), i % spec_.q_heads);
+  for (std::int64_t i = begin; i < end; i++) {
+    if (i + 1 < end) prefetch(context, segment((i + 1) / heads), (i + 1) % heads);
+    write(context, worker, segment(i / heads), i % heads);
+  }
 }
 
 // ---- attention

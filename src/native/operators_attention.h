@@ -49,7 +49,10 @@ class HeadsToCache final : public Operator {
   std::size_t scratch_bytes(const Kernels&) const override;
 
  private:
-  void head(const StepContext& context, Worker& worker, const Segment& segment, std::int64_t head) const;
+  void turn_query(const StepContext& context, const Segment& segment, std::int64_t head) const;
+  std::byte* tile(const StepContext& context, const Segment& segment, std::int64_t head) const;
+  void write(const StepContext& context, Worker& worker, const Segment& segment, std::int64_t head) const;
+  void prefetch(const StepContext& context, const Segment& segment, std::int64_t head) const;
   void turn(const StepContext& context, const NormArgs* norm, const float* x, std::int64_t ldx, float* y,
             std::int64_t ldy, const Segment& segment) const;
 

@@ -34,7 +34,11 @@ const Limits& checked(const Limits& limits) {
 }  // namespace
 
 Program::Program(Isa isa, int num_threads, const Limits& limits, std::size_t arena_bytes)
-    : kernels_(kernels_for(isa)), pool_(num_threads), rows_(checked(limits)), arena_(arena_bytes), cursors_(static_cast<std::size_t>(num_threads)) {}
+    : kernels_(kernels_for(isa)),
+      pool_(num_threads, [this] { return kv_.prepare(); }),
+      rows_(checked(limits)),
+      arena_(arena_bytes),
+      cursors_(static_cast<std::size_t>(num_threads)) {}
 
 int Program::add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t window) {
   if (kv_heads < 1 || key_dim < 1 || value_dim < 1 || window < 0) throw std::invalid_argument("a cache has no heads");
@@ -103,7 +107,7 @@ void Program::finish(const View& logits) {
   while (kv_block_stride_ > 0 && kv_block_stride_ / 64 % 64 != 33) kv_block_stride_ += 64;
   if (kv_block_stride_ > 0 && static_cast<std::size_t>(limits.num_blocks) > SIZE_MAX / 2 / kv_block_stride_)
     throw std::bad_alloc();
-  kv_ = Memory(static_cast<std::size_t>(limits.num_blocks) * kv_block_stride_);
+  kv_.allocate(static_cast<std::size_t>(limits.num_blocks) * kv_block_stride_);
 
   std::size_t scratch = kernels_.sample_scratch_bytes(limits.vocab, limits.max_context), activations = 0;
   for (const auto& op : operators_) {
@@ -130,6 +134,9 @@ void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int3
                   std::int64_t num_new_blocks, bool sampling) {
   if (!finished_) throw std::invalid_argument("the program is not finished");
   rows_.gather(lines, num_lines, new_blocks, num_new_blocks, sampling, step_);
+  std::int32_t last_block = -1;
+  for (const Segment& segment : step_.segments) last_block = std::max(last_block, segment.block);
+  kv_.used(static_cast<std::size_t>(last_block + 1) * kv_block_stride_);
   samples_.clear();
   items_.clear();
   if (sampling) plan_samples();

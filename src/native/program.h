@@ -87,6 +87,7 @@ class Program {
   void finish_samples();
 
   const Kernels& kernels_;
+  ReadyMemory kv_;  // before the threads that make it ready
   ThreadPool pool_;
   RowTable rows_;
   WeightStore weights_;
@@ -97,7 +98,7 @@ class Program {
   View logits_;
   bool finished_ = false;
 
-  Memory arena_, kv_, activations_, partials_;
+  Memory arena_, activations_, partials_;
   std::vector<Memory> scratch_;   // of each thread
   std::vector<Cursor> cursors_;   // of each thread
   std::int64_t partials_floats_ = 0;

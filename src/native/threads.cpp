@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <stdexcept>
+#include <utility>
 
 namespace ridgeline {
 namespace {
@@ -37,8 +38,11 @@ int current_core() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads)
-    : num_threads_(num_threads), process_(getpid()), cores_(static_cast<std::size_t>(std::max(num_threads, 1))) {
+ThreadPool::ThreadPool(int num_threads, std::function<bool()> idle)
+    : num_threads_(num_threads),
+      process_(getpid()),
+      idle_(std::move(idle)),
+      cores_(static_cast<std::size_t>(std::max(num_threads, 1))) {
   if (num_threads < 1) throw std::invalid_argument("a thread pool needs at least 1 thread");
   threads_.reserve(static_cast<std::size_t>(num_threads - 1));
   try {
@@ -58,17 +62,24 @@ ThreadPool::~ThreadPool() {
   for (std::thread& thread : threads_) thread.detach();
 }
 
-// Until `word` is no longer `old`.
-void ThreadPool::wait_change(const std::atomic<std::uint32_t>& word, std::uint32_t old, int thread,
+// Whether `word` is no longer `old` before `spin` is over.
+bool ThreadPool::spin_for_change(const std::atomic<std::uint32_t>& word, std::uint32_t old, int thread,
                              std::chrono::microseconds spin) {
   const auto deadline = std::chrono::steady_clock::now() + spin;
   do {
     for (int i = 0; i < 32; i++) {
-      if (word.load(std::memory_order_acquire) != old) return;
+      if (word.load(std::memory_order_acquire) != old) return true;
       pause();
     }
     if (shares_core(thread)) std::this_thread::yield();
   } while (std::chrono::steady_clock::now() < deadline);
+  return false;
+}
+
+// Until `word` is no longer `old`.
+void ThreadPool::wait_change(const std::atomic<std::uint32_t>& word, std::uint32_t old, int thread,
+                             std::chrono::microseconds spin) {
+  if (spin_for_change(word, old, thread, spin)) return;
   while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
 }
 
@@ -105,6 +116,9 @@ void ThreadPool::run_erased(Call call, void* context) {
 void ThreadPool::work(int thread) {
   std::uint32_t seen = 0;
   for (;;) {
+    if (thread == 1 && idle_ && !spin_for_change(start_, seen, thread, kIdleSpin))
+      while (start_.load(std::memory_order_acquire) == seen && idle_()) {
+      }
     wait_change(start_, seen, thread, kIdleSpin);
     seen++;
     if (stopping_) return;

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <thread>
 #include <vector>
 
@@ -15,8 +16,10 @@ namespace ridgeline {
 
 class ThreadPool {
  public:
-  // `num_threads` counts the caller. Throws std::invalid_argument below 1, std::system_error if threads cannot be had.
-  explicit ThreadPool(int num_threads);
+  // `num_threads` counts the caller. Where there is more than one, one of them calls `idle` while nothing runs, again
+  // and again until it says false; a run may wait for a call to end. Throws std::invalid_argument below 1,
+  // std::system_error if threads cannot be had.
+  explicit ThreadPool(int num_threads, std::function<bool()> idle = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -38,6 +41,8 @@ class ThreadPool {
   void run_erased(Call call, void* context);
   void work(int thread);
   void stop();
+  bool spin_for_change(const std::atomic<std::uint32_t>& word, std::uint32_t old, int thread,
+                       std::chrono::microseconds spin);
   void wait_change(const std::atomic<std::uint32_t>& word, std::uint32_t old, int thread,
                    std::chrono::microseconds spin);
   bool shares_core(int thread);
@@ -49,6 +54,7 @@ class ThreadPool {
 
   const int num_threads_;
   const int process_;
+  const std::function<bool()> idle_;
   std::vector<Core> cores_;
   Call call_ = nullptr;
   void* context_ = nullptr;
