@@ -1,8 +1,9 @@
 // linear over integer weights: int8 activations, exact integer sums in a group, float32 across.
 //
 // One kernel serves every layout and instruction set: a tile of Rows tokens x Strips strips, whose
-// sums stay in registers while K runs. Few rows read the packed weights as they stream by. Many rows
-// read a panel: a stretch of K of one pair of strips, its codes widened to bytes once, in cache.
+// sums stay in registers while K runs. Tiles read the packed weights as they stream by; where widening
+// their codes is dear, many rows read a panel: a stretch of K of one pair of strips, widened once, in
+// cache.
 //
 // Per output, in this order and no other: for each group, sum += float(integer sum) * activation
 // scale * weight scale, then += remainder * sum of activations. A stretch of K ends by storing the sums in
@@ -20,18 +21,22 @@ namespace {
 
 #ifdef RIDGELINE_ISA_avx512
 constexpr int kTileRows = 6, kTileStrips = 2, kUnrolledSteps = 8;
-constexpr std::int64_t kDirectRows = 128;        // up to here, unpacking again per tile is cheaper
+// Up to here, unpacking again per tile is cheaper than a panel.
+constexpr std::int64_t direct_rows(const IntegerShape& shape) {
+  return shape.bits % 4 == 0 ? 1 << 30 : 128;
+}
 #elif defined(RIDGELINE_ISA_avx2)
 constexpr int kTileRows = 4, kTileStrips = 1, kUnrolledSteps = 8;
-constexpr std::int64_t kDirectRows = 12;
+constexpr std::int64_t direct_rows(const IntegerShape&) { return 12; }
 #else
 constexpr int kTileRows = 2, kTileStrips = 1, kUnrolledSteps = 1;
-constexpr std::int64_t kDirectRows = 12;
+constexpr std::int64_t direct_rows(const IntegerShape&) { return 12; }
 #endif
 constexpr int kInOrderRows = 2;  // up to here, strips one after the other, as they lie in memory
 constexpr std::int64_t kPanelBlocks = 12;        // K of a panel, in blocks: the panel stays in L1 or L2
 constexpr std::int64_t kDirectBlocks = 24;       // K that several tiles read in turn: it stays in L1 or L2
-constexpr std::int64_t kRowGroup = 288;          // tokens whose activations stay in L2 beside it
+constexpr std::int64_t kRowGroup = 288;          // tokens whose activations stay in L2 beside a panel,
+constexpr std::int64_t kDirectRowGroup = 144;    // and beside a stretch of K twice as long
 constexpr std::int64_t kPrefetchBytes = 8192;    // how far ahead of a single pass memory is asked
 
 // Weights as they are stored.
@@ -272,40 +277,31 @@ void linear_integer(const PackedMatrix& w, int terms, const ActivationBlock* x, 
     s.bias = bias ? bias + pair * kStripChannels : nullptr;
   };
 
-  if (m <= kDirectRows) {
-    const std::int64_t most = m <= kTileRows ? blocks : kDirectBlocks;
-    for (std::int64_t block = 0; block < blocks; block += most) {
-      s.blocks = std::min(most, blocks - block);
-      s.first = block == 0;
-      s.last = block + s.blocks == blocks;
-      for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
-        at_pair(pair);
-        s.weights = data + pair * pair_bytes + block * 2 * From::kStripBytes;
-        s.x = x + block * terms;
-        s.y = y + pair * kStripChannels;
-        tiles<From>(s, m, s.weights + kPrefetchBytes, 0);
-      }
-    }
-    return;
-  }
-  const std::int64_t groups = (m + kRowGroup - 1) / kRowGroup;
+  const bool direct = m <= direct_rows(From::kShape);
+  const std::int64_t stretch = m <= kTileRows ? blocks : direct ? kDirectBlocks : kPanelBlocks;
+  const std::int64_t most = direct ? kDirectRowGroup : kRowGroup, groups = (m + most - 1) / most;
   std::int64_t row = 0;
   for (std::int64_t i = 0; i < groups; i++) {
     const std::int64_t rows = (m - row) / (groups - i);
-    for (std::int64_t block = 0; block < blocks; block += kPanelBlocks) {
-      s.blocks = std::min(kPanelBlocks, blocks - block);
+    for (std::int64_t block = 0; block < blocks; block += stretch) {
+      s.blocks = std::min(stretch, blocks - block);
       s.first = block == 0;
       s.last = block + s.blocks == blocks;
       for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
         const std::uint8_t* packed = data + pair * pair_bytes + block * 2 * From::kStripBytes;
+        at_pair(pair);
+        s.x = x + row * s.x_stride + block * terms;
+        s.y = y + row * ldy + pair * kStripChannels;
+        if (direct) {
+          s.weights = packed;
+          tiles<From>(s, rows, packed + kPrefetchBytes, 0);
+          continue;
+        }
         for (std::int64_t strip = 0; strip < s.blocks * 2; strip++) {
           To::unpack(packed + strip * From::kStripBytes,
                      panel + strip / 2 * 2 * To::kStripBytes + strip % 2 * To::kNextStrip);
         }
-        at_pair(pair);
         s.weights = panel;
-        s.x = x + row * s.x_stride + block * terms;
-        s.y = y + row * ldy + pair * kStripChannels;
         tiles<To>(s, rows, packed + pair_bytes, s.blocks * 2 * From::kStripBytes);
       }
     }
