@@ -8,7 +8,7 @@ twice. Exact for steps with fewer tokens than the vocabulary has.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, isclose
 from operator import mul
@@ -38,19 +38,28 @@ _UNSEEN = StepShape((5, 200, 1), (31, 700, 3100), 4)
 _PRICED = (*_SAMPLES, _UNSEEN, _UNSAMPLED)
 
 
+# Of an operator that reads a cache: where its sums begin; seconds of computing, and more for each
+# pair; seconds of memory, and more for each token read; seconds of values that stay on the chip.
+_Line = tuple[int, float, float, float, float, float]
+_Folded = tuple[float, tuple[_Line, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Operator:
-    """Seconds of computing and of memory, and bytes of values, as coefficients of the sums."""
+    """Seconds of computing and of memory, and bytes of values, as coefficients of (1, new tokens,
+    sampled rows); pairs, read: seconds of computing for a pair, of memory for a token read.
+    """
 
     compute: tuple[float, ...]
     memory: tuple[float, ...]
     values: tuple[float, ...]
     count: int
     sampled_only: bool
+    window: int
+    pairs: float
+    read: float
 
-    def seconds(self, sums: Sequence[float], device: Device) -> float:
-        if self.sampled_only and not sums[2]:
-            return 0.0
+    def line(self, sums: Sequence[float], device: Device) -> _Line:
         memory: float = sum(map(mul, self.memory, sums))
         values: float = sum(map(mul, self.values, sums))
         cache = 0.0
@@ -59,7 +68,15 @@ class _Operator:
         else:
             cache = values / (device.cache_bytes_per_second or inf)
         compute: float = sum(map(mul, self.compute, sums))
-        return max(compute, memory, cache)
+        return self.window, compute, self.pairs, memory, self.read, cache
+
+    def seconds(
+        self, sums: Sequence[float], device: Device, pairs: float = 0, read: float = 0
+    ) -> float:
+        if self.sampled_only and not sums[2]:
+            return 0.0
+        _window, compute, pairs_cost, memory, read_cost, cache = self.line(sums, device)
+        return max(compute + pairs_cost * pairs, memory + read_cost * read, cache)
 
 
 class StepTimes:
@@ -75,9 +92,9 @@ class StepTimes:
         self._attention: list[_Operator] = []
         for rows in zip(*tables, strict=True):
             operator = self._fit(rows)
-            longer = (*operator.compute[3:], *operator.memory[3:], *operator.values[3:])
-            (self._attention if any(longer) else self._fixed).append(operator)
-        self._known: dict[tuple[int, int], float] = {}
+            grows = operator.pairs or operator.read
+            (self._attention if grows else self._fixed).append(operator)
+        self._known: dict[tuple[int, int], _Folded] = {}
 
     def __call__(self, shape: StepShape) -> float:
         return self.at(*self.sums(shape))
@@ -90,50 +107,85 @@ class StepTimes:
         return shape.num_tokens, shape.num_sampled, growing
 
     def at(self, num_tokens: int, num_sampled: int, growing: Sequence[float]) -> float:
+        """growing: for each window the attended pairs and the cached tokens read."""
+        fixed, lines = self._folded(num_tokens, num_sampled)
+        for window, compute, pairs_cost, memory, read_cost, cache in lines:
+            pairs, read = growing[window], growing[window + 1]
+            fixed += max(compute + pairs_cost * pairs, memory + read_cost * read, cache)
+        return fixed
+
+    def decode_run(self, contexts: Sequence[int]) -> Iterator[float]:
+        """The seconds of one decode step after the other, for rows that begin with `contexts`."""
+        rows = len(contexts)
+        if set(self.windows) == {None}:
+            fixed, lines = self._folded(rows, rows)
+            tokens = sum(contexts)
+            while True:
+                tokens += rows
+                seconds = fixed
+                for _window, compute, pairs_cost, memory, read_cost, cache in lines:
+                    seconds += max(
+                        compute + pairs_cost * tokens, memory + read_cost * tokens, cache
+                    )
+                yield seconds
+        done = 0
+        while True:
+            yield self(StepShape((1,) * rows, tuple(c + done for c in contexts), rows))
+            done += 1
+
+    def _folded(self, num_tokens: int, num_sampled: int) -> _Folded:
+        """What is left to add for each operator that reads a cache, and all else added up."""
         key = (num_tokens, num_sampled)
-        fixed = self._known.get(key)
-        if fixed is None:
-            shorter = (1, num_tokens, num_sampled)  # they have no further coefficients
-            fixed = sum(operator.seconds(shorter, self._device) for operator in self._fixed)
-            self._known[key] = fixed
-        sums = (1, num_tokens, num_sampled, *growing)
-        return fixed + sum(operator.seconds(sums, self._device) for operator in self._attention)
+        known = self._known.get(key)
+        if known is None:
+            sums = (1.0, num_tokens, num_sampled)
+            fixed = sum(op.seconds(sums, self._device) for op in self._fixed)
+            lines = tuple(op.line(sums, self._device) for op in self._attention)
+            known = self._known[key] = (fixed, lines)
+        return known
 
     def _fit(self, rows: Sequence[OperatorRow]) -> _Operator:
         """The operator that asks for these rows' work at the priced steps."""
         *rows, unsampled = rows
+        grows = rows[0].window in self.windows and rows[0].work.kv_read_bytes > 0
+        at = 2 * self.windows.index(rows[0].window) if grows else 0
         sums = []
-        for shape in _SAMPLES:
+        for shape in (*_SAMPLES, _UNSEEN):
             tokens, sampled, growing = self.sums(shape)
-            sums.append((1, tokens, sampled, *growing))
-        used = [0, 1, 2]
-        if rows[0].window in self.windows:
-            at = 3 + 2 * self.windows.index(rows[0].window)
-            used += [at, at + 1]
-        matrix = np.array(sums, np.float64)[:, used]
-        scale = matrix.max(axis=0)
+            sums.append((1.0, tokens, sampled, growing[at], growing[at + 1]))
         bounds = [bound_of(row.work, self._device, row.count) for row in rows]
-        wanted = np.array(
-            [
-                (
-                    bound.compute,
-                    (row.work.total_bytes - row.work.activation_bytes)
-                    / self._device.memory_bytes_per_second,
-                    row.work.activation_bytes,
-                )
-                for row, bound in zip(rows, bounds, strict=True)
-            ]
+        speed = self._device.memory_bytes_per_second
+        compute = [bound.compute for bound in bounds]
+        memory = [(row.work.total_bytes - row.work.activation_bytes) / speed for row in rows]
+        values = [row.work.activation_bytes for row in rows]
+        by_compute = _solve(sums, compute, (0, 1, 2, 3) if grows else (0, 1, 2))
+        by_memory = _solve(sums, memory, (0, 1, 2, 4) if grows else (0, 1, 2))
+        by_values = _solve(sums, values, (0, 1, 2))
+        operator = _Operator(
+            by_compute[:3],
+            by_memory[:3],
+            by_values[:3],
+            rows[0].count,
+            not (unsampled.work.total_bytes or unsampled.work.total_flops),
+            at,
+            by_compute[3],
+            by_memory[4],
         )
-        solved = np.linalg.lstsq(matrix / scale, wanted[:-1], rcond=None)[0] / scale[:, None]
-        largest = np.abs(wanted).max(axis=0)
-        solved[np.abs(solved) * scale[:, None] < 1e-9 * largest] = 0
-        coefficients = np.zeros((3, 3 + 2 * len(self.windows)))
-        coefficients[:, used] = solved.T
-        compute, memory, values = (tuple(map(float, line)) for line in coefficients)
-        idle = not (unsampled.work.total_bytes or unsampled.work.total_flops)
-        operator = _Operator(compute, memory, values, rows[0].count, idle)
-        tokens, sampled, growing = self.sums(_UNSEEN)
-        found = operator.seconds((1, tokens, sampled, *growing), self._device)
+        found = operator.seconds(sums[-1][:3], self._device, *sums[-1][3:])
         if not isclose(found, bounds[-1].seconds, rel_tol=1e-6, abs_tol=1e-15):
             raise RidgelineError(f"{rows[0].name}: its work is not linear in a step's rows")
         return operator
+
+
+def _solve(
+    sums: Sequence[tuple[float, ...]], wanted: Sequence[float], used: tuple[int, ...]
+) -> tuple[float, ...]:
+    """Coefficients of the `used` sums, 0 for the others, that give all of `wanted` but the last."""
+    matrix = np.array(sums[:-1], np.float64)[:, used]
+    scale = matrix.max(axis=0)
+    goal = np.array(wanted[:-1])
+    solved = np.linalg.lstsq(matrix / scale, goal, rcond=None)[0]
+    solved[np.abs(solved) < 1e-9 * np.abs(goal).max(initial=0.0)] = 0
+    coefficients = np.zeros(5)
+    coefficients[list(used)] = solved / scale
+    return tuple(map(float, coefficients))

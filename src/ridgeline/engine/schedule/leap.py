@@ -1,0 +1,78 @@
+"""Many steps at once, for the simulator: where every running request gets one token a step and
+nothing else happens, the steps need not be planned one by one.
+
+What state this leaves is the one that `schedule` and `apply` would have left, but for which free
+block went to whom. The engine does not use it: there, a token can end a request.
+"""
+
+from __future__ import annotations
+
+from ridgeline.engine.schedule.memory import blocks_for, grow, name_blocks, publish
+from ridgeline.engine.schedule.state import SchedulerState
+
+
+def quiet_steps(state: SchedulerState) -> int:
+    """How many of the coming steps will give each running request one token, end none, admit none
+    and preempt none, if nobody comes or goes and no deadline passes.
+    """
+    if not state.running or state.in_flight or _admits(state):
+        return 0
+    limits = state.limits
+    if len(state.running) > limits.max_tokens_per_step:
+        return 0
+    steps = 1 << 30
+    for request in state.running:
+        written = request.num_generated
+        # A first token is an event, even where all of a prompt but one token is computed.
+        if written == 0 or len(request.token_ids) - request.num_planned != 1:
+            return 0
+        if request.stop_token_ids:
+            return 0
+        steps = min(
+            steps, request.max_tokens - written - 1, limits.max_context - len(request.token_ids) - 1
+        )
+    while steps > 0 and _blocks_needed(state, steps) > state.pool.num_free:
+        steps //= 2
+    return max(steps, 0)
+
+
+def leap(state: SchedulerState, num_steps: int, token_id: int = 0) -> None:
+    """Books `num_steps` of the quiet steps, each giving `token_id` to every running request."""
+    tokens = [token_id] * num_steps
+    size = state.limits.block_tokens
+    for request in state.running:
+        end = request.num_planned + num_steps
+        grown = grow(state, request, end)
+        assert grown
+        request.token_ids += tokens
+        request.num_planned = request.num_computed = end
+        request.num_told = len(request.blocks)
+        if end // size > request.num_published:
+            publish(state, request)
+        if state.waiting.charges and end > request.num_charged:
+            state.waiting.charge(request, min(num_steps, end - request.num_charged))
+            request.num_charged = end
+
+
+def _admits(state: SchedulerState) -> bool:
+    """Whether the first of those who wait might be admitted; what runs only takes more blocks."""
+    first = state.waiting.first()
+    if first is None:
+        return False
+    if state.waiting.preempts and first.rank < state.running[-1].rank:
+        return True
+    if not state.free_rows:
+        return False
+    size = state.limits.block_tokens
+    name_blocks(first, size)
+    most = (len(first.token_ids) - 1) // size
+    cached = state.pool.names.find(first.names[:most])
+    unowned = sum(state.pool.num_owners(block) == 0 for block in cached)
+    needed = blocks_for(state, len(first.token_ids)) - len(cached)
+    return needed <= state.pool.num_free - unowned
+
+
+def _blocks_needed(state: SchedulerState, num_steps: int) -> int:
+    return sum(
+        max(0, blocks_for(state, r.num_planned + num_steps) - len(r.blocks)) for r in state.running
+    )

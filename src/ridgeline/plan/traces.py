@@ -1,0 +1,120 @@
+"""Loads that were recorded elsewhere: when requests came, how long they and their answers were, and
+which of them began alike.
+
+Two formats: the Azure LLM inference traces (CSV: TIMESTAMP,ContextTokens,GeneratedTokens) and
+Mooncake's (JSON lines: timestamp in milliseconds, input_length, output_length, hash_ids, one for
+each 512 tokens of the prompt; equal ids at equal places: equal prefixes). No text is in either.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from ridgeline.engine.request import Request
+from ridgeline.errors import RidgelineError
+from ridgeline.step import RowSampling
+
+HASHED_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One request of a trace. seconds: since the first. prefix: ids of its blocks of 512 tokens,
+    the last of which may be partly filled; none where the trace does not say.
+    """
+
+    seconds: float
+    num_prompt: int
+    num_output: int
+    prefix: tuple[int, ...] = ()
+
+
+def read_trace(path: Path) -> list[Arrival]:
+    """A trace by its file's ending, in order of time. Raises RidgelineError naming the line."""
+    readers = {".csv": _azure, ".jsonl": _mooncake}
+    if path.suffix not in readers:
+        raise RidgelineError(f"{path.name}: not a trace; there are: {', '.join(readers)}")
+    with path.open(encoding="utf-8") as file:
+        read = 0
+
+        def counted() -> Iterator[str]:
+            nonlocal read
+            for line in file:
+                read += 1
+                yield line
+
+        try:
+            # A request without a prompt or an answer asks an engine for nothing.
+            arrivals = [
+                arrival
+                for arrival in readers[path.suffix](counted())
+                if arrival.num_prompt > 0 and arrival.num_output > 0
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise RidgelineError(
+                f"{path.name}, line {read}: is not one of a trace: {error!r}"
+            ) from None
+    if not arrivals:
+        raise RidgelineError(f"{path.name}: is a trace without requests")
+    arrivals.sort(key=lambda arrival: arrival.seconds)
+    return [replace(a, seconds=a.seconds - arrivals[0].seconds) for a in arrivals]
+
+
+def repeated(trace: Sequence[Arrival], count: int) -> Iterator[Arrival]:
+    """`count` requests: the trace again and again, each time later and with prefixes of its own."""
+    gap = trace[-1].seconds / max(1, len(trace) - 1)
+    most = max((max(a.prefix) for a in trace if a.prefix), default=0) + 1
+    for index in range(count):
+        turn, at = divmod(index, len(trace))
+        arrival = trace[at]
+        yield replace(
+            arrival,
+            seconds=arrival.seconds + turn * (trace[-1].seconds + gap),
+            prefix=tuple(i + turn * most for i in arrival.prefix),
+        )
+
+
+def as_requests(arrivals: Iterable[Arrival]) -> Iterator[Request]:
+    """Requests for the simulator, made as they are asked for: a token's id is the id of its block,
+    so prompts are alike where the trace says so, and nowhere where it says nothing.
+    """
+    for index, arrival in enumerate(arrivals):
+        if arrival.prefix:
+            tokens = []
+            for block in arrival.prefix:
+                tokens += [block + 1] * HASHED_TOKENS
+            del tokens[arrival.num_prompt :]
+        else:
+            tokens = [index + 1] * arrival.num_prompt
+        yield Request(
+            id=str(index),
+            token_ids=tokens,
+            num_prompt=len(tokens),
+            max_tokens=arrival.num_output,
+            sampling=RowSampling(),
+            stop_token_ids=frozenset(),
+            arrival=arrival.seconds,
+        )
+
+
+def _azure(lines: Iterator[str]) -> Iterator[Arrival]:
+    for row in csv.DictReader(lines):
+        # Seven digits of a second are one more than Python reads.
+        moment = datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp()
+        yield Arrival(moment, int(row["ContextTokens"]), int(row["GeneratedTokens"]))
+
+
+def _mooncake(lines: Iterator[str]) -> Iterator[Arrival]:
+    for line in lines:
+        entry = json.loads(line)
+        yield Arrival(
+            entry["timestamp"] / 1000,
+            int(entry["input_length"]),
+            int(entry["output_length"]),
+            tuple(int(i) for i in entry["hash_ids"]),
+        )
