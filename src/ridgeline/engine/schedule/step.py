@@ -53,6 +53,15 @@ class _Step:
         self.num_prompt += num_new
         self.prompt_context += request.num_planned
 
+    def take_back(self, request: Request) -> None:
+        """The request is about to be preempted: others may have what it would have had."""
+        for index, (planned, epoch, num_new) in enumerate(self.rows):
+            if planned is request and epoch == request.num_preemptions:
+                del self.rows[index]
+                self.budget += num_new
+                self.logits += num_new if request.scores_prompt else 1
+                break
+
 
 def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
     """The next step's rows, with their blocks; empty when there is nothing to do."""
@@ -194,17 +203,18 @@ def end(
 
 
 def _admit_waiting(state: SchedulerState, now: float, step: _Step, reserved: int) -> None:
-    while min(step.budget, step.logits) > 0 and (request := state.waiting.first()) is not None:
+    while step.budget > 0 and (request := state.waiting.first()) is not None:
         most = _prompt_tokens(state, step, 0) - step.num_prompt
         if most <= 0:
             break  # one row more would make all the others wait too long
         most = min(most, step.budget)
         if request.scores_prompt:
             most = min(most, _scorable(state, step, -1))
-        if not start(state, request, most, reserved, step.copies):
+        if step.logits <= 0 or not start(state, request, most, reserved, step.copies):
             last = state.running[-1] if state.running else None
             if not state.waiting.preempts or last is None or last.rank < request.rank:
                 break
+            step.take_back(last)
             _preempt(state, last)
             continue
         state.waiting.pop()
