@@ -37,7 +37,7 @@ ISAS = ("avx512", "avx2", "portable")
 
 # What scores and weighted values are multiplied in (attention.h), by instruction set: which peak
 # attention is held to.
-ATTENTION_ARITHMETIC = {"avx512": "f32", "avx2": "f32", "portable": "f32"}
+ATTENTION_ARITHMETIC = {"avx512": "bf16", "avx2": "f32", "portable": "f32"}
 
 
 @dataclass(frozen=True, slots=True)
