@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,24 @@ from ridgeline.engine.request import Request
 from ridgeline.engine.schedule import step
 from ridgeline.engine.schedule.state import SchedulerState
 
-NUM_REQUESTS = 14
+# One a request: every sampler at least twice.
+SAMPLERS: list[dict[str, Any]] = [
+    {"temperature": 0},
+    {"top_k": 40, "top_p": 0.9},
+    {"min_p": 0.05, "repetition_penalty": 1.1},
+    {"typical_p": 0.9, "frequency_penalty": 0.4},
+    {"top_n_sigma": 1.2, "presence_penalty": 0.5},
+    {"xtc_probability": 0.6, "xtc_threshold": 0.05},
+    {"mirostat": 2, "mirostat_tau": 4.0},
+    {"mirostat": 2, "mirostat_tau": 2.0, "temperature": 1.2},
+    {"dynatemp_range": 0.5, "top_p": 0.95},
+    {"dry_multiplier": 0.8, "no_repeat_ngram_size": 3},
+    {"logit_bias": {260: 4.0, 284: -100.0}, "bad_words": [" the"], "min_tokens": 3},
+    {"allowed_token_ids": [*range(100, 2000)], "prompt_logprobs": 1},
+    {"top_p": 0.9, "prompt_logprobs": 0},
+    {"temperature": 1.5, "min_p": 0.1, "top_k": 100, "xtc_probability": 0.3},
+]
+NUM_REQUESTS = 2 * len(SAMPLERS)
 Answer = tuple[tuple[int, ...], tuple[dict[int, float], ...]]
 
 
@@ -24,13 +42,9 @@ def requests() -> list[tuple[list[int], SamplingParams]]:
         start = shared[: rng.randrange(120)] if index % 3 == 0 else []
         own = [rng.randrange(1000, 40000) for _ in range(rng.choice([1, 5, 17, 60, 200]))]
         params = SamplingParams(
-            temperature=rng.choice([0, 0.7, 1.2]),
-            top_k=rng.choice([0, 40]),
-            top_p=rng.choice([1.0, 0.9]),
-            min_p=rng.choice([0.0, 0.05]),
-            repetition_penalty=rng.choice([1.0, 1.1]),
+            **{"temperature": rng.choice([0.7, 1.2])} | SAMPLERS[index % len(SAMPLERS)],
             seed=index,
-            max_tokens=rng.randrange(3, 40),
+            max_tokens=rng.randrange(3, 64),
             ignore_eos=True,
             logprobs=2,
         )
@@ -47,7 +61,12 @@ def answers(llm: LLM, order: list[int]) -> dict[int, Answer]:
     for index, output in zip(order, outputs, strict=True):
         (answer,) = output.outputs
         assert answer.logprobs is not None
-        logprobs = tuple({k: v.logprob for k, v in each.items()} for each in answer.logprobs)
+        scored = [each for each in output.prompt_logprobs or () if each is not None]
+        assert len(scored) == (
+            len(output.prompt_token_ids) - 1 if output.prompt_logprobs is not None else 0
+        )
+        both = [*answer.logprobs, *scored]
+        logprobs = tuple({k: v.logprob for k, v in each.items()} for each in both)
         found[index] = (answer.token_ids, logprobs)
     return found
 
