@@ -20,6 +20,7 @@ from ridgeline.cost.memory import check_fits, memory_ledger
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.executor import Executor
 from ridgeline.engine.record import Recorder
+from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.errors import CapacityError, RequestError, RidgelineError
 from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.node import Graph
@@ -51,7 +52,9 @@ class Options:
     backend: "cpu", "reference" (NumPy, slow, the definition) or "null" (no arithmetic).
     context_length: tokens of a prompt and its answer. memory: bytes of the KV cache. max_rows:
     requests that run at once. max_tokens_per_step: new tokens that a step computes at most.
-    threads, isa: of the CPU backend, over `Settings`. record: a file to which everything that the
+    policy: who goes first, "fcfs", "priority" or "fair". max_waiting: requests that may wait; one
+    more is refused as Overloaded; None: any number. threads, isa: of the CPU backend, over
+    `Settings`. record: a file to which everything that the
     engine is told and does is written, for `ridgeline replay`; token ids, no text.
     """
 
@@ -60,6 +63,8 @@ class Options:
     memory: int | None = None
     max_rows: int = 64
     max_tokens_per_step: int = 512
+    policy: str = "fcfs"
+    max_waiting: int | None = None
     threads: int | None = None
     isa: str | None = None
     record: Path | None = None
@@ -201,9 +206,18 @@ def assemble(
     Raises ModelError (cannot be found or read), CapacityError (will not fit; nothing was read yet)
     or RequestError (an option that is not allowed).
     """
+    if options.policy not in POLICIES:
+        raise RequestError("policy", f"{options.policy!r}; there are: {', '.join(POLICIES)}")
     if options.backend not in _BACKENDS:
         raise RequestError("backend", f"{options.backend!r}; there are: {', '.join(_BACKENDS)}")
-    for name in ("context_length", "memory", "max_rows", "max_tokens_per_step", "threads"):
+    for name in (
+        "context_length",
+        "memory",
+        "max_rows",
+        "max_tokens_per_step",
+        "max_waiting",
+        "threads",
+    ):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise RequestError(name, f"{value} is not a positive whole number")
@@ -223,6 +237,8 @@ def assemble(
         executor,
         max_context=sizes.max_context,
         max_tokens_per_step=sizes.max_tokens_per_step,
+        policy=options.policy,
+        max_waiting=options.max_waiting,
         observer=None if options.record is None else _recorder(opened, options, sizes),
     )
     return Assembled(
@@ -249,6 +265,8 @@ def replay_options(header: Mapping[str, Any]) -> tuple[str, Options]:
             memory=int(sizes["memory"]),
             max_rows=int(sizes["max_rows"]),
             max_tokens_per_step=int(sizes["max_tokens_per_step"]),
+            policy=str(header.get("policy", "fcfs")),
+            max_waiting=header.get("max_waiting"),
         )
     except (KeyError, TypeError, ValueError):
         raise RidgelineError("record: its header does not say which engine it was") from None
@@ -269,6 +287,8 @@ def _recorder(opened: OpenedModel, options: Options, sizes: Sizes) -> Recorder:
     header = {
         "model": str(opened.checkpoint.path),
         "backend": options.backend,
+        "policy": options.policy,
+        "max_waiting": options.max_waiting,
         "sizes": settled,
     }
     recorder = Recorder(file, header)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from ridgeline import LLM, SamplingParams
 from ridgeline.engine.request import Request, Status
 from ridgeline.engine.schedule.admit import admit, expire
 from ridgeline.engine.schedule.policies import POLICIES
@@ -15,6 +19,8 @@ from ridgeline.engine.schedule.state import Limits, SchedulerState
 from ridgeline.engine.schedule.step import apply, end, schedule
 from ridgeline.errors import Overloaded, RequestError
 from ridgeline.step import RowSampling, Sampled, StepPlan, StepResult, StepShape
+
+LLAMA = str(Path(__file__).parent.parent / "golden" / "llama3" / "model.gguf")
 
 
 def request(name: str, num_prompt: int = 8, max_tokens: int = 4, **asked: object) -> Request:
@@ -213,3 +219,16 @@ def test_a_pace_that_no_step_can_keep_is_refused() -> None:
         state(itl_seconds=0.001)
     with pytest.raises(RequestError, match="cost model"):
         SchedulerState.empty(Limits(1, 8, 40, 4, itl_seconds=1.0), 10)
+
+
+def test_a_policy_is_chosen_by_name(tmp_path: Path) -> None:
+    llm = LLM(LLAMA, policy="fair", max_waiting=2, record=tmp_path / "run.jsonl")
+    params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+    (output,) = llm.generate("one at a time", params)
+    assert len(output.outputs[0].token_ids) == 4
+    with pytest.raises(Overloaded, match="2 requests wait"):
+        llm.generate(["three", "prompts", "at once"], params)
+    header = (tmp_path / "run.jsonl").read_text().splitlines()[0]
+    assert (json.loads(header)["policy"], json.loads(header)["max_waiting"]) == ("fair", 2)
+    with pytest.raises(RequestError, match="fcfs, priority, fair"):
+        LLM(LLAMA, policy="lottery")

@@ -9,10 +9,11 @@ from typing import Protocol
 from ridgeline.engine.executor import Executor
 from ridgeline.engine.request import Event, Request
 from ridgeline.engine.schedule.admit import admit, expire
+from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.engine.schedule.state import Limits, SchedulerState
 from ridgeline.engine.schedule.step import apply, end, fail, retract, schedule
-from ridgeline.errors import EngineError
-from ridgeline.step import StepPlan
+from ridgeline.errors import EngineError, RequestError
+from ridgeline.step import StepPlan, StepShape
 
 
 class Observer(Protocol):
@@ -27,8 +28,9 @@ class Engine:
     """Many requests on one model. Not thread-safe: one caller steps it.
 
     max_tokens_per_step bounds a step's new tokens; a longer prompt is computed in chunks, with the
-    same result. max_context bounds a request's prompt and answer together. clock: seconds, for
-    deadlines and for what policies make of waiting.
+    same result. max_context bounds a request's prompt and answer together. policy: a key
+    of `POLICIES`. max_waiting, itl_seconds: see `Limits`. seconds: what a step takes by the cost
+    model; without it nothing is predicted. clock: seconds, for deadlines and policies.
     """
 
     def __init__(
@@ -37,6 +39,10 @@ class Engine:
         *,
         max_context: int,
         max_tokens_per_step: int,
+        policy: str = "fcfs",
+        max_waiting: int | None = None,
+        itl_seconds: float | None = None,
+        seconds: Callable[[StepShape], float] | None = None,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -48,8 +54,12 @@ class Engine:
             max_tokens_per_step=max_tokens_per_step,
             max_context=max_context,
             block_tokens=executor.block_tokens,
+            max_waiting=max_waiting,
+            itl_seconds=itl_seconds,
         )
-        self._state = SchedulerState.empty(limits, executor.num_blocks)
+        if policy not in POLICIES:
+            raise RequestError("policy", f"{policy!r}; there are: {', '.join(POLICIES)}")
+        self._state = SchedulerState.empty(limits, executor.num_blocks, POLICIES[policy](), seconds)
 
     @property
     def state(self) -> SchedulerState:

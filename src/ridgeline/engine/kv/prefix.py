@@ -48,9 +48,10 @@ def prefix_hashes(
 ) -> Iterator[bytes]:
     """The name of each full block of `token_ids`; parent: the name of what precedes them."""
     parent = parent or chain_root(salt)
-    for start in range(0, len(token_ids) - block_tokens + 1, block_tokens):
+    ids = memoryview(array("i", token_ids))
+    for start in range(0, len(ids) - block_tokens + 1, block_tokens):
         digest = blake2b(parent, digest_size=16, person=b"ridgeline-kv")
-        digest.update(array("i", token_ids[start : start + block_tokens]))
+        digest.update(ids[start : start + block_tokens])
         parent = digest.digest()
         yield parent
 
@@ -67,7 +68,7 @@ class PrefixIndex:
         self._parent_of: dict[bytes, bytes] = {}
         # In order of naming; a name stays here as long as its block keeps it.
         self._children: dict[bytes, dict[bytes, None]] = {}
-        self._tokens: OrderedDict[bytes, tuple[int, ...]] = OrderedDict()
+        self._tokens: OrderedDict[bytes, Sequence[int]] = OrderedDict()
         self._salts: OrderedDict[bytes, bytes] = OrderedDict()
         self._evicted: OrderedDict[bytes, None] = OrderedDict()
         self._evicted_names = evicted_names
@@ -100,7 +101,9 @@ class PrefixIndex:
         key = parent or chain_root(salt)
         self._parent_of[name] = key
         self._children.setdefault(key, {})[name] = None
-        _remember(self._tokens, name, tuple(tokens), _TOKENS_KEPT)
+        self._tokens[name] = tokens
+        if len(self._tokens) > _TOKENS_KEPT:
+            self._tokens.popitem(last=False)
         if not parent:
             _remember(self._salts, _without_salt(tokens), salt, _TOKENS_KEPT)
 
@@ -137,7 +140,7 @@ class PrefixIndex:
         start = num_found * block_tokens
         if names[num_found] in self._evicted:
             return CacheMiss("evicted", start)
-        wanted = tuple(token_ids[start : start + block_tokens])
+        wanted = token_ids[start : start + block_tokens]
         if num_found == 0 and self._salts.get(_without_salt(wanted), salt) != salt:
             return CacheMiss("salt", 0)
         parent = names[num_found - 1] if num_found else chain_root(salt)
