@@ -155,7 +155,8 @@ def plot(data: dict[str, object], path: Path) -> None:
     axes.set_xlabel("KV cache, million tokens (GB for Llama 3.1 8B, BF16)")
     axes.set_ylabel("prompt tokens from the cache, %")
     axes.set_title("Prefix hits on the Mooncake conversation trace, LRU of leaves")
-    axes.set_ylim(0, None)
+    axes.set_ylim(0, 115 * most)
+    axes.set_xlim(points[0]["tokens"] / 1.5e6, points[-1]["tokens"] / 0.6e6)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
 
