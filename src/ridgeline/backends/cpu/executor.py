@@ -25,12 +25,16 @@ from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.passes.memory import plan_memory
 from ridgeline.step import RowSampling, Sampled, Scored, StepPlan, StepResult
+from ridgeline.units import KIB, MIB
 
 BLOCK_TOKENS = 16
 
-# Embedding rows are read from the mapped file; after so many its pages are given back, since each
-# row brings its neighbours in (64 KB a row on Linux).
-LOOKUPS_BETWEEN_RELEASES = 256
+# Embedding rows are read from the mapped file, and a row brings its neighbours in (64 KB on Linux).
+# Of a table larger than this, so much may stay before its pages are given back. Bringing a row in
+# again costs a page fault, tens of microseconds in a virtual machine: with 256 lookups between
+# releases that was a tenth of a batched decode step.
+RESIDENT_TABLE_BYTES = 128 * MIB
+LOOKUP_BYTES = 64 * KIB
 
 # Best first; a CPU that has one has those after it.
 ISAS = ("avx512", "avx2", "portable")
@@ -249,10 +253,11 @@ class CpuExecutor:
         except (ValueError, IndexError, OverflowError, RuntimeError) as error:
             raise EngineError(str(error)) from None
         self._num_looked_up += sum(row.num_new for row in plan.rows)
-        if self._num_looked_up >= LOOKUPS_BETWEEN_RELEASES:
+        if self._num_looked_up * LOOKUP_BYTES >= RESIDENT_TABLE_BYTES:
             self._num_looked_up = 0
             for table in self._tables:
-                self._weights.release(table)
+                if table.num_bytes > RESIDENT_TABLE_BYTES:
+                    self._weights.release(table)
 
 
 _NUMBERS = tuple(
