@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ridgeline.async_engine import AsyncEngine
     from ridgeline.engine.beams import BeamSearchOutput, BeamSearchParams
     from ridgeline.engine.outputs import CompletionOutput, Delta, RequestOutput
-    from ridgeline.engine.request import SamplingParams
+    from ridgeline.engine.request import SamplingParams, Service
     from ridgeline.errors import (
         CapacityError,
         EngineError,
@@ -34,6 +34,7 @@ _HOMES = {
     "Delta": "ridgeline.engine.outputs",
     "RequestOutput": "ridgeline.engine.outputs",
     "SamplingParams": "ridgeline.engine.request",
+    "Service": "ridgeline.engine.request",
     "CapacityError": "ridgeline.errors",
     "EngineError": "ridgeline.errors",
     "ModelError": "ridgeline.errors",
@@ -57,6 +58,7 @@ __all__ = [
     "RequestOutput",
     "RidgelineError",
     "SamplingParams",
+    "Service",
 ]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from ridgeline.engine.outputs import Delta, RequestOutput
 from ridgeline.engine.prompts import Message, Prompt, Tokenized
-from ridgeline.engine.request import SamplingParams
+from ridgeline.engine.request import ORDINARY_SERVICE, SamplingParams, Service
 from ridgeline.engine.session import Group, Session
 from ridgeline.errors import EngineError, RidgelineError
 from ridgeline.llm import LLM
@@ -134,15 +134,16 @@ class AsyncEngine:
         sampling_params: SamplingParams | None = None,
         *,
         request_id: str | None = None,
+        service: Service = ORDINARY_SERVICE,
     ) -> AsyncStream:
         """Queues a prompt; read the stream for its answers.
 
-        Raises RequestError for a prompt that could never run, and EngineError if the engine has
-        stopped, before anything runs.
+        Raises, before anything runs, RequestError for a prompt that could never run, Overloaded if
+        it cannot run soon enough, and EngineError if the engine has stopped.
         """
         arrival = time.monotonic()
         tokenized = await asyncio.to_thread(self._llm.prompts.tokenize, prompt)
-        return await self._submit(tokenized, sampling_params, request_id, arrival)
+        return await self._submit(tokenized, sampling_params, request_id, arrival, service)
 
     async def stream_chat(
         self,
@@ -152,13 +153,14 @@ class AsyncEngine:
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         request_id: str | None = None,
+        service: Service = ORDINARY_SERVICE,
     ) -> AsyncStream:
         """Queues a conversation; raises as `stream` and `LLM.chat` do."""
         arrival = time.monotonic()
         tokenized = await asyncio.to_thread(
             self._llm.prompts.render, messages, tools=tools, variables=chat_template_kwargs
         )
-        return await self._submit(tokenized, sampling_params, request_id, arrival)
+        return await self._submit(tokenized, sampling_params, request_id, arrival, service)
 
     async def generate(
         self,
@@ -166,9 +168,11 @@ class AsyncEngine:
         sampling_params: SamplingParams | None = None,
         *,
         request_id: str | None = None,
+        service: Service = ORDINARY_SERVICE,
     ) -> RequestOutput:
         """Continues a prompt and waits for all of it; cancelling the task ends the request."""
-        return await _whole(await self.stream(prompt, sampling_params, request_id=request_id))
+        stream = await self.stream(prompt, sampling_params, request_id=request_id, service=service)
+        return await _whole(stream)
 
     async def chat(
         self,
@@ -178,6 +182,7 @@ class AsyncEngine:
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         request_id: str | None = None,
+        service: Service = ORDINARY_SERVICE,
     ) -> RequestOutput:
         """Answers a conversation and waits for all of it; cancelling the task ends the request."""
         return await _whole(
@@ -187,6 +192,7 @@ class AsyncEngine:
                 tools=tools,
                 chat_template_kwargs=chat_template_kwargs,
                 request_id=request_id,
+                service=service,
             )
         )
 
@@ -215,10 +221,11 @@ class AsyncEngine:
         params: SamplingParams | None,
         request_id: str | None,
         arrival: float,
+        service: Service,
     ) -> AsyncStream:
         mailbox = _Mailbox(asyncio.get_running_loop())
         params = params or SamplingParams()
-        queued = self._worker.submit(mailbox, prompt, params, request_id, arrival)
+        queued = self._worker.submit(mailbox, prompt, params, request_id, arrival, service)
         try:
             return AsyncStream(self, mailbox, await asyncio.wrap_future(queued))
         except asyncio.CancelledError:
@@ -257,6 +264,7 @@ class _Worker:
         params: SamplingParams,
         name: str | None,
         arrival: float,
+        service: Service,
     ) -> Future[Group]:
         queued: Future[Group] = Future()
 
@@ -266,7 +274,9 @@ class _Worker:
             try:
                 if self._fault is not None:
                     raise self._fault
-                group = self._session.submit(prompt, params, arrival=arrival, name=name)
+                group = self._session.submit(
+                    prompt, params, arrival=arrival, name=name, service=service
+                )
             except RidgelineError as error:
                 queued.set_exception(error)
                 return

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ridgeline import LLM, AsyncEngine, EngineError, RequestError, SamplingParams
+from ridgeline import LLM, AsyncEngine, EngineError, RequestError, SamplingParams, Service
 from ridgeline.model.text.chat import ChatTemplate
 from ridgeline.step import StepPlan, StepResult
 
@@ -260,3 +260,74 @@ def test_an_engine_that_cannot_even_fail_tells_everyone(
 
     asyncio.run(run())
     engine.close()
+
+
+def test_a_request_ends_at_its_deadline_and_keeps_what_was_said(engine: AsyncEngine) -> None:
+    async def run() -> None:
+        whole = await engine.generate(PROMPTS[0], LONG)
+        output = await engine.generate(PROMPTS[0], LONG, service=Service(timeout_seconds=0.03))
+        (answer,) = output.outputs
+        assert answer.finish_reason == "deadline"
+        said = answer.token_ids
+        assert len(said) < 90
+        assert said == whole.outputs[0].token_ids[: len(said)]
+
+    asyncio.run(run())
+
+
+def test_tenants_do_not_see_each_others_prefixes(engine: AsyncEngine) -> None:
+    prompt = "the quick brown fox jumps over the lazy dog " * 2
+
+    async def run() -> None:
+        mine, yours = Service(tenant="mine"), Service(tenant="yours")
+        first = await engine.generate(prompt, GREEDY, service=mine)
+        again = await engine.generate(prompt, GREEDY, service=mine)
+        other = await engine.generate(prompt, GREEDY, service=yours)
+        assert (first.num_cached_tokens, other.num_cached_tokens) == (0, 0)
+        assert again.num_cached_tokens > 0
+        assert first.outputs == again.outputs == other.outputs
+        assert other.cache_miss is not None
+        assert other.cache_miss.kind == "salt"
+
+    asyncio.run(run())
+
+
+def test_priority_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = LLM(MODEL, max_rows=1, threads=1, policy="priority")
+    ended: list[str] = []
+
+    async def one(engine: AsyncEngine, name: str, priority: int) -> None:
+        await engine.generate(PROMPTS[0], GREEDY, service=Service(priority=priority))
+        ended.append(name)
+
+    async def run() -> None:
+        async with AsyncEngine(llm) as engine:
+            blocked = threading.Event()
+            submit = llm.session.engine._executor.submit
+
+            def wait(plan: StepPlan) -> None:
+                blocked.wait(60)
+                submit(plan)
+
+            monkeypatch.setattr(llm.session.engine._executor, "submit", wait)
+            tasks = []
+            for name, priority in [("first", 0), ("late", 5), ("soon", 1)]:
+                tasks.append(asyncio.create_task(one(engine, name, priority)))
+                while len(engine._worker._running) < len(tasks) and len(tasks) == 1:
+                    await asyncio.sleep(0.001)
+            while len(engine._worker._commands) < 2:
+                await asyncio.sleep(0.001)
+            blocked.set()
+            await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+    assert ended == ["first", "soon", "late"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"tenant": "x" * 300}, {"priority": 1.5}, {"timeout_seconds": 0}, {"timeout_seconds": "1"}],
+)
+def test_a_wrong_service_names_its_field(wrong: dict[str, object]) -> None:
+    with pytest.raises(RequestError, match=next(iter(wrong))):
+        Service(**wrong)  # type: ignore[arg-type]

@@ -280,6 +280,31 @@ class Status(Enum):
     FINISHED = "finished"
 
 
+@dataclass(frozen=True, slots=True)
+class Service:
+    """How a request is to be served, beside what it is to say; no token depends on it.
+
+    tenant: whose it is: the policy "fair" shares the machine out among tenants, and the prefix
+    cache keeps them apart. priority: lower is sooner, under the policy "priority". timeout_seconds:
+    counted from the call; then the request ends with finish_reason "deadline", and one that would
+    come too late is not begun (Overloaded).
+    """
+
+    tenant: str = ""
+    priority: int = 0
+    timeout_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tenant, str) or len(self.tenant) > 256:
+            raise RequestError("tenant", "must be a text of at most 256 characters")
+        _whole("priority", self.priority, -(2**31), 2**31 - 1)
+        if self.timeout_seconds is not None:
+            _number("timeout_seconds", self.timeout_seconds, 0.0, 1e9, open_low=True)
+
+
+ORDINARY_SERVICE = Service()
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One answer in the making: what is asked, and the scheduler's record of it.

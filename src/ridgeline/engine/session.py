@@ -17,7 +17,13 @@ from ridgeline.engine.engine import Engine
 from ridgeline.engine.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
 from ridgeline.engine.prompt_logprobs import PromptLogprobs
 from ridgeline.engine.prompts import Tokenized
-from ridgeline.engine.request import Event, Request, SamplingParams
+from ridgeline.engine.request import (
+    ORDINARY_SERVICE,
+    Event,
+    Request,
+    SamplingParams,
+    Service,
+)
 from ridgeline.engine.row_sampling import RowSamplings
 from ridgeline.errors import EngineError, RequestError
 from ridgeline.model.text.tokenizer import Tokenizer
@@ -174,16 +180,18 @@ class Session:
         arrival: float,
         name: str | None = None,
         streams: bool = True,
+        service: Service = ORDINARY_SERVICE,
     ) -> Group:
         """Queues a prompt. arrival: `time.monotonic()` of the call that brought it. name: its id,
         if no group that runs has it. streams: as `Group` has it. Raises RequestError if it could
-        never run here.
+        never run here, Overloaded if it cannot run soon enough.
         """
         name = f"request-{next(self._numbers)}" if name is None else name
         seed = secrets.randbits(63) if params.seed is None else params.seed
         stops = self._samplings.stop_ids(params)
         num_prompt = len(prompt.token_ids)
         group = Group(name, prompt, arrival, time.monotonic(), streams)
+        timeout = service.timeout_seconds
         try:
             for index in range(params.num_sequences):
                 own_seed = (seed + index) % 2**64  # answer i of a prompt uses seed + i
@@ -195,7 +203,11 @@ class Session:
                     max_tokens=params.max_tokens or max(1, self.max_context - num_prompt),
                     sampling=_not_scoring(sampling) if index else sampling,  # once is enough
                     stop_token_ids=stops,
+                    salt=service.tenant.encode(),
+                    tenant=service.tenant,
+                    priority=service.priority,
                     arrival=arrival,
+                    deadline=None if timeout is None else arrival + timeout,
                     fork_of=f"{name}-0" if index else None,
                 )
                 if request.id in self._groups:
