@@ -16,9 +16,10 @@ namespace {
 // disturbed each other once would take turns sleeping at every barrier from then on (measured: 50 us an operator
 // instead of 1). Were it long, a core that spins would look busy to the system, which gives a thread that another
 // program has driven off its core the core of one that sleeps (benchmarks/busy_core.py: decoding beside a busy process
-// keeps 66 % of its speed, of 75 % that are fair, and 58 % with 2 ms). Between steps there is no telling when work
-// will come.
-constexpr std::chrono::microseconds kBarrierSpin{200}, kIdleSpin{300};
+// keeps 66 % of its speed, of 75 % that are fair, and 58 % with 2 ms).
+// Between steps work comes again as soon as the last one is booked, 0.3 to 0.5 ms for a few dozen rows: a thread that
+// sleeps by then costs the next step its waking, 0.7 ms in a virtual machine.
+constexpr std::chrono::microseconds kBarrierSpin{200}, kIdleSpin{2000};
 
 inline void pause() {
 #if defined(__x86_64__)
