@@ -262,10 +262,19 @@ def test_an_engine_that_cannot_even_fail_tells_everyone(
     engine.close()
 
 
-def test_a_request_ends_at_its_deadline_and_keeps_what_was_said(engine: AsyncEngine) -> None:
+def test_a_request_ends_at_its_deadline_and_keeps_what_was_said(
+    engine: AsyncEngine, llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = llm.session.engine._executor.submit
+
+    def slower(plan: StepPlan) -> None:
+        time.sleep(0.005)
+        submit(plan)
+
     async def run() -> None:
         whole = await engine.generate(PROMPTS[0], LONG)
-        output = await engine.generate(PROMPTS[0], LONG, service=Service(timeout_seconds=0.03))
+        monkeypatch.setattr(llm.session.engine._executor, "submit", slower)
+        output = await engine.generate(PROMPTS[0], LONG, service=Service(timeout_seconds=0.3))
         (answer,) = output.outputs
         assert answer.finish_reason == "deadline"
         said = answer.token_ids
