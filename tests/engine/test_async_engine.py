@@ -303,11 +303,12 @@ def test_tenants_do_not_see_each_others_prefixes(engine: AsyncEngine) -> None:
 
 def test_priority_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     llm = LLM(MODEL, max_rows=1, threads=1, policy="priority")
-    ended: list[str] = []
+    finished: dict[str, float] = {}
 
     async def one(engine: AsyncEngine, name: str, priority: int) -> None:
-        await engine.generate(PROMPTS[0], GREEDY, service=Service(priority=priority))
-        ended.append(name)
+        output = await engine.generate(PROMPTS[0], GREEDY, service=Service(priority=priority))
+        assert output.metrics.finished is not None
+        finished[name] = output.metrics.finished
 
     async def run() -> None:
         async with AsyncEngine(llm) as engine:
@@ -330,7 +331,7 @@ def test_priority_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
             await asyncio.gather(*tasks)
 
     asyncio.run(run())
-    assert ended == ["first", "soon", "late"]
+    assert sorted(finished, key=lambda name: finished[name]) == ["first", "soon", "late"]
 
 
 @pytest.mark.parametrize(
