@@ -238,7 +238,7 @@ def test_a_biased_sampler_would_be_seen() -> None:
     for name, field, off in [
         ("repetition", "repetition_penalty", 1.44),
         ("frequency", "frequency_penalty", 0.75),
-        ("dynamic", "dynatemp_range", 0.75),
+        ("dynamic", "dynatemp_range", 0.8),
         ("xtc", "xtc_probability", 0.53),
         ("dry", "dry_multiplier", 0.9),
     ]:
