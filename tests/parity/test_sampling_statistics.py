@@ -240,7 +240,7 @@ def test_a_biased_sampler_would_be_seen() -> None:
         ("frequency", "frequency_penalty", 0.75),
         ("dynamic", "dynatemp_range", 0.8),
         ("xtc", "xtc_probability", 0.53),
-        ("dry", "dry_multiplier", 0.9),
+        ("dry", "dry_multiplier", 1.0),
     ]:
         counts = counted(DRAWN[name], AVAILABLE[0], 99, HISTORY)
         assert chance(counts, book(replace(DRAWN[name], **{field: off}))) < 1e-4, name
