@@ -287,6 +287,8 @@ def test_signal_while_pip_works_ends_pip_and_keeps_the_cache_clean(
             stderr=subprocess.PIPE,
             text=True,
             env=environment,
+            # A shell's background job ignores SIGINT, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         server.settimeout(60)
         connection, _ = server.accept()

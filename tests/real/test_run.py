@@ -56,7 +56,13 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(),
+        preexec_fn=heed_interrupts,
     )
+
+
+def heed_interrupts() -> None:
+    """A shell's background job ignores SIGINT, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
@@ -69,6 +75,7 @@ class Terminal:
             pytest.skip(f"this machine gives no pseudo-terminal: {error}")
         self.process = subprocess.Popen(
             [sys.executable, "-c", TAKE_TERMINAL, *COMMAND, *arguments],
+            preexec_fn=heed_interrupts,
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
