@@ -55,9 +55,9 @@ class RankedQueue(Queue):
         self._waiting: dict[Request, int] = {}  # to its entry; entries of the removed stay behind
         self._num_pushed = 0
 
+    @abstractmethod
     def rank(self, request: Request) -> Rank:
         """Lower is sooner; no two requests share one."""
-        raise NotImplementedError
 
     def push(self, request: Request) -> None:
         request.rank = self.rank(request)

@@ -243,6 +243,7 @@ def _remove_wheels(folder: Path) -> None:
 
 @contextmanager
 def _zip_faults(requirement: str) -> Iterator[None]:
+    # zipfile says NotImplementedError of a compression that it does not know.
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
