@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from ridgeline import LLM, AsyncEngine, EngineError, RequestError, SamplingParams, Service
+from ridgeline.engine.request import Event
+from ridgeline.engine.schedule.state import SchedulerState
+from ridgeline.engine.schedule.step import apply
 from ridgeline.model.text.chat import ChatTemplate
 from ridgeline.step import StepPlan, StepResult
 
@@ -212,20 +215,18 @@ def test_close_ends_what_runs_and_refuses_what_comes(llm: LLM) -> None:
 
 
 def test_a_fault_of_the_scheduler_ends_what_ran_and_the_engine_goes_on(
-    engine: AsyncEngine, llm: LLM, monkeypatch: pytest.MonkeyPatch
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executor = llm.session.engine._executor
-    collect, calls = executor.collect, 0
+    calls = 0
 
-    def broken() -> StepResult:
+    def broken(state: SchedulerState, result: StepResult) -> list[Event]:
         nonlocal calls
         calls += 1
         if calls == 3:
-            collect()
             raise ZeroDivisionError("a bug")
-        return collect()
+        return apply(state, result)
 
-    monkeypatch.setattr(executor, "collect", broken)
+    monkeypatch.setattr("ridgeline.engine.engine.apply", broken)
 
     async def run() -> None:
         output = await engine.generate(PROMPTS[0], GREEDY)
@@ -242,14 +243,14 @@ def test_a_fault_of_the_scheduler_ends_what_ran_and_the_engine_goes_on(
 def test_an_engine_that_cannot_even_fail_tells_everyone(
     llm: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_plan: StepPlan) -> None:
+    def broken(_state: SchedulerState, _now: float) -> StepPlan:
         raise ZeroDivisionError("a bug")
 
     def worse(_error: EngineError) -> None:
         raise KeyError("another")
 
     engine = AsyncEngine(llm)
-    monkeypatch.setattr(llm.session.engine._executor, "submit", broken)
+    monkeypatch.setattr("ridgeline.engine.engine.schedule", broken)
     monkeypatch.setattr(llm.session, "fail", worse)
 
     async def run() -> None:

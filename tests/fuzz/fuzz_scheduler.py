@@ -30,8 +30,10 @@ def main() -> None:
     print(f"{total.steps} steps, {total.tokens} tokens, requests ended: {dict(total.ended)}")
     print(
         f"{total.preemptions} preemptions, {total.copies} blocks copied, {total.cached_tokens} "
-        f"tokens from the cache, {total.overloaded} refused, {total.failed_steps} steps failed, "
-        f"{total.retracted} retracted, {total.pruned_rows} rows pruned"
+        f"tokens from the cache, {total.overloaded} refused, {total.failed_steps} steps failed "
+        f"({total.passing_faults} of faults that pass, {total.poisoned} requests found guilty), "
+        f"{total.retracted} retracted, {total.pruned_rows} rows pruned, "
+        f"{total.stale} results that came too late"
     )
 
 

@@ -7,12 +7,12 @@ checked; an AssertionError or an EngineError that nobody injected is a find.
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 
 from ridgeline.backends.null.executor import NullExecutor, null_token
 from ridgeline.backends.simulated.executor import SimulatedExecutor, VirtualClock
-from ridgeline.engine.request import Event, Request
+from ridgeline.engine.request import Event, Request, Status
 from ridgeline.engine.schedule.admit import admit, expire
 from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.engine.schedule.policies.fair import FairQueue
@@ -25,6 +25,8 @@ from ridgeline.step import RowSampling, StepPlan, StepResult, StepShape
 VOCAB = 50
 SIZE = 4
 INJECTED = "injected"
+POISON = "poison"
+PASSING = "passing"
 MAX_PROMPT, MAX_ANSWER = 40, 20
 # Steps that may pass before some request ends: the first in rank needs at most a step a token, and
 # starts again at most as often as a better one came meanwhile.
@@ -45,10 +47,13 @@ class Counts:
     ended: Counter[str] = field(default_factory=Counter)
     overloaded: int = 0
     failed_steps: int = 0
+    passing_faults: int = 0
+    poisoned: int = 0
     retracted: int = 0
     copies: int = 0
     cached_tokens: int = 0
     pruned_rows: int = 0
+    stale: int = 0
 
     def add(self, other: Counts) -> None:
         for name in self.__dataclass_fields__:
@@ -56,11 +61,14 @@ class Counts:
 
 
 class World:
-    """ahead: each step is planned while the one before runs."""
+    """ahead: each step is planned while the one before runs. late: what a step gave is booked when
+    the next one has run, too, and the one after that is planned.
+    """
 
     def __init__(self, seed: int) -> None:
         self.rng = rng = random.Random(seed)
         self.ahead = rng.random() < 0.5
+        self.late = self.ahead and rng.random() < 0.5
         self.policy = rng.choice(sorted(POLICIES))
         self.fault_rate = rng.choice([0.0, 0.01, 0.05])
         self.load = rng.choice([0.05, 0.2, 0.5])
@@ -95,33 +103,42 @@ class World:
         self.submitted: dict[str, Request] = {}
         self.ended: set[str] = set()
         self.never_admitted: dict[str, Request] = {}
+        self.poison: dict[str, int] = {}  # to the tokens with which a step of it always fails
+        self.poison_met: set[str] = set()
         self.steps_without_end = 0
         self.soonest_retry = float("inf")
 
     def run(self, num_steps: int) -> Counts:
         waiting_plan: StepPlan | None = None
+        ran: deque[StepResult | EngineError | None] = deque()
         target = self.counts.steps + num_steps
-        while self.counts.steps < target or self.state.has_work:
+        while self.counts.steps < target or self.state.has_work or ran:
             if self.counts.steps < target:
                 self._arrivals()
             self._aborts()
             self._take(expire(self.state, self.clock.now))
             if waiting_plan is None:
                 waiting_plan = self._schedule()
-            plan, waiting_plan = waiting_plan, None
-            result = self._submit(plan) if plan.rows else None
+            plan, waiting_plan = self._prune(waiting_plan), None
+            if plan.rows:
+                ran.append(self._submit(plan))
             if self.ahead and plan.rows:
                 waiting_plan = self._schedule()
             self._aborts()
-            self._book(plan, result)
-            if waiting_plan is not None:
-                waiting_plan = self._prune(waiting_plan)
+            # Nothing runs on what a step that failed has left.
+            failed = bool(ran) and not isinstance(ran[-1], StepResult)
+            while ran and (failed or not self.late or not plan.rows or len(ran) > 1):
+                self._book(ran.popleft())
             self._check()
             if not plan.rows:
                 self.clock.now += 0.05
         assert self.state.pool.num_free == self.state.pool.num_blocks
         assert self.soonest_retry > 0
         assert self.ended == set(self.submitted), "every request ends"
+        # Whoever fails is found by halving: 2n - 1 failing steps for n rows, and one to begin with.
+        first = self.counts.passing_faults + len(self.poison_met)
+        most = 2 * self.state.limits.max_rows * first
+        assert self.counts.failed_steps <= most, "looking for the guilty is bounded"
         self.counts.preemptions = self.state.num_preemptions
         return self.counts
 
@@ -169,6 +186,8 @@ class World:
             self.counts.overloaded += 1
             return
         self.submitted[name] = self.never_admitted[name] = request
+        if rng.random() < self.fault_rate:
+            self.poison[name] = rng.randrange(1, len(prompt) + 2 * request.max_tokens)
 
     def _aborts(self) -> None:
         rng = self.rng
@@ -196,8 +215,17 @@ class World:
     def _submit(self, plan: StepPlan) -> StepResult | EngineError | None:
         self.counts.steps += 1
         kind = self.rng.random()
-        if kind < self.fault_rate * 0.2:
-            return EngineError(INJECTED)
+        in_flight = self.state.in_flight[-1]
+        rows = [flying.request for flying in in_flight]
+        for flying in in_flight:
+            if flying.num_tokens >= self.poison.get(flying.request.id, 1 << 30):
+                self.poison_met.add(flying.request.id)
+                return EngineError(POISON)
+        # One that passes does not hit a request that is alone under suspicion: that would be again.
+        alone = len(rows) == 1 and any(rows[0] in group for group in self.state.suspects)
+        if kind < self.fault_rate * 0.2 and not alone:
+            self.counts.passing_faults += 1
+            return EngineError(PASSING)
         self.executor.submit(plan)  # an EngineError here is a find: it names the row and the block
         result = self.executor.collect()
         if kind < self.fault_rate * 0.3:
@@ -211,9 +239,10 @@ class World:
             return StepResult(tuple(broken))
         return result
 
-    def _book(self, plan: StepPlan, result: StepResult | EngineError | None) -> None:
-        if not plan.rows:
-            return
+    def _book(self, result: StepResult | EngineError | None) -> None:
+        for request, epoch, *_ in self.state.in_flight[0]:
+            again = request.status is Status.RUNNING and request.num_preemptions != epoch
+            self.counts.stale += again  # it gave its row back and has one again
         if isinstance(result, EngineError):
             self.counts.failed_steps += 1
             self._take(fail(self.state, result))
@@ -223,9 +252,10 @@ class World:
         else:
             self._take(apply(self.state, result))
 
-    def _prune(self, plan: StepPlan) -> StepPlan | None:
+    def _prune(self, plan: StepPlan) -> StepPlan:
+        """As it is submitted: without those that went since it was made."""
         if not plan.rows:
-            return None
+            return plan
         pruned = prune(self.state, plan)
         self.counts.pruned_rows += len(plan.rows) - len(pruned.rows)
         return pruned
@@ -240,7 +270,11 @@ class World:
                 assert event.token_id == null_token(request.token_ids[:-1], VOCAB)
             if event.finish_reason is not None:
                 if event.error is not None:
-                    assert str(event.error) == INJECTED
+                    guilty = event.request_id in self.poison
+                    assert str(event.error) == INJECTED or (guilty and str(event.error) == POISON)
+                    self.counts.poisoned += str(event.error) == POISON
+                elif event.finish_reason in ("stop", "length"):
+                    assert len(request.token_ids) <= self.poison.get(request.id, 1 << 30)
                 self.ended.add(event.request_id)
                 self.never_admitted.pop(event.request_id, None)
                 self.counts.ended[event.finish_reason] += 1

@@ -17,5 +17,5 @@ def test_nothing_leaks_and_nobody_starves_under_faults(start: int) -> None:
 def test_the_worlds_have_every_fault() -> None:
     counts = run_worlds(range(100, 130), 200)
     assert set(counts.ended) == {"stop", "length", "abort", "error", "deadline"}
-    for what in ("overloaded", "failed_steps", "retracted", "pruned_rows"):
+    for what in ("overloaded", "passing_faults", "poisoned", "retracted", "pruned_rows", "stale"):
         assert getattr(counts, what) > 0, f"these worlds have no {what}"

@@ -11,7 +11,7 @@ from ridgeline.engine.request import Event, Request
 from ridgeline.engine.schedule.admit import admit, expire
 from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.engine.schedule.state import Limits, SchedulerState
-from ridgeline.engine.schedule.step import apply, end, fail, retract, schedule
+from ridgeline.engine.schedule.step import apply, end, fail, prune, retract, schedule
 from ridgeline.errors import EngineError, RequestError
 from ridgeline.step import StepPlan, StepShape
 
@@ -21,7 +21,9 @@ class Observer(Protocol):
 
     def submitted(self, request: Request) -> None: ...
     def aborted(self, request_id: str) -> None: ...
-    def stepped(self, now: float, plan: StepPlan, events: Sequence[Event]) -> None: ...
+    def stepped(
+        self, now: float, plan: StepPlan, events: Sequence[Event], fault: EngineError | None
+    ) -> None: ...
 
 
 class Engine:
@@ -87,35 +89,65 @@ class Engine:
             self._observer.aborted(request_id)
         return end(self._state, request, "abort")
 
+    def forget_steps(self) -> None:
+        """After a fault of the scheduler's own: no request runs, and no step is to be booked."""
+        self._state.in_flight.clear()
+
     def step(self) -> list[Event]:
         """One step of the model; what it gave each request. Nothing to do: no events."""
         return self.step_with_plan()[1]
 
-    def step_with_plan(self, now: float | None = None) -> tuple[StepPlan, list[Event]]:
-        """As `step`, with the plan that was run; now: a moment other than the clock's."""
+    def step_with_plan(
+        self, now: float | None = None, fault: EngineError | None = None
+    ) -> tuple[StepPlan, list[Event]]:
+        """As `step`, with the plan that was run. now: a moment other than the clock's. fault: what
+        the executor is taken to have raised in place of running the plan (a replay).
+        """
+        state = self._state
         now = self._clock() if now is None else now
-        events = expire(self._state, now)
-        plan = schedule(self._state, now)
-        self._open_and_close_rows()
+        events = expire(state, now)
+        plan = schedule(state, now)
+        if state.closed or state.opened:
+            plan = self._open_and_close_rows(plan, events)
         if plan.rows:
             try:
+                if fault is not None:
+                    raise fault
                 self._executor.submit(plan)
                 result = self._executor.collect()
-            except EngineError as error:
-                events += fail(self._state, error)
+            except Exception as error:  # whose fault it is will be found: everyone else goes on
+                fault = _as_fault(error, "the step failed whenever this request was in it, alone")
+                events += fail(state, fault)
             except BaseException:
-                retract(self._state)
+                retract(state)
                 raise
             else:
-                events += apply(self._state, result)
+                events += apply(state, result)
         if self._observer is not None and (plan.rows or events):
-            self._observer.stepped(now, plan, events)
+            self._observer.stepped(now, plan, events, fault)
         return plan, events
 
-    def _open_and_close_rows(self) -> None:
-        for row in self._state.closed:
-            self._executor.close_row(row)
-        for request in self._state.opened:
-            self._executor.open_row(request.row, request.token_ids, request.sampling)
-        self._state.closed.clear()
-        self._state.opened.clear()
+    def _open_and_close_rows(self, plan: StepPlan, events: list[Event]) -> StepPlan:
+        """Tells the executor; what is left of the plan if it refuses a request."""
+        state = self._state
+        while state.closed:
+            self._executor.close_row(state.closed.pop(0))
+        refused = False
+        for request in tuple(state.opened):
+            try:
+                self._executor.open_row(request.row, request.token_ids, request.sampling)
+            except Exception as error:
+                fault = _as_fault(error, "the executor refused this request")
+                events.append(end(state, request, "error", fault))  # takes it out of `opened`, too
+                refused = True
+            else:
+                state.opened.remove(request)
+        return prune(state, plan) if refused else plan
+
+
+def _as_fault(error: Exception, what: str) -> EngineError:
+    if isinstance(error, EngineError):
+        return error
+    fault = EngineError(f"{what}: {error!r}")
+    fault.__cause__ = error
+    return fault

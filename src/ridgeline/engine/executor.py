@@ -13,7 +13,8 @@ from ridgeline.step import RowSampling, StepPlan, StepResult
 
 class Executor(Protocol):
     """Owns the state table (token ids, block tables, sampling of each row), the weights and the KV
-    memory. One step is in flight at a time: `submit`, then `collect`.
+    memory. One step is in flight at a time: `submit`, then `collect`. Whichever of them raises, no
+    step is in flight any more, and rows that were in it are closed before they are used again.
     """
 
     @property

@@ -9,7 +9,8 @@ holds token ids and sampling parameters, no text.
     {"abort": "request id"}
     {"now": seconds, "copies": [[source, target], ...],
      "plan": [[row, num_new, num_context, num_logits, [block, ...]], ...],
-     "events": [[request id, token id, logprob, finish reason], ...]}
+     "events": [[request id, token id, logprob, finish reason], ...],
+     "fault": "what the executor raised"}           only of a step that failed
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import IO, Any
 
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.request import Event, Request
-from ridgeline.errors import RequestError, RidgelineError
+from ridgeline.errors import EngineError, RequestError, RidgelineError
 from ridgeline.step import PlanRow, RowSampling, StepPlan
 
 RECORD_VERSION = 1
@@ -71,8 +72,11 @@ class Recorder:
     def aborted(self, request_id: str) -> None:
         self._write({"abort": request_id})
 
-    def stepped(self, now: float, plan: StepPlan, events: Sequence[Event]) -> None:
-        self._write({"now": now, **step_to_json(plan, events)})
+    def stepped(
+        self, now: float, plan: StepPlan, events: Sequence[Event], fault: EngineError | None
+    ) -> None:
+        failed = {} if fault is None else {"fault": str(fault)}
+        self._write({"now": now, **step_to_json(plan, events), **failed})
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
@@ -115,7 +119,8 @@ def replay(entries: Iterable[Mapping[str, Any]], engine: Engine) -> Replayed:
                 engine.abort(entry["abort"])
             else:
                 expected = {part: entry[part] for part in PARTS}
-                plan, events = engine.step_with_plan(float(entry["now"]))
+                fault = EngineError(str(entry["fault"])) if "fault" in entry else None
+                plan, events = engine.step_with_plan(float(entry["now"]), fault)
                 found = json.loads(json.dumps(step_to_json(plan, events)))
                 num_steps += 1
                 num_tokens += sum(event.token_id is not None for event in events)

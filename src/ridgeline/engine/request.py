@@ -321,7 +321,8 @@ class Request:
     tokens that were there at the first admission; cache_miss: why not more. num_preemptions,
     num_recomputed: times that it gave its blocks back, and tokens computed again for it. admitted:
     when it first had a row. num_scored: where the prompt's log-probabilities are wanted, tokens
-    whose logits have served for it.
+    whose logits have served for it. suspected_to: a step that would have brought it so far failed,
+    and it has not been there since.
     """
 
     id: str
@@ -354,6 +355,7 @@ class Request:
     num_recomputed: int = 0
     admitted: float | None = None
     num_scored: int = 0
+    suspected_to: int = 0
 
     @property
     def scores_prompt(self) -> bool:

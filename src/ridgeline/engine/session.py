@@ -249,6 +249,7 @@ class Session:
         for request_id in list(self._groups):
             self.engine.abort(request_id)
             self._take(Event(request_id, finish_reason="error", error=error))
+        self.engine.forget_steps()
         return list(groups.values())
 
     def _take(self, event: Event) -> Group:

@@ -15,7 +15,7 @@ def quiet_steps(state: SchedulerState) -> int:
     """How many of the coming steps will give each running request one token, end none, admit none
     and preempt none, if nobody comes or goes and no deadline passes.
     """
-    if not state.running or state.in_flight or _admits(state):
+    if not state.running or state.in_flight or state.suspects or _admits(state):
         return 0
     limits = state.limits
     if len(state.running) > limits.max_tokens_per_step:

@@ -53,7 +53,8 @@ class SchedulerState:
 
     running is in order of rank. forks: by the request they wait for. opened, closed: requests whose
     rows the executor must open or forget before the next step, closed ones first. in_flight: the
-    rows of each step that was planned and not booked, oldest first.
+    rows of each step that was planned and not booked, oldest first. suspects: groups of requests
+    that were in a step which failed; while there are any, the first group runs and nobody else.
     """
 
     limits: Limits
@@ -67,6 +68,7 @@ class SchedulerState:
     opened: list[Request] = field(default_factory=list)
     closed: list[int] = field(default_factory=list)
     in_flight: deque[list[InFlight]] = field(default_factory=deque)
+    suspects: deque[list[Request]] = field(default_factory=deque)
     deadlines: list[tuple[float, int, Request]] = field(default_factory=list)
     num_admitted: int = 0
     num_preemptions: int = 0
@@ -139,5 +141,9 @@ class SchedulerState:
             assert request.status is Status.WAITING
             assert request.row == -1
             assert not request.blocks
+        suspects = [request for group in self.suspects for request in group]
+        assert len(set(suspects)) == len(suspects)
+        assert all(self.suspects)
+        assert all(request.status is not Status.FINISHED for request in suspects)
         known = [r.id for r in self.running] + [r.id for r in waiting]
         assert sorted(known) == sorted(self.requests)

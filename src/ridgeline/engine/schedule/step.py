@@ -17,11 +17,13 @@ is computed for nothing, and what it gives is not booked.
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ridgeline.engine.request import Event, FinishReason, Rank, Request, Status
 from ridgeline.engine.schedule.memory import blocks_for, grow, publish, start, vacate
 from ridgeline.engine.schedule.state import InFlight, SchedulerState
+from ridgeline.engine.schedule.suspects import accuse, clear, forget
 from ridgeline.errors import EngineError
 from ridgeline.step import BlockCopy, PlanRow, StepPlan, StepResult
 
@@ -64,7 +66,12 @@ class _Step:
 
 
 def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
-    """The next step's rows, with their blocks; empty when there is nothing to do."""
+    """The next step's rows, with their blocks; empty when there is nothing to do, or when what is
+    in flight decides who may run.
+    """
+    suspects = state.suspects[0] if state.suspects else None
+    if suspects is not None and state.in_flight:
+        return StepPlan(())
     size = state.limits.block_tokens
     step = _Step(budget=state.limits.max_tokens_per_step, logits=state.limits.max_rows)
     prompts: list[Request] = []
@@ -72,6 +79,8 @@ def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
     for request in tuple(state.running):
         if request.status is not Status.RUNNING:
             continue  # gave its blocks to an older request in this very loop
+        if suspects is not None and request not in suspects:
+            continue
         position = request.num_planned
         if len(request.token_ids) + request.num_pending - position > 1:
             prompts.append(request)
@@ -97,7 +106,10 @@ def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
     # Blocks just taken back are for those who run: admitting now would only preempt again.
     if state.waiting and state.num_preemptions == preemptions:
         reserved = sum(blocks_for(state, len(r.token_ids)) - len(r.blocks) for r in prompts)
-        _admit_waiting(state, now, step, reserved)
+        if suspects is not None:
+            _admit_suspects(state, now, step, reserved, suspects)
+        else:
+            _admit_waiting(state, now, step, reserved)
     return _plan(state, step)
 
 
@@ -114,6 +126,8 @@ def apply(state: SchedulerState, result: StepResult) -> list[Event]:
         if request.num_preemptions != epoch or request.status is not Status.RUNNING:
             continue  # preempted or ended while the step ran
         request.num_computed = num_tokens
+        if state.suspects:
+            clear(state, request)
         if num_tokens // size > request.num_published:
             publish(state, request)
         if state.forks and num_tokens >= request.num_prompt:
@@ -164,19 +178,21 @@ def prune(state: SchedulerState, plan: StepPlan) -> StepPlan:
 
 
 def fail(state: SchedulerState, error: EngineError) -> list[Event]:
-    """The oldest step in flight failed as a whole: ends the requests that were in it."""
-    return [
-        end(state, request, "error", error)
-        for request, epoch, *_ in state.in_flight.popleft()
-        if request.status is not Status.FINISHED and request.num_preemptions == epoch
-    ]
+    """The oldest step in flight failed as a whole: its requests are computed again, apart from the
+    others. Ends the one that is guilty of it, once that is known: see `suspects`.
+    """
+    step = state.in_flight.popleft()
+    failed = _still_running(step)
+    guilty = accuse(state, failed, len(step))
+    for flying in failed:
+        _preempt(state, flying.request)
+    return [] if guilty is None else [end(state, guilty, "error", error)]
 
 
 def retract(state: SchedulerState) -> None:
     """Nobody knows what became of the oldest step in flight: its requests are computed again."""
-    for request, epoch, *_ in state.in_flight.popleft():
-        if request.status is Status.RUNNING and request.num_preemptions == epoch:
-            _preempt(state, request)
+    for flying in _still_running(state.in_flight.popleft()):
+        _preempt(state, flying.request)
 
 
 def end(
@@ -198,18 +214,17 @@ def end(
             state.waiting.remove(request)
     request.status = Status.FINISHED
     del state.requests[request.id]
+    if state.suspects:
+        forget(state, request)
     _release_forks(state, request)
     return Event(request.id, finish_reason=reason, error=error)
 
 
 def _admit_waiting(state: SchedulerState, now: float, step: _Step, reserved: int) -> None:
     while step.budget > 0 and (request := state.waiting.first()) is not None:
-        most = _prompt_tokens(state, step, 0) - step.num_prompt
+        most = _admissible(state, step, request)
         if most <= 0:
             break  # one row more would make all the others wait too long
-        most = min(most, step.budget)
-        if request.scores_prompt:
-            most = min(most, _scorable(state, step, -1))
         if step.logits <= 0 or not start(state, request, most, reserved, step.copies):
             last = state.running[-1] if state.running else None
             if not state.waiting.preempts or last is None or last.rank < request.rank:
@@ -218,13 +233,47 @@ def _admit_waiting(state: SchedulerState, now: float, step: _Step, reserved: int
             _preempt(state, last)
             continue
         state.waiting.pop()
-        insort(state.running, request, key=_rank)
-        if request.admitted is None:
-            request.admitted = now
-        reserved += blocks_for(state, len(request.token_ids)) - len(request.blocks)
-        # What the cache gave is context, which only now is known.
-        most = min(most, max(1, _prompt_tokens(state, step, request.num_planned) - step.num_prompt))
-        step.add_prompt(request, min(len(request.token_ids) - request.num_planned, most))
+        reserved += _join(state, now, step, request, most)
+
+
+def _admit_suspects(
+    state: SchedulerState, now: float, step: _Step, reserved: int, suspects: Sequence[Request]
+) -> None:
+    """Those of a group that have no row, in place of others if need be."""
+    for request in suspects:
+        while request.status is Status.WAITING and step.budget > 0 and step.logits > 0:
+            most = _admissible(state, step, request)
+            if most <= 0:
+                return
+            if start(state, request, most, reserved, step.copies):
+                state.waiting.remove(request)
+                reserved += _join(state, now, step, request, most)
+                continue
+            others = [other for other in state.running if other not in suspects]
+            if not others:
+                break
+            _preempt(state, others[-1])
+
+
+def _admissible(state: SchedulerState, step: _Step, request: Request) -> int:
+    """Tokens that the step may have of a request that is not running yet; 0 or less: none."""
+    most = min(_prompt_tokens(state, step, 0) - step.num_prompt, step.budget)
+    if most > 0 and request.scores_prompt:
+        most = min(most, _scorable(state, step, -1))
+    return most
+
+
+def _join(state: SchedulerState, now: float, step: _Step, request: Request, most: int) -> int:
+    """A request that was just started has its first tokens in this step; the blocks that the rest
+    of its prompt will need.
+    """
+    insort(state.running, request, key=_rank)
+    if request.admitted is None:
+        request.admitted = now
+    # What the cache gave is context, which only now is known.
+    most = min(most, max(1, _prompt_tokens(state, step, request.num_planned) - step.num_prompt))
+    step.add_prompt(request, min(len(request.token_ids) - request.num_planned, most))
+    return blocks_for(state, len(request.token_ids)) - len(request.blocks)
 
 
 def _plan(state: SchedulerState, step: _Step) -> StepPlan:
@@ -273,6 +322,16 @@ def _scorable(state: SchedulerState, step: _Step, num_more: int) -> int:
     """
     coming = num_more + min(len(state.free_rows), len(state.waiting))
     return max(step.logits - max(coming, 0), 1)
+
+
+def _still_running(in_flight: Sequence[InFlight]) -> list[InFlight]:
+    """Without those that ended or were preempted since the step was planned."""
+    return [
+        flying
+        for flying in in_flight
+        if flying.request.status is Status.RUNNING
+        and flying.request.num_preemptions == flying.epoch
+    ]
 
 
 def _rank(request: Request) -> Rank:
