@@ -7,16 +7,18 @@ cache gets what the machine has free less the weights, the arena and a stated re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
 from ridgeline.config import Settings
+from ridgeline.cost.calibrate import StepSeconds
 from ridgeline.cost.count import count_parameters, count_step
-from ridgeline.cost.device import Roofs
-from ridgeline.cost.measure import Meter, ReadRoof, load, read_roof
+from ridgeline.cost.device import Device, Roofs
+from ridgeline.cost.measure import Meter, ReadRoof, device_now, load, read_roof
 from ridgeline.cost.memory import check_fits, memory_ledger
+from ridgeline.cost.step_times import least_seconds
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.executor import Executor
 from ridgeline.engine.record import Recorder
@@ -53,9 +55,11 @@ class Options:
     context_length: tokens of a prompt and its answer. memory: bytes of the KV cache. max_rows:
     requests that run at once. max_tokens_per_step: new tokens that a step computes at most.
     policy: who goes first, "fcfs", "priority" or "fair". max_waiting: requests that may wait; one
-    more is refused as Overloaded; None: any number. threads, isa: of the CPU backend, over
-    `Settings`. record: a file to which everything that the
-    engine is told and does is written, for `ridgeline replay`; token ids, no text.
+    more is refused as Overloaded, with the time when to come back; None: any number. itl_target:
+    seconds between the tokens of an answer that prompts must leave: beside answers that are being
+    written, a step has as much of a prompt as fits that time. threads, isa: of the CPU backend,
+    over `Settings`. record: a file to which everything that the engine is told and does is written,
+    for `ridgeline replay`; token ids, no text.
     """
 
     backend: str = "cpu"
@@ -65,6 +69,7 @@ class Options:
     max_tokens_per_step: int = 512
     policy: str = "fcfs"
     max_waiting: int | None = None
+    itl_target: float | None = None
     threads: int | None = None
     isa: str | None = None
     record: Path | None = None
@@ -82,6 +87,7 @@ class Assembled:
     precision: Precision
     settings: Settings
     threads: int
+    step_seconds: StepSeconds
 
     @property
     def vocab_size(self) -> int:
@@ -199,9 +205,14 @@ _REFERENCE_PRECISION = Precision(activation_bytes=4.0, kv_bytes=4.0, default_com
 
 
 def assemble(
-    model: str, settings: Settings, options: Options, progress: Progress = silent
+    model: str,
+    settings: Settings,
+    options: Options,
+    progress: Progress = silent,
+    device: Device | None = None,
 ) -> Assembled:
-    """Finds, opens, plans and loads `model`.
+    """Finds, opens, plans and loads `model`. device: whose limits steps are predicted by; what is
+    known of this machine if None.
 
     Raises ModelError (cannot be found or read), CapacityError (will not fit; nothing was read yet)
     or RequestError (an option that is not allowed).
@@ -221,6 +232,9 @@ def assemble(
         value = getattr(options, name)
         if value is not None and value < 1:
             raise RequestError(name, f"{value} is not a positive whole number")
+    target = options.itl_target
+    if target is not None and not (isinstance(target, int | float) and 0 < target < 3600):
+        raise RequestError("itl_target", f"{target!r} is not a number of seconds above 0")
     opened = open_model(
         resolve(parse_reference(model), settings, progress), context_length=options.context_length
     )
@@ -233,13 +247,21 @@ def assemble(
     settings = replace(settings, threads=threads, isa=options.isa or settings.isa)
     executor = build(graph, opened, sizes, settings)
     precision = replace(precision, attention=attention_arithmetic(executor))
+    if device is None and options.itl_target is not None:
+        device = _device(graph, settings)
+    known = device
+    step_seconds = StepSeconds(
+        lambda: least_seconds(graph, precision, known or _device(graph, settings))
+    )
     engine = Engine(
         executor,
         max_context=sizes.max_context,
         max_tokens_per_step=sizes.max_tokens_per_step,
         policy=options.policy,
         max_waiting=options.max_waiting,
-        observer=None if options.record is None else _recorder(opened, options, sizes),
+        itl_target=options.itl_target,
+        seconds=step_seconds,
+        observer=None if options.record is None else _recorder(opened, options, sizes, device),
     )
     return Assembled(
         engine=engine,
@@ -250,7 +272,21 @@ def assemble(
         precision=precision,
         settings=settings,
         threads=threads,
+        step_seconds=step_seconds,
     )
+
+
+def _device(graph: Graph, settings: Settings) -> Device:
+    """The limits of this machine: those that `ridgeline measure` kept; where nothing is kept, those
+    of this moment, measured in some tenths of a second and not kept.
+    """
+    isa = machine_isa(settings)
+    footprint = count_parameters(graph).num_bytes
+    kept = kept_roofs(settings, isa)
+    device = None if kept is None else kept.device(footprint, settings.threads)
+    if device is None:
+        device = device_now(machine_meter(isa), footprint, settings.threads, available_bytes())
+    return device
 
 
 def replay_options(header: Mapping[str, Any]) -> tuple[str, Options]:
@@ -267,12 +303,24 @@ def replay_options(header: Mapping[str, Any]) -> tuple[str, Options]:
             max_tokens_per_step=int(sizes["max_tokens_per_step"]),
             policy=str(header.get("policy", "fcfs")),
             max_waiting=header.get("max_waiting"),
+            itl_target=header.get("itl_target"),
         )
     except (KeyError, TypeError, ValueError):
         raise RidgelineError("record: its header does not say which engine it was") from None
 
 
-def _recorder(opened: OpenedModel, options: Options, sizes: Sizes) -> Recorder:
+def replay_device(header: Mapping[str, Any]) -> Device | None:
+    """Whose limits a record's engine went by; None if it went by none. Raises RidgelineError."""
+    device = header.get("device")
+    try:
+        return None if device is None else Device(**device)
+    except TypeError:
+        raise RidgelineError("record: its header does not say by which limits it went") from None
+
+
+def _recorder(
+    opened: OpenedModel, options: Options, sizes: Sizes, device: Device | None
+) -> Recorder:
     assert options.record is not None
     try:
         file = options.record.open("w", encoding="utf-8")
@@ -289,6 +337,8 @@ def _recorder(opened: OpenedModel, options: Options, sizes: Sizes) -> Recorder:
         "backend": options.backend,
         "policy": options.policy,
         "max_waiting": options.max_waiting,
+        "itl_target": options.itl_target,
+        "device": None if device is None else asdict(device),
         "sizes": settled,
     }
     recorder = Recorder(file, header)

@@ -215,7 +215,7 @@ def test_a_prompt_is_cut_so_that_answers_keep_their_pace(target: float) -> None:
 
 
 def test_a_pace_that_no_step_can_keep_is_refused() -> None:
-    with pytest.raises(RequestError, match="itl_seconds"):
+    with pytest.raises(RequestError, match="itl_target"):
         state(itl_seconds=0.001)
     with pytest.raises(RequestError, match="cost model"):
         SchedulerState.empty(Limits(1, 8, 40, 4, itl_seconds=1.0), 10)

@@ -39,7 +39,7 @@ def replay(
 ) -> None:
     """Run a recorded run again, request by request, and compare step plans and tokens."""
     settings: Settings = context.obj
-    from ridgeline.assemble import assemble, replay_options
+    from ridgeline.assemble import assemble, replay_device, replay_options
     from ridgeline.engine.record import read_record
     from ridgeline.engine.record import replay as replay_entries
 
@@ -49,10 +49,13 @@ def replay(
         raise RidgelineError(f"record: {record} cannot be read: {error.strerror}") from None
     with file:
         entries = read_record(file)
-        recorded_model, options = replay_options(next(entries))
+        header = next(entries)
+        recorded_model, options = replay_options(header)
         options = replace(options, backend=backend or options.backend, threads=threads)
         with show_spinner(f"replaying {record.name}"):
-            assembled = assemble(model or recorded_model, settings, options)
+            assembled = assemble(
+                model or recorded_model, settings, options, device=replay_device(header)
+            )
             found = replay_entries(entries, assembled.engine)
     counted = f"{found.num_requests} requests, {found.num_steps} steps, {found.num_tokens} tokens"
     if found.difference is not None:

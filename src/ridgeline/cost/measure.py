@@ -19,7 +19,15 @@ from pathlib import Path
 from statistics import median
 from typing import Protocol
 
-from ridgeline.cost.device import Bandwidth, Barrier, Peak, Roofs, mode_name
+from ridgeline.cost.device import (
+    OWN_CACHE_BYTES,
+    Bandwidth,
+    Barrier,
+    Device,
+    Peak,
+    Roofs,
+    mode_name,
+)
 from ridgeline.units import KIB, MIB
 
 # Of what is measured and how; kept figures of another version are not used.
@@ -306,6 +314,26 @@ class Check:
             return False
         ratio = self.barrier.nanoseconds / kept.nanoseconds
         return not 1 / BARRIER_TOLERANCE < ratio < BARRIER_TOLERANCE
+
+
+def device_now(meter: Meter, footprint_bytes: int, threads: int, available_bytes: int) -> Device:
+    """This machine's limits as they are now, for a working set of that size: the few figures of
+    `measure` that a step's time needs, in some tenths of a second. Nothing is kept.
+    """
+    size = int(min(footprint_bytes, max(available_bytes * MEMORY_SHARE, 8 * MIB), 512 * MIB))
+    size = max(size, 64 * KIB * threads)
+    device = Device(
+        name=f"this machine, {threads} threads, {meter.isa}",
+        memory_bytes_per_second=1e9 * median(meter.read(size, threads, 5)),
+        operations_per_second={
+            name: 1e9 * upper_quartile(meter.arithmetic(name, threads, 9)) for name in ARITHMETICS
+        },
+        barrier_seconds=1e-9 * min(meter.barrier(threads, 5)),
+        cache_bytes=float(meter.cache_bytes),
+        cache_bytes_per_second=1e9 * median(meter.read(OWN_CACHE_BYTES * threads, threads, 5)),
+    )
+    meter.close()
+    return device
 
 
 def read_roof(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from ridgeline.cost.calibrate import StepSeconds
 from ridgeline.engine.executor import Executor
 from ridgeline.engine.request import Event, Request
 from ridgeline.engine.schedule.admit import admit, expire
@@ -15,12 +16,16 @@ from ridgeline.engine.schedule.step import apply, end, fail, prune, retract, sch
 from ridgeline.errors import EngineError, RequestError
 from ridgeline.step import StepPlan, StepShape
 
+# Steps from which a cost model learns: the first so many, then one of so many.
+_ALL_SEEN, _ONE_SEEN_OF = 32, 8
+
 
 class Observer(Protocol):
     """Told what an engine is asked and does, in order: see `record.Recorder`."""
 
     def submitted(self, request: Request) -> None: ...
     def aborted(self, request_id: str) -> None: ...
+    def learned(self, factors: tuple[float, float]) -> None: ...
     def stepped(
         self, now: float, plan: StepPlan, events: Sequence[Event], fault: EngineError | None
     ) -> None: ...
@@ -31,8 +36,9 @@ class Engine:
 
     max_tokens_per_step bounds a step's new tokens; a longer prompt is computed in chunks, with the
     same result. max_context bounds a request's prompt and answer together. policy: a key
-    of `POLICIES`. max_waiting, itl_seconds: see `Limits`. seconds: what a step takes by the cost
-    model; without it nothing is predicted. clock: seconds, for deadlines and policies.
+    of `POLICIES`. max_waiting: see `Limits`. itl_target: seconds that a step may take while answers
+    are being written; prompts get what that leaves. seconds: what a step takes by the cost model;
+    without it nothing is predicted. One that learns is told what steps took. clock: seconds.
     """
 
     def __init__(
@@ -43,7 +49,7 @@ class Engine:
         max_tokens_per_step: int,
         policy: str = "fcfs",
         max_waiting: int | None = None,
-        itl_seconds: float | None = None,
+        itl_target: float | None = None,
         seconds: Callable[[StepShape], float] | None = None,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -57,11 +63,13 @@ class Engine:
             max_context=max_context,
             block_tokens=executor.block_tokens,
             max_waiting=max_waiting,
-            itl_seconds=itl_seconds,
+            itl_seconds=itl_target,
         )
         if policy not in POLICIES:
             raise RequestError("policy", f"{policy!r}; there are: {', '.join(POLICIES)}")
         self._state = SchedulerState.empty(limits, executor.num_blocks, POLICIES[policy](), seconds)
+        self._times = seconds if isinstance(seconds, StepSeconds) else None
+        self._num_steps = 0
 
     @property
     def state(self) -> SchedulerState:
@@ -72,11 +80,11 @@ class Engine:
     def has_work(self) -> bool:
         return self._state.has_work
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request, now: float | None = None) -> None:
         """Queues a request. Raises RequestError if it could never run here, Overloaded if it cannot
-        run soon enough.
+        run soon enough. now: a moment other than the clock's.
         """
-        admit(self._state, request, self._clock())
+        admit(self._state, request, self._clock() if now is None else now)
         if self._observer is not None:
             self._observer.submitted(request)
 
@@ -104,7 +112,8 @@ class Engine:
         the executor is taken to have raised in place of running the plan (a replay).
         """
         state = self._state
-        now = self._clock() if now is None else now
+        told = now
+        now = self._clock() if told is None else told
         events = expire(state, now)
         plan = schedule(state, now)
         if state.closed or state.opened:
@@ -125,7 +134,39 @@ class Engine:
                 events += apply(state, result)
         if self._observer is not None and (plan.rows or events):
             self._observer.stepped(now, plan, events, fault)
+        if self._times is not None and told is None and plan.rows and fault is None:
+            self._learn(plan, now)
         return plan, events
+
+    def _learn(self, plan: StepPlan, start: float) -> None:
+        """Tells the cost model what the step took, if anybody asks that what steps will take."""
+        times = self._times
+        assert times is not None
+        if not times.in_use:
+            return
+        self._num_steps += 1
+        # Many steps are alike; asking about each would cost them more than it tells.
+        if (
+            self._num_steps > _ALL_SEEN
+            and self._num_steps % _ONE_SEEN_OF
+            and len(plan.rows) == sum(row.num_new for row in plan.rows)
+        ):
+            return
+        if times.observe(plan.shape, self._clock() - start):
+            self._told_factors()
+
+    def use_factors(self, factors: tuple[float, float]) -> None:
+        """What the cost model had learned when a recorded run came to this place."""
+        if self._times is not None:
+            self._times.factors = factors
+            self._told_factors()
+
+    def _told_factors(self) -> None:
+        assert self._times is not None
+        assert self._state.pace is not None
+        self._state.pace.forget()
+        if self._observer is not None:
+            self._observer.learned(self._times.factors)
 
     def _open_and_close_rows(self, plan: StepPlan, events: list[Event]) -> StepPlan:
         """Tells the executor; what is left of the plan if it refuses a request."""

@@ -11,6 +11,7 @@ holds token ids and sampling parameters, no text.
      "plan": [[row, num_new, num_context, num_logits, [block, ...]], ...],
      "events": [[request id, token id, logprob, finish reason], ...],
      "fault": "what the executor raised"}           only of a step that failed
+    {"factors": [of answers, of prompts]}            what the cost model has learned from here on
 """
 
 from __future__ import annotations
@@ -72,6 +73,9 @@ class Recorder:
     def aborted(self, request_id: str) -> None:
         self._write({"abort": request_id})
 
+    def learned(self, factors: tuple[float, float]) -> None:
+        self._write({"factors": factors})
+
     def stepped(
         self, now: float, plan: StepPlan, events: Sequence[Event], fault: EngineError | None
     ) -> None:
@@ -113,10 +117,14 @@ def replay(entries: Iterable[Mapping[str, Any]], engine: Engine) -> Replayed:
     for number, entry in enumerate(entries, 2):
         try:
             if "submit" in entry:
-                engine.submit(request_from_json(entry["submit"]))
+                request = request_from_json(entry["submit"])
+                engine.submit(request, request.arrival)
                 num_requests += 1
             elif "abort" in entry:
                 engine.abort(entry["abort"])
+            elif "factors" in entry:
+                answers, prompts = entry["factors"]
+                engine.use_factors((float(answers), float(prompts)))
             else:
                 expected = {part: entry[part] for part in PARTS}
                 fault = EngineError(str(entry["fault"])) if "fault" in entry else None

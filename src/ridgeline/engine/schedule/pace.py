@@ -21,6 +21,12 @@ class Pace:
         self._decode: dict[tuple[int, int], float] = {}
         self._prefill: float | None = None
 
+    def forget(self) -> None:
+        """`seconds` answers otherwise from now on."""
+        self._prompt_tokens.clear()
+        self._decode.clear()
+        self._prefill = None
+
     def prompt_tokens(
         self, num_decode: int, decode_context: int, prompt_context: int, target: float
     ) -> int:

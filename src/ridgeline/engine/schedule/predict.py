@@ -2,13 +2,17 @@
 
 Work ahead is priced by the cost model: prompts at the speed of full steps, answers at that of a
 step with every row in use. How long answers get is the mean of those that ended, until then what
-they may have at most. Prefix hits, preemption and requests yet to come are not foreseen.
+they may have at most, or a usual length if that is less. Prefix hits, preemption and requests yet
+to come are not foreseen.
 """
 
 from __future__ import annotations
 
 from ridgeline.engine.request import Request
 from ridgeline.engine.schedule.state import SchedulerState
+
+# Tokens of an answer where none has ended yet and a request may fill the whole context.
+USUAL_OUTPUT = 256
 
 
 def wait_seconds(state: SchedulerState, num_ahead: int | None = None) -> float:
@@ -49,7 +53,7 @@ def expected_output(state: SchedulerState, request: Request) -> float:
     """Tokens that a request will still write."""
     most = request.max_tokens - request.num_generated
     if state.mean_output is None:
-        return most
+        return min(most, USUAL_OUTPUT)
     return min(most, max(1.0, state.mean_output - request.num_generated))
 
 

@@ -87,11 +87,12 @@ class SchedulerState:
         """
         if limits.itl_seconds is not None:
             if seconds is None:
-                raise RequestError("itl_seconds", "needs a cost model, and there is none")
+                raise RequestError("itl_target", "needs a cost model, and there is none")
             least = seconds(StepShape.decode(1, 1))
             if least > limits.itl_seconds:
                 raise RequestError(
-                    "itl_seconds", f"{limits.itl_seconds:g} is less than a step takes, {least:g}"
+                    "itl_target",
+                    f"{limits.itl_seconds:g} s is less than a step of one token takes, {least:.2g}",
                 )
         return SchedulerState(
             limits,
