@@ -1,4 +1,4 @@
-// elementwise: add, multiply by a number, soft cap, gated activations. Inputs and outputs may be the same memory.
+// elementwise: add, multiply by a number, soft cap, activations, gated or not. Inputs and outputs may be the same memory.
 #include "elementwise.h"
 
 #include "family_kernels.h"
@@ -28,6 +28,25 @@ inline Vec gelu(Vec x) {
   store(lane, x);
   for (float& v : lane) v = static_cast<float>(0.5 * v * std::erfc(-v * 0.70710678118654752));
   return load(lane);
+}
+
+inline Vec relu(Vec x) { return max(zeros(), x); }
+
+// Calls f with the function of a vector that `activation` names.
+template <class F>
+inline void with_activation(Activation activation, F f) {
+  switch (activation) {
+    case Activation::silu:
+      return f([](Vec x) { return silu(x); });
+    case Activation::gelu:
+      return f([](Vec x) { return gelu(x); });
+    case Activation::gelu_tanh:
+      return f([](Vec x) { return gelu_tanh(x); });
+    case Activation::relu:
+      return f([](Vec x) { return relu(x); });
+    case Activation::relu2:
+      return f([](Vec x) { return mul(relu(x), relu(x)); });
+  }
 }
 
 template <class F>
@@ -68,16 +87,17 @@ void softcap_rows(float cap, const float* x, std::int64_t ldx, float* y, std::in
 
 void gated_rows(Activation activation, const float* gate, std::int64_t ldg, const float* up, std::int64_t ldu, float* y,
                 std::int64_t ldy, std::int64_t rows, std::int64_t cols) {
-  switch (activation) {
-    case Activation::silu:
-      return gate_rows(gate, ldg, up, ldu, y, ldy, rows, cols, [](Vec x) { return silu(x); });
-    case Activation::gelu:
-      return gate_rows(gate, ldg, up, ldu, y, ldy, rows, cols, [](Vec x) { return gelu(x); });
-    case Activation::gelu_tanh:
-      return gate_rows(gate, ldg, up, ldu, y, ldy, rows, cols, [](Vec x) { return gelu_tanh(x); });
-    case Activation::relu:
-      return gate_rows(gate, ldg, up, ldu, y, ldy, rows, cols, [](Vec x) { return max(zeros(), x); });
-  }
+  with_activation(activation, [&](auto function) { gate_rows(gate, ldg, up, ldu, y, ldy, rows, cols, function); });
+}
+
+void activate_rows(Activation activation, const float* x, std::int64_t ldx, float* y, std::int64_t ldy,
+                   std::int64_t rows, std::int64_t cols) {
+  with_activation(activation, [&](auto function) {
+    for (std::int64_t r = 0; r < rows; r++)
+      each_vector(cols, [&](std::int64_t i, std::int64_t n) {
+        store_n(y + r * ldy + i, function(load_n(x + r * ldx + i, n)), n);
+      });
+  });
 }
 
 }  // namespace ridgeline::RIDGELINE_ISA

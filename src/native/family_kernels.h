@@ -32,6 +32,8 @@ void softcap_rows(float cap, const float* x, std::int64_t ldx, float* y, std::in
                   std::int64_t cols);
 void gated_rows(Activation activation, const float* gate, std::int64_t ldg, const float* up, std::int64_t ldu, float* y,
                 std::int64_t ldy, std::int64_t rows, std::int64_t cols);
+void activate_rows(Activation activation, const float* x, std::int64_t ldx, float* y, std::int64_t ldy,
+                   std::int64_t rows, std::int64_t cols);
 
 // attention_cache.cpp
 void write_keys(const float* k, std::int64_t ldk, std::int64_t head_dim, std::byte* tile, std::int64_t first_slot,

@@ -25,6 +25,7 @@ const Kernels kKernels = {
     .scale_rows = scale_rows,
     .softcap_rows = softcap_rows,
     .gated_rows = gated_rows,
+    .activate_rows = activate_rows,
     .write_keys = write_keys,
     .write_values = write_values,
     .prefetch_slots = prefetch_slots,

@@ -67,6 +67,9 @@ struct Kernels {
   // y = activation(gate) * up
   void (*gated_rows)(Activation activation, const float* gate, std::int64_t ldg, const float* up, std::int64_t ldu,
                      float* y, std::int64_t ldy, std::int64_t rows, std::int64_t cols);
+  // y = activation(x)
+  void (*activate_rows)(Activation activation, const float* x, std::int64_t ldx, float* y, std::int64_t ldy,
+                        std::int64_t rows, std::int64_t cols);
 
   // ---- attention (attention_cache.cpp, attention.cpp)
   // `count` successive tokens of one KV head into slots [first_slot, first_slot + count) of a block's tile.

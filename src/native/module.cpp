@@ -56,7 +56,8 @@ Activation activation_named(const std::string& name) {
   static constexpr std::pair<const char*, Activation> kActivations[] = {{"silu", Activation::silu},
                                                                         {"gelu", Activation::gelu},
                                                                         {"gelu_tanh", Activation::gelu_tanh},
-                                                                        {"relu", Activation::relu}};
+                                                                        {"relu", Activation::relu},
+                                                                        {"relu2", Activation::relu2}};
   for (const auto& [key, value] : kActivations)
     if (name == key) return value;
   throw std::invalid_argument("no activation is called " + name);
@@ -203,7 +204,8 @@ void add_elementwise(Program& program, const std::string& name, const std::strin
   static constexpr std::pair<const char*, Elementwise::Kind> kKinds[] = {{"add", Elementwise::Kind::add},
                                                                          {"scale", Elementwise::Kind::scale},
                                                                          {"softcap", Elementwise::Kind::softcap},
-                                                                         {"gated_activation", Elementwise::Kind::gate}};
+                                                                         {"gated_activation", Elementwise::Kind::gate},
+                                                                         {"activate", Elementwise::Kind::activate}};
   for (const View& view : {a, b, y}) {
     check_floats(program, view);
     require(view.width == y.width && view.sampled == y.sampled, "an elementwise operator's values differ in shape");

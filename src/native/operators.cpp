@@ -129,6 +129,8 @@ void Elementwise::run(const StepContext& context, Worker& worker) {
       return context.kernels.softcap_rows(number_, at(a_), a_.ld, at(y_), y_.ld, rows, cols);
     case Kind::gate:
       return context.kernels.gated_rows(activation_, at(a_), a_.ld, at(b_), b_.ld, at(y_), y_.ld, rows, cols);
+    case Kind::activate:
+      return context.kernels.activate_rows(activation_, at(a_), a_.ld, at(y_), y_.ld, rows, cols);
   }
 }
 

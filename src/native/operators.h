@@ -159,10 +159,10 @@ class AddNorm final : public Operator {
   NormArgs args_;
 };
 
-// Add, Scale, Softcap and GatedActivation, by which of their functions is called.
+// Add, Scale, Softcap, GatedActivation and Activate, by which of their functions is called.
 class Elementwise final : public Operator {
  public:
-  enum class Kind { add, scale, softcap, gate };
+  enum class Kind { add, scale, softcap, gate, activate };
   Elementwise(std::string name, std::string type, Kind kind, View a, View b, View y, float number,
               Activation activation);
   void run(const StepContext& context, Worker& worker) override;

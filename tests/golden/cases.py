@@ -8,56 +8,16 @@ there is no twin: Mistral's window, dynamic NTK, and a query scale other than he
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-VOCAB = 128
-PROMPT_TOKENS = 36
+from case import PROMPT_TOKENS, VOCAB, Case, decoder
+from cases_dense import DENSE
 
-
-@dataclass(frozen=True)
-class Case:
-    """One golden checkpoint.
-
-    `dtype` is the type of the safetensors weights: "BF16", "F16" or "F32". `gguf_type` is the type
-    of the GGUF's matrices, None where there is no twin. `short_tokens`, where not 0, asks for a
-    second prompt of that length (LongRoPE takes other factors below the original context).
-    """
-
-    name: str
-    config: dict[str, Any]
-    dtype: str = "BF16"
-    gguf_type: str | None = "F16"
-    short_tokens: int = 0
-
-
-def _llama(**changes: Any) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": VOCAB,
-        "hidden_size": 64,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "hidden_act": "silu",
-        "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "rope_scaling": None,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": False,
-        "bos_token_id": VOCAB - 2,
-        "eos_token_id": VOCAB - 1,
-        "torch_dtype": "bfloat16",
-    }
-    return config | changes
+__all__ = ["CASES", "PROMPT_TOKENS", "VOCAB", "Case"]
 
 
 def _other(architecture: str, model_type: str, **changes: Any) -> dict[str, Any]:
-    config = _llama(architectures=[architecture], model_type=model_type) | changes
+    config = decoder(architectures=[architecture], model_type=model_type) | changes
     for key in ("attention_bias", "mlp_bias"):
         if key not in changes:
             del config[key]
@@ -108,11 +68,11 @@ _SHORT_FACTORS = [1.0, 1.02, 1.05, 1.1, 1.2, 1.35, 1.6, 2.1]
 
 CASES = (
     # Llama 1 and 2: every head has its own keys, the output matrix is its own.
-    Case("llama2", _llama(num_key_value_heads=4), dtype="F16"),
+    Case("llama2", decoder(num_key_value_heads=4), dtype="F16"),
     # Llama 3.x: grouped heads, rotary frequencies of which some are kept, some blended, some cut.
     Case(
         "llama3",
-        _llama(
+        decoder(
             rope_theta=500000.0,
             rope_scaling={
                 "factor": 8.0,
@@ -127,7 +87,7 @@ CASES = (
     # SmolLM 1 and 2: the embedding is the output matrix; three query heads to a key head.
     Case(
         "smollm",
-        _llama(
+        decoder(
             hidden_size=96,
             intermediate_size=32,
             num_attention_heads=6,
@@ -138,7 +98,7 @@ CASES = (
     # The older key "type", and a head that is not hidden_size / heads wide.
     Case(
         "llama_linear",
-        _llama(
+        decoder(
             head_dim=24,
             num_key_value_heads=1,
             tie_word_embeddings=True,
@@ -148,7 +108,7 @@ CASES = (
     # The frequencies follow the length of the sequence once it is longer than the model's context.
     Case(
         "llama_dynamic",
-        _llama(
+        decoder(
             num_key_value_heads=1,
             tie_word_embeddings=True,
             max_position_embeddings=32,
@@ -158,7 +118,7 @@ CASES = (
     ),
     Case(
         "llama_yarn",
-        _llama(
+        decoder(
             num_key_value_heads=1,
             tie_word_embeddings=True,
             max_position_embeddings=1024,
@@ -259,6 +219,7 @@ CASES = (
         ),
         short_tokens=32,
     ),
+    *DENSE,
 )
 # The newer spelling has no loose keys; both at once would not be a file that anyone publishes.
 for _case in CASES:

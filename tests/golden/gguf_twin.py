@@ -28,7 +28,25 @@ _ARCHITECTURES = {
     "qwen3": gguf.MODEL_ARCH.QWEN3,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
     "phi3": gguf.MODEL_ARCH.PHI3,
+    "gemma": gguf.MODEL_ARCH.GEMMA,
+    "gemma2": gguf.MODEL_ARCH.GEMMA2,
+    "olmo2": gguf.MODEL_ARCH.OLMO2,
+    "granite": gguf.MODEL_ARCH.GRANITE,
+    "cohere": gguf.MODEL_ARCH.COMMAND_R,
+    "cohere2": gguf.MODEL_ARCH.COHERE2,
+    "phi": gguf.MODEL_ARCH.PHI2,
+    "starcoder2": gguf.MODEL_ARCH.STARCODER2,
+    "glm4": gguf.MODEL_ARCH.GLM4,
+    "exaone4": gguf.MODEL_ARCH.EXAONE4,
+    "smollm3": gguf.MODEL_ARCH.SMOLLM3,
+    "ernie4_5": gguf.MODEL_ARCH.ERNIE4_5,
+    "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
+    "arcee": gguf.MODEL_ARCH.ARCEE,
 }
+# Query and key rows are reordered for interleaved rotary pairs.
+_REORDERED = ("llama", "granite", "smollm3", "arcee")
+# Norm weights carry the 1 of 1 + w.
+_SHIFTED = ("gemma3_text", "gemma", "gemma2")
 _FILE_TYPES = {
     "F32": gguf.LlamaFileType.ALL_F32,
     "F16": gguf.LlamaFileType.MOSTLY_F16,
@@ -80,7 +98,7 @@ def _write_rope(writer: gguf.GGUFWriter, config: Mapping[str, Any], head_dim: in
     writer.add_rope_freq_base(theta)
     if config["model_type"] == "gemma3_text":
         writer.add_rope_freq_base_swa(config["rope_local_base_freq"])
-    elif config["model_type"] in ("llama", "phi3"):
+    elif "partial_rotary_factor" in config or config["model_type"] in ("llama", "phi3"):
         writer.add_rope_dimension_count(int(head_dim * config.get("partial_rotary_factor", 1.0)))
     match scaling.get("rope_type", scaling.get("type")):
         case "linear":
@@ -122,7 +140,11 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(heads)
     writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    for key in ("layer_norm_eps", "norm_epsilon"):
+        if key in config:
+            writer.add_layer_norm_eps(config[key])
+    if "rms_norm_eps" in config:
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     if "head_dim" in config:
         writer.add_key_length(head_dim)
@@ -134,15 +156,39 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
             writer.add_sliding_window_pattern(config["sliding_window_pattern"])
     elif config["model_type"] == "phi3":
         writer.add_sliding_window(config["sliding_window"] or 0)
+    _write_family(writer, config)
     _write_rope(writer, config, head_dim)
 
 
+def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    """What only some architectures have a key for."""
+    match config["model_type"]:
+        case "gemma2":
+            writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+            writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+            writer.add_sliding_window(config["sliding_window"])
+        case "granite":
+            writer.add_embedding_scale(config["embedding_multiplier"])
+            writer.add_residual_scale(config["residual_multiplier"])
+            writer.add_attention_scale(config["attention_multiplier"])
+            writer.add_logit_scale(config["logits_scaling"])
+        case "cohere" | "cohere2":
+            writer.add_logit_scale(config["logit_scale"])
+            if "sliding_window" in config:
+                writer.add_sliding_window(config["sliding_window"])
+        case "exaone4":
+            writer.add_sliding_window(config["sliding_window"])
+            pattern = config["sliding_window_pattern"]
+            layers = range(config["num_hidden_layers"])
+            writer.add_sliding_window_pattern([pattern[i % len(pattern)] == "L" for i in layers])
+
+
 def _stored(name: str, weight: F32, config: Mapping[str, Any]) -> F32:
-    if config["model_type"] == "gemma3_text" and name.endswith("norm.weight"):
+    if config["model_type"] in _SHIFTED and name.endswith("norm.weight"):
         return weight + np.float32(1.0)
-    if config["model_type"] == "llama" and ".q_proj." in name:
+    if config["model_type"] in _REORDERED and ".q_proj." in name:
         return interleave_rows(weight, config["num_attention_heads"])
-    if config["model_type"] == "llama" and ".k_proj." in name:
+    if config["model_type"] in _REORDERED and ".k_proj." in name:
         return interleave_rows(weight, config["num_key_value_heads"])
     return weight
 

@@ -23,16 +23,19 @@ import json
 import shutil
 import zlib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from cases import CASES, PROMPT_TOKENS, VOCAB, Case
 from gguf_twin import F32, write_gguf
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+# Families that norm with 1 + w.
+_ONE_PLUS_WEIGHT = ("gemma3_text", "gemma", "gemma2", "nemotron")
 _SMALLEST = 2.0**-14  # F16's smallest normal number: below it BF16 values are not exact in F16
 
 
@@ -46,9 +49,10 @@ def random_weight(case: Case, name: str, shape: tuple[int, ...]) -> F32:
     Rounded to BF16, and to zero below F16's normal range, so that every file type stores them
     exactly.
     """
-    noise = _generator(case.name, name).standard_normal(shape)
+    drawn = (str(case.draw),) if case.draw else ()
+    noise = _generator(case.name, *drawn, name).standard_normal(shape)
     if name.endswith("norm.weight"):
-        centre = 0.0 if case.config["model_type"] == "gemma3_text" else 1.0
+        centre = 0.0 if case.config["model_type"] in _ONE_PLUS_WEIGHT else 1.0
         values = centre + 0.3 * noise
     elif name.endswith(".bias"):
         values = 0.3 * noise
@@ -63,13 +67,14 @@ def random_weight(case: Case, name: str, shape: tuple[int, ...]) -> F32:
 
 
 def weight_shapes(folder: Path, case: Case) -> dict[str, tuple[int, ...]]:
-    """Names and shapes as transformers has them, without a tied output matrix."""
-    config = AutoConfig.from_pretrained(folder)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    """Names and shapes as transformers saves them, without a tied output matrix."""
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    with TemporaryDirectory() as saved:
+        model.save_pretrained(saved)
+        tensors = load_file(Path(saved) / "model.safetensors")
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if case.config["tie_word_embeddings"]:
-        del shapes["lm_head.weight"]
+        shapes.pop("lm_head.weight", None)
     return dict(sorted(shapes.items()))
 
 

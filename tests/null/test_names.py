@@ -60,7 +60,9 @@ def test_two_weights_share_a_stored_name_only_as_parts_of_one_tensor(architectur
         [f"layers.{{i}}.attn.{x}" for x in "qkv"],
         ["layers.{i}.mlp.gate", "layers.{i}.mlp.up"],
     ]
-    assert shared == (parts if "phi3" in architecture.lower() else [])
+    fused = {"Phi3ForCausalLM": parts, "phi3": parts}
+    fused |= dict.fromkeys(("GlmForCausalLM", "Glm4ForCausalLM", "glm4"), parts[1:])
+    assert shared == fused.get(architecture, [])
 
 
 def test_stored_names_as_files_have_them() -> None:
@@ -103,7 +105,11 @@ def test_a_gguf_holds_what_its_twin_holds(case: str) -> None:
     assert hf.graph.states == gguf.graph.states
     norms = [node for node in hf.graph.nodes if isinstance(node.op, Norm)]
     offset = {w.name: node.op.offset for node in norms for w in node.weights}  # type: ignore
-    rotated = any(n.op.rotation.interleaved for n in gguf.graph.nodes if isinstance(n.op, Rope))
+    neighbours, rotated = (
+        any(n.op.rotation.interleaved for n in model.graph.nodes if isinstance(n.op, Rope))
+        for model in (hf, gguf)
+    )
+    rotated = rotated and not neighbours
     theirs = all_float32(gguf)
     for name, ours in all_float32(hf).items():
         if rotated and name.endswith(("attn.q.weight", "attn.k.weight")):

@@ -14,6 +14,7 @@ from ridgeline.model.graph.dims import SAMPLED, TOKENS, Shape
 from ridgeline.model.graph.node import KvState, Node, Value, Weight
 from ridgeline.model.graph.ops import (
     OPERATORS,
+    Activate,
     Add,
     AddNorm,
     AllGather,
@@ -348,6 +349,17 @@ CASES: dict[str, Case] = {
         shards=(((PARTIAL,), (), 2, (Scale(0.5), (PARTIAL,))),),
         refused={"takes 1 inputs, not 2": with_inputs(*pair(TOKENS, 8))},
     ),
+    "activate": Case(
+        Activate("gelu_tanh"),
+        x(TOKENS, 8),
+        ((TOKENS, 8),),
+        Work({"f32": 5.0 * 32}, activation_bytes=2 * 2 * 32),
+        shards=(
+            ((CUT,), (), 2, (Activate("gelu_tanh"), (CUT,))),
+            ((PARTIAL,), (), 2, None),
+        ),
+        refused={"takes 1 inputs, not 2": with_inputs(*pair(TOKENS, 8))},
+    ),
     "softcap": Case(
         Softcap(30.0),
         x(SAMPLED, 8),
@@ -407,6 +419,12 @@ CASES: dict[str, Case] = {
 VARIANTS: dict[str, Case] = {
     "layer norm": replace(
         CASES["norm"], op=Norm(kind="layer", num_groups=4), refused={}, shards=()
+    ),
+    "norm without weights": Case(
+        Norm("layer"),
+        x(TOKENS, 8),
+        ((TOKENS, 8),),
+        Work({"f32": 4.0 * 32}, activation_bytes=2 * 2 * 32),
     ),
     "gate and up apart": Case(
         GatedActivation("gelu_tanh"),

@@ -14,6 +14,7 @@ from ridgeline.backends.reference.state_table import BoundRow
 from ridgeline.backends.reference.table import REFERENCE
 from ridgeline.model.graph.node import KvState
 from ridgeline.model.graph.ops import (
+    Activate,
     AddNorm,
     AllGather,
     AllReduce,
@@ -190,6 +191,14 @@ def test_norms() -> None:
                 assert layer[i, group + j] == pytest.approx(centred * w[j] + b[j])
 
 
+def test_a_norm_without_weights_is_one_with_ones() -> None:
+    x = rng().standard_normal((2, 6))
+    (bare,) = run(Norm("layer", 0.1, num_groups=2), x)
+    np.testing.assert_allclose(
+        bare, run(Norm("layer", 0.1, num_groups=2), x, weights=[np.ones(3)])[0]
+    )
+
+
 def test_add_norm_gives_the_sum_too() -> None:
     h, y, w = rng().standard_normal((3, 2, 4))
     total, normed = run(AddNorm(), h, y, weights=[w[0]])
@@ -207,6 +216,7 @@ def test_add_norm_gives_the_sum_too() -> None:
             lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
         ),
         ("relu", lambda x: max(x, 0.0)),
+        ("relu2", lambda x: max(x, 0.0) ** 2),
     ],
 )
 def test_activations(name: str, meaning: object) -> None:
@@ -215,6 +225,9 @@ def test_activations(name: str, meaning: object) -> None:
     (apart,) = run(op, gate, up)
     expected = [meaning(g) * u for g, u in zip(gate[0], up[0], strict=True)]  # type: ignore[operator]
     np.testing.assert_allclose(apart[0], expected, rtol=1e-12, atol=1e-12)
+    (ungated,) = run(Activate(name), gate)  # type: ignore[arg-type]
+    expected = [meaning(g) for g in gate[0]]  # type: ignore[operator]
+    np.testing.assert_allclose(ungated[0], expected, rtol=1e-12, atol=1e-12)
     joint = GatedActivation(name, joint=True)  # type: ignore[arg-type]
     np.testing.assert_array_equal(run(joint, np.concatenate([gate, up], axis=1))[0], apart)
 

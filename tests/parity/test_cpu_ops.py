@@ -5,7 +5,7 @@ NumPy in float64.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from ridgeline.model.graph.build import Builder
 from ridgeline.model.graph.node import KvState, Value
 from ridgeline.model.graph.ops import (
     OPERATORS,
+    Activate,
     Add,
     AddNorm,
     AllReduce,
@@ -33,6 +34,7 @@ from ridgeline.model.graph.ops import (
     SelectRows,
     Softcap,
 )
+from ridgeline.model.graph.ops.activation import Activation
 from ridgeline.model.passes.memory import plan_memory
 from ridgeline.step import PlanRow, RowSampling, StepPlan
 
@@ -96,21 +98,28 @@ def gate(kind: str, x: Doubles) -> Doubles:
         return x * 0.5 * np.vectorize(math.erfc)(-x / math.sqrt(2))
     if kind == "gelu_tanh":
         return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    return np.maximum(x, 0)
+    return np.maximum(x, 0) ** (2 if kind == "relu2" else 1)
 
 
 @isas
 @widths
-@pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh", "relu"])
+@pytest.mark.parametrize("kind", get_args(Activation))
 @pytest.mark.parametrize("joint", [False, True])
-def test_gated_activation(
-    isa: str, width: int, kind: Literal["silu", "gelu", "gelu_tanh", "relu"], joint: bool
-) -> None:
+def test_gated_activation(isa: str, width: int, kind: Activation, joint: bool) -> None:
     x = table(ROWS, 2 * width)
     x[0, 0], x[1, 0] = -200.0, 200.0
     expected = gate(kind, x[:, :width].astype(np.float64)) * x[:, width:]
     sizes = (2 * width,) if joint else (width, width)
     close(apply(GatedActivation(kind, joint), x, sizes, isa), expected)
+
+
+@isas
+@widths
+@pytest.mark.parametrize("kind", get_args(Activation))
+def test_activate(isa: str, width: int, kind: Activation) -> None:
+    x = table(ROWS, width)
+    x[0, 0], x[1, 0] = -200.0, 200.0
+    close(apply(Activate(kind), x, (width,), isa), gate(kind, x.astype(np.float64)))
 
 
 def normed(op: Norm, x: Doubles, w: Doubles, b: Doubles | float) -> Doubles:
@@ -149,6 +158,14 @@ def test_norm_and_add_norm(isa: str, width: int, op: Norm) -> None:
     assert np.array_equal(apply(AddNorm(op), x, (half, half), isa, weights, 0), total)
     expected = normed(op, total.astype(np.float64), w, bias)
     close(apply(AddNorm(op), x, (half, half), isa, weights, 1), expected)
+
+
+@isas
+@widths
+def test_a_norm_without_weights(isa: str, width: int) -> None:
+    x = table(ROWS, 3 * width)
+    op = Norm("layer", 1e-5, num_groups=3)
+    close(apply(op, x, (3 * width,), isa), normed(op, x.astype(np.float64), np.ones(width), 0.0))
 
 
 def rotated(rotation: Rotation, x: Doubles, heads: int) -> Doubles:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from ridgeline.backends.cpu import _native
 from ridgeline.model.graph.node import Graph, Node, Value
-from ridgeline.model.graph.ops.elementwise import Softcap
+from ridgeline.model.graph.ops.elementwise import Scale, Softcap
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
@@ -69,7 +69,7 @@ def takes_fine_activations(graph: Graph, node: Node) -> bool:
 def _makes_logits(graph: Graph) -> set[str]:
     logits = {value.id for value in graph.outputs}
     for node in reversed(graph.nodes):
-        if isinstance(node.op, Softcap) and node.outputs[0].id in logits:
+        if isinstance(node.op, Softcap | Scale) and node.outputs[0].id in logits:
             logits.add(node.inputs[0].id)
     return {
         node.name

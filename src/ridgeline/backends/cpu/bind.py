@@ -20,7 +20,7 @@ from ridgeline.backends.cpu.weights import Weights
 from ridgeline.errors import ModelError
 from ridgeline.model.graph.dims import SAMPLED, TOKENS
 from ridgeline.model.graph.node import Graph, KvState, Node, Value, Weight
-from ridgeline.model.graph.ops.activation import GatedActivation
+from ridgeline.model.graph.ops.activation import Activate, GatedActivation
 from ridgeline.model.graph.ops.attention import Attention, KvWrite
 from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split
 from ridgeline.model.graph.ops.embed import Embed
@@ -102,14 +102,17 @@ class Binding:
     def floats(self, weight: Weight) -> npt.NDArray[np.float32]:
         return np.ascontiguousarray(self.weights.float32(weight).reshape(-1))
 
-    def norm(self, op: Norm, weights: tuple[Weight, ...]) -> _native.Norm:
+    def norm(self, op: Norm, weights: tuple[Weight, ...], x: Value) -> _native.Norm:
+        """The norm of x, or of a head of it; without weights they are ones."""
+        width = x.shape[-1]
+        assert isinstance(width, int)
         values = [self.floats(weight) for weight in weights]
         return self.program.norm(
             op.kind,
             op.eps,
-            op.offset,
+            op.offset if weights else 0.0,
             op.num_groups,
-            values[0],
+            values[0] if weights else np.ones(width // op.num_groups, np.float32),
             values[1] if len(values) > 1 else None,
         )
 
@@ -189,12 +192,14 @@ def _gated_linear(b: Binding, node: Node, op: GatedLinear) -> None:
 
 def _norm(b: Binding, node: Node, op: Norm) -> None:
     x, y = b.view(node.inputs[0]), b.view(node.outputs[0])
-    b.program.add_norm(node.name, x, y, b.norm(op, node.weights))
+    b.program.add_norm(node.name, x, y, b.norm(op, node.weights, node.inputs[0]))
 
 
 def _add_norm(b: Binding, node: Node, op: AddNorm) -> None:
     first, second, total, y = (b.view(value) for value in (*node.inputs, *node.outputs))
-    b.program.add_add_norm(node.name, first, second, total, y, b.norm(op.norm, node.weights))
+    b.program.add_add_norm(
+        node.name, first, second, total, y, b.norm(op.norm, node.weights, node.outputs[0])
+    )
 
 
 def _rotation(rotation: Rotation) -> _native.Rotation:
@@ -214,7 +219,7 @@ def _kv_write(b: Binding, node: Node, op: KvWrite) -> None:
 def _rope_kv_write(b: Binding, node: Node, op: RopeKvWrite) -> None:
     norms: list[_native.Norm | None] = [None, None]
     if op.head_norm is not None:
-        norms = [b.norm(op.head_norm, (weight,)) for weight in node.weights]
+        norms = [b.norm(op.head_norm, (weight,), node.inputs[0]) for weight in node.weights]
     b.program.add_rope_kv_write(
         node.name,
         b.view(node.inputs[0]),
@@ -248,6 +253,11 @@ def _gated_activation(b: Binding, node: Node, op: GatedActivation) -> None:
     else:
         gate, up = (b.view(value) for value in node.inputs)
     b.program.add_elementwise(node.name, "gated_activation", gate, up, y, activation=op.activation)
+
+
+def _activate(b: Binding, node: Node, op: Activate) -> None:
+    x, y = b.view(node.inputs[0]), b.view(node.outputs[0])
+    b.program.add_elementwise(node.name, "activate", x, x, y, activation=op.activation)
 
 
 def _add(b: Binding, node: Node, op: Add) -> None:
@@ -285,6 +295,7 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     RopeKvWrite: _rope_kv_write,
     Attention: _attention,
     GatedActivation: _gated_activation,
+    Activate: _activate,
     Add: _add,
     Scale: _scale,
     Softcap: _softcap,

@@ -1,4 +1,4 @@
-"""activation: gated units."""
+"""activation: gated units, and ungated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ridgeline.backends.reference.call import Array, Call
 from ridgeline.backends.reference.linear import linear
-from ridgeline.model.graph.ops.activation import Activation, GatedActivation
+from ridgeline.model.graph.ops.activation import Activate, Activation, GatedActivation
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 
 
@@ -18,6 +18,11 @@ def gated_activation(op: GatedActivation, call: Call) -> tuple[Array]:
     gate, up = np.split(call.inputs[0], 2, axis=-1) if op.joint else call.inputs
     activated = ACTIVATIONS[op.activation](gate.astype(np.float64))
     return ((activated * up).astype(gate.dtype),)
+
+
+def activate(op: Activate, call: Call) -> tuple[Array]:
+    (x,) = call.inputs
+    return (ACTIVATIONS[op.activation](x.astype(np.float64)).astype(x.dtype),)
 
 
 def gated_linear(op: GatedLinear, call: Call) -> tuple[Array]:
@@ -47,9 +52,14 @@ def _relu(x: Array) -> Array:
     return np.maximum(x, 0)
 
 
+def _relu2(x: Array) -> Array:
+    return np.asarray(np.maximum(x, 0) ** 2)
+
+
 ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "silu": _silu,
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
     "relu": _relu,
+    "relu2": _relu2,
 }

@@ -24,7 +24,9 @@ def normalized(op: Norm, x: Array, weights: tuple[Array, ...]) -> Array:
     if op.kind == "layer":
         groups = groups - groups.mean(axis=-1, keepdims=True)
     mean_square = (groups**2).mean(axis=-1, keepdims=True)
-    y = groups / np.sqrt(mean_square + op.eps) * (weights[0].astype(np.float64) + op.offset)
+    y = groups / np.sqrt(mean_square + op.eps)
+    if weights:
+        y = y * (weights[0].astype(np.float64) + op.offset)
     if len(weights) > 1:
         y = y + weights[1]
     return np.asarray(y.reshape(x.shape), x.dtype)

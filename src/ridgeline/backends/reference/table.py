@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ridgeline.backends.reference.activation import gated_activation, gated_linear
+from ridgeline.backends.reference.activation import activate, gated_activation, gated_linear
 from ridgeline.backends.reference.attention import attention, kv_write
 from ridgeline.backends.reference.call import Array, Call
 from ridgeline.backends.reference.collectives import all_gather, all_reduce
@@ -30,6 +30,7 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.Attention: attention,
     ops.GatedActivation: gated_activation,
     ops.GatedLinear: gated_linear,
+    ops.Activate: activate,
     ops.Add: add,
     ops.Scale: scale,
     ops.Softcap: softcap,

@@ -11,17 +11,35 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ridgeline.errors import ModelError
+from ridgeline.model.architectures.arcee import build_arcee
 from ridgeline.model.architectures.blocks import AS_PUBLISHED, Stored
+from ridgeline.model.architectures.cohere import build_cohere, build_cohere2
+from ridgeline.model.architectures.ernie import build_ernie
+from ridgeline.model.architectures.exaone4 import build_exaone4
 from ridgeline.model.architectures.fields import Fields, quote
+from ridgeline.model.architectures.gemma import build_gemma, build_gemma2
 from ridgeline.model.architectures.gemma3 import build_gemma3
+from ridgeline.model.architectures.glm import build_glm, build_glm4
+from ridgeline.model.architectures.granite import build_granite
 from ridgeline.model.architectures.llama import build_llama, build_mistral
+from ridgeline.model.architectures.olmo import (
+    build_gguf_olmo2,
+    build_olmo,
+    build_olmo2,
+    build_olmo3,
+)
+from ridgeline.model.architectures.phi import build_phi
 from ridgeline.model.architectures.phi3 import build_phi3
 from ridgeline.model.architectures.qwen2 import build_qwen2
 from ridgeline.model.architectures.qwen3 import build_qwen3
+from ridgeline.model.architectures.seed_oss import build_seed_oss
+from ridgeline.model.architectures.smollm3 import build_smollm3
+from ridgeline.model.architectures.stablelm import build_nemotron, build_stablelm
+from ridgeline.model.architectures.starcoder2 import build_starcoder2
 from ridgeline.model.graph.build import FormatOf
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
-from ridgeline.model.weights import names
+from ridgeline.model.weights import names, names_dense
 from ridgeline.model.weights.names import Names
 
 __all__ = ["ARCHITECTURES", "Architecture", "Source", "build", "find_architecture"]
@@ -76,11 +94,45 @@ ARCHITECTURES: dict[str, Architecture] = {
     "Gemma3ForCausalLM": HF_GEMMA3,
     "Gemma3ForConditionalGeneration": HF_GEMMA3,
     "Phi3ForCausalLM": hf(build_phi3, names.HF_PHI3, "phi3"),
+    "MinistralForCausalLM": hf(build_mistral, names.HF_LLAMA, "ministral"),
+    "GemmaForCausalLM": hf(build_gemma, names.HF_LLAMA, "gemma"),
+    "Gemma2ForCausalLM": hf(build_gemma2, names_dense.HF_GEMMA2, "gemma2"),
+    "OlmoForCausalLM": hf(build_olmo, names_dense.HF_OLMO, "olmo"),
+    "Olmo2ForCausalLM": hf(build_olmo2, names_dense.HF_POST_NORMS, "olmo2"),
+    "Olmo3ForCausalLM": hf(build_olmo3, names_dense.HF_POST_NORMS, "olmo3"),
+    "GraniteForCausalLM": hf(build_granite, names.HF_LLAMA, "granite"),
+    "CohereForCausalLM": hf(build_cohere, names_dense.HF_COHERE, "cohere"),
+    "Cohere2ForCausalLM": hf(build_cohere2, names_dense.HF_COHERE, "cohere2"),
+    "PhiForCausalLM": hf(build_phi, names_dense.HF_PHI, "phi"),
+    "Starcoder2ForCausalLM": hf(build_starcoder2, names_dense.HF_STARCODER2, "starcoder2"),
+    "GlmForCausalLM": hf(build_glm, names_dense.HF_GLM, "glm"),
+    "Glm4ForCausalLM": hf(build_glm4, names_dense.HF_GLM4, "glm4"),
+    "Exaone4ForCausalLM": hf(build_exaone4, names_dense.HF_POST_NORMS, "exaone4"),
+    "SmolLM3ForCausalLM": hf(build_smollm3, names.HF_LLAMA, "smollm3"),
+    "Ernie4_5ForCausalLM": hf(build_ernie, names.HF_LLAMA, "ernie4_5"),
+    "SeedOssForCausalLM": hf(build_seed_oss, names.HF_LLAMA, "seed_oss"),
+    "StableLmForCausalLM": hf(build_stablelm, names.HF_LLAMA, "stablelm"),
+    "NemotronForCausalLM": hf(build_nemotron, names_dense.HF_UNGATED, "nemotron"),
+    "ArceeForCausalLM": hf(build_arcee, names_dense.HF_UNGATED, "arcee"),
     "llama": gguf(build_llama, names.GGUF_LLAMA, Stored(interleaved_rope=True)),
     "qwen2": gguf(build_qwen2, names.GGUF_LLAMA),
     "qwen3": gguf(build_qwen3, GGUF_QWEN3),
     "gemma3": gguf(build_gemma3, names.GGUF_GEMMA3, Stored(norm_has_one=True)),
     "phi3": gguf(build_phi3, names.GGUF_PHI3),
+    "gemma": gguf(build_gemma, names.GGUF_LLAMA, Stored(norm_has_one=True)),
+    "gemma2": gguf(build_gemma2, names_dense.GGUF_GEMMA2, Stored(norm_has_one=True)),
+    "olmo2": gguf(build_gguf_olmo2, names_dense.GGUF_POST_NORMS),
+    "granite": gguf(build_granite, names.GGUF_LLAMA, Stored(interleaved_rope=True)),
+    "command-r": gguf(build_cohere, names.GGUF_LLAMA),
+    "cohere2": gguf(build_cohere2, names.GGUF_LLAMA),
+    "phi2": gguf(build_phi, names.GGUF_LLAMA),
+    "starcoder2": gguf(build_starcoder2, names.GGUF_LLAMA),
+    "glm4": gguf(build_glm4, names_dense.GGUF_GLM4),
+    "exaone4": gguf(build_exaone4, names_dense.GGUF_POST_NORMS),
+    "smollm3": gguf(build_smollm3, names.GGUF_LLAMA, Stored(interleaved_rope=True)),
+    "ernie4_5": gguf(build_ernie, names.GGUF_LLAMA),
+    "seed_oss": gguf(build_seed_oss, names_dense.GGUF_SEED_OSS),
+    "arcee": gguf(build_arcee, names.GGUF_LLAMA, Stored(interleaved_rope=True)),
 }
 
 

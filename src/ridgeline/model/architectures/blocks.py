@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ridgeline.model.graph.build import Builder
 from ridgeline.model.graph.node import KvState, Value, Weight
 from ridgeline.model.graph.ops import (
+    Activate,
     Add,
     Attention,
     Embed,
@@ -20,6 +21,7 @@ from ridgeline.model.graph.ops import (
     Norm,
     Rope,
     Rotation,
+    Scale,
     SelectRows,
     Softcap,
 )
@@ -73,10 +75,18 @@ def linear(
     return b.one(name, Linear(bias=bias), x, weights=tuple(weights))
 
 
-def norm(b: Builder, name: str, x: Value, op: Norm) -> Value:
-    """`op` over x's channels, or over each of its groups of them."""
-    weight = b.weight(f"{name}.weight", width(x) // op.num_groups)
-    return b.one(name, op, x, weights=(weight,))
+def norm(
+    b: Builder, name: str, x: Value, op: Norm, *, weight: bool = True, bias: bool = False
+) -> Value:
+    """`op` over x's channels, or over each of its groups of them; weight False: w = 1."""
+    leaves = ["weight"] * weight + ["bias"] * bias
+    weights = tuple(b.weight(f"{name}.{leaf}", width(x) // op.num_groups) for leaf in leaves)
+    return b.one(name, op, x, weights=weights)
+
+
+def scaled(b: Builder, name: str, x: Value, factor: float) -> Value:
+    """factor * x; x itself if the factor is 1."""
+    return x if factor == 1 else b.one(name, Scale(factor), x)
 
 
 def add(b: Builder, name: str, x: Value, y: Value) -> Value:
@@ -96,8 +106,12 @@ def attention(
     qkv_bias: bool = False,
     output_bias: bool = False,
     head_norm: Norm | None = None,
+    whole_norm: Norm | None = None,
 ) -> Value:
-    """Self-attention of grouped heads over the layer's cache; head_norm: of each q and k head."""
+    """Self-attention of grouped heads over the layer's cache.
+
+    head_norm: of each q and k head. whole_norm: of all q's channels together, and of k's (OLMo 2).
+    """
     name, q_width, kv_width = f"{layer}.attn", heads.query * heads.dim, heads.kv * heads.dim
     q = linear(b, f"{name}.q", x, q_width, bias=qkv_bias, split="heads")
     k = linear(b, f"{name}.k", x, kv_width, bias=qkv_bias, split="kv_heads")
@@ -105,6 +119,9 @@ def attention(
     if head_norm is not None:
         q = norm(b, f"{name}.q_norm", q, replace(head_norm, num_groups=heads.query))
         k = norm(b, f"{name}.k_norm", k, replace(head_norm, num_groups=heads.kv))
+    if whole_norm is not None:
+        q = norm(b, f"{name}.q_norm", q, whole_norm)
+        k = norm(b, f"{name}.k_norm", k, whole_norm)
     if rotation is not None:
         q = b.one(f"{name}.q_rope", Rope(heads.query, heads.dim, rotation), q)
         k = b.one(f"{name}.k_rope", Rope(heads.kv, heads.dim, rotation), k)
@@ -126,16 +143,41 @@ def gated_mlp(
     return linear(b, f"{name}.down", y, width(x), bias=bias, split_inputs="ffn")
 
 
+def mlp(
+    b: Builder, layer: str, x: Value, *, hidden: int, activation: Activation, bias: bool = False
+) -> Value:
+    """down(act(up(x)))."""
+    name = f"{layer}.mlp"
+    y = linear(b, f"{name}.up", x, hidden, bias=bias, split="ffn")
+    y = b.one(f"{name}.act", Activate(activation), y)
+    return linear(b, f"{name}.down", y, width(x), bias=bias, split_inputs="ffn")
+
+
 def head(
-    b: Builder, x: Value, vocab: int, op: Norm, *, tied: Weight | None, softcap: float | None = None
+    b: Builder,
+    x: Value,
+    vocab: int,
+    op: Norm,
+    *,
+    tied: Weight | None,
+    softcap: float | None = None,
+    norm_weight: bool = True,
+    norm_bias: bool = False,
+    bias: bool = False,
+    scale: float = 1.0,
 ) -> Value:
     """Logits of the tokens that want them; tied: the embedding's table, if it is the output too.
 
-    Rows are selected first, so that norm and output matrix see only those.
+    Rows are selected first, so that norm and output matrix see only those. scale: of the logits,
+    before the soft cap.
     """
-    x = norm(b, "final_norm", b.one("select", SelectRows(), x), op)
-    table = tied or b.weight("head.weight", vocab, width(x), axes=("vocab", None))
-    logits = b.one("head", Linear(), x, weights=(table,))
+    x = b.one("select", SelectRows(), x)
+    x = norm(b, "final_norm", x, op, weight=norm_weight, bias=norm_bias)
+    weights = [tied or b.weight("head.weight", vocab, width(x), axes=("vocab", None))]
+    if bias:
+        weights.append(b.weight("head.bias", vocab, axes=("vocab",)))
+    logits = b.one("head", Linear(bias=bias), x, weights=tuple(weights))
+    logits = scaled(b, "head_scale", logits, scale)
     return logits if softcap is None else b.one("softcap", Softcap(softcap), logits)
 
 

@@ -26,8 +26,10 @@ ACTIVATIONS: dict[str, Activation] = {
     "swish": "silu",
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
+    "relu2": "relu2",
 }
 
 WINDOWED, FULL = "sliding_attention", "full_attention"
@@ -83,6 +85,12 @@ class Defaults:
     head_dim: int | None = None
     positions: int | None = None
     eps: float = 1e-6
+    eps_name: str = "rms_norm_eps"
+
+
+def neutral(*read: str) -> dict[str, tuple[object, ...]]:
+    """`NEUTRAL` less the fields that an architecture reads itself."""
+    return {name: values for name, values in NEUTRAL.items() if name not in read}
 
 
 def read_sizes(config: Fields, defaults: Defaults) -> Sizes:
@@ -102,7 +110,7 @@ def read_sizes(config: Fields, defaults: Defaults) -> Sizes:
         mlp=config.integer("intermediate_size", 1, MAX_WIDTH),
         heads=Heads(query, kv, head_dim),
         positions=config.integer("max_position_embeddings", 1, MAX_POSITIONS, defaults.positions),
-        eps=config.number("rms_norm_eps", 0.0, 1.0, defaults.eps),
+        eps=config.number(defaults.eps_name, 0.0, 1.0, defaults.eps),
     )
 
 

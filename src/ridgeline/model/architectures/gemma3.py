@@ -8,15 +8,7 @@ from __future__ import annotations
 
 import math
 
-from ridgeline.model.architectures.blocks import (
-    Stored,
-    add,
-    attention,
-    embed,
-    gated_mlp,
-    head,
-    norm,
-)
+from ridgeline.model.architectures.blocks import Stored
 from ridgeline.model.architectures.decoder import (
     FULL,
     NEUTRAL,
@@ -30,7 +22,8 @@ from ridgeline.model.architectures.decoder import (
 )
 from ridgeline.model.architectures.fields import MAX_LAYERS, Fields
 from ridgeline.model.architectures.rope_scaling import choose_context, read_rope, rotation
-from ridgeline.model.graph.build import Builder, FormatOf
+from ridgeline.model.architectures.stack import Norms, attends, build_decoder, feeds
+from ridgeline.model.graph.build import FormatOf
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops import Norm
 
@@ -72,32 +65,27 @@ def build_gemma3(
         WINDOWED: rotation(local_rope, context, interleaved=stored.interleaved_rope),
     }
 
-    b = Builder("gemma3", format_of)
     rms = Norm("rms", sizes.eps, offset=0.0 if stored.norm_has_one else 1.0)
-    x, table = embed(b, sizes.vocab, sizes.width, scale=math.sqrt(sizes.width))
-    for i, (kind, window) in enumerate(zip(types, layer_windows, strict=True)):
-        layer = f"layers.{i}"
-        y = norm(b, f"{layer}.attn_norm", x, rms)
-        y = attention(
-            b,
-            layer,
-            y,
-            heads=sizes.heads,
-            rotation=rotations[kind],
+    return build_decoder(
+        "gemma3",
+        sizes,
+        format_of,
+        context=context,
+        norms=Norms(rms, "sandwich"),
+        attend=attends(
+            sizes.heads,
+            tuple(rotations[kind] for kind in types),
+            layer_windows,
             scale=scalar**-0.5,
-            window=window,
             qkv_bias=bias,
             output_bias=bias,
             head_norm=rms,
-        )
-        y = norm(b, f"{layer}.attn_post_norm", y, rms)
-        x = add(b, f"{layer}.attn_add", x, y)
-        y = norm(b, f"{layer}.mlp_norm", x, rms)
-        y = gated_mlp(b, layer, y, hidden=sizes.mlp, activation=activation)
-        y = norm(b, f"{layer}.mlp_post_norm", y, rms)
-        x = add(b, f"{layer}.mlp_add", x, y)
-    tied = table if config.boolean("tie_word_embeddings", True) else None
-    return b.finish(head(b, x, sizes.vocab, rms, tied=tied, softcap=softcap), context)
+        ),
+        feed=feeds(sizes.mlp, activation),
+        tied=config.boolean("tie_word_embeddings", True),
+        embed_scale=math.sqrt(sizes.width),
+        softcap=softcap,
+    )
 
 
 def read_types(config: Fields, layers: int) -> tuple[str, ...]:

@@ -88,18 +88,20 @@ def read_rope(
     theta_name: str = "rope_theta",
     scaling_name: str | None = "rope_scaling",
     partial: bool = False,
+    default_partial: float = 1.0,
 ) -> RopeSettings:
     """The rotation of `config`, in the older spelling (`rope_theta` beside `rope_scaling`) or the
     newer (`rope_parameters`, by layer type if the model has several).
 
     theta_name, scaling_name: the older keys of this layer type; scaling_name None: never scaled.
-    partial: whether this architecture can turn a part of a head.
+    partial: whether this architecture can turn a part of a head; default_partial: the part of which
+    it does where nothing is said.
     """
     section = rope_section(config, layer_type, scaling_name)
     kind = read_kind(section)
     theta_of, name = (section, "rope_theta") if section.has("rope_theta") else (config, theta_name)
     theta = theta_of.number(name, 1.0 + 1e-6, 1e15, default_theta)
-    rotary_dim = read_rotary_dim(config, section, head_dim, partial)
+    rotary_dim = read_rotary_dim(config, section, head_dim, partial, default_partial)
     name = "original_max_position_embeddings"
     original_of = config if config.has(name) else section
     if not original_of.has(name) and section.has("original_max_seq_len"):
@@ -135,10 +137,12 @@ def read_kind(section: Fields) -> str:
     return kind
 
 
-def read_rotary_dim(config: Fields, section: Fields, head_dim: int, partial: bool) -> int:
+def read_rotary_dim(
+    config: Fields, section: Fields, head_dim: int, partial: bool, default: float
+) -> int:
     """Channels of a head that turn: an even number of them."""
     share_of = section if section.has("partial_rotary_factor") else config
-    share = share_of.number("partial_rotary_factor", 0.0, 1.0, 1.0)
+    share = share_of.number("partial_rotary_factor", 0.0, 1.0, default)
     if share != 1 and not partial:
         share_of.refuse("partial_rotary_factor", "this architecture turns whole heads")
     rotary_dim = section.integer("rotary_dim", 2, head_dim, int(head_dim * share))

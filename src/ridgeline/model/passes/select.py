@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ridgeline.model.graph.dims import SAMPLED, TOKENS
 from ridgeline.model.graph.node import Graph, Node, Value
-from ridgeline.model.graph.ops.activation import GatedActivation
+from ridgeline.model.graph.ops.activation import Activate, GatedActivation
 from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear
@@ -28,6 +28,7 @@ ROW_BY_ROW: tuple[type[Operator], ...] = (
     AddNorm,
     Add,
     GatedActivation,
+    Activate,
     Scale,
     Softcap,
     Split,

@@ -6,13 +6,9 @@ keys are those of ggml's `docs/gguf.md` and of gguf-py's constants.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
-import numpy as np
-
 from ridgeline.errors import ModelError
 from ridgeline.model.weights.checkpoint import Checkpoint
+from ridgeline.model.weights.gguf_families import FAMILIES, Family, read_scalar
 
 # Hugging Face's field -> GGUF's key, less the architecture that it begins with.
 KEYS: dict[str, str] = {
@@ -37,6 +33,8 @@ REQUIRED = (
     "max_position_embeddings",
     "rms_norm_eps",
 )
+# What a file may have in the place of it.
+LAYER_NORM_EPS = "attention.layer_norm_epsilon"
 # The same kind of thing for all layers here; a file may list it by layer.
 BY_LAYER = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 
@@ -56,7 +54,7 @@ ROPE_TENSORS: dict[str, str] = {
     "short_factor": "rope_factors_short.weight",
 }
 # Nothing is made as long as a file says: these are far above anything real.
-MAX_FACTORS = MAX_LAYERS = 1 << 12
+MAX_FACTORS = 1 << 12
 
 # Keys that change numbers in ways that are not built here, and the values that do not.
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -79,14 +77,12 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
 # Metadata does not say whether there are biases; the first layer's tensors do.
 BIASES = {"attention_bias": "blk.0.attn_output.bias", "mlp_bias": "blk.0.ffn_down.bias"}
 
-# Of Gemma 3's sizes only this one scales queries by width / heads, and files have no key for it.
-GEMMA3_27B_LAYERS = 62
-
 
 def spelled(architecture: str) -> dict[str, str]:
     """What a field is called in the user's file, for messages."""
+    family = FAMILIES.get(architecture, Family())
     return {
-        **{name: f"{architecture}.{key}" for name, key in KEYS.items()},
+        **{name: f"{architecture}.{key}" for name, key in (KEYS | dict(family.keys)).items()},
         **{f"rope_scaling.{name}": f"{architecture}.{key}" for name, key in SCALING_KEYS.items()},
         **{f"rope_scaling.{name}": tensor for name, tensor in ROPE_TENSORS.items()},
         "vocab_size": "rows of token_embd.weight",
@@ -112,12 +108,17 @@ def gguf_config(checkpoint: Checkpoint) -> dict[str, object]:
     kind, or not supported. Ranges are checked where the graph is built.
     """
     architecture = gguf_architecture(checkpoint)
+    family = FAMILIES.get(architecture, Family())
     config: dict[str, object] = {"architectures": [architecture]}
-    for name, key in KEYS.items():
+    has_layer_norms = LAYER_NORM_EPS in family.keys.values()
+    for name, key in (KEYS | dict(family.keys)).items():
         config[name] = read_scalar(checkpoint, f"{architecture}.{key}", name in BY_LAYER)
-        if config[name] is None and name in REQUIRED:
+        needed = name in REQUIRED and not (has_layer_norms and name == "rms_norm_eps")
+        if config[name] is None and needed:
             raise ModelError(f"{checkpoint.path}: metadata '{architecture}.{key}' is missing")
     for key, allowed in NEUTRAL.items():
+        if key in family.keys.values() or key in family.known:
+            continue
         value = read_scalar(checkpoint, f"{architecture}.{key}")
         if value is not None and value not in allowed:
             raise ModelError(
@@ -135,32 +136,16 @@ def gguf_config(checkpoint: Checkpoint) -> dict[str, object]:
     if config["head_dim"] is None and isinstance(width, int) and isinstance(heads, int) and heads:
         config["head_dim"] = width // heads
     # 0 says none.
-    for name in ("sliding_window", "final_logit_softcapping"):
+    for name in ("sliding_window", "final_logit_softcapping", *family.keys):
         config[name] = config[name] or None
     config["vocab_size"] = read_vocab_size(checkpoint)
     config["tie_word_embeddings"] = "output.weight" not in checkpoint.tensors
-    for name, tensor in BIASES.items():
+    for name, tensor in (BIASES | dict(family.flags)).items():
         config[name] = tensor in checkpoint.tensors
     config["rope_scaling"] = read_scaling(checkpoint, architecture)
-    if architecture == "gemma3":
-        config |= gemma3_fields(checkpoint, config)
+    if family.more is not None:
+        config |= family.more(checkpoint, config)
     return config
-
-
-def read_scalar(
-    checkpoint: Checkpoint, key: str, by_layer: bool = False
-) -> int | float | bool | str | None:
-    """The value of a key, None if there is none; a list by layer is one value if all are equal."""
-    value = checkpoint.metadata.get(key)
-    if by_layer and isinstance(value, np.ndarray) and value.size:
-        if (value != value[0]).any():
-            raise ModelError(
-                f"{checkpoint.path}: metadata {key!r}: layers that differ in it are not supported"
-            )
-        value = value[0].item()
-    if value is not None and not isinstance(value, int | float | bool | str):
-        raise ModelError(f"{checkpoint.path}: metadata {key!r}: one value is needed, not a list")
-    return value
 
 
 def read_vocab_size(checkpoint: Checkpoint) -> int:
@@ -204,29 +189,3 @@ def read_factors(checkpoint: Checkpoint, tensor: str) -> list[float]:
         )
     values: list[float] = checkpoint.read(tensor).tolist()
     return values
-
-
-def gemma3_fields(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
-    """The query scale, and which layers are windowed: a period, a list by layer, or the usual 6."""
-    layers, width, heads = (
-        config[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")
-    )
-    fields: dict[str, object] = {"query_pre_attn_scalar": config["head_dim"]}
-    scale = read_scalar(checkpoint, "gemma3.attention.scale")
-    if isinstance(scale, float) and math.isfinite(scale) and scale > 0:
-        fields["query_pre_attn_scalar"] = scale**-2
-    elif layers == GEMMA3_27B_LAYERS and isinstance(width, int) and isinstance(heads, int):
-        fields["query_pre_attn_scalar"] = width / max(1, heads)
-    if config["sliding_window"] is None and isinstance(layers, int) and layers <= MAX_LAYERS:
-        return {**fields, "layer_types": ["full_attention"] * layers}
-    key = "gemma3.attention.sliding_window_pattern"
-    pattern = checkpoint.metadata.get(key)
-    if not isinstance(pattern, np.ndarray):
-        return {**fields, "sliding_window_pattern": read_scalar(checkpoint, key)}
-    if pattern.size != layers:
-        raise ModelError(
-            f"{checkpoint.path}: metadata {key!r} lists {pattern.size} layers, and there are "
-            f"{layers!r}"
-        )
-    kinds = ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
-    return {**fields, "layer_types": kinds}

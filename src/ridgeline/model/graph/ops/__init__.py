@@ -1,6 +1,6 @@
 """The operators, one file a family; backends and docs are held against `OPERATORS`."""
 
-from ridgeline.model.graph.ops.activation import GatedActivation
+from ridgeline.model.graph.ops.activation import Activate, GatedActivation
 from ridgeline.model.graph.ops.attention import Attention, KvWrite
 from ridgeline.model.graph.ops.collectives import AllGather, AllReduce
 from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split
@@ -23,6 +23,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "attention": Attention,
     "gated_activation": GatedActivation,
     "gated_linear": GatedLinear,
+    "activate": Activate,
     "add": Add,
     "scale": Scale,
     "softcap": Softcap,
@@ -34,6 +35,7 @@ OPERATORS: dict[str, type[Operator]] = {
 
 __all__ = [
     "OPERATORS",
+    "Activate",
     "Add",
     "AddNorm",
     "AllGather",

@@ -1,4 +1,4 @@
-"""activation: gated units (Shazeer 2020), apart or over a joint gate-and-up linear."""
+"""activation: gated units (Shazeer 2020), apart or over a joint gate-and-up linear; and ungated."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ridgeline.model.graph.ops.operator import (
     moved_bytes,
     output_elements,
     require,
+    require_counts,
 )
 from ridgeline.model.graph.work import Precision, Work
 from ridgeline.step import StepShape
@@ -20,8 +21,9 @@ from ridgeline.step import StepShape
 if TYPE_CHECKING:
     from ridgeline.model.graph.node import KvState, Node, Value, Weight
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 FLOPS_PER_GATED = 6.0
+FLOPS_PER_ACTIVATED = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class GatedActivation(Operator):
     """(gate [*, F], up [*, F]) -> act(gate) * up; joint: one input [*, 2F], gate first.
 
     silu: x * sigmoid(x). gelu: x * Phi(x). gelu_tanh: its tanh approximation (Hendrycks and Gimpel
-    2016).
+    2016). relu2: max(x, 0)^2 (So et al. 2021).
     """
 
     activation: Activation
@@ -66,3 +68,30 @@ class GatedActivation(Operator):
             require(isinstance(width, int) and width % 2 == 0, self, f"{width} channels are odd")
         else:
             require(inputs[0].shape == inputs[1].shape, self, "gate and up differ in shape")
+
+
+@dataclass(frozen=True, slots=True)
+class Activate(Operator):
+    """x -> act(x), number by number, as `gated_activation` defines act."""
+
+    activation: Activation
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        return (inputs[0],)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        return Work(
+            flops={"f32": FLOPS_PER_ACTIVATED * output_elements(node, step)},
+            activation_bytes=moved_bytes(node, step, precision),
+        )
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        (x,) = inputs
+        return None if x.partial else Sharded(self, inputs)
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+    ) -> None:
+        require_counts(self, inputs, weights, 1, 0)

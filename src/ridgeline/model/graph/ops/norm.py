@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Norm(Operator):
-    """x [*, D] -> [*, D]; weights (w [D / num_groups],) and for "layer" with a bias (w, b).
+    """x [*, D] -> [*, D]; weights (w [D / num_groups],), or none for w = 1 (OLMo), and
+    for "layer" with a bias (w, b).
 
     rms: x / sqrt(mean(x^2) + eps) * (w + offset) (Zhang and Sennrich 2019; offset 1 in Gemma).
     layer: (x - mean) / sqrt(var + eps) * (w + offset) + b (Ba et al. 2016). num_groups > 1
@@ -60,7 +61,7 @@ class Norm(Operator):
         self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
     ) -> None:
         require(len(inputs) == 1, self, f"takes 1 input, not {len(inputs)}")
-        require(1 <= len(weights) <= (2 if self.kind == "layer" else 1), self, "takes w (and b)")
+        require(len(weights) <= (2 if self.kind == "layer" else 1), self, "takes w (and b)")
         width = inputs[0].shape[-1]
         require(
             isinstance(width, int) and width % self.num_groups == 0,

@@ -1,0 +1,146 @@
+"""What the metadata of single GGUF architectures says besides what all of them say.
+
+A row has the keys that only this architecture has, and a function for what no key says outright:
+which layers have windows or positions, which of a family's sizes scales its queries otherwise.
+Facts are those of gguf-py's constants and of what readers of these files assume. Does not know
+graphs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ridgeline.errors import ModelError
+from ridgeline.model.weights.checkpoint import Checkpoint
+
+MAX_LAYERS = 1 << 12
+WINDOWED, FULL = "sliding_attention", "full_attention"
+
+# Of these families' sizes only one scales queries by width / heads, and files have no key for it.
+GEMMA3_27B_LAYERS, GEMMA2_27B_LAYERS = 62, 46
+
+More = Callable[[Checkpoint, Mapping[str, object]], dict[str, object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """keys: Hugging Face's field -> GGUF's key, less the architecture; 0 says none. flags: a field
+    that is true if a tensor is there. known: keys that are read elsewhere or say nothing new. more:
+    fields made of what was read so far.
+    """
+
+    keys: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, str] = field(default_factory=dict)
+    known: tuple[str, ...] = ()
+    more: More | None = None
+
+
+def read_scalar(
+    checkpoint: Checkpoint, key: str, by_layer: bool = False
+) -> int | float | bool | str | None:
+    """The value of a key, None if there is none; a list by layer is one value if all are equal."""
+    value = checkpoint.metadata.get(key)
+    if by_layer and isinstance(value, np.ndarray) and value.size:
+        if (value != value[0]).any():
+            raise ModelError(
+                f"{checkpoint.path}: metadata {key!r}: layers that differ in it are not supported"
+            )
+        value = value[0].item()
+    if value is not None and not isinstance(value, int | float | bool | str):
+        raise ModelError(f"{checkpoint.path}: metadata {key!r}: one value is needed, not a list")
+    return value
+
+
+def query_scalar(
+    checkpoint: Checkpoint, config: Mapping[str, object], large: int
+) -> dict[str, object]:
+    """What queries are divided by the root of: a key, or width / heads of the model of `large`
+    layers, or a head's channels.
+    """
+    architecture = checkpoint.metadata["general.architecture"]
+    scale = read_scalar(checkpoint, f"{architecture}.attention.scale")
+    layers, width, heads = (
+        config[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")
+    )
+    if isinstance(scale, float) and math.isfinite(scale) and scale > 0:
+        return {"query_pre_attn_scalar": scale**-2}
+    if layers == large and isinstance(width, int) and isinstance(heads, int):
+        return {"query_pre_attn_scalar": width / max(1, heads)}
+    return {"query_pre_attn_scalar": config["head_dim"]}
+
+
+def layer_types(
+    checkpoint: Checkpoint, config: Mapping[str, object], period: int | None
+) -> dict[str, object]:
+    """Which layers have windows: a list by layer, a period (the last of each has none), the usual
+    `period`; all of them full if there is no window.
+    """
+    layers = config["num_hidden_layers"]
+    if not isinstance(layers, int) or not 0 <= layers <= MAX_LAYERS:
+        return {}  # refused where the graph is built
+    if config["sliding_window"] is None:
+        return {"layer_types": [FULL] * layers}
+    key = f"{checkpoint.metadata['general.architecture']}.attention.sliding_window_pattern"
+    pattern = checkpoint.metadata.get(key)
+    if isinstance(pattern, np.ndarray):
+        if pattern.size != layers:
+            raise ModelError(
+                f"{checkpoint.path}: metadata {key!r} lists {pattern.size} layers, and there are "
+                f"{layers!r}"
+            )
+        return {"layer_types": [WINDOWED if windowed else FULL for windowed in pattern]}
+    told = read_scalar(checkpoint, key)
+    if told is not None or period is None:
+        return {"sliding_window_pattern": told}
+    return {"layer_types": [WINDOWED if (i + 1) % period else FULL for i in range(layers)]}
+
+
+def gemma3(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    return query_scalar(checkpoint, config, GEMMA3_27B_LAYERS) | layer_types(
+        checkpoint, config, None
+    )
+
+
+def gemma2(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    return query_scalar(checkpoint, config, GEMMA2_27B_LAYERS) | layer_types(checkpoint, config, 2)
+
+
+def every_fourth(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    return layer_types(checkpoint, config, 4)
+
+
+def exaone4(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """No window in a file means none, where Hugging Face's default would be one."""
+    return {"sliding_window": config["sliding_window"]} | layer_types(checkpoint, config, 4)
+
+
+LAYER_NORM = "attention.layer_norm_epsilon"
+QKV_BIASES = {"attention_bias": "blk.0.attn_q.bias"}
+
+FAMILIES: dict[str, Family] = {
+    "gemma2": Family({"attn_logit_softcapping": "attn_logit_softcapping"}, more=gemma2),
+    "gemma3": Family(more=gemma3),
+    "olmo2": Family(more=every_fourth),
+    "granite": Family(
+        {
+            "embedding_multiplier": "embedding_scale",
+            "residual_multiplier": "residual_scale",
+            "attention_multiplier": "attention.scale",
+            "logits_scaling": "logit_scale",
+        }
+    ),
+    "command-r": Family({"layer_norm_eps": LAYER_NORM, "logit_scale": "logit_scale"}),
+    "cohere2": Family(
+        {"layer_norm_eps": LAYER_NORM, "logit_scale": "logit_scale"}, more=every_fourth
+    ),
+    "phi2": Family({"layer_norm_eps": LAYER_NORM}, known=("use_parallel_residual",)),
+    "starcoder2": Family({"norm_epsilon": LAYER_NORM}, {"use_bias": "blk.0.ffn_down.bias"}),
+    "glm4": Family(flags=QKV_BIASES),
+    "exaone4": Family(more=exaone4),
+    "ernie4_5": Family(flags={"use_bias": "blk.0.attn_output.bias"}),
+    "seed_oss": Family(flags=QKV_BIASES | {"attention_out_bias": "blk.0.attn_output.bias"}),
+}
