@@ -2,7 +2,7 @@
 #include "elementwise.h"
 
 #include "family_kernels.h"
-#include "simd.h"
+#include "softplus.h"
 
 namespace ridgeline::RIDGELINE_ISA {
 namespace {
@@ -46,6 +46,8 @@ inline void with_activation(Activation activation, F f) {
       return f([](Vec x) { return relu(x); });
     case Activation::relu2:
       return f([](Vec x) { return mul(relu(x), relu(x)); });
+    case Activation::sigmoid:
+      return f([](Vec x) { return sigmoid(x); });
   }
 }
 

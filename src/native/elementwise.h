@@ -3,6 +3,6 @@
 
 namespace ridgeline {
 
-enum class Activation { silu, gelu, gelu_tanh, relu, relu2 };
+enum class Activation { silu, gelu, gelu_tanh, relu, relu2, sigmoid };
 
 }  // namespace ridgeline

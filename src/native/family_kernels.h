@@ -5,6 +5,7 @@
 #include "elementwise.h"
 #include "isa.h"
 #include "norm.h"
+#include "recurrent.h"
 #include "rope.h"
 #include "sample.h"
 
@@ -50,6 +51,19 @@ void attend_chunk(const AttentionArgs& args, std::int64_t query_begin, std::int6
                   const AttentionNext& next, float* partials, std::byte* scratch);
 void merge_chunks(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end,
                   std::int64_t chunk_begin, std::int64_t chunk_end, const float* partials, std::byte* scratch);
+
+// causal_conv.cpp
+void causal_conv(const ConvArgs& args, std::int64_t tile_begin, std::int64_t tile_end, std::int64_t count,
+                 float* state);
+
+// state_space.cpp
+void selective_scan(const SelectiveArgs& args, std::int64_t tile_begin, std::int64_t tile_end, std::int64_t count,
+                    float* state);
+void ssd_scan(const SsdArgs& args, std::int64_t count, float* state);
+
+// delta_rule.cpp
+std::size_t delta_scratch_bytes(std::int64_t key_dim);
+void delta_rule(const DeltaArgs& args, std::int64_t count, float* state, std::byte* scratch);
 
 // sample.cpp
 std::size_t sample_scratch_bytes(std::int64_t vocab, std::int64_t max_context);

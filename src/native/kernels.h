@@ -10,6 +10,7 @@
 #include "isa.h"
 #include "linear.h"
 #include "norm.h"
+#include "recurrent.h"
 #include "rope.h"
 #include "sample.h"
 
@@ -90,6 +91,16 @@ struct Kernels {
                        const AttentionNext& next, float* partials, std::byte* scratch);
   void (*merge_chunks)(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end,
                        std::int64_t chunk_begin, std::int64_t chunk_end, const float* partials, std::byte* scratch);
+
+  // ---- recurrent (causal_conv.cpp, state_space.cpp, delta_rule.cpp): `count` tokens of one row, whose state is carried
+  // on; of the tiles [tile_begin, tile_end), or of one head.
+  void (*causal_conv)(const ConvArgs& args, std::int64_t tile_begin, std::int64_t tile_end, std::int64_t count,
+                      float* state);
+  void (*selective_scan)(const SelectiveArgs& args, std::int64_t tile_begin, std::int64_t tile_end, std::int64_t count,
+                         float* state);
+  void (*ssd_scan)(const SsdArgs& args, std::int64_t count, float* state);
+  std::size_t (*delta_scratch_bytes)(std::int64_t key_dim);
+  void (*delta_rule)(const DeltaArgs& args, std::int64_t count, float* state, std::byte* scratch);
 
   // ---- sample (sample.cpp)
   std::size_t (*sample_scratch_bytes)(std::int64_t vocab, std::int64_t max_context);

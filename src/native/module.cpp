@@ -30,7 +30,7 @@ using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::dev
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ids = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Pairs = nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
-using Lines = nb::ndarray<const std::int32_t, nb::shape<-1, 5>, nb::c_contig, nb::device::cpu>;
+using Lines = nb::ndarray<const std::int32_t, nb::shape<-1, 6>, nb::c_contig, nb::device::cpu>;
 
 void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
@@ -57,7 +57,8 @@ Activation activation_named(const std::string& name) {
                                                                         {"gelu", Activation::gelu},
                                                                         {"gelu_tanh", Activation::gelu_tanh},
                                                                         {"relu", Activation::relu},
-                                                                        {"relu2", Activation::relu2}};
+                                                                        {"relu2", Activation::relu2},
+                                                                        {"sigmoid", Activation::sigmoid}};
   for (const auto& [key, value] : kActivations)
     if (name == key) return value;
   throw std::invalid_argument("no activation is called " + name);
@@ -75,8 +76,9 @@ struct NormSpec {
   std::int64_t groups, width;
   const float* weight;
   const float* bias;
+  bool by_group;
 
-  NormArgs args() const { return {kind == "layer", eps, groups, width, weight, bias}; }
+  NormArgs args() const { return {kind == "layer", eps, groups, width, weight, bias, by_group}; }
 };
 
 Matrix pack(Program& program, const std::string& format, const Bytes& raw, std::int64_t n, std::int64_t k,
@@ -164,15 +166,17 @@ void add_embed(Program& program, const std::string& name, const View& y, const s
 }
 
 NormSpec norm_spec(Program& program, const std::string& kind, float eps, float offset, std::int64_t groups,
-                   const Floats& weight, const std::optional<Floats>& bias) {
+                   const Floats& weight, const std::optional<Floats>& bias, bool by_group) {
   require(kind == "rms" || kind == "layer", "a norm is rms or layer");
   require(groups > 0 && weight.size() > 0, "a norm is empty");
   std::vector<float> shifted(weight.data(), weight.data() + weight.size());
   for (float& w : shifted) w += offset;
-  const std::int64_t width = static_cast<std::int64_t>(weight.size());
+  const std::int64_t count = static_cast<std::int64_t>(weight.size());
   require(!bias || bias->size() == weight.size(), "a norm's bias is not as long as its weight");
-  return {kind, eps, groups, width, program.keep(shifted.data(), width),
-          bias ? program.keep(bias->data(), width) : nullptr};
+  require(!by_group || count % groups == 0, "a norm's weights do not part into its groups");
+  const std::int64_t width = by_group ? count / groups : count;
+  return {kind, eps, groups, width, program.keep(shifted.data(), count),
+          bias ? program.keep(bias->data(), count) : nullptr, by_group};
 }
 
 void check_norm(const NormSpec& norm, const View& x) {
@@ -308,7 +312,7 @@ void add_attention(Program& program, const std::string& name, const View& q, con
 }
 
 void run(Program& program, const Lines& lines, const Ids& new_blocks, bool sampling) {
-  static_assert(sizeof(PlanLine) == 5 * sizeof(std::int32_t));
+  static_assert(sizeof(PlanLine) == 6 * sizeof(std::int32_t));
   const nb::gil_scoped_release unlocked;
   program.run(reinterpret_cast<const PlanLine*>(lines.data()), static_cast<std::int64_t>(lines.shape(0)),
               new_blocks.data(), static_cast<std::int64_t>(new_blocks.size()), sampling);
@@ -377,13 +381,16 @@ NB_MODULE(_native, m) {
           "frequencies"_a, "magnitude"_a, "interleaved"_a);
   bind_sampling(m);
 
-  nb::class_<Program>(m, "Program")
+  nb::class_<Program> program(m, "Program");
+  bind_recurrent(program);
+  program
       .def(
           "__init__",
           [](Program* self, const std::string& isa, int threads, std::int64_t num_blocks, std::int64_t max_rows,
              std::int64_t max_tokens, std::int64_t max_sampled, std::int64_t max_context, std::int64_t vocab,
-             std::int64_t vocab_ids, std::size_t arena_bytes) {
-            const Limits limits{num_blocks, max_rows, max_tokens, max_sampled, max_context, vocab, vocab_ids};
+             std::int64_t vocab_ids, std::size_t arena_bytes, std::int64_t num_slots) {
+            const Limits limits{num_blocks,  max_rows, max_tokens, max_sampled,
+                                max_context, vocab,    vocab_ids,  num_slots};
             for (const Isa each : {Isa::portable, Isa::avx2, Isa::avx512})
               if (isa_name(each) == isa) {
                 new (self) Program(each, threads, limits, arena_bytes);
@@ -392,7 +399,7 @@ NB_MODULE(_native, m) {
             throw std::invalid_argument("no instruction set " + isa);
           },
           "isa"_a, "threads"_a, "num_blocks"_a, "max_rows"_a, "max_tokens"_a, "max_sampled"_a, "max_context"_a,
-          "vocab"_a, "vocab_ids"_a, "arena_bytes"_a)
+          "vocab"_a, "vocab_ids"_a, "arena_bytes"_a, "num_slots"_a = 0)
       .def("add_cache", &Program::add_cache, "kv_heads"_a, "key_dim"_a, "value_dim"_a, "window"_a)
       .def("pack", &pack, "format"_a, "raw"_a, "n"_a, "k"_a, "row_bytes"_a, "release"_a)
       .def(
@@ -404,7 +411,8 @@ NB_MODULE(_native, m) {
       .def("weights_checksum", [](Program& program) { return program.weights().checksum(program.pool()); },
            nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("weights_file_bytes", [](Program& program) { return program.weights().file_bytes(); })
-      .def("norm", &norm_spec, "kind"_a, "eps"_a, "offset"_a, "groups"_a, "weight"_a, "bias"_a.none())
+      .def("norm", &norm_spec, "kind"_a, "eps"_a, "offset"_a, "groups"_a, "weight"_a, "bias"_a.none(),
+           "by_group"_a = false)
       .def("add_linear", &add_linear, "name"_a, "x"_a, "y"_a, "matrices"_a, "biases"_a, "fine_activations"_a = false)
       .def("add_gated_linear", &add_gated_linear, "name"_a, "x"_a, "y"_a, "matrices"_a, "biases"_a, "activation"_a)
       .def("add_embed", &add_embed, "name"_a, "y"_a, "format"_a, "table"_a, "row_bytes"_a, "scale"_a,
@@ -460,6 +468,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("kv_bytes", &Program::kv_bytes)
       .def_prop_ro("kv_block_bytes", &Program::kv_block_bytes)
       .def_prop_ro("arena_bytes", &Program::arena_bytes)
+      .def_prop_ro("state_bytes", &Program::state_bytes)
       // The arena itself, for tests that put sentinels around values.
       .def(
           "arena",

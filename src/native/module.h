@@ -8,6 +8,7 @@ namespace ridgeline {
 class Program;
 
 void bind_linear(nanobind::module_& m);    // module_linear.cpp
+void bind_recurrent(nanobind::class_<Program>& program);  // module_recurrent.cpp
 void bind_roofs(nanobind::module_& m);     // module_roofs.cpp
 void bind_sampling(nanobind::module_& m);  // module_sampling.cpp
 // [(row, token id, logprob, [(id, logprob), ...], fault or None, mirostat_mu, scored or None)] of the last step; scored:

@@ -62,7 +62,7 @@ void norm_slice(const NormArgs& args, const float* x, float* y) {
 void norm(const NormArgs& args, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows) {
   for (std::int64_t r = 0; r < rows; r++)
     for (std::int64_t g = 0; g < args.groups; g++)
-      norm_slice(args, x + r * ldx + g * args.width, y + r * ldy + g * args.width);
+      norm_slice(args.slice(g), x + r * ldx + g * args.width, y + r * ldy + g * args.width);
 }
 
 void add_norm(const NormArgs& args, const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float* total,

@@ -41,6 +41,8 @@ struct StepContext {
   std::byte* activations;   // of a value that does not lie as activations, shared
   float* partials;          // attention over split contexts
   std::int64_t partials_floats;
+  float* states;  // recurrent: of each slot, state_stride floats apart
+  std::int64_t state_stride;
 
   std::int64_t rows(const View& view) const { return view.sampled ? step.num_sampled : step.num_tokens; }
   float* at(const View& view) const { return arena + view.offset; }

@@ -28,6 +28,8 @@ const Limits& checked(const Limits& limits) {
   for (const std::int64_t limit : {limits.num_blocks, limits.max_rows, limits.max_tokens, limits.max_sampled,
                                    limits.max_context, limits.vocab, limits.vocab_ids})
     if (limit < 1 || limit > INT32_MAX) throw std::invalid_argument("a limit is below 1 or above 2^31 - 1");
+  if (limits.num_slots < 0 || limits.num_slots > INT32_MAX)
+    throw std::invalid_argument("the number of slots is negative or above 2^31 - 1");
   return limits;
 }
 
@@ -47,6 +49,14 @@ int Program::add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t
   kv_block_stride_ = aligned(place.value_offset + static_cast<std::size_t>(kv_heads) * value_tile_bytes(value_dim));
   caches_.push_back(place);
   return static_cast<int>(caches_.size()) - 1;
+}
+
+StatePlace Program::add_state(std::int64_t floats) {
+  if (floats < 1 || floats > INT32_MAX || finished_) throw std::invalid_argument("a recurrent state is empty or too large");
+  const StatePlace place{state_stride_, floats};
+  state_stride_ += (floats + 15) / 16 * 16;
+  rows_.carry_states();
+  return place;
 }
 
 const KvPlace& Program::cache(int index) const { return caches_.at(static_cast<std::size_t>(index)); }
@@ -108,6 +118,9 @@ void Program::finish(const View& logits) {
   if (kv_block_stride_ > 0 && static_cast<std::size_t>(limits.num_blocks) > SIZE_MAX / 2 / kv_block_stride_)
     throw std::bad_alloc();
   kv_.allocate(static_cast<std::size_t>(limits.num_blocks) * kv_block_stride_);
+  const std::size_t slots = static_cast<std::size_t>(limits.num_slots);
+  if (slots > SIZE_MAX / 2 / std::max<std::size_t>(state_bytes(), 1)) throw std::bad_alloc();
+  if (state_stride_ > 0 && slots > 0) states_ = Memory(slots * state_bytes());
 
   std::size_t scratch = kernels_.sample_scratch_bytes(limits.vocab, limits.max_context), activations = 0;
   for (const auto& op : operators_) {
@@ -164,6 +177,19 @@ void Program::copy_blocks(const std::int32_t* pairs, std::int64_t num_pairs) {
   }
 }
 
+// Each thread copies its part of every slot, in the order of the pairs.
+void Program::copy_slots(const std::int32_t* pairs, std::int64_t num_pairs) {
+  for (std::int64_t i = 0; i < num_pairs; i++) rows_.copy_slot(pairs[2 * i], pairs[2 * i + 1]);
+  float* states = reinterpret_cast<float*>(states_.data());
+  pool_.run([&](int thread) {
+    const std::int64_t begin = state_stride_ * thread / pool_.size(), end = state_stride_ * (thread + 1) / pool_.size();
+    for (std::int64_t i = 0; i < num_pairs; i++)
+      if (pairs[2 * i] != pairs[2 * i + 1])
+        std::memcpy(states + pairs[2 * i + 1] * state_stride_ + begin, states + pairs[2 * i] * state_stride_ + begin,
+                    static_cast<std::size_t>(end - begin) * sizeof(float));
+  });
+}
+
 void Program::run_thread(int thread, bool sampling) {
   const StepContext context{kernels_,
                             step_,
@@ -172,7 +198,9 @@ void Program::run_thread(int thread, bool sampling) {
                             kv_block_stride_,
                             activations_.data(),
                             reinterpret_cast<float*>(partials_.data()),
-                            partials_floats_};
+                            partials_floats_,
+                            reinterpret_cast<float*>(states_.data()),
+                            state_stride_};
   Worker worker{thread, pool_.size(), pool_, scratch_[static_cast<std::size_t>(thread)].data(), cursors_};
   std::uint64_t start = ticks_now();
   for (const auto& op : operators_) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "operators_attention.h"
+#include "operators_recurrent.h"
 #include "roofs.h"
 #include "weight_store.h"
 
@@ -37,6 +38,8 @@ class Program {
   // ---- building; finish() ends it
   int add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t window);
   const KvPlace& cache(int index) const;
+  // Of every row, that many floats that its recurrent operators carry from token to token.
+  StatePlace add_state(std::int64_t floats);
   const RopeTable* rope_table(const std::vector<double>& frequencies, double magnitude);
   // A matrix of n rows of `row_bytes` in `format`, packed by all threads a few megabytes at a time; `release` is called
   // after each, when `raw` read so far need not stay in memory. `raw` is not needed afterwards. Throws
@@ -60,6 +63,8 @@ class Program {
   // Throws as RowTable::gather does. The sampled token is appended to its row.
   void run(const PlanLine* lines, std::int64_t num_lines, const std::int32_t* new_blocks, std::int64_t num_new_blocks,
            bool sampling);
+  // Copies slots of recurrent states, one after the other; throws as RowTable::copy_slot does.
+  void copy_slots(const std::int32_t* pairs, std::int64_t num_pairs);
   // Copies whole cache blocks, all layers, in the order given; throws std::out_of_range for ids beyond the cache.
   void copy_blocks(const std::int32_t* pairs, std::int64_t num_pairs);
   const std::vector<RowSample>& samples() const { return samples_; }
@@ -78,6 +83,8 @@ class Program {
   std::size_t kv_bytes() const { return kv_.size(); }
   std::size_t kv_block_bytes() const { return kv_block_stride_; }
   std::size_t arena_bytes() const { return arena_.size(); }
+  // Of one slot.
+  std::size_t state_bytes() const { return static_cast<std::size_t>(state_stride_) * sizeof(float); }
   std::byte* arena() { return arena_.data(); }
 
  private:
@@ -95,10 +102,11 @@ class Program {
   std::vector<std::unique_ptr<RopeTable>> rope_tables_;
   std::vector<std::unique_ptr<Operator>> operators_;
   std::size_t kv_block_stride_ = 0;
+  std::int64_t state_stride_ = 0;  // floats
   View logits_;
   bool finished_ = false;
 
-  Memory arena_, activations_, partials_;
+  Memory arena_, activations_, partials_, states_;
   std::vector<Memory> scratch_;   // of each thread
   std::vector<Cursor> cursors_;   // of each thread
   std::int64_t partials_floats_ = 0;

@@ -18,7 +18,9 @@ std::string of_row(std::int64_t row) { return "row " + std::to_string(row); }
 RowTable::RowTable(const Limits& limits)
     : limits_(limits),
       rows_(static_cast<std::size_t>(limits.max_rows)),
-      planned_(static_cast<std::size_t>(limits.max_rows)) {}
+      planned_(static_cast<std::size_t>(limits.max_rows)),
+      slot_tokens_(static_cast<std::size_t>(limits.num_slots), -1),
+      slot_planned_(static_cast<std::size_t>(limits.num_slots)) {}
 
 void RowTable::check_row(std::int64_t row) const {
   if (row < 0 || row >= limits_.max_rows)
@@ -113,6 +115,32 @@ void RowTable::check_line(const PlanLine& line, bool sampling) const {
            " tokens, too few for " + std::to_string(end));
 }
 
+void RowTable::copy_slot(std::int64_t source, std::int64_t target) {
+  if (source < 0 || source >= limits_.num_slots || target < 0 || target >= limits_.num_slots)
+    throw std::out_of_range("slot " + std::to_string(source) + " or " + std::to_string(target) + " is not one of " +
+                            std::to_string(limits_.num_slots));
+  const std::int64_t tokens = slot_tokens_[static_cast<std::size_t>(source)];
+  if (tokens < 0) refuse("slot " + std::to_string(source) + " is copied and holds no state");
+  slot_tokens_[static_cast<std::size_t>(target)] = tokens;
+}
+
+void RowTable::check_slots(const PlanLine* lines, std::int64_t num_lines) {
+  if (!is_recurrent_) return;
+  std::fill(slot_planned_.begin(), slot_planned_.end(), 0);
+  for (std::int64_t i = 0; i < num_lines; i++) {
+    const std::int64_t slot = lines[i].slot, context = lines[i].num_context;
+    if (slot < 0 || slot >= limits_.num_slots)
+      throw std::out_of_range(of_row(lines[i].row) + ": slot " + std::to_string(slot) + " is not one of " +
+                              std::to_string(limits_.num_slots));
+    if (slot_planned_[static_cast<std::size_t>(slot)]++)
+      refuse(of_row(lines[i].row) + ": slot " + std::to_string(slot) + " is another row's, too");
+    const std::int64_t seen = slot_tokens_[static_cast<std::size_t>(slot)];
+    if (context != 0 && context != seen)
+      refuse(of_row(lines[i].row) + " has a context of " + std::to_string(context) + " tokens; the recurrent states in slot " +
+             std::to_string(slot) + " have seen " + std::to_string(std::max<std::int64_t>(seen, 0)));
+  }
+}
+
 void RowTable::gather(const PlanLine* lines, std::int64_t num_lines, const std::int32_t* new_blocks,
                       std::int64_t num_new_blocks, bool sampling, Step& step) {
   std::fill(planned_.begin(), planned_.end(), 0);
@@ -137,6 +165,8 @@ void RowTable::gather(const PlanLine* lines, std::int64_t num_lines, const std::
       throw std::out_of_range("block " + std::to_string(new_blocks[i]) + " is not one of the cache's " +
                               std::to_string(limits_.num_blocks));
 
+  check_slots(lines, num_lines);
+
   step.rows.clear();
   step.segments.clear();
   step.token_ids.clear();
@@ -152,7 +182,7 @@ void RowTable::gather(const PlanLine* lines, std::int64_t num_lines, const std::
     const std::int64_t begin = static_cast<std::int64_t>(step.token_ids.size());
     const std::int64_t end = std::int64_t{line.num_context} + line.num_new;
     step.rows.push_back({line.row, begin, line.num_new, line.num_context, line.num_logits,
-                         static_cast<std::int64_t>(step.sampled.size()), row.block_table.data()});
+                         static_cast<std::int64_t>(step.sampled.size()), row.block_table.data(), line.slot});
     step.token_ids.insert(step.token_ids.end(), row.tokens.begin() + line.num_context, row.tokens.begin() + end);
     if (row.lacks_embedding)
       for (std::int64_t j = begin; j < static_cast<std::int64_t>(step.token_ids.size()); j++)
@@ -164,6 +194,7 @@ void RowTable::gather(const PlanLine* lines, std::int64_t num_lines, const std::
       step.segments.push_back({begin + position - line.num_context, count, position, block});
       position += count;
     }
+    if (is_recurrent_) slot_tokens_[static_cast<std::size_t>(line.slot)] = end;
     row.num_computed = end;
     step.end_position = std::max(step.end_position, end);
   }

@@ -20,6 +20,7 @@ struct Limits {
   std::int64_t max_context;  // tokens of a row
   std::int64_t vocab;        // logits
   std::int64_t vocab_ids;    // token ids that every embedding table has a row for
+  std::int64_t num_slots = 0;  // of recurrent states
 };
 
 struct SamplingLists {
@@ -45,13 +46,14 @@ struct Row {
 
 // One line of a plan, as it comes from outside.
 struct PlanLine {
-  std::int32_t row, num_new, num_context, num_logits, num_new_blocks;
+  std::int32_t row, num_new, num_context, num_logits, num_new_blocks, slot;
 };
 
 // A row's share of a step; its new tokens are [token_begin, token_begin + num_new) of the step's.
 struct StepRow {
   std::int64_t row, token_begin, num_new, num_context, num_logits, sampled_begin;
   const std::int32_t* block_table;
+  std::int64_t slot;  // of its recurrent states
 };
 
 // New tokens of one row that fall into one cache block: what one thread writes.
@@ -82,6 +84,10 @@ class RowTable {
   void truncate(std::int64_t row, std::int64_t num_tokens);
   void close(std::int64_t row);
 
+  // Rows have recurrent states from now on.
+  void carry_states() { is_recurrent_ = true; }
+  // What is in slot `source` is in `target`, too.
+  void copy_slot(std::int64_t source, std::int64_t target);
   // Appends the new blocks to the rows' tables and gathers the step. `sampling`: a row that wants logits must have all
   // of its tokens computed with this step, unless it scores its prompt. If it throws, no row has changed.
   void gather(const PlanLine* lines, std::int64_t num_lines, const std::int32_t* new_blocks,
@@ -92,10 +98,14 @@ class RowTable {
   void check_tokens(const std::int32_t* tokens, std::int64_t count) const;
   void check_sampling(std::int64_t row, const RowSampling& sampling) const;
   void check_line(const PlanLine& line, bool sampling) const;
+  void check_slots(const PlanLine* lines, std::int64_t num_lines);
 
   const Limits limits_;
   std::vector<Row> rows_;
   std::vector<char> planned_;
+  bool is_recurrent_ = false;
+  std::vector<std::int64_t> slot_tokens_;  // that the states in a slot have seen; -1: it holds none
+  std::vector<char> slot_planned_;
 };
 
 }  // namespace ridgeline

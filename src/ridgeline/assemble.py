@@ -14,7 +14,7 @@ from weakref import finalize
 
 from ridgeline.config import Settings
 from ridgeline.cost.calibrate import StepSeconds
-from ridgeline.cost.count import count_parameters, count_step
+from ridgeline.cost.count import count_parameters, count_state_bytes, count_step
 from ridgeline.cost.device import Device, Roofs
 from ridgeline.cost.measure import Meter, ReadRoof, device_now, load, read_roof
 from ridgeline.cost.memory import check_fits, memory_ledger
@@ -197,11 +197,14 @@ class Sizes:
 _CPU_PRECISION = Precision(
     activation_bytes=4.0,
     kv_bytes=2.0,
+    rolling_bytes=4.0,
     default_compute="f32",
     compute={name: "int8" for name in FORMATS if name not in ("F32", "F16", "BF16")}
     | {"BF16": "bf16"},
 )
-_REFERENCE_PRECISION = Precision(activation_bytes=4.0, kv_bytes=4.0, default_compute="f32")
+_REFERENCE_PRECISION = Precision(
+    activation_bytes=4.0, kv_bytes=4.0, rolling_bytes=4.0, default_compute="f32"
+)
 
 
 def assemble(
@@ -385,11 +388,23 @@ def plan_sizes(graph: Graph, options: Options, precision: Precision, available: 
             f"{format_bytes(usable - fixed)} are left beside weights, activations and "
             f"{format_bytes(RESERVE_BYTES)} in reserve"
         )
+    # Recurrent states first, for as many rows as half of the memory has room for.
+    state_bytes = count_state_bytes(graph, precision.rolling_bytes)
+    max_rows = options.max_rows
+    if state_bytes:
+        if budget < state_bytes:
+            raise CapacityError(
+                f"memory: {format_bytes(budget)} do not hold the recurrent state of one row, "
+                f"{format_bytes(state_bytes)}"
+            )
+        max_rows = min(max_rows, max(1, budget // 2 // state_bytes))
+        budget -= max_rows * state_bytes
     context = graph.max_context
     if options.context_length is not None:
         check_fits(replace(ledger, context=context), fixed + budget, graph.name)
-    blocks_per_row = -(-context // BLOCK_TOKENS)
-    num_blocks = min(budget // ledger.kv_bytes, options.max_rows * blocks_per_row)
+    num_blocks = max_rows * -(-context // BLOCK_TOKENS)
+    if ledger.kv_bytes:
+        num_blocks = min(num_blocks, budget // ledger.kv_bytes)
     if num_blocks < 1:
         raise CapacityError(
             f"memory: {format_bytes(budget)} hold no KV block; one of {BLOCK_TOKENS} tokens would "
@@ -399,7 +414,7 @@ def plan_sizes(graph: Graph, options: Options, precision: Precision, available: 
         num_blocks=num_blocks,
         block_bytes=int(ledger.kv_bytes),
         max_context=min(context, num_blocks * BLOCK_TOKENS),
-        max_rows=options.max_rows,
+        max_rows=max_rows,
         max_tokens_per_step=options.max_tokens_per_step,
     )
 

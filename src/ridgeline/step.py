@@ -23,6 +23,7 @@ class PlanRow:
     num_logits: logits wanted, for the last `num_logits` of the new tokens (0 inside a chunked
     prefill, 1 to sample; more, or before the row's last token, scores what the row has already).
     new_blocks: KV blocks appended to the row's block table before the step.
+    slot: where the row's recurrent states lie, of a model that has some; None: at the row's number.
     """
 
     row: int
@@ -30,6 +31,11 @@ class PlanRow:
     num_context: int
     num_logits: int
     new_blocks: tuple[int, ...] = ()
+    slot: int | None = None
+
+    @property
+    def state_slot(self) -> int:
+        return self.row if self.slot is None else self.slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +49,25 @@ class BlockCopy:
 
 
 @dataclass(frozen=True, slots=True)
+class SlotCopy:
+    """The executor copies the recurrent states in slot `source`, of all layers, to slot `target`
+    before the step writes anything: a snapshot of a row, or a row that goes on from one.
+    """
+
+    source: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
-    """The rows of one step, in the order in which their logits come back; and the blocks that are
-    copied first, for rows that share a prefix and go on by themselves within a block.
+    """The rows of one step, in the order in which their logits come back; and the blocks, and slots
+    of recurrent states, that are copied first, one after the other, for rows that share a prefix
+    and go on by themselves.
     """
 
     rows: tuple[PlanRow, ...]
     copies: tuple[BlockCopy, ...] = ()
+    slot_copies: tuple[SlotCopy, ...] = ()
 
     @property
     def shape(self) -> StepShape:

@@ -54,9 +54,13 @@ def random_weight(case: Case, name: str, shape: tuple[int, ...]) -> F32:
     if name.endswith("norm.weight"):
         centre = 0.0 if case.config["model_type"] in _ONE_PLUS_WEIGHT else 1.0
         values = centre + 0.3 * noise
-    elif name.endswith(".bias"):
+    elif name.endswith("A_log"):
+        values = 1.0 + 0.5 * noise  # rates of decay from 1 to 7
+    elif name.endswith((".bias", "dt_bias")):
         values = 0.3 * noise
-    elif "embed_tokens" in name:
+    elif name.endswith((".D", "norm_f.weight")):
+        values = 1.0 + 0.3 * noise
+    elif "embed" in name:
         values = 0.5 * noise
     elif any(part in name for part in ("q_proj", "k_proj", "qkv_proj", "lm_head")):
         values = 1.6 / np.sqrt(shape[-1]) * noise

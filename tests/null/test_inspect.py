@@ -152,7 +152,7 @@ def test_refusals_are_one_line(run: Run, tmp_path: Path) -> None:
     for text, expected in (
         ("{", "not valid JSON"),
         ("{}", "architectures = None"),
-        ('{"architectures": ["MambaForCausalLM"]}', "'MambaForCausalLM' is not supported"),
+        ('{"architectures": ["RetNetForCausalLM"]}', "'RetNetForCausalLM' is not supported"),
         (json.dumps(PUBLISHED["Qwen/Qwen3-8B"]["config"] | {"hidden_size": -1}), "hidden_size"),
     ):
         path.write_text(text)

@@ -11,7 +11,7 @@ from ridgeline.backends.reference.table import COLLECTIVES, REFERENCE
 from ridgeline.errors import ModelError
 from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.dims import SAMPLED, TOKENS, Shape
-from ridgeline.model.graph.node import KvState, Node, Value, Weight
+from ridgeline.model.graph.node import KvState, Node, RowState, State, Value, Weight
 from ridgeline.model.graph.ops import (
     OPERATORS,
     Activate,
@@ -20,6 +20,8 @@ from ridgeline.model.graph.ops import (
     AllGather,
     AllReduce,
     Attention,
+    CausalConv,
+    DeltaRule,
     Embed,
     GatedActivation,
     GatedLinear,
@@ -31,9 +33,12 @@ from ridgeline.model.graph.ops import (
     RopeKvWrite,
     Rotation,
     Scale,
+    SelectiveScan,
     SelectRows,
     Softcap,
     Split,
+    SplitGroups,
+    SsdScan,
 )
 from ridgeline.model.graph.ops.linear import merged
 from ridgeline.model.graph.ops.operator import PARTIAL, REPLICATED, Placement
@@ -72,7 +77,7 @@ class Case:
     outputs: tuple[Shape, ...]
     work: Work
     weights: tuple[Weight, ...] = ()
-    state: KvState | None = None
+    state: State | None = None
     shards: tuple[
         tuple[tuple[Placement, ...], tuple[Placement, ...], int, tuple[Operator, object] | None],
         ...,
@@ -100,7 +105,7 @@ def with_op(op: Operator) -> Callable[[Case], Case]:
     return lambda case: replace(case, op=op)
 
 
-def with_state(state: KvState | None) -> Callable[[Case], Case]:
+def with_state(state: State | None) -> Callable[[Case], Case]:
     return lambda case: replace(case, state=state)
 
 
@@ -413,12 +418,143 @@ CASES: dict[str, Case] = {
         ),
         refused={"over 0 ranks": with_op(AllGather(0))},
     ),
+    "split_groups": Case(
+        SplitGroups(2, (3, 1)),
+        x(TOKENS, 8),
+        ((TOKENS, 6), (TOKENS, 2)),
+        Work(activation_bytes=2.0 * 4 * 16),
+        shards=(
+            ((REPLICATED,), (), 4, (SplitGroups(2, (3, 1)), (REPLICATED, REPLICATED))),
+            ((CUT,), (), 2, (SplitGroups(1, (3, 1)), (CUT, CUT))),
+            ((CUT,), (), 4, None),
+        ),
+        refused={"8 channels do not part into 3 groups": with_op(SplitGroups(3, (3, 1)))},
+    ),
+    "causal_conv": Case(
+        CausalConv(4, bias=True, silu=True),
+        x(TOKENS, 8),
+        ((TOKENS, 8),),
+        # 4 multiply-adds and a silu for 4 x 8 outputs; two rows' 3 last inputs, read and written.
+        Work(
+            {"f32": (8.0 + 4) * 32},
+            weight_bytes=4 * (32 + 8),
+            kv_read_bytes=2 * 24 * 2.0,
+            kv_write_bytes=2 * 24 * 2.0,
+            activation_bytes=2.0 * 64,
+        ),
+        (weight("w", 8, 4), weight("b", 8)),
+        RowState("inputs", 8, 3, is_rolling=True),
+        shards=(
+            (
+                (REPLICATED,),
+                (REPLICATED, REPLICATED),
+                2,
+                (CausalConv(4, bias=True, silu=True), (REPLICATED,)),
+            ),
+            ((CUT,), (ROWS, ROWS), 2, None),
+        ),
+        refused={
+            "33 taps": with_op(CausalConv(33, bias=True)),
+            "takes 2 weights, not 1": with_weights(weight("w", 8, 4)),
+            r"w has shape \(4, 8\)": with_weights(weight("w", 4, 8), weight("b", 8)),
+            "has no recurrent state": with_state(STATE),
+            "8 x 3 are needed": with_state(RowState("inputs", 8, 3)),
+        },
+    ),
+    "selective_scan": Case(
+        SelectiveScan(),
+        (value(0, TOKENS, 8), value(1, TOKENS, 8), value(2, TOKENS, 3), value(3, TOKENS, 3)),
+        ((TOKENS, 8),),
+        # An exponential and three multiply-adds for 4 x 24; two rows of 24 floats.
+        Work(
+            {"f32": 16.0 * 4 * 24},
+            weight_bytes=4 * (24 + 8),
+            kv_read_bytes=2 * 24 * 4.0,
+            kv_write_bytes=2 * 24 * 4.0,
+            activation_bytes=2.0 * 4 * (3 * 8 + 2 * 3),
+        ),
+        (weight("a", 8, 3), weight("d", 8)),
+        RowState("h", 8, 3),
+        shards=(
+            ((REPLICATED,) * 4, (REPLICATED,) * 2, 2, (SelectiveScan(), (REPLICATED,))),
+            ((CUT,) * 4, (REPLICATED,) * 2, 2, None),
+        ),
+        refused={
+            "its inputs have": with_inputs(*(value(i, TOKENS, 8 - i) for i in range(4))),
+            "d has shape": with_weights(weight("a", 8, 3), weight("d", 3)),
+            "8 x 3 are needed": with_state(RowState("h", 3, 8)),
+        },
+    ),
+    "ssd_scan": Case(
+        SsdScan(4, 2, 2, 3),
+        (value(0, TOKENS, 8), value(1, TOKENS, 6), value(2, TOKENS, 6), value(3, TOKENS, 4)),
+        ((TOKENS, 8),),
+        Work(
+            {"f32": 6.0 * 4 * 24},
+            weight_bytes=4 * 12,
+            kv_read_bytes=2 * 24 * 4.0,
+            kv_write_bytes=2 * 24 * 4.0,
+            activation_bytes=2.0 * 4 * (8 + 6 + 6 + 4 + 8),
+        ),
+        (weight("a", 4), weight("d", 4), weight("dt_bias", 4)),
+        RowState("h", 4, 6),
+        shards=(
+            ((REPLICATED,) * 4, (REPLICATED,) * 3, 2, (SsdScan(4, 2, 2, 3), (REPLICATED,))),
+            ((CUT,) * 4, (ROWS,) * 3, 2, None),
+        ),
+        refused={
+            "4 heads do not part into 3 groups": with_op(SsdScan(4, 2, 3, 3)),
+            "its inputs have": with_op(SsdScan(4, 4, 2, 3)),
+            "a has shape": with_weights(*(weight(name, 2) for name in "abc")),
+            "which is empty": with_op(SsdScan(4, 2, 2, 3, dt_limits=(2.0, 1.0))),
+            "4 x 6 are needed": with_state(RowState("h", 4, 2)),
+        },
+    ),
+    "delta_rule": Case(
+        DeltaRule(1, 2, 3, 4),
+        (
+            value(0, TOKENS, 3),
+            value(1, TOKENS, 3),
+            value(2, TOKENS, 8),
+            value(3, TOKENS, 2),
+            value(4, TOKENS, 2),
+        ),
+        ((TOKENS, 8),),
+        Work(
+            {"f32": 7.0 * 4 * 24},
+            weight_bytes=4 * 4,
+            kv_read_bytes=2 * 24 * 4.0,
+            kv_write_bytes=2 * 24 * 4.0,
+            activation_bytes=2.0 * 4 * (3 + 3 + 8 + 2 + 2 + 8),
+        ),
+        (weight("a", 2), weight("dt_bias", 2)),
+        RowState("s", 2, 12),
+        shards=(
+            ((REPLICATED,) * 5, (REPLICATED,) * 2, 2, (DeltaRule(1, 2, 3, 4), (REPLICATED,))),
+            ((CUT,) * 5, (ROWS,) * 2, 2, None),
+        ),
+        refused={
+            "2 value heads do not part over 3": with_op(DeltaRule(3, 2, 3, 4)),
+            "and a decay by channel": with_op(DeltaRule(1, 2, 3, 4, by_channel=True)),
+            "its inputs have": with_op(DeltaRule(1, 2, 6, 4)),
+            "dt_bias has shape": with_weights(weight("a", 2), weight("dt_bias", 6)),
+            "has no recurrent state": with_state(None),
+        },
+    ),
 }
 
 # The same operator with other attributes.
 VARIANTS: dict[str, Case] = {
     "layer norm": replace(
         CASES["norm"], op=Norm(kind="layer", num_groups=4), refused={}, shards=()
+    ),
+    "norm by group": replace(
+        CASES["norm"],
+        op=Norm(num_groups=4, by_group=True),
+        work=Work({"f32": 4.0 * 128}, weight_bytes=128, activation_bytes=2 * 2 * 128),
+        weights=(weight("w", 32),),
+        refused={"has shape": with_weights(weight("w", 8))},
+        shards=(((CUT,), (REPLICATED,), 2, None),),
     ),
     "norm without weights": Case(
         Norm("layer"),

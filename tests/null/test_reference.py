@@ -217,6 +217,7 @@ def test_add_norm_gives_the_sum_too() -> None:
         ),
         ("relu", lambda x: max(x, 0.0)),
         ("relu2", lambda x: max(x, 0.0) ** 2),
+        ("sigmoid", lambda x: 1 / (1 + math.exp(-x))),
     ],
 )
 def test_activations(name: str, meaning: object) -> None:

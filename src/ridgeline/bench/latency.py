@@ -186,6 +186,10 @@ class _Recorder:
     def vocab_size(self) -> int:
         return self._executor.vocab_size
 
+    @property
+    def num_slots(self) -> int:
+        return self._executor.num_slots
+
     def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
         self._executor.open_row(row, token_ids, sampling)
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ridgeline.model.graph.dims import num_elements
-from ridgeline.model.graph.node import Graph, KvState, Node
+from ridgeline.model.graph.node import Graph, KvState, Node, State
 from ridgeline.model.graph.ops import OPERATORS
-from ridgeline.model.graph.work import NO_WORK, Precision, Work
+from ridgeline.model.graph.work import NO_WORK, SUM_BYTES, Precision, Work
 from ridgeline.step import StepShape
 
 LAYER = re.compile(r"layers\.\d+\.")
@@ -99,6 +99,19 @@ def count_kv_bytes(graph: Graph, element_bytes: float = 2.0) -> KvBytes:
     return KvBytes(per_token, windowed)
 
 
+def count_state_bytes(graph: Graph, rolling_bytes: float = 2.0) -> int:
+    """Bytes of recurrent state that a row takes, over all layers, however long it is.
+
+    rolling_bytes: of a number that a convolution keeps of its inputs; sums are float32.
+    """
+    return round(
+        sum(
+            state.num_elements * (rolling_bytes if state.is_rolling else SUM_BYTES)
+            for state in graph.row_states
+        )
+    )
+
+
 def count_step(graph: Graph, step: StepShape, precision: Precision) -> StepCount:
     """The operator table of one step; give it the graph that is executed, which is the fused one.
 
@@ -116,7 +129,7 @@ def count_step(graph: Graph, step: StepShape, precision: Precision) -> StepCount
         total += work
         name = LAYER.sub("layers.*.", first.name)
         formats = tuple(dict.fromkeys(weight.format.name for weight in first.weights))
-        window = first.state.window if first.state is not None else None
+        window = first.state.window if isinstance(first.state, KvState) else None
         operator = OPERATOR_NAMES[type(first.op)]
         key = (name, operator, formats, window)
         before = rows.get(key)
@@ -149,8 +162,10 @@ def _cost_key(node: Node) -> object:
     )
 
 
-def _state_key(state: KvState) -> object:
-    return (state.kv_heads, state.key_dim, state.value_dim, state.window)
+def _state_key(state: State) -> object:
+    if isinstance(state, KvState):
+        return (state.kv_heads, state.key_dim, state.value_dim, state.window)
+    return (state.parts, state.part_elements, state.is_rolling)
 
 
 def _times(work: Work, count: int) -> Work:

@@ -64,6 +64,7 @@ class Engine:
             block_tokens=executor.block_tokens,
             max_waiting=max_waiting,
             itl_seconds=itl_target,
+            is_recurrent=executor.num_slots > 0,
         )
         if policy not in POLICIES:
             raise RequestError("policy", f"{policy!r}; there are: {', '.join(POLICIES)}")

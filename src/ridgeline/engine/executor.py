@@ -13,8 +13,9 @@ from ridgeline.step import RowSampling, StepPlan, StepResult
 
 class Executor(Protocol):
     """Owns the state table (token ids, block tables, sampling of each row), the weights and the KV
-    memory. One step is in flight at a time: `submit`, then `collect`. Whichever of them raises, no
-    step is in flight any more, and rows that were in it are closed before they are used again.
+    memory, and recurrent states. One step is in flight at a time: `submit`, then `collect`.
+    Whichever of them raises, no step is in flight any more, and rows that were in it are closed
+    before they are used again.
     """
 
     @property
@@ -27,6 +28,10 @@ class Executor(Protocol):
     def max_rows(self) -> int: ...
     @property
     def vocab_size(self) -> int: ...
+
+    @property
+    def num_slots(self) -> int:
+        """Places for the recurrent states of a row or a snapshot; 0: the model has none."""
 
     def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
         """Gives a row its tokens; plans compute them, in one step or in several."""

@@ -112,6 +112,7 @@ class Program:
         vocab: int,
         vocab_ids: int,
         arena_bytes: int,
+        num_slots: int = 0,
     ) -> None: ...
     def add_cache(self, kv_heads: int, key_dim: int, value_dim: int, window: int) -> int: ...
     def pack(
@@ -139,6 +140,7 @@ class Program:
         groups: int,
         weight: NDArray[np.float32],
         bias: NDArray[np.float32] | None,
+        by_group: bool = False,
     ) -> Norm: ...
     def add_linear(
         self,
@@ -208,6 +210,47 @@ class Program:
         softcap: float,
         causal: bool,
     ) -> None: ...
+    def add_causal_conv(
+        self,
+        name: str,
+        x: View,
+        y: View,
+        taps: int,
+        silu: bool,
+        weight: NDArray[np.float32],
+        bias: NDArray[np.float32] | None,
+    ) -> None: ...
+    def add_selective_scan(
+        self,
+        name: str,
+        values: Sequence[View],
+        a: NDArray[np.float32],
+        d: NDArray[np.float32],
+    ) -> None: ...
+    def add_ssd_scan(
+        self,
+        name: str,
+        values: Sequence[View],
+        groups: int,
+        a: NDArray[np.float32],
+        d: NDArray[np.float32],
+        dt_bias: NDArray[np.float32],
+        dt_low: float,
+        dt_high: float,
+    ) -> None: ...
+    def add_delta_rule(
+        self,
+        name: str,
+        values: Sequence[View],
+        key_heads: int,
+        by_channel: bool,
+        a: NDArray[np.float32],
+        dt_bias: NDArray[np.float32],
+    ) -> None: ...
+    def add_split_groups(
+        self, name: str, x: View, outputs: Sequence[View], groups: int
+    ) -> None: ...
+    def copy_slots(self, pairs: NDArray[np.int32]) -> None: ...
     def finish(self, logits: View) -> None: ...
     def open_row(self, row: int, tokens: NDArray[np.int32], sampling: Sampling) -> None: ...
     def append_tokens(self, row: int, tokens: NDArray[np.int32]) -> None: ...
@@ -243,4 +286,6 @@ class Program:
     def kv_block_bytes(self) -> int: ...
     @property
     def arena_bytes(self) -> int: ...
+    @property
+    def state_bytes(self) -> int: ...
     def arena(self) -> NDArray[np.uint8]: ...

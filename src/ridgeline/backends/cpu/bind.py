@@ -16,13 +16,22 @@ import numpy.typing as npt
 
 from ridgeline.backends.cpu import _native
 from ridgeline.backends.cpu.activations import takes_fine_activations
+from ridgeline.backends.cpu.bind_recurrent import (
+    bind_causal_conv,
+    bind_delta_rule,
+    bind_selective_scan,
+    bind_split_groups,
+    bind_ssd_scan,
+)
 from ridgeline.backends.cpu.weights import Weights
 from ridgeline.errors import ModelError
 from ridgeline.model.graph.dims import SAMPLED, TOKENS
 from ridgeline.model.graph.node import Graph, KvState, Node, Value, Weight
 from ridgeline.model.graph.ops.activation import Activate, GatedActivation
 from ridgeline.model.graph.ops.attention import Attention, KvWrite
-from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split
+from ridgeline.model.graph.ops.causal_conv import CausalConv
+from ridgeline.model.graph.ops.delta_rule import DeltaRule
+from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups
 from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear
@@ -30,6 +39,7 @@ from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.operator import Operator
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 from ridgeline.model.graph.ops.rows import SelectRows
+from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
 from ridgeline.model.passes.memory import MemoryPlan
 
 
@@ -114,11 +124,12 @@ class Binding:
             op.num_groups,
             values[0] if weights else np.ones(width // op.num_groups, np.float32),
             values[1] if len(values) > 1 else None,
+            op.by_group,
         )
 
     def cache(self, node: Node) -> int:
         state = node.state
-        assert state is not None
+        assert isinstance(state, KvState)
         if state.name not in self.caches:
             self.caches[state.name] = self._add_cache(state)
         return self.caches[state.name]
@@ -300,5 +311,10 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     Scale: _scale,
     Softcap: _softcap,
     Split: _split,
+    SplitGroups: bind_split_groups,
+    CausalConv: bind_causal_conv,
+    SelectiveScan: bind_selective_scan,
+    SsdScan: bind_ssd_scan,
+    DeltaRule: bind_delta_rule,
     SelectRows: _select_rows,
 }

@@ -77,7 +77,8 @@ class CpuExecutor:
 
     num_blocks: KV blocks of 16 tokens; memory is taken as they are used. max_rows: rows of the
     state table. max_tokens_per_step: new tokens of a step. max_logits_per_step: rows of logits of a
-    step; max_rows unless given. threads: the caller's included. isa: "avx512", "avx2" or
+    step; max_rows unless given. num_slots: of recurrent states, if the graph has some; max_rows
+    unless given. threads: the caller's included. isa: "avx512", "avx2" or
     "portable"; None for the best. packed_folder, source: where packed weights are kept, and what
     identifies the files that they come from (see `packed_weights.load`). quantize_early: False
     keeps every value float32 between operators, for tests: the bits are the same.
@@ -98,6 +99,7 @@ class CpuExecutor:
         max_tokens_per_step: int,
         threads: int,
         max_logits_per_step: int | None = None,
+        num_slots: int | None = None,
         isa: str | None = None,
         packed_folder: Path | None = None,
         source: object = None,
@@ -112,6 +114,8 @@ class CpuExecutor:
         width = graph.outputs[0].shape[-1]
         assert isinstance(width, int)
         self.vocab_size = width
+        wanted = max_rows if num_slots is None else num_slots
+        self.num_slots = wanted if graph.row_states else 0
         self._result: StepResult | None = None
         self._weights = weights
         self._num_looked_up = 0
@@ -142,6 +146,7 @@ class CpuExecutor:
                     vocab=width,
                     vocab_ids=min((table.shape[0] for table in self._tables), default=width),
                     arena_bytes=plan.arena_bytes,
+                    num_slots=self.num_slots,
                 ),
                 lambda program: bind(program, graph, plan, weights, kinds),
             )
@@ -205,12 +210,15 @@ class CpuExecutor:
         self._program.reset_times()
 
     def memory(self) -> dict[str, int]:
-        """Bytes: packed weights; the whole KV cache and one block of it; activations."""
+        """Bytes: packed weights; the whole KV cache and one block of it; activations; recurrent
+        states of one slot.
+        """
         return {
             "weights": self._program.weight_bytes,
             "kv": self._program.kv_bytes,
             "kv_block": self._program.kv_block_bytes,
             "arena": self._program.arena_bytes,
+            "state": self._program.state_bytes,
         }
 
     def read_bandwidth(self, rounds: int) -> list[float]:
@@ -238,17 +246,27 @@ class CpuExecutor:
     def _run(self, plan: StepPlan, *, sampling: bool) -> None:
         if not plan.rows:
             return
-        lines: list[tuple[int, int, int, int, int]] = []
+        lines: list[tuple[int, int, int, int, int, int]] = []
         new_blocks: list[int] = []
         for row in plan.rows:
             lines.append(
-                (row.row, row.num_new, row.num_context, row.num_logits, len(row.new_blocks))
+                (
+                    row.row,
+                    row.num_new,
+                    row.num_context,
+                    row.num_logits,
+                    len(row.new_blocks),
+                    row.state_slot,
+                )
             )
             new_blocks += row.new_blocks
         try:
             if plan.copies:
                 pairs = [(copy.source, copy.target) for copy in plan.copies]
                 self._program.copy_blocks(np.array(pairs, np.int32))
+            if plan.slot_copies:
+                pairs = [(copy.source, copy.target) for copy in plan.slot_copies]
+                self._program.copy_slots(np.array(pairs, np.int32))
             self._program.run(np.array(lines, np.int32), np.array(new_blocks, np.int32), sampling)
         except (ValueError, IndexError, OverflowError, RuntimeError) as error:
             raise EngineError(str(error)) from None

@@ -3,6 +3,9 @@
 A KV slot holds the token and the position that wrote it, and a row is read back through its block
 table as attention would read it. So a block given twice, freed too early, cached under a wrong name
 or left unwritten ends in an EngineError that names the row and the position.
+
+With slots a row's recurrent state is the name of all that it has seen, token by token, and a plan
+that goes on from the state of other tokens ends likewise.
 """
 
 from __future__ import annotations
@@ -41,17 +44,21 @@ class NullExecutor:
         max_rows: int,
         block_tokens: int = 16,
         max_context: int = NO_LIMIT,
+        num_slots: int = 0,
     ) -> None:
         self.vocab_size = vocab_size
         self.num_blocks = num_blocks
         self.max_rows = max_rows
         self.block_tokens = block_tokens
+        self.num_slots = num_slots
+        self._states: dict[int, bytes] = {}  # of each slot, the tokens that its state has seen
         self._table = StateTable(
             num_blocks=num_blocks,
             max_rows=max_rows,
             block_tokens=block_tokens,
             vocab_size=vocab_size,
             max_context=max_context,
+            num_slots=num_slots,
         )
         self._slot_tokens: Ints = np.full((num_blocks, block_tokens), -1, np.int64)
         self._slot_positions: Ints = np.full((num_blocks, block_tokens), -1, np.int64)
@@ -117,15 +124,29 @@ class NullExecutor:
         for copy in plan.copies:
             self._slot_tokens[copy.target] = self._slot_tokens[copy.source]
             self._slot_positions[copy.target] = self._slot_positions[copy.source]
+        for slot_copy in plan.slot_copies:
+            self._states[slot_copy.target] = self._states[slot_copy.source]
         return rows
 
     def _prefixes(self, rows: Sequence[BoundRow]) -> list[tuple[BoundRow, Ints]]:
         """Writes the new tokens of all rows, then reads every row back."""
+        if self.num_slots:
+            self._carry_states(rows)
         for row in rows:
             slots = self._slots(row, row.positions)
             self._slot_tokens[slots] = row.token_ids[row.num_context :]
             self._slot_positions[slots] = row.positions
         return [(row, self._read(row)) for row in rows]
+
+    def _carry_states(self, rows: Sequence[BoundRow]) -> None:
+        for row in rows:
+            state = self._states.get(row.slot) if row.num_context else _seen(row, 0)
+            if state != _seen(row, row.num_context):
+                raise EngineError(
+                    f"row {row.row}: the recurrent state in slot {row.slot} has not seen the "
+                    f"{row.num_context} tokens of the row's context"
+                )
+            self._states[row.slot] = _seen(row, row.num_tokens)
 
     def _read(self, row: BoundRow) -> Ints:
         positions = np.arange(row.num_tokens)
@@ -146,3 +167,7 @@ class NullExecutor:
 
     def _slots(self, row: BoundRow, positions: Ints) -> tuple[Ints, Ints]:
         return row.block_table[positions // self.block_tokens], positions % self.block_tokens
+
+
+def _seen(row: BoundRow, num_tokens: int) -> bytes:
+    return hashlib.blake2b(row.token_ids[:num_tokens].astype("<i8").tobytes()).digest()

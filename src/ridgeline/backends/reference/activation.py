@@ -32,10 +32,14 @@ def gated_linear(op: GatedLinear, call: Call) -> tuple[Array]:
     )
 
 
-def _silu(x: Array) -> Array:
-    # x * sigmoid(x), with the exponential of a number that is not positive.
+def sigmoid(x: Array) -> Array:
+    # With the exponential of a number that is not positive.
     z = np.exp(-np.abs(x))
-    return np.asarray(x * np.where(x >= 0, 1, z) / (1 + z))
+    return np.asarray(np.where(x >= 0, 1, z) / (1 + z))
+
+
+def silu(x: Array) -> Array:
+    return np.asarray(x * sigmoid(x))
 
 
 def _gelu(x: Array) -> Array:
@@ -57,9 +61,10 @@ def _relu2(x: Array) -> Array:
 
 
 ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
-    "silu": _silu,
+    "silu": silu,
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
     "relu": _relu,
     "relu2": _relu2,
+    "sigmoid": sigmoid,
 }

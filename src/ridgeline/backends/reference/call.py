@@ -1,8 +1,8 @@
-"""What an operator's function is given: arrays, the step, and its layer's cache."""
+"""What an operator's function is given: arrays, the step, and its layer's cache or states."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ridgeline.backends.reference.state_table import BoundRow
-from ridgeline.model.graph.node import KvState
+from ridgeline.model.graph.node import KvState, RowState
 
 Array = npt.NDArray[Any]  # of the executor's float type, float64 within a sum
 Ints = npt.NDArray[np.int64]
@@ -51,6 +51,29 @@ class KvCache:
         return row.block_table[positions // self.block_tokens], positions % self.block_tokens
 
 
+class RowMemory:
+    """One layer's recurrent states, of each slot [parts, part_elements]. What nobody began holds
+    NaN, so that reading it shows.
+    """
+
+    def __init__(self, state: RowState, num_slots: int, dtype: npt.DTypeLike) -> None:
+        self.state = state
+        self._slots: Array = np.full((num_slots, state.parts, state.part_elements), np.nan, dtype)
+
+    def tokens(self, row: BoundRow) -> Iterator[tuple[int, Array]]:
+        """For each new token its index in the row's part of the step, and the row's state, to be
+        updated in place by the time the next is asked for. It is zero before a row's first token.
+        """
+        state = self._slots[row.slot]
+        if row.num_context == 0:
+            state[:] = 0
+        for index in range(row.num_new):
+            yield index, state
+
+    def copy(self, source: int, target: int) -> None:
+        self._slots[target] = self._slots[source]
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One application: inputs and weights in the order of the operator's docstring.
@@ -62,6 +85,7 @@ class Call:
     weights: tuple[Array, ...]
     rows: Sequence[BoundRow]
     cache: KvCache | None
+    memory: RowMemory | None = None
 
     @property
     def positions(self) -> Ints:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ridgeline.backends.reference.call import Array, Call
-from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split
+from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups
 
 
 def add(op: Add, call: Call) -> tuple[Array]:
@@ -26,3 +26,10 @@ def softcap(op: Softcap, call: Call) -> tuple[Array]:
 
 def split(op: Split, call: Call) -> tuple[Array, ...]:
     return tuple(np.split(call.inputs[0], np.cumsum(op.sizes)[:-1], axis=-1))
+
+
+def split_groups(op: SplitGroups, call: Call) -> tuple[Array, ...]:
+    (x,) = call.inputs
+    groups = x.reshape(*x.shape[:-1], op.num_groups, -1)
+    parts = np.split(groups, np.cumsum(op.sizes)[:-1], axis=-1)
+    return tuple(part.reshape(*x.shape[:-1], -1) for part in parts)

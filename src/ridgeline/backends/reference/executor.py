@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ridgeline.backends.reference.call import Array, Call, KvCache
+from ridgeline.backends.reference.call import Array, Call, KvCache, RowMemory
 from ridgeline.backends.reference.sample import fault_of, sample, score
 from ridgeline.backends.reference.state_table import BoundRow, StateTable
 from ridgeline.backends.reference.table import COLLECTIVES, REFERENCE
@@ -32,6 +32,7 @@ class ReferenceExecutor:
     """Owns the state table, the weights as float arrays and the KV memory.
 
     graph: one graph, or the graphs of all ranks of a sharded model, which then run in lock-step.
+    num_slots: of recurrent states, if the graph has some; max_rows unless given.
     dtype: of values, weights and cache; sums and transcendental functions of float32 values are
     taken in float64 where an operator is not a matrix product. Raises ModelError if the ranks'
     graphs do not agree, EngineError on a plan that cannot be run.
@@ -44,6 +45,7 @@ class ReferenceExecutor:
         *,
         num_blocks: int,
         max_rows: int,
+        num_slots: int | None = None,
         dtype: Literal["float32", "float64"] = "float32",
     ) -> None:
         graphs = (graph,) if isinstance(graph, Graph) else tuple(graph)
@@ -57,14 +59,19 @@ class ReferenceExecutor:
         self.num_blocks = num_blocks
         self.max_rows = max_rows
         self.vocab_size = width
+        wanted = max_rows if num_slots is None else num_slots
+        self.num_slots = wanted if graphs[0].row_states else 0
         self._table = StateTable(
             num_blocks=num_blocks,
             max_rows=max_rows,
             block_tokens=BLOCK_TOKENS,
             vocab_size=width,
             max_context=graphs[0].max_context,
+            num_slots=self.num_slots,
         )
-        self._ranks = [_Rank(rank, weights, num_blocks, np.dtype(dtype)) for rank in graphs]
+        self._ranks = [
+            _Rank(rank, weights, num_blocks, self.num_slots, np.dtype(dtype)) for rank in graphs
+        ]
         self._dtype = np.dtype(dtype)
         self._in_flight: StepResult | None = None
 
@@ -108,6 +115,9 @@ class ReferenceExecutor:
         for copy in plan.copies:
             for rank in self._ranks:
                 rank.copy_block(copy.source, copy.target)
+        for slot_copy in plan.slot_copies:
+            for rank in self._ranks:
+                rank.copy_slot(slot_copy.source, slot_copy.target)
         return rows
 
     def _sample(self, row: BoundRow, logits: Array) -> Sampled:
@@ -155,10 +165,15 @@ class ReferenceExecutor:
 
 
 class _Rank:
-    """One graph's weights and cache, and the values of the step that runs."""
+    """One graph's weights, cache and states, and the values of the step that runs."""
 
     def __init__(
-        self, graph: Graph, weights: Weights, num_blocks: int, dtype: npt.DTypeLike
+        self,
+        graph: Graph,
+        weights: Weights,
+        num_blocks: int,
+        num_slots: int,
+        dtype: npt.DTypeLike,
     ) -> None:
         self.graph = graph
         self.values: dict[int, Array] = {}
@@ -168,6 +183,9 @@ class _Rank:
         }
         self._caches = {
             state.name: KvCache(state, num_blocks, BLOCK_TOKENS, dtype) for state in graph.states
+        }
+        self._memories = {
+            state.name: RowMemory(state, num_slots, dtype) for state in graph.row_states
         }
         for weight in graph.weights:
             found = self._weights[weight.name].shape
@@ -184,16 +202,22 @@ class _Rank:
         for cache in self._caches.values():
             cache.copy(source, target)
 
+    def copy_slot(self, source: int, target: int) -> None:
+        for memory in self._memories.values():
+            memory.copy(source, target)
+
     def inputs(self, index: int) -> tuple[Array, ...]:
         return tuple(self.values[value.id] for value in self.graph.nodes[index].inputs)
 
     def run(self, index: int, rows: Sequence[BoundRow]) -> None:
         node = self.graph.nodes[index]
+        name = "" if node.state is None else node.state.name
         call = Call(
             inputs=self.inputs(index),
             weights=tuple(self._weights[weight.name] for weight in node.weights),
             rows=rows,
-            cache=None if node.state is None else self._caches[node.state.name],
+            cache=self._caches.get(name),
+            memory=self._memories.get(name),
         )
         self.store(index, REFERENCE[type(node.op)](node.op, call))
 

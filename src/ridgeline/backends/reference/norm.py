@@ -24,9 +24,10 @@ def normalized(op: Norm, x: Array, weights: tuple[Array, ...]) -> Array:
     if op.kind == "layer":
         groups = groups - groups.mean(axis=-1, keepdims=True)
     mean_square = (groups**2).mean(axis=-1, keepdims=True)
+    slices = (op.num_groups, width) if op.by_group else (width,)
     y = groups / np.sqrt(mean_square + op.eps)
     if weights:
-        y = y * (weights[0].astype(np.float64) + op.offset)
+        y = y * (weights[0].astype(np.float64).reshape(slices) + op.offset)
     if len(weights) > 1:
-        y = y + weights[1]
+        y = y + weights[1].reshape(slices)
     return np.asarray(y.reshape(x.shape), x.dtype)

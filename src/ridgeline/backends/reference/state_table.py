@@ -23,6 +23,7 @@ class BoundRow:
 
     token_ids: int64 [num_context + num_new], the row's tokens up to the last that is computed now.
     block_table: int64; slot of position p: block_table[p // block_tokens], p % block_tokens.
+    slot: where its recurrent states lie.
     """
 
     row: int
@@ -32,6 +33,7 @@ class BoundRow:
     token_ids: npt.NDArray[np.int64]
     block_table: npt.NDArray[np.int64]
     sampling: RowSampling
+    slot: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -62,13 +64,16 @@ class StateTable:
         block_tokens: int,
         vocab_size: int,
         max_context: int,
+        num_slots: int = 0,
     ) -> None:
         self.num_blocks = num_blocks
         self.max_rows = max_rows
         self.block_tokens = block_tokens
         self.vocab_size = vocab_size
         self.max_context = max_context
+        self.num_slots = num_slots
         self._rows: dict[int, _Row] = {}
+        self._slot_tokens: dict[int, int] = {}  # that the recurrent states in a slot have seen
 
     def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
         _require(0 <= row < self.max_rows, row, f"there are rows 0 to {self.max_rows - 1}")
@@ -101,6 +106,7 @@ class StateTable:
             self._check_counts(planned, sampling)
         self._check_blocks(plan)
         self._check_copies(plan)
+        self._slot_tokens = self._checked_slots(plan)
         bound: list[BoundRow] = []
         for planned in plan.rows:
             state = self._rows[planned.row]
@@ -115,6 +121,7 @@ class StateTable:
                     token_ids=np.array(state.token_ids[: state.num_computed], np.int64),
                     block_table=np.array(state.blocks, np.int64),
                     sampling=state.sampling,
+                    slot=planned.state_slot,
                 )
             )
         return tuple(bound)
@@ -198,6 +205,37 @@ class StateTable:
                     )
             if copy.target in held:
                 raise EngineError(f"a copy to block {copy.target}, which a row holds already")
+
+    def _checked_slots(self, plan: StepPlan) -> dict[int, int]:
+        """How many tokens the recurrent states in each slot will have seen after the plan."""
+        if not self.num_slots:
+            if plan.slot_copies:
+                raise EngineError("a slot of recurrent states is copied; the model has none")
+            return {}
+        seen = dict(self._slot_tokens)
+        for copy in plan.slot_copies:
+            if not (0 <= copy.target < self.num_slots and copy.source in seen):
+                raise EngineError(
+                    f"a copy of slot {copy.source} to {copy.target}; there are slots 0 to "
+                    f"{self.num_slots - 1}, of which {len(seen)} hold a state"
+                )
+            seen[copy.target] = seen[copy.source]
+        taken: set[int] = set()
+        for planned in plan.rows:
+            row, slot, context = planned.row, planned.state_slot, planned.num_context
+            _require(
+                0 <= slot < self.num_slots, row, f"slot {slot}; there are 0 to {self.num_slots - 1}"
+            )
+            _require(slot not in taken, row, f"slot {slot} is another row's, too")
+            taken.add(slot)
+            _require(
+                context in (0, seen.get(slot)),
+                row,
+                f"a context of {context} tokens; the recurrent states in slot {slot} have seen "
+                f"{seen.get(slot, 0)}",
+            )
+            seen[slot] = context + planned.num_new
+        return seen
 
     def _open(self, row: int) -> _Row:
         _require(row in self._rows, row, "is not open")

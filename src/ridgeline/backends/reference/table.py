@@ -8,13 +8,16 @@ from typing import Any
 from ridgeline.backends.reference.activation import activate, gated_activation, gated_linear
 from ridgeline.backends.reference.attention import attention, kv_write
 from ridgeline.backends.reference.call import Array, Call
+from ridgeline.backends.reference.causal_conv import causal_conv
 from ridgeline.backends.reference.collectives import all_gather, all_reduce
-from ridgeline.backends.reference.elementwise import add, scale, softcap, split
+from ridgeline.backends.reference.delta_rule import delta_rule
+from ridgeline.backends.reference.elementwise import add, scale, softcap, split, split_groups
 from ridgeline.backends.reference.embed import embed
 from ridgeline.backends.reference.linear import linear
 from ridgeline.backends.reference.norm import add_norm, norm
 from ridgeline.backends.reference.rope import rope, rope_kv_write
 from ridgeline.backends.reference.rows import select_rows
+from ridgeline.backends.reference.state_space import selective_scan, ssd_scan
 from ridgeline.model.graph import ops
 from ridgeline.model.graph.ops.operator import Operator
 
@@ -35,6 +38,11 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.Scale: scale,
     ops.Softcap: softcap,
     ops.Split: split,
+    ops.SplitGroups: split_groups,
+    ops.CausalConv: causal_conv,
+    ops.SelectiveScan: selective_scan,
+    ops.SsdScan: ssd_scan,
+    ops.DeltaRule: delta_rule,
     ops.SelectRows: select_rows,
     ops.AllReduce: all_reduce,
     ops.AllGather: all_gather,

@@ -49,6 +49,7 @@ class SimulatedExecutor:
         self.max_rows = max_rows
         self.block_tokens = block_tokens
         self.vocab_size = vocab_size
+        self.num_slots = 0 if tokens is None else tokens.num_slots
         self._tokens = tokens
         self._in_flight: StepResult | None = None
 

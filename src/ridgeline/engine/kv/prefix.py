@@ -31,10 +31,11 @@ class CacheMiss:
     kind: "differs": at `position` the prompt's tokens part from the closest cached ones. "evicted":
     the block at `position` was cached and had to make room. "salt": the same tokens are cached for
     another salt. "new": nothing that was cached goes on from `position`. "scored": the prompt's
-    log-probabilities are wanted, and the cache has none.
+    log-probabilities are wanted, and the cache has none. "recurrent state": the model's rows have a
+    state besides their blocks, and none was kept for these tokens.
     """
 
-    kind: Literal["differs", "evicted", "salt", "new", "scored"]
+    kind: Literal["differs", "evicted", "salt", "new", "scored", "recurrent state"]
     position: int
 
 

@@ -44,6 +44,8 @@ def start(
         request.num_cached = num_cached
         if request.scores_prompt:
             request.cache_miss = CacheMiss("scored", num_cached)
+        elif state.limits.is_recurrent:
+            request.cache_miss = CacheMiss("recurrent state", num_cached)
         elif source is None:
             cacheable = request.names[: (len(request.token_ids) - 1) // size]
             request.cache_miss = state.pool.names.explain(
@@ -126,6 +128,8 @@ def _known_prefix(
     The last token is always computed: its logits are what the caller waits for.
     """
     size = state.limits.block_tokens
+    if state.limits.is_recurrent:
+        return (), 0, None
     most = len(request.token_ids) - 1
     if request.scores_prompt:
         most = min(most, request.num_scored)  # what the cache has came without logits

@@ -23,6 +23,7 @@ class Limits:
 
     max_waiting: requests in the queue; None: any number. itl_seconds: what a step may take, by the
     cost model, while answers are being written; None: prompts go as fast as the budget lets them.
+    is_recurrent: rows have a state besides their blocks, so that no block of another row's helps.
     """
 
     max_rows: int
@@ -31,6 +32,7 @@ class Limits:
     block_tokens: int
     max_waiting: int | None = None
     itl_seconds: float | None = None
+    is_recurrent: bool = False
 
 
 class InFlight(NamedTuple):

@@ -22,6 +22,7 @@ from ridgeline.model.architectures.gemma3 import build_gemma3
 from ridgeline.model.architectures.glm import build_glm, build_glm4
 from ridgeline.model.architectures.granite import build_granite
 from ridgeline.model.architectures.llama import build_llama, build_mistral
+from ridgeline.model.architectures.mamba import build_mamba, build_mamba2
 from ridgeline.model.architectures.olmo import (
     build_gguf_olmo2,
     build_olmo,
@@ -40,7 +41,7 @@ from ridgeline.model.graph.build import FormatOf
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.weights import names, names_dense
-from ridgeline.model.weights.names import Names
+from ridgeline.model.weights.names import Names, Root
 
 __all__ = ["ARCHITECTURES", "Architecture", "Source", "build", "find_architecture"]
 
@@ -63,8 +64,13 @@ class Architecture:
     model_types: tuple[str, ...] = ()
 
 
-def hf(build: BuildGraph, modules: Mapping[str, str], model_type: str) -> Architecture:
-    layout = Names(modules, names.HF_ROOTS, names.HF_HARMLESS)
+def hf(
+    build: BuildGraph,
+    modules: Mapping[str, str],
+    model_type: str,
+    roots: tuple[Root, ...] = names.HF_ROOTS,
+) -> Architecture:
+    layout = Names(modules, roots, names.HF_HARMLESS)
     return Architecture("hf", build, layout, model_types=(model_type,))
 
 
@@ -114,6 +120,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "StableLmForCausalLM": hf(build_stablelm, names.HF_LLAMA, "stablelm"),
     "NemotronForCausalLM": hf(build_nemotron, names_dense.HF_UNGATED, "nemotron"),
     "ArceeForCausalLM": hf(build_arcee, names_dense.HF_UNGATED, "arcee"),
+    "MambaForCausalLM": hf(build_mamba, names.HF_MAMBA, "mamba", names.HF_MAMBA_ROOTS),
+    "Mamba2ForCausalLM": hf(build_mamba2, names.HF_MAMBA, "mamba2", names.HF_MAMBA_ROOTS),
     "llama": gguf(build_llama, names.GGUF_LLAMA, Stored(interleaved_rope=True)),
     "qwen2": gguf(build_qwen2, names.GGUF_LLAMA),
     "qwen3": gguf(build_qwen3, GGUF_QWEN3),

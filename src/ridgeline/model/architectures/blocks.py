@@ -42,11 +42,13 @@ class Stored:
     """Conventions of a kind of file for weights that mean the same.
 
     interleaved_rope: rows of q and k are ordered for rotary pairs (2i, 2i + 1). norm_has_one: norm
-    weights hold the 1 of Gemma's 1 + w.
+    weights hold the 1 of Gemma's 1 + w. plain_decay: the decay rates of recurrences are stored as
+    they are, -exp of what is published.
     """
 
     interleaved_rope: bool = False
     norm_has_one: bool = False
+    plain_decay: bool = False
 
 
 AS_PUBLISHED = Stored()

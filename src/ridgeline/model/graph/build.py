@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ridgeline.errors import ModelError
 from ridgeline.model.graph.dims import TOKENS, Shape
-from ridgeline.model.graph.node import Graph, KvState, Node, StorageFormat, Value, Weight
+from ridgeline.model.graph.node import Graph, Node, State, StorageFormat, Value, Weight
 from ridgeline.model.graph.ops.operator import Operator
 
 FormatOf = Callable[[str], StorageFormat]
@@ -34,7 +34,7 @@ class Builder:
         op: Operator,
         *inputs: Value,
         weights: tuple[Weight, ...] = (),
-        state: KvState | None = None,
+        state: State | None = None,
     ) -> tuple[Value, ...]:
         """Appends a node, gives its outputs; ModelError names the node if the rules fail."""
         try:
@@ -52,7 +52,7 @@ class Builder:
         op: Operator,
         *inputs: Value,
         weights: tuple[Weight, ...] = (),
-        state: KvState | None = None,
+        state: State | None = None,
     ) -> Value:
         """`add` for an operator with exactly one output."""
         (output,) = self.add(name, op, *inputs, weights=weights, state=state)

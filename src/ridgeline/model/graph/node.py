@@ -67,6 +67,28 @@ class KvState:
 
 
 @dataclass(frozen=True, slots=True)
+class RowState:
+    """What one layer carries from token to token of a row: as many numbers however long the row.
+
+    parts: channels or heads, each with part_elements numbers of its own. is_rolling: the numbers
+    are a convolution's last inputs, which a backend may keep as it keeps keys and values; else they
+    are sums over all that came before, in float32.
+    """
+
+    name: str
+    parts: int
+    part_elements: int
+    is_rolling: bool = False
+
+    @property
+    def num_elements(self) -> int:
+        return self.parts * self.part_elements
+
+
+State = KvState | RowState
+
+
+@dataclass(frozen=True, slots=True)
 class Value:
     """An edge: what one node gives and others take; `integer` marks token ids."""
 
@@ -84,7 +106,7 @@ class Node:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     weights: tuple[Weight, ...] = ()
-    state: KvState | None = None
+    state: State | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +134,18 @@ class Graph:
 
     @property
     def states(self) -> tuple[KvState, ...]:
-        """Each state once, in order of first use."""
+        """The caches of keys and values, each once, in order of first use."""
         seen: dict[str, KvState] = {}
         for node in self.nodes:
-            if node.state is not None:
+            if isinstance(node.state, KvState):
+                seen.setdefault(node.state.name, node.state)
+        return tuple(seen.values())
+
+    @property
+    def row_states(self) -> tuple[RowState, ...]:
+        """Each once, in order of first use."""
+        seen: dict[str, RowState] = {}
+        for node in self.nodes:
+            if isinstance(node.state, RowState):
                 seen.setdefault(node.state.name, node.state)
         return tuple(seen.values())

@@ -9,19 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+SUM_BYTES = 4.0  # of a number of a recurrent state that is a sum: float32
+
 
 @dataclass(frozen=True, slots=True)
 class Precision:
     """What a backend makes of the numbers that a graph leaves open.
 
-    activation_bytes: per element between operators. kv_bytes: per cached element. compute: weight
-    format name -> the arithmetic that multiplies it ("int8", "bf16", "f32", ...); a format not
+    activation_bytes: per element between operators. kv_bytes: per cached element. rolling_bytes:
+    per element of a convolution's last inputs; sums over a row are float32. compute: weight format
+    name -> the arithmetic that multiplies it ("int8", "bf16", "f32", ...); a format not
     listed uses `default_compute`. attention: the arithmetic of its scores and sums;
     `default_compute` if None.
     """
 
     activation_bytes: float = 2.0
     kv_bytes: float = 2.0
+    rolling_bytes: float = 2.0
     default_compute: str = "bf16"
     compute: Mapping[str, str] = field(default_factory=dict)
     attention: str | None = None
@@ -34,9 +38,9 @@ class Precision:
 class Work:
     """FLOPs by arithmetic, bytes by kind, and launches; a multiply-add is 2 FLOPs (units.py).
 
-    weight_bytes: weights read. kv_read_bytes, kv_write_bytes: cache traffic. activation_bytes:
-    values read and written. link_bytes: sent by each rank over the interconnect. launches: kernels
-    started.
+    weight_bytes: weights read. kv_read_bytes, kv_write_bytes: cache and recurrent states.
+    activation_bytes: values read and written. link_bytes: sent by each rank over the interconnect.
+    launches: kernels started.
     """
 
     flops: Mapping[str, float] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ridgeline.model.graph.check import check_graph
-from ridgeline.model.graph.node import Graph, Node, Value, Weight
+from ridgeline.model.graph.node import Graph, KvState, Node, Value, Weight
 from ridgeline.model.graph.ops.activation import GatedActivation
 from ridgeline.model.graph.ops.attention import KvWrite
 from ridgeline.model.graph.ops.elementwise import Add, Split
@@ -174,7 +174,7 @@ def _match_qkv(split: Node, uses: _Uses) -> _Match | None:
     if write is None or not isinstance(write.op, KvWrite) or write.inputs[1] != v:
         return None
     state = write.state
-    assert state is not None
+    assert isinstance(state, KvState)
     if state.key_dim != state.value_dim or _width(q) % state.key_dim:
         return None
     num_heads = _width(q) // state.key_dim
@@ -189,6 +189,7 @@ def _match_qkv(split: Node, uses: _Uses) -> _Match | None:
         head_norm = replace(k_norm.op, num_groups=1)
         if (
             len(k_norm.weights) != 1
+            or k_norm.op.by_group
             or k_norm.op.num_groups != state.kv_heads
             or q_norm.op != replace(head_norm, num_groups=num_heads)
         ):

@@ -13,7 +13,7 @@ from dataclasses import replace
 from ridgeline.model.graph.dims import SAMPLED, TOKENS
 from ridgeline.model.graph.node import Graph, Node, Value
 from ridgeline.model.graph.ops.activation import Activate, GatedActivation
-from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split
+from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
@@ -32,6 +32,7 @@ ROW_BY_ROW: tuple[type[Operator], ...] = (
     Scale,
     Softcap,
     Split,
+    SplitGroups,
 )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ridgeline.errors import ModelError
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.dims import Shape
-from ridgeline.model.graph.node import Graph, KvState, Node, Value, Weight
+from ridgeline.model.graph.node import Graph, KvState, Node, State, Value, Weight
 from ridgeline.model.graph.ops.activation import GatedActivation
 from ridgeline.model.graph.ops.attention import Attention
 from ridgeline.model.graph.ops.collectives import AllGather, AllReduce
@@ -226,16 +226,16 @@ class _Rank:
 
     def _states_agree(self, node: Node, inputs: tuple[_Placed, ...]) -> bool:
         """Whether a node sees as many heads as its rank's cache has."""
-        if node.state is None:
-            return True
+        if not isinstance(node.state, KvState):
+            return True  # a recurrent state is a copy on every rank, as what updates it
         is_cut = inputs[0].placement.split is not None
         if isinstance(node.op, Attention):
             return is_cut == (self._kv_parts is not None)
         kv_parts = self._kv_parts or 1
         return (inputs[0].parts if is_cut else 1) == kv_parts
 
-    def _state(self, state: KvState | None) -> KvState | None:
-        if state is None or self._kv_parts is None:
+    def _state(self, state: State | None) -> State | None:
+        if not isinstance(state, KvState) or self._kv_parts is None:
             return state
         return replace(state, kv_heads=state.kv_heads // self._kv_parts)
 
@@ -273,7 +273,7 @@ def _kv_parts(graph: Graph, ways: int) -> int | None:
     heads = [(n.op.num_heads, n.state) for n in graph.nodes if isinstance(n.op, Attention)]
     parts: set[int] = set()
     for num_heads, state in heads:
-        assert state is not None
+        assert isinstance(state, KvState)
         if num_heads % ways:
             return None
         if state.kv_heads % ways == 0:

@@ -98,11 +98,13 @@ def bind(graph: Graph, checkpoint: Checkpoint, names: Names, root: Root) -> Boun
 
 
 def check_shape(checkpoint: Checkpoint, tensor: str, parts: list[Weight]) -> None:
-    """Whether the stored tensor is the parts' rows, one after the other."""
+    """Whether the stored tensor is the parts' rows, one after the other; dimensions of 1 in the
+    middle (of a depthwise convolution's filters) do not count.
+    """
     first = parts[0]
     needed = (sum(part.shape[0] for part in parts), *first.shape[1:])
     found = checkpoint.tensors[tensor].shape
-    if found != needed:
+    if found != needed and _without_ones(found) != needed:
         whole = " + ".join(part.name for part in parts)
         raise ModelError(
             f"{checkpoint.path}: tensor {quoted(tensor)} has shape {found}; {needed} is needed "
@@ -113,6 +115,10 @@ def check_shape(checkpoint: Checkpoint, tensor: str, parts: list[Weight]) -> Non
             f"{checkpoint.path}: tensor {quoted(tensor)}: rows of {found[-1]} do not fill whole "
             f"{first.format.name} blocks of {first.format.block_elements}"
         )
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:1], *(size for size in shape[1:-1] if size != 1), *shape[-1:])
 
 
 def check_unused(

@@ -26,8 +26,10 @@ class Root:
 class Names:
     """One kind of file for one family.
 
-    modules: canonical module -> stored module. roots: the places that files of this kind use.
-    harmless: stored names that are not weights of the graph and change nothing when left unread.
+    modules: canonical module -> stored module; or canonical weight -> stored weight, for those that
+    are called otherwise than their module and a leaf. roots: the places that files of this kind
+    use. harmless: stored names that are not weights of the graph and change nothing when left
+    unread.
     """
 
     modules: Mapping[str, str]
@@ -39,6 +41,9 @@ class Names:
         module, _, leaf = name.rpartition(".")
         layer = LAYER.fullmatch(module)
         number, row = ("", module) if layer is None else (layer[1], f"layers.{{i}}.{layer[2]}")
+        whole = self.modules.get(f"{row}.{leaf}")
+        if whole is not None:
+            return whole.format(i=number, body=root.body, head=root.head)
         return f"{self.modules[row].format(i=number, body=root.body, head=root.head)}.{leaf}"
 
     def find_root(self, tensors: Container[str]) -> Root:
@@ -121,7 +126,40 @@ GGUF_PHI3: dict[str, str] = {
     "layers.{i}.mlp.gate": "blk.{i}.ffn_up",
 }
 
+HF_MAMBA: dict[str, str] = {
+    "embed": "{body}embeddings",
+    "layers.{i}.mixer_norm": "{body}layers.{i}.norm",
+    "layers.{i}.ssm.in": "{body}layers.{i}.mixer.in_proj",
+    "layers.{i}.ssm.conv": "{body}layers.{i}.mixer.conv1d",
+    "layers.{i}.ssm.x": "{body}layers.{i}.mixer.x_proj",
+    "layers.{i}.ssm.dt": "{body}layers.{i}.mixer.dt_proj",
+    "layers.{i}.ssm.a": "{body}layers.{i}.mixer.A_log",
+    "layers.{i}.ssm.d": "{body}layers.{i}.mixer.D",
+    "layers.{i}.ssm.dt_bias": "{body}layers.{i}.mixer.dt_bias",
+    "layers.{i}.ssm.norm": "{body}layers.{i}.mixer.norm",
+    "layers.{i}.ssm.out": "{body}layers.{i}.mixer.out_proj",
+    "final_norm": "{body}norm_f",
+    "head": "{head}lm_head",
+}
+
+GGUF_MAMBA: dict[str, str] = {
+    "embed": "token_embd",
+    "layers.{i}.mixer_norm": "blk.{i}.attn_norm",
+    "layers.{i}.ssm.in": "blk.{i}.ssm_in",
+    "layers.{i}.ssm.conv": "blk.{i}.ssm_conv1d",
+    "layers.{i}.ssm.x": "blk.{i}.ssm_x",
+    "layers.{i}.ssm.dt": "blk.{i}.ssm_dt",
+    "layers.{i}.ssm.a": "blk.{i}.ssm_a",
+    "layers.{i}.ssm.d": "blk.{i}.ssm_d",
+    "layers.{i}.ssm.dt_bias": "blk.{i}.ssm_dt.bias",
+    "layers.{i}.ssm.norm": "blk.{i}.ssm_norm",
+    "layers.{i}.ssm.out": "blk.{i}.ssm_out",
+    "final_norm": "output_norm",
+    "head": "output",
+}
+
 # A base model saved by itself has no prefix; a model with a vision tower has one more.
+HF_MAMBA_ROOTS = (Root("backbone."), Root("model."), Root("", ""))
 HF_ROOTS = (Root("model."), Root("", ""))
 HF_GEMMA3_ROOTS = (
     Root("model."),

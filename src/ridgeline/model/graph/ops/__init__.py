@@ -2,8 +2,10 @@
 
 from ridgeline.model.graph.ops.activation import Activate, GatedActivation
 from ridgeline.model.graph.ops.attention import Attention, KvWrite
+from ridgeline.model.graph.ops.causal_conv import CausalConv
 from ridgeline.model.graph.ops.collectives import AllGather, AllReduce
-from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split
+from ridgeline.model.graph.ops.delta_rule import DeltaRule
+from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups
 from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear
@@ -11,6 +13,7 @@ from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.operator import Operator
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 from ridgeline.model.graph.ops.rows import SelectRows
+from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
 
 OPERATORS: dict[str, type[Operator]] = {
     "embed": Embed,
@@ -28,6 +31,11 @@ OPERATORS: dict[str, type[Operator]] = {
     "scale": Scale,
     "softcap": Softcap,
     "split": Split,
+    "split_groups": SplitGroups,
+    "causal_conv": CausalConv,
+    "selective_scan": SelectiveScan,
+    "ssd_scan": SsdScan,
+    "delta_rule": DeltaRule,
     "select_rows": SelectRows,
     "all_reduce": AllReduce,
     "all_gather": AllGather,
@@ -41,6 +49,8 @@ __all__ = [
     "AllGather",
     "AllReduce",
     "Attention",
+    "CausalConv",
+    "DeltaRule",
     "Embed",
     "GatedActivation",
     "GatedLinear",
@@ -53,6 +63,9 @@ __all__ = [
     "Rotation",
     "Scale",
     "SelectRows",
+    "SelectiveScan",
     "Softcap",
     "Split",
+    "SplitGroups",
+    "SsdScan",
 ]

@@ -19,9 +19,9 @@ from ridgeline.model.graph.work import Precision, Work
 from ridgeline.step import StepShape
 
 if TYPE_CHECKING:
-    from ridgeline.model.graph.node import KvState, Node, Value, Weight
+    from ridgeline.model.graph.node import Node, State, Value, Weight
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid"]
 FLOPS_PER_GATED = 6.0
 FLOPS_PER_ACTIVATED = 5.0
 
@@ -59,7 +59,7 @@ class GatedActivation(Operator):
         return Sharded(self, (first,))
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require(len(inputs) == (1 if self.joint else 2), self, f"takes not {len(inputs)} inputs")
         require(not weights, self, "takes no weights")
@@ -92,6 +92,6 @@ class Activate(Operator):
         return None if x.partial else Sharded(self, inputs)
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 1, 0)

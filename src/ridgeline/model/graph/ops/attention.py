@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ridgeline.model.graph.dims import Shape
+from ridgeline.model.graph.node import KvState
 from ridgeline.model.graph.ops.operator import (
     REPLICATED,
     Operator,
@@ -20,7 +21,7 @@ from ridgeline.step import StepShape
 from ridgeline.units import FLOPS_PER_MULTIPLY_ADD
 
 if TYPE_CHECKING:
-    from ridgeline.model.graph.node import KvState, Node, Value, Weight
+    from ridgeline.model.graph.node import Node, State, Value, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class KvWrite(Operator):
         return ()
 
     def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
-        assert node.state is not None
+        assert isinstance(node.state, KvState)
         return Work(
             kv_write_bytes=step.num_tokens * node.state.elements_per_token * precision.kv_bytes,
             activation_bytes=moved_bytes(node, step, precision),
@@ -44,11 +45,11 @@ class KvWrite(Operator):
         return Sharded(self, ()) if k == v and not k.partial else None
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 2, 0)
-        require(state is not None, self, "writes to no cache")
-        assert state is not None
+        require(isinstance(state, KvState), self, "writes to no cache")
+        assert isinstance(state, KvState)
         widths = (state.kv_heads * state.key_dim, state.kv_heads * state.value_dim)
         given = (inputs[0].shape[-1], inputs[1].shape[-1])
         require(given == widths, self, f"k and v have {given} channels; the cache holds {widths}")
@@ -75,7 +76,7 @@ class Attention(Operator):
         return ((*inputs[0][:-1], self.num_heads * self.value_dim),)
 
     def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
-        assert node.state is not None
+        assert isinstance(node.state, KvState)
         pairs = step.attended_pairs(node.state.window, self.causal)
         read = step.cached_tokens_read(node.state.window)
         per_pair = FLOPS_PER_MULTIPLY_ADD * self.num_heads * (self.head_dim + self.value_dim)
@@ -96,7 +97,7 @@ class Attention(Operator):
         return None
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 1, 0)
         width = self.num_heads * self.head_dim
@@ -106,8 +107,8 @@ class Attention(Operator):
             f"q has {inputs[0].shape[-1]} channels; {self.num_heads} heads of {self.head_dim} "
             f"need {width}",
         )
-        require(state is not None, self, "has no cache")
-        assert state is not None
+        require(isinstance(state, KvState), self, "has no cache")
+        assert isinstance(state, KvState)
         require(
             self.num_heads % state.kv_heads == 0,
             self,

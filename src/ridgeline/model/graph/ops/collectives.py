@@ -22,7 +22,7 @@ from ridgeline.model.graph.work import Precision, Work
 from ridgeline.step import StepShape
 
 if TYPE_CHECKING:
-    from ridgeline.model.graph.node import KvState, Node, Value, Weight
+    from ridgeline.model.graph.node import Node, State, Value, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class AllReduce(Operator):
         return Sharded(self, inputs)
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 1, 0)
         require(self.ways >= 2, self, f"over {self.ways} ranks; at least 2 are needed")
@@ -87,7 +87,7 @@ class AllGather(Operator):
         return None if inputs[0].split == -1 else Sharded(self, inputs)
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 1, 0)
         require(self.ways >= 2, self, f"over {self.ways} ranks; at least 2 are needed")

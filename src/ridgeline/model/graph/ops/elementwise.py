@@ -1,4 +1,6 @@
-"""elementwise: add, multiply by a number, soft cap, and the split of a value into column ranges."""
+"""elementwise: add, multiply by a number, soft cap, and the split of a value into column ranges, or
+into those of each of its groups.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from ridgeline.model.graph.work import NO_WORK, Precision, Work
 from ridgeline.step import StepShape
 
 if TYPE_CHECKING:
-    from ridgeline.model.graph.node import KvState, Node, Value, Weight
+    from ridgeline.model.graph.node import Node, State, Value, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Add(Operator):
         return Sharded(self, (a,)) if a == b else None
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 2, 0)
         require(
@@ -74,7 +76,7 @@ class Scale(Operator):
         return Sharded(self, inputs)
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 1, 0)
 
@@ -101,7 +103,7 @@ class Softcap(Operator):
         return None if x.partial else Sharded(self, inputs)
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 1, 0)
         require(self.cap > 0, self, f"cap {self.cap} is not positive")
@@ -131,11 +133,52 @@ class Split(Operator):
         return None
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 1, 0)
         require(
             inputs[0].shape[-1] == sum(self.sizes) and all(size > 0 for size in self.sizes),
             self,
             f"{inputs[0].shape[-1]} channels do not part into {self.sizes}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SplitGroups(Operator):
+    """x [*, groups * sum(sizes)] -> for each size [*, groups * size]: its columns of each group.
+
+    Parts what a file stores head by head (q and gate of each head, say). Copies, unlike `Split`.
+    """
+
+    num_groups: int
+    sizes: tuple[int, ...]
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        return tuple((*inputs[0][:-1], self.num_groups * size) for size in self.sizes)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        return Work(activation_bytes=moved_bytes(node, step, precision))
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        (x,) = inputs
+        if x == REPLICATED:
+            return Sharded(self, (REPLICATED,) * len(self.sizes))
+        if x.split == -1 and self.num_groups % ways == 0:
+            local = SplitGroups(self.num_groups // ways, self.sizes)
+            return Sharded(local, (x,) * len(self.sizes))
+        return None
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
+    ) -> None:
+        require_counts(self, inputs, weights, 1, 0)
+        require(
+            self.num_groups > 0
+            and inputs[0].shape[-1] == self.num_groups * sum(self.sizes)
+            and all(size > 0 for size in self.sizes),
+            self,
+            f"{inputs[0].shape[-1]} channels do not part into {self.num_groups} groups of "
+            f"{self.sizes}",
         )

@@ -20,7 +20,7 @@ from ridgeline.model.graph.work import Precision, Work
 from ridgeline.step import StepShape
 
 if TYPE_CHECKING:
-    from ridgeline.model.graph.node import KvState, Node, Value, Weight
+    from ridgeline.model.graph.node import Node, State, Value, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Embed(Operator):
         return Sharded(self, (PARTIAL if table.split == 0 else Placement(split=-1),))
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 1, 1)
         require(inputs[0].integer, self, "looks up token ids, not real numbers")

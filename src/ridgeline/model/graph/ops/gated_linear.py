@@ -19,7 +19,7 @@ from ridgeline.model.graph.work import Precision, Work
 from ridgeline.step import StepShape
 
 if TYPE_CHECKING:
-    from ridgeline.model.graph.node import KvState, Node, Value, Weight
+    from ridgeline.model.graph.node import Node, State, Value, Weight
 
 
 LINEAR = Linear(num_parts=2)
@@ -63,7 +63,7 @@ class GatedLinear(Operator):
         return Sharded(self, sharded.outputs)
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         num_parts = self.linear.num_parts
         require(num_parts in (1, 2), self, f"gate and up are 1 or 2 parts, not {num_parts}")

@@ -21,7 +21,7 @@ from ridgeline.step import StepShape
 from ridgeline.units import FLOPS_PER_MULTIPLY_ADD
 
 if TYPE_CHECKING:
-    from ridgeline.model.graph.node import KvState, Node, Value, Weight
+    from ridgeline.model.graph.node import Node, State, Value, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Linear(Operator):
         return None
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 1, self.num_parts * (2 if self.bias else 1))
         k = inputs[0].shape[-1]

@@ -19,7 +19,7 @@ from ridgeline.model.graph.work import Precision, Work
 from ridgeline.step import StepShape
 
 if TYPE_CHECKING:
-    from ridgeline.model.graph.node import KvState, Node, Value, Weight
+    from ridgeline.model.graph.node import Node, State, Value, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,15 @@ class Norm(Operator):
 
     rms: x / sqrt(mean(x^2) + eps) * (w + offset) (Zhang and Sennrich 2019; offset 1 in Gemma).
     layer: (x - mean) / sqrt(var + eps) * (w + offset) + b (Ba et al. 2016). num_groups > 1
-    normalises each of that many equal slices (the heads of QK norm) with the same weights.
+    normalises each of that many equal slices: with the same weights (the heads of QK norm), or, if
+    `by_group`, with weights of its own, w [D] (Mamba 2).
     """
 
     kind: Literal["rms", "layer"] = "rms"
     eps: float = 1e-6
     offset: float = 0.0
     num_groups: int = 1
+    by_group: bool = False
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return (inputs[0],)
@@ -53,12 +55,13 @@ class Norm(Operator):
         (x,) = inputs
         if x == REPLICATED:
             return Sharded(self, (REPLICATED,))
-        if x.split == -1 and self.num_groups % ways == 0 and self.num_groups > 1:
+        cuts = self.num_groups % ways == 0 and self.num_groups > 1 and not self.by_group
+        if x.split == -1 and cuts:
             return Sharded(replace(self, num_groups=self.num_groups // ways), (x,))
         return None
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require(len(inputs) == 1, self, f"takes 1 input, not {len(inputs)}")
         require(len(weights) <= (2 if self.kind == "layer" else 1), self, "takes w (and b)")
@@ -69,8 +72,9 @@ class Norm(Operator):
             f"{width} channels do not part into {self.num_groups} groups",
         )
         for weight in weights:
+            shared = 1 if self.by_group else self.num_groups
             require(
-                isinstance(width, int) and weight.shape == (width // self.num_groups,),
+                isinstance(width, int) and weight.shape == (width // shared,),
                 self,
                 f"{weight.name} has shape {weight.shape}, for {width} channels in "
                 f"{self.num_groups} groups",
@@ -102,7 +106,7 @@ class AddNorm(Operator):
         return None
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require(len(inputs) == 2, self, f"takes 2 inputs, not {len(inputs)}")
         require(inputs[0].shape == inputs[1].shape, self, "adds values of different shapes")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ridgeline.model.graph.dims import Shape
+from ridgeline.model.graph.node import KvState
 from ridgeline.model.graph.ops.norm import Norm
 from ridgeline.model.graph.ops.operator import (
     REPLICATED,
@@ -25,7 +26,7 @@ from ridgeline.model.graph.work import Precision, Work
 from ridgeline.step import StepShape
 
 if TYPE_CHECKING:
-    from ridgeline.model.graph.node import KvState, Node, Value, Weight
+    from ridgeline.model.graph.node import Node, State, Value, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Rope(Operator):
         return None
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 1, 0)
         width = self.num_heads * self.head_dim
@@ -115,7 +116,7 @@ class RopeKvWrite(Operator):
         return ((*inputs[0][:-1], self.num_heads * self.head_dim),)
 
     def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
-        assert node.state is not None
+        assert isinstance(node.state, KvState)
         rotated = step.num_tokens * (self.num_heads + self.kv_heads) * self.head_dim
         share = 0.0 if self.rotation is None else self.rotation.rotary_dim / self.head_dim
         return Work(
@@ -137,7 +138,7 @@ class RopeKvWrite(Operator):
         return None
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 1, 2 if self.head_norm else 0)
         width = (self.num_heads + 2 * self.kv_heads) * self.head_dim
@@ -155,7 +156,7 @@ class RopeKvWrite(Operator):
         if self.rotation is not None:
             require_rotation(self, self.rotation, self.head_dim)
         require(
-            state is not None
+            isinstance(state, KvState)
             and (state.kv_heads, state.key_dim, state.value_dim)
             == (self.kv_heads, self.head_dim, self.head_dim),
             self,

@@ -17,7 +17,7 @@ from ridgeline.model.graph.work import Precision, Work
 from ridgeline.step import StepShape
 
 if TYPE_CHECKING:
-    from ridgeline.model.graph.node import KvState, Node, Value, Weight
+    from ridgeline.model.graph.node import Node, State, Value, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class SelectRows(Operator):
         return Sharded(self, inputs)
 
     def check(
-        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: KvState | None
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 1, 0)
         require(inputs[0].shape[0] is TOKENS, self, "selects among the step's tokens only")
