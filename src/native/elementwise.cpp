@@ -48,6 +48,8 @@ inline void with_activation(Activation activation, F f) {
       return f([](Vec x) { return mul(relu(x), relu(x)); });
     case Activation::sigmoid:
       return f([](Vec x) { return sigmoid(x); });
+    case Activation::clamped_swiglu:
+      return;  // of two inputs: clamped_rows
   }
 }
 
@@ -58,6 +60,18 @@ inline void gate_rows(const float* gate, std::int64_t ldg, const float* up, std:
     each_vector(cols, [&](std::int64_t i, std::int64_t n) {
       const Vec g = load_n(gate + r * ldg + i, n), u = load_n(up + r * ldu + i, n);
       store_n(y + r * ldy + i, mul(activation(g), u), n);
+    });
+}
+
+// gpt-oss: with gate at most 7 and up in -7..7, gate sigmoid(1.702 gate) (up + 1).
+void clamped_rows(const float* gate, std::int64_t ldg, const float* up, std::int64_t ldu, float* y, std::int64_t ldy,
+                  std::int64_t rows, std::int64_t cols) {
+  const Vec limit = all(7.0f), low = all(-7.0f), slope = all(-1.702f), one = all(1.0f);
+  for (std::int64_t r = 0; r < rows; r++)
+    each_vector(cols, [&](std::int64_t i, std::int64_t n) {
+      const Vec g = min(limit, load_n(gate + r * ldg + i, n));
+      const Vec u = max(low, min(limit, load_n(up + r * ldu + i, n)));
+      store_n(y + r * ldy + i, mul(div(g, add(one, exp(mul(slope, g)))), add(u, one)), n);
     });
 }
 
@@ -79,6 +93,22 @@ void scale_rows(float factor, const float* x, std::int64_t ldx, float* y, std::i
     });
 }
 
+void weigh_rows(const float* x, std::int64_t ldx, const float* g, std::int64_t ldg, float* y, std::int64_t ldy,
+                std::int64_t rows, std::int64_t cols) {
+  for (std::int64_t r = 0; r < rows; r++) {
+    const float weight = static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(g[r * ldg]))));
+    each_vector(cols, [&](std::int64_t i, std::int64_t n) {
+      store_n(y + r * ldy + i, mul(load_n(x + r * ldx + i, n), all(weight)), n);
+    });
+  }
+}
+
+void add_scaled(float weight, const float* x, float* y, std::int64_t cols) {
+  each_vector(cols, [&](std::int64_t i, std::int64_t n) {
+    store_n(y + i, add(load_n(y + i, n), mul(load_n(x + i, n), all(weight))), n);
+  });
+}
+
 void softcap_rows(float cap, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows,
                   std::int64_t cols) {
   for (std::int64_t r = 0; r < rows; r++)
@@ -89,6 +119,7 @@ void softcap_rows(float cap, const float* x, std::int64_t ldx, float* y, std::in
 
 void gated_rows(Activation activation, const float* gate, std::int64_t ldg, const float* up, std::int64_t ldu, float* y,
                 std::int64_t ldy, std::int64_t rows, std::int64_t cols) {
+  if (activation == Activation::clamped_swiglu) return clamped_rows(gate, ldg, up, ldu, y, ldy, rows, cols);
   with_activation(activation, [&](auto function) { gate_rows(gate, ldg, up, ldu, y, ldy, rows, cols, function); });
 }
 

@@ -29,6 +29,9 @@ void add_rows(const float* a, std::int64_t lda, const float* b, std::int64_t ldb
               std::int64_t rows, std::int64_t cols);
 void scale_rows(float factor, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows,
                 std::int64_t cols);
+void weigh_rows(const float* x, std::int64_t ldx, const float* g, std::int64_t ldg, float* y, std::int64_t ldy,
+                std::int64_t rows, std::int64_t cols);
+void add_scaled(float weight, const float* x, float* y, std::int64_t cols);
 void softcap_rows(float cap, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows,
                   std::int64_t cols);
 void gated_rows(Activation activation, const float* gate, std::int64_t ldg, const float* up, std::int64_t ldu, float* y,

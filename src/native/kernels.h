@@ -63,6 +63,11 @@ struct Kernels {
                    std::int64_t rows, std::int64_t cols);
   void (*scale_rows)(float factor, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows,
                      std::int64_t cols);
+  // y = sigmoid(g) * x, where g is one number a row
+  void (*weigh_rows)(const float* x, std::int64_t ldx, const float* g, std::int64_t ldg, float* y, std::int64_t ldy,
+                     std::int64_t rows, std::int64_t cols);
+  // y = y + weight * x, of one row
+  void (*add_scaled)(float weight, const float* x, float* y, std::int64_t cols);
   void (*softcap_rows)(float cap, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows,
                        std::int64_t cols);
   // y = activation(gate) * up

@@ -16,6 +16,7 @@
 #include <tuple>
 
 #include "module.h"
+#include "operators_experts.h"
 #include "operators_linear.h"
 #include "program.h"
 #include "roofs.h"
@@ -58,7 +59,8 @@ Activation activation_named(const std::string& name) {
                                                                         {"gelu_tanh", Activation::gelu_tanh},
                                                                         {"relu", Activation::relu},
                                                                         {"relu2", Activation::relu2},
-                                                                        {"sigmoid", Activation::sigmoid}};
+                                                                        {"sigmoid", Activation::sigmoid},
+                                                                        {"clamped_swiglu", Activation::clamped_swiglu}};
   for (const auto& [key, value] : kActivations)
     if (name == key) return value;
   throw std::invalid_argument("no activation is called " + name);
@@ -219,6 +221,84 @@ void add_elementwise(Program& program, const std::string& name, const std::strin
     if (type == key)
       return program.add(std::make_unique<Elementwise>(name, type, value, a, b, y, number, function));
   throw std::invalid_argument("no elementwise operator " + type);
+}
+
+void add_weigh(Program& program, const std::string& name, const View& x, const View& g, const View& y) {
+  for (const View& view : {x, g, y}) check_floats(program, view);
+  require(x.width == y.width && g.width == 1 && x.sampled == y.sampled && g.sampled == y.sampled,
+          "rows are weighed by one number each");
+  program.add(std::make_unique<Elementwise>(name, "weigh", Elementwise::Kind::weigh, x, g, y, 0.0f, Activation::silu));
+}
+
+void add_route(Program& program, const std::string& name, const View& x, const View& slots, const Matrix& router,
+               const std::optional<Floats>& bias, const std::optional<Floats>& correction, std::int64_t top_k,
+               bool sigmoid, bool normalize, float scale, std::int64_t num_groups, std::int64_t top_groups,
+               std::int64_t group_best) {
+  for (const View& view : {x, slots}) check_floats(program, view);
+  const std::int64_t experts = router.packed.n;
+  require(router.packed.k == x.width && router.packed.layout == Layout::f32 && x.sampled == slots.sampled &&
+              slots.width == 2 * top_k && top_k >= 1,
+          "a router is float32 and as wide as its input, and gives two numbers a slot");
+  require(num_groups >= 1 && experts % num_groups == 0 && top_groups >= 1 && top_groups <= num_groups &&
+              group_best >= 1 && group_best <= experts / num_groups && top_k <= top_groups * (experts / num_groups),
+          "a router's groups do not part its experts");
+  const auto kept = [&](const std::optional<Floats>& vector) -> const float* {
+    if (!vector) return nullptr;
+    require(vector->size() == static_cast<std::size_t>(experts), "a router's vector is not one number an expert");
+    return program.keep(vector->data(), experts);
+  };
+  program.add(std::make_unique<Route>(name, Route::Spec{x, slots, router.packed, kept(bias), kept(correction), top_k,
+                                                        sigmoid, normalize, scale, num_groups, top_groups, group_best}));
+}
+
+// biases: of gate, up and down, one row an expert, or nothing.
+void add_experts(Program& program, const std::string& name, const View& x, const View& slots, const View& y,
+                 const std::vector<Matrix>& gate, const std::vector<Matrix>& up, const std::vector<Matrix>& down,
+                 const std::vector<Floats>& biases, std::int64_t top_k, std::int64_t first_expert,
+                 const std::string& activation, bool weigh_input) {
+  for (const View& view : {x, slots, y}) check_floats(program, view);
+  const std::size_t count = gate.size();
+  require(count > 0 && up.size() == count && down.size() == count && (biases.empty() || biases.size() == 3),
+          "experts do not have the same parts");
+  require(x.width == y.width && slots.width == 2 * top_k && x.sampled == y.sampled && x.sampled == slots.sampled &&
+              first_expert >= 0,
+          "the experts' values disagree");
+  const std::int64_t hidden = gate[0].packed.n, width = x.width;
+  const float* vectors[3] = {nullptr, nullptr, nullptr};
+  for (std::size_t i = 0; i < biases.size(); i++) {
+    const std::size_t size = count * static_cast<std::size_t>(i < 2 ? hidden : width);
+    require(biases[i].size() == size, "the experts' biases are not as long as their matrices are high");
+    vectors[i] = program.keep(biases[i].data(), static_cast<std::int64_t>(size));
+  }
+  const Limits& limits = program.rows().limits();
+  Experts::Spec spec{x, slots, y, hidden, top_k, first_expert, {}, activation_named(activation), weigh_input,
+                     std::max(limits.max_tokens, limits.max_sampled)};
+  for (std::size_t e = 0; e < count; e++) {
+    const PackedMatrix &g = gate[e].packed, &u = up[e].packed, &d = down[e].packed;
+    require(g.k == width && u.k == width && g.n == hidden && u.n == hidden && d.n == width && d.k == hidden &&
+                g.layout == gate[0].packed.layout && u.layout == up[0].packed.layout &&
+                d.layout == down[0].packed.layout,
+            "an expert is not like the first");
+    const auto at = static_cast<std::int64_t>(e);
+    spec.experts.push_back({g, u, d, vectors[0] ? vectors[0] + at * hidden : nullptr,
+                            vectors[1] ? vectors[1] + at * hidden : nullptr,
+                            vectors[2] ? vectors[2] + at * width : nullptr});
+  }
+  program.add(std::make_unique<Experts>(name, std::move(spec)));
+}
+
+// (name, experts [rows, top_k]) of each operator that has experts, in the last step.
+nb::list chosen_experts(const Program& program) {
+  nb::list out;
+  for (const Program::Chosen& chosen : program.chosen_experts()) {
+    const std::size_t rows = chosen.experts.size() / static_cast<std::size_t>(chosen.top_k);
+    auto* copy = new std::int32_t[std::max<std::size_t>(chosen.experts.size(), 1)];
+    const nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<std::int32_t*>(p); });
+    std::copy(chosen.experts.begin(), chosen.experts.end(), copy);
+    out.append(nb::make_tuple(chosen.name, nb::ndarray<nb::numpy, std::int32_t, nb::ndim<2>>(
+                                               copy, {rows, static_cast<std::size_t>(chosen.top_k)}, owner)));
+  }
+  return out;
 }
 
 void add_select_rows(Program& program, const std::string& name, const View& x, const View& y) {
@@ -421,6 +501,11 @@ NB_MODULE(_native, m) {
       .def("add_add_norm", &add_add_norm, "name"_a, "a"_a, "b"_a, "total"_a, "y"_a, "norm"_a)
       .def("add_elementwise", &add_elementwise, "name"_a, "type"_a, "a"_a, "b"_a, "y"_a, "number"_a = 0.0f,
            "activation"_a = "")
+      .def("add_weigh", &add_weigh, "name"_a, "x"_a, "g"_a, "y"_a)
+      .def("add_route", &add_route, "name"_a, "x"_a, "slots"_a, "router"_a, "bias"_a.none(), "correction"_a.none(),
+           "top_k"_a, "sigmoid"_a, "normalize"_a, "scale"_a, "num_groups"_a, "top_groups"_a, "group_best"_a)
+      .def("add_experts", &add_experts, "name"_a, "x"_a, "slots"_a, "y"_a, "gate"_a, "up"_a, "down"_a, "biases"_a,
+           "top_k"_a, "first_expert"_a, "activation"_a, "weigh_input"_a)
       .def("add_select_rows", &add_select_rows, "name"_a, "x"_a, "y"_a)
       .def("add_rope", &add_rope, "name"_a, "x"_a, "y"_a, "heads"_a, "head_dim"_a, "rotation"_a)
       .def("add_kv_write", &add_kv_write, "name"_a, "k"_a, "v"_a, "cache"_a)
@@ -453,6 +538,7 @@ NB_MODULE(_native, m) {
       .def("run", &run, "lines"_a, "new_blocks"_a, "sampling"_a)
       .def("samples", &samples)
       .def("logits", &logits)
+      .def("chosen_experts", &chosen_experts)
       .def("times",
            [](const Program& program) {
              nb::list out;

@@ -127,6 +127,9 @@ void Elementwise::run(const StepContext& context, Worker& worker) {
       return context.kernels.scale_rows(number_, at(a_), a_.ld, at(y_), y_.ld, rows, cols);
     case Kind::softcap:
       return context.kernels.softcap_rows(number_, at(a_), a_.ld, at(y_), y_.ld, rows, cols);
+    case Kind::weigh:  // b is one number a row
+      return context.kernels.weigh_rows(at(a_), a_.ld, context.at(b_) + block.row_begin * b_.ld, b_.ld, at(y_), y_.ld,
+                                        rows, cols);
     case Kind::gate:
       return context.kernels.gated_rows(activation_, at(a_), a_.ld, at(b_), b_.ld, at(y_), y_.ld, rows, cols);
     case Kind::activate:

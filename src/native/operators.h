@@ -43,6 +43,7 @@ struct StepContext {
   std::int64_t partials_floats;
   float* states;  // recurrent: of each slot, state_stride floats apart
   std::int64_t state_stride;
+  std::byte* shared;        // of an operator, while it runs: its shared_bytes
 
   std::int64_t rows(const View& view) const { return view.sampled ? step.num_sampled : step.num_tokens; }
   float* at(const View& view) const { return arena + view.offset; }
@@ -119,6 +120,9 @@ class Operator {
   // Of a row of the shared activations.
   virtual std::size_t shared_activation_bytes(const Kernels&) const { return 0; }
 
+  // Beside the arena, for all threads, in a step of at most so many rows.
+  virtual std::size_t shared_bytes(const Kernels&, std::int64_t) const { return 0; }
+
   const std::string name, type;
   std::uint64_t calls = 0, ticks = 0;
   std::vector<ThreadTicks> waited;  // of each thread
@@ -161,10 +165,10 @@ class AddNorm final : public Operator {
   NormArgs args_;
 };
 
-// Add, Scale, Softcap, GatedActivation and Activate, by which of their functions is called.
+// Add, Scale, Softcap, Weigh, GatedActivation and Activate, by which of their functions is called.
 class Elementwise final : public Operator {
  public:
-  enum class Kind { add, scale, softcap, gate, activate };
+  enum class Kind { add, scale, softcap, weigh, gate, activate };
   Elementwise(std::string name, std::string type, Kind kind, View a, View b, View y, float number,
               Activation activation);
   void run(const StepContext& context, Worker& worker) override;

@@ -31,15 +31,14 @@ struct RowParts {
   std::int64_t end(std::int64_t part) const { return rows * (part + 1) / count; }
 };
 
-// The matrix from a strip on; its packed strips lie one after another.
+}  // namespace
+
 PackedMatrix from_strip(const Kernels& kernels, const PackedMatrix& matrix, std::int64_t strip) {
   PackedMatrix out = matrix;
   out.n -= strip * kStripChannels;
   out.data += kernels.packed_bytes(matrix.layout, strip * kStripChannels, matrix.k);
   return out;
 }
-
-}  // namespace
 
 LinearInput::LinearInput(View x, const std::vector<LinearPart>& parts) : x_(x) {
   for (const LinearPart& part : parts)

@@ -34,6 +34,9 @@ class LinearInput {
   std::vector<ActivationKind> kinds_;
 };
 
+// The matrix from a strip on; its packed strips lie one after another.
+PackedMatrix from_strip(const Kernels& kernels, const PackedMatrix& matrix, std::int64_t strip);
+
 class Linear final : public Operator {
  public:
   Linear(std::string name, View x, View y, std::vector<LinearPart> parts);

@@ -1,5 +1,7 @@
 #include "program.h"
 
+#include "operators_experts.h"
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -122,18 +124,21 @@ void Program::finish(const View& logits) {
   if (slots > SIZE_MAX / 2 / std::max<std::size_t>(state_bytes(), 1)) throw std::bad_alloc();
   if (state_stride_ > 0 && slots > 0) states_ = Memory(slots * state_bytes());
 
-  std::size_t scratch = kernels_.sample_scratch_bytes(limits.vocab, limits.max_context), activations = 0;
+  std::size_t scratch = kernels_.sample_scratch_bytes(limits.vocab, limits.max_context), activations = 0, shared = 0;
+  const std::int64_t most_rows = std::max(limits.max_tokens, limits.max_sampled);
   for (const auto& op : operators_) {
     scratch = std::max(scratch, op->scratch_bytes(kernels_));
     activations = std::max(activations, op->shared_activation_bytes(kernels_));
+    shared = std::max(shared, op->shared_bytes(kernels_, most_rows));
     if (const auto* attention = dynamic_cast<const Attention*>(op.get()))
       partials_floats_ = std::max(
           partials_floats_, 4 * attention->partials_floats((limits.max_context + kChunkTokens - 1) / kChunkTokens));
   }
   // Areas of different kinds are rounded up to 64 bytes each; there are four kinds.
   constexpr std::size_t kRounding = 4 * 64;
-  const std::size_t rows = static_cast<std::size_t>(std::max(limits.max_tokens, limits.max_sampled));
+  const std::size_t rows = static_cast<std::size_t>(most_rows);
   activations_ = Memory(rows * activations + kRounding);
+  shared_ = Memory(shared);
   partials_ = Memory(static_cast<std::size_t>(partials_floats_) * sizeof(float));
   for (int thread = 0; thread < pool_.size(); thread++) scratch_.emplace_back(scratch);
   reset_times();
@@ -200,7 +205,8 @@ void Program::run_thread(int thread, bool sampling) {
                             reinterpret_cast<float*>(partials_.data()),
                             partials_floats_,
                             reinterpret_cast<float*>(states_.data()),
-                            state_stride_};
+                            state_stride_,
+                            shared_.data()};
   Worker worker{thread, pool_.size(), pool_, scratch_[static_cast<std::size_t>(thread)].data(), cursors_};
   std::uint64_t start = ticks_now();
   for (const auto& op : operators_) {
@@ -301,6 +307,14 @@ void Program::finish_samples() {
     if (sample.result.token_id >= rows_.limits().vocab_ids) row.lacks_embedding = true;
     row.sampling.args.mirostat_mu = sample.result.mirostat_mu;
   }
+}
+
+std::vector<Program::Chosen> Program::chosen_experts() const {
+  std::vector<Chosen> out;
+  for (const auto& op : operators_)
+    if (const auto* experts = dynamic_cast<const Experts*>(op.get()))
+      out.push_back({op->name, experts->chosen(), experts->top_k()});
+  return out;
 }
 
 std::vector<OperatorTime> Program::times() const {

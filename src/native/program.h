@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -73,6 +74,15 @@ class Program {
   std::int64_t logits_stride() const { return logits_.ld; }
   std::int64_t logits_width() const { return logits_.width; }
 
+  // Of each operator that has experts, in order: its name, the experts of each row's slots in the last step, [rows,
+  // top_k], and top_k.
+  struct Chosen {
+    std::string name;
+    std::span<const std::int32_t> experts;
+    std::int64_t top_k;
+  };
+  std::vector<Chosen> chosen_experts() const;
+
   std::vector<OperatorTime> times() const;
   void reset_times();
   std::size_t weight_bytes() const { return weights_.used_bytes(); }
@@ -106,7 +116,7 @@ class Program {
   View logits_;
   bool finished_ = false;
 
-  Memory arena_, activations_, partials_, states_;
+  Memory arena_, activations_, partials_, shared_, states_;
   std::vector<Memory> scratch_;   // of each thread
   std::vector<Cursor> cursors_;   // of each thread
   std::int64_t partials_floats_ = 0;

@@ -12,6 +12,7 @@ from typing import Any
 
 from case import PROMPT_TOKENS, VOCAB, Case, decoder
 from cases_dense import DENSE
+from cases_moe import MIXTURES
 from cases_recurrent import RECURRENT
 
 __all__ = ["CASES", "PROMPT_TOKENS", "VOCAB", "Case"]
@@ -222,6 +223,7 @@ CASES = (
     ),
     *DENSE,
     *RECURRENT,
+    *MIXTURES,
 )
 # The newer spelling has no loose keys; both at once would not be a file that anyone publishes.
 for _case in CASES:

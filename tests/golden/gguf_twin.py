@@ -12,6 +12,7 @@ vocabulary that is only as large as the tiny models'.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,12 @@ _ARCHITECTURES = {
     "ernie4_5": gguf.MODEL_ARCH.ERNIE4_5,
     "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
     "arcee": gguf.MODEL_ARCH.ARCEE,
+    "mixtral": gguf.MODEL_ARCH.LLAMA,
+    "qwen2_moe": gguf.MODEL_ARCH.QWEN2MOE,
+    "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
 }
 # Query and key rows are reordered for interleaved rotary pairs.
-_REORDERED = ("llama", "granite", "smollm3", "arcee")
+_REORDERED = ("llama", "mixtral", "granite", "smollm3", "arcee")
 # Norm weights carry the 1 of 1 + w.
 _SHIFTED = ("gemma3_text", "gemma", "gemma2")
 _FILE_TYPES = {
@@ -98,7 +102,11 @@ def _write_rope(writer: gguf.GGUFWriter, config: Mapping[str, Any], head_dim: in
     writer.add_rope_freq_base(theta)
     if config["model_type"] == "gemma3_text":
         writer.add_rope_freq_base_swa(config["rope_local_base_freq"])
-    elif "partial_rotary_factor" in config or config["model_type"] in ("llama", "phi3"):
+    elif "partial_rotary_factor" in config or config["model_type"] in (
+        "llama",
+        "mixtral",
+        "phi3",
+    ):
         writer.add_rope_dimension_count(int(head_dim * config.get("partial_rotary_factor", 1.0)))
     match scaling.get("rope_type", scaling.get("type")):
         case "linear":
@@ -146,7 +154,7 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
     if "rms_norm_eps" in config:
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    if "head_dim" in config:
+    if config.get("head_dim"):
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
     if config["model_type"] == "gemma3_text":
@@ -157,6 +165,14 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
     elif config["model_type"] == "phi3":
         writer.add_sliding_window(config["sliding_window"] or 0)
     _write_family(writer, config)
+    experts = config.get("num_experts", config.get("num_local_experts"))
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+    if "moe_intermediate_size" in config:
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    if "shared_expert_intermediate_size" in config:
+        writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
     _write_rope(writer, config, head_dim)
 
 
@@ -193,6 +209,21 @@ def _stored(name: str, weight: F32, config: Mapping[str, Any]) -> F32:
     return weight
 
 
+def stacked(weights: Mapping[str, F32]) -> dict[str, F32]:
+    """Weights of one expert each as one tensor of all, under the name without the number."""
+    found: dict[str, F32] = {}
+    stacks: dict[str, dict[int, F32]] = {}
+    for name, weight in weights.items():
+        match = re.fullmatch(r"(.*\.experts)\.(\d+)(\..*)", name)
+        if match is None:
+            found[name] = weight
+        else:
+            stacks.setdefault(match[1] + match[3], {})[int(match[2])] = weight
+    for name, each in stacks.items():
+        found[name] = np.stack([each[number] for number in sorted(each)])
+    return found
+
+
 def write_gguf(
     path: Path, config: Mapping[str, Any], weights: Mapping[str, F32], matrix_type: str
 ) -> None:
@@ -207,12 +238,13 @@ def write_gguf(
     writer.add_file_type(_FILE_TYPES[matrix_type])
     _write_hyperparameters(writer, config)
     _write_vocabulary(writer, config)
-    for source, weight in weights.items():
+    for source, weight in stacked(weights).items():
         target = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if target is None:
             raise ValueError(f"{source} has no GGUF name")
         stored = _stored(source, weight, config)
-        quantization = gguf.GGMLQuantizationType[matrix_type if stored.ndim == 2 else "F32"]
+        is_matrix = stored.ndim > 1 and "ffn_gate_inp" not in target
+        quantization = gguf.GGMLQuantizationType[matrix_type if is_matrix else "F32"]
         packed = gguf.quants.quantize(stored, quantization)
         if not np.array_equal(gguf.quants.dequantize(packed, quantization), stored):
             raise ValueError(f"{source} does not fit {quantization.name} exactly")

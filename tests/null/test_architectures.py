@@ -36,9 +36,25 @@ LLAMA: dict[str, Any] = {
 }
 
 
+GROUPED: dict[str, Any] = {
+    "num_experts_per_tok": 2,
+    "n_routed_experts": 8,
+    "moe_intermediate_size": 32,
+}
+QWEN_MOE: dict[str, Any] = {
+    "num_experts_per_tok": 2,
+    "num_experts": 8,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 40,
+}
 # What an architecture needs to be told besides.
 ALSO: dict[str, dict[str, Any]] = {
     "Mamba2ForCausalLM": {"num_heads": 4, "head_dim": 32, "n_groups": 2, "state_size": 8},
+    "Qwen2MoeForCausalLM": QWEN_MOE,
+    "Qwen3MoeForCausalLM": QWEN_MOE,
+    "qwen2moe": QWEN_MOE,
+    "qwen3moe": QWEN_MOE,
+    "Dots1ForCausalLM": GROUPED | {"n_shared_experts": 1},
 }
 
 

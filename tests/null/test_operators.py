@@ -23,6 +23,7 @@ from ridgeline.model.graph.ops import (
     CausalConv,
     DeltaRule,
     Embed,
+    Experts,
     GatedActivation,
     GatedLinear,
     KvWrite,
@@ -32,6 +33,7 @@ from ridgeline.model.graph.ops import (
     Rope,
     RopeKvWrite,
     Rotation,
+    Route,
     Scale,
     SelectiveScan,
     SelectRows,
@@ -39,6 +41,7 @@ from ridgeline.model.graph.ops import (
     Split,
     SplitGroups,
     SsdScan,
+    Weigh,
 )
 from ridgeline.model.graph.ops.linear import merged
 from ridgeline.model.graph.ops.operator import PARTIAL, REPLICATED, Placement
@@ -345,6 +348,76 @@ CASES: dict[str, Case] = {
             ((REPLICATED, PARTIAL), (), 2, None),
         ),
         refused={"adds": with_inputs(value(0, TOKENS, 8), value(1, TOKENS, 4))},
+    ),
+    "route": Case(
+        Route(2),
+        x(TOKENS, 8),
+        ((TOKENS, 4),),
+        Work({"f32": 2.0 * 4 * 32 + 8 * 4 * 4}, weight_bytes=128, activation_bytes=2 * (32 + 16)),
+        (weight("router", 4, 8),),
+        shards=(
+            ((REPLICATED,), (REPLICATED,), 2, (Route(2), (REPLICATED,))),
+            ((CUT,), (REPLICATED,), 2, None),
+            ((REPLICATED,), (ROWS,), 2, None),
+        ),
+        refused={
+            "takes 1 weights, not 2": with_weights(weight("router", 4, 8), weight("b", 4)),
+            "has shape": with_weights(weight("router", 4, 9)),
+            "5 experts a token, of 4": with_op(Route(5)),
+            "4 experts do not part into 3 groups": with_op(Route(2, num_groups=3)),
+            "the best 3 of 2 groups": with_op(Route(2, num_groups=2, top_groups=3)),
+            "by the best 3 of 2 experts": with_op(Route(2, num_groups=2, group_best=3)),
+            "3 experts a token, of 2": with_op(Route(3, num_groups=2)),
+        },
+    ),
+    "experts": Case(
+        Experts(4, 2, "silu"),
+        (value(0, TOKENS, 32), value(1, TOKENS, 4)),
+        ((TOKENS, 32),),
+        # 8 passes; 4 tokens that choose 2 of 4 miss an expert with a chance of 1 / 16.
+        Work(
+            {"f32": 6.0 * 8 * 32, "int8": 2.0 * 8 * 3 * 32 * 32},
+            weight_bytes=0.9375 * 3 * 4 * 32 * 34,
+            activation_bytes=2 * (128 + 16 + 128),
+        ),
+        tuple(weight(name, 4, 32, 32, format_name="Q8_0") for name in ("gate", "up", "down")),
+        shards=(
+            (
+                (REPLICATED, REPLICATED),
+                (ROWS, ROWS, ROWS),
+                2,
+                (Experts(4, 2, "silu"), (PARTIAL,)),
+            ),
+            (
+                (REPLICATED, REPLICATED),
+                (COLUMNS, COLUMNS, Placement(split=2)),
+                2,
+                (Experts(4, 2, "silu"), (PARTIAL,)),
+            ),
+            ((REPLICATED, REPLICATED), (ROWS, ROWS, COLUMNS), 2, None),
+            ((CUT, REPLICATED), (REPLICATED,) * 3, 2, None),
+        ),
+        refused={
+            "takes 3 weights, not 2": with_weights(weight("gate", 4, 32, 32), weight("u", 4, 1, 1)),
+            r"down has shape \(4, 32, 16\)": with_weights(
+                weight("gate", 4, 32, 32), weight("up", 4, 32, 32), weight("down", 4, 32, 16)
+            ),
+            r"gate has shape \(4, 32, 16\)": with_weights(*(weight("gate", 4, 32, 16),) * 3),
+            "slots have shape": with_inputs(value(0, TOKENS, 32), value(1, TOKENS, 3)),
+            "experts 1 to 4 are not among 4": with_op(Experts(4, 2, "silu", first_expert=1)),
+        },
+    ),
+    "weigh": Case(
+        Weigh(),
+        (value(0, TOKENS, 8), value(1, TOKENS, 1)),
+        ((TOKENS, 8),),
+        Work({"f32": 32.0}, activation_bytes=2 * (32 + 4 + 32)),
+        shards=(
+            ((CUT, REPLICATED), (), 2, (Weigh(), (CUT,))),
+            ((PARTIAL, REPLICATED), (), 2, (Weigh(), (PARTIAL,))),
+            ((CUT, CUT), (), 2, None),
+        ),
+        refused={"one number a row": with_inputs(*pair(TOKENS, 8))},
     ),
     "scale": Case(
         Scale(0.5),

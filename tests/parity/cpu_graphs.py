@@ -34,7 +34,10 @@ class Stored:
     def float32(self, weight: Weight) -> Floats:
         return dequantize(self.raw(weight), weight.format.name, weight.shape)
 
-    def release(self, weight: Weight) -> None:
+    def entry(self, weight: Weight, index: int) -> npt.NDArray[np.uint8]:
+        return self.raw(weight).reshape(weight.shape[0], -1)[index]
+
+    def release(self, weight: Weight, index: int | None = None) -> None:
         pass
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ridgeline.model.graph.dims import num_elements
 from ridgeline.model.graph.node import Graph, KvState, Node, State
-from ridgeline.model.graph.ops import OPERATORS
+from ridgeline.model.graph.ops import OPERATORS, Experts
 from ridgeline.model.graph.work import NO_WORK, SUM_BYTES, Precision, Work
 from ridgeline.step import StepShape
 
@@ -24,8 +24,8 @@ OPERATOR_NAMES = {operator: name for name, operator in OPERATORS.items()}
 class Parameters:
     """Numbers that a model consists of; a tied embedding counts once.
 
-    active: those that one token's computation may read; all of them, as long as no operator routes
-    tokens to some of its weights. bytes_by_format: as stored, by format name.
+    active: those that one token's computation reads: of a mixture's experts as many as a token is
+    routed to. bytes_by_format: as stored, by format name.
     """
 
     total: int
@@ -84,7 +84,13 @@ def count_parameters(graph: Graph) -> Parameters:
         name = weight.format.name
         by_format[name] = by_format.get(name, 0) + weight.num_bytes
     total = sum(weight.num_elements for weight in weights)
-    return Parameters(total, total, by_format)
+    idle = sum(
+        weight.num_elements * (node.op.num_experts - node.op.top_k) // node.op.num_experts
+        for node in graph.nodes
+        if isinstance(node.op, Experts)
+        for weight in node.weights
+    )
+    return Parameters(total, total - idle, by_format)
 
 
 def count_kv_bytes(graph: Graph, element_bytes: float = 2.0) -> KvBytes:

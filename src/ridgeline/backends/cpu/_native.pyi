@@ -183,6 +183,38 @@ class Program:
         number: float = 0.0,
         activation: str = "",
     ) -> None: ...
+    def add_weigh(self, name: str, x: View, g: View, y: View) -> None: ...
+    def add_route(
+        self,
+        name: str,
+        x: View,
+        slots: View,
+        router: Matrix,
+        bias: NDArray[np.float32] | None,
+        correction: NDArray[np.float32] | None,
+        top_k: int,
+        sigmoid: bool,
+        normalize: bool,
+        scale: float,
+        num_groups: int,
+        top_groups: int,
+        group_best: int,
+    ) -> None: ...
+    def add_experts(
+        self,
+        name: str,
+        x: View,
+        slots: View,
+        y: View,
+        gate: Sequence[Matrix],
+        up: Sequence[Matrix],
+        down: Sequence[Matrix],
+        biases: Sequence[NDArray[np.float32]],
+        top_k: int,
+        first_expert: int,
+        activation: str,
+        weigh_input: bool,
+    ) -> None: ...
     def add_select_rows(self, name: str, x: View, y: View) -> None: ...
     def add_rope(
         self, name: str, x: View, y: View, heads: int, head_dim: int, rotation: Rotation
@@ -274,6 +306,7 @@ class Program:
         ]
     ]: ...
     def logits(self) -> NDArray[np.float32]: ...
+    def chosen_experts(self) -> list[tuple[str, NDArray[np.int32]]]: ...
     def times(self) -> list[tuple[str, str, int, float, float]]: ...
     def reset_times(self) -> None: ...
     def read_bandwidth(self, rounds: int) -> list[float]: ...

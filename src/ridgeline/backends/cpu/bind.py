@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,15 @@ from ridgeline.model.graph.ops.activation import Activate, GatedActivation
 from ridgeline.model.graph.ops.attention import Attention, KvWrite
 from ridgeline.model.graph.ops.causal_conv import CausalConv
 from ridgeline.model.graph.ops.delta_rule import DeltaRule
-from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups
+from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups, Weigh
 from ridgeline.model.graph.ops.embed import Embed
+from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.operator import Operator
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
+from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
 from ridgeline.model.passes.memory import MemoryPlan
@@ -85,6 +88,34 @@ class Binding:
         if weight.name not in self.matrices:
             self.matrices[weight.name] = self._packed(weight)
         return self.matrices[weight.name]
+
+    def entries(self, weight: Weight) -> list[_native.Matrix]:
+        """Each entry of a weight's first axis, packed: an expert's matrix."""
+        count, n, k = weight.shape
+        if weight.format.name not in _native.packed_formats():
+            values = self.weights.float32(weight).reshape(count, -1)
+            return [
+                self.program.pack("F32", each.view(np.uint8), n, k, 4 * k, lambda: None)
+                for each in values
+            ]
+        size = weight.num_bytes // (count * n)
+        return [
+            self.program.pack(
+                weight.format.name,
+                self.weights.entry(weight, index),
+                n,
+                k,
+                size,
+                partial(self.weights.release, weight, index),
+            )
+            for index in range(count)
+        ]
+
+    def float_matrix(self, weight: Weight) -> _native.Matrix:
+        """The weight packed as float32, whatever it is stored as."""
+        values = self.floats(weight).view(np.uint8)
+        n, k = weight.shape
+        return self.program.pack("F32", values, n, k, 4 * k, lambda: None)
 
     def _packed(self, weight: Weight) -> _native.Matrix:
         n, k = weight.shape
@@ -286,6 +317,50 @@ def _softcap(b: Binding, node: Node, op: Softcap) -> None:
     b.program.add_elementwise(node.name, "softcap", x, x, y, number=op.cap)
 
 
+def _weigh(b: Binding, node: Node, op: Weigh) -> None:
+    x, g, y = (b.view(value) for value in (*node.inputs, *node.outputs))
+    b.program.add_weigh(node.name, x, g, y)
+
+
+def _route(b: Binding, node: Node, op: Route) -> None:
+    router, *vectors = node.weights
+    bias = b.floats(vectors.pop(0)) if op.bias else None
+    correction = b.floats(vectors.pop(0)) if op.correction else None
+    b.program.add_route(
+        node.name,
+        b.view(node.inputs[0]),
+        b.view(node.outputs[0]),
+        b.float_matrix(router),
+        bias,
+        correction,
+        op.top_k,
+        op.scores == "sigmoid",
+        op.normalize,
+        op.scale,
+        op.num_groups,
+        op.top_groups,
+        op.group_best,
+    )
+
+
+def _experts(b: Binding, node: Node, op: Experts) -> None:
+    gate, up, down, *biases = node.weights
+    b.program.add_experts(
+        node.name,
+        b.view(node.inputs[0]),
+        b.view(node.inputs[1]),
+        b.view(node.outputs[0]),
+        b.entries(gate),
+        b.entries(up),
+        b.entries(down),
+        [b.floats(bias) for bias in biases],
+        op.top_k,
+        op.first_expert,
+        op.activation,
+        op.weigh_input,
+    )
+
+
 def _split(b: Binding, node: Node, op: Split) -> None:
     """Its outputs are columns of its input: nothing to run."""
 
@@ -310,6 +385,9 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     Add: _add,
     Scale: _scale,
     Softcap: _softcap,
+    Weigh: _weigh,
+    Route: _route,
+    Experts: _experts,
     Split: _split,
     SplitGroups: bind_split_groups,
     CausalConv: bind_causal_conv,

@@ -206,6 +206,12 @@ class CpuExecutor:
         """Time by operator in graph order, sampling last, since the program was made or reset."""
         return tuple(OperatorTime(*time) for time in self._program.times())
 
+    def chosen_experts(self) -> dict[str, npt.NDArray[np.int32]]:
+        """Of each mixture, by its node's name: the experts of the last step's rows, best first, as
+        [rows, top_k]. The rows are the step's tokens; of the last layer, those that want logits.
+        """
+        return dict(self._program.chosen_experts())
+
     def reset_timers(self) -> None:
         self._program.reset_times()
 

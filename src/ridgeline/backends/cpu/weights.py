@@ -19,5 +19,10 @@ class Weights(Protocol):
     def float32(self, weight: Weight) -> npt.NDArray[np.float32]:
         """The weight dequantized, in its shape."""
 
-    def release(self, weight: Weight) -> None:
-        """The bytes were used; they need not stay in memory, and are read again if touched."""
+    def entry(self, weight: Weight, index: int) -> npt.NDArray[np.uint8]:
+        """The bytes of one entry of the weight's first axis, an expert's; a view if it can be."""
+
+    def release(self, weight: Weight, index: int | None = None) -> None:
+        """The bytes, or those of one entry, were used; they need not stay in memory, and are read
+        again if touched.
+        """

@@ -13,11 +13,12 @@ from ridgeline.backends.reference.linear import linear
 from ridgeline.model.graph.ops.activation import Activate, Activation, GatedActivation
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 
+CLAMP, CLAMPED_SLOPE = 7.0, 1.702  # of clamped_swiglu
+
 
 def gated_activation(op: GatedActivation, call: Call) -> tuple[Array]:
     gate, up = np.split(call.inputs[0], 2, axis=-1) if op.joint else call.inputs
-    activated = ACTIVATIONS[op.activation](gate.astype(np.float64))
-    return ((activated * up).astype(gate.dtype),)
+    return (gated(op.activation, gate, up),)
 
 
 def activate(op: Activate, call: Call) -> tuple[Array]:
@@ -30,6 +31,15 @@ def gated_linear(op: GatedLinear, call: Call) -> tuple[Array]:
     return gated_activation(
         GatedActivation(op.activation, joint=True), replace(call, inputs=(halves,), weights=())
     )
+
+
+def gated(activation: Activation, gate: Array, up: Array) -> Array:
+    """act(gate) * up, in float64 on the way."""
+    g, u = gate.astype(np.float64), up.astype(np.float64)
+    if activation == "clamped_swiglu":
+        g, u = np.minimum(g, CLAMP), np.clip(u, -CLAMP, CLAMP) + 1
+        return np.asarray(silu(CLAMPED_SLOPE * g) / CLAMPED_SLOPE * u).astype(gate.dtype)
+    return np.asarray(ACTIVATIONS[activation](g) * u).astype(gate.dtype)
 
 
 def sigmoid(x: Array) -> Array:

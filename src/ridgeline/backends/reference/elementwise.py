@@ -1,11 +1,11 @@
-"""elementwise: add, multiply by a number, soft cap; and the split into column ranges."""
+"""elementwise: add, multiply by a number, soft cap, weigh; and the split into column ranges."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ridgeline.backends.reference.call import Array, Call
-from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups
+from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups, Weigh
 
 
 def add(op: Add, call: Call) -> tuple[Array]:
@@ -22,6 +22,11 @@ def softcap(op: Softcap, call: Call) -> tuple[Array]:
     (x,) = call.inputs
     cap = x.dtype.type(op.cap)
     return (cap * np.tanh(x / cap),)
+
+
+def weigh(op: Weigh, call: Call) -> tuple[Array]:
+    x, g = call.inputs
+    return ((x / (1 + np.exp(-g.astype(np.float64)))).astype(x.dtype),)
 
 
 def split(op: Split, call: Call) -> tuple[Array, ...]:

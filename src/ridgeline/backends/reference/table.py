@@ -11,8 +11,16 @@ from ridgeline.backends.reference.call import Array, Call
 from ridgeline.backends.reference.causal_conv import causal_conv
 from ridgeline.backends.reference.collectives import all_gather, all_reduce
 from ridgeline.backends.reference.delta_rule import delta_rule
-from ridgeline.backends.reference.elementwise import add, scale, softcap, split, split_groups
+from ridgeline.backends.reference.elementwise import (
+    add,
+    scale,
+    softcap,
+    split,
+    split_groups,
+    weigh,
+)
 from ridgeline.backends.reference.embed import embed
+from ridgeline.backends.reference.experts import experts, route
 from ridgeline.backends.reference.linear import linear
 from ridgeline.backends.reference.norm import add_norm, norm
 from ridgeline.backends.reference.rope import rope, rope_kv_write
@@ -34,9 +42,12 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.GatedActivation: gated_activation,
     ops.GatedLinear: gated_linear,
     ops.Activate: activate,
+    ops.Route: route,
+    ops.Experts: experts,
     ops.Add: add,
     ops.Scale: scale,
     ops.Softcap: softcap,
+    ops.Weigh: weigh,
     ops.Split: split,
     ops.SplitGroups: split_groups,
     ops.CausalConv: causal_conv,

@@ -20,19 +20,24 @@ from ridgeline.model.architectures.fields import Fields, quote
 from ridgeline.model.architectures.gemma import build_gemma, build_gemma2
 from ridgeline.model.architectures.gemma3 import build_gemma3
 from ridgeline.model.architectures.glm import build_glm, build_glm4
-from ridgeline.model.architectures.granite import build_granite
+from ridgeline.model.architectures.glm_moe import build_dots1, build_glm4_moe
+from ridgeline.model.architectures.granite import build_granite, build_granite_moe
 from ridgeline.model.architectures.llama import build_llama, build_mistral
 from ridgeline.model.architectures.mamba import build_mamba, build_mamba2
+from ridgeline.model.architectures.minimax_m2 import build_minimax_m2
+from ridgeline.model.architectures.mixtral import build_llama_or_mixtral, build_mixtral
 from ridgeline.model.architectures.olmo import (
     build_gguf_olmo2,
     build_olmo,
     build_olmo2,
     build_olmo3,
 )
+from ridgeline.model.architectures.olmoe import build_olmoe
 from ridgeline.model.architectures.phi import build_phi
 from ridgeline.model.architectures.phi3 import build_phi3
 from ridgeline.model.architectures.qwen2 import build_qwen2
 from ridgeline.model.architectures.qwen3 import build_qwen3
+from ridgeline.model.architectures.qwen_moe import build_qwen2_moe, build_qwen3_moe
 from ridgeline.model.architectures.seed_oss import build_seed_oss
 from ridgeline.model.architectures.smollm3 import build_smollm3
 from ridgeline.model.architectures.stablelm import build_nemotron, build_stablelm
@@ -40,7 +45,7 @@ from ridgeline.model.architectures.starcoder2 import build_starcoder2
 from ridgeline.model.graph.build import FormatOf
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
-from ridgeline.model.weights import names, names_dense
+from ridgeline.model.weights import names, names_dense, names_moe
 from ridgeline.model.weights.names import Names, Root
 
 __all__ = ["ARCHITECTURES", "Architecture", "Source", "build", "find_architecture"]
@@ -66,7 +71,7 @@ class Architecture:
 
 def hf(
     build: BuildGraph,
-    modules: Mapping[str, str],
+    modules: Mapping[str, names.Row],
     model_type: str,
     roots: tuple[Root, ...] = names.HF_ROOTS,
 ) -> Architecture:
@@ -76,7 +81,7 @@ def hf(
 
 def gguf(
     build: BuildGraph,
-    modules: Mapping[str, str],
+    modules: Mapping[str, names.Row],
     stored: Stored = AS_PUBLISHED,
 ) -> Architecture:
     return Architecture("gguf", build, Names(modules, harmless=names.GGUF_HARMLESS), stored)
@@ -122,9 +127,19 @@ ARCHITECTURES: dict[str, Architecture] = {
     "ArceeForCausalLM": hf(build_arcee, names_dense.HF_UNGATED, "arcee"),
     "MambaForCausalLM": hf(build_mamba, names.HF_MAMBA, "mamba", names.HF_MAMBA_ROOTS),
     "Mamba2ForCausalLM": hf(build_mamba2, names.HF_MAMBA, "mamba2", names.HF_MAMBA_ROOTS),
-    "llama": gguf(build_llama, names.GGUF_LLAMA, Stored(interleaved_rope=True)),
+    "MixtralForCausalLM": hf(build_mixtral, names_moe.HF_MIXTRAL, "mixtral"),
+    "Qwen2MoeForCausalLM": hf(build_qwen2_moe, names_moe.HF_QWEN_MOE, "qwen2_moe"),
+    "Qwen3MoeForCausalLM": hf(build_qwen3_moe, names_moe.HF_QWEN_MOE, "qwen3_moe"),
+    "OlmoeForCausalLM": hf(build_olmoe, names_moe.HF_QWEN_MOE, "olmoe"),
+    "GraniteMoeForCausalLM": hf(build_granite_moe, names_moe.HF_GRANITE_MOE, "granitemoe"),
+    "MiniMaxM2ForCausalLM": hf(build_minimax_m2, names_moe.HF_MINIMAX_M2, "minimax_m2"),
+    "Glm4MoeForCausalLM": hf(build_glm4_moe, names_moe.HF_DEEPSEEK_MOE, "glm4_moe"),
+    "Dots1ForCausalLM": hf(build_dots1, names_moe.HF_DEEPSEEK_MOE, "dots1"),
+    "llama": gguf(build_llama_or_mixtral, names_moe.GGUF_MOE, Stored(interleaved_rope=True)),
     "qwen2": gguf(build_qwen2, names.GGUF_LLAMA),
     "qwen3": gguf(build_qwen3, GGUF_QWEN3),
+    "qwen2moe": gguf(build_qwen2_moe, names_moe.GGUF_MOE),
+    "qwen3moe": gguf(build_qwen3_moe, names_moe.GGUF_MOE),
     "gemma3": gguf(build_gemma3, names.GGUF_GEMMA3, Stored(norm_has_one=True)),
     "phi3": gguf(build_phi3, names.GGUF_PHI3),
     "gemma": gguf(build_gemma, names.GGUF_LLAMA, Stored(norm_has_one=True)),

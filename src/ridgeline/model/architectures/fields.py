@@ -96,6 +96,18 @@ class Fields:
                 self.refuse(name, f"numbers from {low:g} to {high:g}, and one is {quote(item)}")
         return tuple(float(item) for item in items if isinstance(item, int | float))
 
+    def integers(self, name: str, low: int, high: int) -> tuple[int, ...]:
+        """A list of whole numbers in low..high, of at most as many; none if it is not there."""
+        if not self.has(name):
+            return ()
+        items = self._items(name, f"a list of whole numbers from {low} to {high}")
+        for item in items:
+            if isinstance(item, bool) or not isinstance(item, int) or not low <= item <= high:
+                self.refuse(name, f"whole numbers from {low} to {high}, and one is {quote(item)}")
+        if len(items) > high - low + 1:
+            self.refuse(name, f"{len(items)} numbers, and at most {high - low + 1} are different")
+        return tuple(item for item in items if isinstance(item, int))
+
     def texts(self, name: str, count: int, allowed: Sequence[str]) -> tuple[str, ...]:
         """A list of exactly `count` of the texts in `allowed`; it must be there."""
         items = self._items(name, f"a list of {count} of {', '.join(allowed)}")

@@ -13,11 +13,13 @@ from dataclasses import replace
 from ridgeline.model.graph.dims import SAMPLED, TOKENS
 from ridgeline.model.graph.node import Graph, Node, Value
 from ridgeline.model.graph.ops.activation import Activate, GatedActivation
-from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups
+from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups, Weigh
+from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.operator import Operator
+from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
 
 # A row of their outputs depends on that row of their inputs and on weights alone.
@@ -33,6 +35,9 @@ ROW_BY_ROW: tuple[type[Operator], ...] = (
     Softcap,
     Split,
     SplitGroups,
+    Weigh,
+    Route,
+    Experts,
 )
 
 

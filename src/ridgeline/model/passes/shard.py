@@ -22,6 +22,7 @@ from ridgeline.model.graph.ops.attention import Attention
 from ridgeline.model.graph.ops.collectives import AllGather, AllReduce
 from ridgeline.model.graph.ops.elementwise import Split
 from ridgeline.model.graph.ops.embed import Embed
+from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.operator import PARTIAL, REPLICATED, Operator, Placement
@@ -50,8 +51,8 @@ def share_of(weight: Weight) -> Share:
 def shard(graph: Graph, ways: int) -> tuple[Graph, ...]:
     """Graphs of ranks 0 to ways - 1, each with the inputs and outputs of `graph`.
 
-    "heads", "kv_heads", "ffn" and "vocab" are cut where they divide by `ways`, in whole blocks of
-    the weight's format. Fewer KV heads than ranks: each rank keeps the one that its queries read,
+    "heads", "kv_heads", "ffn", "vocab" and "experts" are cut where they divide by `ways`, in whole
+    blocks of the format. Fewer KV heads than ranks: each rank keeps the one that its queries read,
     if `ways` is a multiple of them; else attention stays whole on every rank. What cannot be cut is
     copied. Best before `fuse`, which then fuses each rank's graph.
     """
@@ -154,6 +155,8 @@ class _Rank:
         op: Operator = sharded.op
         if isinstance(op, Embed) and cuts[0] is not None and cuts[0].dim == 0:
             op = replace(op, first_row=cuts[0].part * local_weights[0].shape[0])
+        if isinstance(op, Experts) and cuts[0] is not None and cuts[0].dim == 0:
+            op = replace(op, first_expert=cuts[0].part * local_weights[0].shape[0])
         shapes = op.shape(tuple(x.value.shape for x in inputs), local_weights)
         outputs = tuple(self._value(shape) for shape in shapes)
         for value, local, placement in zip(node.outputs, outputs, sharded.outputs, strict=True):
@@ -193,7 +196,7 @@ class _Rank:
         return None
 
     def _parts_of(self, axis: str | None) -> int:
-        if axis in ("ffn", "vocab"):
+        if axis in ("ffn", "vocab", "experts"):
             return self._ways
         if axis == "heads":
             return self._ways if self._kv_parts is not None else 1

@@ -24,6 +24,9 @@ KEYS: dict[str, str] = {
     "rope_local_base_freq": "rope.freq_base_swa",
     "sliding_window": "attention.sliding_window",
     "final_logit_softcapping": "final_logit_softcapping",
+    "num_experts_per_tok": "expert_used_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
 }
 REQUIRED = (
     "hidden_size",
@@ -66,13 +69,17 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "embedding_scale": (0.0, 1.0),
     "residual_scale": (0.0, 1.0),
     "logit_scale": (0.0, 1.0),
-    "expert_count": (0,),
     "use_parallel_residual": (False,),
     "rope.scale_linear": (0.0, 1.0),
     "rope.scaling.yarn_ext_factor": (1.0,),
     "rope.scaling.yarn_attn_factor": (1.0,),
     "rope.scaling.yarn_log_multiplier": (0.0,),
 }
+
+# What a file calls the number of experts; GGUF has one key for it.
+EXPERT_COUNTS = {"llama": "num_local_experts"}
+# Families whose chosen experts' weights sum to 1; files of them have no key for it.
+NORMALIZED = ("qwen3moe",)
 
 # Metadata does not say whether there are biases; the first layer's tensors do.
 BIASES = {"attention_bias": "blk.0.attn_output.bias", "mlp_bias": "blk.0.ffn_down.bias"}
@@ -85,6 +92,8 @@ def spelled(architecture: str) -> dict[str, str]:
         **{name: f"{architecture}.{key}" for name, key in (KEYS | dict(family.keys)).items()},
         **{f"rope_scaling.{name}": f"{architecture}.{key}" for name, key in SCALING_KEYS.items()},
         **{f"rope_scaling.{name}": tensor for name, tensor in ROPE_TENSORS.items()},
+        "num_experts": f"{architecture}.expert_count",
+        "num_local_experts": f"{architecture}.expert_count",
         "vocab_size": "rows of token_embd.weight",
         "layer_types": f"{architecture}.attention.sliding_window_pattern",
         "sliding_window_pattern": f"{architecture}.attention.sliding_window_pattern",
@@ -142,6 +151,14 @@ def gguf_config(checkpoint: Checkpoint) -> dict[str, object]:
     config["tie_word_embeddings"] = "output.weight" not in checkpoint.tensors
     for name, tensor in (BIASES | dict(family.flags)).items():
         config[name] = tensor in checkpoint.tensors
+    count = read_scalar(checkpoint, f"{architecture}.expert_count") or None
+    if count is not None and config["num_experts_per_tok"] is None:
+        raise ModelError(
+            f"{checkpoint.path}: metadata '{architecture}.expert_used_count' is missing"
+        )
+    config[EXPERT_COUNTS.get(architecture, "num_experts")] = count
+    if architecture in NORMALIZED:
+        config["norm_topk_prob"] = True
     config["rope_scaling"] = read_scaling(checkpoint, architecture)
     if family.more is not None:
         config |= family.more(checkpoint, config)

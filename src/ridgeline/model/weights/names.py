@@ -1,15 +1,15 @@
 """What files call a weight: canonical name -> name in a Hugging Face or GGUF file, as data.
 
 A row maps a module, `layers.{i}.attn.q`, to the file's; `.weight` or `.bias` stays as it is. Rows
-with the same stored name are parts of one tensor, its rows in the order of the table. Does not know
-shapes or files.
+with the same stored name are parts of one tensor, its rows in the order of the table. A name with
+`{e}` is one of many tensors: one an expert. Does not know shapes or files.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 
@@ -23,6 +23,37 @@ class Root:
 
 
 @dataclass(frozen=True, slots=True)
+class Stack:
+    """A tensor that holds a matrix, or a bias, of each expert, in an order of its own.
+
+    weight, bias: the tensors' whole names. part, parts: which of an expert's so many equal runs of
+    rows; interleaved: the parts take turns row by row. transposed: inputs before outputs. scales:
+    of MXFP4, whose codes are `weight`.
+    """
+
+    weight: str
+    bias: str = ""
+    part: int = 0
+    parts: int = 1
+    interleaved: bool = False
+    transposed: bool = False
+    scales: str = ""
+
+    def at(self, number: str, root: Root) -> Stack:
+        """The same of a layer, in a file whose language model stands at `root`."""
+        where = {"i": number, "body": root.body, "head": root.head}
+        return replace(
+            self,
+            weight=self.weight.format(**where),
+            bias=self.bias.format(**where),
+            scales=self.scales.format(**where),
+        )
+
+
+Row = str | Stack
+
+
+@dataclass(frozen=True, slots=True)
 class Names:
     """One kind of file for one family.
 
@@ -32,19 +63,33 @@ class Names:
     unread.
     """
 
-    modules: Mapping[str, str]
+    modules: Mapping[str, Row]
     roots: tuple[Root, ...] = (Root(),)
     harmless: re.Pattern[str] = re.compile(r"(?!)")
 
-    def stored(self, name: str, root: Root) -> str:
-        """The file's name for the canonical weight `name`; KeyError if the family has none such."""
-        module, _, leaf = name.rpartition(".")
-        layer = LAYER.fullmatch(module)
-        number, row = ("", module) if layer is None else (layer[1], f"layers.{{i}}.{layer[2]}")
-        whole = self.modules.get(f"{row}.{leaf}")
-        if whole is not None:
-            return whole.format(i=number, body=root.body, head=root.head)
-        return f"{self.modules[row].format(i=number, body=root.body, head=root.head)}.{leaf}"
+    def stored(self, name: str, root: Root, expert: int = 0) -> str:
+        """The file's name for the canonical weight `name`, or for the part of it that is of one
+        expert; KeyError if the family has none such.
+        """
+        stack, (module, number, leaf) = self.stack(name, root), parse(name)
+        if stack is not None:
+            return stack.bias if leaf == "bias" else stack.weight
+        row = self.modules.get(f"{module}.{leaf}")
+        if row is None:
+            row = f"{self.modules[module]}.{leaf}"
+        assert isinstance(row, str)
+        return row.format(i=number, e=expert, body=root.body, head=root.head)
+
+    def stack(self, name: str, root: Root) -> Stack | None:
+        """Where the weight lies in a tensor of all experts, if in an order of its own."""
+        module, number, _ = parse(name)
+        row = self.modules.get(module)
+        return row.at(number, root) if isinstance(row, Stack) else None
+
+    def is_per_expert(self, name: str) -> bool:
+        """Whether each expert has a tensor of its own."""
+        row = self.modules.get(parse(name)[0])
+        return isinstance(row, str) and "{e}" in row
 
     def find_root(self, tensors: Container[str]) -> Root:
         """The place where the embedding stands in this file; the first if it stands in none."""
@@ -52,6 +97,13 @@ class Names:
             if self.stored("embed.weight", root) in tensors:
                 return root
         return self.roots[0]
+
+
+def parse(name: str) -> tuple[str, str, str]:
+    """A canonical weight name as a row of the tables, the number of its layer, and its leaf."""
+    module, _, leaf = name.rpartition(".")
+    layer = LAYER.fullmatch(module)
+    return (module, "", leaf) if layer is None else (f"layers.{{i}}.{layer[2]}", layer[1], leaf)
 
 
 HF_LLAMA: dict[str, str] = {

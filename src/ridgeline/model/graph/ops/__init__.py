@@ -5,13 +5,15 @@ from ridgeline.model.graph.ops.attention import Attention, KvWrite
 from ridgeline.model.graph.ops.causal_conv import CausalConv
 from ridgeline.model.graph.ops.collectives import AllGather, AllReduce
 from ridgeline.model.graph.ops.delta_rule import DeltaRule
-from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups
+from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups, Weigh
 from ridgeline.model.graph.ops.embed import Embed
+from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.operator import Operator
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
+from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
 
@@ -27,9 +29,12 @@ OPERATORS: dict[str, type[Operator]] = {
     "gated_activation": GatedActivation,
     "gated_linear": GatedLinear,
     "activate": Activate,
+    "route": Route,
+    "experts": Experts,
     "add": Add,
     "scale": Scale,
     "softcap": Softcap,
+    "weigh": Weigh,
     "split": Split,
     "split_groups": SplitGroups,
     "causal_conv": CausalConv,
@@ -52,6 +57,7 @@ __all__ = [
     "CausalConv",
     "DeltaRule",
     "Embed",
+    "Experts",
     "GatedActivation",
     "GatedLinear",
     "KvWrite",
@@ -61,6 +67,7 @@ __all__ = [
     "Rope",
     "RopeKvWrite",
     "Rotation",
+    "Route",
     "Scale",
     "SelectRows",
     "SelectiveScan",
@@ -68,4 +75,5 @@ __all__ = [
     "Split",
     "SplitGroups",
     "SsdScan",
+    "Weigh",
 ]

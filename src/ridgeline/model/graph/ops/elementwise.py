@@ -1,5 +1,5 @@
-"""elementwise: add, multiply by a number, soft cap, and the split of a value into column ranges, or
-into those of each of its groups.
+"""elementwise: add, multiply by a number, soft cap, weigh; and the split of a value into column
+ranges, or into those of each of its groups.
 """
 
 from __future__ import annotations
@@ -107,6 +107,37 @@ class Softcap(Operator):
     ) -> None:
         require_counts(self, inputs, weights, 1, 0)
         require(self.cap > 0, self, f"cap {self.cap} is not positive")
+
+
+@dataclass(frozen=True, slots=True)
+class Weigh(Operator):
+    """(x [*, D], g [*, 1]) -> sigmoid(g) * x (Qwen2-MoE's shared expert)."""
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        return (inputs[0],)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        return Work(
+            flops={"f32": float(output_elements(node, step))},
+            activation_bytes=moved_bytes(node, step, precision),
+        )
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        x, g = inputs
+        return Sharded(self, (x,)) if g == REPLICATED else None
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
+    ) -> None:
+        require_counts(self, inputs, weights, 2, 0)
+        x, g = inputs
+        require(
+            g.shape == (*x.shape[:-1], 1),
+            self,
+            f"weighs rows of {x.shape} by {g.shape}: one number a row is needed",
+        )
 
 
 @dataclass(frozen=True, slots=True)

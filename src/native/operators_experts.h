@@ -1,0 +1,81 @@
+// Route and Experts: which experts a token goes to, and gated units of which each token has its own few.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "operators_linear.h"
+
+namespace ridgeline {
+
+// x [rows, width] -> slots [rows, 2 top_k]: numbers of experts, best first, then their weights. The router is float32
+// whatever its file stores: an expert chosen by rounding would be another answer.
+class Route final : public Operator {
+ public:
+  struct Spec {
+    View x, slots;
+    PackedMatrix router;  // f32
+    const float* bias;        // of the logits, or null
+    const float* correction;  // of what experts are chosen by, or null
+    std::int64_t top_k;
+    bool sigmoid, normalize;
+    float scale;
+    std::int64_t num_groups, top_groups, group_best;
+  };
+  Route(std::string name, const Spec& spec);
+  void run(const StepContext& context, Worker& worker) override;
+  std::size_t scratch_bytes(const Kernels& kernels) const override;
+  std::size_t shared_activation_bytes(const Kernels& kernels) const override { return x_.shared_bytes(kernels); }
+  std::size_t shared_bytes(const Kernels&, std::int64_t max_rows) const override;
+
+ private:
+  void choose(const float* logits, float* slots, std::byte* scratch) const;
+
+  Spec spec_;
+  LinearInput x_;
+};
+
+// The gated unit of one expert. Biases may be null.
+struct Expert {
+  PackedMatrix gate, up, down;
+  const float *gate_bias, *up_bias, *down_bias;
+};
+
+// A step's tokens are sorted by expert, each expert multiplies its rows together, and a token adds what its experts give
+// in the order of its slots: so no bit depends on who else is in the step. Only experts that a token needs are read.
+class Experts final : public Operator {
+ public:
+  struct Spec {
+    View x, slots, y;
+    std::int64_t hidden, top_k;
+    std::int64_t first_expert;  // of `experts`; slots of others add nothing
+    std::vector<Expert> experts;
+    Activation activation;
+    bool weigh_input;
+    std::int64_t max_rows;
+  };
+  Experts(std::string name, Spec spec);
+  void run(const StepContext& context, Worker& worker) override;
+  std::size_t scratch_bytes(const Kernels& kernels) const override;
+  std::size_t shared_bytes(const Kernels& kernels, std::int64_t max_rows) const override;
+  // Of the last step: the experts of each row's slots, [rows, top_k].
+  std::span<const std::int32_t> chosen() const { return chosen_; }
+  std::int64_t top_k() const { return spec_.top_k; }
+
+ private:
+  struct Places;
+
+  std::size_t tile_bytes(const Kernels& kernels) const;
+  void sort(const StepContext& context, Places& places) const;
+  void give_rows(const StepContext& context, Worker& worker, const Places& places) const;
+  void multiply_hidden(const StepContext& context, Worker& worker, const Places& places) const;
+  void multiply_down(const StepContext& context, Worker& worker, const Places& places) const;
+  void add_up(const StepContext& context, Worker& worker, const Places& places) const;
+
+  Spec spec_;
+  ActivationKind in_[2], mid_;  // what gate and up, and what down multiply
+  std::vector<std::int32_t> chosen_;
+};
+
+}  // namespace ridgeline

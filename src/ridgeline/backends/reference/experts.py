@@ -1,0 +1,61 @@
+"""route and experts: mixtures, token by token and slot by slot."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ridgeline.backends.reference.activation import gated
+from ridgeline.backends.reference.call import Array, Call
+from ridgeline.model.graph.ops.experts import Experts
+from ridgeline.model.graph.ops.route import Route
+
+
+def route(op: Route, call: Call) -> tuple[Array]:
+    (x,) = call.inputs
+    vectors = list(call.weights[1:])
+    logits = (x @ call.weights[0].T).astype(np.float64)
+    if op.bias:
+        logits = logits + vectors.pop(0)
+    if op.scores == "sigmoid":
+        scores = 1 / (1 + np.exp(-logits))
+    else:
+        scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        scores /= scores.sum(axis=-1, keepdims=True)
+    by = scores + vectors.pop(0) if op.correction else scores
+    if op.num_groups > 1:
+        groups = by.reshape(len(by), op.num_groups, -1)
+        best = np.sort(groups, axis=-1)[..., -op.group_best :].sum(axis=-1)
+        chosen = np.argsort(-best, axis=-1, kind="stable")[:, : op.top_groups]
+        allowed = np.zeros(best.shape, bool)
+        np.put_along_axis(allowed, chosen, True, axis=-1)
+        by = np.where(allowed[..., None], groups, -np.inf).reshape(by.shape)
+    ids = np.argsort(-by, axis=-1, kind="stable")[:, : op.top_k]
+    weights = np.take_along_axis(scores, ids, axis=-1)
+    if op.normalize:
+        weights = weights / weights.sum(axis=-1, keepdims=True)
+    return (np.concatenate([ids, weights * op.scale], axis=-1).astype(x.dtype),)
+
+
+def experts(op: Experts, call: Call) -> tuple[Array]:
+    x, slots = call.inputs
+    ids, weights = np.split(slots, 2, axis=-1)
+    gate, up, down, *biases = call.weights
+    y = np.zeros_like(x)
+    for slot in range(op.top_k):
+        part = np.zeros_like(x)
+        for number in np.unique(ids[:, slot]):
+            rows = np.flatnonzero(ids[:, slot] == number)
+            expert = int(number) - op.first_expert
+            if not 0 <= expert < len(gate):
+                continue
+            weight = weights[rows, slot, None]
+            inputs = x[rows] * weight if op.weigh_input else x[rows]
+            g, u = inputs @ gate[expert].T, inputs @ up[expert].T
+            if op.bias:
+                g, u = g + biases[0][expert], u + biases[1][expert]
+            out = gated(op.activation, g, u) @ down[expert].T
+            if op.bias:
+                out = out + biases[2][expert]
+            part[rows] = out if op.weigh_input else out * weight
+        y = y + part
+    return (y,)

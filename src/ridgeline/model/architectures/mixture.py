@@ -1,0 +1,165 @@
+"""Mixtures of experts as a decoder's layers have them: their fields, and the block.
+
+Mixtral (Jiang et al. 2024), Qwen's and DeepSeek's with shared experts (Dai et al. 2024), and all
+whose router and experts differ from these by arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ridgeline.model.architectures.blocks import add, gated_mlp, linear, width
+from ridgeline.model.architectures.fields import MAX_LAYERS, MAX_WIDTH, Fields
+from ridgeline.model.architectures.stack import Branch
+from ridgeline.model.graph.build import Builder
+from ridgeline.model.graph.node import Value
+from ridgeline.model.graph.ops import Experts, Route, Weigh
+from ridgeline.model.graph.ops.activation import Activation
+from ridgeline.model.graph.ops.route import Scores
+
+MAX_EXPERTS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """One layer's mixture. route: how its router chooses. hidden: channels within an expert.
+    shared: of the expert that all tokens use besides, 0 for none; shared_gate: it is weighed by
+    sigmoid(g x). bias: experts have biases. weigh_input: see `Experts`.
+    """
+
+    experts: int
+    route: Route
+    hidden: int
+    bias: bool = False
+    weigh_input: bool = False
+    shared: int = 0
+    shared_gate: bool = False
+
+
+def mixture_mlp(
+    b: Builder, layer: str, x: Value, mixture: Mixture, activation: Activation
+) -> Value:
+    """The experts that each token is routed to, and the shared one."""
+    name, wide = f"{layer}.moe", width(x)
+    route, count, hidden = mixture.route, mixture.experts, mixture.hidden
+    router = [b.weight(f"{name}.router.weight", count, wide)]
+    if route.bias:
+        router.append(b.weight(f"{name}.router.bias", count))
+    if route.correction:
+        router.append(b.weight(f"{name}.correction.bias", count))
+    slots = b.one(f"{name}.route", route, x, weights=tuple(router))
+    up_axes, down_axes = ("experts", "ffn", None), ("experts", None, "ffn")
+    weights = [
+        b.weight(f"{name}.gate.weight", count, hidden, wide, axes=up_axes),
+        b.weight(f"{name}.up.weight", count, hidden, wide, axes=up_axes),
+        b.weight(f"{name}.down.weight", count, wide, hidden, axes=down_axes),
+    ]
+    if mixture.bias:
+        weights += [
+            b.weight(f"{name}.gate.bias", count, hidden, axes=("experts", "ffn")),
+            b.weight(f"{name}.up.bias", count, hidden, axes=("experts", "ffn")),
+            b.weight(f"{name}.down.bias", count, wide, axes=("experts", None)),
+        ]
+    op = Experts(count, route.top_k, activation, mixture.bias, mixture.weigh_input)
+    y = b.one(f"{name}.experts", op, x, slots, weights=tuple(weights))
+    if not mixture.shared:
+        return y
+    shared = gated_mlp(b, f"{layer}.shared", x, hidden=mixture.shared, activation=activation)
+    if mixture.shared_gate:
+        gate = linear(b, f"{layer}.shared.weigh", x, 1)
+        shared = b.one(f"{layer}.shared.weighed", Weigh(), shared, gate)
+    return add(b, f"{name}.add", y, shared)
+
+
+def mixes(mixtures: Sequence[Mixture | None], hidden: int, activation: Activation) -> Branch:
+    """Each layer's mixture, or where there is none an MLP of `hidden` channels."""
+
+    def branch(b: Builder, layer: str, i: int, x: Value) -> Value:
+        mixture = mixtures[i]
+        if mixture is None:
+            return gated_mlp(b, layer, x, hidden=hidden, activation=activation)
+        return mixture_mlp(b, layer, x, mixture, activation)
+
+    return branch
+
+
+def read_mixture(
+    config: Fields,
+    *,
+    experts: str,
+    hidden: str,
+    top_k: int | None = None,
+    num_experts: int | None = None,
+    default_hidden: int | None = None,
+    scores: Scores = "softmax",
+    normalize: bool = True,
+) -> Mixture:
+    """What all mixtures have: how many experts (field `experts`), how many of them a token gets,
+    and their width (field `hidden`).
+    """
+    count = config.integer(experts, 1, MAX_EXPERTS, num_experts)
+    chosen = config.integer("num_experts_per_tok", 1, MAX_EXPERTS, top_k)
+    if chosen > count:
+        config.refuse("num_experts_per_tok", f"is more than there are: {experts} = {count}")
+    return Mixture(
+        experts=count,
+        route=Route(chosen, scores, normalize),
+        hidden=config.integer(hidden, 1, MAX_WIDTH, default_hidden),
+    )
+
+
+# Fields of DeepSeek's mixtures, which others have taken over.
+GROUPED = ("n_routed_experts", "n_shared_experts", "n_group", "topk_group")
+
+
+def read_grouped(
+    config: Fields,
+    layers: int,
+    *,
+    scores: Scores = "sigmoid",
+    top_k: int | None = None,
+    shared: int | None = None,
+    experts: int | None = None,
+    hidden: int | None = None,
+    scale: float = 1.0,
+    dense: int = 0,
+    normalize: bool = True,
+) -> tuple[Mixture | None, ...]:
+    """DeepSeek V3's mixture for each layer from `first_k_dense_replace` on: groups, a correction of
+    what experts are chosen by, and shared experts, which are one wider MLP.
+
+    scores: what `scoring_func` must say, if it is there. The others: what is assumed of a field
+    that is not there.
+    """
+    config.require_neutral({"scoring_func": (scores,), "moe_layer_freq": (1,)})
+    mixture = read_mixture(
+        config,
+        experts="n_routed_experts",
+        hidden="moe_intermediate_size",
+        num_experts=experts,
+        default_hidden=hidden,
+        top_k=top_k,
+        scores=scores,
+        normalize=config.boolean("norm_topk_prob", normalize),
+    )
+    groups = config.integer("n_group", 1, mixture.experts, 1)
+    if mixture.experts % groups:
+        config.refuse("n_group", f"does not divide n_routed_experts = {mixture.experts}")
+    each = mixture.experts // groups
+    best = min(2, each)
+    top_groups = config.integer("topk_group", 1, groups, 1)
+    if mixture.route.top_k > top_groups * each:
+        config.refuse("topk_group", f"leaves too few experts: {top_groups * each}")
+    route = replace(
+        mixture.route,
+        scale=config.number("routed_scaling_factor", 1e-9, 1e9, scale),
+        num_groups=groups,
+        top_groups=top_groups,
+        group_best=best,
+        correction=True,
+    )
+    count = config.integer("n_shared_experts", 0, MAX_EXPERTS, shared)
+    mixture = replace(mixture, route=route, shared=count * mixture.hidden)
+    first = config.integer("first_k_dense_replace", 0, MAX_LAYERS, dense)
+    return tuple(mixture if i >= first else None for i in range(layers))

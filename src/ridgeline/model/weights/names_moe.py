@@ -1,0 +1,77 @@
+"""Names of weights in the files of mixtures of experts: see `names`."""
+
+from __future__ import annotations
+
+from ridgeline.model.weights.names import (
+    GGUF_HEAD_NORMS,
+    GGUF_LLAMA,
+    HF_HEAD_NORMS,
+    HF_LLAMA,
+    Row,
+    Stack,
+)
+
+HF_MIXTRAL: dict[str, Row] = {
+    **HF_LLAMA,
+    "layers.{i}.moe.router": "{body}layers.{i}.block_sparse_moe.gate",
+    "layers.{i}.moe.gate": "{body}layers.{i}.block_sparse_moe.experts.{e}.w1",
+    "layers.{i}.moe.up": "{body}layers.{i}.block_sparse_moe.experts.{e}.w3",
+    "layers.{i}.moe.down": "{body}layers.{i}.block_sparse_moe.experts.{e}.w2",
+}
+
+HF_QWEN_MOE: dict[str, Row] = {
+    **HF_LLAMA,
+    **HF_HEAD_NORMS,
+    "layers.{i}.moe.router": "{body}layers.{i}.mlp.gate",
+    "layers.{i}.moe.gate": "{body}layers.{i}.mlp.experts.{e}.gate_proj",
+    "layers.{i}.moe.up": "{body}layers.{i}.mlp.experts.{e}.up_proj",
+    "layers.{i}.moe.down": "{body}layers.{i}.mlp.experts.{e}.down_proj",
+    "layers.{i}.shared.mlp.gate": "{body}layers.{i}.mlp.shared_expert.gate_proj",
+    "layers.{i}.shared.mlp.up": "{body}layers.{i}.mlp.shared_expert.up_proj",
+    "layers.{i}.shared.mlp.down": "{body}layers.{i}.mlp.shared_expert.down_proj",
+    "layers.{i}.shared.weigh": "{body}layers.{i}.mlp.shared_expert_gate",
+}
+
+GGUF_MOE: dict[str, Row] = {
+    **GGUF_LLAMA,
+    **GGUF_HEAD_NORMS,
+    "layers.{i}.moe.router": "blk.{i}.ffn_gate_inp",
+    "layers.{i}.moe.gate": "blk.{i}.ffn_gate_exps",
+    "layers.{i}.moe.up": "blk.{i}.ffn_up_exps",
+    "layers.{i}.moe.down": "blk.{i}.ffn_down_exps",
+    "layers.{i}.shared.mlp.gate": "blk.{i}.ffn_gate_shexp",
+    "layers.{i}.shared.mlp.up": "blk.{i}.ffn_up_shexp",
+    "layers.{i}.shared.mlp.down": "blk.{i}.ffn_down_shexp",
+    "layers.{i}.shared.weigh": "blk.{i}.ffn_gate_inp_shexp",
+}
+
+HF_DEEPSEEK_MOE: dict[str, Row] = {
+    **HF_QWEN_MOE,
+    "layers.{i}.moe.correction.bias": "{body}layers.{i}.mlp.gate.e_score_correction_bias",
+    "layers.{i}.shared.mlp.gate": "{body}layers.{i}.mlp.shared_experts.gate_proj",
+    "layers.{i}.shared.mlp.up": "{body}layers.{i}.mlp.shared_experts.up_proj",
+    "layers.{i}.shared.mlp.down": "{body}layers.{i}.mlp.shared_experts.down_proj",
+}
+
+HF_ERNIE_MOE: dict[str, Row] = {
+    **HF_DEEPSEEK_MOE,
+    "layers.{i}.moe.correction.bias": "{body}layers.{i}.mlp.moe_statics.e_score_correction_bias",
+}
+
+HF_MINIMAX_M2: dict[str, Row] = {
+    **HF_MIXTRAL,
+    **HF_HEAD_NORMS,
+    "layers.{i}.moe.correction.bias": "{body}layers.{i}.block_sparse_moe.e_score_correction_bias",
+}
+
+HF_GRANITE_MOE: dict[str, Row] = {
+    **HF_LLAMA,
+    "layers.{i}.moe.router": "{body}layers.{i}.block_sparse_moe.router.layer",
+    "layers.{i}.moe.gate": Stack(
+        "{body}layers.{i}.block_sparse_moe.input_linear.weight", part=0, parts=2
+    ),
+    "layers.{i}.moe.up": Stack(
+        "{body}layers.{i}.block_sparse_moe.input_linear.weight", part=1, parts=2
+    ),
+    "layers.{i}.moe.down": Stack("{body}layers.{i}.block_sparse_moe.output_linear.weight"),
+}

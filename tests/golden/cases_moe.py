@@ -1,0 +1,156 @@
+"""The golden checkpoints of mixtures of experts: routers, shared experts, layers that differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from case import Case, decoder
+
+
+def _mixture(architecture: str, model_type: str, **changes: Any) -> dict[str, Any]:
+    config = decoder(
+        architectures=[architecture],
+        model_type=model_type,
+        hidden_size=32,
+        intermediate_size=16,
+        num_experts_per_tok=2,
+    )
+    del config["attention_bias"], config["mlp_bias"]
+    return config | changes
+
+
+def _qwen(architecture: str, model_type: str, **changes: Any) -> dict[str, Any]:
+    return (
+        _mixture(
+            architecture,
+            model_type,
+            intermediate_size=48,
+            moe_intermediate_size=16,
+            num_experts=8,
+            num_experts_per_tok=3,
+            decoder_sparse_step=1,
+            mlp_only_layers=[],
+            rms_norm_eps=1e-6,
+            sliding_window=None,
+            use_sliding_window=False,
+            max_window_layers=2,
+        )
+        | changes
+    )
+
+
+def _grouped(architecture: str, model_type: str, **changes: Any) -> dict[str, Any]:
+    return (
+        _mixture(
+            architecture,
+            model_type,
+            intermediate_size=48,
+            moe_intermediate_size=16,
+            n_routed_experts=8,
+            n_shared_experts=2,
+            num_experts_per_tok=3,
+            n_group=1,
+            topk_group=1,
+            first_k_dense_replace=1,
+            norm_topk_prob=True,
+            routed_scaling_factor=1.5,
+        )
+        | changes
+    )
+
+
+MIXTURES = (
+    # Mixtral 8x7B: one tensor an expert, two of eight a token, their weights sum to 1.
+    Case("mixtral", _mixture("MixtralForCausalLM", "mixtral", num_local_experts=8, head_dim=None)),
+    # Qwen1.5-MoE: an expert that all tokens share, weighed by a gate; weights that sum to less.
+    Case(
+        "qwen2_moe",
+        _qwen(
+            "Qwen2MoeForCausalLM",
+            "qwen2_moe",
+            shared_expert_intermediate_size=24,
+            norm_topk_prob=False,
+        ),
+    ),
+    # Qwen3-30B-A3B: weights that sum to 1, norms of the heads.
+    Case("qwen3_moe", _qwen("Qwen3MoeForCausalLM", "qwen3_moe", norm_topk_prob=True, head_dim=16)),
+    # Layers that are plain among those with experts; an odd number of experts.
+    Case(
+        "qwen3_moe_sparse",
+        _qwen(
+            "Qwen3MoeForCausalLM",
+            "qwen3_moe",
+            num_experts=5,
+            num_hidden_layers=4,
+            decoder_sparse_step=2,
+            mlp_only_layers=[3],
+            norm_topk_prob=False,
+            tie_word_embeddings=True,
+        ),
+        gguf_type=None,
+    ),
+    # OLMoE: norms over all of q and of k.
+    Case(
+        "olmoe",
+        _mixture(
+            "OlmoeForCausalLM",
+            "olmoe",
+            num_experts=8,
+            num_experts_per_tok=3,
+            norm_topk_prob=False,
+            clip_qkv=None,
+        ),
+        gguf_type=None,
+    ),
+    # Granite 3 MoE: one tensor of all experts, gate above up; four multipliers.
+    Case(
+        "granitemoe",
+        _mixture(
+            "GraniteMoeForCausalLM",
+            "granitemoe",
+            num_local_experts=8,
+            embedding_multiplier=12.0,
+            residual_multiplier=0.22,
+            attention_multiplier=0.1,
+            logits_scaling=6.0,
+            tie_word_embeddings=True,
+        ),
+        gguf_type=None,
+    ),
+    # MiniMax-M2: corrected sigmoids, a part of each head turns.
+    Case(
+        "minimax_m2",
+        _mixture(
+            "MiniMaxM2ForCausalLM",
+            "minimax_m2",
+            num_local_experts=8,
+            head_dim=16,
+            rotary_dim=8,
+            scoring_func="sigmoid",
+            use_routing_bias=True,
+            use_qk_norm=True,
+            qk_norm_type="per_layer",
+            shared_intermediate_size=0,
+        ),
+        gguf_type=None,
+    ),
+    # GLM-4.5: a plain layer first, shared experts, biases, norms of the heads, half of each turns.
+    Case(
+        "glm4_moe",
+        _grouped(
+            "Glm4MoeForCausalLM",
+            "glm4_moe",
+            use_qk_norm=True,
+            attention_bias=True,
+            partial_rotary_factor=0.5,
+            head_dim=16,
+        ),
+        gguf_type=None,
+    ),
+    # dots.llm1, with the groups that it could have: experts of the best two of four only.
+    Case(
+        "dots1",
+        _grouped("Dots1ForCausalLM", "dots1", n_group=4, topk_group=2, sliding_window=None),
+        gguf_type=None,
+    ),
+)
