@@ -54,7 +54,7 @@ def write(path: Path, layers: int) -> None:
 
     generator = np.random.default_rng(30)
     pool = generator.integers(0, 256, (POOL_BLOCKS, Q4_0_BYTES), np.uint8)
-    # Codes are -8..7, of which the mean square is 21.5: matrices keep the size of what they multiply.
+    # Codes are -8..7, of mean square 21.5: matrices keep the size of what they multiply.
     pool[:, :2] = np.array([1 / (4.64 * WIDTH**0.5)], np.float16).view(np.uint8)
     writer = gguf.GGUFWriter(path, "qwen3moe")
     writer.add_name("random mixture")

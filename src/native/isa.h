@@ -13,10 +13,13 @@
 
 namespace ridgeline {
 
-enum class Isa { portable, avx2, avx512 };
+// Ascending: a CPU that has one has those before it. `amx` is the kernels of avx512 with some rows replaced.
+enum class Isa { portable, avx2, avx512, amx };
 
-// The best set that this CPU and operating system can run (CPUID and XGETBV).
+// The best set that this CPU and operating system can run (CPUID and XGETBV). The first call asks the system for AMX.
 Isa best_isa();
 std::string_view isa_name(Isa isa);
+// Throws std::invalid_argument for a name of no set, or of one that this CPU does not have.
+Isa isa_named(std::string_view name);
 
 }  // namespace ridgeline

@@ -13,12 +13,17 @@ extern const Kernels kKernels;
 }
 namespace avx512 {
 extern const Kernels kKernels;
+Kernels amx_kernels();
 }
 #endif
 
 const Kernels& kernels_for(Isa isa) {
   if (isa > best_isa()) throw std::invalid_argument("this CPU does not have the instruction set");
 #if defined(__x86_64__)
+  if (isa == Isa::amx) {
+    static const Kernels amx = avx512::amx_kernels();
+    return amx;
+  }
   if (isa == Isa::avx512) return avx512::kKernels;
   if (isa == Isa::avx2) return avx2::kKernels;
 #endif

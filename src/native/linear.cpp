@@ -14,7 +14,7 @@
 #include "linear_float.h"
 #include "linear_kernels.h"
 #include "linear_lanes.h"
-#include "linear_layout.h"
+#include "linear_packed.h"
 
 namespace ridgeline::RIDGELINE_ISA {
 namespace {
@@ -38,36 +38,6 @@ constexpr std::int64_t kDirectBlocks = 24;       // K that several tiles read in
 constexpr std::int64_t kRowGroup = 288;          // tokens whose activations stay in L2 beside a panel,
 constexpr std::int64_t kDirectRowGroup = 144;    // and beside a stretch of K twice as long
 constexpr std::int64_t kPrefetchBytes = 8192;    // how far ahead of a single pass memory is asked
-
-// Weights as they are stored.
-template <Layout L>
-struct Packed {
-  static constexpr bool kStreams = true;  // from memory, as it is multiplied
-  static constexpr IntegerShape kShape = integer_shape(L);
-  static constexpr std::int64_t kStripBytes = kShape.strip_bytes();
-  static constexpr std::int64_t kNextStrip = kStripBytes;  // from a strip's block to the other's
-
-  // Step i of a group. (Only the group is known late: shifts and half lines are constants of i.)
-  static Line line(const std::uint8_t* strip, int group, int i) {
-    const int first = group * (kShape.group / 4);
-    if constexpr (kShape.table) return table_line(strip + first * kLineBytes / 2, kShape.table, i);
-    if constexpr (kShape.bits == 4) return nibble_line(strip + first * kLineBytes / 2, i);
-    if constexpr (kShape.bits == 8) return byte_line(strip + first * kLineBytes, i);
-    const std::uint8_t* planes = strip + kSteps / 2 * kLineBytes;
-    if constexpr (kShape.bits == 5) {
-      return five_bit_line(strip + first * kLineBytes / 2, planes + first * 8, i);
-    }
-    if constexpr (kShape.bits == 6) {
-      return six_bit_line(strip + first * kLineBytes / 2, planes + first / 4 * kLineBytes, i);
-    }
-  }
-  static Floats scales(const std::uint8_t* strip, int group) {
-    return load_halves(strip + kShape.codes_bytes() + group * kLanes * 2);
-  }
-  static Floats minima(const std::uint8_t* strip, int group) {
-    return load_halves(strip + kShape.codes_bytes() + kShape.scales_bytes() + group * kLanes * 2);
-  }
-};
 
 // The same with codes as the dot product takes them and scales as floats: codes, scales, minima, the
 // strips' lines in turns. (Lines a multiple of 256 bytes apart share the first-level cache's bank: a

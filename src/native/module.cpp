@@ -471,12 +471,7 @@ NB_MODULE(_native, m) {
              std::int64_t vocab_ids, std::size_t arena_bytes, std::int64_t num_slots) {
             const Limits limits{num_blocks,  max_rows, max_tokens, max_sampled,
                                 max_context, vocab,    vocab_ids,  num_slots};
-            for (const Isa each : {Isa::portable, Isa::avx2, Isa::avx512})
-              if (isa_name(each) == isa) {
-                new (self) Program(each, threads, limits, arena_bytes);
-                return;
-              }
-            throw std::invalid_argument("no instruction set " + isa);
+            new (self) Program(isa_named(isa), threads, limits, arena_bytes);
           },
           "isa"_a, "threads"_a, "num_blocks"_a, "max_rows"_a, "max_tokens"_a, "max_sampled"_a, "max_context"_a,
           "vocab"_a, "vocab_ids"_a, "arena_bytes"_a, "num_slots"_a = 0)

@@ -57,15 +57,6 @@ class GuardedBytes {
   std::unique_ptr<std::byte, decltype(&std::free)> memory_;
 };
 
-Isa isa_of(const std::string& name) {
-  for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
-    if (name != isa_name(isa)) continue;
-    if (isa > best_isa()) throw std::invalid_argument("this machine cannot run " + name);
-    return isa;
-  }
-  throw std::invalid_argument("no instruction set is called " + name);
-}
-
 ActivationKind kind_of(const std::string& name) {
   if (name == "int8") return ActivationKind::int8;
   if (name == "int8x2") return ActivationKind::int8x2;
@@ -97,7 +88,7 @@ struct Activations {
 
 std::unique_ptr<Activations> quantize_rows(const Matrix& x, const std::string& kind,
                                            const std::string& isa) {
-  const Kernels& kernels = kernels_for(isa_of(isa));
+  const Kernels& kernels = kernels_for(isa_named(isa));
   const auto m = static_cast<std::int64_t>(x.shape(0)), k = static_cast<std::int64_t>(x.shape(1));
   const std::size_t row = kernels.activation_row_bytes(kind_of(kind), k);
   auto out = std::make_unique<Activations>(
@@ -144,7 +135,7 @@ struct Packed {
 
 std::unique_ptr<Packed> pack(const std::string& format, const Bytes& raw, std::int64_t n,
                              std::int64_t k, const std::string& isa, int threads) {
-  const Kernels& kernels = kernels_for(isa_of(isa));
+  const Kernels& kernels = kernels_for(isa_named(isa));
   const std::optional<Layout> layout = layout_of(format);
   if (!layout) throw std::invalid_argument("no layout for the format " + format);
   const auto* rows = reinterpret_cast<const std::byte*>(raw.data());
@@ -207,7 +198,7 @@ std::vector<double> time_linear(const std::vector<const Packed*>& matrices, cons
 std::vector<double> measure_arithmetic(const std::string& kind, const std::string& isa, int threads,
                                        int rounds) {
   constexpr std::int64_t kSteps = 200000;
-  const Kernels& kernels = kernels_for(isa_of(isa));
+  const Kernels& kernels = kernels_for(isa_named(isa));
   const ActivationKind activations = kind_of(kind);
   std::atomic<std::int64_t> operations{0};
   std::vector<double> rates = time_rounds(threads, rounds, [&](int, int) {
@@ -222,7 +213,7 @@ void decode_row(const std::string& format, const Bytes& raw,
                 const std::string& isa) {
   const auto* row = reinterpret_cast<const std::byte*>(raw.data());
   const auto k = static_cast<std::int64_t>(out.shape(0));
-  if (!kernels_for(isa_of(isa)).decode_row(format.c_str(), row, k, out.data())) {
+  if (!kernels_for(isa_named(isa)).decode_row(format.c_str(), row, k, out.data())) {
     throw std::invalid_argument("no decoder for the format " + format);
   }
 }

@@ -14,12 +14,6 @@ namespace {
 
 namespace nb = nanobind;
 
-Isa isa_of(const std::string& name) {
-  for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
-    if (name == isa_name(isa)) return isa;
-  throw std::invalid_argument("no instruction set is called " + name);
-}
-
 ActivationKind arithmetic_of(const std::string& name) {
   if (name == "int8") return ActivationKind::int8;
   if (name == "bf16") return ActivationKind::bf16;
@@ -34,7 +28,7 @@ void bind_roofs(nb::module_& module) {
   nb::class_<RoofMeter>(module, "RoofMeter")
       .def(
           "__init__",
-          [](RoofMeter* self, const std::string& isa, int threads) { new (self) RoofMeter(isa_of(isa), threads); },
+          [](RoofMeter* self, const std::string& isa, int threads) { new (self) RoofMeter(isa_named(isa), threads); },
           nb::arg("isa"), nb::arg("threads"))
       .def("read", &RoofMeter::read, nb::arg("num_bytes"), nb::arg("rounds"), Release())
       .def("copy", &RoofMeter::copy, nb::arg("num_bytes"), nb::arg("rounds"), Release())

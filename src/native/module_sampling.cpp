@@ -161,16 +161,10 @@ nb::object scored_of(const RowSample& sample) {
                         nb::bytes(logprobs.data(), count * sizeof(float)));
 }
 
-const Kernels& kernels_named(const std::string& isa) {
-  for (const Isa each : {Isa::portable, Isa::avx2, Isa::avx512})
-    if (isa_name(each) == isa && each <= best_isa()) return kernels_for(each);
-  refuse("this CPU has no kernels for " + isa);
-}
-
 // What rows with these logits, these tokens and each of the seeds draw; -1 for a fault.
 nb::ndarray<nb::numpy, std::int32_t, nb::ndim<1>> draw(const std::string& isa, const RowSampling& sampling,
                                                        const Floats& logits, const Ids& tokens, const Seeds& seeds) {
-  const Kernels& kernels = kernels_named(isa);
+  const Kernels& kernels = kernels_for(isa_named(isa));
   const std::int64_t vocab = static_cast<std::int64_t>(logits.size());
   const std::int64_t num_tokens = static_cast<std::int64_t>(tokens.size());
   RowTable table(Limits{1, 1, 1, 1, num_tokens + 1, vocab, vocab});

@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | `RIDGELINE_CACHE` | models, roofs, packed weights | `ridgeline` in `$XDG_CACHE_HOME`, `~/.cache` |
 | `RIDGELINE_OFFLINE` | `1`: never open a network connection | off |
-| `RIDGELINE_ISA` | force the CPU kernels: `avx512`, `avx2` or `portable` | best that the CPU has |
+| `RIDGELINE_ISA` | CPU kernels: `amx`, `avx512`, `avx2` or `portable` | the best that the CPU has |
 | `RIDGELINE_KEEP_PACKED` | `0`: do not keep packed weights on disk | on |
 | `RIDGELINE_THREADS` | threads of the CPU backend | the cores that this process may use |
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ridgeline.errors import RidgelineError
 
-ISAS = ("avx512", "avx2", "portable")
+ISAS = ("amx", "avx512", "avx2", "portable")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from ridgeline.model.formats import FORMATS, dequantize, quantize
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
-ISAS = ["portable", "avx2", "avx512"]
+ISAS = ["portable", "avx2", "avx512", "amx"]
 ISAS = ISAS[: ISAS.index(_native.best_isa()) + 1]
 SHAPES_K = [32, 64, 96, 256, 576, 896, 1536]
 SHAPES_N = [1, 16, 31, 32, 33, 64, 100, 960]
@@ -190,6 +190,18 @@ def test_a_row_is_the_same_bits_however_it_is_computed(name: str, isa: str) -> N
                 y = multiply(packed, n, x[:m], kind, isa, splits=(split,))
                 assert np.array_equal(y, whole[:m]), (kind, m, split)
             assert np.array_equal(multiply(packed, n, x[:m], kind, isa, threads=2), whole[:m])
+
+
+@pytest.mark.skipif("amx" not in ISAS, reason="this CPU has no AMX")
+@pytest.mark.parametrize("name", [name for name in FORMATS if FORMATS[name].integers])
+def test_tiles_give_the_bits_of_avx512_over_integer_weights(name: str) -> None:
+    n, k = 100, widths(name)[-1]
+    x = activations(300, k)
+    ours, theirs = pack(name, n, k, "amx"), pack(name, n, k, "avx512")
+    for kind in kinds_of(ours):
+        expected = multiply(theirs, n, x, kind, "avx512")
+        for m in (4, 5, 16, 17, 47, 49, 300):
+            assert np.array_equal(multiply(ours, n, x[:m], kind, "amx"), expected[:m]), (kind, m)
 
 
 @pytest.mark.parametrize("isa", ISAS)

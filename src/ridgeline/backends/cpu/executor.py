@@ -37,11 +37,11 @@ RESIDENT_TABLE_BYTES = 128 * MIB
 LOOKUP_BYTES = 64 * KIB
 
 # Best first; a CPU that has one has those after it.
-ISAS = ("avx512", "avx2", "portable")
+ISAS = ("amx", "avx512", "avx2", "portable")
 
 # What scores and weighted values are multiplied in (attention.h), by instruction set: which peak
 # attention is held to.
-ATTENTION_ARITHMETIC = {"avx512": "bf16", "avx2": "f32", "portable": "f32"}
+ATTENTION_ARITHMETIC = {"amx": "bf16", "avx512": "bf16", "avx2": "f32", "portable": "f32"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class CpuExecutor:
     num_blocks: KV blocks of 16 tokens; memory is taken as they are used. max_rows: rows of the
     state table. max_tokens_per_step: new tokens of a step. max_logits_per_step: rows of logits of a
     step; max_rows unless given. num_slots: of recurrent states, if the graph has some; max_rows
-    unless given. threads: the caller's included. isa: "avx512", "avx2" or
+    unless given. threads: the caller's included. isa: "amx", "avx512", "avx2" or
     "portable"; None for the best. packed_folder, source: where packed weights are kept, and what
     identifies the files that they come from (see `packed_weights.load`). quantize_early: False
     keeps every value float32 between operators, for tests: the bits are the same.

@@ -1,0 +1,18 @@
+// The table of AMX: that of AVX-512 with the rows replaced that tiles serve better.
+#include "kernels.h"
+#include "linear_amx.h"
+
+namespace ridgeline::RIDGELINE_ISA {
+
+extern const Kernels kKernels;
+
+Kernels amx_kernels() {
+  Kernels out = kKernels;
+  out.isa = Isa::amx;
+  out.linear = linear_amx;
+  out.linear_scratch_bytes = linear_amx_scratch_bytes;
+  out.spin_arithmetic = spin_arithmetic_amx;
+  return out;
+}
+
+}  // namespace ridgeline::RIDGELINE_ISA

@@ -1,0 +1,287 @@
+// linear over integer weights on AMX: the integer sums of a group come from tiles, all else is what linear.cpp does, in
+// its order, so that the bits are those of the AVX-512 kernel whatever the number of rows.
+//
+// A panel is a stretch of K of one pair of strips: codes widened to signed bytes, scales and remainders to floats. A tile
+// of kRows tokens x a strip runs along it: tiles multiply a part (two groups) into sums in memory, while the sums of the
+// part before are scaled and added up in registers. That, not the multiplying, takes the time: 16 x 16 sums are 16
+// conversions, multiplications and one or two fused multiply-adds, and up to 48 loads, where a tile product takes 16 cycles.
+#include "linear_amx.h"
+
+#include <algorithm>
+
+#include "amx.h"
+#include "linear_kernels.h"
+#include "linear_packed.h"
+
+// Compiled for AVX-512 and AMX, in the namespace of the former.
+namespace ridgeline::RIDGELINE_ISA {
+namespace {
+
+constexpr int kRows = 16;                   // tokens of a tile
+constexpr std::int64_t kLeastRows = 5;      // below, a panel does not pay: AVX-512
+constexpr std::int64_t kPanelBlocks = 12;   // most of K in a panel, in blocks: it stays in L1,
+constexpr std::int64_t kFewBlocks = 6;      // and beside it the activations of so few rows, which come again and again
+constexpr std::int64_t kFewRows = 48;
+constexpr std::int64_t kRowGroup = 288;     // tokens whose activations stay in L2 beside a panel
+
+// Tiles: sums, activations, codes; two sets in turns.
+enum { kSums = 0, kX = 2, kCodes = 4 };
+
+template <Layout L>
+struct Panel {
+  static constexpr IntegerShape kShape = integer_shape(L);
+  static constexpr int kGroups = kShape.groups();
+  static constexpr std::int64_t kCodesBytes = 2 * kSteps * kLineBytes;
+  static constexpr std::int64_t kFloatsBytes = 2 * kGroups * kLineBytes;  // scales or minima: [group][strip][16]
+  static constexpr std::int64_t kBlockBytes = kCodesBytes + (kShape.minima ? 2 : 1) * kFloatsBytes;
+
+  static void unpack(const std::uint8_t* packed, std::uint8_t* out) {
+    using From = Packed<L>;
+    constexpr int kGroupSteps = kShape.group / 4;
+#pragma GCC unroll 2
+    for (int c = 0; c < 2; c++) {
+      const std::uint8_t* strip = packed + c * From::kStripBytes;
+      std::uint8_t* codes = out + c * kSteps * kLineBytes;
+      for (int g = 0; g < kGroups; g++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kGroupSteps; i++) {
+          store_line(codes + (g * kGroupSteps + i) * kLineBytes,
+                     _mm512_xor_si512(From::line(strip, g, i), _mm512_set1_epi8(-128)));
+        }
+        float* scales = reinterpret_cast<float*>(out + kCodesBytes + (2 * g + c) * kLineBytes);
+        store(scales, From::scales(strip, g));
+        if constexpr (kShape.minima) store(scales + kFloatsBytes / 4, From::minima(strip, g));
+      }
+    }
+  }
+};
+
+struct Stretch {
+  const std::uint8_t* panel;
+  const ActivationBlock* x;
+  std::int64_t x_stride, blocks;
+  int terms;
+  float* y;
+  std::int64_t ldy, channels;
+  bool first, last;
+  float scale;
+  const float* bias;
+  const std::uint8_t* ahead;  // what the next panel is made of: lines_ahead for each block of activations
+  std::int64_t lines_ahead;
+};
+
+// Sums of two groups, a part of a block. Those of the part before are read while the next are written: the two are 2 KB
+// apart, because loads 4 KB from a store wait for it.
+using PartSums = std::int32_t[2][kRows][kLanes];
+
+// One strip of a part; codes are the part's.
+template <Layout L>
+[[gnu::always_inline]] inline void multiply_part(const std::uint8_t* codes, const std::int8_t* q, std::int64_t stride,
+                                                 PartSums& out) {
+  constexpr int kGroup = integer_shape(L).group;
+  load_tile<kX>(q, stride);
+  load_tile<kCodes>(codes, kLineBytes);
+  zero_tile<kSums>();
+  multiply_bytes<kSums, kX, kCodes>();
+  store_tile<kSums>(out[0], kLineBytes);
+  load_tile<kX + 1>(q + kGroup, stride);
+  load_tile<kCodes + 1>(codes + kGroup / 4 * kLineBytes, kLineBytes);
+  zero_tile<kSums + 1>();
+  multiply_bytes<kSums + 1, kX + 1, kCodes + 1>();
+  store_tile<kSums + 1>(out[1], kLineBytes);
+}
+
+// floats: the strip's scales of the part's first group.
+template <Layout L, int Part, int Rows>
+[[gnu::always_inline]] inline void add_part(const std::uint8_t* floats, const ActivationBlock* x, std::int64_t x_stride,
+                                            const PartSums& sums, Floats (&acc)[Rows]) {
+  using P = Panel<L>;
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; i++) {
+    constexpr int kGroups = P::kGroups;
+    const int g = 2 * Part + i;
+    const float* p = reinterpret_cast<const float*>(floats + 2 * g * kLineBytes);
+    const Floats scales = load(p);
+    Floats minima;
+    if constexpr (P::kShape.minima) minima = load(p + P::kFloatsBytes / 4);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; r++) {
+      const ActivationBlock& a = x[r * x_stride];
+      const Floats sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums[i][r]));
+      acc[r] = fma(mul(sum, all(a.scale[g * 2 / kGroups])), scales, acc[r]);
+      if constexpr (P::kShape.minima) acc[r] = fma(minima, all(kGroups == 2 ? a.sum32[g] : a.sum16[g]), acc[r]);
+    }
+    keep_loads_here();
+  }
+}
+
+// A strip of the pair.
+template <Layout L, int Rows>
+[[gnu::noinline]] void tile(const Stretch& s, int strip) {
+  using P = Panel<L>;
+  constexpr std::int64_t kPartCodes = P::kShape.group / 2 * kLineBytes;
+  alignas(64) PartSums sums[2];
+  const std::int64_t x_stride = s.x_stride, stride = x_stride * static_cast<std::int64_t>(sizeof(ActivationBlock));
+  const std::int64_t count = s.blocks * s.terms, channels = s.channels - strip * kLanes;
+  const int terms = s.terms;
+  float* y = s.y + strip * kLanes;
+  Floats acc[Rows];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++) {
+    prefetch_channels(y + r * s.ldy);
+    acc[r] = s.first ? zeros() : load_channels(y + r * s.ldy, channels);
+  }
+  const std::uint8_t *panel = s.panel, *before = s.panel, *ahead = s.ahead;
+  const std::int64_t codes_at = strip * kSteps * kLineBytes, floats_at = P::kCodesBytes + strip * kLineBytes;
+  const ActivationBlock* x = s.x;
+  int term = 0;
+  for (std::int64_t b = 0; b < count; b++) {
+    for (std::int64_t i = 0; i < s.lines_ahead; i++) prefetch_far(ahead + i * kLineBytes);
+    if constexpr (P::kGroups == 2) {
+      multiply_part<L>(panel + codes_at, x->q, stride, sums[b & 1]);
+      if (b > 0) add_part<L, 0, Rows>(before + floats_at, x - 1, x_stride, sums[(b - 1) & 1], acc);
+    } else {
+      multiply_part<L>(panel + codes_at, x->q, stride, sums[0]);
+      if (b > 0) add_part<L, 1, Rows>(before + floats_at, x - 1, x_stride, sums[1], acc);
+      multiply_part<L>(panel + codes_at + kPartCodes, x->q + 2 * P::kShape.group, stride, sums[1]);
+      add_part<L, 0, Rows>(panel + floats_at, x, x_stride, sums[0], acc);
+    }
+    before = panel;
+    x++;
+    if (++term == terms) {
+      term = 0;
+      panel += P::kBlockBytes;
+    }
+  }
+  add_part<L, P::kGroups / 2 - 1, Rows>(before + floats_at, x - 1, x_stride, sums[P::kGroups == 2 ? (count - 1) & 1 : 1],
+                                        acc);
+  const Floats bias = s.last && s.bias ? load_channels(s.bias + strip * kLanes, channels) : zeros();
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++) {
+    store_channels(y + r * s.ldy, s.last ? fma(acc[r], all(s.scale), bias) : acc[r], channels);
+  }
+}
+
+template <Layout L, int Rows>
+void tile_of(const Stretch& s, int strip, int rows) {
+  if (rows == Rows) return tile<L, Rows>(s, strip);
+  if constexpr (Rows > 1) tile_of<L, Rows - 1>(s, strip, rows);
+}
+
+template <int Group>
+TileConfig config_of(std::int64_t rows) {
+  TileConfig config;
+  for (int i = 0; i < 2; i++) {
+    config.shape(kSums + i, rows, kLineBytes);
+    config.shape(kX + i, rows, Group);
+    config.shape(kCodes + i, Group / 4, kLineBytes);
+  }
+  return config;
+}
+
+template <Layout L>
+void linear_integer_amx(const PackedMatrix& w, int terms, const ActivationBlock* x, std::int64_t m,
+                        std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y,
+                        std::int64_t ldy, std::uint8_t* panel) {
+  using From = Packed<L>;
+  using To = Panel<L>;
+  const std::int64_t blocks = num_blocks(w.k), pair_bytes = blocks * 2 * From::kStripBytes;
+  const auto* data = reinterpret_cast<const std::uint8_t*>(w.data);
+  const std::int64_t rest = m % kRows;
+  const TileConfig whole = config_of<From::kShape.group>(kRows), last = config_of<From::kShape.group>(rest);
+  Stretch s{};
+  s.panel = panel;
+  s.x_stride = blocks * terms;
+  s.ldy = ldy;
+  s.terms = terms;
+  s.scale = 1.0f / (w.prescale * static_cast<float>(1 << (8 - From::kShape.number_bits())));
+  const std::int64_t most = m <= kFewRows ? kFewBlocks : kPanelBlocks, stretches = (blocks + most - 1) / most;
+  if (m >= kRows) whole.load();
+  for (std::int64_t row = 0; row < m; row += kRowGroup) {
+    const std::int64_t row_end = std::min(m, row + kRowGroup), tiles = (row_end - row + kRows - 1) / kRows;
+    for (std::int64_t i = 0; i < stretches; i++) {
+      const std::int64_t block = blocks * i / stretches;
+      s.blocks = blocks * (i + 1) / stretches - block;
+      s.first = i == 0;
+      s.last = i + 1 == stretches;
+      s.lines_ahead = (From::kStripBytes / kLineBytes + tiles * terms - 1) / (tiles * terms);
+      for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
+        const std::uint8_t* packed = data + pair * pair_bytes + block * 2 * From::kStripBytes;
+        for (std::int64_t b = 0; b < s.blocks; b++) {
+          To::unpack(packed + b * 2 * From::kStripBytes, panel + b * To::kBlockBytes);
+        }
+        s.channels = std::min(kStripChannels, w.n - pair * kStripChannels);
+        s.bias = bias ? bias + pair * kStripChannels : nullptr;
+        s.ahead = packed + pair_bytes;
+        for (std::int64_t r = row; r < row_end; r += kRows) {
+          const std::int64_t rows = std::min<std::int64_t>(kRows, row_end - r);
+          s.x = x + r * s.x_stride + block * terms;
+          s.y = y + r * ldy + pair * kStripChannels;
+          if (rows < kRows && (m >= kRows || (i == 0 && pair == strip_begin))) last.load();
+          for (int strip = 0; strip < 2; strip++) {
+            tile_of<L, kRows>(s, strip, static_cast<int>(rows));
+            s.ahead += s.lines_ahead * s.blocks * terms * kLineBytes;
+          }
+          if (rows < kRows && m >= kRows) whole.load();
+        }
+      }
+    }
+  }
+  release_tiles();
+}
+
+}  // namespace
+
+std::size_t linear_amx_scratch_bytes() {
+  return std::max<std::size_t>(linear_scratch_bytes(), kPanelBlocks * Panel<Layout::i4g16m>::kBlockBytes);
+}
+
+void linear_amx(const PackedMatrix& w, ActivationKind kind, const std::byte* activations, std::int64_t m,
+                std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy,
+                std::byte* scratch) {
+  if (w.layout == Layout::bf16) return linear_bf16_amx(w, activations, m, strip_begin, strip_end, bias, y, ldy);
+  if (!is_integer(w.layout) || m < kLeastRows)
+    return linear(w, kind, activations, m, strip_begin, strip_end, bias, y, ldy, scratch);
+  const auto run = [&]<Layout L>() {
+    linear_integer_amx<L>(w, kind == ActivationKind::int8x2 ? 2 : 1,
+                          reinterpret_cast<const ActivationBlock*>(activations), m, strip_begin, strip_end, bias, y, ldy,
+                          reinterpret_cast<std::uint8_t*>(scratch));
+  };
+  switch (w.layout) {
+    case Layout::i4g32: return run.operator()<Layout::i4g32>();
+    case Layout::i4g32m: return run.operator()<Layout::i4g32m>();
+    case Layout::i4g32nl: return run.operator()<Layout::i4g32nl>();
+    case Layout::i4g32mx: return run.operator()<Layout::i4g32mx>();
+    case Layout::i4g16: return run.operator()<Layout::i4g16>();
+    case Layout::i4g16m: return run.operator()<Layout::i4g16m>();
+    case Layout::i5g32: return run.operator()<Layout::i5g32>();
+    case Layout::i5g32m: return run.operator()<Layout::i5g32m>();
+    case Layout::i6g16: return run.operator()<Layout::i6g16>();
+    case Layout::i8g32: return run.operator()<Layout::i8g32>();
+    default: return;
+  }
+}
+
+std::int64_t spin_arithmetic_amx(ActivationKind kind, std::int64_t steps) {
+  if (kind == ActivationKind::f32) return spin_arithmetic(kind, steps);
+  TileConfig config;
+  for (int i = 0; i < 8; i++) config.shape(i, 16, 64);
+  config.load();
+  for (std::int64_t i = 0; i < steps; i++) {
+    if (kind == ActivationKind::bf16) {
+      multiply_bfloats<0, 4, 6>();
+      multiply_bfloats<1, 4, 7>();
+      multiply_bfloats<2, 5, 6>();
+      multiply_bfloats<3, 5, 7>();
+    } else {
+      multiply_bytes<0, 4, 6>();
+      multiply_bytes<1, 4, 7>();
+      multiply_bytes<2, 5, 6>();
+      multiply_bytes<3, 5, 7>();
+    }
+  }
+  release_tiles();
+  return steps * 4 * 16 * 16 * (kind == ActivationKind::bf16 ? 64 : 128);
+}
+
+}  // namespace ridgeline::RIDGELINE_ISA
