@@ -1,14 +1,18 @@
 // attention: what the program needs of the family, and how a block of the cache is laid out.
 //
-// A cache block holds kBlockTokens tokens of one row. Of each KV head it has a key tile and a value tile of bfloat16, in
-// lines of 16 pairs (64 bytes):
-//   key tile    [head_dim / 2][16 tokens][2]            a line is two neighbouring channels of 16 tokens
-//   value tile  [8][value_dim padded to 16][2 tokens]   a line is 16 channels of two neighbouring tokens
-// so that scores have tokens in lanes, outputs have channels in lanes, and both are sums of products of pairs, as the
-// BF16 dot product of AVX-512 takes them, without a shuffle.
+// A cache block holds kBlockTokens tokens of one row. Of each KV head it has a key tile and a value tile, in which scores
+// find tokens in lanes and outputs find channels in lanes, without a shuffle. By format of the cache:
 //
-// Queries and softmax weights are rounded to bfloat16 to be multiplied; products are added up, and everything else is
-// computed, in float32. Elsewhere than on AVX-512 pairs are widened and multiplied as float32.
+//   bf16  key tile    [head_dim / 2][16 tokens][2]            pairs of channels, as a BF16 dot product takes them
+//         value tile  [8][value_dim padded to 16][2 tokens]   pairs of tokens
+//   f16   key tile    [head_dim][16 tokens]
+//         value tile  [16 tokens][value_dim padded to 16]
+//   int8  key tile    [head_dim / 4][16 tokens][4] codes + 128, then 16 float32 scales, one a token
+//         value tile  [4][value_dim padded to 16][4 tokens] codes, then 16 float32 scales
+//
+// What is multiplied, and how: bf16: queries and softmax weights rounded to bfloat16; on AVX-512 by the BF16 dot product,
+// elsewhere widened to float32. f16: widened, all in float32. int8: attention_int8.h, in integers of 16 and 8 bits whose
+// sums are exact. Everything else is float32.
 //
 // Determinism: the context is cut in chunks of kChunkTokens at absolute positions. Within a chunk, softmax is taken over
 // all its visible tokens, and the weighted values are summed token by token; chunks are merged in order of position.
@@ -24,12 +28,30 @@ namespace ridgeline {
 inline constexpr std::int64_t kBlockTokens = 16;
 inline constexpr std::int64_t kChunkTokens = 256;
 
+// How keys and values are kept; the order is that of Kernels::caches and of kCacheFormatNames.
+enum class CacheFormat : std::uint8_t { bf16, f16, int8 };
+inline constexpr int kNumCacheFormats = 3;
+inline constexpr const char* kCacheFormatNames[kNumCacheFormats] = {"bf16", "f16", "int8"};
+
+// Sums of products with int8 codes stay below 2^31 up to so many channels.
+inline constexpr std::int64_t kMaxCodedChannels = 512;
+
 static inline std::int64_t padded_to_16(std::int64_t n) { return (n + 15) / 16 * 16; }
-static inline std::size_t key_tile_bytes(std::int64_t head_dim) {
-  return static_cast<std::size_t>((head_dim + 1) / 2) * kBlockTokens * 4;
+inline constexpr std::size_t kScaleBytes = kBlockTokens * sizeof(float);  // of a tile of codes
+
+static inline std::size_t key_tile_bytes(CacheFormat format, std::int64_t head_dim) {
+  const std::size_t channels = static_cast<std::size_t>(head_dim);
+  if (format == CacheFormat::bf16) return (channels + 1) / 2 * kBlockTokens * 4;
+  if (format == CacheFormat::f16) return (channels + 1) / 2 * 2 * kBlockTokens * 2;  // whole lines
+  return (channels + 3) / 4 * kBlockTokens * 4 + kScaleBytes;
 }
-static inline std::size_t value_tile_bytes(std::int64_t value_dim) {
-  return static_cast<std::size_t>(padded_to_16(value_dim) * kBlockTokens * 2);
+static inline std::size_t value_tile_bytes(CacheFormat format, std::int64_t value_dim) {
+  const std::size_t channels = static_cast<std::size_t>(padded_to_16(value_dim));
+  return format == CacheFormat::int8 ? channels * kBlockTokens + kScaleBytes : channels * kBlockTokens * 2;
+}
+// Tokens of a value tile that lie together: whole rows of lines are theirs.
+static inline std::int64_t tokens_together(CacheFormat format) {
+  return format == CacheFormat::bf16 ? 2 : format == CacheFormat::f16 ? 1 : 4;
 }
 
 // One row's queries of one KV head. A "vector" is a pair (new token, query head of the group), tokens outermost.
@@ -57,6 +79,27 @@ struct AttentionArgs {
 struct AttentionNext {
   const AttentionArgs* args;
   std::int64_t chunk;
+};
+
+// Attention over caches of one format.
+struct CacheAttention {
+  std::size_t (*scratch_bytes)(std::int64_t group, std::int64_t head_dim, std::int64_t value_dim);
+  // New tokens [query_begin, query_end), at most queries_per_item, over all that they see. next: what this thread will
+  // attend to afterwards, or null.
+  void (*attend)(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, const AttentionArgs* next,
+                 std::byte* scratch);
+  // The same in two parts: one chunk into partials [vectors, partial_floats]; merge_chunks makes outputs of them.
+  void (*attend_chunk)(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::int64_t chunk,
+                       const AttentionNext& next, float* partials, std::byte* scratch);
+};
+
+// Writes to caches of one format: `count` successive tokens of one KV head into slots [first_slot, first_slot + count) of
+// a block's tile.
+struct CacheWrites {
+  void (*keys)(const float* k, std::int64_t ldk, std::int64_t head_dim, std::byte* tile, std::int64_t first_slot,
+               std::int64_t count);
+  void (*values)(const float* v, std::int64_t ldv, std::int64_t value_dim, std::byte* tile, std::int64_t first_slot,
+                 std::int64_t count);
 };
 
 // Floats of what one chunk leaves of one vector: outputs, then their largest score and sum of weights, padded.

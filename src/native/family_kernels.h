@@ -40,18 +40,11 @@ void activate_rows(Activation activation, const float* x, std::int64_t ldx, floa
                    std::int64_t rows, std::int64_t cols);
 
 // attention_cache.cpp
-void write_keys(const float* k, std::int64_t ldk, std::int64_t head_dim, std::byte* tile, std::int64_t first_slot,
-                std::int64_t count);
-void write_values(const float* v, std::int64_t ldv, std::int64_t value_dim, std::byte* tile, std::int64_t first_slot,
-                  std::int64_t count);
+extern const CacheWrites kCacheWrites[kNumCacheFormats];
 void prefetch_slots(const std::byte* begin, std::size_t num_bytes);
 
 // attention.cpp
-std::size_t attention_scratch_bytes(std::int64_t group, std::int64_t head_dim, std::int64_t value_dim);
-void attend(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, const AttentionArgs* next,
-            std::byte* scratch);
-void attend_chunk(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::int64_t chunk,
-                  const AttentionNext& next, float* partials, std::byte* scratch);
+extern const CacheAttention kCacheAttention[kNumCacheFormats];
 void merge_chunks(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end,
                   std::int64_t chunk_begin, std::int64_t chunk_end, const float* partials, std::byte* scratch);
 

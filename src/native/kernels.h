@@ -78,22 +78,12 @@ struct Kernels {
                         std::int64_t rows, std::int64_t cols);
 
   // ---- attention (attention_cache.cpp, attention.cpp)
-  // `count` successive tokens of one KV head into slots [first_slot, first_slot + count) of a block's tile.
-  void (*write_keys)(const float* k, std::int64_t ldk, std::int64_t head_dim, std::byte* tile, std::int64_t first_slot,
-                     std::int64_t count);
-  void (*write_values)(const float* v, std::int64_t ldv, std::int64_t value_dim, std::byte* tile,
-                       std::int64_t first_slot, std::int64_t count);
+  // Of each CacheFormat.
+  const CacheWrites* cache_writes;
+  const CacheAttention* cache_attention;
   // Asks for memory that will be written.
   void (*prefetch_slots)(const std::byte* begin, std::size_t num_bytes);
-  std::size_t (*attention_scratch_bytes)(std::int64_t group, std::int64_t head_dim, std::int64_t value_dim);
-  // New tokens [query_begin, query_end), at most queries_per_item, over all that they see. next: what this thread will
-  // attend to afterwards, or null.
-  void (*attend)(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, const AttentionArgs* next,
-                 std::byte* scratch);
-  // The same in two parts: one chunk into partials [vectors, partial_floats], and all chunks [chunk_begin, chunk_end)
-  // of partials [chunks, vectors, partial_floats] into args.out.
-  void (*attend_chunk)(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::int64_t chunk,
-                       const AttentionNext& next, float* partials, std::byte* scratch);
+  // All chunks [chunk_begin, chunk_end) of partials [chunks, vectors, partial_floats] into args.out.
   void (*merge_chunks)(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end,
                        std::int64_t chunk_begin, std::int64_t chunk_end, const float* partials, std::byte* scratch);
 

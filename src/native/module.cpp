@@ -336,6 +336,11 @@ void add_rope(Program& program, const std::string& name, const View& x, const Vi
   program.add(std::make_unique<HeadsToCache>(name, "rope", spec));
 }
 
+int add_cache(Program& program, std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim,
+              std::int64_t window, const std::string& format) {
+  return program.add_cache(kv_heads, key_dim, value_dim, window, cache_format_of(format));
+}
+
 void check_kv(const HeadsToCache::Spec& spec) {
   require(!spec.k.sampled && !spec.v.sampled && spec.k.width == spec.place.kv_heads * spec.place.key_dim &&
               spec.v.width == spec.place.kv_heads * spec.place.value_dim,
@@ -440,6 +445,7 @@ NB_MODULE(_native, m) {
         return kernels_for(Isa::portable).activation_row_bytes(kind_named(kind), width);
       },
       "kind"_a, "width"_a);
+  bind_attention(m);
   bind_linear(m);
   bind_roofs(m);
 
@@ -475,7 +481,7 @@ NB_MODULE(_native, m) {
           },
           "isa"_a, "threads"_a, "num_blocks"_a, "max_rows"_a, "max_tokens"_a, "max_sampled"_a, "max_context"_a,
           "vocab"_a, "vocab_ids"_a, "arena_bytes"_a, "num_slots"_a = 0)
-      .def("add_cache", &Program::add_cache, "kv_heads"_a, "key_dim"_a, "value_dim"_a, "window"_a)
+      .def("add_cache", &add_cache, "kv_heads"_a, "key_dim"_a, "value_dim"_a, "window"_a, "format"_a)
       .def("pack", &pack, "format"_a, "raw"_a, "n"_a, "k"_a, "row_bytes"_a, "release"_a)
       .def(
           "write_weights",

@@ -58,12 +58,13 @@ std::byte* HeadsToCache::tile(const StepContext& context, const Segment& segment
   const KvPlace& place = spec_.place;
   std::byte* block = context.kv + static_cast<std::size_t>(segment.block) * context.kv_block_stride;
   const std::size_t index = static_cast<std::size_t>(head % place.kv_heads);
-  if (head < place.kv_heads) return block + place.key_offset + index * key_tile_bytes(place.key_dim);
-  return block + place.value_offset + index * value_tile_bytes(place.value_dim);
+  if (head < place.kv_heads) return block + place.key_offset + index * key_tile_bytes(place.format, place.key_dim);
+  return block + place.value_offset + index * value_tile_bytes(place.format, place.value_dim);
 }
 
 void HeadsToCache::write(const StepContext& context, Worker& worker, const Segment& segment, std::int64_t head) const {
   const KvPlace& place = spec_.place;
+  const CacheWrites& writes = context.kernels.cache_writes[static_cast<int>(place.format)];
   const std::int64_t slot = segment.position % kBlockTokens;
   std::byte* out = tile(context, segment, head);
   const auto at = [&](const View& view, std::int64_t column) {
@@ -71,7 +72,7 @@ void HeadsToCache::write(const StepContext& context, Worker& worker, const Segme
   };
   if (head >= place.kv_heads) {
     const float* v = at(spec_.v, (head - place.kv_heads) * place.value_dim);
-    return context.kernels.write_values(v, spec_.v.ld, place.value_dim, out, slot, segment.count);
+    return writes.values(v, spec_.v.ld, place.value_dim, out, slot, segment.count);
   }
   const float* k = at(spec_.k, head * place.key_dim);
   std::int64_t ldk = spec_.k.ld;
@@ -81,17 +82,23 @@ void HeadsToCache::write(const StepContext& context, Worker& worker, const Segme
     k = turned;
     ldk = place.key_dim;
   }
-  context.kernels.write_keys(k, ldk, place.key_dim, out, slot, segment.count);
+  writes.keys(k, ldk, place.key_dim, out, slot, segment.count);
 }
 
 // What `write` will touch: every line of a key tile, a few of a value tile.
 void HeadsToCache::prefetch(const StepContext& context, const Segment& segment, std::int64_t head) const {
+  const KvPlace& place = spec_.place;
   const std::byte* begin = tile(context, segment, head);
-  if (head < spec_.place.kv_heads) return context.kernels.prefetch_slots(begin, key_tile_bytes(spec_.place.key_dim));
-  const std::size_t pair_bytes = value_tile_bytes(spec_.place.value_dim) / (kBlockTokens / 2);
-  const std::size_t slot = static_cast<std::size_t>(segment.position % kBlockTokens);
-  const std::size_t last = slot + static_cast<std::size_t>(segment.count) - 1;
-  context.kernels.prefetch_slots(begin + slot / 2 * pair_bytes, (last / 2 - slot / 2 + 1) * pair_bytes);
+  if (head < place.kv_heads)
+    return context.kernels.prefetch_slots(begin, key_tile_bytes(place.format, place.key_dim));
+  const std::int64_t together = tokens_together(place.format), slot = segment.position % kBlockTokens;
+  const std::size_t scales = place.format == CacheFormat::int8 ? kScaleBytes : 0;
+  const std::size_t codes = value_tile_bytes(place.format, place.value_dim) - scales;
+  const std::size_t row_bytes = codes / static_cast<std::size_t>(kBlockTokens / together);
+  const std::int64_t first = slot / together, last = (slot + segment.count - 1) / together;
+  context.kernels.prefetch_slots(begin + static_cast<std::size_t>(first) * row_bytes,
+                                 static_cast<std::size_t>(last - first + 1) * row_bytes);
+  if (scales > 0) context.kernels.prefetch_slots(begin + codes, scales);
 }
 
 // The cache's lines are cold: nobody has touched them since the layer's last step. They are asked for one head ahead.
@@ -117,7 +124,7 @@ void HeadsToCache::run(const StepContext& context, Worker& worker) {
 Attention::Attention(std::string name, Spec spec) : Operator(std::move(name), "attention"), spec_(spec) {}
 
 std::size_t Attention::scratch_bytes(const Kernels& kernels) const {
-  return kernels.attention_scratch_bytes(spec_.num_heads / spec_.place.kv_heads, spec_.place.key_dim,
+  return attention_of(kernels).scratch_bytes(spec_.num_heads / spec_.place.kv_heads, spec_.place.key_dim,
                                          spec_.place.value_dim);
 }
 
@@ -140,8 +147,8 @@ AttentionArgs Attention::args(const StepContext& context, const StepRow& row, st
   out.softcap = spec_.softcap;
   out.window = place.window;
   out.causal = spec_.causal;
-  out.keys = context.kv + place.key_offset + static_cast<std::size_t>(kv_head) * key_tile_bytes(place.key_dim);
-  out.values = context.kv + place.value_offset + static_cast<std::size_t>(kv_head) * value_tile_bytes(place.value_dim);
+  out.keys = context.kv + place.key_offset + static_cast<std::size_t>(kv_head) * key_tile_bytes(place.format, place.key_dim);
+  out.values = context.kv + place.value_offset + static_cast<std::size_t>(kv_head) * value_tile_bytes(place.format, place.value_dim);
   out.block_stride = context.kv_block_stride;
   out.block_table = row.block_table;
   out.num_context = row.num_context;
@@ -200,7 +207,7 @@ void Attention::run_decode(const StepContext& context, Worker& worker) const {
   AttentionArgs now = item(begin);
   for (std::int64_t i = begin; i < end; i++) {
     const AttentionArgs next = item(i + 1 < end ? i + 1 : i);
-    context.kernels.attend(now, 0, 1, i + 1 < end ? &next : nullptr, worker.scratch);
+    attention_of(context.kernels).attend(now, 0, 1, i + 1 < end ? &next : nullptr, worker.scratch);
     now = next;
   }
 }
@@ -214,7 +221,7 @@ void Attention::run_whole(const StepContext& context, Worker& worker) {
     for (; item < first + blocks * kv_heads; item = next_item.fetch_add(1, std::memory_order_relaxed)) {
       // Last queries first: they see most, and short items at the end even the threads out.
       const std::int64_t block = blocks - 1 - (item - first) / kv_heads;
-      context.kernels.attend(args(context, row, (item - first) % kv_heads), block * queries,
+      attention_of(context.kernels).attend(args(context, row, (item - first) % kv_heads), block * queries,
                              std::min((block + 1) * queries, row.num_new), nullptr, worker.scratch);
     }
     first += blocks * kv_heads;
@@ -240,7 +247,7 @@ void Attention::run_split(const StepContext& context, Worker& worker) const {
     for (std::int64_t i = std::max(begin - first, std::int64_t{0}); i <= last; i++) {
       const AttentionArgs now = args(context, row, i / count), then = args(context, row, (i + 1) / count % kv_heads);
       const AttentionNext next{i < last ? &then : nullptr, chunks.begin + (i + 1) % count};
-      context.kernels.attend_chunk(now, 0, row.num_new, chunks.begin + i % count, next, partials + i * floats,
+      attention_of(context.kernels).attend_chunk(now, 0, row.num_new, chunks.begin + i % count, next, partials + i * floats,
                                    worker.scratch);
     }
     first += count * kv_heads;

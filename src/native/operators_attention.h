@@ -16,6 +16,7 @@ struct KvPlace {
   std::size_t key_offset, value_offset;
   std::int64_t kv_heads, key_dim, value_dim;
   std::int64_t window;  // 0: none
+  CacheFormat format;
 };
 
 // cos and sin of every position, computed when first needed.
@@ -75,6 +76,9 @@ class Attention final : public Operator {
   std::int64_t partials_floats(std::int64_t num_chunks) const;
 
  private:
+  const CacheAttention& attention_of(const Kernels& kernels) const {
+    return kernels.cache_attention[static_cast<int>(spec_.place.format)];
+  }
   AttentionArgs args(const StepContext& context, const StepRow& row, std::int64_t kv_head) const;
   bool splits_context(const StepContext& context, int num_threads) const;
   void run_whole(const StepContext& context, Worker& worker);

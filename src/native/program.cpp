@@ -44,11 +44,15 @@ Program::Program(Isa isa, int num_threads, const Limits& limits, std::size_t are
       arena_(arena_bytes),
       cursors_(static_cast<std::size_t>(num_threads)) {}
 
-int Program::add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t window) {
+int Program::add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t window,
+                       CacheFormat format) {
   if (kv_heads < 1 || key_dim < 1 || value_dim < 1 || window < 0) throw std::invalid_argument("a cache has no heads");
-  KvPlace place{kv_block_stride_, 0, kv_heads, key_dim, value_dim, window};
-  place.value_offset = place.key_offset + static_cast<std::size_t>(kv_heads) * key_tile_bytes(key_dim);
-  kv_block_stride_ = aligned(place.value_offset + static_cast<std::size_t>(kv_heads) * value_tile_bytes(value_dim));
+  if (format == CacheFormat::int8 && std::max(key_dim, value_dim) > kMaxCodedChannels)
+    throw std::invalid_argument("heads are too wide for an int8 cache");
+  KvPlace place{kv_block_stride_, 0, kv_heads, key_dim, value_dim, window, format};
+  const std::size_t heads = static_cast<std::size_t>(kv_heads);
+  place.value_offset = place.key_offset + heads * key_tile_bytes(format, key_dim);
+  kv_block_stride_ = aligned(place.value_offset + heads * value_tile_bytes(format, value_dim));
   caches_.push_back(place);
   return static_cast<int>(caches_.size()) - 1;
 }

@@ -37,7 +37,8 @@ class Program {
   Program(Isa isa, int num_threads, const Limits& limits, std::size_t arena_bytes);
 
   // ---- building; finish() ends it
-  int add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t window);
+  int add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t window,
+                CacheFormat format);
   const KvPlace& cache(int index) const;
   // Of every row, that many floats that its recurrent operators carry from token to token.
   StatePlace add_state(std::int64_t floats);

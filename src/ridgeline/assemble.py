@@ -16,6 +16,7 @@ from ridgeline.config import Settings
 from ridgeline.cost.calibrate import StepSeconds
 from ridgeline.cost.count import count_parameters, count_state_bytes, count_step
 from ridgeline.cost.device import Device, Roofs
+from ridgeline.cost.free_memory import available_bytes
 from ridgeline.cost.measure import Meter, ReadRoof, device_now, load, read_roof
 from ridgeline.cost.memory import check_fits, memory_ledger
 from ridgeline.cost.step_times import least_seconds
@@ -25,10 +26,12 @@ from ridgeline.engine.record import Recorder
 from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.errors import CapacityError, RequestError, RidgelineError
 from ridgeline.model.formats import FORMATS
+from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.work import Precision, Work
 from ridgeline.model.opened import OpenedModel, open_model
 from ridgeline.model.passes.fuse import fuse
+from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.model.passes.memory import plan_memory
 from ridgeline.model.text.tokenizer import Tokenizer
 from ridgeline.model.weights.sources import Progress, parse_reference, resolve, silent
@@ -52,7 +55,8 @@ class Options:
     """How to run a model; None: chosen from the model and the machine.
 
     backend: "cpu", "reference" (NumPy, slow, the definition) or "null" (no arithmetic).
-    context_length: tokens of a prompt and its answer. memory: bytes of the KV cache. max_rows:
+    context_length: tokens of a prompt and its answer. memory: bytes of the KV cache. kv_format: how
+    keys and values are kept, "bf16", "f16" or "int8"; "f32" in the reference backend. max_rows:
     requests that run at once. max_tokens_per_step: new tokens that a step computes at most.
     policy: who goes first, "fcfs", "priority" or "fair". max_waiting: requests that may wait; one
     more is refused as Overloaded, with the time when to come back; None: any number. itl_target:
@@ -65,6 +69,7 @@ class Options:
     backend: str = "cpu"
     context_length: int | None = None
     memory: int | None = None
+    kv_format: str | None = None
     max_rows: int = 64
     max_tokens_per_step: int = 512
     policy: str = "fcfs"
@@ -155,11 +160,13 @@ class Assembled:
         return self.executor if isinstance(self.executor, CpuExecutor) else None
 
 
-def attention_arithmetic(executor: Executor) -> str | None:
-    """Of the kernels that run; None where the backend's own arithmetic does attention, too."""
+def attention_arithmetic(executor: Executor) -> Mapping[str, str]:
+    """Of the kernels that run, by the cache's format; empty where the backend's own arithmetic does
+    attention, too.
+    """
     from ridgeline.backends.cpu.executor import ATTENTION_ARITHMETIC, CpuExecutor
 
-    return ATTENTION_ARITHMETIC[executor.isa] if isinstance(executor, CpuExecutor) else None
+    return ATTENTION_ARITHMETIC[executor.isa] if isinstance(executor, CpuExecutor) else {}
 
 
 def machine_isa(settings: Settings) -> str:
@@ -196,15 +203,12 @@ class Sizes:
 # Arithmetic and bytes of each backend, for its figures.
 _CPU_PRECISION = Precision(
     activation_bytes=4.0,
-    kv_bytes=2.0,
     rolling_bytes=4.0,
     default_compute="f32",
     compute={name: "int8" for name in FORMATS if name not in ("F32", "F16", "BF16")}
     | {"BF16": "bf16"},
 )
-_REFERENCE_PRECISION = Precision(
-    activation_bytes=4.0, kv_bytes=4.0, rolling_bytes=4.0, default_compute="f32"
-)
+_REFERENCE_PRECISION = Precision(activation_bytes=4.0, rolling_bytes=4.0, default_compute="f32")
 
 
 def assemble(
@@ -238,13 +242,14 @@ def assemble(
     target = options.itl_target
     if target is not None and not (isinstance(target, int | float) and 0 < target < 3600):
         raise RequestError("itl_target", f"{target!r} is not a number of seconds above 0")
+    kv_format_of(options)  # before a download
     opened = open_model(
         resolve(parse_reference(model), settings, progress), context_length=options.context_length
     )
     # Read first: a broken tokenizer is known before weights are packed.
     tokenizer = load_tokenizer(opened)
-    graph = fuse(opened.graph)
-    precision, build = _BACKENDS[options.backend]
+    precision, _, build = _BACKENDS[options.backend]
+    graph = fuse(with_kv_format(opened.graph, KV_FORMATS[kv_format_of(options)]))
     sizes = plan_sizes(graph, options, precision, available_bytes())
     threads = options.threads or settings.threads
     settings = replace(settings, threads=threads, isa=options.isa or settings.isa)
@@ -279,6 +284,21 @@ def assemble(
     )
 
 
+def kv_format_of(options: Options) -> str:
+    """The name of the format that keys and values are kept in. RequestError for one that the
+    backend has not.
+    """
+    allowed = _BACKENDS[options.backend][1]
+    if options.kv_format is None:
+        return allowed[0]
+    if options.kv_format not in allowed:
+        raise RequestError(
+            "kv_format",
+            f"{options.kv_format!r}; the {options.backend} backend has: {', '.join(allowed)}",
+        )
+    return options.kv_format
+
+
 def _device(graph: Graph, settings: Settings) -> Device:
     """The limits of this machine: those that `ridgeline measure` kept; where nothing is kept, those
     of this moment, measured in some tenths of a second and not kept.
@@ -304,6 +324,7 @@ def replay_options(header: Mapping[str, Any]) -> tuple[str, Options]:
             memory=int(sizes["memory"]),
             max_rows=int(sizes["max_rows"]),
             max_tokens_per_step=int(sizes["max_tokens_per_step"]),
+            kv_format=header.get("kv_format"),
             policy=str(header.get("policy", "fcfs")),
             max_waiting=header.get("max_waiting"),
             itl_target=header.get("itl_target"),
@@ -338,6 +359,7 @@ def _recorder(
     header = {
         "model": str(opened.checkpoint.path),
         "backend": options.backend,
+        "kv_format": kv_format_of(options),
         "policy": options.policy,
         "max_waiting": options.max_waiting,
         "itl_target": options.itl_target,
@@ -372,7 +394,6 @@ def plan_sizes(graph: Graph, options: Options, precision: Precision, available: 
         graph,
         rows=1,
         context=BLOCK_TOKENS,
-        kv_element_bytes=precision.kv_bytes,
         arena_bytes=arena.arena_bytes,
         block_tokens=BLOCK_TOKENS,
     )
@@ -419,23 +440,6 @@ def plan_sizes(graph: Graph, options: Options, precision: Precision, available: 
     )
 
 
-def available_bytes() -> int:
-    """Memory that a new process can take: MemAvailable, or what the control group leaves."""
-    facts: Mapping[str, int] = {
-        line.split(":")[0]: int(line.split()[1]) * 1024
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        if line.endswith("kB")
-    }
-    available = facts["MemAvailable"]
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return available
-    return available if limit == "max" else min(available, int(limit) - used)
-
-
 def _cpu(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) -> Executor:
     from ridgeline.backends.cpu.executor import CpuExecutor
 
@@ -475,10 +479,11 @@ def _null(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) -
 
 _Build = Callable[[Graph, OpenedModel, Sizes, Settings], Executor]
 
-_BACKENDS: dict[str, tuple[Precision, _Build]] = {
-    "cpu": (_CPU_PRECISION, _cpu),
-    "reference": (_REFERENCE_PRECISION, _reference),
-    "null": (_CPU_PRECISION, _null),
+# What its figures are in; how it keeps keys and values, its own way first; how it is made.
+_BACKENDS: dict[str, tuple[Precision, tuple[str, ...], _Build]] = {
+    "cpu": (_CPU_PRECISION, ("bf16", "f16", "int8"), _cpu),
+    "reference": (_REFERENCE_PRECISION, ("f32", "bf16", "f16", "int8"), _reference),
+    "null": (_CPU_PRECISION, ("bf16", "f16", "int8"), _null),
 }
 
 BACKEND_NAMES = tuple(_BACKENDS)

@@ -12,8 +12,10 @@ from test_logits import CASES, FILES, Floats, distance, open_case, prompts
 
 from ridgeline.backends.cpu.executor import ISAS, CpuExecutor, choose_isa
 from ridgeline.backends.reference.sample import sample
+from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.opened import OpenedModel
 from ridgeline.model.passes.fuse import fuse
+from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.step import PlanRow, RowSampling, StepPlan
 
 NUM_BLOCKS, MAX_ROWS, MAX_TOKENS, MAX_LOGITS = 320, 64, 2048, 256
@@ -28,10 +30,16 @@ BOUNDS = {"F32": 1.2e-2, "F16": 1.2e-2, "BF16": 2e-2}
 
 
 def cpu(
-    model: OpenedModel, *, fused: bool = True, threads: int = 2, isa: str | None = None
+    model: OpenedModel,
+    *,
+    fused: bool = True,
+    threads: int = 2,
+    isa: str | None = None,
+    kv_format: str = "bf16",
 ) -> CpuExecutor:
+    graph = with_kv_format(model.graph, KV_FORMATS[kv_format])
     return CpuExecutor(
-        fuse(model.graph) if fused else model.graph,
+        fuse(graph) if fused else graph,
         model.weights,
         num_blocks=NUM_BLOCKS,
         max_rows=MAX_ROWS,
@@ -65,6 +73,17 @@ def test_logits_are_transformers(case: str, file: str, isa: str) -> None:
         }
         found = in_chunks(cpu(model, isa=isa), 0, token_ids, [len(token_ids)])
         assert distance(found, logits) < bound
+
+
+@pytest.mark.parametrize(("kv_format", "bound"), [("f16", 1e-3), ("int8", 3e-2)])
+@pytest.mark.parametrize("case", CASES)
+def test_logits_of_other_caches_are_transformers(case: str, kv_format: str, bound: float) -> None:
+    for token_ids, logits in prompts(case):
+        model = open_case(case, "model.safetensors", len(token_ids))
+        executor = cpu(model, kv_format=kv_format)
+        found = in_chunks(executor, 0, token_ids, [len(token_ids)])
+        rounded = {w.format.name for w in model.graph.weights if len(w.shape) == 2} - {"F32", "F16"}
+        assert distance(found, logits) < (BOUNDS["BF16"] + bound if rounded else bound)
 
 
 @pytest.mark.parametrize("case", CASES)

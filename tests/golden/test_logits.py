@@ -9,9 +9,11 @@ import numpy.typing as npt
 import pytest
 
 from ridgeline.backends.reference.executor import BLOCK_TOKENS, ReferenceExecutor, Weights
+from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import Graph, Weight
 from ridgeline.model.opened import OpenedModel, open_model
 from ridgeline.model.passes.fuse import fuse
+from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.model.passes.shard import shard, share_of
 from ridgeline.step import PlanRow, RowSampling, StepPlan
 
@@ -37,6 +39,11 @@ def open_case(case: str, file: str, num_tokens: int) -> OpenedModel:
     path = HERE / case
     context = num_tokens if case in ("llama_dynamic", "phi3_longrope") else None
     return open_model(path / file if file.endswith(".gguf") else path, context_length=context)
+
+
+def exact(graph: Graph) -> Graph:
+    """Keys and values as they were computed, as transformers keeps them."""
+    return with_kv_format(graph, KV_FORMATS["f32"])
 
 
 def prompts(case: str) -> list[tuple[list[int], Floats]]:
@@ -78,7 +85,7 @@ def test_reference_is_transformers(case: str, file: str, fused: bool) -> None:
     for token_ids, logits in prompts(case):
         model = open_case(case, file, len(token_ids))
         graph = fuse(model.graph) if fused else model.graph
-        executor = ReferenceExecutor(graph, model.weights, num_blocks=8, max_rows=1)
+        executor = ReferenceExecutor(exact(graph), model.weights, num_blocks=8, max_rows=1)
         executor.open_row(0, token_ids, RowSampling())
         assert distance(executor.forward(plan(len(token_ids))), logits) < BOUND
 
@@ -89,7 +96,8 @@ def test_reference_in_chunks_is_the_reference_whole(case: str) -> None:
     model = open_case(case, "model.safetensors", len(token_ids))
     found = []
     for chunks in ([len(token_ids)], [1] * len(token_ids), [5, BLOCK_TOKENS, 1, 14]):
-        executor = ReferenceExecutor(model.graph, model.weights, num_blocks=8, max_rows=1)
+        graph = exact(model.graph)
+        executor = ReferenceExecutor(graph, model.weights, num_blocks=8, max_rows=1)
         executor.open_row(0, token_ids, RowSampling())
         ends = np.cumsum(chunks)
         assert ends[-1] == len(token_ids)
@@ -106,8 +114,9 @@ def test_reference_in_chunks_is_the_reference_whole(case: str) -> None:
 def test_all_ranks_in_lock_step_are_the_whole_model(case: str, ways: int) -> None:
     token_ids, _ = prompts(case)[0]
     model = open_case(case, "model.safetensors", len(token_ids))
-    whole = ReferenceExecutor(model.graph, model.weights, num_blocks=8, max_rows=1)
-    graphs = [fuse(rank) for rank in shard(model.graph, ways)]
+    graph = exact(model.graph)
+    whole = ReferenceExecutor(graph, model.weights, num_blocks=8, max_rows=1)
+    graphs = [fuse(rank) for rank in shard(graph, ways)]
     ranks = ReferenceExecutor(
         graphs, SharedOut(model.graph, model.weights), num_blocks=8, max_rows=1
     )

@@ -239,8 +239,10 @@ def test_attention_is_counted_in_what_its_kernels_multiply_in() -> None:
     from ridgeline.backends.cpu.executor import ATTENTION_ARITHMETIC, ISAS
 
     assert set(ATTENTION_ARITHMETIC) == set(ISAS)
-    assembled = model(isa="portable")
-    shape = StepShape.prefill(8)
-    rows = count_step(assembled.bound_graph, shape, assembled.precision).rows
-    (attention,) = [row for row in rows if row.operator == "attention"]
-    assert set(attention.work.flops) == {ATTENTION_ARITHMETIC["portable"]}
+    for kv_format in ("bf16", "f16", "int8"):
+        assembled = model(isa="portable", kv_format=kv_format)
+        shape = StepShape.prefill(8)
+        rows = count_step(assembled.bound_graph, shape, assembled.precision).rows
+        (attention,) = [row for row in rows if row.operator == "attention"]
+        assert set(attention.work.flops) == {ATTENTION_ARITHMETIC["portable"][kv_format]}
+        assert attention.kv_format == kv_format

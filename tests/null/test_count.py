@@ -16,10 +16,12 @@ from ridgeline.cost.count import (
 )
 from ridgeline.cost.memory import check_fits, longest_context, memory_ledger
 from ridgeline.errors import CapacityError
+from ridgeline.model.graph.kv_format import KV_FORMATS, KvFormat
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.work import NO_WORK, Precision, Work
 from ridgeline.model.opened import describe, open_model
 from ridgeline.model.passes.fuse import fuse
+from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.step import StepShape
 
 PUBLISHED: dict[str, dict[str, Any]] = json.loads(
@@ -95,7 +97,8 @@ def test_kv_bytes_part_by_window() -> None:
     windowed = config["layer_types"].count("sliding_attention")
     assert kv.windowed == {512: windowed * layer}
     assert kv.unbounded == (26 - windowed) * layer
-    assert count_kv_bytes(describe(config), 1.0).per_token == 26 * layer / 2
+    halved = with_kv_format(describe(config), KvFormat("bytes", element_bytes=1))
+    assert count_kv_bytes(halved).per_token == 26 * layer / 2
 
 
 def test_flops_of_a_step_by_hand() -> None:
@@ -117,8 +120,41 @@ def test_bytes_of_a_decode_step_by_hand() -> None:
     token_bytes = 2 * 2 * (2 * 4) * 2  # layers, k and v, heads x channels, bytes
     assert count.total.kv_write_bytes == 8 * token_bytes
     assert count.total.kv_read_bytes == 8 * 101 * token_bytes
-    halved = count_step(small(), StepShape.decode(8, 100), Precision(kv_bytes=1.0))
+    graph = with_kv_format(small(), KvFormat("bytes", element_bytes=1))
+    halved = count_step(graph, StepShape.decode(8, 100), Precision())
     assert halved.total.kv_read_bytes == count.total.kv_read_bytes / 2
+
+
+def test_kv_bytes_by_format_scales_included() -> None:
+    graph = small()
+    heads = 2 * 2 * 2  # layers, k and v, heads of 4 channels
+    per_token = {"bf16": heads * 8, "f16": heads * 8, "int8": heads * (4 + 4), "f32": heads * 16}
+    assert set(per_token) == set(KV_FORMATS)
+    step = StepShape.decode(3, 50)
+    for name, num_bytes in per_token.items():
+        kept = with_kv_format(graph, KV_FORMATS[name])
+        assert {state.format.name for state in kept.states} == {name}
+        assert count_kv_bytes(kept).per_token == num_bytes
+        count = count_step(kept, step, Precision())
+        assert count.total.kv_read_bytes == 3 * 51 * num_bytes
+        assert count.total.kv_write_bytes == 3 * num_bytes
+        assert {row.kv_format for row in count.rows if row.work.kv_read_bytes} == {name}
+        ledger = memory_ledger(kept, rows=2, context=32, block_tokens=16)
+        assert ledger.kv_bytes == 2 * 32 * num_bytes
+
+
+def test_int8_holds_nearly_twice_the_tokens() -> None:
+    graph = describe(PUBLISHED["meta-llama/Meta-Llama-3.1-8B"]["config"])  # heads of 128
+    room = 10**12
+    tokens = {
+        name: longest_context(
+            memory_ledger(with_kv_format(graph, kv_format), rows=1, context=1, block_tokens=16),
+            room,
+        )
+        for name, kv_format in KV_FORMATS.items()
+    }
+    assert tokens["f16"] == tokens["bf16"]
+    assert 1.93 < tokens["int8"] / tokens["bf16"] < 1.95
 
 
 def test_rows_are_one_a_kind_and_add_up_to_the_graph() -> None:

@@ -163,5 +163,10 @@ def test_smollm2(run: Run, smollm2_path: Path) -> None:
     found = json.loads(run(smollm2_path, "--json", "--step", "decode:1@1024"))
     assert found["parameters"] == 134_515_008
     assert found["kv_bytes_per_token"] == 30 * 2 * 3 * 64 * 2
+    assert found["kv_format"] == "bf16"
+    coded = json.loads(run(smollm2_path, "--json", "--kv-format", "int8"))
+    assert (coded["kv_format"], coded["kv_bytes_per_token"]) == ("int8", 30 * 2 * 3 * (64 + 4))
+    assert "there are: bf16, f16, int8, f32" in run(smollm2_path, "--kv-format", "q3", code=2)
+    assert "12.2 KB as int8" in run(smollm2_path, "--kv-format", "int8")
     assert set(found["weight_bytes_by_format"]) == {"Q8_0", "Q4_1", "F32"}
     assert found["total"]["weight_bytes"] == pytest.approx(96.6e6, rel=0.01)

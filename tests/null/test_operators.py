@@ -11,6 +11,7 @@ from ridgeline.backends.reference.table import COLLECTIVES, REFERENCE
 from ridgeline.errors import ModelError
 from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.dims import SAMPLED, TOKENS, Shape
+from ridgeline.model.graph.kv_format import KvFormat
 from ridgeline.model.graph.node import KvState, Node, RowState, State, Value, Weight
 from ridgeline.model.graph.ops import (
     OPERATORS,
@@ -50,14 +51,13 @@ from ridgeline.step import StepShape
 
 # 4 new tokens in two rows: 3 from nothing, 1 after 7; pairs 14, cached tokens 11; 2 want logits.
 STEP = StepShape(new_tokens=(3, 1), context_lens=(0, 7), num_sampled=2)
-PRECISION = Precision(
-    activation_bytes=2, kv_bytes=1, default_compute="bf16", compute={"Q8_0": "int8"}
-)
+PRECISION = Precision(activation_bytes=2, default_compute="bf16", compute={"Q8_0": "int8"})
 CUT = Placement(split=-1)
 ROWS, COLUMNS = Placement(split=0), Placement(split=1)
 
 ROTATION = Rotation((1.0, 0.1))
-STATE = KvState("kv", kv_heads=2, key_dim=8, value_dim=8)
+BYTES = KvFormat("bytes", element_bytes=1)
+STATE = KvState("kv", kv_heads=2, key_dim=8, value_dim=8, format=BYTES)
 
 
 def weight(name: str, *shape: int, format_name: str = "F32") -> Weight:
@@ -294,6 +294,9 @@ CASES: dict[str, Case] = {
             "do not part over 3 KV heads": with_state(replace(STATE, kv_heads=3)),
             "head sizes": with_state(replace(STATE, value_dim=4)),
             "window 0 is empty": with_state(replace(STATE, window=0)),
+            "a head of 8 channels is too wide for a cache in narrow, which holds 7": with_state(
+                replace(STATE, format=KvFormat("narrow", 1, max_channels=7))
+            ),
         },
     ),
     "gated_activation": Case(

@@ -12,6 +12,7 @@ import pytest
 from ridgeline.backends.reference.call import Call, KvCache
 from ridgeline.backends.reference.state_table import BoundRow
 from ridgeline.backends.reference.table import REFERENCE
+from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import KvState
 from ridgeline.model.graph.ops import (
     Activate,
@@ -34,6 +35,8 @@ from ridgeline.model.graph.ops import (
 from ridgeline.step import RowSampling
 
 Doubles = npt.NDArray[np.float64]
+
+EXACT = KV_FORMATS["f32"]
 
 # Two rows: 3 new tokens after 2, and 2 new tokens from nothing; blocks out of order.
 ROWS = [
@@ -77,7 +80,7 @@ def cache_of(state: KvState, rows: Sequence[BoundRow] = ROWS) -> tuple[KvCache, 
 def test_attention(causal: bool, window: int | None, softcap: float | None) -> None:
     """Pair by pair; keys and values of different widths, two query heads to a KV head."""
     op = Attention(4, 3, 5, scale=0.7, softcap=softcap, causal=causal)
-    state = KvState("kv", 2, 3, 5, window)
+    state = KvState("kv", 2, 3, 5, window, EXACT)
     cache, plain = cache_of(state)
     q = rng().standard_normal((5, 12))
     (found,) = run(op, q, cache=cache)
@@ -107,7 +110,7 @@ def test_attention(causal: bool, window: int | None, softcap: float | None) -> N
 
 
 def test_attention_reads_only_its_own_row() -> None:
-    state = KvState("kv", 1, 2, 2)
+    state = KvState("kv", 1, 2, 2, format=EXACT)
     cache, _ = cache_of(state)
     q = rng().standard_normal((5, 2))
     op = Attention(1, 2, 2, 1.0)
@@ -160,7 +163,11 @@ def test_rope_keeps_distances() -> None:
 
 
 def test_rope_kv_write_is_its_parts() -> None:
-    rotation, norm, state = Rotation((0.9, 0.3)), Norm(eps=1e-5), KvState("kv", 2, 6, 6)
+    rotation, norm, state = (
+        Rotation((0.9, 0.3)),
+        Norm(eps=1e-5),
+        KvState("kv", 2, 6, 6, format=EXACT),
+    )
     qkv = rng().standard_normal((5, (4 + 2 + 2) * 6))
     weights = list(rng().standard_normal((2, 6)))
     fused, parts = (KvCache(state, 5, BLOCK_TOKENS, np.float64) for _ in range(2))

@@ -10,9 +10,11 @@ from ridgeline.cost.count import count_step
 from ridgeline.cost.device import Bandwidth, Barrier, Device, Peak, Roofs, mode_name
 from ridgeline.cost.time import bound_of, step_bound
 from ridgeline.errors import RidgelineError
+from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.work import Precision, Work
 from ridgeline.model.opened import describe
 from ridgeline.model.passes.fuse import fuse
+from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.step import StepShape
 
 DEVICE = Device(
@@ -32,9 +34,7 @@ SMALL = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
 }
-PRECISION = Precision(
-    activation_bytes=4.0, kv_bytes=2.0, default_compute="f32", compute={"BF16": "f32"}
-)
+PRECISION = Precision(activation_bytes=4.0, default_compute="f32", compute={"BF16": "f32"})
 
 
 def test_each_resource_by_hand() -> None:
@@ -111,9 +111,13 @@ def test_attention_is_held_to_the_peak_of_what_it_uses() -> None:
     graph = fuse(describe(SMALL))
     shape = StepShape.prefill(8)
     plain = count_step(graph, shape, PRECISION).total.flops
-    paired = count_step(graph, shape, replace(PRECISION, attention="bf16")).total.flops
+    paired = count_step(graph, shape, replace(PRECISION, attention={"bf16": "bf16"})).total.flops
     assert paired["bf16"] == 2 * 36 * (2 * 4 * (4 + 4))  # layers, pairs of 8 tokens, heads
     assert paired["f32"] + paired["bf16"] == plain["f32"]
+    coded = with_kv_format(graph, KV_FORMATS["int8"])
+    assert count_step(coded, shape, replace(PRECISION, attention={"bf16": "bf16"})).total.flops == (
+        plain
+    )
 
 
 def test_a_head_that_nobody_wants_is_not_read() -> None:

@@ -14,6 +14,7 @@ from cpu_graphs import AVAILABLE, NUM_BLOCKS, Stored
 from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.build import Builder
+from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import Graph, KvState
 from ridgeline.model.graph.ops import (
     Add,
@@ -28,6 +29,7 @@ from ridgeline.model.graph.ops import (
     SelectRows,
 )
 from ridgeline.model.passes.fuse import fuse
+from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.step import PlanRow, RowSampling, Sampled, StepPlan
 
 Floats = npt.NDArray[np.float32]
@@ -99,8 +101,9 @@ def executor(
     threads: int = 2,
     fused: bool = True,
     quantize_early: bool = True,
+    kv_format: str = "bf16",
 ) -> CpuExecutor:
-    graph = model(format_name)
+    graph = with_kv_format(model(format_name), KV_FORMATS[kv_format])
     return CpuExecutor(
         fuse(graph) if fused else graph,
         Stored(arrays()),
@@ -170,8 +173,11 @@ def test_values_between_operators_as_float32_or_as_activations(format_name: str,
 @isas
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_alone_and_among_64_rows(format_name: str, isa: str) -> None:
+    alone_and_among_64_rows(executor(format_name, isa))
+
+
+def alone_and_among_64_rows(cpu: CpuExecutor) -> None:
     """Row 3 decodes its last token in a step of 64 rows of all lengths, prefilling and decoding."""
-    cpu = executor(format_name, isa)
     alone = logits(cpu, [LENGTH], shuffled(0))[-1]
     blocks = shuffled(2)
     random = np.random.default_rng(5)
@@ -189,6 +195,22 @@ def test_alone_and_among_64_rows(format_name: str, isa: str) -> None:
     order = random.permutation(64).tolist()
     found = cpu.forward(StepPlan(tuple(plans[i] for i in order)))
     assert np.array_equal(found[order.index(3)], alone)
+
+
+@isas
+@pytest.mark.parametrize("kv_format", ["f16", "int8"])
+def test_caches_in_other_formats(kv_format: str, isa: str) -> None:
+    """Whole, in chunks, one by one, on 1, 2 and 3 threads, fused and not, alone and among 64."""
+    cpu = executor("Q4_1", isa, kv_format=kv_format)
+    whole = logits(cpu, [LENGTH], shuffled(0))
+    assert np.isfinite(whole).all()
+    assert not np.array_equal(whole, logits(executor("Q4_1", isa), [LENGTH], shuffled(0)))
+    for seed, each in enumerate([[64], [5, 33], [LENGTH - 7, 1], [1]]):
+        assert np.array_equal(logits(cpu, each, shuffled(seed)), whole), each
+    for threads, fused in ((1, True), (3, True), (2, False)):
+        other = executor("Q4_1", isa, threads, fused, kv_format=kv_format)
+        assert np.array_equal(logits(other, [200, 3, 1], shuffled(1)), whole), (threads, fused)
+    alone_and_among_64_rows(cpu)
 
 
 @isas

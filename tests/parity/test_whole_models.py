@@ -19,8 +19,10 @@ from small_graphs import Decoder, decoder, numbers_of
 from ridgeline.backends.cpu.executor import ISAS, CpuExecutor, choose_isa
 from ridgeline.backends.reference.executor import ReferenceExecutor
 from ridgeline.model.formats import FORMATS, dequantize, quantize
+from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import Graph, Weight
 from ridgeline.model.passes.fuse import fuse
+from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.step import PlanRow, RowSampling, StepPlan
 
 Floats = npt.NDArray[np.float32]
@@ -61,9 +63,9 @@ def model(format_name: str) -> Graph:
     return fuse(decoder(replace(SHAPE, format=format_name)))
 
 
-def cpu(format_name: str, isa: str, threads: int = 2) -> CpuExecutor:
+def cpu(format_name: str, isa: str, threads: int = 2, kv_format: str = "bf16") -> CpuExecutor:
     return CpuExecutor(
-        model(format_name),
+        with_kv_format(model(format_name), KV_FORMATS[kv_format]),
         StoredWeights(),
         num_blocks=4 * MAX_ROWS,
         max_rows=MAX_ROWS,
@@ -93,6 +95,24 @@ def test_logits_are_the_references(format_name: str, isa: str) -> None:
     found = in_chunks(cpu(format_name, isa), 0, [NUM_TOKENS])
     bound = BOUNDS.get(format_name, INTEGER_BOUND)
     assert np.linalg.norm(found - expected) < bound * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("isa", AVAILABLE)
+@pytest.mark.parametrize("kv_format", ["bf16", "f16", "int8"])
+def test_caches_are_the_references(kv_format: str, isa: str) -> None:
+    """The definition rounds keys and values the same way, so that only arithmetic is between them,
+    and far less of it than a cache in another format would bring.
+    """
+    graph = with_kv_format(model("F32"), KV_FORMATS[kv_format])
+    found = in_chunks(cpu("F32", isa, kv_format=kv_format), 0, [NUM_TOKENS])
+    distances = {}
+    for name in KV_FORMATS:
+        graph = with_kv_format(model("F32"), KV_FORMATS[name])
+        reference = ReferenceExecutor(graph, StoredWeights(), num_blocks=4, max_rows=1)
+        expected = in_chunks(reference, 0, [NUM_TOKENS])
+        distances[name] = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert min(distances, key=lambda name: distances[name]) == kv_format
+    assert distances[kv_format] < {"bf16": 1e-3, "f16": 2e-5, "int8": 1e-3}[kv_format]
 
 
 @pytest.mark.parametrize("isa", AVAILABLE)

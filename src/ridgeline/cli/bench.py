@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from ridgeline.assemble import Assembled
+    from ridgeline.assemble import Assembled, Options
     from ridgeline.bench.latency import Plan
     from ridgeline.bench.records import Profile
     from ridgeline.bench.sample import Measured
@@ -63,6 +63,10 @@ def latency(
     batch: Annotated[str, typer.Option(help="Rows that decode at once, with commas.")] = "1",
     output: Annotated[int, typer.Option(help="Tokens of each row that a sample times.")] = 64,
     repeat: Annotated[int, typer.Option(help="Samples of each figure.")] = 5,
+    kv_format: Annotated[
+        str | None,
+        typer.Option(help="How keys and values are kept: bf16, f16 or int8. [default: bf16]"),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
     backend: Annotated[str, typer.Option(help="cpu, or reference (NumPy: slow).")] = "cpu",
     profile: Annotated[
@@ -84,6 +88,7 @@ def latency(
     """
     settings: Settings = context.obj
     with _flags_named():
+        from ridgeline.assemble import Options
         from ridgeline.bench.latency import Plan
         from ridgeline.bench.plot import check_plot, draw
 
@@ -99,7 +104,10 @@ def latency(
         _check_writable(json_to)
         if plot is not None:
             check_plot(plot)
-        assembled = _assembled(model, settings, plan, threads, backend)
+        options = Options(
+            backend=backend, kv_format=kv_format, threads=threads, max_rows=plan.max_batch
+        )
+        assembled = _assembled(model, settings, plan, options)
 
         from ridgeline.bench import latency as bench
         from ridgeline.bench.records import record
@@ -119,21 +127,20 @@ def latency(
     _print(assembled, found, profile)
 
 
-def _assembled(
-    model: str, settings: Settings, plan: Plan, threads: int | None, backend: str
-) -> Assembled:
-    from ridgeline.assemble import BACKEND_NAMES, Options, assemble
+def _assembled(model: str, settings: Settings, plan: Plan, options: Options) -> Assembled:
+    from ridgeline.assemble import BACKEND_NAMES, assemble, kv_format_of
     from ridgeline.model.weights.sources import parse_reference, resolve
 
+    backend = options.backend
     if backend not in BACKEND_NAMES:
         raise RequestError("backend", f"{backend!r}; there are: {', '.join(BACKEND_NAMES)}")
+    kv_format_of(options)
     if plan.profile and backend != "cpu":
         raise RequestError(
             "profile", f"the {backend} backend keeps no time by operator; only cpu does"
         )
     with show_progress(model) as progress:
         path = resolve(parse_reference(model), settings, progress)
-    options = Options(backend=backend, threads=threads, max_rows=plan.max_batch)
     with show_spinner(f"loading {path.name[-60:]}"):
         return assemble(str(path), replace(settings, offline=True), options)
 

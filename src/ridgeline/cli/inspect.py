@@ -63,19 +63,22 @@ def inspect(
         str | None,
         typer.Option(help=f"The step to count: {STEP_EXAMPLES}. [default: decode:1@1024]"),
     ] = None,
+    kv_format: Annotated[
+        str, typer.Option(help="How keys and values are kept: bf16, f16, int8 or f32.")
+    ] = "bf16",
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
     graph: Annotated[bool, typer.Option("--graph", help="The graph too, as it is run.")] = False,
 ) -> None:
     """Parameters, bytes and KV per token of a model, and the operators of one step.
 
-    FLOPs count a multiply-add as 2. Bytes are what each operator must move; values and cache are
-    taken as 2 bytes a number, weights as they are stored, matrix products as bf16: no device is
-    meant. FLOP/B is arithmetic intensity.
+    FLOPs count a multiply-add as 2. Bytes are what each operator must move; values are taken as 2
+    bytes a number, weights and cache as they are stored, products as bf16: no device is meant.
+    FLOP/B is arithmetic intensity.
     """
     from ridgeline.model.graph.show import show
 
     settings: Settings = context.obj
-    found = examine(model, settings, step)
+    found = examine(model, settings, step, kv_format)
     if as_json:
         fields = as_fields(found) | ({"graph": show(found.graph)} if graph else {})
         sys.stdout.write(json.dumps(fields, indent=1) + "\n")
@@ -85,16 +88,22 @@ def inspect(
         sys.stdout.write(f"\n{show(found.graph)}\n")
 
 
-def examine(model: str, settings: Settings, step_text: str | None) -> Inspection:
+def examine(
+    model: str, settings: Settings, step_text: str | None, kv_format: str = "bf16"
+) -> Inspection:
     """Opens MODEL, headers only, and counts."""
     from ridgeline.cost.count import count_kv_bytes, count_parameters, count_step
+    from ridgeline.model.graph.kv_format import KV_FORMATS
     from ridgeline.model.graph.work import Precision
     from ridgeline.model.passes.fuse import fuse
+    from ridgeline.model.passes.kv_format import with_kv_format
 
+    if kv_format not in KV_FORMATS:
+        raise RequestError("--kv-format", f"{kv_format!r}; there are: {', '.join(KV_FORMATS)}")
     if step_text is not None:
         parse_step(step_text)  # before a download
     name, architecture, built = open_graph(model, settings)
-    graph = fuse(built)
+    graph = fuse(with_kv_format(built, KV_FORMATS[kv_format]))
     default = f"decode:1@{min(DEFAULT_CONTEXT, graph.max_context - 1)}"
     text = default if step_text is None else step_text
     step = parse_step(text)
@@ -177,6 +186,7 @@ def as_fields(found: Inspection) -> dict[str, object]:
         "active_parameters": found.parameters.active,
         "weight_bytes": found.parameters.num_bytes,
         "weight_bytes_by_format": dict(found.parameters.bytes_by_format),
+        "kv_format": kv_formats(found.graph),
         "kv_bytes_per_token": round(found.kv.per_token),
         "kv_bytes_per_token_by_window": {
             "none": round(found.kv.unbounded),
@@ -206,12 +216,18 @@ def shape_fields(graph: Graph) -> dict[str, object]:
     }
 
 
+def kv_formats(graph: Graph) -> str:
+    """All that its caches are kept in, by name."""
+    return "+".join(dict.fromkeys(state.format.name for state in graph.states))
+
+
 def row_fields(row: OperatorRow) -> dict[str, object]:
     return {
         "name": row.name,
         "operator": row.operator,
         "formats": list(row.formats),
         "window": row.window,
+        "kv_format": row.kv_format,
         "count": row.count,
         **work_fields(row.work),
     }
@@ -265,7 +281,7 @@ def facts_table(found: Inspection) -> Table:
         f"{name} {format_bytes(num_bytes)}"
         for name, num_bytes in sorted(found.parameters.bytes_by_format.items(), key=by_bytes)
     )
-    kv = f"{format_bytes(found.kv.per_token)} at 2 bytes a number"
+    kv = f"{format_bytes(found.kv.per_token)} as {kv_formats(found.graph)}"
     for window, num_bytes in sorted(found.kv.windowed.items()):
         kv += f"; {format_bytes(num_bytes)} of it only up to {window} tokens"
     facts = {
@@ -296,7 +312,7 @@ def operators_table(found: Inspection) -> Table:
     table = Table(
         title=f"one step: {found.step_text}", title_justify="left", box=None, pad_edge=False
     )
-    for heading in ("node", "operator", "weights as"):
+    for heading in ("node", "operator", "stored as"):
         table.add_column(heading, no_wrap=True)
     for heading in ("count", "FLOPs", "weights", "KV", "values", "FLOP/B"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -305,7 +321,7 @@ def operators_table(found: Inspection) -> Table:
         table.add_row(
             row.name.removeprefix("layers.*."),
             operator,
-            "+".join(row.formats),
+            "+".join((*row.formats, *([f"KV {row.kv_format}"] if row.kv_format else []))),
             str(row.count),
             *cells(row.work),
         )

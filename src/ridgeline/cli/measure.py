@@ -56,8 +56,9 @@ def measure(
     They are kept in the cache folder by CPU, cores, instruction set and version of the measurement,
     and every figure that is printed as a share of a roof is compared with them.
     """
-    from ridgeline.assemble import available_bytes, machine_isa, machine_meter
+    from ridgeline.assemble import machine_isa, machine_meter
     from ridgeline.cost import measure as roofs
+    from ridgeline.cost.free_memory import available_bytes
 
     settings: Settings = context.obj
     most = settings.threads if threads is None else threads

@@ -101,6 +101,14 @@ def run(
             rich_help_panel=_MACHINE,
         ),
     ] = None,
+    kv_format: Annotated[
+        str | None,
+        typer.Option(
+            help="How keys and values are kept: bf16, f16, or int8 (nearly twice the tokens). "
+            "[default: bf16]",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(help="CPU threads. [default: all cores]", rich_help_panel=_MACHINE),
@@ -178,6 +186,7 @@ def run(
                 settings=settings,
                 backend=backend,
                 context_length=context_length,
+                kv_format=kv_format,
                 threads=threads,
                 max_rows=1,
                 record=record,

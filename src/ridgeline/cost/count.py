@@ -58,13 +58,14 @@ class OperatorRow:
     """All nodes of a step that are alike: those of a kind, at one place in each layer.
 
     name: the node's, with `*` for the layer. operator: its key in `OPERATORS`. formats: of its
-    weights. work: of all `count` nodes together.
+    weights. kv_format: of the cache that it reads or writes. work: of all `count` nodes together.
     """
 
     name: str
     operator: str
     formats: tuple[str, ...]
     window: int | None
+    kv_format: str | None
     count: int
     work: Work
 
@@ -93,12 +94,12 @@ def count_parameters(graph: Graph) -> Parameters:
     return Parameters(total, total - idle, by_format)
 
 
-def count_kv_bytes(graph: Graph, element_bytes: float = 2.0) -> KvBytes:
-    """element_bytes: of one cached number; 2 for BF16 and F16."""
+def count_kv_bytes(graph: Graph) -> KvBytes:
+    """In the formats of the graph's states, scales included."""
     windowed: dict[int, float] = {}
     per_token = 0.0
     for state in graph.states:
-        state_bytes = state.elements_per_token * element_bytes
+        state_bytes = state.bytes_per_token
         per_token += state_bytes
         if state.window is not None:
             windowed[state.window] = windowed.get(state.window, 0.0) + state_bytes
@@ -126,7 +127,7 @@ def count_step(graph: Graph, step: StepShape, precision: Precision) -> StepCount
     groups: dict[object, list[Node]] = {}
     for node in graph.nodes:
         groups.setdefault(_cost_key(node), []).append(node)
-    rows: dict[tuple[str, str, tuple[str, ...], int | None], OperatorRow] = {}
+    rows: dict[tuple[str, str, tuple[str, ...], int | None, str | None], OperatorRow] = {}
     total = NO_WORK
     for nodes in groups.values():
         first = nodes[0]
@@ -135,9 +136,11 @@ def count_step(graph: Graph, step: StepShape, precision: Precision) -> StepCount
         total += work
         name = LAYER.sub("layers.*.", first.name)
         formats = tuple(dict.fromkeys(weight.format.name for weight in first.weights))
-        window = first.state.window if isinstance(first.state, KvState) else None
+        window, kv_format = None, None
+        if isinstance(first.state, KvState):
+            window, kv_format = first.state.window, first.state.format.name
         operator = OPERATOR_NAMES[type(first.op)]
-        key = (name, operator, formats, window)
+        key = (name, operator, formats, window, kv_format)
         before = rows.get(key)
         rows[key] = OperatorRow(
             *key,
@@ -170,7 +173,7 @@ def _cost_key(node: Node) -> object:
 
 def _state_key(state: State) -> object:
     if isinstance(state, KvState):
-        return (state.kv_heads, state.key_dim, state.value_dim, state.window)
+        return (state.kv_heads, state.key_dim, state.value_dim, state.window, state.format)
     return (state.parts, state.part_elements, state.is_rolling)
 
 

@@ -44,7 +44,6 @@ def memory_ledger(
     *,
     rows: int,
     context: int,
-    kv_element_bytes: float = 2.0,
     arena_bytes: int = 0,
     weight_bytes: int | None = None,
     block_tokens: int = 1,
@@ -56,7 +55,7 @@ def memory_ledger(
         context=context,
         block_tokens=block_tokens,
         weight_bytes=stored if weight_bytes is None else weight_bytes,
-        kv_bytes_per_token=round(count_kv_bytes(graph, kv_element_bytes).per_token),
+        kv_bytes_per_token=round(count_kv_bytes(graph).per_token),
         arena_bytes=arena_bytes,
     )
 

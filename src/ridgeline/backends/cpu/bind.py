@@ -167,7 +167,11 @@ class Binding:
 
     def _add_cache(self, state: KvState) -> int:
         return self.program.add_cache(
-            state.kv_heads, state.key_dim, state.value_dim, state.window or 0
+            state.kv_heads,
+            state.key_dim,
+            state.value_dim,
+            state.window or 0,
+            state.format.name,
         )
 
 
@@ -186,8 +190,14 @@ def bind(
     """Adds every node of `graph` to `program` and finishes it.
 
     kinds: of `activation_kinds`; `plan` must have their rows' bytes. Raises ModelError for an
-    operator without a row in `BINDERS`.
+    operator without a row in `BINDERS`, or a cache in a format that has no kernels.
     """
+    for state in graph.states:
+        if state.format.name not in _native.cache_formats():
+            raise ModelError(
+                f"{graph.name}: {state.name}: the cpu backend keeps no cache in "
+                f"{state.format.name}; it has {', '.join(_native.cache_formats())}"
+            )
     for node in graph.nodes:
         if type(node.op) not in BINDERS:
             known = ", ".join(op.__name__ for op in BINDERS)

@@ -39,9 +39,15 @@ LOOKUP_BYTES = 64 * KIB
 # Best first; a CPU that has one has those after it.
 ISAS = ("amx", "avx512", "avx2", "portable")
 
-# What scores and weighted values are multiplied in (attention.h), by instruction set: which peak
-# attention is held to.
-ATTENTION_ARITHMETIC = {"amx": "bf16", "avx512": "bf16", "avx2": "f32", "portable": "f32"}
+# What scores and weighted values are multiplied in (attention.h), by instruction set and format of
+# the cache: which peak attention is held to.
+_WIDENED = {"bf16": "f32", "f16": "f32", "int8": "int8"}
+ATTENTION_ARITHMETIC: dict[str, dict[str, str]] = {
+    "amx": _WIDENED | {"bf16": "bf16"},
+    "avx512": _WIDENED | {"bf16": "bf16"},
+    "avx2": _WIDENED,
+    "portable": _WIDENED,
+}
 
 
 @dataclass(frozen=True, slots=True)

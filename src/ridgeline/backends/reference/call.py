@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ridgeline.backends.reference.kv_formats import kept
 from ridgeline.backends.reference.state_table import BoundRow
 from ridgeline.model.graph.node import KvState, RowState
 
@@ -19,7 +20,8 @@ Ints = npt.NDArray[np.int64]
 class KvCache:
     """One layer's keys [block, token, kv_head, key_dim] and values [.., value_dim].
 
-    A slot that nobody wrote holds NaN, so that reading it shows.
+    What is written is rounded to the state's format. A slot that nobody wrote holds NaN, so that
+    reading it shows.
     """
 
     def __init__(
@@ -35,8 +37,9 @@ class KvCache:
         """k [num_new, kv_heads * key_dim], v likewise, at the positions of the row's new tokens."""
         block, slot = self._slots(row, row.positions)
         heads = (row.num_new, self.state.kv_heads)
-        self._keys[block, slot] = k.reshape(*heads, self.state.key_dim)
-        self._values[block, slot] = v.reshape(*heads, self.state.value_dim)
+        name = self.state.format.name
+        self._keys[block, slot] = kept(k.reshape(*heads, self.state.key_dim), name)
+        self._values[block, slot] = kept(v.reshape(*heads, self.state.value_dim), name)
 
     def read(self, row: BoundRow) -> tuple[Array, Array]:
         """All the row's keys and values so far: [num_tokens, kv_heads, key_dim or value_dim]."""

@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Protocol
 
 from ridgeline.model.graph.dims import Shape
+from ridgeline.model.graph.kv_format import BF16, KvFormat
 
 if TYPE_CHECKING:
     from ridgeline.model.graph.ops.operator import Operator
@@ -52,7 +53,8 @@ class Weight:
 class KvState:
     """One layer's cache of keys and values, addressed through a row's block table.
 
-    window: positions that attention can reach back, the query included; None for all.
+    window: positions that attention can reach back, the query included; None for all. format: how
+    its numbers are kept.
     """
 
     name: str
@@ -60,10 +62,17 @@ class KvState:
     key_dim: int
     value_dim: int
     window: int | None = None
+    format: KvFormat = BF16
 
     @property
     def elements_per_token(self) -> int:
         return self.kv_heads * (self.key_dim + self.value_dim)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """With the scales, where the format has some."""
+        head = self.format.head_bytes(self.key_dim) + self.format.head_bytes(self.value_dim)
+        return self.kv_heads * head
 
 
 @dataclass(frozen=True, slots=True)

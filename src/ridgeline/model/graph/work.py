@@ -16,22 +16,23 @@ SUM_BYTES = 4.0  # of a number of a recurrent state that is a sum: float32
 class Precision:
     """What a backend makes of the numbers that a graph leaves open.
 
-    activation_bytes: per element between operators. kv_bytes: per cached element. rolling_bytes:
-    per element of a convolution's last inputs; sums over a row are float32. compute: weight format
-    name -> the arithmetic that multiplies it ("int8", "bf16", "f32", ...); a format not
-    listed uses `default_compute`. attention: the arithmetic of its scores and sums;
-    `default_compute` if None.
+    activation_bytes: per element between operators. rolling_bytes: per element of a convolution's
+    last inputs; sums over a row are float32. compute: weight format name -> the arithmetic
+    that multiplies it ("int8", "bf16", "f32", ...); attention: the same by the cache's format. A
+    format that is not listed uses `default_compute`.
     """
 
     activation_bytes: float = 2.0
-    kv_bytes: float = 2.0
     rolling_bytes: float = 2.0
     default_compute: str = "bf16"
     compute: Mapping[str, str] = field(default_factory=dict)
-    attention: str | None = None
+    attention: Mapping[str, str] = field(default_factory=dict)
 
     def compute_of(self, format_name: str) -> str:
         return self.compute.get(format_name, self.default_compute)
+
+    def attention_of(self, kv_format_name: str) -> str:
+        return self.attention.get(kv_format_name, self.default_compute)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class KvWrite(Operator):
     def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
         assert isinstance(node.state, KvState)
         return Work(
-            kv_write_bytes=step.num_tokens * node.state.elements_per_token * precision.kv_bytes,
+            kv_write_bytes=step.num_tokens * node.state.bytes_per_token,
             activation_bytes=moved_bytes(node, step, precision),
         )
 
@@ -53,6 +53,18 @@ class KvWrite(Operator):
         widths = (state.kv_heads * state.key_dim, state.kv_heads * state.value_dim)
         given = (inputs[0].shape[-1], inputs[1].shape[-1])
         require(given == widths, self, f"k and v have {given} channels; the cache holds {widths}")
+        require_kept(self, state)
+
+
+def require_kept(op: Operator, state: KvState) -> None:
+    """Whether the state's format can hold its heads."""
+    widest, most = max(state.key_dim, state.value_dim), state.format.max_channels
+    require(
+        most is None or widest <= most,
+        op,
+        f"a head of {widest} channels is too wide for a cache in {state.format.name}, "
+        f"which holds {most}",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +93,8 @@ class Attention(Operator):
         read = step.cached_tokens_read(node.state.window)
         per_pair = FLOPS_PER_MULTIPLY_ADD * self.num_heads * (self.head_dim + self.value_dim)
         return Work(
-            flops={precision.attention or precision.default_compute: float(pairs * per_pair)},
-            kv_read_bytes=read * node.state.elements_per_token * precision.kv_bytes,
+            flops={precision.attention_of(node.state.format.name): float(pairs * per_pair)},
+            kv_read_bytes=read * node.state.bytes_per_token,
             activation_bytes=moved_bytes(node, step, precision),
         )
 
@@ -120,3 +132,4 @@ class Attention(Operator):
             "head sizes are not the cache's",
         )
         require(state.window is None or state.window > 0, self, f"window {state.window} is empty")
+        require_kept(self, state)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ridgeline.model.graph.dims import Shape
 from ridgeline.model.graph.node import KvState
+from ridgeline.model.graph.ops.attention import require_kept
 from ridgeline.model.graph.ops.norm import Norm
 from ridgeline.model.graph.ops.operator import (
     REPLICATED,
@@ -122,7 +123,7 @@ class RopeKvWrite(Operator):
         return Work(
             flops={"f32": rotated * (3.0 * share + (4.0 if self.head_norm else 0.0))},
             weight_bytes=sum(w.num_bytes for w in node.weights),
-            kv_write_bytes=step.num_tokens * node.state.elements_per_token * precision.kv_bytes,
+            kv_write_bytes=step.num_tokens * node.state.bytes_per_token,
             activation_bytes=moved_bytes(node, step, precision),
         )
 
@@ -162,3 +163,5 @@ class RopeKvWrite(Operator):
             self,
             "the cache's heads are not k's and v's",
         )
+        assert isinstance(state, KvState)
+        require_kept(self, state)

@@ -1,0 +1,94 @@
+// attention over a cache of bfloat16 pairs: queries and softmax weights are rounded to bfloat16, too.
+#pragma once
+
+#include "attention_parts.h"
+#include "pairs.h"
+
+namespace ridgeline::RIDGELINE_ISA {
+
+struct Bf16Cache {
+  static constexpr CacheFormat kFormat = CacheFormat::bf16;
+#if defined(RIDGELINE_ISA_avx512)
+  static constexpr int kTileLines = 4;
+#else
+  static constexpr int kTileLines = 1;
+#endif
+  static constexpr std::int64_t kLine = 2 * kWidth;  // bfloat16 of a line of pairs
+
+  // Of one vector's query: channels padded to whole lines of pairs.
+  static std::size_t query_bytes(std::int64_t head_dim) {
+    return static_cast<std::size_t>((head_dim + kLine - 1) / kLine * kLine) * 2;
+  }
+
+  static void set_query(const float* x, std::int64_t head_dim, Vec scale, std::byte* out) {
+    std::uint16_t* q = reinterpret_cast<std::uint16_t*>(out);
+    for (std::int64_t i = 0; i < head_dim; i += kLine) {
+      const std::int64_t left = head_dim - i;
+      const Vec first = load_n(x + i, left);
+      const Vec second = left > kWidth ? load_n(x + i + kWidth, left - kWidth) : zeros();
+      store_pairs(q + i, join(mul(first, scale), mul(second, scale)));
+    }
+  }
+
+  // scores[i][16 b + lane] = sum over pairs of channels of q[i] * key: one chain over the pairs, whatever the tile.
+  template <int Vectors, int Lines>
+  static void score_tile(const std::byte* queries, std::size_t ldq, std::int64_t head_dim,
+                         const std::byte* const* tiles, float* scores) {
+    Vec acc[Vectors][Lines];
+    for (int i = 0; i < Vectors; i++)
+      for (int b = 0; b < Lines; b++) acc[i][b] = zeros();
+    const std::int64_t num_pairs = (head_dim + 1) / 2;
+    for (std::int64_t d = 0; d < num_pairs; d++) {
+      Pairs keys[Lines];
+      for (int b = 0; b < Lines; b++) keys[b] = load_pairs(reinterpret_cast<const std::uint16_t*>(tiles[b]) + d * kLine);
+      for (int i = 0; i < Vectors; i++) {
+        const Pairs channels =
+            all_pairs(reinterpret_cast<const std::uint16_t*>(queries + static_cast<std::size_t>(i) * ldq) + 2 * d);
+        for (int b = 0; b < Lines; b++) acc[i][b] = dot(channels, keys[b], acc[i][b]);
+      }
+    }
+    for (int i = 0; i < Vectors; i++)
+      for (int b = 0; b < Lines; b++) store(scores + i * kChunkTokens + b * kBlockTokens, acc[i][b]);
+  }
+
+  // Scores become weights 2^(score - base), rounded; gives the sum of the weights before they are.
+  static float set_weights(float* scores, Vec base, const ValueTiles& values, std::byte* out, float&) {
+    std::uint16_t* weights = reinterpret_cast<std::uint16_t*>(out);
+    Vec sums = zeros();
+    for (std::int64_t b = 0; b < values.num_blocks; b += 2) {
+      const Vec first = power_of_2(sub(load(scores + b * kBlockTokens), base));
+      const Vec second =
+          b + 1 < values.num_blocks ? power_of_2(sub(load(scores + (b + 1) * kBlockTokens), base)) : zeros();
+      sums = add(add(sums, first), second);
+      store_pairs(weights + b * kBlockTokens, join(first, second));
+    }
+    return sum(sums);
+  }
+
+  // out[i][lane] = sum over pairs of tokens of weights[i] * value, channels from `first` on: one chain over the chunk's
+  // pairs, whatever the tile. Meanwhile `ahead` is asked for.
+  template <int Vectors, int Lines>
+  static void value_tile(const float*, const std::byte* weights, const float*, const ValueTiles& values,
+                         std::int64_t first, const Ahead& ahead, float* out, std::int64_t ldo) {
+    Vec acc[Vectors][Lines];
+    for (int i = 0; i < Vectors; i++)
+      for (int l = 0; l < Lines; l++) acc[i][l] = zeros();
+    for (std::int64_t b = 0; b < values.num_blocks; b++) {
+      ahead.ask(b);
+      const std::uint16_t* tile = reinterpret_cast<const std::uint16_t*>(values.tiles[b]) + 2 * first;
+      for (std::int64_t t = 0; t < kBlockTokens; t += 2) {
+        Pairs lines[Lines];
+        for (int l = 0; l < Lines; l++) lines[l] = load_pairs(tile + t * values.outputs + l * kLine);
+        for (int i = 0; i < Vectors; i++) {
+          const std::byte* weight = weights + static_cast<std::size_t>(i) * kWeightBytes;
+          const Pairs pair = all_pairs(reinterpret_cast<const std::uint16_t*>(weight) + b * kBlockTokens + t);
+          for (int l = 0; l < Lines; l++) acc[i][l] = dot(pair, lines[l], acc[i][l]);
+        }
+      }
+    }
+    for (int i = 0; i < Vectors; i++)
+      for (int l = 0; l < Lines; l++) store(out + i * ldo + l * kWidth, acc[i][l]);
+  }
+};
+
+}  // namespace ridgeline::RIDGELINE_ISA

@@ -1,0 +1,57 @@
+// attention: what the kernels of all cache formats share. attention.h has the layouts, attention.cpp the way through a
+// context; attention_bf16.h, attention_f16.h and attention_int8.h each say how one format is multiplied.
+#pragma once
+
+#include "attention.h"
+#include "isa.h"
+#include "simd.h"
+
+namespace ridgeline::RIDGELINE_ISA {
+
+// Vectors of a register tile of scores and of outputs; how many lines it is wide is each format's own.
+#if defined(RIDGELINE_ISA_avx512)
+inline constexpr int kTileVectors = 6;
+#elif defined(RIDGELINE_ISA_avx2)
+inline constexpr int kTileVectors = 4;
+#else
+inline constexpr int kTileVectors = 2;
+#endif
+
+inline constexpr std::int64_t kBlocksPerChunk = kChunkTokens / kBlockTokens;
+inline constexpr std::size_t kWeightBytes = 2 * kChunkTokens;  // of one vector's weights of a chunk, 16 bits each
+
+inline constexpr float kLog2E = 1.44269504f;
+
+// 2^x within 3e-6 of its value; 0 below 2^-126; NaN stays. x = n + r, |r| <= 1/2; a polynomial in r whose largest
+// relative error is least.
+static inline Vec power_of_2(Vec x) {
+  const Vec clamped = max(all(-126.0f), x);
+  const Vec n = round_even(clamped), r = sub(clamped, n);
+  Vec p = all(0.00958285259f);
+  p = fma(p, r, all(0.0559064285f));
+  p = fma(p, r, all(0.240240986f));
+  p = fma(p, r, all(0.693124193f));
+  p = fma(p, r, all(1.0f));
+  return select(less(x, all(-126.0f)), zeros(), times_power(p, n));
+}
+
+// Tiles that are asked for while others are computed, one a block.
+struct Ahead {
+  const std::byte* tiles[kBlocksPerChunk];
+  std::int64_t count = 0;
+  std::int64_t num_bytes = 0;
+
+  void ask(std::int64_t block) const {
+    if (block >= count) return;
+    for (std::int64_t i = 0; i < num_bytes; i += 64) prefetch_far(tiles[block] + i);
+  }
+};
+
+// The value tiles of a chunk's blocks, and what is asked for meanwhile.
+struct ValueTiles {
+  const std::byte* const* tiles;
+  std::int64_t num_blocks;
+  std::int64_t outputs;  // channels of a tile, padded
+};
+
+}  // namespace ridgeline::RIDGELINE_ISA
