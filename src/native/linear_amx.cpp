@@ -2,9 +2,10 @@
 // its order, so that the bits are those of the AVX-512 kernel whatever the number of rows.
 //
 // A panel is a stretch of K of one pair of strips: codes widened to signed bytes, scales and remainders to floats. A tile
-// of kRows tokens x a strip runs along it: tiles multiply a part (two groups) into sums in memory, while the sums of the
-// part before are scaled and added up in registers. That, not the multiplying, takes the time: 16 x 16 sums are 16
-// conversions, multiplications and one or two fused multiply-adds, and up to 48 loads, where a tile product takes 16 cycles.
+// of kRows tokens x both strips runs along it, a few groups at a time: tiles multiply them into sums in memory, then the
+// sums are scaled and added up in registers, half of the rows at a time, so that a row's scales serve both strips. The
+// latter, not the multiplying, takes the time: 16 x 16 sums are 16 conversions, multiplications and one or two fused
+// multiply-adds, where a tile product takes 16 cycles; and loads bound it as much as arithmetic does.
 #include "linear_amx.h"
 
 #include <algorithm>
@@ -20,7 +21,7 @@ namespace {
 constexpr int kRows = 16;                   // tokens of a tile
 constexpr std::int64_t kLeastRows = 5;      // below, a panel does not pay: AVX-512
 constexpr std::int64_t kPanelBlocks = 12;   // most of K in a panel, in blocks: it stays in L1,
-constexpr std::int64_t kFewBlocks = 6;      // and beside it the activations of so few rows, which come again and again
+constexpr std::int64_t kFewBlocks = 4;      // and beside it the activations of so few rows, which come again and again
 constexpr std::int64_t kFewRows = 48;
 constexpr std::int64_t kRowGroup = 288;     // tokens whose activations stay in L2 beside a panel
 
@@ -66,106 +67,149 @@ struct Stretch {
   bool first, last;
   float scale;
   const float* bias;
-  const std::uint8_t* ahead;  // what the next panel is made of: lines_ahead for each block of activations
+  const std::uint8_t* ahead;  // what the next panel is made of: lines_ahead for each group (many at once would stall)
   std::int64_t lines_ahead;
 };
 
-// Sums of two groups, a part of a block. Those of the part before are read while the next are written: the two are 2 KB
-// apart, because loads 4 KB from a store wait for it.
-using PartSums = std::int32_t[2][kRows][kLanes];
+// Sums of a few groups, both strips: they are all made before they are read. 16 KB.
+constexpr int kSumGroups = 8;
+using Sums32 = std::int32_t[kSumGroups][2][kRows][kLanes];
 
-// One strip of a part; codes are the part's.
+// Blocks of which `Sums32` has room.
 template <Layout L>
-[[gnu::always_inline]] inline void multiply_part(const std::uint8_t* codes, const std::int8_t* q, std::int64_t stride,
-                                                 PartSums& out) {
-  constexpr int kGroup = integer_shape(L).group;
+constexpr int sum_blocks() { return kSumGroups / Panel<L>::kGroups; }
+
+template <Layout L>
+[[gnu::always_inline]] inline void multiply_group(const std::uint8_t* codes, const std::int8_t* q, std::int64_t stride,
+                                                  std::int32_t (&out)[2][kRows][kLanes]) {
   load_tile<kX>(q, stride);
   load_tile<kCodes>(codes, kLineBytes);
   zero_tile<kSums>();
   multiply_bytes<kSums, kX, kCodes>();
   store_tile<kSums>(out[0], kLineBytes);
-  load_tile<kX + 1>(q + kGroup, stride);
-  load_tile<kCodes + 1>(codes + kGroup / 4 * kLineBytes, kLineBytes);
+  load_tile<kCodes + 1>(codes + kSteps * kLineBytes, kLineBytes);
   zero_tile<kSums + 1>();
-  multiply_bytes<kSums + 1, kX + 1, kCodes + 1>();
+  multiply_bytes<kSums + 1, kX, kCodes + 1>();
   store_tile<kSums + 1>(out[1], kLineBytes);
 }
 
-// floats: the strip's scales of the part's first group.
-template <Layout L, int Part, int Rows>
-[[gnu::always_inline]] inline void add_part(const std::uint8_t* floats, const ActivationBlock* x, std::int64_t x_stride,
-                                            const PartSums& sums, Floats (&acc)[Rows]) {
+// Rows of a half tile; a row's scales serve both strips.
+constexpr int kHalfRows = kRows / 2;
+
+// The groups of a block, of rows [0, Rows) from x and of `sums` on.
+template <Layout L, int Rows>
+[[gnu::always_inline]] inline void add_block(const std::uint8_t* panel, const ActivationBlock* x, std::int64_t x_stride,
+                                             const std::int32_t (*sums)[2][kRows][kLanes], Floats (&acc)[Rows][2]) {
   using P = Panel<L>;
+  constexpr int kGroups = P::kGroups;
+#pragma GCC unroll 4
+  for (int g = 0; g < kGroups; g++) {
+    Floats scales[2], minima[2];
 #pragma GCC unroll 2
-  for (int i = 0; i < 2; i++) {
-    constexpr int kGroups = P::kGroups;
-    const int g = 2 * Part + i;
-    const float* p = reinterpret_cast<const float*>(floats + 2 * g * kLineBytes);
-    const Floats scales = load(p);
-    Floats minima;
-    if constexpr (P::kShape.minima) minima = load(p + P::kFloatsBytes / 4);
-#pragma GCC unroll 16
+    for (int c = 0; c < 2; c++) {
+      const float* p = reinterpret_cast<const float*>(panel + P::kCodesBytes + (2 * g + c) * kLineBytes);
+      scales[c] = load(p);
+      if constexpr (P::kShape.minima) minima[c] = load(p + P::kFloatsBytes / 4);
+    }
+#pragma GCC unroll 8
     for (int r = 0; r < Rows; r++) {
       const ActivationBlock& a = x[r * x_stride];
-      const Floats sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums[i][r]));
-      acc[r] = fma(mul(sum, all(a.scale[g * 2 / kGroups])), scales, acc[r]);
-      if constexpr (P::kShape.minima) acc[r] = fma(minima, all(kGroups == 2 ? a.sum32[g] : a.sum16[g]), acc[r]);
+      const Floats scale = all(a.scale[g * 2 / kGroups]);
+#pragma GCC unroll 2
+      for (int c = 0; c < 2; c++) {
+        const Floats sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums[g][c][r]));
+        acc[r][c] = fma(mul(sum, scale), scales[c], acc[r][c]);
+      }
+      if constexpr (P::kShape.minima) {
+        const Floats total = all(kGroups == 2 ? a.sum32[g] : a.sum16[g]);
+#pragma GCC unroll 2
+        for (int c = 0; c < 2; c++) acc[r][c] = fma(minima[c], total, acc[r][c]);
+      }
     }
     keep_loads_here();
   }
 }
 
-// A strip of the pair.
+// Rows [first, first + Rows) of the tile: `blocks` blocks of activations from x, whose sums are there.
 template <Layout L, int Rows>
-[[gnu::noinline]] void tile(const Stretch& s, int strip) {
+[[gnu::noinline]] void add_rows(const Stretch& s, const std::uint8_t* panel, const ActivationBlock* x, int term,
+                                std::int64_t blocks, int first, const Sums32& sums, bool begins, bool ends) {
   using P = Panel<L>;
-  constexpr std::int64_t kPartCodes = P::kShape.group / 2 * kLineBytes;
-  alignas(64) PartSums sums[2];
-  const std::int64_t x_stride = s.x_stride, stride = x_stride * static_cast<std::int64_t>(sizeof(ActivationBlock));
-  const std::int64_t count = s.blocks * s.terms, channels = s.channels - strip * kLanes;
+  const std::int64_t x_stride = s.x_stride;
   const int terms = s.terms;
-  float* y = s.y + strip * kLanes;
-  Floats acc[Rows];
-#pragma GCC unroll 16
+  float* y = s.y + first * s.ldy;
+  x += first * x_stride;
+  Floats acc[Rows][2];
+#pragma GCC unroll 8
   for (int r = 0; r < Rows; r++) {
-    prefetch_channels(y + r * s.ldy);
-    acc[r] = s.first ? zeros() : load_channels(y + r * s.ldy, channels);
-  }
-  const std::uint8_t *panel = s.panel, *before = s.panel, *ahead = s.ahead;
-  const std::int64_t codes_at = strip * kSteps * kLineBytes, floats_at = P::kCodesBytes + strip * kLineBytes;
-  const ActivationBlock* x = s.x;
-  int term = 0;
-  for (std::int64_t b = 0; b < count; b++) {
-    for (std::int64_t i = 0; i < s.lines_ahead; i++) prefetch_far(ahead + i * kLineBytes);
-    if constexpr (P::kGroups == 2) {
-      multiply_part<L>(panel + codes_at, x->q, stride, sums[b & 1]);
-      if (b > 0) add_part<L, 0, Rows>(before + floats_at, x - 1, x_stride, sums[(b - 1) & 1], acc);
-    } else {
-      multiply_part<L>(panel + codes_at, x->q, stride, sums[0]);
-      if (b > 0) add_part<L, 1, Rows>(before + floats_at, x - 1, x_stride, sums[1], acc);
-      multiply_part<L>(panel + codes_at + kPartCodes, x->q + 2 * P::kShape.group, stride, sums[1]);
-      add_part<L, 0, Rows>(panel + floats_at, x, x_stride, sums[0], acc);
+#pragma GCC unroll 2
+    for (int c = 0; c < 2; c++) {
+      acc[r][c] = begins ? zeros() : load_channels(y + r * s.ldy + c * kLanes, s.channels - c * kLanes);
     }
-    before = panel;
+  }
+  const auto* from = reinterpret_cast<const std::int32_t(*)[2][kRows][kLanes]>(&sums[0][0][first]);
+  for (std::int64_t b = 0; b < blocks; b++) {
+    add_block<L, Rows>(panel, x, x_stride, from, acc);
+    from += P::kGroups;
     x++;
     if (++term == terms) {
       term = 0;
       panel += P::kBlockBytes;
     }
   }
-  add_part<L, P::kGroups / 2 - 1, Rows>(before + floats_at, x - 1, x_stride, sums[P::kGroups == 2 ? (count - 1) & 1 : 1],
-                                        acc);
-  const Floats bias = s.last && s.bias ? load_channels(s.bias + strip * kLanes, channels) : zeros();
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; r++) {
-    store_channels(y + r * s.ldy, s.last ? fma(acc[r], all(s.scale), bias) : acc[r], channels);
+#pragma GCC unroll 2
+  for (int c = 0; c < 2; c++) {
+    const std::int64_t channels = s.channels - c * kLanes;
+    const Floats bias = ends && s.bias ? load_channels(s.bias + c * kLanes, channels) : zeros();
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; r++) {
+      const Floats sum = ends ? fma(acc[r][c], all(s.scale), bias) : acc[r][c];
+      store_channels(y + r * s.ldy + c * kLanes, sum, channels);
+    }
   }
 }
 
 template <Layout L, int Rows>
-void tile_of(const Stretch& s, int strip, int rows) {
-  if (rows == Rows) return tile<L, Rows>(s, strip);
-  if constexpr (Rows > 1) tile_of<L, Rows - 1>(s, strip, rows);
+void add_rows_of(const Stretch& s, const std::uint8_t* panel, const ActivationBlock* x, int term, std::int64_t blocks,
+                 int first, int rows, const Sums32& sums, bool begins, bool ends) {
+  if (rows == Rows) return add_rows<L, Rows>(s, panel, x, term, blocks, first, sums, begins, ends);
+  if constexpr (Rows > 1) add_rows_of<L, Rows - 1>(s, panel, x, term, blocks, first, rows, sums, begins, ends);
+}
+
+template <Layout L>
+[[gnu::noinline]] void tile(const Stretch& s, int rows) {
+  using P = Panel<L>;
+  constexpr std::int64_t kGroupCodes = P::kShape.group / 4 * kLineBytes;
+  alignas(64) Sums32 sums;
+  const std::int64_t stride = s.x_stride * static_cast<std::int64_t>(sizeof(ActivationBlock));
+  const std::int64_t count = s.blocks * s.terms;
+  const int terms = s.terms;
+  const std::uint8_t *panel = s.panel, *ahead = s.ahead;
+  const ActivationBlock* x = s.x;
+  int term = 0;
+  for (std::int64_t begin = 0; begin < count; begin += sum_blocks<L>()) {
+    const std::int64_t blocks = std::min<std::int64_t>(sum_blocks<L>(), count - begin);
+    const std::uint8_t* first_panel = panel;
+    const int first_term = term;
+    for (std::int64_t b = 0; b < blocks; b++) {
+#pragma GCC unroll 4
+      for (int g = 0; g < P::kGroups; g++) {
+        for (std::int64_t i = 0; i < s.lines_ahead; i++) prefetch_far(ahead + i * kLineBytes);
+        ahead += s.lines_ahead * kLineBytes;
+        multiply_group<L>(panel + g * kGroupCodes, x[b].q + g * P::kShape.group, stride, sums[b * P::kGroups + g]);
+      }
+      if (++term == terms) {
+        term = 0;
+        panel += P::kBlockBytes;
+      }
+    }
+    const bool begins = s.first && begin == 0, ends = s.last && begin + blocks == count;
+    for (int first = 0; first < rows; first += kHalfRows) {
+      add_rows_of<L, kHalfRows>(s, first_panel, x, first_term, blocks, first, std::min(kHalfRows, rows - first), sums,
+                                begins, ends);
+    }
+    x += blocks;
+  }
 }
 
 template <int Group>
@@ -204,7 +248,7 @@ void linear_integer_amx(const PackedMatrix& w, int terms, const ActivationBlock*
       s.blocks = blocks * (i + 1) / stretches - block;
       s.first = i == 0;
       s.last = i + 1 == stretches;
-      s.lines_ahead = (From::kStripBytes / kLineBytes + tiles * terms - 1) / (tiles * terms);
+      s.lines_ahead = (2 * From::kStripBytes / kLineBytes / To::kGroups + tiles * terms - 1) / (tiles * terms);
       for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
         const std::uint8_t* packed = data + pair * pair_bytes + block * 2 * From::kStripBytes;
         for (std::int64_t b = 0; b < s.blocks; b++) {
@@ -218,10 +262,8 @@ void linear_integer_amx(const PackedMatrix& w, int terms, const ActivationBlock*
           s.x = x + r * s.x_stride + block * terms;
           s.y = y + r * ldy + pair * kStripChannels;
           if (rows < kRows && (m >= kRows || (i == 0 && pair == strip_begin))) last.load();
-          for (int strip = 0; strip < 2; strip++) {
-            tile_of<L, kRows>(s, strip, static_cast<int>(rows));
-            s.ahead += s.lines_ahead * s.blocks * terms * kLineBytes;
-          }
+          tile<L>(s, static_cast<int>(rows));
+          s.ahead += s.lines_ahead * s.blocks * To::kGroups * terms * kLineBytes;
           if (rows < kRows && m >= kRows) whole.load();
         }
       }
