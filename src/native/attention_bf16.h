@@ -8,6 +8,8 @@ namespace ridgeline::RIDGELINE_ISA {
 
 struct Bf16Cache {
   static constexpr CacheFormat kFormat = CacheFormat::bf16;
+  static constexpr bool kWholeChunks = false;
+  static constexpr int kVectors = kTileVectors;
 #if defined(RIDGELINE_ISA_avx512)
   static constexpr int kTileLines = 4;
 #else

