@@ -17,7 +17,7 @@ namespace {
 constexpr std::int64_t kTileRows = 16, kTileSteps = 16;           // a step is a pair along K
 constexpr std::int64_t kStepBytes = 2 * kLineBytes;               // of both strips
 constexpr std::int64_t kTileBytes = kTileSteps * kStepBytes;
-constexpr std::int64_t kStretchTiles = 16;                        // of K: 32 KB of weights, which stay in L1
+constexpr std::int64_t kStretchTiles = 64;                      // of K, at most, before sums go to y and back
 constexpr std::int64_t kRowGroup = 288;
 constexpr std::int64_t kPrefetchBytes = 8192;
 
