@@ -190,7 +190,9 @@ def test_a_full_queue_and_a_deadline_are_answered_from_the_cost_model(tmp_path: 
 
     async def go() -> None:
         async with AsyncEngine(llm) as engine:
-            streams = [await engine.stream("x", GREEDY) for _ in range(3)]
+            # Long ones, so that the queue is still full when the fourth comes.
+            slow = replace(GREEDY, max_tokens=300, ignore_eos=True)
+            streams = [await engine.stream("x", slow) for _ in range(3)]
             with pytest.raises(Overloaded) as full:
                 await engine.stream("x", GREEDY)
             assert full.value.retry_after_seconds > 0.1, "more than one says who knows nothing"

@@ -110,14 +110,19 @@ def gate(kind: str, x: Doubles) -> Doubles:
 def test_gated_activation(isa: str, width: int, kind: Activation, joint: bool) -> None:
     x = table(ROWS, 2 * width)
     x[0, 0], x[1, 0] = -200.0, 200.0
-    expected = gate(kind, x[:, :width].astype(np.float64)) * x[:, width:]
+    one, other = x[:, :width].astype(np.float64), x[:, width:].astype(np.float64)
+    if kind == "clamped_swiglu":
+        one, other = np.minimum(one, 7), np.clip(other, -7, 7) + 1
+        expected = one / (1 + np.exp(-1.702 * one)) * other
+    else:
+        expected = gate(kind, one) * other
     sizes = (2 * width,) if joint else (width, width)
     close(apply(GatedActivation(kind, joint), x, sizes, isa), expected)
 
 
 @isas
 @widths
-@pytest.mark.parametrize("kind", get_args(Activation))
+@pytest.mark.parametrize("kind", [k for k in get_args(Activation) if k != "clamped_swiglu"])
 def test_activate(isa: str, width: int, kind: Activation) -> None:
     x = table(ROWS, width)
     x[0, 0], x[1, 0] = -200.0, 200.0
