@@ -25,8 +25,8 @@ constexpr std::int64_t kFewBlocks = 4;      // and beside it the activations of 
 constexpr std::int64_t kFewRows = 48;
 constexpr std::int64_t kRowGroup = 288;     // tokens whose activations stay in L2 beside a panel
 
-// Tiles: sums, activations, codes; two sets in turns.
-enum { kSums = 0, kX = 2, kCodes = 4 };
+// Tiles: sums of both strips, two sets in turns; activations, two in turns; codes of both strips.
+enum { kSums = 0, kX = 4, kCodes = 6 };
 
 template <Layout L>
 struct Panel {
@@ -79,18 +79,22 @@ using Sums32 = std::int32_t[kSumGroups][2][kRows][kLanes];
 template <Layout L>
 constexpr int sum_blocks() { return kSumGroups / Panel<L>::kGroups; }
 
-template <Layout L>
-[[gnu::always_inline]] inline void multiply_group(const std::uint8_t* codes, const std::int8_t* q, std::int64_t stride,
-                                                  std::int32_t (&out)[2][kRows][kLanes]) {
-  load_tile<kX>(q, stride);
+// The sums of a group into set Set of tiles.
+template <int Set>
+[[gnu::always_inline]] inline void multiply_group(const std::uint8_t* codes, const std::int8_t* q, std::int64_t stride) {
+  constexpr int kFirst = kSums + 2 * Set;
+  load_tile<kX + Set>(q, stride);
   load_tile<kCodes>(codes, kLineBytes);
-  zero_tile<kSums>();
-  multiply_bytes<kSums, kX, kCodes>();
-  store_tile<kSums>(out[0], kLineBytes);
+  zero_tile<kFirst>();
+  multiply_bytes<kFirst, kX + Set, kCodes>();
   load_tile<kCodes + 1>(codes + kSteps * kLineBytes, kLineBytes);
-  zero_tile<kSums + 1>();
-  multiply_bytes<kSums + 1, kX, kCodes + 1>();
-  store_tile<kSums + 1>(out[1], kLineBytes);
+  zero_tile<kFirst + 1>();
+  multiply_bytes<kFirst + 1, kX + Set, kCodes + 1>();
+}
+template <int Set>
+[[gnu::always_inline]] inline void store_group(std::int32_t (&out)[2][kRows][kLanes]) {
+  store_tile<kSums + 2 * Set>(out[0], kLineBytes);
+  store_tile<kSums + 2 * Set + 1>(out[1], kLineBytes);
 }
 
 // Rows of a half tile; a row's scales serve both strips.
@@ -192,17 +196,23 @@ template <Layout L>
     const std::uint8_t* first_panel = panel;
     const int first_term = term;
     for (std::int64_t b = 0; b < blocks; b++) {
-#pragma GCC unroll 4
-      for (int g = 0; g < P::kGroups; g++) {
-        for (std::int64_t i = 0; i < s.lines_ahead; i++) prefetch_far(ahead + i * kLineBytes);
-        ahead += s.lines_ahead * kLineBytes;
-        multiply_group<L>(panel + g * kGroupCodes, x[b].q + g * P::kShape.group, stride, sums[b * P::kGroups + g]);
+      // A set of sums is stored while the other is being multiplied.
+#pragma GCC unroll 2
+      for (int g = 0; g < P::kGroups; g += 2) {
+        const std::int64_t at = b * P::kGroups + g;
+        for (std::int64_t i = 0; i < 2 * s.lines_ahead; i++) prefetch_far(ahead + i * kLineBytes);
+        ahead += 2 * s.lines_ahead * kLineBytes;
+        multiply_group<0>(panel + g * kGroupCodes, x[b].q + g * P::kShape.group, stride);
+        if (at > 0) store_group<1>(sums[at - 1]);
+        multiply_group<1>(panel + (g + 1) * kGroupCodes, x[b].q + (g + 1) * P::kShape.group, stride);
+        store_group<0>(sums[at]);
       }
       if (++term == terms) {
         term = 0;
         panel += P::kBlockBytes;
       }
     }
+    store_group<1>(sums[blocks * P::kGroups - 1]);
     const bool begins = s.first && begin == 0, ends = s.last && begin + blocks == count;
     for (int first = 0; first < rows; first += kHalfRows) {
       add_rows_of<L, kHalfRows>(s, first_panel, x, first_term, blocks, first, std::min(kHalfRows, rows - first), sums,
@@ -215,8 +225,8 @@ template <Layout L>
 template <int Group>
 TileConfig config_of(std::int64_t rows) {
   TileConfig config;
+  for (int i = 0; i < 4; i++) config.shape(kSums + i, rows, kLineBytes);
   for (int i = 0; i < 2; i++) {
-    config.shape(kSums + i, rows, kLineBytes);
     config.shape(kX + i, rows, Group);
     config.shape(kCodes + i, Group / 4, kLineBytes);
   }
