@@ -81,9 +81,12 @@ void find_tiles(const AttentionArgs& args, std::int64_t first, std::int64_t coun
 // The key tiles that a chunk will read of what one query at `position` sees.
 Ahead keys_ahead(CacheFormat format, const AttentionArgs& args, std::int64_t chunk) {
   Ahead out;
-  const std::int64_t begin = chunk * kBlocksPerChunk, end = (args.num_context + args.num_new - 1) / kBlockTokens + 1;
+  const std::int64_t end = (args.num_context + args.num_new - 1) / kBlockTokens + 1;
+  // There may be no blocks before those that are seen.
+  const std::int64_t seen = visible(args, args.num_context).first / kBlockTokens;
+  const std::int64_t begin = chunk * kBlocksPerChunk > seen ? chunk * kBlocksPerChunk : seen;
   out.num_bytes = static_cast<std::int64_t>(key_tile_bytes(format, args.head_dim));
-  for (std::int64_t b = begin; b < end && b < begin + kBlocksPerChunk; b++)
+  for (std::int64_t b = begin; b < end && b < (chunk + 1) * kBlocksPerChunk; b++)
     out.tiles[out.count++] = args.keys + static_cast<std::size_t>(args.block_table[b]) * args.block_stride;
   return out;
 }

@@ -474,14 +474,15 @@ NB_MODULE(_native, m) {
           "__init__",
           [](Program* self, const std::string& isa, int threads, std::int64_t num_blocks, std::int64_t max_rows,
              std::int64_t max_tokens, std::int64_t max_sampled, std::int64_t max_context, std::int64_t vocab,
-             std::int64_t vocab_ids, std::size_t arena_bytes, std::int64_t num_slots) {
-            const Limits limits{num_blocks,  max_rows, max_tokens, max_sampled,
-                                max_context, vocab,    vocab_ids,  num_slots};
+             std::int64_t vocab_ids, std::size_t arena_bytes, std::int64_t num_slots,
+             const std::vector<std::int64_t>& windows) {
+            const Limits limits{num_blocks,  max_rows, max_tokens, max_sampled, max_context,
+                                vocab,       vocab_ids, num_slots,  windows};
             new (self) Program(isa_named(isa), threads, limits, arena_bytes);
           },
           "isa"_a, "threads"_a, "num_blocks"_a, "max_rows"_a, "max_tokens"_a, "max_sampled"_a, "max_context"_a,
-          "vocab"_a, "vocab_ids"_a, "arena_bytes"_a, "num_slots"_a = 0)
-      .def("add_cache", &add_cache, "kv_heads"_a, "key_dim"_a, "value_dim"_a, "window"_a, "format"_a)
+          "vocab"_a, "vocab_ids"_a, "arena_bytes"_a, "num_slots"_a = 0, "windows"_a = std::vector<std::int64_t>{0})
+      .def("add_cache", &add_cache, "kv_heads"_a, "key_dim"_a, "value_dim"_a, "column"_a, "format"_a)
       .def("pack", &pack, "format"_a, "raw"_a, "n"_a, "k"_a, "row_bytes"_a, "release"_a)
       .def(
           "write_weights",

@@ -56,7 +56,8 @@ void HeadsToCache::turn_query(const StepContext& context, const Segment& segment
 // Heads count keys first, then values.
 std::byte* HeadsToCache::tile(const StepContext& context, const Segment& segment, std::int64_t head) const {
   const KvPlace& place = spec_.place;
-  std::byte* block = context.kv + static_cast<std::size_t>(segment.block) * context.kv_block_stride;
+  const std::int32_t index_of_block = segment.block_tables[place.column][segment.entry];
+  std::byte* block = context.kv + static_cast<std::size_t>(index_of_block) * context.kv_block_stride;
   const std::size_t index = static_cast<std::size_t>(head % place.kv_heads);
   if (head < place.kv_heads) return block + place.key_offset + index * key_tile_bytes(place.format, place.key_dim);
   return block + place.value_offset + index * value_tile_bytes(place.format, place.value_dim);
@@ -150,7 +151,7 @@ AttentionArgs Attention::args(const StepContext& context, const StepRow& row, st
   out.keys = context.kv + place.key_offset + static_cast<std::size_t>(kv_head) * key_tile_bytes(place.format, place.key_dim);
   out.values = context.kv + place.value_offset + static_cast<std::size_t>(kv_head) * value_tile_bytes(place.format, place.value_dim);
   out.block_stride = context.kv_block_stride;
-  out.block_table = row.block_table;
+  out.block_table = row.block_tables[place.column];
   out.num_context = row.num_context;
   out.num_new = row.num_new;
   return out;

@@ -11,8 +11,9 @@
 
 namespace ridgeline {
 
-// One layer's place in a cache block: key tiles of all its heads, then value tiles.
+// One layer's place in the blocks of a column of the block tables: key tiles of all its heads, then value tiles.
 struct KvPlace {
+  std::int64_t column;
   std::size_t key_offset, value_offset;
   std::int64_t kv_heads, key_dim, value_dim;
   std::int64_t window;  // 0: none

@@ -32,6 +32,10 @@ const Limits& checked(const Limits& limits) {
     if (limit < 1 || limit > INT32_MAX) throw std::invalid_argument("a limit is below 1 or above 2^31 - 1");
   if (limits.num_slots < 0 || limits.num_slots > INT32_MAX)
     throw std::invalid_argument("the number of slots is negative or above 2^31 - 1");
+  if (limits.windows.empty() || limits.windows.size() > 1024)
+    throw std::invalid_argument("a table's entries have 1 to 1024 blocks");
+  for (const std::int64_t window : limits.windows)
+    if (window < 0 || window > INT32_MAX) throw std::invalid_argument("a window is below 0 or above 2^31 - 1");
   return limits;
 }
 
@@ -41,18 +45,22 @@ Program::Program(Isa isa, int num_threads, const Limits& limits, std::size_t are
     : kernels_(kernels_for(isa)),
       pool_(num_threads, [this] { return kv_.prepare(); }),
       rows_(checked(limits)),
+      column_bytes_(limits.windows.size()),
       arena_(arena_bytes),
       cursors_(static_cast<std::size_t>(num_threads)) {}
 
-int Program::add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t window,
+int Program::add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t column,
                        CacheFormat format) {
-  if (kv_heads < 1 || key_dim < 1 || value_dim < 1 || window < 0) throw std::invalid_argument("a cache has no heads");
+  if (kv_heads < 1 || key_dim < 1 || value_dim < 1) throw std::invalid_argument("a cache has no heads");
   if (format == CacheFormat::int8 && std::max(key_dim, value_dim) > kMaxCodedChannels)
     throw std::invalid_argument("heads are too wide for an int8 cache");
-  KvPlace place{kv_block_stride_, 0, kv_heads, key_dim, value_dim, window, format};
+  std::size_t& bytes = column_bytes_.at(static_cast<std::size_t>(column));
+  const std::int64_t window = rows_.limits().windows[static_cast<std::size_t>(column)];
+  KvPlace place{column, bytes, 0, kv_heads, key_dim, value_dim, window, format};
   const std::size_t heads = static_cast<std::size_t>(kv_heads);
   place.value_offset = place.key_offset + heads * key_tile_bytes(format, key_dim);
-  kv_block_stride_ = aligned(place.value_offset + heads * value_tile_bytes(format, value_dim));
+  bytes = aligned(place.value_offset + heads * value_tile_bytes(format, value_dim));
+  kv_block_stride_ = std::max(kv_block_stride_, bytes);
   caches_.push_back(place);
   return static_cast<int>(caches_.size()) - 1;
 }
@@ -156,9 +164,7 @@ void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int3
                   std::int64_t num_new_blocks, bool sampling) {
   if (!finished_) throw std::invalid_argument("the program is not finished");
   rows_.gather(lines, num_lines, new_blocks, num_new_blocks, sampling, step_);
-  std::int32_t last_block = -1;
-  for (const Segment& segment : step_.segments) last_block = std::max(last_block, segment.block);
-  kv_.used(static_cast<std::size_t>(last_block + 1) * kv_block_stride_);
+  kv_.used(static_cast<std::size_t>(step_.last_block + 1) * kv_block_stride_);
   samples_.clear();
   items_.clear();
   if (sampling) plan_samples();

@@ -37,7 +37,8 @@ class Program {
   Program(Isa isa, int num_threads, const Limits& limits, std::size_t arena_bytes);
 
   // ---- building; finish() ends it
-  int add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t window,
+  // A layer's cache in a column of the block tables.
+  int add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t column,
                 CacheFormat format);
   const KvPlace& cache(int index) const;
   // Of every row, that many floats that its recurrent operators carry from token to token.
@@ -67,7 +68,7 @@ class Program {
            bool sampling);
   // Copies slots of recurrent states, one after the other; throws as RowTable::copy_slot does.
   void copy_slots(const std::int32_t* pairs, std::int64_t num_pairs);
-  // Copies whole cache blocks, all layers, in the order given; throws std::out_of_range for ids beyond the cache.
+  // Copies whole cache blocks in the order given; throws std::out_of_range for ids beyond the cache.
   void copy_blocks(const std::int32_t* pairs, std::int64_t num_pairs);
   const std::vector<RowSample>& samples() const { return samples_; }
   std::int64_t num_sampled() const { return step_.num_sampled; }
@@ -112,6 +113,7 @@ class Program {
   std::vector<KvPlace> caches_;
   std::vector<std::unique_ptr<RopeTable>> rope_tables_;
   std::vector<std::unique_ptr<Operator>> operators_;
+  std::vector<std::size_t> column_bytes_;  // that the caches of each column take of a block
   std::size_t kv_block_stride_ = 0;
   std::int64_t state_stride_ = 0;  // floats
   View logits_;

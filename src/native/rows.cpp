@@ -52,7 +52,9 @@ void RowTable::open(std::int64_t row, const std::int32_t* tokens, std::int64_t c
            std::to_string(limits_.max_context));
   Row& out = rows_[static_cast<std::size_t>(row)];
   out.tokens.assign(tokens, tokens + count);
-  out.block_table.clear();
+  out.block_tables.resize(limits_.windows.size());
+  for (std::vector<std::int32_t>& table : out.block_tables) table.clear();
+  out.first_entries.assign(limits_.windows.size(), 0);
   out.sampling = sampling;
   out.num_computed = -1;
   out.lacks_embedding = false;
@@ -109,10 +111,35 @@ void RowTable::check_line(const PlanLine& line, bool sampling) const {
   if (row.num_computed >= 0 && line.num_context > row.num_computed)
     refuse(name + " has " + std::to_string(row.num_computed) + " tokens computed, fewer than the plan's context of " +
            std::to_string(line.num_context));
-  const std::int64_t blocks = static_cast<std::int64_t>(row.block_table.size()) + line.num_new_blocks;
-  if (blocks * kBlockTokens < end)
-    refuse(name + " has " + std::to_string(blocks) + " blocks of " + std::to_string(kBlockTokens) +
+  const std::int64_t columns = static_cast<std::int64_t>(limits_.windows.size());
+  if (line.num_new_blocks % columns != 0)
+    refuse(name + " is given " + std::to_string(line.num_new_blocks) + " blocks; an entry has " +
+           std::to_string(columns));
+  const std::int64_t entries =
+      static_cast<std::int64_t>(row.block_tables.front().size()) + line.num_new_blocks / columns;
+  if (entries * kBlockTokens < end)
+    refuse(name + " has " + std::to_string(entries) + " blocks of " + std::to_string(kBlockTokens) +
            " tokens, too few for " + std::to_string(end));
+}
+
+// The blocks exist, and there is one wherever the plan's tokens can look.
+void RowTable::check_blocks(const PlanLine& line, const std::int32_t* new_blocks) const {
+  const Row& row = rows_[static_cast<std::size_t>(line.row)];
+  const std::size_t columns = limits_.windows.size();
+  const std::int64_t told = static_cast<std::int64_t>(row.block_tables.front().size());
+  for (std::size_t column = 0; column < columns; column++) {
+    const std::int64_t first = first_entry(limits_.windows[column], line.num_context, kBlockTokens);
+    if (first < row.first_entries[column])
+      refuse(of_row(line.row) + " has no block at entry " + std::to_string(first) + ", which its tokens see");
+  }
+  for (std::int64_t i = 0; i < line.num_new_blocks; i++) {
+    const std::int64_t entry = told + i / static_cast<std::int64_t>(columns);
+    const std::int64_t window = limits_.windows[static_cast<std::size_t>(i) % columns];
+    if (new_blocks[i] == kNoBlock && entry < first_entry(window, line.num_context, kBlockTokens)) continue;
+    if (new_blocks[i] < 0 || new_blocks[i] >= limits_.num_blocks)
+      throw std::out_of_range("block " + std::to_string(new_blocks[i]) + " is not one of the cache's " +
+                              std::to_string(limits_.num_blocks));
+  }
 }
 
 void RowTable::copy_slot(std::int64_t source, std::int64_t target) {
@@ -160,29 +187,39 @@ void RowTable::gather(const PlanLine* lines, std::int64_t num_lines, const std::
     refuse("the plan wants " + std::to_string(num_sampled) + " rows of logits; a step gives " +
            std::to_string(limits_.max_sampled));
   if (num_blocks != num_new_blocks) refuse("the plan's counts of new blocks do not add up");
-  for (std::int64_t i = 0; i < num_new_blocks; i++)
-    if (new_blocks[i] < 0 || new_blocks[i] >= limits_.num_blocks)
-      throw std::out_of_range("block " + std::to_string(new_blocks[i]) + " is not one of the cache's " +
-                              std::to_string(limits_.num_blocks));
+  const std::int32_t* of_line = new_blocks;
+  for (std::int64_t i = 0; i < num_lines; of_line += lines[i++].num_new_blocks) check_blocks(lines[i], of_line);
 
   check_slots(lines, num_lines);
-
+  const std::size_t columns = limits_.windows.size();
   step.rows.clear();
+  step.block_tables.clear();
+  step.block_tables.reserve(static_cast<std::size_t>(num_lines) * columns);  // rows point into it
   step.segments.clear();
   step.token_ids.clear();
   step.sampled.clear();
   step.num_tokens = num_tokens;
   step.num_sampled = num_sampled;
   step.end_position = 0;
+  step.last_block = -1;
   for (std::int64_t i = 0; i < num_lines; i++) {
     const PlanLine& line = lines[i];
     Row& row = rows_[static_cast<std::size_t>(line.row)];
-    row.block_table.insert(row.block_table.end(), new_blocks, new_blocks + line.num_new_blocks);
+    const std::int32_t* const* block_tables = step.block_tables.data() + step.block_tables.size();
+    for (std::size_t column = 0; column < columns; column++) {
+      std::vector<std::int32_t>& table = row.block_tables[column];
+      for (std::int64_t j = static_cast<std::int64_t>(column); j < line.num_new_blocks;
+           j += static_cast<std::int64_t>(columns)) {
+        table.push_back(new_blocks[j]);
+        if (new_blocks[j] == kNoBlock) row.first_entries[column] = static_cast<std::int64_t>(table.size());
+      }
+      step.block_tables.push_back(table.data());
+    }
     new_blocks += line.num_new_blocks;
     const std::int64_t begin = static_cast<std::int64_t>(step.token_ids.size());
     const std::int64_t end = std::int64_t{line.num_context} + line.num_new;
     step.rows.push_back({line.row, begin, line.num_new, line.num_context, line.num_logits,
-                         static_cast<std::int64_t>(step.sampled.size()), row.block_table.data(), line.slot});
+                         static_cast<std::int64_t>(step.sampled.size()), block_tables, line.slot});
     step.token_ids.insert(step.token_ids.end(), row.tokens.begin() + line.num_context, row.tokens.begin() + end);
     if (row.lacks_embedding)
       for (std::int64_t j = begin; j < static_cast<std::int64_t>(step.token_ids.size()); j++)
@@ -190,8 +227,10 @@ void RowTable::gather(const PlanLine* lines, std::int64_t num_lines, const std::
     for (std::int64_t j = line.num_new - line.num_logits; j < line.num_new; j++) step.sampled.push_back(begin + j);
     for (std::int64_t position = line.num_context; position < end;) {
       const std::int64_t count = std::min(end - position, kBlockTokens - position % kBlockTokens);
-      const std::int32_t block = row.block_table[static_cast<std::size_t>(position / kBlockTokens)];
-      step.segments.push_back({begin + position - line.num_context, count, position, block});
+      const std::int64_t entry = position / kBlockTokens;
+      step.segments.push_back({begin + position - line.num_context, count, position, block_tables, entry});
+      for (std::size_t column = 0; column < columns; column++)
+        step.last_block = std::max(step.last_block, block_tables[column][entry]);
       position += count;
     }
     if (is_recurrent_) slot_tokens_[static_cast<std::size_t>(line.slot)] = end;

@@ -21,7 +21,17 @@ struct Limits {
   std::int64_t vocab;        // logits
   std::int64_t vocab_ids;    // token ids that every embedding table has a row for
   std::int64_t num_slots = 0;  // of recurrent states
+  // Of each block of a table's entries (docs/kv_groups.md): positions that its layers reach back; 0 for all.
+  std::vector<std::int64_t> windows;
 };
+
+// Of a column's table, the first entry that a token after `num_context` others can see.
+inline std::int64_t first_entry(std::int64_t window, std::int64_t num_context, std::int64_t block_tokens) {
+  return window > 0 && num_context >= window ? (num_context - window + 1) / block_tokens : 0;
+}
+
+// What a column has in place of a block that its window does not reach back to.
+inline constexpr std::int32_t kNoBlock = -1;
 
 struct SamplingLists {
   std::vector<std::int32_t> bias_ids;
@@ -39,12 +49,13 @@ struct Row {
   bool open = false;
   bool lacks_embedding = false;  // a token that was drawn is beyond the embedding tables: the next draw is a fault
   std::vector<std::int32_t> tokens;
-  std::vector<std::int32_t> block_table;
+  std::vector<std::vector<std::int32_t>> block_tables;  // of each column
+  std::vector<std::int64_t> first_entries;              // of each column: before it, kNoBlock
   std::int64_t num_computed = -1;  // tokens in the cache; -1 before the first plan, whose context may be another row's
   RowSampling sampling;
 };
 
-// One line of a plan, as it comes from outside.
+// One line of a plan, as it comes from outside. New blocks are whole entries, one after another: a block a column.
 struct PlanLine {
   std::int32_t row, num_new, num_context, num_logits, num_new_blocks, slot;
 };
@@ -52,24 +63,27 @@ struct PlanLine {
 // A row's share of a step; its new tokens are [token_begin, token_begin + num_new) of the step's.
 struct StepRow {
   std::int64_t row, token_begin, num_new, num_context, num_logits, sampled_begin;
-  const std::int32_t* block_table;
+  const std::int32_t* const* block_tables;  // of each column
   std::int64_t slot;  // of its recurrent states
 };
 
 // New tokens of one row that fall into one cache block: what one thread writes.
 struct Segment {
   std::int64_t token_begin, count, position;
-  std::int32_t block;
+  const std::int32_t* const* block_tables;
+  std::int64_t entry;
 };
 
 struct Step {
   std::vector<StepRow> rows;
+  std::vector<const std::int32_t*> block_tables;  // of all rows
   std::vector<Segment> segments;
   std::vector<std::int32_t> token_ids;
   std::vector<std::int64_t> sampled;  // of each row of logits, its token
   std::int64_t num_tokens = 0;
   std::int64_t num_sampled = 0;
   std::int64_t end_position = 0;  // one past the last position of any row
+  std::int32_t last_block = -1;   // of those that are written to
 };
 
 class RowTable {
@@ -99,6 +113,7 @@ class RowTable {
   void check_sampling(std::int64_t row, const RowSampling& sampling) const;
   void check_line(const PlanLine& line, bool sampling) const;
   void check_slots(const PlanLine* lines, std::int64_t num_lines);
+  void check_blocks(const PlanLine& line, const std::int32_t* new_blocks) const;
 
   const Limits limits_;
   std::vector<Row> rows_;

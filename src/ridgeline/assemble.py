@@ -35,7 +35,7 @@ from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.model.passes.memory import plan_memory
 from ridgeline.model.text.tokenizer import Tokenizer
 from ridgeline.model.weights.sources import Progress, parse_reference, resolve, silent
-from ridgeline.step import StepShape
+from ridgeline.step import BlockGroup, StepShape
 from ridgeline.units import GB, format_bytes
 
 if TYPE_CHECKING:
@@ -194,6 +194,7 @@ class Sizes:
     """What the plan settled before anything was read."""
 
     num_blocks: int
+    groups: tuple[BlockGroup, ...]
     block_bytes: int
     max_context: int
     max_rows: int
@@ -396,6 +397,7 @@ def plan_sizes(graph: Graph, options: Options, precision: Precision, available: 
         context=BLOCK_TOKENS,
         arena_bytes=arena.arena_bytes,
         block_tokens=BLOCK_TOKENS,
+        step_tokens=2 * options.max_tokens_per_step,  # one step is planned while another runs
     )
     usable = available - RESERVE_BYTES
     check_fits(ledger, usable, graph.name)
@@ -423,18 +425,19 @@ def plan_sizes(graph: Graph, options: Options, precision: Precision, available: 
     context = graph.max_context
     if options.context_length is not None:
         check_fits(replace(ledger, context=context), fixed + budget, graph.name)
-    num_blocks = max_rows * -(-context // BLOCK_TOKENS)
-    if ledger.kv_bytes:
-        num_blocks = min(num_blocks, budget // ledger.kv_bytes)
-    if num_blocks < 1:
+    if budget < ledger.kv_bytes:
         raise CapacityError(
             f"memory: {format_bytes(budget)} hold no KV block; one of {BLOCK_TOKENS} tokens would "
             f"fit in {format_bytes(ledger.kv_bytes)}"
         )
+    num_blocks = max_rows * ledger.row_blocks(context)
+    if ledger.block_bytes:
+        num_blocks = min(num_blocks, budget // ledger.block_bytes)
     return Sizes(
         num_blocks=num_blocks,
-        block_bytes=int(ledger.kv_bytes),
-        max_context=min(context, num_blocks * BLOCK_TOKENS),
+        groups=ledger.groups,
+        block_bytes=ledger.block_bytes,
+        max_context=ledger.longest_row(num_blocks, context),
         max_rows=max_rows,
         max_tokens_per_step=options.max_tokens_per_step,
     )
@@ -474,6 +477,7 @@ def _null(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) -
         num_blocks=sizes.num_blocks,
         max_rows=sizes.max_rows,
         block_tokens=BLOCK_TOKENS,
+        groups=sizes.groups,
     )
 
 

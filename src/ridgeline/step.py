@@ -13,6 +13,73 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
+def first_entry(window: int | None, num_context: int, block_tokens: int) -> int:
+    """Of a row's block table, the first entry that a token after `num_context` others can see."""
+    return 0 if window is None else max(0, (num_context - window + 1) // block_tokens)
+
+
+# In place of a block that a group has not: its layers' windows do not reach back to it.
+NO_BLOCK = -1
+
+
+@dataclass(frozen=True, slots=True)
+class BlockGroup:
+    """Layers whose keys and values are kept and given up together; docs/kv_groups.md.
+
+    window: positions that they reach back, the query included; None for all. blocks: blocks that an
+    entry of a row's table has: what `block_tokens` tokens of these layers take.
+    """
+
+    window: int | None = None
+    blocks: int = 1
+
+    def first_entry(self, num_context: int, block_tokens: int) -> int:
+        """Of a row's table, the first that a token after `num_context` others can see."""
+        return first_entry(self.window, num_context, block_tokens)
+
+    def most_entries(self, num_tokens: int, block_tokens: int, step_tokens: int) -> int:
+        """Entries that a row holds at most while it grows to `num_tokens`, if at most `step_tokens`
+        are planned and not booked. Entries behind the window are given up when a step that filled
+        blocks is booked: up to a block late.
+        """
+        whole = -(-num_tokens // block_tokens)
+        if self.window is None:
+            return whole
+        behind = -(-(self.window - 1) // block_tokens)
+        return min(whole, behind + (2 * (block_tokens - 1) + step_tokens) // block_tokens)
+
+
+ONE_GROUP = (BlockGroup(),)
+
+
+def most_row_blocks(
+    groups: Sequence[BlockGroup], num_tokens: int, block_tokens: int, step_tokens: int
+) -> int:
+    """Blocks of all groups that a row holds at most while it grows to `num_tokens`."""
+    return sum(
+        group.blocks * group.most_entries(num_tokens, block_tokens, step_tokens) for group in groups
+    )
+
+
+def longest_row(
+    groups: Sequence[BlockGroup],
+    num_blocks: int,
+    block_tokens: int,
+    step_tokens: int,
+    most_tokens: int,
+) -> int:
+    """Tokens, `most_tokens` at most, that a row can grow to in `num_blocks` blocks."""
+    low, high = 0, -(-most_tokens // block_tokens)
+    while low < high:
+        middle = (low + high + 1) // 2
+        needed = most_row_blocks(groups, middle * block_tokens, block_tokens, step_tokens)
+        if needed <= num_blocks:
+            low = middle
+        else:
+            high = middle - 1
+    return min(low * block_tokens, most_tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class PlanRow:
     """One request's share of a step.
@@ -22,7 +89,9 @@ class PlanRow:
     num_context: tokens of the row whose keys and values are in the cache already.
     num_logits: logits wanted, for the last `num_logits` of the new tokens (0 inside a chunked
     prefill, 1 to sample; more, or before the row's last token, scores what the row has already).
-    new_blocks: KV blocks appended to the row's block table before the step.
+    new_blocks: KV blocks appended to the row's block table before the step: whole entries, one
+    after the other, each with the blocks of all groups in their order; NO_BLOCK for those that a
+    group has not.
     slot: where the row's recurrent states lie, of a model that has some; None: at the row's number.
     """
 
@@ -40,8 +109,8 @@ class PlanRow:
 
 @dataclass(frozen=True, slots=True)
 class BlockCopy:
-    """The executor copies what block `source` holds, in all layers, to block `target`, which no row
-    has yet, before the step writes anything.
+    """The executor copies what block `source` holds to block `target`, which no row has yet, before
+    the step writes anything.
     """
 
     source: int

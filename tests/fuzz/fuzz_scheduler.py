@@ -32,6 +32,7 @@ def main() -> None:
         f"{total.preemptions} preemptions, {total.copies} blocks copied, {total.cached_tokens} "
         f"tokens from the cache, {total.overloaded} refused, {total.failed_steps} steps failed "
         f"({total.passing_faults} of faults that pass, {total.poisoned} requests found guilty), "
+        f"{total.given_up} steps after which a window had passed blocks, "
         f"{total.retracted} retracted, {total.pruned_rows} rows pruned, "
         f"{total.stale} results that came too late"
     )

@@ -20,13 +20,28 @@ from ridgeline.engine.schedule.policies.priority import PriorityQueue
 from ridgeline.engine.schedule.state import Limits, SchedulerState
 from ridgeline.engine.schedule.step import apply, end, fail, prune, retract, schedule
 from ridgeline.errors import EngineError, Overloaded
-from ridgeline.step import RowSampling, StepPlan, StepResult, StepShape
+from ridgeline.step import (
+    ONE_GROUP,
+    BlockGroup,
+    RowSampling,
+    StepPlan,
+    StepResult,
+    StepShape,
+    most_row_blocks,
+)
 
 VOCAB = 50
 SIZE = 4
 INJECTED = "injected"
 POISON = "poison"
 PASSING = "passing"
+# Layers of one kind that forget; full ones beside windows shorter and longer than a block, and not
+# a whole number of them.
+GROUPS = [
+    (BlockGroup(6),),
+    (BlockGroup(None, 1), BlockGroup(8, 2)),
+    (BlockGroup(None, 2), BlockGroup(3, 1), BlockGroup(17, 3)),
+]
 MAX_PROMPT, MAX_ANSWER = 40, 20
 # Steps that may pass before some request ends: the first in rank needs at most a step a token, and
 # starts again at most as often as a better one came meanwhile.
@@ -51,6 +66,7 @@ class Counts:
     poisoned: int = 0
     retracted: int = 0
     copies: int = 0
+    given_up: int = 0
     cached_tokens: int = 0
     pruned_rows: int = 0
     stale: int = 0
@@ -72,8 +88,12 @@ class World:
         self.policy = rng.choice(sorted(POLICIES))
         self.fault_rate = rng.choice([0.0, 0.01, 0.05])
         self.load = rng.choice([0.05, 0.2, 0.5])
-        num_blocks = rng.choice([16, 17, 20, 30, 50])
         max_rows = rng.choice([1, 2, 4, 8])
+        max_tokens_per_step = rng.choice([3, 8, 24, 64])
+        groups = rng.choice([ONE_GROUP, *GROUPS])
+        longest = MAX_PROMPT + MAX_ANSWER
+        least = most_row_blocks(groups, longest, SIZE, 2 * max_tokens_per_step)
+        num_blocks = least + rng.choice([1, 2, 5, 15, 35])
         self.clock = VirtualClock()
         self.executor = SimulatedExecutor(
             step_seconds,
@@ -82,13 +102,18 @@ class World:
             max_rows=max_rows,
             block_tokens=SIZE,
             vocab_size=VOCAB,
+            groups=groups,
             tokens=NullExecutor(
-                vocab_size=VOCAB, num_blocks=num_blocks, max_rows=max_rows, block_tokens=SIZE
+                vocab_size=VOCAB,
+                num_blocks=num_blocks,
+                max_rows=max_rows,
+                block_tokens=SIZE,
+                groups=groups,
             ),
         )
         limits = Limits(
             max_rows=max_rows,
-            max_tokens_per_step=rng.choice([3, 8, 24, 64]),
+            max_tokens_per_step=max_tokens_per_step,
             max_context=MAX_PROMPT + MAX_ANSWER + 4,
             block_tokens=SIZE,
             max_waiting=rng.choice([None, 5, 30]),
@@ -97,7 +122,7 @@ class World:
         queue = PriorityQueue(2.0) if self.policy == "priority" else POLICIES[self.policy]()
         if isinstance(queue, FairQueue):
             queue.weights = {"a": 2.0}
-        self.state = SchedulerState.empty(limits, num_blocks, queue, step_seconds)
+        self.state = SchedulerState.empty(limits, num_blocks, queue, step_seconds, groups)
         self.counts = Counts()
         self.prefixes = [[rng.randrange(VOCAB) for _ in range(30)] for _ in range(3)]
         self.submitted: dict[str, Request] = {}
@@ -285,6 +310,7 @@ class World:
 
     def _check(self) -> None:
         self.state.check_invariants()
+        self.counts.given_up += any(first for r in self.state.running for first in r.firsts)
         self.steps_without_end += bool(self.state.running)
         assert self.steps_without_end <= MOST_STEPS_WITHOUT_END, "some request always finishes"
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from test_logits import CASES, FILES, Floats, distance, open_case, prompts
 
+from block_entries import blocks_for, spread
 from ridgeline.backends.cpu.executor import ISAS, CpuExecutor, choose_isa
 from ridgeline.backends.reference.sample import sample
 from ridgeline.model.graph.kv_format import KV_FORMATS
@@ -42,7 +43,7 @@ def cpu(
     return CpuExecutor(
         fuse(graph) if fused else graph,
         model.weights,
-        num_blocks=NUM_BLOCKS,
+        num_blocks=blocks_for(model.graph, NUM_BLOCKS),
         max_rows=MAX_ROWS,
         max_tokens_per_step=MAX_TOKENS,
         threads=threads,
@@ -56,7 +57,7 @@ def in_chunks(executor: CpuExecutor, row: int, token_ids: list[int], chunks: lis
     executor.open_row(row, token_ids, RowSampling())
     parts, done = [], 0
     for n in chunks:
-        blocks = (40, 7, 22) if done == 0 else ()
+        blocks = spread(executor, (40, 7, 22) if done == 0 else ())
         parts.append(executor.forward(StepPlan((PlanRow(row, n, done, n, blocks),))))
         done += n
     executor.close_row(row)
@@ -127,11 +128,12 @@ def test_the_same_bits_alone_and_among_64(case: str, isa: str) -> None:
     for row in range(1, MAX_ROWS):
         num_tokens = int(random.integers(1, min(30, length)))
         executor.open_row(row, random.integers(0, 128, num_tokens).tolist(), RowSampling())
-        others.append(PlanRow(row, num_tokens, 0, 1, (4 * row, 4 * row + 1, 4 * row + 2)))
+        blocks = spread(executor, (4 * row, 4 * row + 1, 4 * row + 2))
+        others.append(PlanRow(row, num_tokens, 0, 1, blocks))
     executor.open_row(0, token_ids, RowSampling())
     done, found = 0, []
     for n in (length - 9, 4, 1, 1, 3):
-        mine = PlanRow(0, n, done, n, (300, 260, 1) if done == 0 else ())
+        mine = PlanRow(0, n, done, n, spread(executor, (300, 260, 1) if done == 0 else ()))
         at = int(random.integers(0, len(others) + 1))
         found.append(executor.forward(StepPlan((*others[:at], mine, *others[at:])))[at : at + n])
         done += n

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from block_entries import blocks_for, spread
 from ridgeline.backends.reference.executor import BLOCK_TOKENS, ReferenceExecutor, Weights
 from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import Graph, Weight
@@ -52,9 +53,9 @@ def prompts(case: str) -> list[tuple[list[int], Floats]]:
         return [(expected[f"{n}token_ids"].tolist(), expected[f"{n}logits"]) for n in names]
 
 
-def plan(num_tokens: int, num_context: int = 0) -> StepPlan:
+def plan(executor: ReferenceExecutor, num_tokens: int, num_context: int = 0) -> StepPlan:
     """All logits of `num_tokens` of row 0; blocks come with the first tokens."""
-    blocks = tuple(range(8)) if num_context == 0 else ()
+    blocks = spread(executor, range(8) if num_context == 0 else ())
     return StepPlan((PlanRow(0, num_tokens, num_context, num_tokens, blocks),))
 
 
@@ -85,9 +86,10 @@ def test_reference_is_transformers(case: str, file: str, fused: bool) -> None:
     for token_ids, logits in prompts(case):
         model = open_case(case, file, len(token_ids))
         graph = fuse(model.graph) if fused else model.graph
-        executor = ReferenceExecutor(exact(graph), model.weights, num_blocks=8, max_rows=1)
+        num_blocks = blocks_for(graph, 8)
+        executor = ReferenceExecutor(exact(graph), model.weights, num_blocks=num_blocks, max_rows=1)
         executor.open_row(0, token_ids, RowSampling())
-        assert distance(executor.forward(plan(len(token_ids))), logits) < BOUND
+        assert distance(executor.forward(plan(executor, len(token_ids))), logits) < BOUND
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -95,14 +97,16 @@ def test_reference_in_chunks_is_the_reference_whole(case: str) -> None:
     token_ids, _ = prompts(case)[0]
     model = open_case(case, "model.safetensors", len(token_ids))
     found = []
+    num_blocks = blocks_for(model.graph, 8)
     for chunks in ([len(token_ids)], [1] * len(token_ids), [5, BLOCK_TOKENS, 1, 14]):
         graph = exact(model.graph)
-        executor = ReferenceExecutor(graph, model.weights, num_blocks=8, max_rows=1)
+        executor = ReferenceExecutor(graph, model.weights, num_blocks=num_blocks, max_rows=1)
         executor.open_row(0, token_ids, RowSampling())
         ends = np.cumsum(chunks)
         assert ends[-1] == len(token_ids)
         parts = [
-            executor.forward(plan(n, int(end) - n)) for n, end in zip(chunks, ends, strict=True)
+            executor.forward(plan(executor, n, int(end) - n))
+            for n, end in zip(chunks, ends, strict=True)
         ]
         found.append(np.concatenate(parts))
     assert distance(found[1], found[0]) < 1e-5
@@ -115,12 +119,13 @@ def test_all_ranks_in_lock_step_are_the_whole_model(case: str, ways: int) -> Non
     token_ids, _ = prompts(case)[0]
     model = open_case(case, "model.safetensors", len(token_ids))
     graph = exact(model.graph)
-    whole = ReferenceExecutor(graph, model.weights, num_blocks=8, max_rows=1)
+    num_blocks = blocks_for(graph, 8)
+    whole = ReferenceExecutor(graph, model.weights, num_blocks=num_blocks, max_rows=1)
     graphs = [fuse(rank) for rank in shard(graph, ways)]
     ranks = ReferenceExecutor(
-        graphs, SharedOut(model.graph, model.weights), num_blocks=8, max_rows=1
+        graphs, SharedOut(model.graph, model.weights), num_blocks=num_blocks, max_rows=1
     )
     for executor in (whole, ranks):
         executor.open_row(0, token_ids, RowSampling())
-    step = plan(len(token_ids))
+    step = plan(whole, len(token_ids))
     assert distance(ranks.forward(step), whole.forward(step)) < 1e-5

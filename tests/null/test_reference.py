@@ -40,8 +40,8 @@ EXACT = KV_FORMATS["f32"]
 
 # Two rows: 3 new tokens after 2, and 2 new tokens from nothing; blocks out of order.
 ROWS = [
-    BoundRow(0, 3, 2, 1, np.arange(5), np.array([3, 1]), RowSampling()),
-    BoundRow(1, 2, 0, 2, np.arange(2), np.array([2]), RowSampling()),
+    BoundRow(0, 3, 2, 1, np.arange(5), np.array([[3], [1]]), RowSampling()),
+    BoundRow(1, 2, 0, 2, np.arange(2), np.array([[2]]), RowSampling()),
 ]
 BLOCK_TOKENS = 4
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from cpu_graphs import AVAILABLE, NUM_BLOCKS, Stored
 
+from block_entries import blocks_for, spread
 from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.build import Builder
@@ -107,7 +108,7 @@ def executor(
     return CpuExecutor(
         fuse(graph) if fused else graph,
         Stored(arrays()),
-        num_blocks=NUM_BLOCKS,
+        num_blocks=blocks_for(graph, NUM_BLOCKS),
         max_rows=64,
         max_tokens_per_step=2048,
         max_logits_per_step=512,
@@ -126,7 +127,8 @@ def logits(cpu: CpuExecutor, chunks: list[int], blocks: list[int]) -> Floats:
     while done < LENGTH:
         n = min(chunks[len(parts) % len(chunks)], LENGTH - done)
         have, need = -(-done // 16), -(-(done + n) // 16)
-        parts.append(cpu.forward(StepPlan((PlanRow(3, n, done, n, tuple(blocks[have:need])),))))
+        new = spread(cpu, blocks[have:need])
+        parts.append(cpu.forward(StepPlan((PlanRow(3, n, done, n, new),))))
         done += n
     cpu.close_row(3)
     return np.concatenate(parts)
@@ -187,7 +189,7 @@ def alone_and_among_64_rows(cpu: CpuExecutor) -> None:
         tokens = TOKENS if row == 3 else random.integers(0, VOCAB, length).tolist()
         cpu.open_row(row, tokens, RowSampling())
         done = length - 1 if row == 3 or row % 2 else 0
-        mine = tuple(blocks.pop() for _ in range(-(-length // 16)))
+        mine = spread(cpu, [blocks.pop() for _ in range(-(-length // 16))])
         if done:
             cpu.forward(StepPlan((PlanRow(row, done, 0, 0, mine),)))
             mine = ()
@@ -230,10 +232,10 @@ def test_sampled_tokens(isa: str) -> None:
             cpu.open_row(row, prompt, hows[row % len(hows)])
         results = []
         for n in range(24):
-            context, new = (0, 20) if n == 0 else (19 + n, 1)
+            context, new, first = (0, 20, 3) if n == 0 else (19 + n, 1, 0)
             plan = StepPlan(
                 tuple(
-                    PlanRow(row, new, context, 1, tuple(range(3 * row, 3 * row + 3)) * (n == 0))
+                    PlanRow(row, new, context, 1, spread(cpu, range(3 * row, 3 * row + first)))
                     for row in rows
                 )
             )
@@ -255,16 +257,16 @@ def test_a_fault_touches_one_row(isa: str) -> None:
     graph = fuse(model("F32"))
     broken = {**numbers, "embed.w": table}
     cpu = CpuExecutor(
-        graph, Stored(broken), num_blocks=8, max_rows=2, max_tokens_per_step=32, threads=2, isa=isa
+        graph, Stored(broken), num_blocks=16, max_rows=2, max_tokens_per_step=32, threads=2, isa=isa
     )
     cpu.open_row(0, [0, 5], RowSampling())
     cpu.open_row(1, [4, 5], RowSampling())
-    cpu.submit(StepPlan((PlanRow(0, 2, 0, 1, (0,)), PlanRow(1, 2, 0, 1, (1,)))))
+    cpu.submit(StepPlan((PlanRow(0, 2, 0, 1, (0, 1)), PlanRow(1, 2, 0, 1, (2, 3)))))
     first, second = cpu.collect().sampled
     assert (first.row, first.token_id, first.fault) == (0, -1, "the logits have NaN")
     cpu.close_row(0)
     cpu.close_row(1)
     cpu.open_row(0, [4, 5], RowSampling())
-    cpu.submit(StepPlan((PlanRow(0, 2, 0, 1, (0,)),)))
+    cpu.submit(StepPlan((PlanRow(0, 2, 0, 1, (0, 1)),)))
     (alone,) = cpu.collect().sampled
     assert second == Sampled(1, alone.token_id)

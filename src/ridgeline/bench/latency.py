@@ -27,7 +27,14 @@ from ridgeline.engine.engine import Engine
 from ridgeline.engine.executor import Executor
 from ridgeline.engine.request import Request
 from ridgeline.errors import CapacityError, EngineError, RequestError
-from ridgeline.step import RowSampling, StepPlan, StepResult, StepShape
+from ridgeline.step import (
+    BlockGroup,
+    RowSampling,
+    StepPlan,
+    StepResult,
+    StepShape,
+    most_row_blocks,
+)
 from ridgeline.units import MIB
 
 # Read at most this much beside a sample: bandwidth hardly changes beyond it.
@@ -179,6 +186,10 @@ class _Recorder:
         return self._executor.num_blocks
 
     @property
+    def groups(self) -> tuple[BlockGroup, ...]:
+        return self._executor.groups
+
+    @property
     def max_rows(self) -> int:
         return self._executor.max_rows
 
@@ -247,10 +258,12 @@ class _Bench:
             )
         if case.batch > limits.max_rows:
             raise CapacityError(f"{case} needs {case.batch} rows; there are {limits.max_rows}")
-        blocks = case.batch * -(-longest // limits.block_tokens)
-        if blocks > self.recorder.num_blocks:
+        row_blocks = most_row_blocks(
+            self.recorder.groups, longest, limits.block_tokens, limits.most_unbooked_tokens
+        )
+        if case.batch * row_blocks > self.recorder.num_blocks:
             raise CapacityError(
-                f"{case} needs {blocks} KV blocks of {limits.block_tokens} tokens and "
+                f"{case} needs {case.batch * row_blocks} KV blocks and "
                 f"{self.recorder.num_blocks} fit; lower --batch or --context"
             )
 

@@ -52,6 +52,13 @@ class KvBytes:
         """Bytes per token of the layers that reach back to the start."""
         return self.per_token - sum(self.windowed.values())
 
+    def held(self, context: int) -> dict[int | None, float]:
+        """Bytes that a row of `context` tokens keeps, by window."""
+        held: dict[int | None, float] = {
+            window: num_bytes * min(context, window) for window, num_bytes in self.windowed.items()
+        }
+        return {None: self.unbounded * context, **held}
+
 
 @dataclass(frozen=True, slots=True)
 class OperatorRow:

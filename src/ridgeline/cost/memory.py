@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ridgeline.cost.count import count_kv_bytes, count_parameters
+from ridgeline.cost.count import count_parameters
 from ridgeline.errors import CapacityError
 from ridgeline.model.graph.node import Graph
+from ridgeline.model.passes.state_groups import state_groups
+from ridgeline.step import BlockGroup, longest_row, most_row_blocks
 from ridgeline.units import format_bytes
 
 
@@ -18,25 +20,42 @@ from ridgeline.units import format_bytes
 class MemoryLedger:
     """Bytes that a loaded model needs with `rows` sequences of `context` tokens each.
 
-    kv_bytes: of whole blocks, at kv_bytes_per_token. Layers with a window are counted in full: the
-    paged cache keeps their blocks as long as the others'. arena_bytes: values of the largest step.
+    groups: of layers, each with its blocks of `block_tokens` tokens; a block of any has
+    block_bytes. Layers with a window keep what their next tokens see, and up to `step_tokens` new
+    ones. arena_bytes: values of the largest step.
     """
 
     rows: int
     context: int
     block_tokens: int
+    step_tokens: int
     weight_bytes: int
-    kv_bytes_per_token: int
+    groups: tuple[BlockGroup, ...]
+    block_bytes: int
     arena_bytes: int
 
     @property
     def kv_bytes(self) -> int:
-        blocks = self.rows * -(-self.context // self.block_tokens)
-        return blocks * self.block_tokens * self.kv_bytes_per_token
+        return self.rows * self.row_blocks(self.context) * self.block_bytes
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Of a row that no window has passed yet."""
+        return sum(g.blocks for g in self.groups) * self.block_bytes / self.block_tokens
 
     @property
     def total_bytes(self) -> int:
         return self.weight_bytes + self.kv_bytes + self.arena_bytes
+
+    def row_blocks(self, num_tokens: int) -> int:
+        """Blocks that a row holds at most while it grows to `num_tokens`."""
+        return most_row_blocks(self.groups, num_tokens, self.block_tokens, self.step_tokens)
+
+    def longest_row(self, num_blocks: int, most_tokens: int) -> int:
+        """Tokens, `most_tokens` at most, that a row can grow to in `num_blocks` blocks."""
+        return longest_row(
+            self.groups, num_blocks, self.block_tokens, self.step_tokens, most_tokens
+        )
 
 
 def memory_ledger(
@@ -47,28 +66,33 @@ def memory_ledger(
     arena_bytes: int = 0,
     weight_bytes: int | None = None,
     block_tokens: int = 1,
+    step_tokens: int = 1,
 ) -> MemoryLedger:
     """weight_bytes: as the backend will hold them; as stored if None."""
     stored = count_parameters(graph).num_bytes
+    layout = state_groups(graph)
     return MemoryLedger(
         rows=rows,
         context=context,
         block_tokens=block_tokens,
+        step_tokens=step_tokens,
         weight_bytes=stored if weight_bytes is None else weight_bytes,
-        kv_bytes_per_token=round(count_kv_bytes(graph).per_token),
+        groups=layout.groups,
+        block_bytes=block_tokens * layout.bytes_per_token,
         arena_bytes=arena_bytes,
     )
 
 
 def longest_context(ledger: MemoryLedger, available_bytes: int) -> int:
-    """Tokens that each of the ledger's rows can have in `available_bytes`, in whole blocks."""
+    """Tokens, up to its own context, that each of the ledger's rows can have in `available_bytes`,
+    in whole blocks.
+    """
     left = available_bytes - ledger.weight_bytes - ledger.arena_bytes
-    block_bytes = ledger.kv_bytes_per_token * ledger.block_tokens
     if left <= 0 or ledger.rows == 0:
         return 0
-    if block_bytes == 0:
+    if ledger.block_bytes == 0:
         return ledger.context
-    return left // (block_bytes * ledger.rows) * ledger.block_tokens
+    return ledger.longest_row(left // ledger.block_bytes // ledger.rows, ledger.context)
 
 
 def check_fits(ledger: MemoryLedger, available_bytes: int, name: str) -> None:
@@ -87,10 +111,10 @@ def check_fits(ledger: MemoryLedger, available_bytes: int, name: str) -> None:
         f"{name} needs {format_bytes(ledger.total_bytes)} ({parts}) and there are "
         f"{format_bytes(available_bytes)}"
     )
-    context = min(longest_context(ledger, available_bytes), ledger.context)
+    context = longest_context(ledger, available_bytes)
     if context > 0:
         raise CapacityError(f"{needs}: {ledger.rows} x {context} tokens would fit")
-    one_row = min(longest_context(replace(ledger, rows=1), available_bytes), ledger.context)
+    one_row = longest_context(replace(ledger, rows=1), available_bytes)
     if one_row > 0:
         raise CapacityError(f"{needs}: one row of {one_row} tokens would fit")
     raise CapacityError(f"{needs}: only a smaller or more coarsely quantized model would fit")

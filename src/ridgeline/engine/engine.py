@@ -68,7 +68,9 @@ class Engine:
         )
         if policy not in POLICIES:
             raise RequestError("policy", f"{policy!r}; there are: {', '.join(POLICIES)}")
-        self._state = SchedulerState.empty(limits, executor.num_blocks, POLICIES[policy](), seconds)
+        self._state = SchedulerState.empty(
+            limits, executor.num_blocks, POLICIES[policy](), seconds, executor.groups
+        )
         self._times = seconds if isinstance(seconds, StepSeconds) else None
         self._num_steps = 0
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ridgeline.step import RowSampling, StepPlan, StepResult
+from ridgeline.step import BlockGroup, RowSampling, StepPlan, StepResult
 
 
 class Executor(Protocol):
@@ -24,6 +24,10 @@ class Executor(Protocol):
 
     @property
     def num_blocks(self) -> int: ...
+    @property
+    def groups(self) -> tuple[BlockGroup, ...]:
+        """Layers by how far they reach back; each has blocks of its own in a row's table."""
+
     @property
     def max_rows(self) -> int: ...
     @property

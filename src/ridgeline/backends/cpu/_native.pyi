@@ -123,9 +123,10 @@ class Program:
         vocab_ids: int,
         arena_bytes: int,
         num_slots: int = 0,
+        windows: Sequence[int] = (0,),
     ) -> None: ...
     def add_cache(
-        self, kv_heads: int, key_dim: int, value_dim: int, window: int, format: str
+        self, kv_heads: int, key_dim: int, value_dim: int, column: int, format: str
     ) -> int: ...
     def pack(
         self,

@@ -44,13 +44,15 @@ from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
 from ridgeline.model.passes.memory import MemoryPlan
+from ridgeline.model.passes.state_groups import StateGroups, state_groups
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
     """What binders share: the program that grows, the plan, the weights.
 
-    kinds: values that lie as activations. matrices, caches: what was made already, by weight and by
+    kinds: values that lie as activations. layout: which column of the block tables is a state's.
+    matrices, caches: what was made already, by weight and by
     state name.
     """
 
@@ -59,6 +61,7 @@ class Binding:
     plan: MemoryPlan
     weights: Weights
     kinds: Mapping[int, str]
+    layout: StateGroups
     matrices: dict[str, _native.Matrix] = field(default_factory=dict)
     caches: dict[str, int] = field(default_factory=dict)
 
@@ -170,7 +173,7 @@ class Binding:
             state.kv_heads,
             state.key_dim,
             state.value_dim,
-            state.window or 0,
+            self.layout.places[state.name].column,
             state.format.name,
         )
 
@@ -205,7 +208,7 @@ def bind(
                 f"{graph.name}: {node.name}: the cpu backend has no operator "
                 f"{type(node.op).__name__}; it has {known}"
             )
-    binding = Binding(program, graph, plan, weights, kinds)
+    binding = Binding(program, graph, plan, weights, kinds, state_groups(graph))
     for node in graph.nodes:
         BINDERS[type(node.op)](binding, node, node.op)
     program.finish(binding.view(graph.outputs[0]))

@@ -24,6 +24,7 @@ from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.passes.memory import plan_memory
+from ridgeline.model.passes.state_groups import state_groups
 from ridgeline.step import RowSampling, Sampled, Scored, StepPlan, StepResult
 from ridgeline.units import KIB, MIB
 
@@ -81,13 +82,14 @@ def choose_isa(wanted: str | None) -> str:
 class CpuExecutor:
     """See `engine.executor.Executor`.
 
-    num_blocks: KV blocks of 16 tokens; memory is taken as they are used. max_rows: rows of the
-    state table. max_tokens_per_step: new tokens of a step. max_logits_per_step: rows of logits of a
-    step; max_rows unless given. num_slots: of recurrent states, if the graph has some; max_rows
-    unless given. threads: the caller's included. isa: "amx", "avx512", "avx2" or
-    "portable"; None for the best. packed_folder, source: where packed weights are kept, and what
-    identifies the files that they come from (see `packed_weights.load`). quantize_early: False
-    keeps every value float32 between operators, for tests: the bits are the same.
+    num_blocks: KV blocks, of 16 tokens of some layers or all; memory is taken as they are used.
+    max_rows: rows of the state table. max_tokens_per_step: new tokens of a step.
+    max_logits_per_step: rows of logits of a step; max_rows unless given. num_slots: of recurrent
+    states, if the graph has some; max_rows unless given. threads: the caller's included. isa:
+    "amx", "avx512", "avx2" or "portable"; None for the best. packed_folder, source: where packed
+    weights are kept, and what identifies the files that they come from (see `packed_weights.load`).
+    quantize_early: False keeps every value float32 between operators, for tests: the bits are the
+    same.
 
     A request gets the same bits whatever stands beside it in a step, however its prompt is cut,
     and with any number of threads; between instruction sets results differ by rounding. Raises
@@ -122,6 +124,8 @@ class CpuExecutor:
         self.vocab_size = width
         wanted = max_rows if num_slots is None else num_slots
         self.num_slots = wanted if graph.row_states else 0
+        layout = state_groups(graph)
+        self.groups = layout.groups
         self._result: StepResult | None = None
         self._weights = weights
         self._num_looked_up = 0
@@ -153,6 +157,7 @@ class CpuExecutor:
                     vocab_ids=min((table.shape[0] for table in self._tables), default=width),
                     arena_bytes=plan.arena_bytes,
                     num_slots=self.num_slots,
+                    windows=[window or 0 for window in layout.column_windows],
                 ),
                 lambda program: bind(program, graph, plan, weights, kinds),
             )

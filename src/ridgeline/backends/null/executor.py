@@ -1,8 +1,9 @@
 """An executor without a model: a row's token is a hash of all its tokens, as the cache has them.
 
 A KV slot holds the token and the position that wrote it, and a row is read back through its block
-table as attention would read it. So a block given twice, freed too early, cached under a wrong name
-or left unwritten ends in an EngineError that names the row and the position.
+tables as the attention of each group of layers would read it. So a block given twice, freed too
+early, cached under a wrong name or left unwritten ends in an EngineError that names the row and the
+position.
 
 With slots a row's recurrent state is the name of all that it has seen, token by token, and a plan
 that goes on from the state of other tokens ends likewise.
@@ -19,7 +20,16 @@ import numpy.typing as npt
 
 from ridgeline.backends.reference.state_table import BoundRow, StateTable
 from ridgeline.errors import EngineError
-from ridgeline.step import RowSampling, Sampled, Scored, StepPlan, StepResult
+from ridgeline.step import (
+    ONE_GROUP,
+    BlockGroup,
+    RowSampling,
+    Sampled,
+    Scored,
+    StepPlan,
+    StepResult,
+    first_entry,
+)
 
 Ints = npt.NDArray[np.int64]
 
@@ -45,7 +55,9 @@ class NullExecutor:
         block_tokens: int = 16,
         max_context: int = NO_LIMIT,
         num_slots: int = 0,
+        groups: Sequence[BlockGroup] = ONE_GROUP,
     ) -> None:
+        self.groups = tuple(groups)
         self.vocab_size = vocab_size
         self.num_blocks = num_blocks
         self.max_rows = max_rows
@@ -59,6 +71,7 @@ class NullExecutor:
             vocab_size=vocab_size,
             max_context=max_context,
             num_slots=num_slots,
+            windows=[group.window for group in groups for _ in range(group.blocks)],
         )
         self._slot_tokens: Ints = np.full((num_blocks, block_tokens), -1, np.int64)
         self._slot_positions: Ints = np.full((num_blocks, block_tokens), -1, np.int64)
@@ -133,10 +146,14 @@ class NullExecutor:
         if self.num_slots:
             self._carry_states(rows)
         for row in rows:
-            slots = self._slots(row, row.positions)
-            self._slot_tokens[slots] = row.token_ids[row.num_context :]
-            self._slot_positions[slots] = row.positions
-        return [(row, self._read(row)) for row in rows]
+            for column in range(row.block_table.shape[1]):
+                slots = self._slots(row, column, row.positions)
+                self._slot_tokens[slots] = row.token_ids[row.num_context :]
+                self._slot_positions[slots] = row.positions
+        for row in rows:
+            for column, window in enumerate(self._table.windows):
+                self._read(row, column, window)
+        return [(row, row.token_ids) for row in rows]
 
     def _carry_states(self, rows: Sequence[BoundRow]) -> None:
         for row in rows:
@@ -148,25 +165,27 @@ class NullExecutor:
                 )
             self._states[row.slot] = _seen(row, row.num_tokens)
 
-    def _read(self, row: BoundRow) -> Ints:
-        positions = np.arange(row.num_tokens)
-        slots = self._slots(row, positions)
+    def _read(self, row: BoundRow, column: int, window: int | None) -> None:
+        """What attention reads in a column: the row's tokens, from the window's first block on."""
+        first = first_entry(window, row.num_context, self.block_tokens) * self.block_tokens
+        positions = np.arange(first, row.num_tokens)
+        slots = self._slots(row, column, positions)
         tokens, written = self._slot_tokens[slots], self._slot_positions[slots]
-        wrong = np.flatnonzero((written != positions) | (tokens != row.token_ids))
+        wrong = np.flatnonzero((written != positions) | (tokens != row.token_ids[first:]))
         if wrong.size:
             at = int(wrong[0])
-            block = int(row.block_table[at // self.block_tokens])
+            block = int(slots[0][at])
             holds = (
                 f"token {tokens[at]} of position {written[at]}" if written[at] >= 0 else "nothing"
             )
             raise EngineError(
                 f"row {row.row}: block {block} holds {holds} where the row has token "
-                f"{row.token_ids[at]} at position {at}"
+                f"{row.token_ids[first + at]} at position {first + at}"
             )
-        return np.asarray(tokens)
 
-    def _slots(self, row: BoundRow, positions: Ints) -> tuple[Ints, Ints]:
-        return row.block_table[positions // self.block_tokens], positions % self.block_tokens
+    def _slots(self, row: BoundRow, column: int, positions: Ints) -> tuple[Ints, Ints]:
+        entries = row.block_table[:, column]
+        return entries[positions // self.block_tokens], positions % self.block_tokens
 
 
 def _seen(row: BoundRow, num_tokens: int) -> bytes:

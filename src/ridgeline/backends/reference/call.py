@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ridgeline.backends.reference.kv_formats import kept
 from ridgeline.backends.reference.state_table import BoundRow
 from ridgeline.model.graph.node import KvState, RowState
+from ridgeline.step import first_entry
 
 Array = npt.NDArray[Any]  # of the executor's float type, float64 within a sum
 Ints = npt.NDArray[np.int64]
@@ -20,38 +21,54 @@ Ints = npt.NDArray[np.int64]
 class KvCache:
     """One layer's keys [block, token, kv_head, key_dim] and values [.., value_dim].
 
-    What is written is rounded to the state's format. A slot that nobody wrote holds NaN, so that
+    column: of the rows' block tables. memory [num_blocks, block_tokens, elements_per_token]: the
+    layer's part of all blocks; one of its own if None. What is written is rounded to the state's
+    format. A slot that nobody wrote holds NaN, so that
     reading it shows.
     """
 
     def __init__(
-        self, state: KvState, num_blocks: int, block_tokens: int, dtype: npt.DTypeLike
+        self,
+        state: KvState,
+        num_blocks: int,
+        block_tokens: int,
+        dtype: npt.DTypeLike,
+        column: int = 0,
+        memory: Array | None = None,
     ) -> None:
-        slots = (num_blocks, block_tokens, state.kv_heads)
         self.state = state
         self.block_tokens = block_tokens
-        self._keys: Array = np.full((*slots, state.key_dim), np.nan, dtype)
-        self._values: Array = np.full((*slots, state.value_dim), np.nan, dtype)
+        self._column = column
+        if memory is None:
+            memory = np.full((num_blocks, block_tokens, state.elements_per_token), np.nan, dtype)
+        keys = state.kv_heads * state.key_dim
+        self._keys, self._values = memory[..., :keys], memory[..., keys:]
 
     def write(self, row: BoundRow, k: Array, v: Array) -> None:
         """k [num_new, kv_heads * key_dim], v likewise, at the positions of the row's new tokens."""
-        block, slot = self._slots(row, row.positions)
-        heads = (row.num_new, self.state.kv_heads)
+        slots = self._slots(row, row.positions)
+        heads = (row.num_new, self.state.kv_heads, -1)
         name = self.state.format.name
-        self._keys[block, slot] = kept(k.reshape(*heads, self.state.key_dim), name)
-        self._values[block, slot] = kept(v.reshape(*heads, self.state.value_dim), name)
+        self._keys[slots] = kept(k.reshape(heads), name).reshape(k.shape)
+        self._values[slots] = kept(v.reshape(heads), name).reshape(v.shape)
 
     def read(self, row: BoundRow) -> tuple[Array, Array]:
-        """All the row's keys and values so far: [num_tokens, kv_heads, key_dim or value_dim]."""
-        block, slot = self._slots(row, np.arange(row.num_tokens))
-        return self._keys[block, slot], self._values[block, slot]
-
-    def copy(self, source: int, target: int) -> None:
-        self._keys[target] = self._keys[source]
-        self._values[target] = self._values[source]
+        """The row's keys and values so far: [num_tokens, kv_heads, key_dim or value_dim]; zeros in
+        blocks that lie wholly behind the window of all new tokens, which the row has not.
+        """
+        first = first_entry(self.state.window, row.num_context, self.block_tokens)
+        positions = np.arange(first * self.block_tokens, row.num_tokens)
+        slots = self._slots(row, positions)
+        found = []
+        for memory in (self._keys, self._values):
+            heads = np.zeros((row.num_tokens, memory.shape[-1]), memory.dtype)
+            heads[len(heads) - len(positions) :] = memory[slots]
+            found.append(heads.reshape(row.num_tokens, self.state.kv_heads, -1))
+        return found[0], found[1]
 
     def _slots(self, row: BoundRow, positions: Ints) -> tuple[Ints, Ints]:
-        return row.block_table[positions // self.block_tokens], positions % self.block_tokens
+        entries = row.block_table[:, self._column]
+        return entries[positions // self.block_tokens], positions % self.block_tokens
 
 
 class RowMemory:

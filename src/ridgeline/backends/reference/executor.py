@@ -16,6 +16,7 @@ from ridgeline.backends.reference.table import COLLECTIVES, REFERENCE
 from ridgeline.errors import EngineError, ModelError
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph, Weight
+from ridgeline.model.passes.state_groups import StateGroups, state_groups
 from ridgeline.step import RowSampling, Sampled, StepPlan, StepResult
 
 BLOCK_TOKENS = 16
@@ -61,6 +62,10 @@ class ReferenceExecutor:
         self.vocab_size = width
         wanted = max_rows if num_slots is None else num_slots
         self.num_slots = wanted if graphs[0].row_states else 0
+        layouts = [state_groups(rank) for rank in graphs]
+        self.groups = layouts[0].groups
+        if any(layout.groups != self.groups for layout in layouts):
+            raise ModelError(f"{graphs[0].name}: the ranks' states part into different groups")
         self._table = StateTable(
             num_blocks=num_blocks,
             max_rows=max_rows,
@@ -68,9 +73,11 @@ class ReferenceExecutor:
             vocab_size=width,
             max_context=graphs[0].max_context,
             num_slots=self.num_slots,
+            windows=layouts[0].column_windows,
         )
         self._ranks = [
-            _Rank(rank, weights, num_blocks, self.num_slots, np.dtype(dtype)) for rank in graphs
+            _Rank(rank, layout, weights, num_blocks, self.num_slots, np.dtype(dtype))
+            for rank, layout in zip(graphs, layouts, strict=True)
         ]
         self._dtype = np.dtype(dtype)
         self._in_flight: StepResult | None = None
@@ -170,6 +177,7 @@ class _Rank:
     def __init__(
         self,
         graph: Graph,
+        layout: StateGroups,
         weights: Weights,
         num_blocks: int,
         num_slots: int,
@@ -181,9 +189,16 @@ class _Rank:
             weight.name: weights.float32(weight).astype(dtype, copy=False)
             for weight in graph.weights
         }
-        self._caches = {
-            state.name: KvCache(state, num_blocks, BLOCK_TOKENS, dtype) for state in graph.states
-        }
+        # One memory: a block is now of some layers, now of others.
+        blocks = np.full((num_blocks, BLOCK_TOKENS, layout.elements_per_token), np.nan, dtype)
+        self._blocks: Array = blocks
+        self._caches: dict[str, KvCache] = {}
+        for state in graph.states:
+            place = layout.places[state.name]
+            own = blocks[..., place.offset : place.offset + state.elements_per_token]
+            self._caches[state.name] = KvCache(
+                state, num_blocks, BLOCK_TOKENS, dtype, place.column, own
+            )
         self._memories = {
             state.name: RowMemory(state, num_slots, dtype) for state in graph.row_states
         }
@@ -199,8 +214,7 @@ class _Rank:
                 self._last_read[index].append(value)
 
     def copy_block(self, source: int, target: int) -> None:
-        for cache in self._caches.values():
-            cache.copy(source, target)
+        self._blocks[target] = self._blocks[source]
 
     def copy_slot(self, source: int, target: int) -> None:
         for memory in self._memories.values():

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ridgeline.errors import EngineError
-from ridgeline.step import PlanRow, RowSampling, StepPlan
+from ridgeline.step import PlanRow, RowSampling, StepPlan, first_entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class BoundRow:
     """A plan row with what the table knows of it.
 
     token_ids: int64 [num_context + num_new], the row's tokens up to the last that is computed now.
-    block_table: int64; slot of position p: block_table[p // block_tokens], p % block_tokens.
+    block_table: int64 [entries, columns]; slot of position p in a column: block
+    block_table[p // block_tokens, column], p % block_tokens.
     slot: where its recurrent states lie.
     """
 
@@ -49,12 +50,15 @@ class BoundRow:
 class _Row:
     token_ids: list[int]
     sampling: RowSampling
-    blocks: list[int] = field(default_factory=list)
+    tables: list[list[int]]  # of each column
     num_computed: int | None = None  # None until the first plan, whose context a cache may supply
 
 
 class StateTable:
-    """Owns the rows. Methods raise EngineError and then have changed nothing."""
+    """Owns the rows. Methods raise EngineError and then have changed nothing.
+
+    windows: of each block of a table's entries (`StateGroups.column_windows`).
+    """
 
     def __init__(
         self,
@@ -65,7 +69,9 @@ class StateTable:
         vocab_size: int,
         max_context: int,
         num_slots: int = 0,
+        windows: Sequence[int | None] = (None,),
     ) -> None:
+        self.windows = tuple(windows)
         self.num_blocks = num_blocks
         self.max_rows = max_rows
         self.block_tokens = block_tokens
@@ -81,7 +87,8 @@ class StateTable:
         _require(len(token_ids) > 0, row, "has no tokens; give it at least one")
         self._check_ids(row, token_ids)
         _check_sampling(row, sampling, self.vocab_size)
-        self._rows[row] = _Row([int(t) for t in token_ids], sampling)
+        tables: list[list[int]] = [[] for _ in self.windows]
+        self._rows[row] = _Row([int(t) for t in token_ids], sampling, tables)
 
     def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
         state = self._open(row)
@@ -110,7 +117,8 @@ class StateTable:
         bound: list[BoundRow] = []
         for planned in plan.rows:
             state = self._rows[planned.row]
-            state.blocks += planned.new_blocks
+            for column, table in enumerate(state.tables):
+                table += planned.new_blocks[column :: len(self.windows)]
             state.num_computed = planned.num_context + planned.num_new
             bound.append(
                 BoundRow(
@@ -119,7 +127,7 @@ class StateTable:
                     num_context=planned.num_context,
                     num_logits=planned.num_logits,
                     token_ids=np.array(state.token_ids[: state.num_computed], np.int64),
-                    block_table=np.array(state.blocks, np.int64),
+                    block_table=np.array(state.tables, np.int64).T,
                     sampling=state.sampling,
                     slot=planned.state_slot,
                 )
@@ -161,41 +169,58 @@ class StateTable:
         )
 
     def _check_blocks(self, plan: StepPlan) -> None:
-        new_blocks = {planned.row: planned.new_blocks for planned in plan.rows}
-        tables = {
-            row: (*state.blocks, *new_blocks.get(row, ())) for row, state in self._rows.items()
-        }
+        planned_rows = {planned.row: planned for planned in plan.rows}
         holders: dict[int, list[int]] = {}
-        for row, table in tables.items():
-            for block in table:
+        for row in self._rows:
+            held = self._held(row, planned_rows.get(row))
+            for block in held:
                 _require(
                     0 <= block < self.num_blocks,
                     row,
                     f"block {block}; there are blocks 0 to {self.num_blocks - 1}",
                 )
                 holders.setdefault(block, []).append(row)
+            _require(len(set(held)) == len(held), row, "has a block twice in its table")
         for planned in plan.rows:
-            row, table = planned.row, tables[planned.row]
+            row = planned.row
             total = planned.num_context + planned.num_new
-            _require(
-                len(table) * self.block_tokens >= total,
-                row,
-                f"{len(table)} blocks of {self.block_tokens} for {total} tokens",
-            )
-            _require(len(set(table)) == len(table), row, "has a block twice in its table")
             first = planned.num_context // self.block_tokens
             last = (total - 1) // self.block_tokens
-            for block in table[first : last + 1]:
-                others = [holder for holder in holders[block] if holder != row]
+            for table in self._tables(row, planned):
                 _require(
-                    not others,
+                    len(table) * self.block_tokens >= total,
                     row,
-                    f"writes to block {block}, which row {others[0] if others else row} holds too; "
-                    "a shared block is read only",
+                    f"{len(table)} blocks of {self.block_tokens} for {total} tokens",
                 )
+                for block in table[first : last + 1]:
+                    others = [holder for holder in holders[block] if holder != row]
+                    _require(
+                        not others,
+                        row,
+                        f"writes to block {block}, which row {others[0] if others else row} holds "
+                        "too; a shared block is read only",
+                    )
+
+    def _tables(self, row: int, planned: PlanRow | None) -> list[list[int]]:
+        """A row's columns, with what a plan adds."""
+        columns = len(self.windows)
+        new = () if planned is None else planned.new_blocks
+        _require(len(new) % columns == 0, row, f"{len(new)} blocks; an entry has {columns}")
+        return [
+            [*table, *new[column::columns]] for column, table in enumerate(self._rows[row].tables)
+        ]
+
+    def _held(self, row: int, planned: PlanRow | None) -> list[int]:
+        """All blocks of a row that a window has not passed: the others may be somebody else's."""
+        computed = self._rows[row].num_computed if planned is None else planned.num_context
+        return [
+            block
+            for table, window in zip(self._tables(row, planned), self.windows, strict=True)
+            for block in table[first_entry(window, computed or 0, self.block_tokens) :]
+        ]
 
     def _check_copies(self, plan: StepPlan) -> None:
-        held = {block for state in self._rows.values() for block in state.blocks}
+        held = {block for row in self._rows for block in self._held(row, None)}
         for copy in plan.copies:
             for block in (copy.source, copy.target):
                 if not 0 <= block < self.num_blocks:

@@ -13,7 +13,15 @@ import numpy.typing as npt
 
 from ridgeline.backends.null.executor import NullExecutor
 from ridgeline.errors import EngineError
-from ridgeline.step import RowSampling, Sampled, StepPlan, StepResult, StepShape
+from ridgeline.step import (
+    ONE_GROUP,
+    BlockGroup,
+    RowSampling,
+    Sampled,
+    StepPlan,
+    StepResult,
+    StepShape,
+)
 
 
 class VirtualClock:
@@ -42,7 +50,9 @@ class SimulatedExecutor:
         block_tokens: int = 16,
         vocab_size: int = 2**31,
         tokens: NullExecutor | None = None,
+        groups: Sequence[BlockGroup] = ONE_GROUP,
     ) -> None:
+        self.groups = tuple(groups)
         self.seconds = seconds
         self.clock = clock
         self.num_blocks = num_blocks

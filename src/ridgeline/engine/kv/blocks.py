@@ -1,80 +1,172 @@
-"""KV blocks: who owns which, how many owners, and what each full block is named. Ids only.
+"""KV blocks: who owns which, how many owners, and what each full entry is named. Ids only.
 
-A block with no owner stays findable by its name until it is needed: the free list is the cache's
-eviction order, least recently used first, leaves of a chain before their parents. Blocks that more
-than one row owns are read only; who must write to one copies it first (`schedule/memory.py`). It
-does not know tensors.
+What a row's table has for `block_tokens` tokens in a group of layers is an entry: one block or,
+where the group's layers fill several, that many, known by the first of them. All groups draw from
+one pool. An entry with no owner stays findable by its name until its blocks are needed: least
+recently used first, leaves of a full chain before their parents. Entries that more than one row
+owns are read only; who must write to one copies it first (`schedule/memory.py`). It does not know
+tensors.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
+from ridgeline.engine.kv.names import NameTable
 from ridgeline.engine.kv.prefix import PrefixIndex
+from ridgeline.step import ONE_GROUP, BlockGroup
 
 
 class BlockPool:
-    """Owns the counts of owners of blocks 0 .. num_blocks - 1 and the index of their names."""
+    """Owns the counts of owners of blocks 0 .. num_blocks - 1 and the tables of their names.
 
-    def __init__(self, num_blocks: int) -> None:
+    names: of the first group's entries, which also says why a prompt was not found.
+    """
+
+    def __init__(self, num_blocks: int, groups: Sequence[BlockGroup] = ONE_GROUP) -> None:
         self.num_blocks = num_blocks
+        self.groups = tuple(groups)
         self.names = PrefixIndex(evicted_names=max(num_blocks, 1024))
+        self._tables: list[PrefixIndex | NameTable] = [self.names]
+        self._tables += [NameTable() for _ in self.groups[1:]]
         self._num_owners = [0] * num_blocks
-        self._free: OrderedDict[int, None] = OrderedDict((b, None) for b in range(num_blocks))
+        self._free = list(range(num_blocks))[::-1]  # with nothing in them; the last goes first
+        self._cached: OrderedDict[int, None] = OrderedDict()  # entries that only a name finds
+        self._num_cached_blocks = 0
+        # Of groups whose entries are several blocks, and of all groups but the first.
+        self._others_of: dict[int, tuple[int, ...]] = {}
+        self._group_of: dict[int, int] = {}
 
     @property
     def num_free(self) -> int:
-        return len(self._free)
+        return len(self._free) + self._num_cached_blocks
+
+    @property
+    def num_cached(self) -> int:
+        """Blocks of entries that have no owner and can still be found."""
+        return self._num_cached_blocks
 
     def num_owners(self, block: int) -> int:
         return self._num_owners[block]
 
-    def allocate(self, count: int) -> tuple[int, ...] | None:
-        """`count` blocks with one owner each and no known content, or None if there are too few."""
-        if count > len(self._free):
-            return None
-        blocks = []
-        for _ in range(count):
-            block = next(iter(self._free))
-            if block in self.names:
-                block = self._leaf(block)
-                self.names.forget(block)
-            del self._free[block]
-            self._num_owners[block] = 1
-            blocks.append(block)
-        return tuple(blocks)
+    def blocks_of(self, entry: int) -> tuple[int, ...]:
+        """All blocks of an entry, in the order of its columns."""
+        return (entry, *self._others_of.get(entry, ()))
 
-    def share(self, blocks: Sequence[int]) -> None:
-        """Adds an owner to each of `blocks`, which the index found or another row has."""
-        for block in blocks:
-            self._free.pop(block, None)
-            self._num_owners[block] += 1
+    def allocate(self, count: int, group: int = 0) -> tuple[int, ...] | None:
+        """`count` entries with one owner each and no known content, or None if there are too few
+        blocks.
+        """
+        width = self.groups[group].blocks
+        needed = count * width
+        if needed > len(self._free):
+            if needed > self.num_free:
+                return None
+            self._evict(needed - len(self._free))
+        if count == 0:
+            return ()
+        taken = tuple(self._free[: -needed - 1 : -1])
+        del self._free[-needed:]
+        entries = taken[::width]
+        if width > 1:
+            for at, entry in enumerate(entries):
+                self._others_of[entry] = taken[at * width + 1 : (at + 1) * width]
+        if group:
+            for entry in entries:
+                self._group_of[entry] = group
+        for entry in entries:
+            self._num_owners[entry] = 1
+        return entries
 
-    def release(self, blocks: Sequence[int]) -> None:
-        """Takes one owner from each of a row's blocks, given in the order of the row."""
-        # Last block first, so that a chain is evicted from its leaf.
-        for block in reversed(blocks):
-            assert self._num_owners[block] > 0
-            self._num_owners[block] -= 1
-            if self._num_owners[block] == 0:
-                self._free[block] = None
-                if block not in self.names:
-                    self._free.move_to_end(block, last=False)
+    def find(self, names: Iterable[bytes], group: int) -> list[int | None]:
+        """The entries of these names in a group."""
+        return [self._tables[group].entry(name) for name in names]
+
+    def add_name(self, entry: int, name: bytes, group: int) -> None:
+        """Names an entry of a group other than the first; a name's first entry keeps it."""
+        table = self._tables[group]
+        assert isinstance(table, NameTable)
+        table.add(entry, name)
+
+    def share(self, entries: Sequence[int]) -> None:
+        """Adds an owner to each of `entries`, which were found or another row has."""
+        owners = self._num_owners
+        for entry in entries:
+            if owners[entry] == 0:
+                del self._cached[entry]
+                self._num_cached_blocks -= self._width(entry)
+            owners[entry] += 1
+
+    def release(self, entries: Sequence[int]) -> None:
+        """Takes one owner from each of a row's entries in one group, given in the row's order."""
+        owners = self._num_owners
+        # Last entry first, so that a chain is evicted from its leaf.
+        for entry in reversed(entries):
+            assert owners[entry] > 0
+            owners[entry] -= 1
+            if owners[entry] == 0:
+                if entry in self._table_of(entry):
+                    self._cached[entry] = None
+                    self._num_cached_blocks += self._width(entry)
+                else:
+                    self._empty(entry)
 
     def check_invariants(self) -> None:
         """What must hold between any two operations."""
-        for block, owners in enumerate(self._num_owners):
-            assert owners >= 0
-            assert (owners == 0) == (block in self._free)
-        self.names.check_invariants()
+        seen: set[int] = set(self._free)
+        assert len(seen) == len(self._free)
+        owned = [block for block, owners in enumerate(self._num_owners) if owners]
+        assert all(owners >= 0 for owners in self._num_owners)
+        entries = list(chain(owned, self._cached))
+        for entry in entries:
+            blocks = self.blocks_of(entry)
+            assert len(blocks) == self.groups[self._group_of.get(entry, 0)].blocks
+            assert seen.isdisjoint(blocks), "a block is in two entries"
+            seen.update(blocks)
+        assert seen == set(range(self.num_blocks)), "a block is lost"
+        assert set(self._group_of) | set(self._others_of) <= set(entries)
+        assert all(self._num_owners[entry] == 0 for entry in self._cached)
+        assert all(entry in self._table_of(entry) for entry in self._cached)
+        assert self._num_cached_blocks == sum(len(self.blocks_of(e)) for e in self._cached)
+        for table in self._tables:
+            table.check_invariants()
 
-    def _leaf(self, block: int) -> int:
-        """A free end of the chains that go on from `block`: two rows that computed one prefix at
+    def _evict(self, num_blocks: int) -> None:
+        """Forgets entries that only a name finds until so many more blocks are free."""
+        enough = len(self._free) + num_blocks
+        while len(self._free) < enough:
+            entry = next(iter(self._cached))
+            if entry not in self._group_of:
+                entry = self._leaf(entry)
+            self._table_of(entry).forget(entry)
+            del self._cached[entry]
+            self._num_cached_blocks -= self._width(entry)
+            self._empty(entry)
+
+    def _empty(self, entry: int) -> None:
+        """The blocks of an entry without owner and name have nothing in them."""
+        others = self._others_of.pop(entry, None)
+        if others is not None:
+            self._free += others[::-1]
+        self._free.append(entry)
+        self._group_of.pop(entry, None)
+
+    def _width(self, entry: int) -> int:
+        return self.groups[self._group_of.get(entry, 0)].blocks
+
+    def _table_of(self, entry: int) -> PrefixIndex | NameTable:
+        return self._tables[self._group_of.get(entry, 0)]
+
+    def _leaf(self, entry: int) -> int:
+        """A free end of the chains that go on from `entry`: two rows that computed one prefix at
         the same time can leave its first blocks older than the blocks that follow them.
         """
+        if self.groups[0].window is not None:
+            return entry
         while True:
-            free = [child for child in self.names.branches(block) if not self._num_owners[child]]
+            free = [child for child in self.names.branches(entry) if not self._num_owners[child]]
             if not free:
-                return block
-            block = free[0]
+                return entry
+            entry = free[0]

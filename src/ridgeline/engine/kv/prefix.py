@@ -90,6 +90,9 @@ class PrefixIndex:
             found.append(block)
         return tuple(found)
 
+    def entry(self, name: bytes) -> int | None:
+        return self._block_of.get(name)
+
     def add(
         self, block: int, name: bytes, parent: bytes, tokens: Sequence[int], salt: bytes
     ) -> None:

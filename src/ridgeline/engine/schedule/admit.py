@@ -5,11 +5,11 @@ from __future__ import annotations
 import heapq
 
 from ridgeline.engine.request import Event, Request, Status
-from ridgeline.engine.schedule.memory import blocks_for
 from ridgeline.engine.schedule.predict import finish_seconds, wait_seconds
 from ridgeline.engine.schedule.state import SchedulerState
 from ridgeline.engine.schedule.step import end
 from ridgeline.errors import Overloaded, RequestError
+from ridgeline.step import longest_row, most_row_blocks
 
 # Nobody is told to come back sooner; without a cost model nothing more is known.
 _RETRY_SECONDS = 0.1
@@ -55,8 +55,10 @@ def _check_possible(state: SchedulerState, request: Request) -> None:
             f"has {request.num_prompt} tokens; the context holds {limits.max_context}, "
             "the answer included",
         )
-    if blocks_for(state, longest) > state.pool.num_blocks:
-        room = state.pool.num_blocks * limits.block_tokens
+    sizes = (limits.block_tokens, limits.most_unbooked_tokens)
+    groups, num_blocks = state.pool.groups, state.pool.num_blocks
+    if most_row_blocks(groups, longest, *sizes) > num_blocks:
+        room = longest_row(groups, num_blocks, *sizes, longest)
         raise RequestError(
             "max_tokens",
             f"prompt and answer may take {longest} tokens; the KV cache holds {room}. Ask for less "

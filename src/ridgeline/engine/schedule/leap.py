@@ -7,7 +7,7 @@ block went to whom. The engine does not use it: there, a token can end a request
 
 from __future__ import annotations
 
-from ridgeline.engine.schedule.memory import blocks_for, grow, name_blocks, publish
+from ridgeline.engine.schedule.memory import blocks_for, grow, has_room, publish
 from ridgeline.engine.schedule.state import SchedulerState
 
 
@@ -61,18 +61,12 @@ def _admits(state: SchedulerState) -> bool:
         return False
     if state.waiting.preempts and first.rank < state.running[-1].rank:
         return True
-    if not state.free_rows:
-        return False
-    size = state.limits.block_tokens
-    name_blocks(first, size)
-    most = (len(first.token_ids) - 1) // size
-    cached = state.pool.names.find(first.names[:most])
-    unowned = sum(state.pool.num_owners(block) == 0 for block in cached)
-    needed = blocks_for(state, len(first.token_ids)) - len(cached)
-    return needed <= state.pool.num_free - unowned
+    return bool(state.free_rows) and has_room(state, first)
 
 
 def _blocks_needed(state: SchedulerState, num_steps: int) -> int:
-    return sum(
+    """All at once: what windows give up meanwhile comes after."""
+    entries = sum(
         max(0, blocks_for(state, r.num_planned + num_steps) - len(r.blocks)) for r in state.running
     )
+    return entries * state.blocks_per_entry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from ridgeline.engine.schedule.pace import Pace
 from ridgeline.engine.schedule.policies.fcfs import FirstComeQueue
 from ridgeline.engine.schedule.policies.queue import Queue
 from ridgeline.errors import RequestError
-from ridgeline.step import StepShape
+from ridgeline.step import NO_BLOCK, ONE_GROUP, BlockGroup, StepShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,11 @@ class Limits:
     max_waiting: int | None = None
     itl_seconds: float | None = None
     is_recurrent: bool = False
+
+    @property
+    def most_unbooked_tokens(self) -> int:
+        """Of a row: a step may be planned while another runs."""
+        return 2 * self.max_tokens_per_step
 
 
 class InFlight(NamedTuple):
@@ -75,6 +80,13 @@ class SchedulerState:
     num_admitted: int = 0
     num_preemptions: int = 0
     mean_output: float | None = None
+    is_plain: bool = field(init=False)
+    blocks_per_entry: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Asked for every row: all layers keep all tokens, and an entry is one block.
+        self.is_plain = self.pool.groups == ONE_GROUP
+        self.blocks_per_entry = sum(group.blocks for group in self.pool.groups)
 
     @staticmethod
     def empty(
@@ -82,10 +94,12 @@ class SchedulerState:
         num_blocks: int,
         queue: Queue | None = None,
         seconds: Callable[[StepShape], float] | None = None,
+        groups: Sequence[BlockGroup] = ONE_GROUP,
     ) -> SchedulerState:
-        """queue: the policy; first come, first served if None. seconds: what a step takes by the
-        cost model; needed for itl_seconds and for admission by predicted finish time. Raises
-        RequestError for an itl_seconds that no step can meet.
+        """groups: of layers, as the executor has them. queue: the policy; first come, first served
+        if None. seconds: what a step takes by the cost model; needed for itl_seconds and for
+        admission by predicted finish time. Raises RequestError for an itl_seconds that no step can
+        meet.
         """
         if limits.itl_seconds is not None:
             if seconds is None:
@@ -98,7 +112,7 @@ class SchedulerState:
                 )
         return SchedulerState(
             limits,
-            BlockPool(num_blocks),
+            BlockPool(num_blocks, groups),
             FirstComeQueue() if queue is None else queue,
             None if seconds is None else Pace(seconds, limits.max_tokens_per_step),
             free_rows=list(range(limits.max_rows))[::-1],
@@ -116,6 +130,25 @@ class SchedulerState:
         if request.deadline is not None:
             heapq.heappush(self.deadlines, (request.deadline, request.number, request))
 
+    def _entries_of(self, request: Request) -> list[int]:
+        """The entries that a running request owns, of all groups, checked."""
+        size = self.limits.block_tokens
+        tables = [request.blocks, *request.other_tables]
+        owned: list[int] = []
+        for group, table, first in zip(self.pool.groups, tables, request.firsts, strict=True):
+            assert len(table) == len(request.blocks)
+            assert first <= group.first_entry(request.num_computed, size), "freed within its window"
+            assert all(entry == NO_BLOCK for entry in table[:first])
+            assert all(entry >= 0 for entry in table[first:])
+            most = group.most_entries(1 << 60, size, self.limits.most_unbooked_tokens)
+            assert len(table) - first <= most
+            # What a row has yet to write to is its own.
+            for entry in table[max(first, request.num_computed // size) :]:
+                assert self.pool.num_owners(entry) == 1
+            owned += table[first:]
+        assert len(set(owned)) == len(owned)
+        return owned
+
     def check_invariants(self) -> None:
         """Rows and blocks belong to running requests and to nobody else; who is known waits or
         runs, once.
@@ -127,15 +160,11 @@ class SchedulerState:
         owners: dict[int, int] = {}
         for request in self.running:
             assert request.status is Status.RUNNING
-            assert len(set(request.blocks)) == len(request.blocks)
             assert request.num_computed <= request.num_planned
             room = len(request.blocks) * self.limits.block_tokens
             assert request.num_planned <= room
-            for block in request.blocks:
-                owners[block] = owners.get(block, 0) + 1
-            # What a row has yet to write to is its own.
-            for block in request.blocks[request.num_computed // self.limits.block_tokens :]:
-                assert self.pool.num_owners(block) == 1
+            for entry in self._entries_of(request):
+                owners[entry] = owners.get(entry, 0) + 1
         for block in range(self.pool.num_blocks):
             assert self.pool.num_owners(block) == owners.get(block, 0)
         forks = [request for group in self.forks.values() for request in group]

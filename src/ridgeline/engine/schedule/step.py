@@ -21,7 +21,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ridgeline.engine.request import Event, FinishReason, Rank, Request, Status
-from ridgeline.engine.schedule.memory import blocks_for, grow, publish, start, vacate
+from ridgeline.engine.schedule.memory import (
+    grow,
+    missing_blocks,
+    new_blocks,
+    publish,
+    start,
+    vacate,
+)
 from ridgeline.engine.schedule.state import InFlight, SchedulerState
 from ridgeline.engine.schedule.suspects import accuse, clear, forget
 from ridgeline.errors import EngineError
@@ -105,7 +112,7 @@ def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
                 step.add_prompt(request, num_new)
     # Blocks just taken back are for those who run: admitting now would only preempt again.
     if state.waiting and state.num_preemptions == preemptions:
-        reserved = sum(blocks_for(state, len(r.token_ids)) - len(r.blocks) for r in prompts)
+        reserved = sum(missing_blocks(state, r) for r in prompts)
         if suspects is not None:
             _admit_suspects(state, now, step, reserved, suspects)
         else:
@@ -273,7 +280,7 @@ def _join(state: SchedulerState, now: float, step: _Step, request: Request, most
     # What the cache gave is context, which only now is known.
     most = min(most, max(1, _prompt_tokens(state, step, request.num_planned) - step.num_prompt))
     step.add_prompt(request, min(len(request.token_ids) - request.num_planned, most))
-    return blocks_for(state, len(request.token_ids)) - len(request.blocks)
+    return missing_blocks(state, request)
 
 
 def _plan(state: SchedulerState, step: _Step) -> StepPlan:
@@ -288,9 +295,7 @@ def _plan(state: SchedulerState, step: _Step) -> StepPlan:
         samples = num_tokens == len(request.token_ids) + request.num_pending
         if samples:
             request.num_pending += 1
-        blocks = request.blocks
-        news = tuple(blocks[request.num_told :]) if len(blocks) > request.num_told else ()
-        request.num_told = len(blocks)
+        news = new_blocks(state, request) if len(request.blocks) > request.num_told else ()
         num_logits = int(samples)
         if request.scores_prompt:
             num_logits = max(num_tokens - max(context, request.num_scored), num_logits)
