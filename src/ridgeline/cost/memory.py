@@ -84,15 +84,16 @@ def memory_ledger(
 
 
 def longest_context(ledger: MemoryLedger, available_bytes: int) -> int:
-    """Tokens, up to its own context, that each of the ledger's rows can have in `available_bytes`,
-    in whole blocks.
+    """Tokens that each of the ledger's rows can have in `available_bytes`, in whole blocks. Where
+    windows bound what a row takes: its own context, if that fits.
     """
     left = available_bytes - ledger.weight_bytes - ledger.arena_bytes
     if left <= 0 or ledger.rows == 0:
         return 0
     if ledger.block_bytes == 0:
         return ledger.context
-    return ledger.longest_row(left // ledger.block_bytes // ledger.rows, ledger.context)
+    num_blocks = left // ledger.block_bytes // ledger.rows
+    return ledger.longest_row(num_blocks, max(ledger.context, num_blocks * ledger.block_tokens))
 
 
 def check_fits(ledger: MemoryLedger, available_bytes: int, name: str) -> None:
@@ -111,10 +112,10 @@ def check_fits(ledger: MemoryLedger, available_bytes: int, name: str) -> None:
         f"{name} needs {format_bytes(ledger.total_bytes)} ({parts}) and there are "
         f"{format_bytes(available_bytes)}"
     )
-    context = longest_context(ledger, available_bytes)
+    context = min(longest_context(ledger, available_bytes), ledger.context)
     if context > 0:
         raise CapacityError(f"{needs}: {ledger.rows} x {context} tokens would fit")
-    one_row = longest_context(replace(ledger, rows=1), available_bytes)
+    one_row = min(longest_context(replace(ledger, rows=1), available_bytes), ledger.context)
     if one_row > 0:
         raise CapacityError(f"{needs}: one row of {one_row} tokens would fit")
     raise CapacityError(f"{needs}: only a smaller or more coarsely quantized model would fit")
