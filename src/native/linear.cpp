@@ -286,27 +286,12 @@ std::size_t linear_scratch_bytes() { return kPanelBlocks * 2 * kMaxPanelStripByt
 void linear(const PackedMatrix& w, ActivationKind kind, const std::byte* activations, std::int64_t m,
             std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y,
             std::int64_t ldy, std::byte* scratch) {
-  const auto run = [&]<Layout L>() {
-    const auto* x = reinterpret_cast<const ActivationBlock*>(activations);
-    auto* panel = reinterpret_cast<std::uint8_t*>(scratch);
-    const int terms = kind == ActivationKind::int8x2 ? 2 : 1;
-    linear_integer<L>(w, terms, x, m, strip_begin, strip_end, bias, y, ldy, panel);
-  };
-  switch (w.layout) {
-    case Layout::i4g32: return run.operator()<Layout::i4g32>();
-    case Layout::i4g32m: return run.operator()<Layout::i4g32m>();
-    case Layout::i4g32nl: return run.operator()<Layout::i4g32nl>();
-    case Layout::i4g32mx: return run.operator()<Layout::i4g32mx>();
-    case Layout::i4g16: return run.operator()<Layout::i4g16>();
-    case Layout::i4g16m: return run.operator()<Layout::i4g16m>();
-    case Layout::i5g32: return run.operator()<Layout::i5g32>();
-    case Layout::i5g32m: return run.operator()<Layout::i5g32m>();
-    case Layout::i6g16: return run.operator()<Layout::i6g16>();
-    case Layout::i8g32: return run.operator()<Layout::i8g32>();
-    case Layout::bf16:
-    case Layout::f16:
-    case Layout::f32: return linear_float(w, activations, m, strip_begin, strip_end, bias, y, ldy);
-  }
+  const bool is_integer = with_integer_layout(w.layout, [&]<Layout L>() {
+    linear_integer<L>(w, kind == ActivationKind::int8x2 ? 2 : 1,
+                      reinterpret_cast<const ActivationBlock*>(activations), m, strip_begin, strip_end, bias, y, ldy,
+                      reinterpret_cast<std::uint8_t*>(scratch));
+  });
+  if (!is_integer) linear_float(w, activations, m, strip_begin, strip_end, bias, y, ldy);
 }
 
 }  // namespace ridgeline::RIDGELINE_ISA

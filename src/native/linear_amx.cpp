@@ -292,26 +292,12 @@ void linear_amx(const PackedMatrix& w, ActivationKind kind, const std::byte* act
                 std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy,
                 std::byte* scratch) {
   if (w.layout == Layout::bf16) return linear_bf16_amx(w, activations, m, strip_begin, strip_end, bias, y, ldy);
-  if (!is_integer(w.layout) || m < kLeastRows)
-    return linear(w, kind, activations, m, strip_begin, strip_end, bias, y, ldy, scratch);
-  const auto run = [&]<Layout L>() {
+  const bool by_tiles = m >= kLeastRows && with_integer_layout(w.layout, [&]<Layout L>() {
     linear_integer_amx<L>(w, kind == ActivationKind::int8x2 ? 2 : 1,
                           reinterpret_cast<const ActivationBlock*>(activations), m, strip_begin, strip_end, bias, y, ldy,
                           reinterpret_cast<std::uint8_t*>(scratch));
-  };
-  switch (w.layout) {
-    case Layout::i4g32: return run.operator()<Layout::i4g32>();
-    case Layout::i4g32m: return run.operator()<Layout::i4g32m>();
-    case Layout::i4g32nl: return run.operator()<Layout::i4g32nl>();
-    case Layout::i4g32mx: return run.operator()<Layout::i4g32mx>();
-    case Layout::i4g16: return run.operator()<Layout::i4g16>();
-    case Layout::i4g16m: return run.operator()<Layout::i4g16m>();
-    case Layout::i5g32: return run.operator()<Layout::i5g32>();
-    case Layout::i5g32m: return run.operator()<Layout::i5g32m>();
-    case Layout::i6g16: return run.operator()<Layout::i6g16>();
-    case Layout::i8g32: return run.operator()<Layout::i8g32>();
-    default: return;
-  }
+  });
+  if (!by_tiles) linear(w, kind, activations, m, strip_begin, strip_end, bias, y, ldy, scratch);
 }
 
 std::int64_t spin_arithmetic_amx(ActivationKind kind, std::int64_t steps) {

@@ -84,7 +84,23 @@ constexpr IntegerShape integer_shape(Layout layout) {
   }
 }
 
-constexpr bool is_integer(Layout layout) { return integer_shape(layout).bits != 0; }
+// Calls run.operator()<L>() for an integer layout; false for another.
+template <class Run>
+static inline bool with_integer_layout(Layout layout, Run run) {
+  switch (layout) {
+    case Layout::i4g32: return run.template operator()<Layout::i4g32>(), true;
+    case Layout::i4g32m: return run.template operator()<Layout::i4g32m>(), true;
+    case Layout::i4g32nl: return run.template operator()<Layout::i4g32nl>(), true;
+    case Layout::i4g32mx: return run.template operator()<Layout::i4g32mx>(), true;
+    case Layout::i4g16: return run.template operator()<Layout::i4g16>(), true;
+    case Layout::i4g16m: return run.template operator()<Layout::i4g16m>(), true;
+    case Layout::i5g32: return run.template operator()<Layout::i5g32>(), true;
+    case Layout::i5g32m: return run.template operator()<Layout::i5g32m>(), true;
+    case Layout::i6g16: return run.template operator()<Layout::i6g16>(), true;
+    case Layout::i8g32: return run.template operator()<Layout::i8g32>(), true;
+    default: return false;
+  }
+}
 
 constexpr std::int64_t num_blocks(std::int64_t k) { return (k + kBlock - 1) / kBlock; }
 
