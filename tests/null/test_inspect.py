@@ -170,3 +170,18 @@ def test_smollm2(run: Run, smollm2_path: Path) -> None:
     assert "12.2 KB as int8" in run(smollm2_path, "--kv-format", "int8")
     assert set(found["weight_bytes_by_format"]) == {"Q8_0", "Q4_1", "F32"}
     assert found["total"]["weight_bytes"] == pytest.approx(96.6e6, rel=0.01)
+
+
+def test_a_rows_cache_is_told_by_window(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(PUBLISHED["google/gemma-3-270m"]["config"]), encoding="utf-8")
+    found = json.loads(run(config, "--json"))["kv_bytes_of_a_row"]
+    layer = 2 * 256 * 2  # keys and values of one head, 2 bytes a number
+    full, windowed = 3 * layer * 32768, 15 * layer * 512
+    assert found == {
+        "context": 32768,
+        "total": full + windowed,
+        "by_window": {"none": full, "512": windowed},
+    }
+    text = " ".join(run(config).split())
+    assert "KV of a row 109 MB at 32,768 tokens; 7.86 MB of it in windows of 512" in text

@@ -192,10 +192,21 @@ def as_fields(found: Inspection) -> dict[str, object]:
             "none": round(found.kv.unbounded),
             **{str(window): round(b) for window, b in sorted(found.kv.windowed.items())},
         },
+        "kv_bytes_of_a_row": row_kv_fields(found),
         **shape_fields(found.graph),
         "step": found.step_text,
         "operators": [row_fields(row) for row in found.step.rows],
         "total": work_fields(found.step.total),
+    }
+
+
+def row_kv_fields(found: Inspection) -> dict[str, object]:
+    """What a row keeps when its context is full, by how far layers reach back."""
+    held = found.kv.held(found.graph.max_context)
+    return {
+        "context": found.graph.max_context,
+        "total": round(sum(held.values())),
+        "by_window": {str(window or "none"): round(held[window]) for window in held},
     }
 
 
@@ -290,6 +301,7 @@ def facts_table(found: Inspection) -> Table:
         f"({found.parameters.total:,}), active {format_count(found.parameters.active)}",
         "weights": f"{format_bytes(found.parameters.num_bytes)}: {formats}",
         "KV per token": kv,
+        "KV of a row": kv_of_a_row(found),
         "shape": "{layers} layers, width {width}, {heads} heads of {head_dim}, "
         "{kv_heads} KV heads".format(**shape),
         "reach": "vocabulary {vocabulary}, context {max_context}".format(**shape),
@@ -300,6 +312,19 @@ def facts_table(found: Inspection) -> Table:
     for name, fact in facts.items():
         table.add_row(name, escape("".join(c if c.isprintable() else " " for c in fact)))
     return table
+
+
+def kv_of_a_row(found: Inspection) -> str:
+    """At the longest context, and what each kind of layer has of it."""
+    from ridgeline.units import format_bytes
+
+    context = found.graph.max_context
+    held = found.kv.held(context)
+    text = f"{format_bytes(sum(held.values()))} at {context:,} tokens"
+    for window, num_bytes in held.items():
+        if window is not None:
+            text += f"; {format_bytes(num_bytes)} of it in windows of {window}"
+    return text
 
 
 def by_bytes(item: tuple[str, int]) -> int:

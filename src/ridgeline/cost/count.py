@@ -54,10 +54,10 @@ class KvBytes:
 
     def held(self, context: int) -> dict[int | None, float]:
         """Bytes that a row of `context` tokens keeps, by window."""
-        held: dict[int | None, float] = {
-            window: num_bytes * min(context, window) for window, num_bytes in self.windowed.items()
-        }
-        return {None: self.unbounded * context, **held}
+        held: dict[int | None, float] = {None: self.unbounded * context}
+        for window, num_bytes in sorted(self.windowed.items()):
+            held[window] = num_bytes * min(context, window)
+        return held
 
 
 @dataclass(frozen=True, slots=True)
