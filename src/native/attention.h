@@ -67,6 +67,7 @@ struct AttentionArgs {
   float softcap;        // 0: none
   std::int64_t window;  // 0: none
   bool causal;
+  std::int64_t ahead;  // of others than causal ones: positions that a query sees ahead, -1: all
   const std::byte* keys;    // key tile of block 0
   const std::byte* values;  // value tile of block 0
   std::size_t block_stride;

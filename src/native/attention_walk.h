@@ -62,7 +62,9 @@ struct Range {
 };
 Range visible(const AttentionArgs& args, std::int64_t position) {
   const std::int64_t first = args.window > 0 && position >= args.window ? position - args.window + 1 : 0;
-  return {first, args.causal ? position : args.num_context + args.num_new - 1};
+  std::int64_t last = args.causal ? position : args.num_context + args.num_new - 1;
+  if (args.ahead >= 0 && position + args.ahead < last) last = position + args.ahead;
+  return {first, last};
 }
 
 // Key and value tiles of a chunk's blocks [first, first + count).

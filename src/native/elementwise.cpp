@@ -50,6 +50,8 @@ inline void with_activation(Activation activation, F f) {
       return f([](Vec x) { return sigmoid(x); });
     case Activation::clamped_swiglu:
       return;  // of two inputs: clamped_rows
+    case Activation::tanh:
+      return f([](Vec x) { return tanh(x); });
   }
 }
 

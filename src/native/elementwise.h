@@ -3,6 +3,6 @@
 
 namespace ridgeline {
 
-enum class Activation { silu, gelu, gelu_tanh, relu, relu2, sigmoid, clamped_swiglu };
+enum class Activation { silu, gelu, gelu_tanh, relu, relu2, sigmoid, clamped_swiglu, tanh };
 
 }  // namespace ridgeline

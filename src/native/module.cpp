@@ -60,7 +60,8 @@ Activation activation_named(const std::string& name) {
                                                                         {"relu", Activation::relu},
                                                                         {"relu2", Activation::relu2},
                                                                         {"sigmoid", Activation::sigmoid},
-                                                                        {"clamped_swiglu", Activation::clamped_swiglu}};
+                                                                        {"clamped_swiglu", Activation::clamped_swiglu},
+                                                                        {"tanh", Activation::tanh}};
   for (const auto& [key, value] : kActivations)
     if (name == key) return value;
   throw std::invalid_argument("no activation is called " + name);
@@ -165,6 +166,40 @@ void add_embed(Program& program, const std::string& name, const View& y, const s
   require(program.kernels().decode_row(format.c_str(), bytes_of(table), y.width, row.data()),
           "no decoder for the embedding table's format");
   program.add(std::make_unique<Embed>(name, y, format, bytes_of(table), static_cast<std::size_t>(row_bytes), scale));
+}
+
+// A table of at least `rows` rows that its decoder knows; its bytes must outlive the program.
+LookupTable lookup_table(Program& program, const View& y, const std::string& format, const Bytes& table,
+                         std::int64_t row_bytes, std::int64_t rows) {
+  check_floats(program, y);
+  require(!y.sampled && row_bytes > 0 && rows > 0 &&
+              table.size() / static_cast<std::size_t>(row_bytes) >= static_cast<std::size_t>(rows),
+          "a table has fewer rows than are looked up");
+  std::vector<float> row(static_cast<std::size_t>(y.width));
+  require(program.kernels().decode_row(format.c_str(), bytes_of(table), y.width, row.data()),
+          "no decoder for a table's format");
+  return {format, bytes_of(table), static_cast<std::size_t>(row_bytes),
+          static_cast<std::int64_t>(table.size()) / row_bytes};
+}
+
+void add_position_embed(Program& program, const std::string& name, const View& y, const std::string& format,
+                        const Bytes& table, std::int64_t row_bytes, std::int64_t first) {
+  const std::int64_t rows = program.rows().limits().max_context;
+  require(first >= 0, "a table's first row is not one of it");
+  program.add(
+      std::make_unique<PositionEmbed>(name, y, lookup_table(program, y, format, table, row_bytes, rows + first), first));
+}
+
+void add_type_embed(Program& program, const std::string& name, const View& y, const std::string& format,
+                    const Bytes& table, std::int64_t row_bytes, std::int32_t separator) {
+  program.add(std::make_unique<TypeEmbed>(name, y, lookup_table(program, y, format, table, row_bytes, 1), separator));
+}
+
+void add_pool(Program& program, const std::string& name, const View& x, const View& y, const std::string& kind) {
+  for (const View& view : {x, y}) check_floats(program, view);
+  require(kind == "mean" || kind == "first", "a pool is of the mean or of the first token");
+  require(!x.sampled && y.sampled && x.width == y.width, "tokens are pooled into rows of logits");
+  program.add(std::make_unique<Pool>(name, x, y, kind == "mean"));
 }
 
 NormSpec norm_spec(Program& program, const std::string& kind, float eps, float offset, std::int64_t groups,
@@ -387,13 +422,14 @@ void add_rope_kv_write(Program& program, const std::string& name, const View& qk
 }
 
 void add_attention(Program& program, const std::string& name, const View& q, const View& out, int cache,
-                   std::int64_t heads, float scale, float softcap, bool causal) {
+                   std::int64_t heads, float scale, float softcap, bool causal,
+                   std::int64_t ahead) {
   for (const View& view : {q, out}) check_floats(program, view);
   const KvPlace& place = program.cache(cache);
   require(heads > 0 && heads % place.kv_heads == 0 && !q.sampled && !out.sampled && q.width == heads * place.key_dim &&
               out.width == heads * place.value_dim,
           "an attention's heads are not its cache's");
-  program.add(std::make_unique<Attention>(name, Attention::Spec{q, out, place, heads, scale, softcap, causal}));
+  program.add(std::make_unique<Attention>(name, Attention::Spec{q, out, place, heads, scale, softcap, causal, ahead}));
 }
 
 void run(Program& program, const Lines& lines, const Ids& new_blocks, bool sampling) {
@@ -499,6 +535,11 @@ NB_MODULE(_native, m) {
       .def("add_gated_linear", &add_gated_linear, "name"_a, "x"_a, "y"_a, "matrices"_a, "biases"_a, "activation"_a)
       .def("add_embed", &add_embed, "name"_a, "y"_a, "format"_a, "table"_a, "row_bytes"_a, "scale"_a,
            nb::keep_alive<1, 5>())
+      .def("add_position_embed", &add_position_embed, "name"_a, "y"_a, "format"_a, "table"_a, "row_bytes"_a, "first"_a,
+           nb::keep_alive<1, 5>())
+      .def("add_type_embed", &add_type_embed, "name"_a, "y"_a, "format"_a, "table"_a, "row_bytes"_a, "separator"_a,
+           nb::keep_alive<1, 5>())
+      .def("add_pool", &add_pool, "name"_a, "x"_a, "y"_a, "kind"_a)
       .def("add_norm", &add_norm, "name"_a, "x"_a, "y"_a, "norm"_a)
       .def("add_add_norm", &add_add_norm, "name"_a, "a"_a, "b"_a, "total"_a, "y"_a, "norm"_a)
       .def("add_elementwise", &add_elementwise, "name"_a, "type"_a, "a"_a, "b"_a, "y"_a, "number"_a = 0.0f,
@@ -514,7 +555,7 @@ NB_MODULE(_native, m) {
       .def("add_rope_kv_write", &add_rope_kv_write, "name"_a, "qkv"_a, "q_out"_a, "cache"_a, "heads"_a,
            "rotation"_a.none(), "q_norm"_a.none(), "k_norm"_a.none())
       .def("add_attention", &add_attention, "name"_a, "q"_a, "out"_a, "cache"_a, "heads"_a, "scale"_a, "softcap"_a,
-           "causal"_a)
+           "causal"_a, "ahead"_a = -1)
       .def("finish", &Program::finish, "logits"_a)
       .def(
           "open_row",

@@ -143,6 +143,53 @@ class Embed final : public Operator {
   float scale_;
 };
 
+// A table's rows as its file has them.
+struct LookupTable {
+  std::string format;
+  const std::byte* data;
+  std::size_t row_bytes;
+  std::int64_t rows;
+
+  void row(const Kernels& kernels, std::int64_t index, std::int64_t width, float* out) const {
+    kernels.decode_row(format.c_str(), data + static_cast<std::size_t>(index) * row_bytes, width, out);
+  }
+};
+
+// Rows by the tokens' positions.
+class PositionEmbed final : public Operator {
+ public:
+  PositionEmbed(std::string name, View y, LookupTable table, std::int64_t first);
+  void run(const StepContext& context, Worker& worker) override;
+
+ private:
+  View y_;
+  LookupTable table_;
+  std::int64_t first_;
+};
+
+// Rows by the number of separators before a token; steps have whole sequences. separator -1: there is none.
+class TypeEmbed final : public Operator {
+ public:
+  TypeEmbed(std::string name, View y, LookupTable table, std::int32_t separator);
+  void run(const StepContext& context, Worker& worker) override;
+
+ private:
+  View y_;
+  LookupTable table_;
+  std::int32_t separator_;
+};
+
+// The mean of each whole sequence's tokens, or its first; a row of logits is a sequence.
+class Pool final : public Operator {
+ public:
+  Pool(std::string name, View x, View y, bool mean);
+  void run(const StepContext& context, Worker& worker) override;
+
+ private:
+  View x_, y_;
+  bool mean_;
+};
+
 class Norm final : public Operator {
  public:
   Norm(std::string name, View x, View y, NormArgs args);

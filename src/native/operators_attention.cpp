@@ -150,6 +150,7 @@ AttentionArgs Attention::args(const StepContext& context, const StepRow& row, st
   out.causal = spec_.causal;
   out.keys = context.kv + place.key_offset + static_cast<std::size_t>(kv_head) * key_tile_bytes(place.format, place.key_dim);
   out.values = context.kv + place.value_offset + static_cast<std::size_t>(kv_head) * value_tile_bytes(place.format, place.value_dim);
+  out.ahead = spec_.ahead;
   out.block_stride = context.kv_block_stride;
   out.block_table = row.block_tables[place.column];
   out.num_context = row.num_context;

@@ -69,6 +69,7 @@ class Attention final : public Operator {
     std::int64_t num_heads;
     float scale, softcap;
     bool causal;
+    std::int64_t ahead;
   };
   Attention(std::string name, Spec spec);
   void run(const StepContext& context, Worker& worker) override;

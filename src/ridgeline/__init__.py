@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from ridgeline.async_engine import AsyncEngine
     from ridgeline.engine.beams import BeamSearchOutput, BeamSearchParams
     from ridgeline.engine.outputs import CompletionOutput, Delta, RequestOutput
+    from ridgeline.engine.pooled import (
+        ClassificationRequestOutput,
+        EmbeddingRequestOutput,
+        ScoringRequestOutput,
+    )
     from ridgeline.engine.request import SamplingParams, Service
     from ridgeline.errors import (
         CapacityError,
@@ -33,6 +38,9 @@ _HOMES = {
     "CompletionOutput": "ridgeline.engine.outputs",
     "Delta": "ridgeline.engine.outputs",
     "RequestOutput": "ridgeline.engine.outputs",
+    "ClassificationRequestOutput": "ridgeline.engine.pooled",
+    "EmbeddingRequestOutput": "ridgeline.engine.pooled",
+    "ScoringRequestOutput": "ridgeline.engine.pooled",
     "SamplingParams": "ridgeline.engine.request",
     "Service": "ridgeline.engine.request",
     "CapacityError": "ridgeline.errors",
@@ -49,8 +57,10 @@ __all__ = [
     "BeamSearchOutput",
     "BeamSearchParams",
     "CapacityError",
+    "ClassificationRequestOutput",
     "CompletionOutput",
     "Delta",
+    "EmbeddingRequestOutput",
     "EngineError",
     "ModelError",
     "Overloaded",
@@ -58,6 +68,7 @@ __all__ = [
     "RequestOutput",
     "RidgelineError",
     "SamplingParams",
+    "ScoringRequestOutput",
     "Service",
 ]
 

@@ -33,6 +33,7 @@ from ridgeline.model.opened import OpenedModel, open_model
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.model.passes.memory import plan_memory
+from ridgeline.model.task import Purpose, purpose_of
 from ridgeline.model.text.tokenizer import Tokenizer
 from ridgeline.model.weights.sources import Progress, parse_reference, resolve, silent
 from ridgeline.step import BlockGroup, StepShape
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from ridgeline.model.text.chat import ChatTemplate
 
 BLOCK_TOKENS = 16
+
+# Options that are positive whole numbers.
+COUNTS = ("context_length", "memory", "max_rows", "max_tokens_per_step", "max_waiting", "threads")
 
 # Left to the rest of the machine and to this process beside weights, KV and arena.
 RESERVE_BYTES = 1 * GB
@@ -63,7 +67,9 @@ class Options:
     seconds between the tokens of an answer that prompts must leave: beside answers that are being
     written, a step has as much of a prompt as fits that time. threads, isa: of the CPU backend,
     over `Settings`. record: a file to which everything that the engine is told and does is written,
-    for `ridgeline replay`; token ids, no text.
+    for `ridgeline replay`; token ids, no text. task: "generate", "embed" or "classify", as far as
+    the model can. pooling: how an encoder makes one row of its tokens, "mean" or "cls", over what
+    its files say.
     """
 
     backend: str = "cpu"
@@ -78,6 +84,8 @@ class Options:
     threads: int | None = None
     isa: str | None = None
     record: Path | None = None
+    task: str | None = None
+    pooling: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +101,8 @@ class Assembled:
     settings: Settings
     threads: int
     step_seconds: StepSeconds
+    purpose: Purpose
+    max_tokens_per_step: int
 
     @property
     def vocab_size(self) -> int:
@@ -229,14 +239,7 @@ def assemble(
         raise RequestError("policy", f"{options.policy!r}; there are: {', '.join(POLICIES)}")
     if options.backend not in _BACKENDS:
         raise RequestError("backend", f"{options.backend!r}; there are: {', '.join(_BACKENDS)}")
-    for name in (
-        "context_length",
-        "memory",
-        "max_rows",
-        "max_tokens_per_step",
-        "max_waiting",
-        "threads",
-    ):
+    for name in COUNTS:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise RequestError(name, f"{value} is not a positive whole number")
@@ -245,12 +248,17 @@ def assemble(
         raise RequestError("itl_target", f"{target!r} is not a number of seconds above 0")
     kv_format_of(options)  # before a download
     opened = open_model(
-        resolve(parse_reference(model), settings, progress), context_length=options.context_length
+        resolve(parse_reference(model), settings, progress),
+        context_length=options.context_length,
+        pooling=options.pooling,
     )
     # Read first: a broken tokenizer is known before weights are packed.
     tokenizer = load_tokenizer(opened)
     precision, _, build = _BACKENDS[options.backend]
-    graph = fuse(with_kv_format(opened.graph, KV_FORMATS[kv_format_of(options)]))
+    purpose = purpose_of(opened, options.task)
+    graph = fuse(with_kv_format(purpose.graph, KV_FORMATS[kv_format_of(options)]))
+    if purpose.whole and options.max_tokens_per_step < graph.max_context:
+        options = replace(options, max_tokens_per_step=graph.max_context)
     sizes = plan_sizes(graph, options, precision, available_bytes())
     threads = options.threads or settings.threads
     settings = replace(settings, threads=threads, isa=options.isa or settings.isa)
@@ -282,6 +290,8 @@ def assemble(
         settings=settings,
         threads=threads,
         step_seconds=step_seconds,
+        purpose=purpose,
+        max_tokens_per_step=sizes.max_tokens_per_step,
     )
 
 

@@ -17,6 +17,18 @@ from ridgeline.config import Settings, read_settings
 from ridgeline.engine.beams import BeamSearchOutput, BeamSearchParams, search
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.outputs import Delta, RequestOutput
+from ridgeline.engine.pooled import (
+    ClassificationOutput,
+    ClassificationRequestOutput,
+    EmbeddingOutput,
+    EmbeddingRequestOutput,
+    Floats,
+    Pooler,
+    ScoringOutput,
+    ScoringRequestOutput,
+    normalized,
+    probabilities,
+)
 from ridgeline.engine.prompts import Message, Prompt, Prompts, Tokenized
 from ridgeline.engine.request import SamplingParams
 from ridgeline.engine.session import Group, Session
@@ -57,7 +69,9 @@ class LLM:
         self._assembled = assemble(model, self.settings, chosen, progress)
         tokenizer = self._assembled.tokenizer
         vocab_size = self._assembled.vocab_size
-        self.prompts = Prompts(tokenizer, vocab_size, self._assembled.template)
+        self.prompts = Prompts(
+            tokenizer, self._assembled.purpose.num_ids(vocab_size), self._assembled.template
+        )
         self.session = Session(self._assembled.engine, tokenizer, vocab_size)
 
     @property
@@ -159,6 +173,7 @@ class LLM:
         return self._stream(prompt, sampling_params, arrival)
 
     def _stream(self, prompt: Tokenized, params: SamplingParams | None, arrival: float) -> Stream:
+        self._require_task("generate")
         group = self.session.submit(prompt, params or SamplingParams(), arrival=arrival)
         return Stream(self.session, group)
 
@@ -175,6 +190,101 @@ class LLM:
         tokenized = [self.prompts.tokenize(p) for p in _as_list(prompts)]
         return search(ask, tokenized, params, self.prompts.tokenizer, self.max_context)
 
+    @property
+    def task(self) -> str:
+        """What the model was loaded for: "generate", "embed" or "classify"."""
+        return self._assembled.purpose.task
+
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        normalize: bool = True,
+        truncate: bool = False,
+    ) -> list[EmbeddingRequestOutput]:
+        """An embedding of each text, of length 1 if `normalize`.
+
+        The model is an encoder, or was loaded with task="embed". truncate: a text that is too long
+        loses its end, where it would be refused. Raises RequestError as `generate` does.
+        """
+        texts = self._texts(prompts, "embed", truncate)
+        rows = self._pooled(texts)
+        rows = normalized(rows) if normalize else rows
+        return [
+            EmbeddingRequestOutput(text.text, text.token_ids, EmbeddingOutput(row.tolist()))
+            for text, row in zip(texts, rows, strict=True)
+        ]
+
+    def classify(
+        self, prompts: Prompt | Sequence[Prompt], *, truncate: bool = False
+    ) -> list[ClassificationRequestOutput]:
+        """The classes' probabilities for each text; the model has a head for them."""
+        texts = self._texts(prompts, "classify", truncate)
+        labels = self._assembled.purpose.labels
+        return [
+            ClassificationRequestOutput(
+                text.text, text.token_ids, ClassificationOutput(row.tolist(), labels)
+            )
+            for text, row in zip(texts, probabilities(self._pooled(texts)), strict=True)
+        ]
+
+    def score(
+        self, query: str, documents: str | Sequence[str], *, truncate: bool = False
+    ) -> list[ScoringRequestOutput]:
+        """How well each document goes with the query.
+
+        An embedding model gives the cosine of the two; a classifier reads both as one text, and
+        gives the probability of its last class (of its only one: the sigmoid).
+        """
+        many = [documents] if isinstance(documents, str) else list(documents)
+        if self.task == "embed":
+            texts = self._texts([query, *many], "embed", truncate)
+            rows = normalized(self._pooled(texts)).astype("float64")
+            scores = [float(row @ rows[0]) for row in rows[1:]]
+            texts = texts[1:]
+        else:
+            encode = self.prompts.tokenizer.encode
+            first = encode(query)
+            pairs: list[Prompt] = []
+            for document in many:
+                second = encode(document)
+                # A text's own opening token does not open the second one of a pair.
+                pairs.append(first + second[1 if second[:1] == first[:1] else 0 :])
+            texts = self._texts(pairs, "classify", truncate)
+            scores = [float(row[-1]) for row in probabilities(self._pooled(texts))]
+        return [
+            ScoringRequestOutput(text.token_ids, ScoringOutput(score))
+            for text, score in zip(texts, scores, strict=True)
+        ]
+
+    def _require_task(self, wanted: str) -> None:
+        if self.task != wanted:
+            advice = "; load it with task='embed'" if wanted == "embed" else ""
+            raise RequestError("task", f"this model was loaded to {self.task}{advice}")
+
+    def _texts(
+        self, prompts: Prompt | Sequence[Prompt], task: str, truncate: bool
+    ) -> list[Tokenized]:
+        self._require_task(task)
+        texts = [self.prompts.tokenize(prompt) for prompt in _as_list(prompts)]
+        if not truncate:
+            return texts
+        longest = self._pooler.max_context
+        return [Tokenized(text.text, truncated(text.token_ids, longest)) for text in texts]
+
+    def _pooled(self, texts: Sequence[Tokenized]) -> Floats:
+        return self._pooler.rows([text.token_ids for text in texts])
+
+    @property
+    def _pooler(self) -> Pooler:
+        assembled = self._assembled
+        return Pooler(
+            assembled.executor,
+            max_context=assembled.bound_graph.max_context,
+            max_tokens=assembled.max_tokens_per_step,
+            whole=assembled.purpose.whole,
+        )
+
     def _run(
         self,
         prompts: Sequence[Tokenized],
@@ -182,6 +292,7 @@ class LLM:
         arrival: float,
         use_tqdm: bool | None,
     ) -> list[RequestOutput]:
+        self._require_task("generate")
         groups: list[Group] = []
         try:
             for prompt, own in zip(prompts, params, strict=True):
@@ -200,6 +311,13 @@ class LLM:
                 if not group.done:
                     self.session.abandon(group)
         return [group.output() for group in groups]
+
+
+def truncated(token_ids: list[int], longest: int) -> list[int]:
+    """At most `longest` ids: the last one stays (an encoder's closing token), those before go."""
+    if len(token_ids) <= longest:
+        return token_ids
+    return [*token_ids[: longest - 1], token_ids[-1]]
 
 
 class Stream(Iterator[Delta]):

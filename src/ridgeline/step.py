@@ -173,12 +173,20 @@ class StepShape:
     def num_sequences(self) -> int:
         return len(self.new_tokens)
 
-    def attended_pairs(self, window: int | None, causal: bool = True) -> int:
-        """Query-key pairs that attention evaluates; `window` counts the query itself."""
+    def attended_pairs(
+        self, window: int | None, causal: bool = True, ahead: int | None = None
+    ) -> int:
+        """Query-key pairs that attention evaluates; `window` counts the query itself, `ahead` is
+        how far others than causal ones look ahead.
+        """
         total = 0
         for new, context in zip(self.new_tokens, self.context_lens, strict=True):
             if not causal:
-                total += new * (context + new)
+                end = context + new
+                back, forth = window or end, end if ahead is None else ahead
+                total += sum(
+                    min(i + 1, back) + min(end - 1 - i, forth) for i in range(context, end)
+                )
             elif window is None or context + new <= window:
                 total += new * context + new * (new + 1) // 2
             else:

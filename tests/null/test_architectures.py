@@ -87,7 +87,22 @@ def refusal(config: dict[str, Any], context_length: int | None = None) -> str:
     return message
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+# What gives embeddings or classes, no logits of tokens.
+OTHERS = [name for name in ARCHITECTURES if "Bert" in name or "SequenceClassification" in name]
+DECODERS = [name for name in ARCHITECTURES if name not in OTHERS]
+
+
+@pytest.mark.parametrize("architecture", OTHERS)
+def test_each_encoder_and_classifier_builds_a_sound_graph(architecture: str) -> None:
+    graph = built(of(architecture, id2label={"0": "a", "1": "b", "2": "c"}))
+    check_graph(graph)
+    is_classifier = "SequenceClassification" in architecture
+    assert graph.outputs[0].shape == (SAMPLED, 3 if is_classifier else 64)
+    assert len({node.name for node in graph.nodes}) == len(graph.nodes)
+    assert "head.weight" in {weight.name for weight in graph.weights} or not is_classifier
+
+
+@pytest.mark.parametrize("architecture", DECODERS)
 def test_each_architecture_builds_a_sound_graph(architecture: str) -> None:
     graph = built(of(architecture))
     check_graph(graph)

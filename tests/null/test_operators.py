@@ -31,6 +31,8 @@ from ridgeline.model.graph.ops import (
     Linear,
     Norm,
     Operator,
+    Pool,
+    PositionEmbed,
     Rope,
     RopeKvWrite,
     Rotation,
@@ -42,6 +44,7 @@ from ridgeline.model.graph.ops import (
     Split,
     SplitGroups,
     SsdScan,
+    TypeEmbed,
     Weigh,
 )
 from ridgeline.model.graph.ops.linear import merged
@@ -135,6 +138,43 @@ CASES: dict[str, Case] = {
             "not a table": with_weights(weight("table", 16)),
             "takes 1 weights, not 0": with_weights(),
         },
+    ),
+    "position_embed": Case(
+        PositionEmbed(first=2),
+        (value(0, TOKENS, integer=True),),
+        ((TOKENS, 8),),
+        Work(weight_bytes=4 * 32, activation_bytes=16 + 64),
+        (weight("table", 16, 8),),
+        shards=(
+            ((REPLICATED,), (REPLICATED,), 2, (PositionEmbed(2), (REPLICATED,))),
+            ((REPLICATED,), (ROWS,), 2, None),
+        ),
+        refused={
+            "not real numbers": with_inputs(value(0, TOKENS)),
+            "not a table": with_weights(weight("table", 16)),
+            "first 16 is not in the table": with_op(PositionEmbed(16)),
+        },
+    ),
+    "type_embed": Case(
+        TypeEmbed(5),
+        (value(0, TOKENS, integer=True),),
+        ((TOKENS, 8),),
+        # Two types for four tokens.
+        Work(weight_bytes=2 * 32, activation_bytes=16 + 64),
+        (weight("table", 2, 8),),
+        shards=(
+            ((REPLICATED,), (REPLICATED,), 2, (TypeEmbed(5), (REPLICATED,))),
+            ((PARTIAL,), (REPLICATED,), 2, None),
+        ),
+        refused={"not real numbers": with_inputs(value(0, TOKENS))},
+    ),
+    "pool": Case(
+        Pool("mean"),
+        x(TOKENS, 8),
+        ((SAMPLED, 8),),
+        Work({"f32": 32.0}, activation_bytes=2 * (32 + 16)),
+        shards=(((CUT,), (), 2, (Pool("mean"), (CUT,))),),
+        refused={"pools the step's tokens": with_inputs(value(0, SAMPLED, 8))},
     ),
     "linear": Case(
         Linear(num_parts=2, bias=True),
@@ -648,6 +688,21 @@ VARIANTS: dict[str, Case] = {
             ((CUT, REPLICATED), (), 2, None),
         ),
         refused={"differ in shape": with_inputs(value(0, TOKENS, 16), value(1, TOKENS, 8))},
+    ),
+    "pool of first tokens": Case(
+        Pool("first"), x(TOKENS, 8), ((SAMPLED, 8),), Work(activation_bytes=2 * 2 * 16)
+    ),
+    "attention to both sides": replace(
+        CASES["attention"],
+        op=Attention(4, 8, 8, scale=0.5, causal=False, ahead=1),
+        state=replace(STATE, window=2),
+        # Of three tokens 2, 3 and 2; the last of eight sees 2.
+        work=Work({"bf16": 9 * 2.0 * 4 * 16}, kv_read_bytes=5 * 32, activation_bytes=2 * 2 * 128),
+        refused={
+            "ahead 1": with_op(Attention(4, 8, 8, scale=0.5, ahead=1)),
+            "ahead -1": with_op(Attention(4, 8, 8, scale=0.5, causal=False, ahead=-1)),
+        },
+        shards=(),
     ),
     "no rope": Case(
         RopeKvWrite(4, 2, 8, None),

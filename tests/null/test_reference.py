@@ -12,6 +12,7 @@ import pytest
 from ridgeline.backends.reference.call import Call, KvCache
 from ridgeline.backends.reference.state_table import BoundRow
 from ridgeline.backends.reference.table import REFERENCE
+from ridgeline.errors import EngineError
 from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import KvState
 from ridgeline.model.graph.ops import (
@@ -25,12 +26,15 @@ from ridgeline.model.graph.ops import (
     KvWrite,
     Norm,
     Operator,
+    Pool,
+    PositionEmbed,
     Rope,
     RopeKvWrite,
     Rotation,
     Scale,
     SelectRows,
     Softcap,
+    TypeEmbed,
 )
 from ridgeline.step import RowSampling
 
@@ -224,6 +228,7 @@ def test_add_norm_gives_the_sum_too() -> None:
         ),
         ("relu", lambda x: max(x, 0.0)),
         ("relu2", lambda x: max(x, 0.0) ** 2),
+        ("tanh", math.tanh),
         ("sigmoid", lambda x: 1 / (1 + math.exp(-x))),
     ],
 )
@@ -265,3 +270,40 @@ def test_collectives_take_every_ranks_value() -> None:
     (gathered,) = run(AllGather(3), *ranks)
     np.testing.assert_allclose(total, sum(ranks))
     np.testing.assert_array_equal(gathered, np.concatenate(ranks, axis=1))
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_attention_looks_ahead_as_far_as_it_may(ahead: int) -> None:
+    """Window and reach ahead against the same with what is hidden left out."""
+    op = Attention(1, 3, 2, scale=0.7, causal=False, ahead=ahead)
+    state = KvState("kv", 1, 3, 2, 2)
+    row = BoundRow(0, 6, 0, 6, np.arange(6), np.array([2, 0]), RowSampling())
+    cache, (k, v) = cache_of(state, (row,))
+    q = rng().standard_normal((6, 3))
+    (found,) = run(op, q, cache=cache, rows=(row,))
+    for i in range(6):
+        seen = slice(max(0, i - 1), min(6, i + ahead + 1))
+        weights = np.exp(0.7 * k[seen] @ q[i])
+        np.testing.assert_allclose(found[i], weights @ v[seen] / weights.sum(), rtol=1e-12)
+
+
+def test_positions_segments_and_pools() -> None:
+    table = rng().standard_normal((9, 3))
+    ids = np.zeros(5, np.int64)
+    np.testing.assert_array_equal(
+        run(PositionEmbed(1), ids, weights=[table])[0], table[[3, 4, 5, 1, 2]]
+    )
+    # Row 0 has tokens 0 to 4, of which 2 to 4 are new; row 1 has 0 and 1.
+    for separator, types in ((2, [0, 1, 1, 0, 0]), (0, [1, 1, 1, 0, 1]), (None, [0] * 5)):
+        (found,) = run(TypeEmbed(separator), ids, weights=[table[:2]])
+        np.testing.assert_array_equal(found, table[:2][types])
+    whole = [
+        BoundRow(i, n, 0, 1, np.arange(n), np.array([i]), RowSampling())
+        for i, n in ((0, 3), (1, 2))
+    ]
+    x = rng().standard_normal((5, 4))
+    (mean,) = run(Pool("mean"), x, rows=whole)
+    np.testing.assert_allclose(mean, [x[:3].mean(0), x[3:].mean(0)], rtol=1e-15)
+    np.testing.assert_array_equal(run(Pool("first"), x, rows=whole)[0], x[[0, 3]])
+    with pytest.raises(EngineError, match="only whole sequences"):
+        run(Pool("mean"), x)

@@ -40,6 +40,7 @@ class Shape:
     window: int | None = None
     softcap: float | None = None
     causal: bool = True
+    ahead: int | None = None
     tokens: int = 700
     scale: float = 0.125
     kv_format: str = "bf16"
@@ -69,6 +70,8 @@ SHAPES = [
     Shape(heads=64, kv_heads=1, head_dim=32, value_dim=32, tokens=40),
     Shape(heads=3, kv_heads=1, causal=False, tokens=300),
     Shape(heads=3, kv_heads=1, causal=False, tokens=300, window=33),
+    Shape(heads=3, kv_heads=1, causal=False, window=65, ahead=64),
+    Shape(heads=2, kv_heads=2, causal=False, window=300, ahead=0),
 ]
 # The other formats share all but the arithmetic of a tile and its layout.
 SHAPES += [
@@ -90,7 +93,13 @@ def attending(shape: Shape, isa: str, table: Floats, threads: int = 2) -> CpuExe
     kv_format = KV_FORMATS[shape.kv_format]
     state = KvState("kv", shape.kv_heads, shape.head_dim, shape.value_dim, shape.window, kv_format)
     op = Attention(
-        shape.heads, shape.head_dim, shape.value_dim, shape.scale, shape.softcap, shape.causal
+        shape.heads,
+        shape.head_dim,
+        shape.value_dim,
+        shape.scale,
+        shape.softcap,
+        shape.causal,
+        shape.ahead,
     )
 
     def add(b: Builder, values: tuple[Value, ...]) -> Value:
@@ -127,6 +136,8 @@ def expected(shape: Shape, table: Floats) -> tuple[Doubles, Doubles]:
     k, v = k.astype(np.float64), v.astype(np.float64)
     query, key = np.arange(n)[:, None], np.arange(n)[None]
     hidden = (key > query) if shape.causal else np.zeros((n, n), bool)
+    if shape.ahead is not None:
+        hidden = hidden | (key > query + shape.ahead)
     if shape.window is not None:
         hidden = hidden | (key <= query - shape.window)
     out, bound = (np.empty((n, shape.heads, shape.value_dim)) for _ in range(2))

@@ -44,7 +44,9 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("page", "command"), commands())
-def test_command(page: str, command: str, smollm2_path: Path, tmp_path: Path) -> None:
+def test_command(
+    page: str, command: str, smollm2_path: Path, minilm_path: Path, tmp_path: Path
+) -> None:
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         cwd=ROOT if command.startswith(("python", "make")) else tmp_path,
@@ -59,7 +61,9 @@ def test_command(page: str, command: str, smollm2_path: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("page", "code"), blocks("python"))
-def test_python_block(page: str, code: str, smollm2_path: Path, tmp_path: Path) -> None:
+def test_python_block(
+    page: str, code: str, smollm2_path: Path, minilm_path: Path, tmp_path: Path
+) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

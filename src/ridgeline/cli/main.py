@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ridgeline.cli import bench, inspect, list_models, measure, pull, remove, replay, run
+from ridgeline.cli import bench, embed, inspect, list_models, measure, pull, remove, replay, run
 from ridgeline.errors import RidgelineError
 
 HELP = """Run a language model, and know what it costs.
@@ -47,6 +47,7 @@ class Command:
 # In the order that --help shows.
 COMMANDS: dict[str, Command] = {
     "run": Command(run.run, run.EXAMPLES),
+    "embed": Command(embed.embed, embed.EXAMPLES),
     "inspect": Command(inspect.inspect, inspect.EXAMPLES),
     "pull": Command(pull.pull, pull.EXAMPLES),
     "list": Command(list_models.list_models, list_models.EXAMPLES),

@@ -18,6 +18,7 @@ from ridgeline.model.weights.bound import BoundWeights, bind, check_unused, stor
 from ridgeline.model.weights.checkpoint import Checkpoint, open_checkpoint
 from ridgeline.model.weights.gguf_config import gguf_architecture, gguf_config, spelled
 from ridgeline.model.weights.json_object import read_json_object
+from ridgeline.model.weights.sentence import read_sentence_files
 
 CONFIG = "config.json"
 
@@ -48,10 +49,13 @@ class OpenedModel:
     checkpoint: Checkpoint
 
 
-def open_model(path: Path, *, context_length: int | None = None) -> OpenedModel:
+def open_model(
+    path: Path, *, context_length: int | None = None, pooling: str | None = None
+) -> OpenedModel:
     """A GGUF file or a Hugging Face directory as a checked graph with bound weights.
 
-    context_length: tokens to build for (see `architectures.build`). Reads headers and, of the
+    context_length: tokens to build for (see `architectures.build`). pooling: of an encoder, over
+    what its files say ("mean" or "cls"). Reads headers and, of the
     weights, only rotary factors. ModelError names the file and the field or tensor at fault.
     """
     checkpoint = open_checkpoint(path)
@@ -67,6 +71,9 @@ def open_model(path: Path, *, context_length: int | None = None) -> OpenedModel:
         where = str(path / CONFIG if path.is_dir() else path.with_name(CONFIG))
         config = checkpoint.metadata
         architecture, row = find_architecture(config, where, "hf")
+    pooling = pooling or read_pooling(checkpoint)
+    if pooling is not None:
+        config = {**config, "pooling_mode": pooling}
     root = row.names.find_root(checkpoint.tensors)
     if row.names.stored("head.weight", root) not in checkpoint.tensors:
         config = tied(config)
@@ -83,6 +90,14 @@ def open_model(path: Path, *, context_length: int | None = None) -> OpenedModel:
     if not isinstance(name, str) or not name.strip():
         name = path.resolve().name if path.is_dir() else path.stem
     return OpenedModel(name, architecture, graph, weights, config, checkpoint)
+
+
+def read_pooling(checkpoint: Checkpoint) -> str | None:
+    """How sentence-transformers' files pool the tokens; None where there are none."""
+    if checkpoint.kind == "gguf" or not checkpoint.path.is_dir():
+        return None
+    found = read_sentence_files(checkpoint.path)
+    return None if found is None else found.pooling
 
 
 def tied(config: Mapping[str, object]) -> dict[str, object]:

@@ -182,6 +182,25 @@ class Program:
         row_bytes: int,
         scale: float,
     ) -> None: ...
+    def add_position_embed(
+        self,
+        name: str,
+        y: View,
+        format: str,
+        table: NDArray[np.uint8],
+        row_bytes: int,
+        first: int,
+    ) -> None: ...
+    def add_type_embed(
+        self,
+        name: str,
+        y: View,
+        format: str,
+        table: NDArray[np.uint8],
+        row_bytes: int,
+        separator: int,
+    ) -> None: ...
+    def add_pool(self, name: str, x: View, y: View, kind: str) -> None: ...
     def add_norm(self, name: str, x: View, y: View, norm: Norm) -> None: ...
     def add_add_norm(
         self, name: str, a: View, b: View, total: View, y: View, norm: Norm
@@ -254,6 +273,7 @@ class Program:
         scale: float,
         softcap: float,
         causal: bool,
+        ahead: int = -1,
     ) -> None: ...
     def add_causal_conv(
         self,

@@ -33,12 +33,13 @@ from ridgeline.model.graph.ops.attention import Attention, KvWrite
 from ridgeline.model.graph.ops.causal_conv import CausalConv
 from ridgeline.model.graph.ops.delta_rule import DeltaRule
 from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups, Weigh
-from ridgeline.model.graph.ops.embed import Embed
+from ridgeline.model.graph.ops.embed import Embed, PositionEmbed, TypeEmbed
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.operator import Operator
+from ridgeline.model.graph.ops.pool import Pool
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
@@ -214,15 +215,27 @@ def bind(
     program.finish(binding.view(graph.outputs[0]))
 
 
-def _embed(b: Binding, node: Node, op: Embed) -> None:
-    (table,) = node.weights
-    y = b.view(node.outputs[0])
+def _table(b: Binding, table: Weight) -> tuple[str, npt.NDArray[np.uint8], int]:
+    """A table's format, its bytes as the file has them, and those of a row."""
     if table.format.name in _native.packed_formats():
-        raw, name, num_bytes = b.weights.raw(table), table.format.name, row_bytes(table)
-    else:
-        raw = b.weights.float32(table).view(np.uint8).reshape(-1)
-        name, num_bytes = "F32", 4 * table.shape[1]
-    b.program.add_embed(node.name, y, name, raw, num_bytes, op.scale)
+        return table.format.name, b.weights.raw(table), row_bytes(table)
+    return "F32", b.weights.float32(table).view(np.uint8).reshape(-1), 4 * table.shape[1]
+
+
+def _embed(b: Binding, node: Node, op: Embed) -> None:
+    y = b.view(node.outputs[0])
+    b.program.add_embed(node.name, y, *_table(b, node.weights[0]), op.scale)
+
+
+def _position_embed(b: Binding, node: Node, op: PositionEmbed) -> None:
+    y = b.view(node.outputs[0])
+    b.program.add_position_embed(node.name, y, *_table(b, node.weights[0]), op.first)
+
+
+def _type_embed(b: Binding, node: Node, op: TypeEmbed) -> None:
+    y = b.view(node.outputs[0])
+    separator = -1 if op.separator is None else op.separator
+    b.program.add_type_embed(node.name, y, *_table(b, node.weights[0]), separator)
 
 
 def _linear(b: Binding, node: Node, op: Linear) -> None:
@@ -296,6 +309,7 @@ def _attention(b: Binding, node: Node, op: Attention) -> None:
         op.scale,
         op.softcap or 0.0,
         op.causal,
+        -1 if op.ahead is None else op.ahead,
     )
 
 
@@ -382,9 +396,15 @@ def _select_rows(b: Binding, node: Node, op: SelectRows) -> None:
     b.program.add_select_rows(node.name, b.view(node.inputs[0]), b.view(node.outputs[0]))
 
 
+def _pool(b: Binding, node: Node, op: Pool) -> None:
+    b.program.add_pool(node.name, b.view(node.inputs[0]), b.view(node.outputs[0]), op.kind)
+
+
 # Each function takes its own operator class, hence Any.
 BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     Embed: _embed,
+    PositionEmbed: _position_embed,
+    TypeEmbed: _type_embed,
     Linear: _linear,
     GatedLinear: _gated_linear,
     Norm: _norm,
@@ -408,4 +428,5 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     SsdScan: bind_ssd_scan,
     DeltaRule: bind_delta_rule,
     SelectRows: _select_rows,
+    Pool: _pool,
 }

@@ -22,7 +22,8 @@ from ridgeline.backends.cpu.weights import Weights
 from ridgeline.errors import CapacityError, EngineError, RidgelineError
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
-from ridgeline.model.graph.ops.embed import Embed
+from ridgeline.model.graph.ops.embed import Embed, TypeEmbed
+from ridgeline.model.graph.ops.pool import Pool
 from ridgeline.model.passes.memory import plan_memory
 from ridgeline.model.passes.state_groups import state_groups
 from ridgeline.step import RowSampling, Sampled, Scored, StepPlan, StepResult
@@ -138,6 +139,9 @@ class CpuExecutor:
             max_sequences=max_rows,
             row_bytes=row_bytes(graph, kinds),
         )
+        # Pools, and segments of texts, need whole sequences.
+        self._takes_whole = any(isinstance(node.op, Pool | TypeEmbed) for node in graph.nodes)
+        self._pools = any(isinstance(node.op, Pool) for node in graph.nodes)
         self._tables = [node.weights[0] for node in graph.nodes if isinstance(node.op, Embed)]
         try:
             self._program = packed_weights.load(
@@ -266,6 +270,10 @@ class CpuExecutor:
         lines: list[tuple[int, int, int, int, int, int]] = []
         new_blocks: list[int] = []
         for row in plan.rows:
+            if (self._takes_whole and row.num_context) or (self._pools and row.num_logits != 1):
+                raise EngineError(
+                    f"row {row.row}: only whole sequences are pooled, into one row each"
+                )
             lines.append(
                 (
                     row.row,

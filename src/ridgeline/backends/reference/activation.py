@@ -77,4 +77,5 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "relu": _relu,
     "relu2": _relu2,
     "sigmoid": sigmoid,
+    "tanh": np.tanh,
 }

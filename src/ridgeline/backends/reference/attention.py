@@ -28,7 +28,7 @@ def attention(op: Attention, call: Call) -> tuple[Array]:
     for row, q in call.by_row(call.inputs[0]):
         keys, values = call.cache.read(row)
         queries = q.reshape(row.num_new, op.num_heads, op.head_dim)
-        unseen = _unseen(row.num_context, row.num_new, state.window, op.causal)
+        unseen = _unseen(row.num_context, row.num_new, state.window, op.causal, op.ahead)
         heads = [
             _head(op, queries[:, h], keys[:, h // group], values[:, h // group], unseen)
             for h in range(op.num_heads)
@@ -49,13 +49,17 @@ def _head(op: Attention, q: Array, k: Array, v: Array, unseen: Array) -> Array:
     return np.asarray(weights @ v / total, q.dtype)
 
 
-def _unseen(num_context: int, num_new: int, window: int | None, causal: bool) -> Array:
+def _unseen(
+    num_context: int, num_new: int, window: int | None, causal: bool, ahead: int | None
+) -> Array:
     """[new, all]: whether the query must not see the key."""
     query = np.arange(num_context, num_context + num_new)[:, None]
     key = np.arange(num_context + num_new)[None, :]
     unseen = np.zeros((num_new, num_context + num_new), bool)
     if causal:
         unseen |= key > query
+    if ahead is not None:
+        unseen |= key > query + ahead
     if window is not None:
         unseen |= key <= query - window
     return unseen

@@ -1,11 +1,11 @@
-"""embed: rows of a table by token id."""
+"""embed: rows of a table by token id, by position, and by segment of a text."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ridgeline.backends.reference.call import Array, Call
-from ridgeline.model.graph.ops.embed import Embed
+from ridgeline.model.graph.ops.embed import Embed, PositionEmbed, TypeEmbed
 
 
 def embed(op: Embed, call: Call) -> tuple[Array]:
@@ -14,3 +14,17 @@ def embed(op: Embed, call: Call) -> tuple[Array]:
     held = (index >= 0) & (index < len(table))
     rows = np.where(held[:, None], table[np.where(held, index, 0)], 0)
     return ((rows * table.dtype.type(op.scale)).astype(table.dtype),)
+
+
+def position_embed(op: PositionEmbed, call: Call) -> tuple[Array]:
+    return (call.weights[0][call.positions + op.first],)
+
+
+def type_embed(op: TypeEmbed, call: Call) -> tuple[Array]:
+    (table,) = call.weights
+    types: list[Array] = []
+    for row in call.rows:
+        is_separator = np.asarray(row.token_ids) == (-1 if op.separator is None else op.separator)
+        before = np.cumsum(is_separator) - is_separator
+        types.append(np.minimum(before[row.num_context : row.num_tokens], len(table) - 1))
+    return (table[np.concatenate(types)],)

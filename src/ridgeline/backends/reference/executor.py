@@ -16,6 +16,7 @@ from ridgeline.backends.reference.table import COLLECTIVES, REFERENCE
 from ridgeline.errors import EngineError, ModelError
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph, Weight
+from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.passes.state_groups import StateGroups, state_groups
 from ridgeline.step import RowSampling, Sampled, StepPlan, StepResult
 
@@ -70,7 +71,7 @@ class ReferenceExecutor:
             num_blocks=num_blocks,
             max_rows=max_rows,
             block_tokens=BLOCK_TOKENS,
-            vocab_size=width,
+            vocab_size=max(width, _num_ids(graphs)),
             max_context=graphs[0].max_context,
             num_slots=self.num_slots,
             windows=layouts[0].column_windows,
@@ -169,6 +170,17 @@ class ReferenceExecutor:
         for rank in self._ranks:
             rank.values = {}
         return logits
+
+
+def _num_ids(ranks: Sequence[Graph]) -> int:
+    """Token ids that an embedding table has a row for: of an encoder, not its output's width."""
+    ends = [
+        node.op.first_row + node.weights[0].shape[0]
+        for graph in ranks
+        for node in graph.nodes
+        if isinstance(node.op, Embed)
+    ]
+    return max(ends, default=0)
 
 
 class _Rank:

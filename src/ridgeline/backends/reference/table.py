@@ -19,10 +19,11 @@ from ridgeline.backends.reference.elementwise import (
     split_groups,
     weigh,
 )
-from ridgeline.backends.reference.embed import embed
+from ridgeline.backends.reference.embed import embed, position_embed, type_embed
 from ridgeline.backends.reference.experts import experts, route
 from ridgeline.backends.reference.linear import linear
 from ridgeline.backends.reference.norm import add_norm, norm
+from ridgeline.backends.reference.pool import pool
 from ridgeline.backends.reference.rope import rope, rope_kv_write
 from ridgeline.backends.reference.rows import select_rows
 from ridgeline.backends.reference.state_space import selective_scan, ssd_scan
@@ -32,6 +33,8 @@ from ridgeline.model.graph.ops.operator import Operator
 # Each function takes its own operator class, hence Any.
 REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.Embed: embed,
+    ops.PositionEmbed: position_embed,
+    ops.TypeEmbed: type_embed,
     ops.Linear: linear,
     ops.Norm: norm,
     ops.AddNorm: add_norm,
@@ -55,6 +58,7 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.SsdScan: ssd_scan,
     ops.DeltaRule: delta_rule,
     ops.SelectRows: select_rows,
+    ops.Pool: pool,
     ops.AllReduce: all_reduce,
     ops.AllGather: all_gather,
 }

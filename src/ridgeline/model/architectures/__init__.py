@@ -12,6 +12,7 @@ from typing import Literal
 
 from ridgeline.errors import ModelError
 from ridgeline.model.architectures.arcee import build_arcee
+from ridgeline.model.architectures.bert import build_bert, build_bert_classifier
 from ridgeline.model.architectures.blocks import AS_PUBLISHED, Stored
 from ridgeline.model.architectures.cohere import build_cohere, build_cohere2
 from ridgeline.model.architectures.ernie import build_ernie
@@ -22,10 +23,15 @@ from ridgeline.model.architectures.gemma3 import build_gemma3
 from ridgeline.model.architectures.glm import build_glm, build_glm4
 from ridgeline.model.architectures.glm_moe import build_dots1, build_glm4_moe
 from ridgeline.model.architectures.granite import build_granite, build_granite_moe
+from ridgeline.model.architectures.heads import classifier
 from ridgeline.model.architectures.llama import build_llama, build_mistral
 from ridgeline.model.architectures.mamba import build_mamba, build_mamba2
 from ridgeline.model.architectures.minimax_m2 import build_minimax_m2
 from ridgeline.model.architectures.mixtral import build_llama_or_mixtral, build_mixtral
+from ridgeline.model.architectures.modernbert import (
+    build_modernbert,
+    build_modernbert_classifier,
+)
 from ridgeline.model.architectures.olmo import (
     build_gguf_olmo2,
     build_olmo,
@@ -45,7 +51,7 @@ from ridgeline.model.architectures.starcoder2 import build_starcoder2
 from ridgeline.model.graph.build import FormatOf
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
-from ridgeline.model.weights import names, names_dense, names_moe
+from ridgeline.model.weights import names, names_dense, names_encoders, names_moe
 from ridgeline.model.weights.names import Names, Root
 
 __all__ = ["ARCHITECTURES", "Architecture", "Source", "build", "find_architecture"]
@@ -87,8 +93,23 @@ def gguf(
     return Architecture("gguf", build, Names(modules, harmless=names.GGUF_HARMLESS), stored)
 
 
+def bert(build: BuildGraph) -> Architecture:
+    layout = Names(names_encoders.HF_BERT, names_encoders.BERT_ROOTS, names_encoders.BERT_HARMLESS)
+    return Architecture("hf", build, layout, model_types=("bert",))
+
+
+def modernbert(build: BuildGraph) -> Architecture:
+    layout = Names(
+        names_encoders.HF_MODERNBERT,
+        names_encoders.MODERNBERT_ROOTS,
+        names_encoders.MODERNBERT_HARMLESS,
+    )
+    return Architecture("hf", build, layout, model_types=("modernbert",))
+
+
 HF_QWEN3 = {**names.HF_LLAMA, **names.HF_HEAD_NORMS}
 GGUF_QWEN3 = {**names.GGUF_LLAMA, **names.GGUF_HEAD_NORMS}
+SCORED = {"head": "{head}score"}
 HF_GEMMA3 = Architecture(
     "hf",
     build_gemma3,
@@ -135,6 +156,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "MiniMaxM2ForCausalLM": hf(build_minimax_m2, names_moe.HF_MINIMAX_M2, "minimax_m2"),
     "Glm4MoeForCausalLM": hf(build_glm4_moe, names_moe.HF_DEEPSEEK_MOE, "glm4_moe"),
     "Dots1ForCausalLM": hf(build_dots1, names_moe.HF_DEEPSEEK_MOE, "dots1"),
+    "LlamaForSequenceClassification": hf(classifier(build_llama), names.HF_LLAMA | SCORED, "llama"),
+    "Qwen2ForSequenceClassification": hf(classifier(build_qwen2), names.HF_LLAMA | SCORED, "qwen2"),
+    "Qwen3ForSequenceClassification": hf(classifier(build_qwen3), HF_QWEN3 | SCORED, "qwen3"),
+    "BertModel": bert(build_bert),
+    "BertForMaskedLM": bert(build_bert),
+    "BertForSequenceClassification": bert(build_bert_classifier),
+    "ModernBertModel": modernbert(build_modernbert),
+    "ModernBertForMaskedLM": modernbert(build_modernbert),
+    "ModernBertForSequenceClassification": modernbert(build_modernbert_classifier),
     "llama": gguf(build_llama_or_mixtral, names_moe.GGUF_MOE, Stored(interleaved_rope=True)),
     "qwen2": gguf(build_qwen2, names.GGUF_LLAMA),
     "qwen3": gguf(build_qwen3, GGUF_QWEN3),

@@ -109,10 +109,14 @@ def attention(
     output_bias: bool = False,
     head_norm: Norm | None = None,
     whole_norm: Norm | None = None,
+    causal: bool = True,
+    ahead: int | None = None,
 ) -> Value:
     """Self-attention of grouped heads over the layer's cache.
 
     head_norm: of each q and k head. whole_norm: of all q's channels together, and of k's (OLMo 2).
+    Not causal: keys and values are of this step only, so all layers of a window share one cache;
+    ahead: how far such attention sees ahead.
     """
     name, q_width, kv_width = f"{layer}.attn", heads.query * heads.dim, heads.kv * heads.dim
     q = linear(b, f"{name}.q", x, q_width, bias=qkv_bias, split="heads")
@@ -127,9 +131,10 @@ def attention(
     if rotation is not None:
         q = b.one(f"{name}.q_rope", Rope(heads.query, heads.dim, rotation), q)
         k = b.one(f"{name}.k_rope", Rope(heads.kv, heads.dim, rotation), k)
-    state = KvState(f"{layer}.kv", heads.kv, heads.dim, heads.dim, window)
+    cache = f"{layer}.kv" if causal else "kv" if window is None else "local_kv"
+    state = KvState(cache, heads.kv, heads.dim, heads.dim, window)
     b.add(f"{name}.kv_write", KvWrite(), k, v, state=state)
-    op = Attention(heads.query, heads.dim, heads.dim, scale, softcap)
+    op = Attention(heads.query, heads.dim, heads.dim, scale, softcap, causal, ahead)
     y = b.one(f"{name}.attend", op, q, state=state)
     return linear(b, f"{name}.o", y, width(x), bias=output_bias, split_inputs="heads")
 

@@ -3,7 +3,7 @@ what lies beside it.
 
 Reads tokenizer_config.json, special_tokens_map.json, generation_config.json, config.json and
 chat_template.jinja where they exist; no code of the directory is run. Bytes of a token follow from
-the decoder that `tokenizer.json` names: byte-level, or SentencePiece-style with byte fallback;
+the decoder that `tokenizer.json` names: byte-level, WordPiece, or SentencePiece-style;
 others raise `ModelError`.
 """
 
@@ -168,6 +168,16 @@ def _chat_template(directory: Path, settings: Json) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def _word_pieces(prefix: str) -> Callable[[str], bytes]:
+    """A piece with the prefix continues a word; others begin one."""
+
+    def convert(text: str) -> bytes:
+        text = text[len(prefix) :] if text.startswith(prefix) else f" {text}"
+        return text.encode("utf-8", "replace")
+
+    return convert
+
+
 def _token_conversion(
     engine: tokenizers.Tokenizer, path: Path
 ) -> tuple[Callable[[str], bytes], bool]:
@@ -177,6 +187,8 @@ def _token_conversion(
     kinds = [step.get("type") for step in steps]
     if kinds == ["ByteLevel"]:
         return byte_level_bytes, False
+    if kinds == ["WordPiece"]:
+        return _word_pieces(str(state.get("prefix", "##"))), True
     replaced = {
         step["pattern"]["String"]: step["content"]
         for step in steps
@@ -194,7 +206,7 @@ def _token_conversion(
     if not replaced or not set(kinds) <= known:
         raise ModelError(
             f"{path}: decoder {'+'.join(str(kind) for kind in kinds)} is not supported; "
-            "supported: ByteLevel, Metaspace, and Replace+ByteFallback+Fuse+Strip"
+            "supported: ByteLevel, WordPiece, Metaspace, and Replace+ByteFallback+Fuse+Strip"
         )
     by_byte = "ByteFallback" in kinds
 

@@ -6,12 +6,13 @@ from ridgeline.model.graph.ops.causal_conv import CausalConv
 from ridgeline.model.graph.ops.collectives import AllGather, AllReduce
 from ridgeline.model.graph.ops.delta_rule import DeltaRule
 from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups, Weigh
-from ridgeline.model.graph.ops.embed import Embed
+from ridgeline.model.graph.ops.embed import Embed, PositionEmbed, TypeEmbed
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.operator import Operator
+from ridgeline.model.graph.ops.pool import Pool
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
@@ -19,6 +20,8 @@ from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
 
 OPERATORS: dict[str, type[Operator]] = {
     "embed": Embed,
+    "position_embed": PositionEmbed,
+    "type_embed": TypeEmbed,
     "linear": Linear,
     "norm": Norm,
     "add_norm": AddNorm,
@@ -42,6 +45,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "ssd_scan": SsdScan,
     "delta_rule": DeltaRule,
     "select_rows": SelectRows,
+    "pool": Pool,
     "all_reduce": AllReduce,
     "all_gather": AllGather,
 }
@@ -64,6 +68,8 @@ __all__ = [
     "Linear",
     "Norm",
     "Operator",
+    "Pool",
+    "PositionEmbed",
     "Rope",
     "RopeKvWrite",
     "Rotation",
@@ -75,5 +81,6 @@ __all__ = [
     "Split",
     "SplitGroups",
     "SsdScan",
+    "TypeEmbed",
     "Weigh",
 ]

@@ -21,7 +21,9 @@ from ridgeline.step import StepShape
 if TYPE_CHECKING:
     from ridgeline.model.graph.node import Node, State, Value, Weight
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "clamped_swiglu"]
+Activation = Literal[
+    "silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "tanh", "clamped_swiglu"
+]
 FLOPS_PER_GATED = 6.0
 FLOPS_PER_ACTIVATED = 5.0
 

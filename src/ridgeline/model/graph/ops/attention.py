@@ -74,7 +74,7 @@ class Attention(Operator):
     Query head h reads KV head h // (num_heads // kv_heads) (grouped queries, Ainslie et al. 2023).
     scores = scale * q.k, then softcap * tanh(scores / softcap) if softcap. causal: a token sees
     itself and what precedes it in its own row, at most `state.window` positions back, itself
-    included.
+    included. Not causal: it sees its whole row, at most so far back, and `ahead` positions ahead.
     """
 
     num_heads: int
@@ -83,13 +83,14 @@ class Attention(Operator):
     scale: float
     softcap: float | None = None
     causal: bool = True
+    ahead: int | None = None
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return ((*inputs[0][:-1], self.num_heads * self.value_dim),)
 
     def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
         assert isinstance(node.state, KvState)
-        pairs = step.attended_pairs(node.state.window, self.causal)
+        pairs = step.attended_pairs(node.state.window, self.causal, self.ahead)
         read = step.cached_tokens_read(node.state.window)
         per_pair = FLOPS_PER_MULTIPLY_ADD * self.num_heads * (self.head_dim + self.value_dim)
         return Work(
@@ -133,3 +134,8 @@ class Attention(Operator):
         )
         require(state.window is None or state.window > 0, self, f"window {state.window} is empty")
         require_kept(self, state)
+        require(
+            self.ahead is None or (not self.causal and self.ahead >= 0),
+            self,
+            f"ahead {self.ahead}: causal attention sees nothing ahead, others 0 or more",
+        )

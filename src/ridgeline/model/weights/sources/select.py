@@ -31,7 +31,10 @@ DIRECTORY_FILES = (
     "chat_template.jinja",
     "chat_template.json",
     "model.safetensors.index.json",
+    "modules.json",
 )
+# Files of folders below, and what they are called where there are none.
+NESTED_FILES = {"1_Pooling/config.json": "1_Pooling.json"}
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 _LISTED = 12
 
@@ -45,6 +48,14 @@ class Selection:
     kind: ModelKind
     files: tuple[str, ...]
     entry: str | None
+
+
+def stored_name(name: str) -> str:
+    """What a selected file of a listing is called in the cache, which has no folders."""
+    for nested, flat in NESTED_FILES.items():
+        if name == nested or name.endswith(f"/{nested}"):
+            return flat
+    return PurePosixPath(name).name
 
 
 def is_plain_name(name: str) -> bool:
@@ -141,7 +152,10 @@ def _directory(names: Sequence[str]) -> tuple[str, ...]:
         # former.
         weights = [name for name in weights if name.startswith("model")] or weights
         if "config.json" in files and weights:
-            return tuple(files[name] for name in (*DIRECTORY_FILES, *weights) if name in files)
+            prefix = "" if folder == "." else f"{folder}/"
+            nested = [name for name in (prefix + name for name in NESTED_FILES) if name in names]
+            flat = [files[name] for name in (*DIRECTORY_FILES, *weights) if name in files]
+            return (*flat, *nested)
     return ()
 
 
