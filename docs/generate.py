@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import sys
 from pathlib import Path
@@ -15,14 +16,19 @@ from pathlib import Path
 import typer
 
 from ridgeline.cli.main import COMMANDS, GROUPS, build_app
+from ridgeline.cost.count import count_kv_bytes, count_parameters
+from ridgeline.errors import ModelError
+from ridgeline.model.architectures import ARCHITECTURES
 from ridgeline.model.graph.ops import OPERATORS
+from ridgeline.model.opened import describe
 
 ROOT = Path(__file__).parents[1]
 TREE_START = "<!-- tree: docs/generate.py -->\n```\n"
 TREE_END = "```\n<!-- /tree -->\n"
 LONGEST = 130
 SKIPPED = {"__pycache__", "data", "tokens", "corpus"}
-PAGES = ("README.md", "docs/operators.md", "docs/cli.md")
+PAGES = ("README.md", "docs/operators.md", "docs/cli.md", "docs/models.md")
+MODELS = ROOT / "tests" / "null" / "data"
 
 
 def first_sentence(text: str) -> str:
@@ -141,6 +147,62 @@ def cli() -> str:
     return "\n".join(lines) + "\n"
 
 
+def models() -> str:
+    """Configurations of the field: what is counted beside what is published."""
+    facts = json.loads((MODELS / "models.json").read_text(encoding="utf-8"))
+    notes = json.loads((MODELS / "model_notes.json").read_text(encoding="utf-8"))
+    lines = [
+        "# Models of the field",
+        "",
+        f"{len(facts)} configurations, each built as a graph and counted; generated. In the first",
+        "place stands what is counted, in the second what the vendor publishes; KV bytes per token",
+        "are in BF16, over all layers, beside a count by hand. What is built runs on the backends",
+        "`cpu` and `reference`. Below the table: why a figure differs.",
+        "",
+        "| model | architecture | parameters, B | active, B | KV bytes/token | runs |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    reasons: list[str] = []
+    for name, fact in facts.items():
+        config = {k: v for k, v in fact["config"].items() if k != "quantization_config"}
+        architecture = (config.get("architectures") or ["?"])[0]
+        row = [name, f"`{architecture}`"]
+        if fact.get("partial"):
+            row += [
+                pair(None, fact["total"]),
+                pair(None, fact["active"]),
+                "",
+                "its sizes are not known",
+            ]
+        elif architecture not in ARCHITECTURES:
+            row += [
+                pair(None, fact["total"]),
+                pair(None, fact["active"]),
+                f"- / {fact['kv']}",
+                "no",
+            ]
+        else:
+            try:
+                graph = describe(config, where=name)
+            except ModelError:
+                row += [pair(None, fact["total"]), pair(None, fact["active"]), "", "no"]
+            else:
+                counted = count_parameters(graph)
+                row += [
+                    pair(counted.total, fact["total"]),
+                    pair(counted.active, fact["active"]),
+                    f"{count_kv_bytes(graph).per_token:,.0f} / {fact['kv'] or 0:,}",
+                    "yes",
+                ]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
+        reasons += [f"* {name}, {key}: {why}." for key, why in notes.get(name, {}).items()]
+    return "\n".join([*lines, "", *reasons]) + "\n"
+
+
+def pair(counted: int | None, published: int | None) -> str:
+    return " / ".join("-" if n is None else f"{n / 1e9:.2f}" for n in (counted, published))
+
+
 def plain(default: object) -> str:
     return "" if default in (None, False, ()) or callable(default) else str(default)
 
@@ -150,7 +212,7 @@ def first_paragraph(text: str) -> str:
 
 
 def pages() -> dict[str, str]:
-    return dict(zip(PAGES, (readme(), operators(), cli()), strict=True))
+    return dict(zip(PAGES, (readme(), operators(), cli(), models()), strict=True))
 
 
 def main() -> int:

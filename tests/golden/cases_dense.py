@@ -320,4 +320,42 @@ DENSE = (
         ),
         gguf_type=None,
     ),
+    # Gemma 4 31B: global layers with larger and fewer heads, whose keys are their values, and of
+    # whose pairs a quarter turns.
+    Case(
+        "gemma4",
+        _family(
+            "Gemma4ForCausalLM",
+            "gemma4_text",
+            "rope_theta",
+            "rope_scaling",
+            "hidden_act",
+            hidden_activation="gelu_pytorch_tanh",
+            num_hidden_layers=4,
+            head_dim=12,
+            global_head_dim=24,
+            num_global_key_value_heads=1,
+            attention_k_eq_v=True,
+            attention_bias=False,
+            hidden_size_per_layer_input=0,
+            vocab_size_per_layer_input=128,
+            num_kv_shared_layers=0,
+            enable_moe_block=False,
+            use_double_wide_mlp=False,
+            use_bidirectional_attention="vision",
+            final_logit_softcapping=4.0,
+            sliding_window=12,
+            layer_types=["sliding_attention", "full_attention"] * 2,
+            rope_parameters={
+                "full_attention": {
+                    "rope_type": "proportional",
+                    "partial_rotary_factor": 0.25,
+                    "rope_theta": 1000000.0,
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+            tie_word_embeddings=True,
+        ),
+        gguf_type=None,
+    ),
 )

@@ -49,6 +49,8 @@ QWEN_MOE: dict[str, Any] = {
 }
 # What an architecture needs to be told besides.
 ALSO: dict[str, dict[str, Any]] = {
+    "Gemma4ForCausalLM": {"hidden_size_per_layer_input": 0},
+    "Gemma4ForConditionalGeneration": {"hidden_size_per_layer_input": 0},
     "Mamba2ForCausalLM": {"num_heads": 4, "head_dim": 32, "n_groups": 2, "state_size": 8},
     "Qwen2MoeForCausalLM": QWEN_MOE,
     "Qwen3MoeForCausalLM": QWEN_MOE,

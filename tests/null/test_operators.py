@@ -38,6 +38,7 @@ from ridgeline.model.graph.ops import (
     Rotation,
     Route,
     Scale,
+    ScaleBy,
     SelectiveScan,
     SelectRows,
     Softcap,
@@ -480,6 +481,18 @@ CASES: dict[str, Case] = {
             ((PARTIAL,), (), 2, None),
         ),
         refused={"takes 1 inputs, not 2": with_inputs(*pair(TOKENS, 8))},
+    ),
+    "scale_by": Case(
+        ScaleBy(),
+        x(TOKENS, 8),
+        ((TOKENS, 8),),
+        Work({"f32": 32.0}, weight_bytes=4, activation_bytes=2 * 2 * 32),
+        (weight("w", 1),),
+        shards=(((PARTIAL,), (REPLICATED,), 2, (ScaleBy(), (PARTIAL,))),),
+        refused={
+            "has shape .8,.": with_weights(weight("w", 8)),
+            "takes 1 weights, not 0": with_weights(),
+        },
     ),
     "softcap": Case(
         Softcap(30.0),

@@ -43,6 +43,7 @@ from ridgeline.model.graph.ops.pool import Pool
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
+from ridgeline.model.graph.ops.scale_by import ScaleBy
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
 from ridgeline.model.passes.memory import MemoryPlan
 from ridgeline.model.passes.state_groups import StateGroups, state_groups
@@ -339,6 +340,12 @@ def _scale(b: Binding, node: Node, op: Scale) -> None:
     b.program.add_elementwise(node.name, "scale", x, x, y, number=op.factor)
 
 
+def _scale_by(b: Binding, node: Node, op: ScaleBy) -> None:
+    x, y = b.view(node.inputs[0]), b.view(node.outputs[0])
+    factor = float(b.floats(node.weights[0])[0])
+    b.program.add_elementwise(node.name, "scale", x, x, y, number=factor)
+
+
 def _softcap(b: Binding, node: Node, op: Softcap) -> None:
     x, y = b.view(node.inputs[0]), b.view(node.outputs[0])
     b.program.add_elementwise(node.name, "softcap", x, x, y, number=op.cap)
@@ -417,6 +424,7 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     Activate: _activate,
     Add: _add,
     Scale: _scale,
+    ScaleBy: _scale_by,
     Softcap: _softcap,
     Weigh: _weigh,
     Route: _route,

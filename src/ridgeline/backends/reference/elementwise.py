@@ -6,6 +6,7 @@ import numpy as np
 
 from ridgeline.backends.reference.call import Array, Call
 from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups, Weigh
+from ridgeline.model.graph.ops.scale_by import ScaleBy
 
 
 def add(op: Add, call: Call) -> tuple[Array]:
@@ -16,6 +17,11 @@ def add(op: Add, call: Call) -> tuple[Array]:
 def scale(op: Scale, call: Call) -> tuple[Array]:
     (x,) = call.inputs
     return (x * x.dtype.type(op.factor),)
+
+
+def scale_by(op: ScaleBy, call: Call) -> tuple[Array]:
+    (x,), (weight,) = call.inputs, call.weights
+    return (x * weight.astype(x.dtype),)
 
 
 def softcap(op: Softcap, call: Call) -> tuple[Array]:

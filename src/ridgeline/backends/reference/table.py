@@ -14,6 +14,7 @@ from ridgeline.backends.reference.delta_rule import delta_rule
 from ridgeline.backends.reference.elementwise import (
     add,
     scale,
+    scale_by,
     softcap,
     split,
     split_groups,
@@ -49,6 +50,7 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.Experts: experts,
     ops.Add: add,
     ops.Scale: scale,
+    ops.ScaleBy: scale_by,
     ops.Softcap: softcap,
     ops.Weigh: weigh,
     ops.Split: split,

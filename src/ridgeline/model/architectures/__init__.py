@@ -20,6 +20,7 @@ from ridgeline.model.architectures.exaone4 import build_exaone4
 from ridgeline.model.architectures.fields import Fields, quote
 from ridgeline.model.architectures.gemma import build_gemma, build_gemma2
 from ridgeline.model.architectures.gemma3 import build_gemma3
+from ridgeline.model.architectures.gemma4 import build_gemma4
 from ridgeline.model.architectures.glm import build_glm, build_glm4
 from ridgeline.model.architectures.glm_moe import build_dots1, build_glm4_moe
 from ridgeline.model.architectures.granite import build_granite, build_granite_moe
@@ -117,6 +118,13 @@ HF_GEMMA3 = Architecture(
     model_types=("gemma3", "gemma3_text"),
 )
 
+HF_GEMMA4 = Architecture(
+    "hf",
+    build_gemma4,
+    Names(names_dense.HF_GEMMA4, names.HF_GEMMA3_ROOTS, names.HF_GEMMA3_HARMLESS),
+    model_types=("gemma4", "gemma4_text"),
+)
+
 # By `architectures[0]` of config.json and by `general.architecture` of GGUF.
 ARCHITECTURES: dict[str, Architecture] = {
     "LlamaForCausalLM": hf(build_llama, names.HF_LLAMA, "llama"),
@@ -156,6 +164,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "MiniMaxM2ForCausalLM": hf(build_minimax_m2, names_moe.HF_MINIMAX_M2, "minimax_m2"),
     "Glm4MoeForCausalLM": hf(build_glm4_moe, names_moe.HF_DEEPSEEK_MOE, "glm4_moe"),
     "Dots1ForCausalLM": hf(build_dots1, names_moe.HF_DEEPSEEK_MOE, "dots1"),
+    "Gemma4ForCausalLM": HF_GEMMA4,
+    "Gemma4ForConditionalGeneration": HF_GEMMA4,
     "LlamaForSequenceClassification": hf(classifier(build_llama), names.HF_LLAMA | SCORED, "llama"),
     "Qwen2ForSequenceClassification": hf(classifier(build_qwen2), names.HF_LLAMA | SCORED, "qwen2"),
     "Qwen3ForSequenceClassification": hf(classifier(build_qwen3), HF_QWEN3 | SCORED, "qwen3"),

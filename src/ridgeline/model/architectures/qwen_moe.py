@@ -62,7 +62,7 @@ def build_qwen3_moe(
     config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
 ) -> Graph:
     sizes = read_sizes(config, Defaults())
-    config.require_neutral(NEUTRAL | {"use_sliding_window": (False,)})
+    config.require_neutral(NEUTRAL | {"use_sliding_window": (False,), "use_qk_norm": (True,)})
     mixture = read_mixture(
         config,
         experts="num_experts",

@@ -44,6 +44,8 @@ KNOWN_KEYS = frozenset(
         "short_factor",
         "frequency_factors",
         "finetuned",
+        "mrope_section",
+        "mrope_interleaved",
     }
 )
 
@@ -62,6 +64,7 @@ class RopeSettings:
     rotary_dim: int
     positions: int
     original: int
+    head_dim: int
 
     @property
     def default_context(self) -> int:
@@ -106,8 +109,18 @@ def read_rope(
     original_of = config if config.has(name) else section
     if not original_of.has(name) and section.has("original_max_seq_len"):
         name = "original_max_seq_len"  # Meta's and torchtitan's word for it
+    check_mrope(section, rotary_dim)
     original = original_of.integer(name, 1, MAX_POSITIONS, positions)
-    return RopeSettings(kind, section, theta, rotary_dim, positions, original)
+    return RopeSettings(kind, section, theta, rotary_dim, positions, original, head_dim)
+
+
+def check_mrope(section: Fields, rotary_dim: int) -> None:
+    """The pairs of mrope's axes (Wang et al. 2024) must be all of a head's turned pairs."""
+    if not section.has("mrope_section"):
+        return
+    pairs = section.numbers("mrope_section", 3, 1, rotary_dim)
+    if sum(pairs) != rotary_dim // 2:
+        section.refuse("mrope_section", f"must be {rotary_dim // 2} pairs in all")
 
 
 def rope_section(config: Fields, layer_type: str | None, scaling_name: str | None) -> Fields:
@@ -187,6 +200,13 @@ def plain(settings: RopeSettings, context: int) -> tuple[list[float], float]:
     """theta^(-2i / d): no scaling."""
     dim = settings.rotary_dim
     return [settings.theta ** (-i / dim) for i in range(0, dim, 2)], 1.0
+
+
+def proportional(settings: RopeSettings, context: int) -> tuple[list[float], float]:
+    """The fastest pairs of a whole head turn, and the others stand still (Gemma 4)."""
+    dim = settings.head_dim
+    turned = [settings.theta ** (-i / dim) for i in range(0, settings.rotary_dim, 2)]
+    return turned + [0.0] * (dim // 2 - len(turned)), 1.0
 
 
 def linear(settings: RopeSettings, context: int) -> tuple[list[float], float]:
@@ -295,10 +315,12 @@ def read_factors(settings: RopeSettings, name: str) -> tuple[float, ...]:
 SCALINGS: dict[str, Callable[[RopeSettings, int], tuple[list[float], float]]] = {
     "default": plain,
     "linear": linear,
+    "proportional": proportional,
     "dynamic": dynamic,
     "llama3": llama3,
     "yarn": yarn,
     "longrope": longrope,
 }
 
-KIND_ALIASES = {"su": "longrope"}
+# A text has one position a token, whichever of the three axes of mrope is asked.
+KIND_ALIASES = {"su": "longrope", "mrope": "default"}

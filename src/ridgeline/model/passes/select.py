@@ -21,6 +21,7 @@ from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.operator import Operator
 from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
+from ridgeline.model.graph.ops.scale_by import ScaleBy
 
 # A row of their outputs depends on that row of their inputs and on weights alone.
 ROW_BY_ROW: tuple[type[Operator], ...] = (
@@ -32,6 +33,7 @@ ROW_BY_ROW: tuple[type[Operator], ...] = (
     GatedActivation,
     Activate,
     Scale,
+    ScaleBy,
     Softcap,
     Split,
     SplitGroups,

@@ -28,6 +28,11 @@ HF_GEMMA2: dict[str, str] = {
     "layers.{i}.mlp_norm": "{body}layers.{i}.pre_feedforward_layernorm",
     "layers.{i}.mlp_post_norm": "{body}layers.{i}.post_feedforward_layernorm",
 }
+HF_GEMMA4: dict[str, str] = {
+    **HF_GEMMA2,
+    **HF_HEAD_NORMS,
+    "layers.{i}.scale.weight": "{body}layers.{i}.layer_scalar",
+}
 HF_OLMO: dict[str, str] = without(
     HF_LLAMA, "layers.{i}.attn_norm", "layers.{i}.mlp_norm", "final_norm"
 )

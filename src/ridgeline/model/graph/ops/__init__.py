@@ -16,6 +16,7 @@ from ridgeline.model.graph.ops.pool import Pool
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
+from ridgeline.model.graph.ops.scale_by import ScaleBy
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
 
 OPERATORS: dict[str, type[Operator]] = {
@@ -36,6 +37,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "experts": Experts,
     "add": Add,
     "scale": Scale,
+    "scale_by": ScaleBy,
     "softcap": Softcap,
     "weigh": Weigh,
     "split": Split,
@@ -75,6 +77,7 @@ __all__ = [
     "Rotation",
     "Route",
     "Scale",
+    "ScaleBy",
     "SelectRows",
     "SelectiveScan",
     "Softcap",

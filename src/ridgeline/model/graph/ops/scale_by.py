@@ -1,0 +1,52 @@
+"""scale_by: multiply by a number that is a parameter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ridgeline.model.graph.dims import Shape
+from ridgeline.model.graph.ops.operator import (
+    Operator,
+    Placement,
+    Sharded,
+    moved_bytes,
+    output_elements,
+    require,
+    require_counts,
+)
+from ridgeline.model.graph.work import Precision, Work
+from ridgeline.step import StepShape
+
+if TYPE_CHECKING:
+    from ridgeline.model.graph.node import Node, State, Value, Weight
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleBy(Operator):
+    """x -> w * x; weights (w [1],) (Gemma 4's layers)."""
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        return (inputs[0],)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        return Work(
+            flops={"f32": float(output_elements(node, step))},
+            weight_bytes=sum(w.num_bytes for w in node.weights),
+            activation_bytes=moved_bytes(node, step, precision),
+        )
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        return Sharded(self, inputs)
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
+    ) -> None:
+        require_counts(self, inputs, weights, 1, 1)
+        require(
+            weights[0].shape == (1,),
+            self,
+            f"{weights[0].name} has shape {weights[0].shape}; (1,) is needed",
+        )
