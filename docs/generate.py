@@ -27,7 +27,13 @@ TREE_START = "<!-- tree: docs/generate.py -->\n```\n"
 TREE_END = "```\n<!-- /tree -->\n"
 LONGEST = 130
 SKIPPED = {"__pycache__", "data", "tokens", "corpus"}
-PAGES = ("README.md", "docs/operators.md", "docs/cli.md", "docs/models.md")
+PAGES = (
+    "README.md",
+    "docs/operators.md",
+    "docs/cli.md",
+    "docs/models.md",
+    "docs/adding-a-model.md",
+)
 MODELS = ROOT / "tests" / "null" / "data"
 
 
@@ -199,6 +205,35 @@ def models() -> str:
     return "\n".join([*lines, "", *reasons]) + "\n"
 
 
+def adding_a_model() -> str:
+    """The page with the code that it shows copied from the files anew."""
+    page = (ROOT / "docs" / "adding-a-model.md").read_text(encoding="utf-8")
+
+    def shown(match: re.Match[str]) -> str:
+        kind, path, _, word = match[1], *match[2].partition(" ")
+        text = (ROOT / path).read_text(encoding="utf-8")
+        if kind == "rows":
+            wanted = [line[4:] for line in text.splitlines() if f"({word}," in line]
+            text = "\n".join(wanted) + "\n"
+        elif kind == "case":
+            text = next(part for part in case_sources(text) if f'"{word}",' in part)
+        return f"<!-- {kind}: {match[2]} -->\n```py\n{text}```\n<!-- /{kind} -->"
+
+    marked = r"<!-- (code|rows|case): ([^\n]*) -->\n.*?<!-- /\1 -->"
+    return re.sub(marked, shown, page, flags=re.DOTALL)
+
+
+def case_sources(text: str) -> list[str]:
+    """The source of each `Case(...)` of a file, with its indentation taken off."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Case":
+            lines = text.splitlines()[node.lineno - 1 : node.end_lineno]
+            lines[-1] = lines[-1][: node.end_col_offset]
+            found.append("\n".join(line[node.col_offset :] for line in lines) + "\n")
+    return found
+
+
 def pair(counted: int | None, published: int | None) -> str:
     return " / ".join("-" if n is None else f"{n / 1e9:.2f}" for n in (counted, published))
 
@@ -212,7 +247,7 @@ def first_paragraph(text: str) -> str:
 
 
 def pages() -> dict[str, str]:
-    return dict(zip(PAGES, (readme(), operators(), cli(), models()), strict=True))
+    return dict(zip(PAGES, (readme(), operators(), cli(), models(), adding_a_model()), strict=True))
 
 
 def main() -> int:

@@ -69,7 +69,7 @@ class Options:
     over `Settings`. record: a file to which everything that the engine is told and does is written,
     for `ridgeline replay`; token ids, no text. task: "generate", "embed" or "classify", as far as
     the model can. pooling: how an encoder makes one row of its tokens, "mean" or "cls", over what
-    its files say.
+    its files say. positions: "dropped" leaves rotations out (DroPE).
     """
 
     backend: str = "cpu"
@@ -86,6 +86,7 @@ class Options:
     record: Path | None = None
     task: str | None = None
     pooling: str | None = None
+    positions: str = "kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +256,7 @@ def assemble(
     # Read first: a broken tokenizer is known before weights are packed.
     tokenizer = load_tokenizer(opened)
     precision, _, build = _BACKENDS[options.backend]
-    purpose = purpose_of(opened, options.task)
+    purpose = purpose_of(opened, options.task, options.positions)
     graph = fuse(with_kv_format(purpose.graph, KV_FORMATS[kv_format_of(options)]))
     if purpose.whole and options.max_tokens_per_step < graph.max_context:
         options = replace(options, max_tokens_per_step=graph.max_context)

@@ -15,6 +15,7 @@ from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.graph.ops.pool import Pool
 from ridgeline.model.opened import OpenedModel
 from ridgeline.model.passes.embed import without_head
+from ridgeline.model.passes.positions import without_positions
 
 Task = Literal["generate", "embed", "classify"]
 TASKS: tuple[Task, ...] = ("generate", "embed", "classify")
@@ -39,13 +40,16 @@ class Purpose:
         return min(table.shape[0] for table in tables)
 
 
-def purpose_of(opened: OpenedModel, wanted: str | None) -> Purpose:
+def purpose_of(opened: OpenedModel, wanted: str | None, positions: str = "kept") -> Purpose:
     """What the model is for, or `wanted` if it can be that: any decoder can embed, by the last
-    norm's row of the last token. RequestError if it cannot.
+    norm's row of the last token; positions "dropped" leaves rotations out (DroPE). RequestError if
+    it cannot.
     """
+    if positions not in ("kept", "dropped"):
+        raise RequestError("positions", f"{positions!r}; there are: kept, dropped")
     if wanted is not None and wanted not in TASKS:
         raise RequestError("task", f"{wanted!r}; there are: {', '.join(TASKS)}")
-    graph = opened.graph
+    graph = opened.graph if positions == "kept" else without_positions(opened.graph)
     whole = any(isinstance(node.op, Pool) for node in graph.nodes)
     pooling = opened.config.get("pooling_mode")
     natural: Task = "generate"
