@@ -56,7 +56,8 @@ def seed_models() -> list[tuple[Metadata, list[Tensor]]]:
 
 @cache
 def seed_configs() -> list[dict[str, object]]:
-    return [json.loads(path.read_text()) for path in sorted(GOLDEN.glob("*/config.json"))]
+    folders = (*GOLDEN.glob("*/config.json"), *GOLDEN.glob("encoders/*/config.json"))
+    return [json.loads(path.read_text()) for path in sorted(folders)]
 
 
 @cache

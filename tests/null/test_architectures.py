@@ -388,6 +388,18 @@ def test_a_bad_configuration_is_one_line_that_names_the_field(name: str) -> None
     assert expected in refusal(config)
 
 
+ABSURD = (-1, 0, 10**30, 1.5, "many", [3], True, float("nan"))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_each_architecture_names_a_field_that_is_missing_or_absurd(architecture: str) -> None:
+    """Sizes are read by all."""
+    for field in ("hidden_size", "num_hidden_layers", "vocab_size"):
+        for value in ABSURD:
+            assert field in refusal(of(architecture) | {field: value})
+    assert "hidden_size" in refusal(of(architecture, hidden_size=None))
+
+
 def test_an_unsupported_architecture_is_named_with_what_is_supported() -> None:
     message = refusal({"architectures": ["RetNetForCausalLM"]})
     assert "'RetNetForCausalLM' is not supported" in message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from ridgeline.model.weights.places import Run
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 GGUF_CASES = sorted(path.parent.name for path in GOLDEN.glob("*/model.gguf"))
+ENCODERS = sorted(path.parent.name for path in GOLDEN.glob("encoders/*/config.json"))
 HF_CASES = sorted(path.parent.name for path in GOLDEN.glob("*/model.safetensors"))
 
 
@@ -382,3 +384,24 @@ def test_smollm2_opens_as_it_is_known(smollm2_path: Path) -> None:
     (table,) = (w for w in model.graph.weights if w.name == "embed.weight")
     assert (table.shape, table.format.name) == ((49152, 576), "Q8_0")
     assert np.isfinite(model.weights.float32(table)).all()
+
+
+@pytest.mark.parametrize("case", [*HF_CASES, *(f"encoders/{name}" for name in ENCODERS)])
+def test_a_tensor_that_is_missing_or_of_another_shape_is_named(case: str, tmp_path: Path) -> None:
+    """Some of its kinds of tensors, one of each: left out, or with a row more."""
+    config, tensors = copied(case, tmp_path)
+    kinds = {re.sub(r"\d+", "*", name): name for name in tensors}
+    harmless = ARCHITECTURES[config["architectures"][0]].names.harmless
+    for name in list(kinds.values())[::3]:
+        if harmless.fullmatch(name):
+            continue
+        # Without its embedding nobody knows where in the file a model stands.
+        shown = re.escape(name.removeprefix("bert."))
+        without = {other: values for other, values in tensors.items() if other != name}
+        # A head that is not there is the embedding.
+        if "lm_head" not in name:
+            with pytest.raises(ModelError, match=shown):
+                open_model(saved(tmp_path, config, without))
+        wider = np.concatenate([tensors[name], tensors[name][:1]])
+        with pytest.raises(ModelError, match=shown):
+            open_model(saved(tmp_path, config, {**without, name: wider}))
