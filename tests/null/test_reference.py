@@ -276,7 +276,7 @@ def test_collectives_take_every_ranks_value() -> None:
 def test_attention_looks_ahead_as_far_as_it_may(ahead: int) -> None:
     """Window and reach ahead against the same with what is hidden left out."""
     op = Attention(1, 3, 2, scale=0.7, causal=False, ahead=ahead)
-    state = KvState("kv", 1, 3, 2, 2)
+    state = KvState("kv", 1, 3, 2, 2, EXACT)
     row = BoundRow(0, 6, 0, 6, np.arange(6), np.array([2, 0]), RowSampling())
     cache, (k, v) = cache_of(state, (row,))
     q = rng().standard_normal((6, 3))

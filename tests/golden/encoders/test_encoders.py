@@ -15,9 +15,11 @@ from ridgeline.backends.reference.executor import ReferenceExecutor
 from ridgeline.engine.executor import Executor
 from ridgeline.engine.pooled import Pooler
 from ridgeline.errors import EngineError
+from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import Graph, Weight
 from ridgeline.model.opened import open_model
 from ridgeline.model.passes.fuse import fuse
+from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.model.passes.shard import shard, share_of
 from ridgeline.model.task import Purpose, purpose_of
 from ridgeline.model.weights.bound import BoundWeights
@@ -98,7 +100,8 @@ def test_there_are_cases() -> None:
 @pytest.mark.parametrize(("case", "kind"), KINDS)
 def test_reference_is_transformers(case: str, kind: str, fused: bool) -> None:
     purpose, weights = opened(case, kind)
-    graph = fuse(purpose.graph) if fused else purpose.graph
+    graph = with_kv_format(purpose.graph, KV_FORMATS["f32"])
+    graph = fuse(graph) if fused else graph
     executor = ReferenceExecutor(graph, weights, num_blocks=64, max_rows=8)
     found = pooler(executor, purpose).rows(texts_of(case))
     assert distance(found, rows_of(case, kind)) < REFERENCE_BOUND
@@ -159,7 +162,7 @@ def test_ranks_in_lock_step_are_the_whole_encoder(case: str) -> None:
     kind = kinds(case)[0]
     purpose, weights = opened(case, kind)
     ranks = ReferenceExecutor(
-        [fuse(rank) for rank in shard(purpose.graph, 2)],
+        [fuse(rank) for rank in shard(with_kv_format(purpose.graph, KV_FORMATS["f32"]), 2)],
         SharedOut(purpose.graph, weights),
         num_blocks=64,
         max_rows=8,
