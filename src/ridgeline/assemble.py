@@ -67,9 +67,8 @@ class Options:
     seconds between the tokens of an answer that prompts must leave: beside answers that are being
     written, a step has as much of a prompt as fits that time. threads, isa: of the CPU backend,
     over `Settings`. record: a file to which everything that the engine is told and does is written,
-    for `ridgeline replay`; token ids, no text. task: "generate", "embed" or "classify", as far as
-    the model can. pooling: how an encoder makes one row of its tokens, "mean" or "cls", over what
-    its files say. positions: "dropped" leaves rotations out (DroPE).
+    for `ridgeline replay`; token ids, no text. task: "generate", "embed" or "classify". pooling: of
+    an encoder, "mean" or "cls", over its files'. positions: "dropped" leaves rotations out (DroPE).
     """
 
     backend: str = "cpu"
@@ -248,11 +247,8 @@ def assemble(
     if target is not None and not (isinstance(target, int | float) and 0 < target < 3600):
         raise RequestError("itl_target", f"{target!r} is not a number of seconds above 0")
     kv_format_of(options)  # before a download
-    opened = open_model(
-        resolve(parse_reference(model), settings, progress),
-        context_length=options.context_length,
-        pooling=options.pooling,
-    )
+    path = resolve(parse_reference(model), settings, progress)
+    opened = open_model(path, context_length=options.context_length, pooling=options.pooling)
     # Read first: a broken tokenizer is known before weights are packed.
     tokenizer = load_tokenizer(opened)
     precision, _, build = _BACKENDS[options.backend]

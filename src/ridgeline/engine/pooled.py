@@ -90,8 +90,10 @@ class Pooler:
         self._executor = executor
         self._whole = whole
         self._max_tokens = max_tokens
-        blocks = executor.num_blocks * executor.block_tokens
-        self.max_context = min(max_context, blocks, max_tokens if whole else max_context)
+        # Blocks of one entry of a row's table.
+        self._columns = sum(group.blocks for group in executor.groups)
+        room = executor.num_blocks // max(1, self._columns) * executor.block_tokens
+        self.max_context = min(max_context, room, max_tokens if whole else max_context)
 
     def rows(self, texts: Sequence[Sequence[int]]) -> Floats:
         """[texts, width]: what the model gives for each text's token ids. Raises RequestError for a
@@ -138,7 +140,7 @@ class Pooler:
         budget = self._max_tokens - sum(len(text.token_ids) - text.done for text in active)
         while waiting and free_rows:
             index, token_ids = waiting[-1]
-            needed = -(-len(token_ids) // self._executor.block_tokens)
+            needed = -(-len(token_ids) // self._executor.block_tokens) * self._columns
             fits = len(token_ids) <= budget if self._whole else budget > 0
             if needed > len(free_blocks) or not fits:
                 return
