@@ -253,7 +253,7 @@ def test_a_fault_ends_one_request_and_no_other(llm: LLM, monkeypatch: pytest.Mon
         if calls != 5:
             return result
         first, *others = result.sampled
-        return StepResult((replace(first, token_id=0, fault="logits are not finite"), *others))
+        return StepResult((first._replace(token_id=0, fault="logits are not finite"), *others))
 
     monkeypatch.setattr(type(executor), "collect", lambda _: broken())
     outputs = llm.generate(PROMPTS, GREEDY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from ridgeline import LLM, AsyncEngine, Overloaded, RequestError, SamplingParams, Service
 from ridgeline.assemble import Options, kept_roofs, machine_isa
+from ridgeline.async_engine import AsyncStream
 from ridgeline.backends.cpu.machine import identity
 from ridgeline.backends.null.executor import NullExecutor
 from ridgeline.backends.simulated.executor import SimulatedExecutor, VirtualClock
@@ -185,18 +187,34 @@ def test_without_kept_roofs_the_machine_is_looked_at(tmp_path: Path) -> None:
     assert Options().itl_target is None
 
 
-def test_a_full_queue_and_a_deadline_are_answered_from_the_cost_model(tmp_path: Path) -> None:
-    llm = LLM(MODEL, settings=kept(tmp_path, 0.01), max_rows=1, max_waiting=2)
+def test_a_full_queue_and_a_deadline_are_answered_from_the_cost_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = LLM(MODEL, settings=kept(tmp_path, 0.001), max_rows=1, max_waiting=2)
+    executor, gate = llm.session.engine._executor, threading.Event()
+    submit = executor.submit
+
+    def held(plan: StepPlan) -> None:
+        gate.wait(60)
+        submit(plan)
+
+    monkeypatch.setattr(executor, "submit", held)
 
     async def go() -> None:
         async with AsyncEngine(llm) as engine:
-            # Long ones, so that the queue is still full when the fourth comes.
-            slow = replace(GREEDY, max_tokens=300, ignore_eos=True)
-            streams = [await engine.stream("x", slow) for _ in range(3)]
-            with pytest.raises(Overloaded) as full:
-                await engine.stream("x", GREEDY)
-            assert full.value.retry_after_seconds > 0.1, "more than one says who knows nothing"
-            assert "come back in" in str(full.value)
+            first = await engine.stream("x", GREEDY)
+            while not llm.session.engine.state.running:  # it has the only row, and its step waits
+                await asyncio.sleep(0.001)
+            coming = [asyncio.create_task(engine.stream("x", GREEDY)) for _ in range(3)]
+            while len(engine._worker._commands) < 3:
+                await asyncio.sleep(0.001)
+            gate.set()
+            found = await asyncio.gather(*coming, return_exceptions=True)
+            streams = [first, *(stream for stream in found if isinstance(stream, AsyncStream))]
+            (full,) = (error for error in found if isinstance(error, Overloaded))
+            assert len(streams) == 3
+            assert full.retry_after_seconds > 0.1, "more than one says who knows nothing"
+            assert "come back in" in str(full)
             for stream in streams:
                 stream.close()
             long = replace(GREEDY, max_tokens=300)

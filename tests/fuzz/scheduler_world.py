@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ridgeline.backends.null.executor import NullExecutor, null_token
 from ridgeline.backends.simulated.executor import SimulatedExecutor, VirtualClock
@@ -258,7 +258,7 @@ class World:
         if kind < self.fault_rate and result.sampled:
             at = self.rng.randrange(len(result.sampled))
             broken = [
-                replace(s, token_id=-1, fault=INJECTED) if i == at else s
+                s._replace(token_id=-1, fault=INJECTED) if i == at else s
                 for i, s in enumerate(result.sampled)
             ]
             return StepResult(tuple(broken))

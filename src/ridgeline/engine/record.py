@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -154,7 +155,7 @@ def _difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str | 
 def request_to_json(request: Request) -> dict[str, Any]:
     return {
         "id": request.id,
-        "token_ids": request.token_ids,
+        "token_ids": list(request.token_ids),
         "num_prompt": request.num_prompt,
         "max_tokens": request.max_tokens,
         "stop_token_ids": sorted(request.stop_token_ids),
@@ -171,7 +172,7 @@ def request_to_json(request: Request) -> dict[str, Any]:
 def request_from_json(entry: Mapping[str, Any]) -> Request:
     return Request(
         id=entry["id"],
-        token_ids=[int(i) for i in entry["token_ids"]],
+        token_ids=array("i", entry["token_ids"]),
         num_prompt=entry["num_prompt"],
         max_tokens=entry["max_tokens"],
         stop_token_ids=frozenset(entry["stop_token_ids"]),

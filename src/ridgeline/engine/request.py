@@ -7,10 +7,10 @@ Field names are those that users of vLLM's offline API know. A value that is not
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ridgeline.engine.kv.prefix import CacheMiss
 from ridgeline.errors import RequestError, RidgelineError
@@ -309,10 +309,11 @@ ORDINARY_SERVICE = Service()
 class Request:
     """One answer in the making: what is asked, and the scheduler's record of it.
 
-    token_ids: prompt and answer so far. salt: keeps the prefix cache apart. tenant, priority (lower
-    is sooner): for the policies that look at them. arrival, deadline: seconds of the clock that
-    `schedule` is told; at its deadline a request ends. fork_of: a request whose tokens begin with
-    the same ones; what that has computed is shared, once it has computed its prompt.
+    token_ids: prompt and answer so far; array("i") is hashed fastest. salt: keeps the prefix cache
+    apart. tenant, priority (lower is sooner): for the policies that look at them. arrival,
+    deadline: seconds of the clock that `schedule` is told; at its deadline a request ends. fork_of:
+    a request whose tokens begin with the same ones; what that has computed is shared, once it has
+    computed its prompt.
 
     The record. number: order of coming. rank: order of service. num_planned: tokens computed once
     all planned steps have run; num_computed: by steps that were booked. num_pending: tokens that
@@ -327,7 +328,7 @@ class Request:
     """
 
     id: str
-    token_ids: list[int]
+    token_ids: MutableSequence[int]
     num_prompt: int
     max_tokens: int
     sampling: RowSampling
@@ -370,8 +371,7 @@ class Request:
         return len(self.token_ids) - self.num_prompt
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """What a step did to a request: a token, or its end, or both; or it scored a part of the
     prompt. error says why it ended in "error".
     """

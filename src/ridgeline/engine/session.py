@@ -10,6 +10,7 @@ import itertools
 import math
 import secrets
 import time
+from array import array
 from dataclasses import dataclass, field, replace
 
 from ridgeline.engine.answer import Answer
@@ -198,7 +199,7 @@ class Session:
                 sampling = self._samplings.row(params, own_seed, num_prompt)
                 request = Request(
                     id=f"{name}-{index}",
-                    token_ids=list(prompt.token_ids),
+                    token_ids=array("i", prompt.token_ids),
                     num_prompt=num_prompt,
                     max_tokens=params.max_tokens or max(1, self.max_context - num_prompt),
                     sampling=_not_scoring(sampling) if index else sampling,  # once is enough

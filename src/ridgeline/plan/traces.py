@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -85,12 +86,12 @@ def as_requests(arrivals: Iterable[Arrival]) -> Iterator[Request]:
     """
     for index, arrival in enumerate(arrivals):
         if arrival.prefix:
-            tokens = []
+            tokens = array("i")
             for block in arrival.prefix:
-                tokens += [block + 1] * HASHED_TOKENS
+                tokens += array("i", [block + 1]) * HASHED_TOKENS
             del tokens[arrival.num_prompt :]
         else:
-            tokens = [index + 1] * arrival.num_prompt
+            tokens = array("i", [index + 1]) * arrival.num_prompt
         yield Request(
             id=str(index),
             token_ids=tokens,

@@ -8,9 +8,10 @@ the threads stay with the parent.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -201,7 +202,8 @@ class CpuExecutor:
         """Runs the step without the interpreter's lock, and samples; `collect` has the result."""
         self._require_idle()
         self._run(plan, sampling=True)
-        self._result = StepResult(tuple(self._samples()) if plan.rows else ())
+        sampled = map(_sampled, self._program.samples()) if plan.rows else ()
+        self._result = StepResult(tuple(sampled))
 
     def collect(self) -> StepResult:
         if self._result is None:
@@ -252,14 +254,6 @@ class CpuExecutor:
         """What it costs the threads at least to wait for each other, where they are now."""
         return min(self._program.barrier_time(5))
 
-    def _samples(self) -> Iterator[Sampled]:
-        for row, token_id, logprob, top, fault, mu, scored in self._program.samples():
-            found = None
-            if scored is not None:
-                first, width, ids, values = scored
-                found = Scored(first, width, array("i", ids), array("f", values))
-            yield Sampled(row, token_id, logprob, top, fault, mu, found)
-
     def _require_idle(self) -> None:
         if self._result is not None:
             raise EngineError("a step is in flight; collect it first")
@@ -269,22 +263,15 @@ class CpuExecutor:
             return
         lines: list[tuple[int, int, int, int, int, int]] = []
         new_blocks: list[int] = []
-        for row in plan.rows:
-            if (self._takes_whole and row.num_context) or (self._pools and row.num_logits != 1):
-                raise EngineError(
-                    f"row {row.row}: only whole sequences are pooled, into one row each"
-                )
-            lines.append(
-                (
-                    row.row,
-                    row.num_new,
-                    row.num_context,
-                    row.num_logits,
-                    len(row.new_blocks),
-                    row.state_slot,
-                )
-            )
-            new_blocks += row.new_blocks
+        num_tokens = 0
+        for row, num_new, num_context, num_logits, news, slot in plan.rows:
+            if (self._takes_whole and num_context) or (self._pools and num_logits != 1):
+                raise EngineError(f"row {row}: only whole sequences are pooled, into one row each")
+            lines.append((row, num_new, num_context, num_logits, len(news), slot))
+            num_tokens += num_new
+            if news:
+                new_blocks += news
+        blocks = np.array(new_blocks, np.int32) if new_blocks else _NO_BLOCKS
         try:
             if plan.copies:
                 pairs = [(copy.source, copy.target) for copy in plan.copies]
@@ -292,16 +279,18 @@ class CpuExecutor:
             if plan.slot_copies:
                 pairs = [(copy.source, copy.target) for copy in plan.slot_copies]
                 self._program.copy_slots(np.array(pairs, np.int32))
-            self._program.run(np.array(lines, np.int32), np.array(new_blocks, np.int32), sampling)
+            self._program.run(np.array(lines, np.int32), blocks, sampling)
         except (ValueError, IndexError, OverflowError, RuntimeError) as error:
             raise EngineError(str(error)) from None
-        self._num_looked_up += sum(row.num_new for row in plan.rows)
+        self._num_looked_up += num_tokens
         if self._num_looked_up * LOOKUP_BYTES >= RESIDENT_TABLE_BYTES:
             self._num_looked_up = 0
             for table in self._tables:
                 if table.num_bytes > RESIDENT_TABLE_BYTES:
                     self._weights.release(table)
 
+
+_NO_BLOCKS = np.zeros(0, np.int32)
 
 _NUMBERS = tuple(
     f.name for f in fields(RowSampling) if isinstance(f.default, int | float) and f.name != "seed"
@@ -319,6 +308,15 @@ def native_sampling(sampling: RowSampling) -> _native.Sampling:
         stop_ids=sampling.stop_ids,
         allowed_ids=sampling.allowed_ids,
     )
+
+
+def _sampled(found: tuple[Any, ...]) -> Sampled:
+    """From the fields of `Sampled` in their order, `scored` as plain numbers."""
+    sampled = Sampled._make(found)
+    if sampled.scored is None:
+        return sampled
+    first, width, ids, values = found[-1]
+    return sampled._replace(scored=Scored(first, width, array("i", ids), array("f", values)))
 
 
 def _ids(token_ids: Sequence[int]) -> npt.NDArray[np.int32]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -143,7 +142,7 @@ class ReferenceExecutor:
         faults = [fault for fault in map(fault_of, logits[: len(known)]) if fault is not None]
         if faults:
             return Sampled(row.row, -1, fault=faults[0])
-        return replace(result, scored=score(logits[: len(known)], known, first, how))
+        return result._replace(scored=score(logits[: len(known)], known, first, how))
 
     def _require_idle(self) -> None:
         if self._in_flight is not None:

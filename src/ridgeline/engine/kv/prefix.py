@@ -49,7 +49,7 @@ def prefix_hashes(
 ) -> Iterator[bytes]:
     """The name of each full block of `token_ids`; parent: the name of what precedes them."""
     parent = parent or chain_root(salt)
-    ids = memoryview(array("i", token_ids))
+    ids = memoryview(token_ids if isinstance(token_ids, array) else array("i", token_ids))
     for start in range(0, len(ids) - block_tokens + 1, block_tokens):
         digest = blake2b(parent, digest_size=16, person=b"ridgeline-kv")
         digest.update(ids[start : start + block_tokens])

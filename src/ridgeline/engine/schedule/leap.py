@@ -44,7 +44,7 @@ def leap(state: SchedulerState, num_steps: int, token_id: int = 0) -> None:
         end = request.num_planned + num_steps
         grown = grow(state, request, end)
         assert grown
-        request.token_ids += tokens
+        request.token_ids.extend(tokens)
         request.num_planned = request.num_computed = end
         request.num_told = len(request.blocks)
         if end // size > request.num_published:

@@ -319,4 +319,5 @@ def _give_up(state: SchedulerState, request: Request) -> None:
 def _num_alike(a: Sequence[int], b: Sequence[int], limit: int) -> int:
     if a[:limit] == b[:limit]:
         return limit
-    return next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    pairs = zip(a[:limit], b[:limit], strict=True)
+    return next((i for i, (x, y) in enumerate(pairs) if x != y), limit)

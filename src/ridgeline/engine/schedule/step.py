@@ -38,6 +38,7 @@ from ridgeline.step import BlockCopy, PlanRow, StepPlan, StepResult
 # the machine cannot meet must not keep prompts out for ever.
 LEAST_PROMPT_TOKENS = 16
 _WEIGHT_OF_LAST_ANSWER = 0.05
+_RUNNING = Status.RUNNING  # looked up for every row of every step
 
 
 @dataclass(slots=True)
@@ -80,11 +81,13 @@ def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
     if suspects is not None and state.in_flight:
         return StepPlan(())
     size = state.limits.block_tokens
+    limit = state.limits.max_tokens_per_step
     step = _Step(budget=state.limits.max_tokens_per_step, logits=state.limits.max_rows)
     prompts: list[Request] = []
     preemptions = state.num_preemptions
+    rows = step.rows
     for request in tuple(state.running):
-        if request.status is not Status.RUNNING:
+        if request.status is not _RUNNING:
             continue  # gave its blocks to an older request in this very loop
         if suspects is not None and request not in suspects:
             continue
@@ -92,15 +95,15 @@ def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
         if len(request.token_ids) + request.num_pending - position > 1:
             prompts.append(request)
         elif (
-            step.budget > 0
+            len(rows) < limit
             and not (request.num_pending and _is_last(state, request))
             and (position < len(request.blocks) * size or _make_room(state, request, position + 1))
         ):
-            step.rows.append((request, request.num_preemptions, 1))
-            step.budget -= 1
-            step.logits -= 1
-            step.num_decode += 1
+            rows.append((request, request.num_preemptions, 1))
             step.decode_context += position
+    step.num_decode = len(rows)
+    step.budget -= len(rows)
+    step.logits -= len(rows)
     for index, request in enumerate(prompts):
         if request.status is Status.RUNNING and step.logits > 0:
             allowed = max(_prompt_tokens(state, step, request.num_planned), LEAST_PROMPT_TOKENS)
@@ -130,7 +133,7 @@ def apply(state: SchedulerState, result: StepResult) -> list[Event]:
     size = state.limits.block_tokens
     for request, epoch, num_tokens, samples, answers in state.in_flight.popleft():
         sample = next(sampled) if answers else None  # one for each row with logits, in plan order
-        if request.num_preemptions != epoch or request.status is not Status.RUNNING:
+        if request.num_preemptions != epoch or request.status is not _RUNNING:
             continue  # preempted or ended while the step ran
         request.num_computed = num_tokens
         if state.suspects:
@@ -158,10 +161,13 @@ def apply(state: SchedulerState, result: StepResult) -> list[Event]:
         reason: FinishReason | None = None
         if token_id in request.stop_token_ids:
             reason = "stop"
-        elif request.num_generated >= request.max_tokens or num_tokens + 1 >= max_context:
+        elif (
+            num_tokens + 1 - request.num_prompt >= request.max_tokens
+            or num_tokens + 1 >= max_context
+        ):
             reason = "length"
-        top = tuple(sample.top_logprobs)
-        events.append(Event(request.id, token_id, sample.logprob, top, reason, None, sample.scored))
+        _row, _token, logprob, top, _fault, _mu, scored = sample
+        events.append(Event(request.id, token_id, logprob, tuple(top), reason, None, scored))
         if reason is not None:
             _learn_length(state, request)
             end(state, request, reason)
@@ -285,7 +291,7 @@ def _join(state: SchedulerState, now: float, step: _Step, request: Request, most
 
 def _plan(state: SchedulerState, step: _Step) -> StepPlan:
     rows = []
-    in_flight = []
+    in_flight: list[InFlight] = []
     charges = state.waiting.charges
     for request, epoch, num_new in step.rows:
         if request.num_preemptions != epoch:
@@ -297,7 +303,7 @@ def _plan(state: SchedulerState, step: _Step) -> StepPlan:
             request.num_pending += 1
         news = new_blocks(state, request) if len(request.blocks) > request.num_told else ()
         num_logits = int(samples)
-        if request.scores_prompt:
+        if request.sampling.num_prompt_logprobs >= 0 and request.scores_prompt:
             num_logits = max(num_tokens - max(context, request.num_scored), num_logits)
         rows.append(PlanRow(request.row, num_new, context, num_logits, news))
         in_flight.append(InFlight(request, epoch, num_tokens, samples, num_logits > 0))
