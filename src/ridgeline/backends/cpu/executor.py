@@ -267,7 +267,8 @@ class CpuExecutor:
         for row, num_new, num_context, num_logits, news, slot in plan.rows:
             if (self._takes_whole and num_context) or (self._pools and num_logits != 1):
                 raise EngineError(f"row {row}: only whole sequences are pooled, into one row each")
-            lines.append((row, num_new, num_context, num_logits, len(news), slot))
+            at = row if slot is None else slot
+            lines.append((row, num_new, num_context, num_logits, len(news), at))
             num_tokens += num_new
             if news:
                 new_blocks += news
