@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -172,7 +171,7 @@ def request_to_json(request: Request) -> dict[str, Any]:
 def request_from_json(entry: Mapping[str, Any]) -> Request:
     return Request(
         id=entry["id"],
-        token_ids=array("i", entry["token_ids"]),
+        token_ids=[int(i) for i in entry["token_ids"]],
         num_prompt=entry["num_prompt"],
         max_tokens=entry["max_tokens"],
         stop_token_ids=frozenset(entry["stop_token_ids"]),
