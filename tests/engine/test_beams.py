@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ridgeline import LLM, BeamSearchParams, RequestError, SamplingParams
+from ridgeline.step import StepPlan
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 PROMPTS = ["Hello there", "A second, somewhat longer prompt about nothing"]
@@ -50,6 +51,38 @@ def test_one_beam_is_greedy(llm: LLM) -> None:
     greedy = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
     (output,) = llm.beam_search(PROMPTS[0], BeamSearchParams(1, 8, ignore_eos=True))
     assert output.sequences[0].token_ids == llm.generate(PROMPTS[0], greedy)[0].outputs[0].token_ids
+
+
+def test_a_beam_computes_one_token_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However its tokens lie in blocks: what a beam grew from is shared or copied."""
+    llm = LLM(str(GOLDEN / "llama3" / "model.gguf"), max_rows=16, context_length=96)
+    plans: list[StepPlan] = []
+    executor = llm.session.engine._executor
+    submit = executor.submit
+
+    def noted(plan: StepPlan) -> None:
+        plans.append(plan)
+        submit(plan)
+
+    monkeypatch.setattr(executor, "submit", noted)
+    for width, length in [(1, 20), (4, 20)]:
+        plans.clear()
+        llm.beam_search(PROMPTS[1], BeamSearchParams(width, length, ignore_eos=True))
+        _first, *others = plans
+        assert len(others) == length - 1
+        assert {row.num_new for plan in others for row in plan.rows} == {1}
+        assert max(len(plan.rows) for plan in others) <= 2 * width  # a beam, and what it forked
+        assert sum(len(plan.copies) for plan in others) > 0
+    assert not llm.session.engine.has_work
+    pool = llm.session.engine.state.pool
+    assert pool.num_free == pool.num_blocks
+
+
+@pytest.mark.parametrize("max_rows", [1, 2, 3, 5])
+def test_few_rows_change_no_beam(llm: LLM, max_rows: int) -> None:
+    params = BeamSearchParams(3, 8, ignore_eos=True)
+    few = LLM(str(GOLDEN / "llama3" / "model.gguf"), max_rows=max_rows, context_length=96)
+    assert few.beam_search(PROMPTS, params) == llm.beam_search(PROMPTS, params)
 
 
 def test_the_models_end_ends_a_beam() -> None:

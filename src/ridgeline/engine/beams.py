@@ -1,8 +1,10 @@
 """Beam search: the likeliest answers as wholes, by widening the likeliest beginnings.
 
-It stands on ordinary requests of one token each, so it needs nothing of the engine: what a beam has
-in common with the last step's comes from the prefix cache, in whole blocks, and the rest of a block
-is computed again. Scores are sums of the model's own log-probabilities, in float64.
+It stands on ordinary requests, one for each beam and token, that are forks of the one that the beam
+grew from: whole blocks are shared, one is copied, and one token is computed. So that there is
+something to fork, a request stays for a second token, which nobody looks at; where rows are too few
+for both, it ends first, and the prefix cache has its whole blocks. Scores are sums of the model's
+own log-probabilities, in float64.
 """
 
 from __future__ import annotations
@@ -16,8 +18,11 @@ from ridgeline.engine.request import FinishReason, SamplingParams
 from ridgeline.errors import RequestError, RidgelineError
 from ridgeline.model.text.tokenizer import Tokenizer
 
-# Runs requests, all at once; results in their order.
-Ask = Callable[[Sequence[Tokenized], Sequence[SamplingParams]], list[RequestOutput]]
+# Runs requests, all at once, until each has a token or has ended; results in their order. A third
+# argument says for each which request of the call before it is a fork of; None: of none.
+Ask = Callable[
+    [Sequence[Tokenized], Sequence[SamplingParams], Sequence[int | None]], list[RequestOutput]
+]
 
 MAX_WIDTH = 128  # twice as many log-probabilities are asked for a beam
 
@@ -71,8 +76,11 @@ class BeamSearchOutput:
 
 @dataclass(frozen=True, slots=True)
 class _Beam:
+    """parent: the request, of those that were asked last, that it grew from."""
+
     token_ids: tuple[int, ...]
     logprob: float
+    parent: int | None = None
 
 
 @dataclass(slots=True)
@@ -96,7 +104,7 @@ def search(
     never run.
     """
     step = SamplingParams(
-        temperature=0, seed=0, max_tokens=1, ignore_eos=True, logprobs=2 * params.beam_width
+        temperature=0, seed=0, max_tokens=2, ignore_eos=True, logprobs=2 * params.beam_width
     )
     searches = [_Search(prompt, [_Beam((), 0.0)], []) for prompt in prompts]
     for _ in range(params.max_tokens):
@@ -104,23 +112,23 @@ def search(
         if not asked:
             break
         wanted = [Tokenized(None, [*s.prompt.token_ids, *beam.token_ids]) for s, beam in asked]
-        outputs = ask(wanted, [step] * len(wanted))
+        outputs = ask(wanted, [step] * len(wanted), [beam.parent for _s, beam in asked])
         grown: dict[int, list[_Beam]] = {}
-        for (s, beam), output in zip(asked, outputs, strict=True):
-            grown.setdefault(id(s), []).extend(_grow(s, beam, output))
+        for index, ((s, beam), output) in enumerate(zip(asked, outputs, strict=True)):
+            grown.setdefault(id(s), []).extend(_grow(s, beam, output, index))
         for s in searches:
             if s.live:
                 _select(s, grown[id(s)], params, tokenizer, max_context)
     return [_output(s, params, tokenizer) for s in searches]
 
 
-def _grow(s: _Search, beam: _Beam, output: RequestOutput) -> list[_Beam]:
+def _grow(s: _Search, beam: _Beam, output: RequestOutput, index: int) -> list[_Beam]:
     answer = output.outputs[0]
     if not answer.logprobs:
         s.error = answer.error
         return []
     return [
-        _Beam((*beam.token_ids, token_id), beam.logprob + entry.logprob)
+        _Beam((*beam.token_ids, token_id), beam.logprob + entry.logprob, index)
         for token_id, entry in answer.logprobs[0].items()
     ]
 

@@ -182,10 +182,13 @@ class Session:
         name: str | None = None,
         streams: bool = True,
         service: Service = ORDINARY_SERVICE,
+        fork_of: Group | None = None,
     ) -> Group:
         """Queues a prompt. arrival: `time.monotonic()` of the call that brought it. name: its id,
-        if no group that runs has it. streams: as `Group` has it. Raises RequestError if it could
-        never run here, Overloaded if it cannot run soon enough.
+        if no group that runs has it. streams: as `Group` has it. fork_of: a group of one answer
+        with which it begins alike: what that has computed is shared, to the token, if it still
+        runs. Raises RequestError if it could never run here, Overloaded if it cannot run soon
+        enough.
         """
         name = f"request-{next(self._numbers)}" if name is None else name
         seed = secrets.randbits(63) if params.seed is None else params.seed
@@ -193,6 +196,7 @@ class Session:
         num_prompt = len(prompt.token_ids)
         group = Group(name, prompt, arrival, time.monotonic(), streams)
         timeout = service.timeout_seconds
+        parent = None if fork_of is None else fork_of.requests[0].id
         try:
             for index in range(params.num_sequences):
                 own_seed = (seed + index) % 2**64  # answer i of a prompt uses seed + i
@@ -209,7 +213,7 @@ class Session:
                     priority=service.priority,
                     arrival=arrival,
                     deadline=None if timeout is None else arrival + timeout,
-                    fork_of=f"{name}-0" if index else None,
+                    fork_of=f"{name}-0" if index else parent,
                 )
                 if request.id in self._groups:
                     raise RequestError("request_id", f"{name!r} is in use")
