@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ QWEN_MOE: dict[str, Any] = {
     "shared_expert_intermediate_size": 40,
 }
 # What an architecture needs to be told besides.
+DECI_BLOCK = {"attention": {"n_heads_in_group": 2}, "ffn": {"ffn_mult": 6.0}}
 ALSO: dict[str, dict[str, Any]] = {
+    "DeciLMForCausalLM": {"block_configs": [DECI_BLOCK] * 3},
     "Gemma4ForCausalLM": {"hidden_size_per_layer_input": 0},
     "Gemma4ForConditionalGeneration": {"hidden_size_per_layer_input": 0},
     "Mamba2ForCausalLM": {"num_heads": 4, "head_dim": 32, "n_groups": 2, "state_size": 8},
@@ -113,6 +116,26 @@ def test_each_architecture_builds_a_sound_graph(architecture: str) -> None:
     assert {state.name.split(".")[1] for state in states} == {"0", "1", "2"}
     assert len(graph.states) == 3 or graph.row_states
     assert len({node.name for node in graph.nodes}) == len(graph.nodes)
+
+
+def test_decilm_is_llama_layer_by_layer() -> None:
+    """There is no oracle for it: where its layers are alike it is Llama, node for node."""
+    decilm = built(of("DeciLMForCausalLM", intermediate_size=None, num_key_value_heads=None))
+    llama = built(LLAMA | {"intermediate_size": 256})
+    assert replace(decilm, name="llama") == llama
+    blocks = [
+        {"attention": {"no_op": True}, "ffn": {"ffn_mult": 12.0}},
+        {"attention": {"n_heads_in_group": 4}, "ffn": {"no_op": True}},
+        DECI_BLOCK,
+    ]
+    mixed = built(of("DeciLMForCausalLM", block_configs=blocks))
+    assert [(s.name, s.kv_heads) for s in mixed.states] == [("layers.1.kv", 1), ("layers.2.kv", 2)]
+    widths = {w.name: w.shape[0] for w in mixed.weights if w.name.endswith("mlp.up.weight")}
+    assert widths == {"layers.0.mlp.up.weight": 512, "layers.2.mlp.up.weight": 256}
+    linear = {**DECI_BLOCK, "ffn": {"ffn_mult": 1.0, "replace_with_linear": True}}
+    message = refusal(of("DeciLMForCausalLM", block_configs=[linear] * 3))
+    assert "block_configs[0]: ffn: replace_with_linear = True" in message
+    assert "a list of 3 objects" in refusal(of("DeciLMForCausalLM", block_configs=[DECI_BLOCK]))
 
 
 def test_each_projection_is_a_linear_of_its_own_and_says_how_it_is_cut() -> None:

@@ -15,6 +15,7 @@ from ridgeline.model.architectures.arcee import build_arcee
 from ridgeline.model.architectures.bert import build_bert, build_bert_classifier
 from ridgeline.model.architectures.blocks import AS_PUBLISHED, Stored
 from ridgeline.model.architectures.cohere import build_cohere, build_cohere2
+from ridgeline.model.architectures.decilm import build_decilm
 from ridgeline.model.architectures.ernie import build_ernie
 from ridgeline.model.architectures.exaone4 import build_exaone4
 from ridgeline.model.architectures.fields import Fields, quote
@@ -164,6 +165,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "MiniMaxM2ForCausalLM": hf(build_minimax_m2, names_moe.HF_MINIMAX_M2, "minimax_m2"),
     "Glm4MoeForCausalLM": hf(build_glm4_moe, names_moe.HF_DEEPSEEK_MOE, "glm4_moe"),
     "Dots1ForCausalLM": hf(build_dots1, names_moe.HF_DEEPSEEK_MOE, "dots1"),
+    "DeciLMForCausalLM": hf(build_decilm, names.HF_LLAMA, "nemotron-nas"),
     "Gemma4ForCausalLM": HF_GEMMA4,
     "Gemma4ForConditionalGeneration": HF_GEMMA4,
     "LlamaForSequenceClassification": hf(classifier(build_llama), names.HF_LLAMA | SCORED, "llama"),
