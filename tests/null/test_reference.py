@@ -277,7 +277,7 @@ def test_attention_looks_ahead_as_far_as_it_may(ahead: int) -> None:
     """Window and reach ahead against the same with what is hidden left out."""
     op = Attention(1, 3, 2, scale=0.7, causal=False, ahead=ahead)
     state = KvState("kv", 1, 3, 2, 2, EXACT)
-    row = BoundRow(0, 6, 0, 6, np.arange(6), np.array([2, 0]), RowSampling())
+    row = BoundRow(0, 6, 0, 6, np.arange(6), np.array([[2], [0]]), RowSampling())
     cache, (k, v) = cache_of(state, (row,))
     q = rng().standard_normal((6, 3))
     (found,) = run(op, q, cache=cache, rows=(row,))
@@ -298,7 +298,7 @@ def test_positions_segments_and_pools() -> None:
         (found,) = run(TypeEmbed(separator), ids, weights=[table[:2]])
         np.testing.assert_array_equal(found, table[:2][types])
     whole = [
-        BoundRow(i, n, 0, 1, np.arange(n), np.array([i]), RowSampling())
+        BoundRow(i, n, 0, 1, np.arange(n), np.array([[i]]), RowSampling())
         for i, n in ((0, 3), (1, 2))
     ]
     x = rng().standard_normal((5, 4))
