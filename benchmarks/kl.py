@@ -102,7 +102,11 @@ def llamacpp_f32_cache_logits(model: Path, windows: Windows, threads: int) -> It
 
 
 def ridgeline_logits(
-    model: Path, windows: Windows, threads: int, backend: str = "cpu"
+    model: Path,
+    windows: Windows,
+    threads: int,
+    backend: str = "cpu",
+    kv_format: str | None = None,
 ) -> Iterator[F32]:
     """Ridgeline's logits, a window in steps of 64 tokens (steps of any size give the same bits)."""
     from ridgeline.assemble import Options, assemble
@@ -110,7 +114,11 @@ def ridgeline_logits(
     from ridgeline.step import PlanRow, RowSampling, StepPlan
 
     options = Options(
-        backend=backend, context_length=max(map(len, windows)), max_rows=STEP, threads=threads
+        backend=backend,
+        context_length=max(map(len, windows)),
+        max_rows=STEP,
+        threads=threads,
+        kv_format=kv_format,
     )
     executor = assemble(str(model), read_settings(), options).executor
     for ids in windows:
@@ -127,6 +135,14 @@ def ridgeline_logits(
         yield np.concatenate(parts)
 
 
+def ridgeline_f16_cache_logits(model: Path, windows: Windows, threads: int) -> Iterator[F32]:
+    return ridgeline_logits(model, windows, threads, kv_format="f16")
+
+
+def ridgeline_int8_cache_logits(model: Path, windows: Windows, threads: int) -> Iterator[F32]:
+    return ridgeline_logits(model, windows, threads, kv_format="int8")
+
+
 def ridgeline_reference_logits(model: Path, windows: Windows, threads: int) -> Iterator[F32]:
     """The logits of Ridgeline's definition of every operator (NumPy, slow)."""
     return ridgeline_logits(model, windows, threads, backend="reference")
@@ -137,6 +153,8 @@ ENGINES: dict[str, Callable[[Path, Windows, int], Iterator[F32]]] = {
     "llamacpp": llamacpp_logits,
     "llamacpp-f32-cache": llamacpp_f32_cache_logits,
     "ridgeline": ridgeline_logits,
+    "ridgeline-f16-cache": ridgeline_f16_cache_logits,
+    "ridgeline-int8-cache": ridgeline_int8_cache_logits,
     "ridgeline-reference": ridgeline_reference_logits,
 }
 
