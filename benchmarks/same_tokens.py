@@ -24,6 +24,7 @@ import argparse
 import itertools
 import math
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -160,8 +161,15 @@ class Row:
 class Comparison:
     """Answers under each condition beside those of each request alone and cold."""
 
-    def __init__(self, asked: Sequence[Asked], runner: Runner, seed: int) -> None:
+    def __init__(
+        self,
+        asked: Sequence[Asked],
+        runner: Runner,
+        seed: int,
+        report: Callable[[Row], None] | None = None,
+    ) -> None:
         self.asked = asked
+        self.report = report
         self.rng = random.Random(seed)
         self.rows: list[Row] = []
         self.expected: list[Answer] = []
@@ -190,6 +198,8 @@ class Comparison:
                 note,
             )
         )
+        if self.report is not None:
+            self.report(self.rows[-1])
 
     def one_by_one(
         self, name: str, runner: Runner, services: Sequence[Service], parts: Sequence[int] = ()
@@ -249,13 +259,20 @@ def random_preemptions(llm: LLM, rng: random.Random) -> Callable[[], None]:
 
 
 def compare(
-    model: str, asked: Sequence[Asked], num_orders: int, seed: int, small_tokens: int
+    model: str,
+    asked: Sequence[Asked],
+    num_orders: int,
+    seed: int,
+    small_tokens: int,
+    report: Callable[[Row], None] | None = None,
 ) -> list[Row]:
-    """Every condition. small_tokens: what the cache that is too small holds."""
+    """Every condition. small_tokens: what the cache that is too small holds. report: told of each
+    row as it is there.
+    """
     context = max(len(one.token_ids) + (one.params.max_tokens or 0) for one in asked) + 1
     sizes = {"context_length": context, "max_rows": len(asked)}
     two = Runner(LLM(model, threads=2, **sizes))
-    found = Comparison(asked, two, seed)
+    found = Comparison(asked, two, seed, report)
     found.one_by_one("alone, cached", two, found.tenants)
     found.one_by_one("cached to anywhere", two, [fresh() for _ in asked], parts=found.anywhere())
     found.orders(f"among {len(asked)} others", two, num_orders, cold=lambda number: number % 2 == 0)
@@ -295,6 +312,10 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def told(row: Row) -> None:
+    print(f"{row.condition}: {row.differences} of {row.compared} differ", file=sys.stderr)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -307,7 +328,7 @@ def main() -> int:
     given = parser.parse_args()
     asked = workload(given.requests, given.longest, given.seed)
     small = given.longest + 200
-    rows = compare(given.model, asked, given.orders, given.seed, small)
+    rows = compare(given.model, asked, given.orders, given.seed, small, told)
     tokens = sum(len(one.token_ids) for one in asked)
     print(f"{len(asked)} requests, {tokens:,} prompt tokens, seed {given.seed}\n")
     print(table(rows))

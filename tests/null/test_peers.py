@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -405,6 +408,48 @@ def test_a_worker_stands_still_between_its_turns(fakes: Path, tmp_path: Path) ->
 
 
 # ---- our own worker, on a small model
+
+
+STUBBORN = """#!{python}
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    pathlib.Path({file!r}).write_text(str(os.getpid()))
+    time.sleep(600)
+sys.stdin.read()
+time.sleep(1)
+"""
+
+
+def test_whoever_is_told_twice_to_end_leaves_nobody_behind(fakes: Path, tmp_path: Path) -> None:
+    """As timeout(1) does: the second time in the midst of ending an engine that has children."""
+    born, engine = tmp_path / "born", tmp_path / "engine"
+    engine.write_text(STUBBORN.format(python=sys.executable, file=str(born)))
+    engine.chmod(0o755)
+    fakes.write_text(fakes.read_text() + f'[engines.ridgeline]\npython = "{engine}"\n')
+    script = Path(contenders.__file__).parents[1] / "peers.py"
+    words = [str(fakes), "--cases", "qwen-0.5b-decode-32", "--out", str(tmp_path / "out")]
+    with subprocess.Popen([sys.executable, str(script), *words], stderr=subprocess.PIPE) as peers:
+        while not (born.exists() and born.read_text()):
+            time.sleep(0.01)
+        child = int(born.read_text())
+        peers.terminate()
+        time.sleep(0.5)
+        peers.terminate()
+        assert b"told to end" in peers.communicate(timeout=60)[1]
+    for _ in range(100):
+        if not Path(f"/proc/{child}").exists() or "Z" in process_state(child):
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        raise AssertionError("its child is still there")
+
+
+def process_state(pid: int) -> str:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return "Z"
 
 
 def test_a_case_is_priced_by_the_steps_that_it_times(monkeypatch: pytest.MonkeyPatch) -> None:
