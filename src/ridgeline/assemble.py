@@ -14,17 +14,17 @@ from weakref import finalize
 
 from ridgeline.config import Settings
 from ridgeline.cost.calibrate import StepSeconds
-from ridgeline.cost.count import count_parameters, count_state_bytes, count_step
+from ridgeline.cost.count import count_parameters, count_step
 from ridgeline.cost.device import Device, Roofs
 from ridgeline.cost.free_memory import available_bytes
 from ridgeline.cost.measure import Meter, ReadRoof, device_now, load, read_roof
-from ridgeline.cost.memory import check_fits, memory_ledger
+from ridgeline.cost.sizes import BLOCK_TOKENS, Sizes, plan_sizes
 from ridgeline.cost.step_times import least_seconds
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.executor import Executor
 from ridgeline.engine.record import Recorder
 from ridgeline.engine.schedule.policies import POLICIES
-from ridgeline.errors import CapacityError, RequestError, RidgelineError
+from ridgeline.errors import RequestError, RidgelineError
 from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import Graph
@@ -32,26 +32,18 @@ from ridgeline.model.graph.work import Precision, Work
 from ridgeline.model.opened import OpenedModel, open_model
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.kv_format import with_kv_format
-from ridgeline.model.passes.memory import plan_memory
 from ridgeline.model.task import Purpose, purpose_of
 from ridgeline.model.text.tokenizer import Tokenizer
 from ridgeline.model.weights.sources import Progress, parse_reference, resolve, silent
-from ridgeline.step import BlockGroup, StepShape
-from ridgeline.units import GB, format_bytes
+from ridgeline.step import StepShape
 
 if TYPE_CHECKING:
     from ridgeline.backends.cpu.executor import CpuExecutor, OperatorTime
     from ridgeline.model.text.chat import ChatTemplate
 
-BLOCK_TOKENS = 16
 
 # Options that are positive whole numbers.
 COUNTS = ("context_length", "memory", "max_rows", "max_tokens_per_step", "max_waiting", "threads")
-
-# Left to the rest of the machine and to this process beside weights, KV and arena.
-RESERVE_BYTES = 1 * GB
-# Without a --memory, a single process takes at most this share of what is free after the weights.
-KV_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,18 +191,6 @@ def kept_roofs(settings: Settings, isa: str) -> Roofs | None:
     return load(settings.cache_dir, identity(), isa)
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """What the plan settled before anything was read."""
-
-    num_blocks: int
-    groups: tuple[BlockGroup, ...]
-    block_bytes: int
-    max_context: int
-    max_rows: int
-    max_tokens_per_step: int
-
-
 # Arithmetic and bytes of each backend, for its figures.
 _CPU_PRECISION = Precision(
     activation_bytes=4.0,
@@ -256,7 +236,15 @@ def assemble(
     graph = fuse(with_kv_format(purpose.graph, KV_FORMATS[kv_format_of(options)]))
     if purpose.whole and options.max_tokens_per_step < graph.max_context:
         options = replace(options, max_tokens_per_step=graph.max_context)
-    sizes = plan_sizes(graph, options, precision, available_bytes())
+    sizes = plan_sizes(
+        graph,
+        memory=options.memory,
+        max_rows=options.max_rows,
+        max_tokens_per_step=options.max_tokens_per_step,
+        context_is_asked=options.context_length is not None,
+        rolling_bytes=precision.rolling_bytes,
+        available=available_bytes(),
+    )
     threads = options.threads or settings.threads
     settings = replace(settings, threads=threads, isa=options.isa or settings.isa)
     executor = build(graph, opened, sizes, settings)
@@ -360,7 +348,7 @@ def _recorder(
         raise RequestError("record", f"cannot be written: {error}") from None
     settled = {
         "context_length": sizes.max_context,
-        "memory": sizes.num_blocks * sizes.block_bytes,
+        "memory": sizes.memory,
         "max_rows": sizes.max_rows,
         "max_tokens_per_step": sizes.max_tokens_per_step,
     }
@@ -386,70 +374,6 @@ def load_tokenizer(opened: OpenedModel) -> Tokenizer:
     return Tokenizer.from_directory(opened.checkpoint.path)
 
 
-def plan_sizes(graph: Graph, options: Options, precision: Precision, available: int) -> Sizes:
-    """The KV cache that fits, and the context that follows from it.
-
-    available: bytes that the machine has free. Raises CapacityError with bytes needed, bytes there,
-    and what would fit.
-    """
-    arena = plan_memory(
-        graph,
-        max_tokens=options.max_tokens_per_step,
-        max_sampled=options.max_rows,
-        max_sequences=options.max_rows,
-    )
-    ledger = memory_ledger(
-        graph,
-        rows=1,
-        context=BLOCK_TOKENS,
-        arena_bytes=arena.arena_bytes,
-        block_tokens=BLOCK_TOKENS,
-        step_tokens=2 * options.max_tokens_per_step,  # one step is planned while another runs
-    )
-    usable = available - RESERVE_BYTES
-    check_fits(ledger, usable, graph.name)
-    fixed = ledger.weight_bytes + ledger.arena_bytes
-    budget = options.memory
-    if budget is None:
-        budget = max(ledger.kv_bytes, int((usable - fixed) * KV_SHARE))
-    elif fixed + budget > usable:
-        raise CapacityError(
-            f"memory: a KV cache of {format_bytes(budget)} does not fit; "
-            f"{format_bytes(usable - fixed)} are left beside weights, activations and "
-            f"{format_bytes(RESERVE_BYTES)} in reserve"
-        )
-    # Recurrent states first, for as many rows as half of the memory has room for.
-    state_bytes = count_state_bytes(graph, precision.rolling_bytes)
-    max_rows = options.max_rows
-    if state_bytes:
-        if budget < state_bytes:
-            raise CapacityError(
-                f"memory: {format_bytes(budget)} do not hold the recurrent state of one row, "
-                f"{format_bytes(state_bytes)}"
-            )
-        max_rows = min(max_rows, max(1, budget // 2 // state_bytes))
-        budget -= max_rows * state_bytes
-    context = graph.max_context
-    if options.context_length is not None:
-        check_fits(replace(ledger, context=context), fixed + budget, graph.name)
-    if budget < ledger.kv_bytes:
-        raise CapacityError(
-            f"memory: {format_bytes(budget)} hold no KV block; one of {BLOCK_TOKENS} tokens would "
-            f"fit in {format_bytes(ledger.kv_bytes)}"
-        )
-    num_blocks = max_rows * ledger.row_blocks(context)
-    if ledger.block_bytes:
-        num_blocks = min(num_blocks, budget // ledger.block_bytes)
-    return Sizes(
-        num_blocks=num_blocks,
-        groups=ledger.groups,
-        block_bytes=ledger.block_bytes,
-        max_context=ledger.longest_row(num_blocks, context),
-        max_rows=max_rows,
-        max_tokens_per_step=options.max_tokens_per_step,
-    )
-
-
 def _cpu(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) -> Executor:
     from ridgeline.backends.cpu.executor import CpuExecutor
 
@@ -459,6 +383,7 @@ def _cpu(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) ->
         num_blocks=sizes.num_blocks,
         max_rows=sizes.max_rows,
         max_tokens_per_step=sizes.max_tokens_per_step,
+        num_slots=sizes.num_slots,
         threads=settings.threads,
         isa=settings.isa,
         packed_folder=settings.cache_dir / "packed" if settings.keep_packed else None,
@@ -470,7 +395,11 @@ def _reference(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settin
     from ridgeline.backends.reference.executor import ReferenceExecutor
 
     return ReferenceExecutor(
-        graph, opened.weights, num_blocks=sizes.num_blocks, max_rows=sizes.max_rows
+        graph,
+        opened.weights,
+        num_blocks=sizes.num_blocks,
+        max_rows=sizes.max_rows,
+        num_slots=sizes.num_slots,
     )
 
 
@@ -485,6 +414,7 @@ def _null(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) -
         max_rows=sizes.max_rows,
         block_tokens=BLOCK_TOKENS,
         groups=sizes.groups,
+        num_slots=sizes.num_slots,
     )
 
 

@@ -10,7 +10,7 @@ from scheduler_world import run_worlds
 def test_nothing_leaks_and_nobody_starves_under_faults(start: int) -> None:
     counts = run_worlds(range(start, start + 10), 300)
     assert counts.steps > 3000
-    for what in ("tokens", "preemptions", "copies", "cached_tokens", "given_up"):
+    for what in ("tokens", "preemptions", "copies", "cached_tokens", "given_up", "restored"):
         assert getattr(counts, what) > 0, f"these worlds have no {what}"
 
 

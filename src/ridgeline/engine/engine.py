@@ -69,7 +69,12 @@ class Engine:
         if policy not in POLICIES:
             raise RequestError("policy", f"{policy!r}; there are: {', '.join(POLICIES)}")
         self._state = SchedulerState.empty(
-            limits, executor.num_blocks, POLICIES[policy](), seconds, executor.groups
+            limits,
+            executor.num_blocks,
+            POLICIES[policy](),
+            seconds,
+            executor.groups,
+            max(0, executor.num_slots - executor.max_rows),
         )
         self._times = seconds if isinstance(seconds, StepSeconds) else None
         self._num_steps = 0

@@ -318,13 +318,15 @@ class Request:
     The record. number: order of coming. rank: order of service. num_planned: tokens computed once
     all planned steps have run; num_computed: by steps that were booked. num_pending: tokens that
     planned steps will sample. blocks: the row's table of the first group of layers, other_tables:
-    of the others; each holds entries from its own of `firsts` on, and NO_BLOCK before. num_told:
-    entries that the executor has been told of. names: of its full blocks; num_published: of these,
-    in the prefix cache. num_cached: tokens that were there at the first admission; cache_miss: why
-    not more. num_preemptions, num_recomputed: times that it gave its blocks back, and tokens
-    computed again for it. admitted: when it first had a row. num_scored: where the prompt's
-    log-probabilities are wanted, tokens whose logits have served for it. suspected_to: a step that
-    would have brought it so far failed, and it has not been there since.
+    of the others; each holds entries from its own of `firsts` on, and NO_BLOCK before. stops:
+    boundaries at which a snapshot of its recurrent states is wanted; snapshots: those that planned
+    steps take, tokens and slot. num_told: entries that the executor has been told of. names: of its
+    full blocks; num_published: of these, in the prefix cache. num_cached: tokens that were there at
+    the first admission; cache_miss: why not more. num_preemptions, num_recomputed: times that it
+    gave its blocks back, and tokens computed again for it. admitted: when it first had a row.
+    num_scored: where the prompt's log-probabilities are wanted, tokens whose logits have served for
+    it. suspected_to: a step that would have brought it so far failed, and it has not been there
+    since.
     """
 
     id: str
@@ -350,6 +352,8 @@ class Request:
     blocks: list[int] = field(default_factory=list)
     other_tables: list[list[int]] = field(default_factory=list)
     firsts: list[int] = field(default_factory=list)
+    stops: list[int] = field(default_factory=list)
+    snapshots: list[tuple[int, int]] = field(default_factory=list)
     num_told: int = 0
     names: list[bytes] = field(default_factory=list)
     num_published: int = 0

@@ -11,12 +11,15 @@ common part is written over before it is read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ridgeline.engine.kv.prefix import CacheMiss, prefix_hashes
 from ridgeline.engine.request import Request, Status
 from ridgeline.engine.schedule.state import SchedulerState
-from ridgeline.step import NO_BLOCK, BlockCopy, BlockGroup
+from ridgeline.step import NO_BLOCK, BlockCopy, BlockGroup, SlotCopy
+
+# Entries from one snapshot of an answer's recurrent states to the next.
+SNAPSHOT_ENTRIES = 16
 
 
 class Known(NamedTuple):
@@ -33,7 +36,11 @@ class Known(NamedTuple):
 
 
 def start(
-    state: SchedulerState, request: Request, budget: int, reserved: int, copies: list[BlockCopy]
+    state: SchedulerState,
+    request: Request,
+    budget: int,
+    reserved: int,
+    copies: list[BlockCopy | SlotCopy],
 ) -> bool:
     """Gives a request that is to run a row and its first blocks, those that are cached among them.
 
@@ -74,6 +81,11 @@ def start(
     request.firsts = known.firsts
     request.num_planned = request.num_computed = known.num_tokens
     request.row = state.free_rows.pop()
+    if state.limits.is_recurrent:
+        request.stops = _stops(state, request)
+        if known.num_tokens:
+            name = request.names[known.num_tokens // size - 1]
+            copies.append(SlotCopy(state.snapshots.use(name), request.row))
     request.status = Status.RUNNING
     state.opened.append(request)
     return True
@@ -104,6 +116,9 @@ def vacate(state: SchedulerState, request: Request) -> None:
     else:
         state.closed.append(request.row)
     state.free_rows.append(request.row)
+    for _, slot in request.snapshots:
+        state.snapshots.give_back(slot)
+    request.snapshots = []
     request.blocks = []
     request.other_tables = []
     request.firsts = []
@@ -135,6 +150,38 @@ def publish(state: SchedulerState, request: Request) -> None:
         request.num_published += 1
     if not state.is_plain:
         _give_up(state, request)
+
+
+def snapshot(state: SchedulerState, request: Request) -> SlotCopy | None:
+    """The copy of a row's states before a step takes them on from a boundary where a snapshot is
+    wanted; None: none is, or there is one.
+    """
+    size = state.limits.block_tokens
+    position = request.num_planned
+    if position % size or not position:
+        return None
+    if position not in request.stops and (
+        position <= request.num_prompt or position // size % SNAPSHOT_ENTRIES
+    ):
+        return None
+    name_blocks(request, size)
+    if len(request.names) < position // size or request.names[position // size - 1] in (
+        state.snapshots
+    ):
+        return None  # tokens that are on their way have no name yet
+    slot = state.snapshots.take()
+    if slot is None:
+        return None
+    request.snapshots.append((position, slot))
+    return SlotCopy(request.row, slot)
+
+
+def publish_snapshots(state: SchedulerState, request: Request) -> None:
+    """Those that booked steps took can be found."""
+    size = state.limits.block_tokens
+    while request.snapshots and request.snapshots[0][0] < request.num_computed:
+        position, slot = request.snapshots.pop(0)
+        state.snapshots.add(slot, request.names[position // size - 1])
 
 
 def new_blocks(state: SchedulerState, request: Request) -> tuple[int, ...]:
@@ -194,12 +241,11 @@ def _known_prefix(state: SchedulerState, request: Request) -> Known:
     The last token is always computed: its logits are what the caller waits for.
     """
     size = state.limits.block_tokens
-    if state.limits.is_recurrent:
-        groups = state.pool.groups
-        return Known([[] for _ in groups], [0] * len(groups), 0)
     most = len(request.token_ids) - 1
     if request.scores_prompt:
         most = min(most, request.num_scored)  # what the cache has came without logits
+    if state.limits.is_recurrent:
+        return _prefix_with_snapshot(state, request.names[: most // size])
     cached = _cached_prefix(state, request.names[: most // size])
     parent = state.requests.get(request.fork_of) if request.fork_of is not None else None
     if parent is not None and parent.row >= 0 and parent.salt == request.salt:
@@ -228,6 +274,29 @@ def _cached_prefix(state: SchedulerState, names: Sequence[bytes]) -> Known:
         for first, entries in zip(firsts, found, strict=True)
     ]
     return Known(tables, firsts, length * size)
+
+
+def _prefix_with_snapshot(state: SchedulerState, names: Sequence[bytes]) -> Known:
+    """The longest prefix that has its blocks and, at its end, a snapshot of recurrent states."""
+    length = len(_cached_prefix(state, names).tables[0])
+    while length:
+        if names[length - 1] in state.snapshots:
+            known = _cached_prefix(state, names[:length])
+            if len(known.tables[0]) == length:
+                return known
+        length -= 1
+    return _cached_prefix(state, ())
+
+
+def _stops(state: SchedulerState, request: Request) -> list[int]:
+    """Where others may come back to: the last boundary of the prompt, and the end of what the cache
+    has blocks of, for there somebody went another way.
+    """
+    size = state.limits.block_tokens
+    most = (len(request.token_ids) - 1) // size
+    known = len(_cached_prefix(state, request.names[:most]).tables[0])
+    last = (request.num_prompt - 1) // size
+    return sorted({entries * size for entries in (known, last, most) if entries})
 
 
 def _longest(group: BlockGroup, entries: Sequence[int | None], most: int, size: int) -> int:
@@ -265,7 +334,7 @@ def _why_not_more(state: SchedulerState, request: Request, known: Known) -> Cach
     size = state.limits.block_tokens
     if request.scores_prompt:
         return CacheMiss("scored", known.num_tokens)
-    if state.limits.is_recurrent:
+    if state.limits.is_recurrent and not state.snapshots.slots:
         return CacheMiss("recurrent state", known.num_tokens)
     if known.sources:
         return None
@@ -273,7 +342,11 @@ def _why_not_more(state: SchedulerState, request: Request, known: Known) -> Cach
     num_found = len(known.tables[0])
     names = state.pool.names
     if num_found < len(cacheable) and names.entry(cacheable[num_found]) is not None:
-        return CacheMiss("evicted", known.num_tokens)  # of what a window needs
+        # Of what a window needs, or the states after it.
+        kind: Literal["recurrent state", "evicted"] = "evicted"
+        if state.limits.is_recurrent:
+            kind = "recurrent state"
+        return CacheMiss(kind, known.num_tokens)
     return names.explain(cacheable, num_found, request.token_ids, size, request.salt)
 
 

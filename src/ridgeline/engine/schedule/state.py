@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ridgeline.engine.kv.blocks import BlockPool
+from ridgeline.engine.kv.snapshots import SnapshotPool
 from ridgeline.engine.request import Request, Status
 from ridgeline.engine.schedule.pace import Pace
 from ridgeline.engine.schedule.policies.fcfs import FirstComeQueue
@@ -23,7 +24,8 @@ class Limits:
 
     max_waiting: requests in the queue; None: any number. itl_seconds: what a step may take, by the
     cost model, while answers are being written; None: prompts go as fast as the budget lets them.
-    is_recurrent: rows have a state besides their blocks, so that no block of another row's helps.
+    is_recurrent: rows have a state besides their blocks, so that another row's blocks help only up
+    to where there is a snapshot of it.
     """
 
     max_rows: int
@@ -72,6 +74,7 @@ class SchedulerState:
     running: list[Request] = field(default_factory=list)
     forks: dict[str, list[Request]] = field(default_factory=dict)
     free_rows: list[int] = field(default_factory=list)
+    snapshots: SnapshotPool = field(default_factory=lambda: SnapshotPool(0, 0))
     opened: list[Request] = field(default_factory=list)
     closed: list[int] = field(default_factory=list)
     in_flight: deque[list[InFlight]] = field(default_factory=deque)
@@ -95,11 +98,12 @@ class SchedulerState:
         queue: Queue | None = None,
         seconds: Callable[[StepShape], float] | None = None,
         groups: Sequence[BlockGroup] = ONE_GROUP,
+        num_snapshots: int = 0,
     ) -> SchedulerState:
-        """groups: of layers, as the executor has them. queue: the policy; first come, first served
-        if None. seconds: what a step takes by the cost model; needed for itl_seconds and for
-        admission by predicted finish time. Raises RequestError for an itl_seconds that no step can
-        meet.
+        """num_snapshots: slots for recurrent states beside those of the rows. groups: of layers, as
+        the executor has them. queue: the policy; first come, first served if None. seconds: what a
+        step takes by the cost model; needed for itl_seconds and for admission by predicted finish
+        time. Raises RequestError for an itl_seconds that no step can meet.
         """
         if limits.itl_seconds is not None:
             if seconds is None:
@@ -116,6 +120,7 @@ class SchedulerState:
             FirstComeQueue() if queue is None else queue,
             None if seconds is None else Pace(seconds, limits.max_tokens_per_step),
             free_rows=list(range(limits.max_rows))[::-1],
+            snapshots=SnapshotPool(limits.max_rows, num_snapshots),
         )
 
     @property
@@ -154,6 +159,7 @@ class SchedulerState:
         runs, once.
         """
         self.pool.check_invariants()
+        self.snapshots.check_invariants([s for r in self.running for _, s in r.snapshots])
         rows = [r.row for r in self.running]
         assert sorted(rows + self.free_rows) == list(range(self.limits.max_rows))
         assert all(a.rank < b.rank for a, b in zip(self.running, self.running[1:], strict=False))

@@ -26,13 +26,15 @@ from ridgeline.engine.schedule.memory import (
     missing_blocks,
     new_blocks,
     publish,
+    publish_snapshots,
+    snapshot,
     start,
     vacate,
 )
 from ridgeline.engine.schedule.state import InFlight, SchedulerState
 from ridgeline.engine.schedule.suspects import accuse, clear, forget
 from ridgeline.errors import EngineError
-from ridgeline.step import BlockCopy, PlanRow, StepPlan, StepResult
+from ridgeline.step import BlockCopy, PlanRow, SlotCopy, StepPlan, StepResult
 
 # A step has at least so many tokens of a prompt where one waits, whatever the target: a target that
 # the machine cannot meet must not keep prompts out for ever.
@@ -50,7 +52,7 @@ class _Step:
     budget: int
     logits: int
     rows: list[tuple[Request, int, int]] = field(default_factory=list)
-    copies: list[BlockCopy] = field(default_factory=list)
+    copies: list[BlockCopy | SlotCopy] = field(default_factory=list)
     num_decode: int = 0
     decode_context: int = 0
     num_prompt: int = 0
@@ -111,6 +113,7 @@ def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
             num_new = min(remaining, allowed - step.num_prompt, step.budget)
             if request.scores_prompt:
                 num_new = min(num_new, _scorable(state, step, len(prompts) - index - 1))
+            num_new = _to_stop(request, num_new)
             if num_new > 0 and _make_room(state, request, request.num_planned + num_new):
                 step.add_prompt(request, num_new)
     # Blocks just taken back are for those who run: admitting now would only preempt again.
@@ -131,6 +134,7 @@ def apply(state: SchedulerState, result: StepResult) -> list[Event]:
     sampled = iter(result.sampled)
     max_context = state.limits.max_context
     size = state.limits.block_tokens
+    is_recurrent = state.limits.is_recurrent
     for request, epoch, num_tokens, samples, answers in state.in_flight.popleft():
         sample = next(sampled) if answers else None  # one for each row with logits, in plan order
         if request.num_preemptions != epoch or request.status is not _RUNNING:
@@ -140,6 +144,8 @@ def apply(state: SchedulerState, result: StepResult) -> list[Event]:
             clear(state, request)
         if num_tokens // size > request.num_published:
             publish(state, request)
+        if is_recurrent and request.snapshots:
+            publish_snapshots(state, request)
         if state.forks and num_tokens >= request.num_prompt:
             _release_forks(state, request)
         if sample is None:
@@ -187,7 +193,10 @@ def prune(state: SchedulerState, plan: StepPlan) -> StepPlan:
     ]
     if alive:
         state.in_flight.append([flying for _row, flying in alive])
-    return StepPlan(tuple(row for row, _flying in alive), plan.copies)
+    # What a row of the plan has to do with: it is the source of a snapshot, or goes on from one.
+    rows = {row.state_slot for row, _flying in alive}
+    slots = tuple(c for c in plan.slot_copies if c.source in rows or c.target in rows)
+    return StepPlan(tuple(row for row, _flying in alive), plan.copies, slots)
 
 
 def fail(state: SchedulerState, error: EngineError) -> list[Event]:
@@ -285,7 +294,8 @@ def _join(state: SchedulerState, now: float, step: _Step, request: Request, most
         request.admitted = now
     # What the cache gave is context, which only now is known.
     most = min(most, max(1, _prompt_tokens(state, step, request.num_planned) - step.num_prompt))
-    step.add_prompt(request, min(len(request.token_ids) - request.num_planned, most))
+    num_new = min(len(request.token_ids) - request.num_planned, most)
+    step.add_prompt(request, _to_stop(request, num_new))
     return missing_blocks(state, request)
 
 
@@ -293,9 +303,12 @@ def _plan(state: SchedulerState, step: _Step) -> StepPlan:
     rows = []
     in_flight: list[InFlight] = []
     charges = state.waiting.charges
+    is_recurrent = state.limits.is_recurrent
     for request, epoch, num_new in step.rows:
         if request.num_preemptions != epoch:
             continue
+        if is_recurrent and (copy := snapshot(state, request)) is not None:
+            step.copies.append(copy)
         context = request.num_planned
         num_tokens = request.num_planned = context + num_new
         samples = num_tokens == len(request.token_ids) + request.num_pending
@@ -312,7 +325,21 @@ def _plan(state: SchedulerState, step: _Step) -> StepPlan:
             request.num_charged = num_tokens
     if rows:
         state.in_flight.append(in_flight)
-    return StepPlan(tuple(rows), tuple(step.copies))
+    if not step.copies:
+        return StepPlan(tuple(rows))
+    return StepPlan(
+        tuple(rows),
+        tuple(copy for copy in step.copies if isinstance(copy, BlockCopy)),
+        tuple(copy for copy in step.copies if isinstance(copy, SlotCopy)),
+    )
+
+
+def _to_stop(request: Request, num_new: int) -> int:
+    """New tokens up to where a snapshot of the request's recurrent states is wanted next."""
+    for stop in request.stops:
+        if stop > request.num_planned:
+            return min(num_new, stop - request.num_planned)
+    return num_new
 
 
 def _prompt_tokens(state: SchedulerState, step: _Step, prompt_context: int) -> int:
