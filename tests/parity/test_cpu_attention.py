@@ -251,7 +251,7 @@ def test_any_mix_of_rows(isa: str, kv_format: str) -> None:
             cpu.forward(StepPlan((PlanRow(row, done, 0, 1, have),)))
         new = tuple(blocks.pop() for _ in range(-(-end // 16) - -(-done // 16)))
         plans.append(PlanRow(row, end - done, done, 1, new))
-    again = [replace(plan, new_blocks=()) for plan in reversed(plans)]
+    again = [plan._replace(new_blocks=()) for plan in reversed(plans)]
     for order in (plans, again):
         found = cpu.forward(StepPlan(tuple(order)))
         for row, logits in zip(order, found, strict=True):
