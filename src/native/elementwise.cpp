@@ -52,6 +52,8 @@ inline void with_activation(Activation activation, F f) {
       return;  // of two inputs: clamped_rows
     case Activation::tanh:
       return f([](Vec x) { return tanh(x); });
+    case Activation::identity:
+      return f([](Vec x) { return x; });
   }
 }
 

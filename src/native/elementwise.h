@@ -3,6 +3,6 @@
 
 namespace ridgeline {
 
-enum class Activation { silu, gelu, gelu_tanh, relu, relu2, sigmoid, clamped_swiglu, tanh };
+enum class Activation { silu, gelu, gelu_tanh, relu, relu2, sigmoid, tanh, identity, clamped_swiglu };
 
 }  // namespace ridgeline

@@ -61,6 +61,7 @@ Activation activation_named(const std::string& name) {
                                                                         {"relu2", Activation::relu2},
                                                                         {"sigmoid", Activation::sigmoid},
                                                                         {"clamped_swiglu", Activation::clamped_swiglu},
+                                                                        {"identity", Activation::identity},
                                                                         {"tanh", Activation::tanh}};
   for (const auto& [key, value] : kActivations)
     if (name == key) return value;
@@ -292,27 +293,30 @@ void add_experts(Program& program, const std::string& name, const View& x, const
                  const std::vector<Floats>& biases, std::int64_t top_k, std::int64_t first_expert,
                  const std::string& activation, bool weigh_input) {
   for (const View& view : {x, slots, y}) check_floats(program, view);
-  const std::size_t count = gate.size();
-  require(count > 0 && up.size() == count && down.size() == count && (biases.empty() || biases.size() == 3),
+  const std::size_t count = up.size();
+  const bool gated = !gate.empty();
+  const std::size_t num_biases = gated ? 3 : 2;
+  require(count > 0 && (!gated || gate.size() == count) && down.size() == count &&
+              (biases.empty() || biases.size() == num_biases),
           "experts do not have the same parts");
   require(x.width == y.width && slots.width == 2 * top_k && x.sampled == y.sampled && x.sampled == slots.sampled &&
               first_expert >= 0,
           "the experts' values disagree");
-  const std::int64_t hidden = gate[0].packed.n, width = x.width;
+  const std::int64_t hidden = up[0].packed.n, width = x.width;
   const float* vectors[3] = {nullptr, nullptr, nullptr};
   for (std::size_t i = 0; i < biases.size(); i++) {
-    const std::size_t size = count * static_cast<std::size_t>(i < 2 ? hidden : width);
+    const std::size_t size = count * static_cast<std::size_t>(i + 1 < num_biases ? hidden : width);
     require(biases[i].size() == size, "the experts' biases are not as long as their matrices are high");
-    vectors[i] = program.keep(biases[i].data(), static_cast<std::int64_t>(size));
+    vectors[i + 3 - num_biases] = program.keep(biases[i].data(), static_cast<std::int64_t>(size));
   }
   const Limits& limits = program.rows().limits();
   Experts::Spec spec{x, slots, y, hidden, top_k, first_expert, {}, activation_named(activation), weigh_input,
-                     std::max(limits.max_tokens, limits.max_sampled)};
+                     gated, std::max(limits.max_tokens, limits.max_sampled)};
   for (std::size_t e = 0; e < count; e++) {
-    const PackedMatrix &g = gate[e].packed, &u = up[e].packed, &d = down[e].packed;
-    require(g.k == width && u.k == width && g.n == hidden && u.n == hidden && d.n == width && d.k == hidden &&
-                g.layout == gate[0].packed.layout && u.layout == up[0].packed.layout &&
-                d.layout == down[0].packed.layout,
+    const PackedMatrix &u = up[e].packed, &d = down[e].packed, g = gated ? gate[e].packed : PackedMatrix{};
+    require(u.k == width && u.n == hidden && d.n == width && d.k == hidden && u.layout == up[0].packed.layout &&
+                d.layout == down[0].packed.layout &&
+                (!gated || (g.k == width && g.n == hidden && g.layout == gate[0].packed.layout)),
             "an expert is not like the first");
     const auto at = static_cast<std::int64_t>(e);
     spec.experts.push_back({g, u, d, vectors[0] ? vectors[0] + at * hidden : nullptr,

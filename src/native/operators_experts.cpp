@@ -141,8 +141,8 @@ struct Experts::Places {
 };
 
 Experts::Experts(std::string name, Spec spec) : Operator(std::move(name), "experts"), spec_(std::move(spec)) {
-  in_[0] = activation_of(spec_.experts[0].gate.layout);
   in_[1] = activation_of(spec_.experts[0].up.layout);
+  in_[0] = spec_.gated ? activation_of(spec_.experts[0].gate.layout) : in_[1];
   mid_ = activation_of(spec_.experts[0].down.layout);
 }
 
@@ -265,11 +265,16 @@ void Experts::multiply_hidden(const StepContext& context, Worker& worker, const 
       kernels.linear(matrix, in_[i], at.in[i] + static_cast<std::size_t>(segment.begin) * at.in_bytes[i], rows, 0,
                      matrix.num_strips(), bias ? bias + channel : nullptr, out, ld, worker.scratch);
     };
-    const std::byte* second = from_strip(kernels, expert.up, strip).data;
-    for (std::int64_t i = 0; i < kAheadBytes; i += 64) __builtin_prefetch(second + i, 0, 2);
-    half(expert.gate, expert.gate_bias, 0, tile);
-    half(expert.up, expert.up_bias, 1, tile + each);
-    kernels.gated_rows(spec_.activation, tile, ld, tile + each, ld, tile, ld, rows, channels);
+    if (spec_.gated) {
+      const std::byte* second = from_strip(kernels, expert.up, strip).data;
+      for (std::int64_t i = 0; i < kAheadBytes; i += 64) __builtin_prefetch(second + i, 0, 2);
+      half(expert.gate, expert.gate_bias, 0, tile);
+      half(expert.up, expert.up_bias, 1, tile + each);
+      kernels.gated_rows(spec_.activation, tile, ld, tile + each, ld, tile, ld, rows, channels);
+    } else {
+      half(expert.up, expert.up_bias, 1, tile);
+      kernels.activate_rows(spec_.activation, tile, ld, tile, ld, rows, channels);
+    }
     kernels.quantize_rows(mid_, tile, ld, rows, channels,
                           at.mid + static_cast<std::size_t>(segment.begin) * at.mid_bytes +
                               kernels.activation_row_bytes(mid_, channel),

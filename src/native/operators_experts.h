@@ -36,7 +36,7 @@ class Route final : public Operator {
   LinearInput x_;
 };
 
-// The gated unit of one expert. Biases may be null.
+// The unit of one expert, gated or without a gate. Biases may be null.
 struct Expert {
   PackedMatrix gate, up, down;
   const float *gate_bias, *up_bias, *down_bias;
@@ -52,7 +52,7 @@ class Experts final : public Operator {
     std::int64_t first_expert;  // of `experts`; slots of others add nothing
     std::vector<Expert> experts;
     Activation activation;
-    bool weigh_input;
+    bool weigh_input, gated;
     std::int64_t max_rows;
   };
   Experts(std::string name, Spec spec);

@@ -46,6 +46,9 @@ _ARCHITECTURES = {
     "mixtral": gguf.MODEL_ARCH.LLAMA,
     "qwen2_moe": gguf.MODEL_ARCH.QWEN2MOE,
     "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
+    "mamba": gguf.MODEL_ARCH.MAMBA,
+    "falcon_mamba": gguf.MODEL_ARCH.MAMBA,
+    "mamba2": gguf.MODEL_ARCH.MAMBA2,
 }
 # Query and key rows are reordered for interleaved rotary pairs.
 _REORDERED = ("llama", "mixtral", "granite", "smollm3", "arcee")
@@ -137,7 +140,34 @@ def _write_rope(writer: gguf.GGUFWriter, config: Mapping[str, Any], head_dim: in
         writer.add_rope_scaling_orig_ctx_len(config["original_max_position_embeddings"])
 
 
+def _write_mamba(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    """All that Mamba's and Mamba 2's files say; there are no heads and no positions."""
+    width = config["hidden_size"]
+    inner = config.get("intermediate_size", config["expand"] * width)
+    rank = config.get("time_step_rank", "auto")
+    writer.add_name("golden")
+    writer.add_context_length(2**20)
+    writer.add_embedding_length(width)
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_layer_norm_rms_eps(config["layer_norm_epsilon"])
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_ssm_conv_kernel(config["conv_kernel"])
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(config["state_size"])
+    if config["model_type"] == "mamba2":
+        writer.add_ssm_time_step_rank(config["num_heads"])
+        writer.add_ssm_group_count(config["n_groups"])
+    else:
+        writer.add_ssm_time_step_rank(-(-width // 16) if rank == "auto" else rank)
+        writer.add_ssm_dt_b_c_rms(config["model_type"] == "falcon_mamba")
+
+
 def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    if "mamba" in config["model_type"]:
+        _write_mamba(writer, config)
+        return
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     # A name with "phi3" in it would make llama.cpp look for Phi-3's own special tokens.
@@ -200,6 +230,15 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
 
 
 def _stored(name: str, weight: F32, config: Mapping[str, Any]) -> F32:
+    if name.endswith("A_log"):
+        rates = -np.exp(weight)
+        return rates if rates.ndim == 2 else rates[:, None]
+    if name.endswith("conv1d.weight"):
+        return weight[:, 0]
+    if config["model_type"] == "mamba2" and name.endswith(".D"):
+        return weight[:, None]
+    if config["model_type"] == "mamba2" and name.endswith("mixer.norm.weight"):
+        return weight.reshape(config["n_groups"], -1)
     if config["model_type"] in _SHIFTED and name.endswith("norm.weight"):
         return weight + np.float32(1.0)
     if config["model_type"] in _REORDERED and ".q_proj." in name:
@@ -239,11 +278,13 @@ def write_gguf(
     _write_hyperparameters(writer, config)
     _write_vocabulary(writer, config)
     for source, weight in stacked(weights).items():
-        target = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        known = source.replace("mixer.dt_bias", "mixer.dt_proj.bias")
+        target = names.get_name(known, try_suffixes=(".weight", ".bias"))
         if target is None:
             raise ValueError(f"{source} has no GGUF name")
         stored = _stored(source, weight, config)
-        is_matrix = stored.ndim > 1 and "ffn_gate_inp" not in target
+        vectors = ("ffn_gate_inp", "ssm_a", "ssm_d", "ssm_norm", "ssm_conv1d")
+        is_matrix = stored.ndim > 1 and not any(name in target for name in vectors)
         quantization = gguf.GGMLQuantizationType[matrix_type if is_matrix else "F32"]
         packed = gguf.quants.quantize(stored, quantization)
         if not np.array_equal(gguf.quants.dequantize(packed, quantization), stored):

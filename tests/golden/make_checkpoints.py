@@ -35,7 +35,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 # Families that norm with 1 + w.
-_ONE_PLUS_WEIGHT = ("gemma3_text", "gemma", "gemma2", "nemotron")
+_ONE_PLUS_WEIGHT = (
+    *("gemma3_text", "gemma", "gemma2", "nemotron"),
+    *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
+)
 _SMALLEST = 2.0**-14  # F16's smallest normal number: below it BF16 values are not exact in F16
 
 
@@ -58,7 +61,7 @@ def random_weight(case: Case, name: str, shape: tuple[int, ...]) -> F32:
         values = 1.0 + 0.5 * noise  # rates of decay from 1 to 7
     elif name.endswith((".bias", "dt_bias")):
         values = 0.3 * noise
-    elif name.endswith((".D", "norm_f.weight")):
+    elif name.endswith((".D", "norm_f.weight", "layernorm.weight")):
         values = 1.0 + 0.3 * noise
     elif "embed" in name:
         values = 0.5 * noise

@@ -60,6 +60,14 @@ ALSO: dict[str, dict[str, Any]] = {
     "qwen2moe": QWEN_MOE,
     "qwen3moe": QWEN_MOE,
     "Dots1ForCausalLM": GROUPED | {"n_shared_experts": 1},
+    "mamba2": {"num_heads": 4, "head_dim": 32, "n_groups": 2, "state_size": 8},
+    "NemotronHForCausalLM": {"hybrid_override_pattern": "M*M", "mamba_num_heads": 8},
+    "JambaForCausalLM": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "BambaForCausalLM": {"attn_layer_indices": [2]},
+    "GraniteMoeHybridForCausalLM": {"layer_types": ["mamba", "attention", "mamba"]},
+    "Lfm2ForCausalLM": {"layer_types": ["conv", "full_attention", "conv"]},
+    "Qwen3_5ForCausalLM": {"full_attention_interval": 3},
+    "Qwen3NextForCausalLM": {"full_attention_interval": 2, "mlp_only_layers": [0]},
 }
 
 

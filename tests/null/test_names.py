@@ -68,6 +68,14 @@ def test_two_weights_share_a_stored_name_only_as_parts_of_one_tensor(architectur
     fused |= {"GraniteMoeForCausalLM": [["layers.{i}.moe.gate", "layers.{i}.moe.up"]]}
     if architecture.startswith("ModernBert"):
         fused[architecture] = parts
+    shared_mlp = ("layers.{i}.mlp", "layers.{i}.shared.mlp")  # alone, or beside experts
+    fused["GraniteMoeHybridForCausalLM"] = [
+        [f"{place}.{x}" for place in shared_mlp for x in ("gate", "up")],
+        [f"{place}.down" for place in shared_mlp],
+        ["layers.{i}.moe.gate", "layers.{i}.moe.up"],
+    ]
+    fused["Qwen3NextForCausalLM"] = [[f"layers.{{i}}.delta.conv_{x}" for x in "qkv"]]
+    fused["FalconH1ForCausalLM"] = [[f"layers.{{i}}.ssm.conv_{x}" for x in "xbc"]]
     assert shared == fused.get(architecture, [])
 
 
@@ -125,6 +133,8 @@ def test_a_gguf_holds_what_its_twin_holds(case: str) -> None:
         if rotated and name.endswith(("attn.q.weight", "attn.k.weight")):
             assert np.array_equal(np.sort(ours, axis=0), np.sort(theirs[name], axis=0))
             assert not np.array_equal(ours, theirs[name])
+        elif name.endswith(".ssm.a"):  # GGUF has the decay rate itself
+            assert np.allclose(-np.exp(ours), theirs[name], rtol=1e-6)
         else:
             assert np.array_equal(ours + np.float32(offset.get(name, 0.0)), theirs[name])
 

@@ -685,6 +685,26 @@ VARIANTS: dict[str, Case] = {
         refused={"has shape": with_weights(weight("w", 8))},
         shards=(((CUT,), (REPLICATED,), 2, None),),
     ),
+    "experts without gates": Case(
+        Experts(4, 2, "relu2", gated=False),
+        (value(0, TOKENS, 32), value(1, TOKENS, 4)),
+        ((TOKENS, 32),),
+        Work(
+            {"f32": 6.0 * 8 * 32, "int8": 2.0 * 8 * 2 * 32 * 32},
+            weight_bytes=0.9375 * 2 * 4 * 32 * 34,
+            activation_bytes=2 * (128 + 16 + 128),
+        ),
+        tuple(weight(name, 4, 32, 32, format_name="Q8_0") for name in ("up", "down")),
+        shards=(
+            (
+                (REPLICATED, REPLICATED),
+                (COLUMNS, Placement(split=2)),
+                2,
+                (Experts(4, 2, "relu2", gated=False), (PARTIAL,)),
+            ),
+        ),
+        refused={"takes 2 weights, not 3": with_weights(*(weight("w", 4, 32, 32),) * 3)},
+    ),
     "norm without weights": Case(
         Norm("layer"),
         x(TOKENS, 8),

@@ -4,8 +4,10 @@ it is not.
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ from ridgeline.backends.reference.call import Array, Call, RowMemory
 from ridgeline.backends.reference.executor import ReferenceExecutor
 from ridgeline.backends.reference.state_table import BoundRow
 from ridgeline.backends.reference.table import REFERENCE
-from ridgeline.cost.count import count_kv_bytes, count_state_bytes
+from ridgeline.cost.count import count_kv_bytes, count_parameters, count_state_bytes
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.executor import Executor
 from ridgeline.engine.kv.prefix import CacheMiss
@@ -303,6 +305,22 @@ def test_forks_and_preemptions_recompute_their_state() -> None:
         while len(expected) < len(request.token_ids):
             expected.append(null_token(expected, VOCAB))
         assert request.token_ids == expected
+
+
+HYBRIDS: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "data" / "published_hybrids.json").read_text()
+)
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_counts_of_hybrids_are_the_published_ones(name: str) -> None:
+    facts = HYBRIDS[name]
+    graph = describe(facts["config"])
+    total = count_parameters(graph).total
+    assert total == pytest.approx(facts["published_parameters"], rel=0.01)
+    if facts["state_bytes"] is not None:
+        assert count_kv_bytes(graph).per_token == facts["kv_bytes_per_token"]
+        assert count_state_bytes(graph) == facts["state_bytes"]
 
 
 CONFIG = {

@@ -230,6 +230,7 @@ def test_add_norm_gives_the_sum_too() -> None:
         ("relu2", lambda x: max(x, 0.0) ** 2),
         ("tanh", math.tanh),
         ("sigmoid", lambda x: 1 / (1 + math.exp(-x))),
+        ("identity", lambda x: x),
     ],
 )
 def test_activations(name: str, meaning: object) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 from small_graphs import Decoder, decoder
@@ -11,8 +13,10 @@ from ridgeline.cost.device import Device
 from ridgeline.cost.step_times import StepTimes
 from ridgeline.cost.time import step_bound
 from ridgeline.model.graph.work import Precision
+from ridgeline.model.opened import describe
 from ridgeline.step import StepShape
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 DEVICE = Device(
     "made up", 3e10, {"bf16": 1e11, "f32": 5e10}, cache_bytes=2**18, cache_bytes_per_second=2e11
 )
@@ -29,6 +33,24 @@ def test_the_fast_price_is_the_price(windows: tuple[int | None, ...]) -> None:
             shape = StepShape(
                 tuple(rng.choice([1, 1, rng.randrange(1, 100)]) for _ in range(rows)),
                 tuple(rng.randrange(4000) for _ in range(rows)),
+                rng.randrange(rows + 1),
+            )
+            exact = step_bound(graph, shape, Precision(), DEVICE).seconds
+            assert times(shape) == pytest.approx(exact, rel=1e-9)
+
+
+def test_recurrent_states_cost_each_row_their_reading() -> None:
+    """Also of a model without any cache."""
+    rng = random.Random(5)
+    for case in ("mamba2", "nemotron_h", "qwen3_5"):
+        config = json.loads((GOLDEN / case / "config.json").read_text())
+        graph = describe(config | {"vocab_size": 4096})
+        times = StepTimes(graph, Precision(), DEVICE)
+        for _ in range(20):
+            rows = rng.randrange(1, 9)
+            shape = StepShape(
+                tuple(rng.choice([1, rng.randrange(1, 10)]) for _ in range(rows)),
+                tuple(rng.randrange(400) for _ in range(rows)),
                 rng.randrange(rows + 1),
             )
             exact = step_bound(graph, shape, Precision(), DEVICE).seconds

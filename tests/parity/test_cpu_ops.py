@@ -100,6 +100,8 @@ def gate(kind: str, x: Doubles) -> Doubles:
         return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     if kind == "tanh":
         return np.tanh(x)
+    if kind == "identity":
+        return x
     if kind == "sigmoid":
         return 1 / (1 + np.exp(-x))
     return np.maximum(x, 0) ** (2 if kind == "relu2" else 1)

@@ -1,7 +1,8 @@
 """`step_bound` in microseconds: the same least time of a step, for those who ask it every step.
 
-An operator's work is linear in a handful of sums over a step's rows (new tokens, sampled rows, and
-for each window the attended pairs and the cached tokens read). The coefficients are solved from
+An operator's work is linear in a handful of sums over a step's rows (new tokens, sampled rows, the
+rows themselves, whose recurrent states are read and written, and for each window the attended pairs
+and the cached tokens read). The coefficients are solved from
 steps that `count_step` prices, and checked on one that it was not shown; nothing is described
 twice. Exact for steps with fewer tokens than the vocabulary has.
 """
@@ -37,6 +38,9 @@ _UNSAMPLED = StepShape((300, 2), (17, 2222), 0)
 _UNSEEN = StepShape((5, 200, 1), (31, 700, 3100), 4)
 _PRICED = (*_SAMPLES, _UNSEEN, _UNSAMPLED)
 
+# Operators whose traffic is a state of each row, however many tokens it has.
+CARRYING = ("causal_conv", "selective_scan", "ssd_scan", "delta_rule")
+
 
 # Of an operator that reads a cache: where its sums begin; seconds of computing, and more for each
 # pair; seconds of memory, and more for each token read; seconds of values that stay on the chip.
@@ -47,7 +51,7 @@ _Folded = tuple[float, tuple[_Line, ...]]
 @dataclass(frozen=True, slots=True)
 class _Operator:
     """Seconds of computing and of memory, and bytes of values, as coefficients of (1, new tokens,
-    sampled rows); pairs, read: seconds of computing for a pair, of memory for a token read.
+    sampled rows, rows); pairs, read: seconds of computing for a pair, of memory for a token read.
     """
 
     compute: tuple[float, ...]
@@ -94,21 +98,23 @@ class StepTimes:
             operator = self._fit(rows)
             grows = operator.pairs or operator.read
             (self._attention if grows else self._fixed).append(operator)
-        self._known: dict[tuple[int, int], _Folded] = {}
+        self._known: dict[tuple[int, int, int], _Folded] = {}
 
     def __call__(self, shape: StepShape) -> float:
         return self.at(*self.sums(shape))
 
-    def sums(self, shape: StepShape) -> tuple[int, int, list[float]]:
-        """New tokens, sampled rows, and for each window the pairs and the tokens read."""
+    def sums(self, shape: StepShape) -> tuple[int, int, int, list[float]]:
+        """New tokens, sampled rows, rows, and for each window the pairs and the tokens read."""
         growing: list[float] = []
         for window in self.windows:
             growing += (shape.attended_pairs(window), shape.cached_tokens_read(window))
-        return shape.num_tokens, shape.num_sampled, growing
+        return shape.num_tokens, shape.num_sampled, shape.num_sequences, growing
 
-    def at(self, num_tokens: int, num_sampled: int, growing: Sequence[float]) -> float:
+    def at(
+        self, num_tokens: int, num_sampled: int, num_rows: int, growing: Sequence[float]
+    ) -> float:
         """growing: for each window the attended pairs and the cached tokens read."""
-        fixed, lines = self._folded(num_tokens, num_sampled)
+        fixed, lines = self._folded(num_tokens, num_sampled, num_rows)
         for window, compute, pairs_cost, memory, read_cost, cache in lines:
             pairs, read = growing[window], growing[window + 1]
             fixed += max(compute + pairs_cost * pairs, memory + read_cost * read, cache)
@@ -118,7 +124,7 @@ class StepTimes:
         """The seconds of one decode step after the other, for rows that begin with `contexts`."""
         rows = len(contexts)
         if set(self.windows) == {None}:
-            fixed, lines = self._folded(rows, rows)
+            fixed, lines = self._folded(rows, rows, rows)
             tokens = sum(contexts)
             while True:
                 tokens += rows
@@ -133,12 +139,12 @@ class StepTimes:
             yield self(StepShape((1,) * rows, tuple(c + done for c in contexts), rows))
             done += 1
 
-    def _folded(self, num_tokens: int, num_sampled: int) -> _Folded:
+    def _folded(self, num_tokens: int, num_sampled: int, num_rows: int) -> _Folded:
         """What is left to add for each operator that reads a cache, and all else added up."""
-        key = (num_tokens, num_sampled)
+        key = (num_tokens, num_sampled, num_rows)
         known = self._known.get(key)
         if known is None:
-            sums = (1.0, num_tokens, num_sampled)
+            sums = (1.0, num_tokens, num_sampled, num_rows)
             fixed = sum(op.seconds(sums, self._device) for op in self._fixed)
             lines = tuple(op.line(sums, self._device) for op in self._attention)
             known = self._known[key] = (fixed, lines)
@@ -147,31 +153,33 @@ class StepTimes:
     def _fit(self, rows: Sequence[OperatorRow]) -> _Operator:
         """The operator that asks for these rows' work at the priced steps."""
         *rows, unsampled = rows
-        grows = rows[0].window in self.windows and rows[0].work.kv_read_bytes > 0
+        reads = rows[0].operator not in CARRYING
+        grows = reads and rows[0].window in self.windows and rows[0].work.kv_read_bytes > 0
         at = 2 * self.windows.index(rows[0].window) if grows else 0
         sums = []
         for shape in (*_SAMPLES, _UNSEEN):
-            tokens, sampled, growing = self.sums(shape)
-            sums.append((1.0, tokens, sampled, growing[at], growing[at + 1]))
+            tokens, sampled, count, growing = self.sums(shape)
+            sums.append((1.0, tokens, sampled, count, *(growing or (0.0, 0.0))[at : at + 2]))
         bounds = [bound_of(row.work, self._device, row.count) for row in rows]
         speed = self._device.memory_bytes_per_second
         compute = [bound.compute for bound in bounds]
         memory = [(row.work.total_bytes - row.work.activation_bytes) / speed for row in rows]
         values = [row.work.activation_bytes for row in rows]
-        by_compute = _solve(sums, compute, (0, 1, 2, 3) if grows else (0, 1, 2))
-        by_memory = _solve(sums, memory, (0, 1, 2, 4) if grows else (0, 1, 2))
+        # A cache is read as its sums say, a recurrent state once a row; nothing does both.
+        by_compute = _solve(sums, compute, (0, 1, 2, 4) if grows else (0, 1, 2))
+        by_memory = _solve(sums, memory, (0, 1, 2, 5) if grows else (0, 1, 2, 3))
         by_values = _solve(sums, values, (0, 1, 2))
         operator = _Operator(
-            by_compute[:3],
-            by_memory[:3],
-            by_values[:3],
+            by_compute[:4],
+            by_memory[:4],
+            by_values[:4],
             rows[0].count,
             not (unsampled.work.total_bytes or unsampled.work.total_flops),
             at,
-            by_compute[3],
-            by_memory[4],
+            by_compute[4],
+            by_memory[5],
         )
-        found = operator.seconds(sums[-1][:3], self._device, *sums[-1][3:])
+        found = operator.seconds(sums[-1][:4], self._device, *sums[-1][4:])
         if not isclose(found, bounds[-1].seconds, rel_tol=1e-6, abs_tol=1e-15):
             raise RidgelineError(f"{rows[0].name}: its work is not linear in a step's rows")
         return operator
@@ -196,6 +204,6 @@ def _solve(
     goal = np.array(wanted[:-1])
     solved = np.linalg.lstsq(matrix / scale, goal, rcond=None)[0]
     solved[np.abs(solved) < 1e-9 * np.abs(goal).max(initial=0.0)] = 0
-    coefficients = np.zeros(5)
+    coefficients = np.zeros(6)
     coefficients[list(used)] = solved / scale
     return tuple(map(float, coefficients))

@@ -378,13 +378,14 @@ def _route(b: Binding, node: Node, op: Route) -> None:
 
 
 def _experts(b: Binding, node: Node, op: Experts) -> None:
-    gate, up, down, *biases = node.weights
+    matrices, biases = op.matrices(node.weights), op.biases(node.weights)
+    up, down = matrices[-2:]
     b.program.add_experts(
         node.name,
         b.view(node.inputs[0]),
         b.view(node.inputs[1]),
         b.view(node.outputs[0]),
-        b.entries(gate),
+        b.entries(matrices[0]) if op.gated else [],
         b.entries(up),
         b.entries(down),
         [b.floats(bias) for bias in biases],

@@ -78,4 +78,5 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "relu2": _relu2,
     "sigmoid": sigmoid,
     "tanh": np.tanh,
+    "identity": np.asarray,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ridgeline.backends.reference.activation import gated
+from ridgeline.backends.reference.activation import ACTIVATIONS, gated
 from ridgeline.backends.reference.call import Array, Call
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.route import Route
@@ -39,23 +39,28 @@ def route(op: Route, call: Call) -> tuple[Array]:
 def experts(op: Experts, call: Call) -> tuple[Array]:
     x, slots = call.inputs
     ids, weights = np.split(slots, 2, axis=-1)
-    gate, up, down, *biases = call.weights
+    split = 2 + op.gated
+    (*ups, down), biases = call.weights[:split], call.weights[split:]
     y = np.zeros_like(x)
     for slot in range(op.top_k):
         part = np.zeros_like(x)
         for number in np.unique(ids[:, slot]):
             rows = np.flatnonzero(ids[:, slot] == number)
             expert = int(number) - op.first_expert
-            if not 0 <= expert < len(gate):
+            if not 0 <= expert < len(down):
                 continue
             weight = weights[rows, slot, None]
             inputs = x[rows] * weight if op.weigh_input else x[rows]
-            g, u = inputs @ gate[expert].T, inputs @ up[expert].T
+            hidden = [inputs @ w[expert].T for w in ups]
             if op.bias:
-                g, u = g + biases[0][expert], u + biases[1][expert]
-            out = gated(op.activation, g, u) @ down[expert].T
+                hidden = [h + b[expert] for h, b in zip(hidden, biases[:-1], strict=True)]
+            if op.gated:
+                unit = gated(op.activation, hidden[0], hidden[1])
+            else:
+                unit = ACTIVATIONS[op.activation](hidden[0].astype(np.float64)).astype(x.dtype)
+            out = unit @ down[expert].T
             if op.bias:
-                out = out + biases[2][expert]
+                out = out + biases[-1][expert]
             part[rows] = out if op.weigh_input else out * weight
         y = y + part
     return (y,)

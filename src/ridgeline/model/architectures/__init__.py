@@ -7,17 +7,19 @@ case. Knows what files call things only through the tables that a row points to.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ridgeline.errors import ModelError
 from ridgeline.model.architectures.arcee import build_arcee
+from ridgeline.model.architectures.bamba import build_bamba
 from ridgeline.model.architectures.bert import build_bert, build_bert_classifier
 from ridgeline.model.architectures.blocks import AS_PUBLISHED, Stored
 from ridgeline.model.architectures.cohere import build_cohere, build_cohere2
 from ridgeline.model.architectures.decilm import build_decilm
 from ridgeline.model.architectures.ernie import build_ernie
 from ridgeline.model.architectures.exaone4 import build_exaone4
+from ridgeline.model.architectures.falcon_h1 import build_falcon_h1
 from ridgeline.model.architectures.fields import Fields, quote
 from ridgeline.model.architectures.gemma import build_gemma, build_gemma2
 from ridgeline.model.architectures.gemma3 import build_gemma3
@@ -25,15 +27,24 @@ from ridgeline.model.architectures.gemma4 import build_gemma4
 from ridgeline.model.architectures.glm import build_glm, build_glm4
 from ridgeline.model.architectures.glm_moe import build_dots1, build_glm4_moe
 from ridgeline.model.architectures.granite import build_granite, build_granite_moe
+from ridgeline.model.architectures.granite_hybrid import build_granite_hybrid
 from ridgeline.model.architectures.heads import classifier
+from ridgeline.model.architectures.jamba import build_jamba
+from ridgeline.model.architectures.lfm2 import build_lfm2, build_lfm2_moe
 from ridgeline.model.architectures.llama import build_llama, build_mistral
-from ridgeline.model.architectures.mamba import build_mamba, build_mamba2
+from ridgeline.model.architectures.mamba import (
+    build_falcon_mamba,
+    build_gguf_mamba,
+    build_mamba,
+    build_mamba2,
+)
 from ridgeline.model.architectures.minimax_m2 import build_minimax_m2
 from ridgeline.model.architectures.mixtral import build_llama_or_mixtral, build_mixtral
 from ridgeline.model.architectures.modernbert import (
     build_modernbert,
     build_modernbert_classifier,
 )
+from ridgeline.model.architectures.nemotron_h import build_nemotron_h
 from ridgeline.model.architectures.olmo import (
     build_gguf_olmo2,
     build_olmo,
@@ -45,6 +56,11 @@ from ridgeline.model.architectures.phi import build_phi
 from ridgeline.model.architectures.phi3 import build_phi3
 from ridgeline.model.architectures.qwen2 import build_qwen2
 from ridgeline.model.architectures.qwen3 import build_qwen3
+from ridgeline.model.architectures.qwen3_next import (
+    build_qwen3_5,
+    build_qwen3_5_moe,
+    build_qwen3_next,
+)
 from ridgeline.model.architectures.qwen_moe import build_qwen2_moe, build_qwen3_moe
 from ridgeline.model.architectures.seed_oss import build_seed_oss
 from ridgeline.model.architectures.smollm3 import build_smollm3
@@ -53,7 +69,13 @@ from ridgeline.model.architectures.starcoder2 import build_starcoder2
 from ridgeline.model.graph.build import FormatOf
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
-from ridgeline.model.weights import names, names_dense, names_encoders, names_moe
+from ridgeline.model.weights import (
+    names,
+    names_dense,
+    names_encoders,
+    names_moe,
+    names_recurrent,
+)
 from ridgeline.model.weights.names import Names, Root
 
 __all__ = ["ARCHITECTURES", "Architecture", "Source", "build", "find_architecture"]
@@ -125,6 +147,16 @@ HF_GEMMA4 = Architecture(
     Names(names_dense.HF_GEMMA4, names.HF_GEMMA3_ROOTS, names.HF_GEMMA3_HARMLESS),
     model_types=("gemma4", "gemma4_text"),
 )
+HF_MAMBA, MAMBA_ROOTS = names_recurrent.HF_MAMBA, names_recurrent.MAMBA_ROOTS
+HF_QWEN3_5 = Architecture(
+    "hf",
+    build_qwen3_5,
+    Names(names_recurrent.HF_QWEN3_5, names.HF_GEMMA3_ROOTS, names_recurrent.QWEN3_5_HARMLESS),
+    model_types=("qwen3_5", "qwen3_5_text"),
+)
+HF_QWEN3_5_MOE = replace(
+    HF_QWEN3_5, build=build_qwen3_5_moe, model_types=("qwen3_5_moe", "qwen3_5_moe_text")
+)
 
 # By `architectures[0]` of config.json and by `general.architecture` of GGUF.
 ARCHITECTURES: dict[str, Architecture] = {
@@ -155,8 +187,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "StableLmForCausalLM": hf(build_stablelm, names.HF_LLAMA, "stablelm"),
     "NemotronForCausalLM": hf(build_nemotron, names_dense.HF_UNGATED, "nemotron"),
     "ArceeForCausalLM": hf(build_arcee, names_dense.HF_UNGATED, "arcee"),
-    "MambaForCausalLM": hf(build_mamba, names.HF_MAMBA, "mamba", names.HF_MAMBA_ROOTS),
-    "Mamba2ForCausalLM": hf(build_mamba2, names.HF_MAMBA, "mamba2", names.HF_MAMBA_ROOTS),
     "MixtralForCausalLM": hf(build_mixtral, names_moe.HF_MIXTRAL, "mixtral"),
     "Qwen2MoeForCausalLM": hf(build_qwen2_moe, names_moe.HF_QWEN_MOE, "qwen2_moe"),
     "Qwen3MoeForCausalLM": hf(build_qwen3_moe, names_moe.HF_QWEN_MOE, "qwen3_moe"),
@@ -177,9 +207,30 @@ ARCHITECTURES: dict[str, Architecture] = {
     "ModernBertModel": modernbert(build_modernbert),
     "ModernBertForMaskedLM": modernbert(build_modernbert),
     "ModernBertForSequenceClassification": modernbert(build_modernbert_classifier),
+    "MambaForCausalLM": hf(build_mamba, HF_MAMBA, "mamba", MAMBA_ROOTS),
+    "Mamba2ForCausalLM": hf(build_mamba2, HF_MAMBA, "mamba2", MAMBA_ROOTS),
+    "FalconMambaForCausalLM": hf(build_falcon_mamba, HF_MAMBA, "falcon_mamba", MAMBA_ROOTS),
+    "NemotronHForCausalLM": hf(
+        build_nemotron_h, names_recurrent.HF_NEMOTRON_H, "nemotron_h", MAMBA_ROOTS
+    ),
+    "JambaForCausalLM": hf(build_jamba, names_recurrent.HF_JAMBA, "jamba"),
+    "BambaForCausalLM": hf(build_bamba, names_recurrent.HF_BESIDE, "bamba"),
+    "FalconH1ForCausalLM": hf(build_falcon_h1, names_recurrent.HF_FALCON_H1, "falcon_h1"),
+    "GraniteMoeHybridForCausalLM": hf(
+        build_granite_hybrid, names_recurrent.HF_GRANITE_HYBRID, "granitemoehybrid"
+    ),
+    "Lfm2ForCausalLM": hf(build_lfm2, names_recurrent.HF_LFM2, "lfm2"),
+    "Lfm2MoeForCausalLM": hf(build_lfm2_moe, names_recurrent.HF_LFM2_MOE, "lfm2_moe"),
+    "Qwen3NextForCausalLM": hf(build_qwen3_next, names_recurrent.HF_QWEN3_NEXT, "qwen3_next"),
+    "Qwen3_5MoeForCausalLM": HF_QWEN3_5_MOE,
+    "Qwen3_5MoeForConditionalGeneration": HF_QWEN3_5_MOE,
+    "Qwen3_5ForCausalLM": HF_QWEN3_5,
+    "Qwen3_5ForConditionalGeneration": HF_QWEN3_5,
     "llama": gguf(build_llama_or_mixtral, names_moe.GGUF_MOE, Stored(interleaved_rope=True)),
     "qwen2": gguf(build_qwen2, names.GGUF_LLAMA),
     "qwen3": gguf(build_qwen3, GGUF_QWEN3),
+    "mamba": gguf(build_gguf_mamba, names_recurrent.GGUF_MAMBA, Stored(plain_decay=True)),
+    "mamba2": gguf(build_mamba2, names_recurrent.GGUF_MAMBA, Stored(plain_decay=True)),
     "qwen2moe": gguf(build_qwen2_moe, names_moe.GGUF_MOE),
     "qwen3moe": gguf(build_qwen3_moe, names_moe.GGUF_MOE),
     "gemma3": gguf(build_gemma3, names.GGUF_GEMMA3, Stored(norm_has_one=True)),

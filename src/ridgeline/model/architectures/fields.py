@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Never, TypeVar
 
 from ridgeline.errors import ModelError
@@ -117,6 +117,10 @@ class Fields:
             if item not in allowed:
                 self.refuse(name, f"{quote(item)} is not one of {', '.join(allowed)}")
         return tuple(str(item) for item in items)
+
+    def with_default(self, name: str, value: object) -> Fields:
+        """The same, where a field that is not there has `value`."""
+        return self if self.has(name) else replace(self, values={**self.values, name: value})
 
     def section(self, name: str) -> Fields:
         """The object under `name`; an empty one if it is not there."""

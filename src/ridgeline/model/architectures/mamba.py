@@ -1,5 +1,5 @@
-"""Mamba (Gu and Dao 2023) and Mamba 2 (Dao and Gu 2024): nothing but mixers with a norm before
-each.
+"""Mamba (Gu and Dao 2023), Falcon Mamba and Mamba 2 (Dao and Gu 2024): nothing but mixers with a
+norm before each.
 
 No configuration of these says how far positions reach, since nothing depends on them.
 """
@@ -46,6 +46,43 @@ def build_mamba(
         )
 
     return build_pre_normed("mamba", config, format_of, width, context_length, mixer, tied=True)
+
+
+def build_falcon_mamba(
+    config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
+) -> Graph:
+    """Falcon Mamba (TII 2024): dt, b and c are normalised, without weights."""
+    config.require_neutral(NEUTRAL | ONLY_SILU)
+    width = config.integer("hidden_size", 1, MAX_WIDTH)
+    sizes = read_mamba_sizes(config, width)
+    bias = config.boolean("use_bias", False)
+    conv_bias = config.boolean("use_conv_bias", True)
+    inner_norm = Norm("rms", config.number("mixer_rms_eps", 0.0, 1.0, 1e-6))
+
+    def mixer(b: Builder, layer: str, x: Value) -> Value:
+        return mamba(
+            b,
+            layer,
+            x,
+            sizes,
+            log_a=not stored.plain_decay,
+            bias=bias,
+            conv_bias=conv_bias,
+            inner_norm=inner_norm,
+            inner_norm_weight=False,
+        )
+
+    return build_pre_normed(
+        "falcon_mamba", config, format_of, width, context_length, mixer, tied=True
+    )
+
+
+def build_gguf_mamba(
+    config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
+) -> Graph:
+    """Mamba or Falcon Mamba, which GGUF tells apart by a key."""
+    build = build_falcon_mamba if config.boolean("dt_b_c_rms", False) else build_mamba
+    return build(config, format_of, stored, context_length)
 
 
 def build_mamba2(

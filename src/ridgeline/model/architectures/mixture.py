@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ridgeline.model.architectures.blocks import add, gated_mlp, linear, width
+from ridgeline.model.architectures.blocks import add, gated_mlp, linear, mlp, width
 from ridgeline.model.architectures.fields import MAX_LAYERS, MAX_WIDTH, Fields
 from ridgeline.model.architectures.stack import Branch
 from ridgeline.model.graph.build import Builder
@@ -25,7 +25,8 @@ MAX_EXPERTS = 1 << 16
 class Mixture:
     """One layer's mixture. route: how its router chooses. hidden: channels within an expert.
     shared: of the expert that all tokens use besides, 0 for none; shared_gate: it is weighed by
-    sigmoid(g x). bias: experts have biases. weigh_input: see `Experts`.
+    sigmoid(g x). bias: experts have biases. weigh_input, gated: see `Experts`. latent: channels
+    that experts see of a token, by a linear before them and one after; 0: all of them.
     """
 
     experts: int
@@ -35,6 +36,8 @@ class Mixture:
     weigh_input: bool = False
     shared: int = 0
     shared_gate: bool = False
+    gated: bool = True
+    latent: int = 0
 
 
 def mixture_mlp(
@@ -49,23 +52,30 @@ def mixture_mlp(
     if route.correction:
         router.append(b.weight(f"{name}.correction.bias", count))
     slots = b.one(f"{name}.route", route, x, weights=tuple(router))
+    seen = linear(b, f"{name}.before", x, mixture.latent) if mixture.latent else x
+    sees = width(seen)
+    ups = ("gate", "up") if mixture.gated else ("up",)
     up_axes, down_axes = ("experts", "ffn", None), ("experts", None, "ffn")
-    weights = [
-        b.weight(f"{name}.gate.weight", count, hidden, wide, axes=up_axes),
-        b.weight(f"{name}.up.weight", count, hidden, wide, axes=up_axes),
-        b.weight(f"{name}.down.weight", count, wide, hidden, axes=down_axes),
-    ]
+    weights = [b.weight(f"{name}.{up}.weight", count, hidden, sees, axes=up_axes) for up in ups]
+    weights.append(b.weight(f"{name}.down.weight", count, sees, hidden, axes=down_axes))
     if mixture.bias:
-        weights += [
-            b.weight(f"{name}.gate.bias", count, hidden, axes=("experts", "ffn")),
-            b.weight(f"{name}.up.bias", count, hidden, axes=("experts", "ffn")),
-            b.weight(f"{name}.down.bias", count, wide, axes=("experts", None)),
-        ]
-    op = Experts(count, route.top_k, activation, mixture.bias, mixture.weigh_input)
-    y = b.one(f"{name}.experts", op, x, slots, weights=tuple(weights))
+        weights += [b.weight(f"{name}.{up}.bias", count, hidden, axes=up_axes[:2]) for up in ups]
+        weights.append(b.weight(f"{name}.down.bias", count, sees, axes=("experts", None)))
+    op = Experts(
+        count,
+        route.top_k,
+        activation,
+        mixture.bias,
+        mixture.weigh_input,
+        gated=mixture.gated,
+    )
+    y = b.one(f"{name}.experts", op, seen, slots, weights=tuple(weights))
+    if mixture.latent:
+        y = linear(b, f"{name}.after", y, wide)
     if not mixture.shared:
         return y
-    shared = gated_mlp(b, f"{layer}.shared", x, hidden=mixture.shared, activation=activation)
+    block = gated_mlp if mixture.gated else mlp
+    shared = block(b, f"{layer}.shared", x, hidden=mixture.shared, activation=activation)
     if mixture.shared_gate:
         gate = linear(b, f"{layer}.shared.weigh", x, 1)
         shared = b.one(f"{layer}.shared.weighed", Weigh(), shared, gate)

@@ -1,23 +1,25 @@
 """Mixers that carry a state from token to token instead of a cache of all tokens: functions with
 explicit arguments, as `blocks`.
 
-Mamba: Gu and Dao 2023. Mamba 2: Dao and Gu 2024. Does not know any architecture, configuration or
-file.
+Mamba: Gu and Dao 2023. Mamba 2: Dao and Gu 2024. Gated DeltaNet: Yang et al. 2024. Does not know
+any architecture, configuration or file.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ridgeline.model.architectures.blocks import linear, norm, width
+from ridgeline.model.architectures.blocks import linear, norm, scaled, width
 from ridgeline.model.graph.build import Builder
 from ridgeline.model.graph.node import RowState, Value
 from ridgeline.model.graph.ops import (
     CausalConv,
+    DeltaRule,
     GatedActivation,
     Norm,
     SelectiveScan,
     Split,
+    SplitGroups,
     SsdScan,
 )
 
@@ -53,6 +55,25 @@ class SsdSizes:
         return self.inner + 2 * self.groups * self.state
 
 
+@dataclass(frozen=True, slots=True)
+class DeltaSizes:
+    """Of a delta rule's mixer: heads of keys and of values, and their channels."""
+
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    taps: int
+
+    @property
+    def keys(self) -> int:
+        return self.key_heads * self.key_dim
+
+    @property
+    def values(self) -> int:
+        return self.value_heads * self.value_dim
+
+
 def causal_conv(
     b: Builder, name: str, x: Value, taps: int, *, bias: bool = False, silu: bool = False
 ) -> Value:
@@ -75,8 +96,11 @@ def mamba(
     bias: bool = False,
     conv_bias: bool = True,
     inner_norm: Norm | None = None,
+    inner_norm_weight: bool = True,
 ) -> Value:
-    """Mamba's mixer; inner_norm: of dt, b and c (Jamba). log_a: see `SelectiveScan`."""
+    """Mamba's mixer; inner_norm: of dt, b and c (Jamba), without weights in Falcon Mamba. log_a:
+    see `SelectiveScan`.
+    """
     name, inner, state = f"{layer}.ssm", sizes.inner, sizes.state
     both = linear(b, f"{name}.in", x, 2 * inner, bias=bias)
     u, gate = b.add(f"{name}.in.split", Split((inner, inner)), both)
@@ -84,9 +108,10 @@ def mamba(
     selected = linear(b, f"{name}.x", u, sizes.rank + 2 * state)
     dt, in_b, out_c = b.add(f"{name}.x.split", Split((sizes.rank, state, state)), selected)
     if inner_norm is not None:
-        dt = norm(b, f"{name}.dt_norm", dt, inner_norm)
-        in_b = norm(b, f"{name}.b_norm", in_b, inner_norm)
-        out_c = norm(b, f"{name}.c_norm", out_c, inner_norm)
+        dt, in_b, out_c = (
+            norm(b, f"{name}.{part}_norm", v, inner_norm, weight=inner_norm_weight)
+            for part, v in (("dt", dt), ("b", in_b), ("c", out_c))
+        )
     dt = linear(b, f"{name}.dt", dt, inner, bias=True)
     y = b.one(
         f"{name}.scan",
@@ -111,17 +136,32 @@ def mamba2(
     conv_bias: bool = True,
     dt_limits: tuple[float, float] = NO_LIMITS,
     gate_first: bool = True,
+    part_scales: tuple[float, float, float, float, float] | None = None,
 ) -> Value:
     """Mamba 2's mixer; norm_eps: of the norm of each group after the gate (before it, if not
-    gate_first), None for none.
+    gate_first), None for none. part_scales: of gate, x, b, c and dt as the first linear gives them
+    (Falcon-H1), each then with a filter of its own.
     """
-    name, inner = f"{layer}.ssm", sizes.inner
+    name, inner, group = f"{layer}.ssm", sizes.inner, sizes.groups * sizes.state
     parts = linear(b, f"{name}.in", x, inner + sizes.conv + sizes.heads, bias=bias)
-    split = Split((inner, sizes.conv, sizes.heads))
-    gate, u, dt = b.add(f"{name}.in.split", split, parts)
-    u = causal_conv(b, f"{name}.conv", u, sizes.taps, bias=conv_bias, silu=True)
-    group = sizes.groups * sizes.state
-    u, in_b, out_c = b.add(f"{name}.conv.split", Split((inner, group, group)), u)
+    if part_scales is None:
+        split = Split((inner, sizes.conv, sizes.heads))
+        gate, u, dt = b.add(f"{name}.in.split", split, parts)
+        u = causal_conv(b, f"{name}.conv", u, sizes.taps, bias=conv_bias, silu=True)
+        u, in_b, out_c = b.add(f"{name}.conv.split", Split((inner, group, group)), u)
+    else:
+        split = Split((inner, inner, group, group, sizes.heads))
+        pieces = b.add(f"{name}.in.split", split, parts)
+        gate, u, in_b, out_c, dt = (
+            scaled(b, f"{name}.{part}_scale", piece, factor)
+            for part, piece, factor in zip(
+                ("gate", "x", "b", "c", "dt"), pieces, part_scales, strict=True
+            )
+        )
+        u, in_b, out_c = (
+            causal_conv(b, f"{name}.conv_{part}", v, sizes.taps, bias=conv_bias, silu=True)
+            for part, v in (("x", u), ("b", in_b), ("c", out_c))
+        )
     op = SsdScan(sizes.heads, sizes.head_dim, sizes.groups, sizes.state, log_a, dt_limits)
     y = b.one(
         f"{name}.scan",
@@ -138,3 +178,51 @@ def mamba2(
     if not gate_first:
         y = b.one(f"{name}.gate", GatedActivation("silu"), gate, y)
     return linear(b, f"{name}.out", y, width(x), bias=bias)
+
+
+def delta_net(
+    b: Builder,
+    layer: str,
+    x: Value,
+    sizes: DeltaSizes,
+    *,
+    norm_eps: float,
+    log_a: bool = True,
+    joint: bool = False,
+) -> Value:
+    """Gated DeltaNet's mixer: q, k and v through one convolution, a norm of each head, then a gate.
+
+    joint: q, k, v and the gate are one weight, parted by key head, as are beta and the decay
+    (Qwen3-Next); each of q, k and v then has a part of the filter.
+    """
+    name, keys, values = f"{layer}.delta", sizes.keys, sizes.values
+    if joint:
+        share = sizes.value_heads // sizes.key_heads
+        both = linear(b, f"{name}.qkvz", x, 2 * keys + 2 * values)
+        of_head = (*(sizes.key_dim,) * 2, *(share * sizes.value_dim,) * 2)
+        q, k, v, gate = b.add(f"{name}.qkvz.split", SplitGroups(sizes.key_heads, of_head), both)
+        q, k, v = (
+            causal_conv(b, f"{name}.conv_{part}", u, sizes.taps, silu=True)
+            for part, u in (("q", q), ("k", k), ("v", v))
+        )
+        both = linear(b, f"{name}.ba", x, 2 * sizes.value_heads)
+        parted = SplitGroups(sizes.key_heads, (share, share))
+        beta, decay = b.add(f"{name}.ba.split", parted, both)
+    else:
+        qkv = linear(b, f"{name}.qkv", x, 2 * keys + values)
+        qkv = causal_conv(b, f"{name}.conv", qkv, sizes.taps, silu=True)
+        q, k, v = b.add(f"{name}.conv.split", Split((keys, keys, values)), qkv)
+        gate = linear(b, f"{name}.z", x, values)
+        beta = linear(b, f"{name}.beta", x, sizes.value_heads)
+        decay = linear(b, f"{name}.decay", x, sizes.value_heads)
+    op = DeltaRule(sizes.key_heads, sizes.value_heads, sizes.key_dim, sizes.value_dim, log_a=log_a)
+    y = b.one(
+        f"{name}.rule",
+        op,
+        *(q, k, v, decay, beta),
+        weights=tuple(b.weight(f"{name}.{w}", sizes.value_heads) for w in ("a", "dt_bias")),
+        state=RowState(f"{name}.state", sizes.value_heads, sizes.key_dim * sizes.value_dim),
+    )
+    y = norm(b, f"{name}.norm", y, Norm("rms", norm_eps, num_groups=sizes.value_heads))
+    y = b.one(f"{name}.gate", GatedActivation("silu"), gate, y)
+    return linear(b, f"{name}.out", y, width(x))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -158,13 +159,14 @@ def place_in_stack(checkpoint: Checkpoint, weight: Weight, stack: Stack) -> Stri
 
 
 def check_shape(checkpoint: Checkpoint, tensor: str, parts: list[Weight]) -> None:
-    """Whether the stored tensor is the parts' rows, one after the other; dimensions of 1 in the
-    middle (of a depthwise convolution's filters) do not count.
+    """Whether the stored tensor is the parts' rows, one after the other. Dimensions of 1 do not
+    count (of a depthwise convolution's filters), nor how a vector is folded (by group, by head).
     """
     first = parts[0]
     needed = (sum(part.shape[0] for part in parts), *first.shape[1:])
     found = checkpoint.tensors[tensor].shape
-    if found != needed and _without_ones(found) != needed:
+    folded = (prod(found),) if len(needed) == 1 else without_ones(found)
+    if found != needed and folded != without_ones(needed):
         whole = " + ".join(part.name for part in parts)
         raise ModelError(
             f"{checkpoint.path}: tensor {quoted(tensor)} has shape {found}; {needed} is needed "
@@ -177,8 +179,8 @@ def check_shape(checkpoint: Checkpoint, tensor: str, parts: list[Weight]) -> Non
         )
 
 
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (*shape[:1], *(size for size in shape[1:-1] if size != 1), *shape[-1:])
+def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1) or (1,)
 
 
 def check_unused(

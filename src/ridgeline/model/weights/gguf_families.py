@@ -118,7 +118,27 @@ def exaone4(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, o
     return {"sliding_window": config["sliding_window"]} | layer_types(checkpoint, config, 4)
 
 
+def mamba2(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """Channels of a head, and what the mixer's width is of the model's."""
+    inner, heads, width = (
+        config[name] for name in ("intermediate_size", "num_heads", "hidden_size")
+    )
+    if not all(isinstance(size, int) and size > 0 for size in (inner, heads, width)):
+        return {}  # refused where the graph is built
+    assert isinstance(inner, int)
+    assert isinstance(heads, int)
+    assert isinstance(width, int)
+    return {"head_dim": inner // heads, "expand": inner / width}
+
+
 LAYER_NORM = "attention.layer_norm_epsilon"
+MAMBA = {
+    "layer_norm_epsilon": "attention.layer_norm_rms_epsilon",
+    "intermediate_size": "ssm.inner_size",
+    "state_size": "ssm.state_size",
+    "conv_kernel": "ssm.conv_kernel",
+}
+MAMBA_BIASES = {"use_bias": "blk.0.ssm_in.bias", "use_conv_bias": "blk.0.ssm_conv1d.bias"}
 QKV_BIASES = {"attention_bias": "blk.0.attn_q.bias"}
 
 FAMILIES: dict[str, Family] = {
@@ -136,6 +156,15 @@ FAMILIES: dict[str, Family] = {
     "command-r": Family({"layer_norm_eps": LAYER_NORM, "logit_scale": "logit_scale"}),
     "cohere2": Family(
         {"layer_norm_eps": LAYER_NORM, "logit_scale": "logit_scale"}, more=every_fourth
+    ),
+    "mamba": Family(
+        MAMBA | {"time_step_rank": "ssm.time_step_rank", "dt_b_c_rms": "ssm.dt_b_c_rms"},
+        MAMBA_BIASES,
+    ),
+    "mamba2": Family(
+        MAMBA | {"num_heads": "ssm.time_step_rank", "n_groups": "ssm.group_count"},
+        MAMBA_BIASES,
+        more=mamba2,
     ),
     "phi2": Family({"layer_norm_eps": LAYER_NORM}, known=("use_parallel_residual",)),
     "starcoder2": Family({"norm_epsilon": LAYER_NORM}, {"use_bias": "blk.0.ffn_down.bias"}),

@@ -178,40 +178,7 @@ GGUF_PHI3: dict[str, str] = {
     "layers.{i}.mlp.gate": "blk.{i}.ffn_up",
 }
 
-HF_MAMBA: dict[str, str] = {
-    "embed": "{body}embeddings",
-    "layers.{i}.mixer_norm": "{body}layers.{i}.norm",
-    "layers.{i}.ssm.in": "{body}layers.{i}.mixer.in_proj",
-    "layers.{i}.ssm.conv": "{body}layers.{i}.mixer.conv1d",
-    "layers.{i}.ssm.x": "{body}layers.{i}.mixer.x_proj",
-    "layers.{i}.ssm.dt": "{body}layers.{i}.mixer.dt_proj",
-    "layers.{i}.ssm.a": "{body}layers.{i}.mixer.A_log",
-    "layers.{i}.ssm.d": "{body}layers.{i}.mixer.D",
-    "layers.{i}.ssm.dt_bias": "{body}layers.{i}.mixer.dt_bias",
-    "layers.{i}.ssm.norm": "{body}layers.{i}.mixer.norm",
-    "layers.{i}.ssm.out": "{body}layers.{i}.mixer.out_proj",
-    "final_norm": "{body}norm_f",
-    "head": "{head}lm_head",
-}
-
-GGUF_MAMBA: dict[str, str] = {
-    "embed": "token_embd",
-    "layers.{i}.mixer_norm": "blk.{i}.attn_norm",
-    "layers.{i}.ssm.in": "blk.{i}.ssm_in",
-    "layers.{i}.ssm.conv": "blk.{i}.ssm_conv1d",
-    "layers.{i}.ssm.x": "blk.{i}.ssm_x",
-    "layers.{i}.ssm.dt": "blk.{i}.ssm_dt",
-    "layers.{i}.ssm.a": "blk.{i}.ssm_a",
-    "layers.{i}.ssm.d": "blk.{i}.ssm_d",
-    "layers.{i}.ssm.dt_bias": "blk.{i}.ssm_dt.bias",
-    "layers.{i}.ssm.norm": "blk.{i}.ssm_norm",
-    "layers.{i}.ssm.out": "blk.{i}.ssm_out",
-    "final_norm": "output_norm",
-    "head": "output",
-}
-
 # A base model saved by itself has no prefix; a model with a vision tower has one more.
-HF_MAMBA_ROOTS = (Root("backbone."), Root("model."), Root("", ""))
 HF_ROOTS = (Root("model."), Root("", ""))
 HF_GEMMA3_ROOTS = (
     Root("model."),

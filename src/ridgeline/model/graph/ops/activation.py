@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ridgeline.model.graph.node import Node, State, Value, Weight
 
 Activation = Literal[
-    "silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "tanh", "clamped_swiglu"
+    "silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "tanh", "identity", "clamped_swiglu"
 ]
 FLOPS_PER_GATED = 6.0
 FLOPS_PER_ACTIVATED = 5.0
@@ -33,8 +33,8 @@ class GatedActivation(Operator):
     """(gate [*, F], up [*, F]) -> act(gate) * up; joint: one input [*, 2F], gate first.
 
     silu: x * sigmoid(x). gelu: x * Phi(x). gelu_tanh: its tanh approximation (Hendrycks and Gimpel
-    2016). relu2: max(x, 0)^2 (So et al. 2021). clamped_swiglu (gpt-oss): with gate at most 7 and up
-    in -7..7, gate * sigmoid(1.702 gate) * (up + 1).
+    2016). relu2: max(x, 0)^2 (So et al. 2021). identity: x, the bilinear unit. clamped_swiglu
+    (gpt-oss): with gate at most 7 and up in -7..7, gate * sigmoid(1.702 gate) * (up + 1).
     """
 
     activation: Activation

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Experts(Operator):
     """(x [*, D], slots [*, 2 top_k] as `route` gives them) -> [*, D]; weights (gate [E, F, D], up
-    [E, F, D], down [E, D, F], and if bias theirs: [E, F], [E, F], [E, D]).
+    [E, F, D], down [E, D, F], and if bias theirs: [E, F], [E, F], [E, D]); without the gate and its
+    bias if not gated, where act(up) stands for act(gate) * up.
 
     The sum, in the order of a token's slots, of weight * down(act(gate(x)) * up(x)) of the slot's
     expert; weigh_input: of down(act(gate(weight * x)) * up(weight * x)) (Llama 4). num_experts: of
@@ -42,6 +43,13 @@ class Experts(Operator):
     bias: bool = False
     weigh_input: bool = False
     first_expert: int = 0
+    gated: bool = True
+
+    def matrices(self, weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
+        return weights[: 2 + self.gated]
+
+    def biases(self, weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
+        return weights[2 + self.gated :]
 
     def num_touched(self, num_tokens: int) -> float:
         """Different experts that so many tokens are expected to need, if all are as likely."""
@@ -56,7 +64,7 @@ class Experts(Operator):
         here = node.weights[0].shape[0]
         passes = rows * self.top_k * here / self.num_experts
         flops = {"f32": FLOPS_PER_GATED * passes * node.weights[0].shape[1]}
-        for weight in node.weights[:3]:
+        for weight in self.matrices(node.weights):
             arithmetic = precision.compute_of(weight.format.name)
             flops[arithmetic] = flops.get(arithmetic, 0.0) + (
                 FLOPS_PER_MULTIPLY_ADD * passes * weight.num_elements / here
@@ -76,13 +84,13 @@ class Experts(Operator):
         if all(w.split is None for w in weights):
             return Sharded(self, (REPLICATED,))
         by_expert = all(w.split == 0 for w in weights)
-        by_channel = [w.split for w in weights] == [1, 1, 2] and not self.bias
+        by_channel = [w.split for w in weights] == [*(1,) * (1 + self.gated), 2] and not self.bias
         return Sharded(self, (PARTIAL,)) if by_expert or by_channel else None
 
     def check(
         self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
-        require_counts(self, inputs, weights, 2, 6 if self.bias else 3)
+        require_counts(self, inputs, weights, 2, (2 + self.gated) * (2 if self.bias else 1))
         width = inputs[0].shape[-1]
         assert isinstance(width, int)
         gate = weights[0]
@@ -92,8 +100,9 @@ class Experts(Operator):
             f"{gate.name} has shape {gate.shape}; (experts, hidden, {width}) is needed",
         )
         here, hidden = gate.shape[:2]
-        needed = ((here, hidden, width), (here, hidden, width), (here, width, hidden))
-        biases = ((here, hidden), (here, hidden), (here, width))
+        ups = 1 + self.gated
+        needed = (*((here, hidden, width),) * ups, (here, width, hidden))
+        biases = (*((here, hidden),) * ups, (here, width))
         for weight, shape in zip(weights, (*needed, *biases), strict=False):
             require(
                 weight.shape == shape,

@@ -1,0 +1,158 @@
+"""Names of weights in the files of families that carry a state from token to token: see `names`."""
+
+from __future__ import annotations
+
+import re
+
+from ridgeline.model.weights.names import HF_LLAMA, Root, Row
+from ridgeline.model.weights.names_dense import without
+from ridgeline.model.weights.names_moe import HF_GRANITE_MOE, HF_QWEN_MOE
+
+
+def hf_mixer(stored: str) -> dict[str, str]:
+    """Of a Mamba or Mamba 2 mixer that is called `stored`."""
+    leaves = {
+        "in": "in_proj",
+        "conv": "conv1d",
+        "x": "x_proj",
+        "dt": "dt_proj",
+        "dt_norm": "dt_layernorm",
+        "b_norm": "b_layernorm",
+        "c_norm": "c_layernorm",
+        "a": "A_log",
+        "d": "D",
+        "dt_bias": "dt_bias",
+        "norm": "norm",
+        "out": "out_proj",
+    }
+    return {f"layers.{{i}}.ssm.{ours}": f"{stored}.{theirs}" for ours, theirs in leaves.items()}
+
+
+HF_MAMBA: dict[str, str] = {
+    "embed": "{body}embeddings",
+    "layers.{i}.mixer_norm": "{body}layers.{i}.norm",
+    **hf_mixer("{body}layers.{i}.mixer"),
+    "final_norm": "{body}norm_f",
+    "head": "{head}lm_head",
+}
+
+HF_NEMOTRON_H: dict[str, Row] = {
+    **HF_MAMBA,
+    **{f"layers.{{i}}.attn.{w}": f"{{body}}layers.{{i}}.mixer.{w}_proj" for w in "qkvo"},
+    "layers.{i}.mlp.up": "{body}layers.{i}.mixer.up_proj",
+    "layers.{i}.mlp.down": "{body}layers.{i}.mixer.down_proj",
+    "layers.{i}.moe.router": "{body}layers.{i}.mixer.gate",
+    "layers.{i}.moe.correction.bias": "{body}layers.{i}.mixer.gate.e_score_correction_bias",
+    "layers.{i}.moe.before": "{body}layers.{i}.mixer.fc1_latent_proj",
+    "layers.{i}.moe.up": "{body}layers.{i}.mixer.experts.{e}.up_proj",
+    "layers.{i}.moe.down": "{body}layers.{i}.mixer.experts.{e}.down_proj",
+    "layers.{i}.moe.after": "{body}layers.{i}.mixer.fc2_latent_proj",
+    "layers.{i}.shared.mlp.up": "{body}layers.{i}.mixer.shared_experts.up_proj",
+    "layers.{i}.shared.mlp.down": "{body}layers.{i}.mixer.shared_experts.down_proj",
+}
+
+# Mixers `mamba` and `self_attn`, the MLP `feed_forward`: Jamba and Bamba.
+HF_BESIDE: dict[str, str] = {
+    **HF_LLAMA,
+    **hf_mixer("{body}layers.{i}.mamba"),
+    "layers.{i}.mlp_norm": "{body}layers.{i}.pre_ff_layernorm",
+    "layers.{i}.mlp.gate": "{body}layers.{i}.feed_forward.gate_proj",
+    "layers.{i}.mlp.up": "{body}layers.{i}.feed_forward.up_proj",
+    "layers.{i}.mlp.down": "{body}layers.{i}.feed_forward.down_proj",
+    "final_norm": "{body}final_layernorm",
+}
+
+HF_JAMBA: dict[str, Row] = {
+    **HF_BESIDE,
+    "layers.{i}.moe.router": "{body}layers.{i}.feed_forward.router",
+    **{
+        f"layers.{{i}}.moe.{w}": f"{{body}}layers.{{i}}.feed_forward.experts.{{e}}.{w}_proj"
+        for w in ("gate", "up", "down")
+    },
+}
+
+# The filter is in three parts.
+HF_FALCON_H1: dict[str, str] = {
+    **without(HF_BESIDE, "layers.{i}.ssm.conv"),
+    **{f"layers.{{i}}.ssm.conv_{part}": "{body}layers.{i}.mamba.conv1d" for part in "xbc"},
+}
+
+HF_GRANITE_HYBRID: dict[str, Row] = {
+    **HF_GRANITE_MOE,
+    **hf_mixer("{body}layers.{i}.mamba"),
+    **{
+        f"layers.{{i}}.{place}mlp.{w}": f"{{body}}layers.{{i}}.shared_mlp.{stored}_linear"
+        for place in ("", "shared.")
+        for w, stored in (("gate", "input"), ("up", "input"), ("down", "output"))
+    },
+}
+
+HF_LFM2: dict[str, str] = {
+    **without(HF_LLAMA, "final_norm"),
+    "layers.{i}.attn_norm": "{body}layers.{i}.operator_norm",
+    "layers.{i}.attn.o": "{body}layers.{i}.self_attn.out_proj",
+    "layers.{i}.attn.q_norm": "{body}layers.{i}.self_attn.q_layernorm",
+    "layers.{i}.attn.k_norm": "{body}layers.{i}.self_attn.k_layernorm",
+    "layers.{i}.conv.in": "{body}layers.{i}.conv.in_proj",
+    "layers.{i}.conv.filter": "{body}layers.{i}.conv.conv",
+    "layers.{i}.conv.out": "{body}layers.{i}.conv.out_proj",
+    "layers.{i}.mlp_norm": "{body}layers.{i}.ffn_norm",
+    "layers.{i}.mlp.gate": "{body}layers.{i}.feed_forward.w1",
+    "layers.{i}.mlp.up": "{body}layers.{i}.feed_forward.w3",
+    "layers.{i}.mlp.down": "{body}layers.{i}.feed_forward.w2",
+    "final_norm": "{body}embedding_norm",
+}
+
+HF_LFM2_MOE: dict[str, Row] = {
+    **HF_LFM2,
+    "layers.{i}.moe.router": "{body}layers.{i}.feed_forward.gate",
+    "layers.{i}.moe.correction.bias": "{body}layers.{i}.feed_forward.expert_bias",
+    "layers.{i}.moe.gate": "{body}layers.{i}.feed_forward.experts.{e}.w1",
+    "layers.{i}.moe.up": "{body}layers.{i}.feed_forward.experts.{e}.w3",
+    "layers.{i}.moe.down": "{body}layers.{i}.feed_forward.experts.{e}.w2",
+}
+
+HF_QWEN3_5: dict[str, Row] = {
+    **HF_QWEN_MOE,
+    "layers.{i}.delta.qkv": "{body}layers.{i}.linear_attn.in_proj_qkv",
+    "layers.{i}.delta.z": "{body}layers.{i}.linear_attn.in_proj_z",
+    "layers.{i}.delta.beta": "{body}layers.{i}.linear_attn.in_proj_b",
+    "layers.{i}.delta.decay": "{body}layers.{i}.linear_attn.in_proj_a",
+    "layers.{i}.delta.conv": "{body}layers.{i}.linear_attn.conv1d",
+    "layers.{i}.delta.a": "{body}layers.{i}.linear_attn.A_log",
+    "layers.{i}.delta.dt_bias": "{body}layers.{i}.linear_attn.dt_bias",
+    "layers.{i}.delta.norm": "{body}layers.{i}.linear_attn.norm",
+    "layers.{i}.delta.out": "{body}layers.{i}.linear_attn.out_proj",
+}
+
+HF_QWEN3_NEXT: dict[str, Row] = {
+    **{
+        module: stored
+        for module, stored in HF_QWEN3_5.items()
+        if module.rpartition(".")[2] not in ("qkv", "z", "beta", "decay", "conv")
+    },
+    "layers.{i}.delta.qkvz": "{body}layers.{i}.linear_attn.in_proj_qkvz",
+    "layers.{i}.delta.ba": "{body}layers.{i}.linear_attn.in_proj_ba",
+    **{f"layers.{{i}}.delta.conv_{x}": "{body}layers.{i}.linear_attn.conv1d" for x in "qkv"},
+}
+
+GGUF_MAMBA: dict[str, str] = {
+    "embed": "token_embd",
+    "layers.{i}.mixer_norm": "blk.{i}.attn_norm",
+    "layers.{i}.ssm.in": "blk.{i}.ssm_in",
+    "layers.{i}.ssm.conv": "blk.{i}.ssm_conv1d",
+    "layers.{i}.ssm.x": "blk.{i}.ssm_x",
+    "layers.{i}.ssm.dt": "blk.{i}.ssm_dt",
+    "layers.{i}.ssm.a": "blk.{i}.ssm_a",
+    "layers.{i}.ssm.d": "blk.{i}.ssm_d",
+    "layers.{i}.ssm.dt_bias": "blk.{i}.ssm_dt.bias",
+    "layers.{i}.ssm.norm": "blk.{i}.ssm_norm",
+    "layers.{i}.ssm.out": "blk.{i}.ssm_out",
+    "final_norm": "output_norm",
+    "head": "output",
+}
+
+MAMBA_ROOTS = (Root("backbone."), Root("model."), Root("", ""))
+
+# The vision tower, and the layer that predicts one token more.
+QWEN3_5_HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq|(model\.)?visual\..*|mtp\..*")

@@ -1,0 +1,90 @@
+"""The engine on tiny models that carry a state: a request's tokens are its own, however it shares
+the machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ridgeline.backends.cpu.executor import CpuExecutor
+from ridgeline.engine.engine import Engine
+from ridgeline.engine.request import Request
+from ridgeline.model.opened import open_model
+from ridgeline.model.passes.fuse import fuse
+from ridgeline.step import RowSampling
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+NUM_REQUESTS = 6
+
+
+def engine(case: str, *, num_blocks: int, max_rows: int, step: int, threads: int = 2) -> Engine:
+    model = open_model(GOLDEN / case)
+    executor = CpuExecutor(
+        fuse(model.graph),
+        model.weights,
+        num_blocks=num_blocks,
+        max_rows=max_rows,
+        max_tokens_per_step=step,
+        threads=threads,
+    )
+    return Engine(executor, max_context=128, max_tokens_per_step=step)
+
+
+def requests() -> list[Request]:
+    """Prompts with common beginnings, some sampled, and two forks of the first."""
+    random = np.random.default_rng(5)
+    shared = random.integers(0, 126, 40).tolist()
+    found = []
+    for i in range(NUM_REQUESTS):
+        prompt = [*shared[: 8 * i], *random.integers(0, 126, 3 + 5 * i).tolist()]
+        how = RowSampling(temperature=0.9 if i % 2 else 0.0, seed=i, num_logprobs=0)
+        found.append(request(f"r{i}", prompt, how))
+    for seed in (100, 101):
+        how = RowSampling(temperature=1.2, seed=seed, num_logprobs=0)
+        found.append(request(f"fork{seed}", found[5].token_ids, how, fork_of="r5"))
+    return found
+
+
+def request(name: str, prompt: list[int], how: RowSampling, fork_of: str | None = None) -> Request:
+    return Request(
+        id=name,
+        token_ids=list(prompt),
+        num_prompt=len(prompt),
+        max_tokens=24,
+        stop_token_ids=frozenset(),
+        sampling=how,
+        fork_of=fork_of,
+    )
+
+
+def answers(of: Engine, asked: list[Request]) -> dict[str, list[tuple[int | None, float]]]:
+    found: dict[str, list[tuple[int | None, float]]] = {each.id: [] for each in asked}
+    for each in asked:
+        of.submit(each)
+    while of.has_work:
+        for event in of.step():
+            assert event.error is None
+            if event.token_id is not None:
+                found[event.request_id].append((event.token_id, event.logprob))
+    return found
+
+
+@pytest.mark.parametrize("case", ["mamba", "nemotron_h", "lfm2", "qwen3_next"])
+def test_a_request_has_the_same_tokens_alone_and_in_any_company(case: str) -> None:
+    alone: dict[str, list[tuple[int | None, float]]] = {}
+    for each in requests():
+        each.fork_of = None
+        alone |= answers(engine(case, num_blocks=64, max_rows=1, step=512), [each])
+    together = answers(engine(case, num_blocks=200, max_rows=8, step=512), requests())
+    assert together == alone
+    in_chunks = answers(engine(case, num_blocks=64, max_rows=3, step=7, threads=1), requests())
+    assert in_chunks == alone
+    tight = engine(case, num_blocks=14, max_rows=8, step=40)
+    asked = requests()
+    assert answers(tight, asked) == alone
+    assert sum(each.num_preemptions for each in asked) > 0
+    again = requests()
+    assert answers(tight, again) == alone
