@@ -29,6 +29,7 @@ def engine(case: str, *, num_blocks: int, max_rows: int, step: int, threads: int
         max_rows=max_rows,
         max_tokens_per_step=step,
         threads=threads,
+        num_slots=max_rows + 16,
     )
     return Engine(executor, max_context=128, max_tokens_per_step=step)
 
@@ -88,3 +89,8 @@ def test_a_request_has_the_same_tokens_alone_and_in_any_company(case: str) -> No
     assert sum(each.num_preemptions for each in asked) > 0
     again = requests()
     assert answers(tight, again) == alone
+    roomy = engine(case, num_blocks=200, max_rows=8, step=64)
+    assert answers(roomy, requests()) == alone
+    again = requests()
+    assert answers(roomy, again) == alone
+    assert any(each.num_cached for each in again)
