@@ -130,7 +130,7 @@ def ours(path: Path, threads: int, prompt: int, output: int) -> list[dict[str, A
         text=True,
         env={**os.environ, "RIDGELINE_KEEP_PACKED": "0"},
     )
-    records: list[dict[str, Any]] = json.loads(done.stdout)["records"]
+    records: list[dict[str, Any]] = json.loads(done.stdout)
     return records
 
 
@@ -159,7 +159,7 @@ def compare(arguments: argparse.Namespace) -> None:
     for _ in range(arguments.rounds):
         sizes = (arguments.threads, arguments.prompt, arguments.output)
         for record in ours(arguments.model, *sizes):
-            found[record["phase"]]["ridgeline"].append(record["tokens_per_second"])
+            found[record["phase"]]["ridgeline"].append(record["tokens_per_s"]["median"])
             if record["phase"] == "decode":
                 utilization.append(record["mbu"])
         for case, rate in theirs(arguments.llama_bench, arguments.model, *sizes).items():

@@ -68,8 +68,9 @@ struct AttentionArgs {
   std::int64_t window;  // 0: none
   bool causal;
   std::int64_t ahead;  // of others than causal ones: positions that a query sees ahead, -1: all
+  const float* sinks;  // a score of each head of the group that has no value, or null
   const std::byte* keys;    // key tile of block 0
-  const std::byte* values;  // value tile of block 0
+  const std::byte* values;  // value tile of block 0; null: values are the first value_dim channels of the keys
   std::size_t block_stride;
   const std::int32_t* block_table;
   std::int64_t num_context;

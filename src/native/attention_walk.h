@@ -20,6 +20,7 @@ struct Scratch {
   float* scores;         // [vectors of a tile, kChunkTokens]
   float* weight_scales;  // [16]
   std::byte* weights;    // [vectors of a tile, kWeightBytes]
+  std::byte* values;     // value tiles of a chunk, made of its key tiles where there are no others
   std::byte* q;          // [vectors, query_bytes], scaled
 };
 
@@ -27,11 +28,16 @@ std::int64_t max_vectors(std::int64_t group, std::int64_t head_dim) {
   return queries_per_item(group, head_dim) * group;
 }
 
+// Of a chunk's value tiles, which are bfloat16 where they are made of keys.
+std::size_t made_bytes(std::int64_t value_dim) {
+  return static_cast<std::size_t>(kBlocksPerChunk) * value_tile_bytes(CacheFormat::bf16, value_dim);
+}
+
 // Where queries begin.
 std::size_t floats_before_queries(std::int64_t vectors, std::int64_t tile_vectors, std::int64_t value_dim) {
   return static_cast<std::size_t>((vectors + tile_vectors) * partial_floats(value_dim) + tile_vectors * kChunkTokens +
                                   kWidth) +
-         static_cast<std::size_t>(tile_vectors) * kWeightBytes / sizeof(float);
+         (static_cast<std::size_t>(tile_vectors) * kWeightBytes + made_bytes(value_dim)) / sizeof(float);
 }
 
 Scratch scratch_of(const AttentionArgs& args, std::int64_t tile_vectors, std::byte* memory) {
@@ -42,6 +48,7 @@ Scratch scratch_of(const AttentionArgs& args, std::int64_t tile_vectors, std::by
   out.scores = out.chunk + tile_vectors * stride;
   out.weight_scales = out.scores + tile_vectors * kChunkTokens;
   out.weights = reinterpret_cast<std::byte*>(out.weight_scales + kWidth);
+  out.values = out.weights + static_cast<std::size_t>(tile_vectors) * kWeightBytes;
   out.q = memory + floats_before_queries(vectors, tile_vectors, args.value_dim) * sizeof(float);
   return out;
 }
@@ -72,12 +79,49 @@ struct Tiles {
   const std::byte* keys[kBlocksPerChunk];
   const std::byte* values[kBlocksPerChunk];
 };
-void find_tiles(const AttentionArgs& args, std::int64_t first, std::int64_t count, Tiles& tiles) {
+void find_tiles(const AttentionArgs& args, const Scratch& scratch, std::int64_t first, std::int64_t count,
+                Tiles& tiles) {
+  const std::size_t made = value_tile_bytes(CacheFormat::bf16, args.value_dim);
   for (std::int64_t b = 0; b < count; b++) {
     const std::size_t offset = static_cast<std::size_t>(args.block_table[first + b]) * args.block_stride;
     tiles.keys[b] = args.keys + offset;
-    tiles.values[b] = args.values + offset;
+    tiles.values[b] = args.values ? args.values + offset
+                                  : scratch.values + static_cast<std::size_t>(first % kBlocksPerChunk + b) * made;
   }
+}
+
+// Pairs of channels of 16 tokens become pairs of tokens of all channels: the bfloat16 value tiles of blocks [first,
+// last] of a chunk, where values are channels of the keys.
+void make_values(const AttentionArgs& args, const Scratch& scratch, std::int64_t first, std::int64_t last) {
+  const std::int64_t width = padded_to_16(args.value_dim);
+  for (std::int64_t block = first; block <= last; block++) {
+    const std::size_t offset = static_cast<std::size_t>(args.block_table[block]) * args.block_stride;
+    const auto* keys = reinterpret_cast<const std::uint32_t*>(args.keys + offset);
+    auto* values = reinterpret_cast<std::uint32_t*>(scratch.values) +
+                   block % kBlocksPerChunk * (width * kBlockTokens / 2);
+    for (std::int64_t t = 0; t < kBlockTokens; t += 2) {
+      std::uint32_t* out = values + t / 2 * width;
+      for (std::int64_t d = 0; d < args.value_dim / 2; d++) {
+        const std::uint32_t a = keys[d * kBlockTokens + t], b = keys[d * kBlockTokens + t + 1];
+        out[2 * d] = (a & 0xffff) | b << 16;
+        out[2 * d + 1] = a >> 16 | (b & 0xffff0000);
+      }
+      if (args.value_dim % 2) {
+        const std::uint32_t* pair = keys + args.value_dim / 2 * kBlockTokens + t;
+        out[args.value_dim - 1] = (pair[0] & 0xffff) | pair[1] << 16;
+      }
+      for (std::int64_t d = args.value_dim; d < width; d++) out[d] = 0;
+    }
+  }
+}
+
+// Of all blocks of a chunk that any of the queries sees.
+void make_values_of(const AttentionArgs& args, const Scratch& scratch, std::int64_t query_begin,
+                    std::int64_t query_end, std::int64_t chunk) {
+  const std::int64_t first = chunk * kBlocksPerChunk, last = first + kBlocksPerChunk - 1;
+  const std::int64_t lowest = visible(args, args.num_context + query_begin).first / kBlockTokens;
+  const std::int64_t highest = visible(args, args.num_context + query_end - 1).last / kBlockTokens;
+  make_values(args, scratch, lowest > first ? lowest : first, highest < last ? highest : last);
 }
 
 // The key tiles that a chunk will read of what one query at `position` sees.
@@ -195,10 +239,10 @@ void compute_chunk(const AttentionArgs& args, const Scratch& scratch, std::int64
   const std::int64_t block_last = (highest < chunk_last ? highest : chunk_last) / kBlockTokens;
   const int num_blocks = static_cast<int>(block_last - block_first + 1);
   Tiles tiles;
-  find_tiles(args, block_first, num_blocks, tiles);
+  find_tiles(args, scratch, block_first, num_blocks, tiles);
 
   Ahead ahead;
-  if (next) {
+  if (next && args.values) {
     std::copy(tiles.values, tiles.values + num_blocks, ahead.tiles);
     ahead.count = num_blocks;
     ahead.num_bytes = static_cast<std::int64_t>(value_tile_bytes(Cache::kFormat, args.value_dim));
@@ -244,9 +288,20 @@ void merge(float* states, const float* chunk, std::int64_t count, std::int64_t o
   }
 }
 
+// A sink takes a share of the weights, and gives nothing.
+float share_of_all(const AttentionArgs& args, float largest_score, float total, std::int64_t head) {
+  if (!args.sinks) return 1.0f / total;
+  const float sink = args.sinks[head] * kLog2E, top = sink > largest_score ? sink : largest_score;
+  float score[kWidth] = {largest_score - top, sink - top}, weight[kWidth];
+  store(weight, power_of_2(load(score)));
+  const float whole = total * weight[0];
+  return weight[0] / (whole + weight[1]);
+}
+
 void finish(const AttentionArgs& args, const float* state, std::int64_t query, std::int64_t head) {
   float* out = args.out + query * args.ldo + head * args.value_dim;
-  const Vec inverse = all(1.0f / state[padded_to_16(args.value_dim) + 1]);
+  const float* rest = state + padded_to_16(args.value_dim);
+  const Vec inverse = all(share_of_all(args, rest[0], rest[1], head));
   for (std::int64_t i = 0; i < args.value_dim; i += kWidth)
     store_n(out + i, mul(load(state + i), inverse), args.value_dim - i);
 }
@@ -281,6 +336,7 @@ void attend(const AttentionArgs& args, std::int64_t query_begin, std::int64_t qu
   for (std::int64_t chunk = first; chunk <= last; chunk++) {
     AttentionNext after{&args, chunk + 1};
     if (chunk == last) after = {next, next ? visible(*next, next->num_context).first / kChunkTokens : 0};
+    if (!args.values) make_values_of(args, scratch, query_begin, query_end, chunk);
     for (std::int64_t begin = 0; begin < vectors; begin += Cache::kVectors) {
       const int count = static_cast<int>(vectors - begin < Cache::kVectors ? vectors - begin : Cache::kVectors);
       float* states = scratch.states + begin * stride;
@@ -301,6 +357,7 @@ void attend_chunk(const AttentionArgs& args, std::int64_t query_begin, std::int6
   const std::int64_t stride = partial_floats(args.value_dim);
   const std::int64_t vectors = (query_end - query_begin) * args.group;
   set_queries<Cache>(args, query_begin, query_end, scratch.q);
+  if (!args.values) make_values_of(args, scratch, query_begin, query_end, chunk);
   for (std::int64_t begin = 0; begin < vectors; begin += Cache::kVectors) {
     const int count = static_cast<int>(vectors - begin < Cache::kVectors ? vectors - begin : Cache::kVectors);
     compute_chunk<Cache>(args, scratch, query_begin, begin, count, chunk, vectors <= Cache::kVectors ? &next : nullptr,

@@ -16,7 +16,6 @@
 #include <tuple>
 
 #include "module.h"
-#include "operators_experts.h"
 #include "operators_linear.h"
 #include "program.h"
 #include "roofs.h"
@@ -53,26 +52,7 @@ ActivationKind kind_named(const std::string& name) {
   throw std::invalid_argument("no kind of activations is called " + name);
 }
 
-Activation activation_named(const std::string& name) {
-  static constexpr std::pair<const char*, Activation> kActivations[] = {{"silu", Activation::silu},
-                                                                        {"gelu", Activation::gelu},
-                                                                        {"gelu_tanh", Activation::gelu_tanh},
-                                                                        {"relu", Activation::relu},
-                                                                        {"relu2", Activation::relu2},
-                                                                        {"sigmoid", Activation::sigmoid},
-                                                                        {"clamped_swiglu", Activation::clamped_swiglu},
-                                                                        {"identity", Activation::identity},
-                                                                        {"tanh", Activation::tanh}};
-  for (const auto& [key, value] : kActivations)
-    if (name == key) return value;
-  throw std::invalid_argument("no activation is called " + name);
-}
-
 const std::byte* bytes_of(const Bytes& array) { return reinterpret_cast<const std::byte*>(array.data()); }
-
-struct Matrix {
-  PackedMatrix packed;
-};
 
 struct NormSpec {
   std::string kind;
@@ -259,87 +239,6 @@ void add_elementwise(Program& program, const std::string& name, const std::strin
   throw std::invalid_argument("no elementwise operator " + type);
 }
 
-void add_weigh(Program& program, const std::string& name, const View& x, const View& g, const View& y) {
-  for (const View& view : {x, g, y}) check_floats(program, view);
-  require(x.width == y.width && g.width == 1 && x.sampled == y.sampled && g.sampled == y.sampled,
-          "rows are weighed by one number each");
-  program.add(std::make_unique<Elementwise>(name, "weigh", Elementwise::Kind::weigh, x, g, y, 0.0f, Activation::silu));
-}
-
-void add_route(Program& program, const std::string& name, const View& x, const View& slots, const Matrix& router,
-               const std::optional<Floats>& bias, const std::optional<Floats>& correction, std::int64_t top_k,
-               bool sigmoid, bool normalize, float scale, std::int64_t num_groups, std::int64_t top_groups,
-               std::int64_t group_best) {
-  for (const View& view : {x, slots}) check_floats(program, view);
-  const std::int64_t experts = router.packed.n;
-  require(router.packed.k == x.width && router.packed.layout == Layout::f32 && x.sampled == slots.sampled &&
-              slots.width == 2 * top_k && top_k >= 1,
-          "a router is float32 and as wide as its input, and gives two numbers a slot");
-  require(num_groups >= 1 && experts % num_groups == 0 && top_groups >= 1 && top_groups <= num_groups &&
-              group_best >= 1 && group_best <= experts / num_groups && top_k <= top_groups * (experts / num_groups),
-          "a router's groups do not part its experts");
-  const auto kept = [&](const std::optional<Floats>& vector) -> const float* {
-    if (!vector) return nullptr;
-    require(vector->size() == static_cast<std::size_t>(experts), "a router's vector is not one number an expert");
-    return program.keep(vector->data(), experts);
-  };
-  program.add(std::make_unique<Route>(name, Route::Spec{x, slots, router.packed, kept(bias), kept(correction), top_k,
-                                                        sigmoid, normalize, scale, num_groups, top_groups, group_best}));
-}
-
-// biases: of gate, up and down, one row an expert, or nothing.
-void add_experts(Program& program, const std::string& name, const View& x, const View& slots, const View& y,
-                 const std::vector<Matrix>& gate, const std::vector<Matrix>& up, const std::vector<Matrix>& down,
-                 const std::vector<Floats>& biases, std::int64_t top_k, std::int64_t first_expert,
-                 const std::string& activation, bool weigh_input) {
-  for (const View& view : {x, slots, y}) check_floats(program, view);
-  const std::size_t count = up.size();
-  const bool gated = !gate.empty();
-  const std::size_t num_biases = gated ? 3 : 2;
-  require(count > 0 && (!gated || gate.size() == count) && down.size() == count &&
-              (biases.empty() || biases.size() == num_biases),
-          "experts do not have the same parts");
-  require(x.width == y.width && slots.width == 2 * top_k && x.sampled == y.sampled && x.sampled == slots.sampled &&
-              first_expert >= 0,
-          "the experts' values disagree");
-  const std::int64_t hidden = up[0].packed.n, width = x.width;
-  const float* vectors[3] = {nullptr, nullptr, nullptr};
-  for (std::size_t i = 0; i < biases.size(); i++) {
-    const std::size_t size = count * static_cast<std::size_t>(i + 1 < num_biases ? hidden : width);
-    require(biases[i].size() == size, "the experts' biases are not as long as their matrices are high");
-    vectors[i + 3 - num_biases] = program.keep(biases[i].data(), static_cast<std::int64_t>(size));
-  }
-  const Limits& limits = program.rows().limits();
-  Experts::Spec spec{x, slots, y, hidden, top_k, first_expert, {}, activation_named(activation), weigh_input,
-                     gated, std::max(limits.max_tokens, limits.max_sampled)};
-  for (std::size_t e = 0; e < count; e++) {
-    const PackedMatrix &u = up[e].packed, &d = down[e].packed, g = gated ? gate[e].packed : PackedMatrix{};
-    require(u.k == width && u.n == hidden && d.n == width && d.k == hidden && u.layout == up[0].packed.layout &&
-                d.layout == down[0].packed.layout &&
-                (!gated || (g.k == width && g.n == hidden && g.layout == gate[0].packed.layout)),
-            "an expert is not like the first");
-    const auto at = static_cast<std::int64_t>(e);
-    spec.experts.push_back({g, u, d, vectors[0] ? vectors[0] + at * hidden : nullptr,
-                            vectors[1] ? vectors[1] + at * hidden : nullptr,
-                            vectors[2] ? vectors[2] + at * width : nullptr});
-  }
-  program.add(std::make_unique<Experts>(name, std::move(spec)));
-}
-
-// (name, experts [rows, top_k]) of each operator that has experts, in the last step.
-nb::list chosen_experts(const Program& program) {
-  nb::list out;
-  for (const Program::Chosen& chosen : program.chosen_experts()) {
-    const std::size_t rows = chosen.experts.size() / static_cast<std::size_t>(chosen.top_k);
-    auto* copy = new std::int32_t[std::max<std::size_t>(chosen.experts.size(), 1)];
-    const nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<std::int32_t*>(p); });
-    std::copy(chosen.experts.begin(), chosen.experts.end(), copy);
-    out.append(nb::make_tuple(chosen.name, nb::ndarray<nb::numpy, std::int32_t, nb::ndim<2>>(
-                                               copy, {rows, static_cast<std::size_t>(chosen.top_k)}, owner)));
-  }
-  return out;
-}
-
 void add_select_rows(Program& program, const std::string& name, const View& x, const View& y) {
   check_floats(program, x);
   program.check_view(y);
@@ -376,8 +275,8 @@ void add_rope(Program& program, const std::string& name, const View& x, const Vi
 }
 
 int add_cache(Program& program, std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim,
-              std::int64_t window, const std::string& format) {
-  return program.add_cache(kv_heads, key_dim, value_dim, window, cache_format_of(format));
+              std::int64_t column, const std::string& format, bool latent) {
+  return program.add_cache(kv_heads, key_dim, value_dim, column, cache_format_of(format), latent);
 }
 
 void check_kv(const HeadsToCache::Spec& spec) {
@@ -426,14 +325,18 @@ void add_rope_kv_write(Program& program, const std::string& name, const View& qk
 }
 
 void add_attention(Program& program, const std::string& name, const View& q, const View& out, int cache,
-                   std::int64_t heads, float scale, float softcap, bool causal,
-                   std::int64_t ahead) {
+                   std::int64_t heads, float scale, float softcap, bool causal, std::int64_t ahead,
+                   const std::optional<Floats>& sinks) {
   for (const View& view : {q, out}) check_floats(program, view);
   const KvPlace& place = program.cache(cache);
   require(heads > 0 && heads % place.kv_heads == 0 && !q.sampled && !out.sampled && q.width == heads * place.key_dim &&
               out.width == heads * place.value_dim,
           "an attention's heads are not its cache's");
-  program.add(std::make_unique<Attention>(name, Attention::Spec{q, out, place, heads, scale, softcap, causal, ahead}));
+  require(!place.latent && (!sinks || sinks->size() == static_cast<std::size_t>(heads)),
+          "an attention has a sink a head, and a cache of keys and values");
+  const float* kept = sinks ? program.keep(sinks->data(), heads) : nullptr;
+  program.add(
+      std::make_unique<Attention>(name, Attention::Spec{q, out, place, heads, scale, softcap, causal, ahead, kept}));
 }
 
 void run(Program& program, const Lines& lines, const Ids& new_blocks, bool sampling) {
@@ -456,6 +359,22 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> logits(const Program& program) {
 }
 
 }  // namespace
+
+Activation activation_named(const std::string& name) {
+  static constexpr std::pair<const char*, Activation> kActivations[] = {{"silu", Activation::silu},
+                                                                        {"gelu", Activation::gelu},
+                                                                        {"gelu_tanh", Activation::gelu_tanh},
+                                                                        {"relu", Activation::relu},
+                                                                        {"relu2", Activation::relu2},
+                                                                        {"sigmoid", Activation::sigmoid},
+                                                                        {"clamped_swiglu", Activation::clamped_swiglu},
+                                                                        {"identity", Activation::identity},
+                                                                        {"tanh", Activation::tanh}};
+  for (const auto& [key, value] : kActivations)
+    if (name == key) return value;
+  throw std::invalid_argument("no activation is called " + name);
+}
+
 }  // namespace ridgeline
 
 NB_MODULE(_native, m) {
@@ -508,6 +427,8 @@ NB_MODULE(_native, m) {
   bind_sampling(m);
 
   nb::class_<Program> program(m, "Program");
+  bind_experts(program);
+  bind_latent(program);
   bind_recurrent(program);
   program
       .def(
@@ -522,7 +443,8 @@ NB_MODULE(_native, m) {
           },
           "isa"_a, "threads"_a, "num_blocks"_a, "max_rows"_a, "max_tokens"_a, "max_sampled"_a, "max_context"_a,
           "vocab"_a, "vocab_ids"_a, "arena_bytes"_a, "num_slots"_a = 0, "windows"_a = std::vector<std::int64_t>{0})
-      .def("add_cache", &add_cache, "kv_heads"_a, "key_dim"_a, "value_dim"_a, "column"_a, "format"_a)
+      .def("add_cache", &add_cache, "kv_heads"_a, "key_dim"_a, "value_dim"_a, "column"_a, "format"_a,
+           "latent"_a = false)
       .def("pack", &pack, "format"_a, "raw"_a, "n"_a, "k"_a, "row_bytes"_a, "release"_a)
       .def(
           "write_weights",
@@ -548,18 +470,13 @@ NB_MODULE(_native, m) {
       .def("add_add_norm", &add_add_norm, "name"_a, "a"_a, "b"_a, "total"_a, "y"_a, "norm"_a)
       .def("add_elementwise", &add_elementwise, "name"_a, "type"_a, "a"_a, "b"_a, "y"_a, "number"_a = 0.0f,
            "activation"_a = "")
-      .def("add_weigh", &add_weigh, "name"_a, "x"_a, "g"_a, "y"_a)
-      .def("add_route", &add_route, "name"_a, "x"_a, "slots"_a, "router"_a, "bias"_a.none(), "correction"_a.none(),
-           "top_k"_a, "sigmoid"_a, "normalize"_a, "scale"_a, "num_groups"_a, "top_groups"_a, "group_best"_a)
-      .def("add_experts", &add_experts, "name"_a, "x"_a, "slots"_a, "y"_a, "gate"_a, "up"_a, "down"_a, "biases"_a,
-           "top_k"_a, "first_expert"_a, "activation"_a, "weigh_input"_a)
       .def("add_select_rows", &add_select_rows, "name"_a, "x"_a, "y"_a)
       .def("add_rope", &add_rope, "name"_a, "x"_a, "y"_a, "heads"_a, "head_dim"_a, "rotation"_a)
       .def("add_kv_write", &add_kv_write, "name"_a, "k"_a, "v"_a, "cache"_a)
       .def("add_rope_kv_write", &add_rope_kv_write, "name"_a, "qkv"_a, "q_out"_a, "cache"_a, "heads"_a,
            "rotation"_a.none(), "q_norm"_a.none(), "k_norm"_a.none())
       .def("add_attention", &add_attention, "name"_a, "q"_a, "out"_a, "cache"_a, "heads"_a, "scale"_a, "softcap"_a,
-           "causal"_a, "ahead"_a = -1)
+           "causal"_a, "ahead"_a = -1, "sinks"_a = nb::none())
       .def("finish", &Program::finish, "logits"_a)
       .def(
           "open_row",
@@ -585,7 +502,6 @@ NB_MODULE(_native, m) {
       .def("run", &run, "lines"_a, "new_blocks"_a, "sampling"_a)
       .def("samples", &samples)
       .def("logits", &logits)
-      .def("chosen_experts", &chosen_experts)
       .def("times",
            [](const Program& program) {
              nb::list out;

@@ -6,12 +6,24 @@
 #include <string>
 
 #include "attention.h"
+#include "elementwise.h"
+#include "linear.h"
 
 namespace ridgeline {
 
 class Program;
 
+// A packed weight, as Python holds it.
+struct Matrix {
+  PackedMatrix packed;
+};
+
+// Throws std::invalid_argument for a name that no activation has.
+Activation activation_named(const std::string& name);
+
 void bind_attention(nanobind::module_& m);  // module_attention.cpp
+void bind_experts(nanobind::class_<Program>& program);    // module_experts.cpp
+void bind_latent(nanobind::class_<Program>& program);     // module_latent.cpp
 void bind_linear(nanobind::module_& m);     // module_linear.cpp
 void bind_recurrent(nanobind::class_<Program>& program);  // module_recurrent.cpp
 void bind_roofs(nanobind::module_& m);      // module_roofs.cpp

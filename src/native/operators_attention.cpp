@@ -124,8 +124,16 @@ void HeadsToCache::run(const StepContext& context, Worker& worker) {
 
 Attention::Attention(std::string name, Spec spec) : Operator(std::move(name), "attention"), spec_(spec) {}
 
+std::int64_t Attention::num_groups() const {
+  if (!spec_.place.latent) return spec_.place.kv_heads;
+  constexpr std::int64_t kTogether = 24;  // a multiple of every tile's height; see queries_per_item
+  std::int64_t groups = (spec_.num_heads + kTogether - 1) / kTogether;
+  while (spec_.num_heads % groups) groups++;
+  return groups;
+}
+
 std::size_t Attention::scratch_bytes(const Kernels& kernels) const {
-  return attention_of(kernels).scratch_bytes(spec_.num_heads / spec_.place.kv_heads, spec_.place.key_dim,
+  return attention_of(kernels).scratch_bytes(spec_.num_heads / num_groups(), spec_.place.key_dim,
                                          spec_.place.value_dim);
 }
 
@@ -135,7 +143,7 @@ std::int64_t Attention::partials_floats(std::int64_t num_chunks) const {
 
 AttentionArgs Attention::args(const StepContext& context, const StepRow& row, std::int64_t kv_head) const {
   const KvPlace& place = spec_.place;
-  const std::int64_t group = spec_.num_heads / place.kv_heads;
+  const std::int64_t group = spec_.num_heads / num_groups();
   AttentionArgs out;
   out.q = context.at(spec_.q) + row.token_begin * spec_.q.ld + kv_head * group * place.key_dim;
   out.ldq = spec_.q.ld;
@@ -148,9 +156,12 @@ AttentionArgs Attention::args(const StepContext& context, const StepRow& row, st
   out.softcap = spec_.softcap;
   out.window = place.window;
   out.causal = spec_.causal;
-  out.keys = context.kv + place.key_offset + static_cast<std::size_t>(kv_head) * key_tile_bytes(place.format, place.key_dim);
-  out.values = context.kv + place.value_offset + static_cast<std::size_t>(kv_head) * value_tile_bytes(place.format, place.value_dim);
   out.ahead = spec_.ahead;
+  out.sinks = spec_.sinks ? spec_.sinks + kv_head * group : nullptr;
+  const std::size_t tile = place.latent ? 0 : static_cast<std::size_t>(kv_head);
+  out.keys = context.kv + place.key_offset + tile * key_tile_bytes(place.format, place.key_dim);
+  out.values = place.latent ? nullptr
+                            : context.kv + place.value_offset + tile * value_tile_bytes(place.format, place.value_dim);
   out.block_stride = context.kv_block_stride;
   out.block_table = row.block_tables[place.column];
   out.num_context = row.num_context;
@@ -174,7 +185,7 @@ Chunks chunks_of(const StepRow& row, std::int64_t window) {
 
 // Whether rows are too few for the threads, and their contexts long enough to be parted.
 bool Attention::splits_context(const StepContext& context, int num_threads) const {
-  const std::int64_t kv_heads = spec_.place.kv_heads, group = spec_.num_heads / kv_heads;
+  const std::int64_t kv_heads = num_groups(), group = spec_.num_heads / kv_heads;
   const std::vector<StepRow>& rows = context.step.rows;
   if (num_threads == 1 || static_cast<std::int64_t>(rows.size()) * kv_heads >= 4 * num_threads) return false;
   std::int64_t most = 0, floats = 0;
@@ -199,7 +210,7 @@ void Attention::run(const StepContext& context, Worker& worker) {
 
 // One new token a row: each thread takes a run of (row, KV head), and asks for the next one's keys before it computes.
 void Attention::run_decode(const StepContext& context, Worker& worker) const {
-  const std::int64_t kv_heads = spec_.place.kv_heads;
+  const std::int64_t kv_heads = num_groups();
   std::int64_t begin, end;
   worker.share(static_cast<std::int64_t>(context.step.rows.size()) * kv_heads, begin, end);
   const auto item = [&](std::int64_t i) {
@@ -215,7 +226,7 @@ void Attention::run_decode(const StepContext& context, Worker& worker) const {
 }
 
 void Attention::run_whole(const StepContext& context, Worker& worker) {
-  const std::int64_t kv_heads = spec_.place.kv_heads;
+  const std::int64_t kv_heads = num_groups();
   const std::int64_t queries = queries_per_item(spec_.num_heads / kv_heads, spec_.place.key_dim);
   std::int64_t item = next_item.fetch_add(1, std::memory_order_relaxed), first = 0;
   for (const StepRow& row : context.step.rows) {
@@ -231,7 +242,7 @@ void Attention::run_whole(const StepContext& context, Worker& worker) {
 }
 
 void Attention::run_split(const StepContext& context, Worker& worker) const {
-  const std::int64_t kv_heads = spec_.place.kv_heads, group = spec_.num_heads / kv_heads;
+  const std::int64_t kv_heads = num_groups(), group = spec_.num_heads / kv_heads;
   const std::int64_t stride = ridgeline::partial_floats(spec_.place.value_dim);
   std::int64_t total = 0;
   for (const StepRow& row : context.step.rows) {

@@ -18,6 +18,7 @@ struct KvPlace {
   std::int64_t kv_heads, key_dim, value_dim;
   std::int64_t window;  // 0: none
   CacheFormat format;
+  bool latent = false;  // values are the first value_dim channels of the keys, and lie nowhere else
 };
 
 // cos and sin of every position, computed when first needed.
@@ -70,10 +71,16 @@ class Attention final : public Operator {
     float scale, softcap;
     bool causal;
     std::int64_t ahead;
+    const float* sinks = nullptr;  // of each head, or null
   };
   Attention(std::string name, Spec spec);
   void run(const StepContext& context, Worker& worker) override;
   std::size_t scratch_bytes(const Kernels& kernels) const override;
+  // Where outputs go, in a step whose values another operator places; by one thread, before a barrier.
+  void place_output(const View& out) {
+    spec_.out = out;
+    next_item.store(0, std::memory_order_relaxed);
+  }
   // Floats of `num_chunks` chunks of one token, all heads.
   std::int64_t partials_floats(std::int64_t num_chunks) const;
 
@@ -81,6 +88,9 @@ class Attention final : public Operator {
   const CacheAttention& attention_of(const Kernels& kernels) const {
     return kernels.cache_attention[static_cast<int>(spec_.place.format)];
   }
+  // Heads that go over keys together, and how many such groups there are: those of a KV head, or where all share the
+  // only one, as many as keep a kernel's tile full.
+  std::int64_t num_groups() const;
   AttentionArgs args(const StepContext& context, const StepRow& row, std::int64_t kv_head) const;
   bool splits_context(const StepContext& context, int num_threads) const;
   void run_whole(const StepContext& context, Worker& worker);

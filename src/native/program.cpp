@@ -1,6 +1,7 @@
 #include "program.h"
 
 #include "operators_experts.h"
+#include "operators_latent.h"
 
 #include <algorithm>
 #include <chrono>
@@ -50,16 +51,18 @@ Program::Program(Isa isa, int num_threads, const Limits& limits, std::size_t are
       cursors_(static_cast<std::size_t>(num_threads)) {}
 
 int Program::add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t column,
-                       CacheFormat format) {
+                       CacheFormat format, bool latent) {
   if (kv_heads < 1 || key_dim < 1 || value_dim < 1) throw std::invalid_argument("a cache has no heads");
   if (format == CacheFormat::int8 && std::max(key_dim, value_dim) > kMaxCodedChannels)
     throw std::invalid_argument("heads are too wide for an int8 cache");
+  if (latent && (kv_heads != 1 || value_dim > key_dim || format != CacheFormat::bf16))
+    throw std::invalid_argument("latents are a part of their keys, and bf16");
   std::size_t& bytes = column_bytes_.at(static_cast<std::size_t>(column));
   const std::int64_t window = rows_.limits().windows[static_cast<std::size_t>(column)];
-  KvPlace place{column, bytes, 0, kv_heads, key_dim, value_dim, window, format};
+  KvPlace place{column, bytes, 0, kv_heads, key_dim, value_dim, window, format, latent};
   const std::size_t heads = static_cast<std::size_t>(kv_heads);
   place.value_offset = place.key_offset + heads * key_tile_bytes(format, key_dim);
-  bytes = aligned(place.value_offset + heads * value_tile_bytes(format, value_dim));
+  bytes = aligned(place.value_offset + (latent ? 0 : heads * value_tile_bytes(format, value_dim)));
   kv_block_stride_ = std::max(kv_block_stride_, bytes);
   caches_.push_back(place);
   return static_cast<int>(caches_.size()) - 1;
@@ -142,7 +145,9 @@ void Program::finish(const View& logits) {
     scratch = std::max(scratch, op->scratch_bytes(kernels_));
     activations = std::max(activations, op->shared_activation_bytes(kernels_));
     shared = std::max(shared, op->shared_bytes(kernels_, most_rows));
-    if (const auto* attention = dynamic_cast<const Attention*>(op.get()))
+    const auto* attention = dynamic_cast<const Attention*>(op.get());
+    if (const auto* latent = dynamic_cast<const LatentAttention*>(op.get())) attention = &latent->over_latents();
+    if (attention)
       partials_floats_ = std::max(
           partials_floats_, 4 * attention->partials_floats((limits.max_context + kChunkTokens - 1) / kChunkTokens));
   }

@@ -39,7 +39,7 @@ class Program {
   // ---- building; finish() ends it
   // A layer's cache in a column of the block tables.
   int add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t column,
-                CacheFormat format);
+                CacheFormat format, bool latent);
   const KvPlace& cache(int index) const;
   // Of every row, that many floats that its recurrent operators carry from token to token.
   StatePlace add_state(std::int64_t floats);

@@ -22,6 +22,7 @@ from ridgeline.cost.sizes import BLOCK_TOKENS, Sizes, plan_sizes
 from ridgeline.cost.step_times import least_seconds
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.executor import Executor
+from ridgeline.engine.experts import counter_of
 from ridgeline.engine.record import Recorder
 from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.errors import RequestError, RidgelineError
@@ -33,6 +34,7 @@ from ridgeline.model.opened import OpenedModel, open_model
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.model.task import Purpose, purpose_of
+from ridgeline.model.text.load import load_tokenizer
 from ridgeline.model.text.tokenizer import Tokenizer
 from ridgeline.model.weights.sources import Progress, parse_reference, resolve, silent
 from ridgeline.step import StepShape
@@ -57,7 +59,8 @@ class Options:
     policy: who goes first, "fcfs", "priority" or "fair". max_waiting: requests that may wait; one
     more is refused as Overloaded, with the time when to come back; None: any number. itl_target:
     seconds between the tokens of an answer that prompts must leave: beside answers that are being
-    written, a step has as much of a prompt as fits that time. threads, isa: of the CPU backend,
+    written, a step has as much of a prompt as fits that time. expert_counts: outputs say how often
+    each expert of a mixture was chosen. threads, isa: of the CPU backend,
     over `Settings`. record: a file to which everything that the engine is told and does is written,
     for `ridgeline replay`; token ids, no text. task: "generate", "embed" or "classify". pooling: of
     an encoder, "mean" or "cls", over its files'. positions: "dropped" leaves rotations out (DroPE).
@@ -72,6 +75,7 @@ class Options:
     policy: str = "fcfs"
     max_waiting: int | None = None
     itl_target: float | None = None
+    expert_counts: bool = False
     threads: int | None = None
     isa: str | None = None
     record: Path | None = None
@@ -230,7 +234,7 @@ def assemble(
     path = resolve(parse_reference(model), settings, progress)
     opened = open_model(path, context_length=options.context_length, pooling=options.pooling)
     # Read first: a broken tokenizer is known before weights are packed.
-    tokenizer = load_tokenizer(opened)
+    tokenizer = load_tokenizer(opened.checkpoint)
     precision, _, build = _BACKENDS[options.backend]
     purpose = purpose_of(opened, options.task, options.positions)
     graph = fuse(with_kv_format(purpose.graph, KV_FORMATS[kv_format_of(options)]))
@@ -263,6 +267,7 @@ def assemble(
         max_waiting=options.max_waiting,
         itl_target=options.itl_target,
         seconds=step_seconds,
+        experts=counter_of(graph, executor) if options.expert_counts else None,
         observer=None if options.record is None else _recorder(opened, options, sizes, device),
     )
     return Assembled(
@@ -365,13 +370,6 @@ def _recorder(
     recorder = Recorder(file, header)
     finalize(recorder, file.close)
     return recorder
-
-
-def load_tokenizer(opened: OpenedModel) -> Tokenizer:
-    """The tokenizer in a GGUF's metadata or beside a directory's config.json."""
-    if opened.checkpoint.kind == "gguf":
-        return Tokenizer.from_gguf(opened.checkpoint.metadata)
-    return Tokenizer.from_directory(opened.checkpoint.path)
 
 
 def _cpu(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) -> Executor:

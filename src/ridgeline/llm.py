@@ -80,6 +80,11 @@ class LLM:
         return self._assembled.tokenizer
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of the model's files: parts of them that are not used, say."""
+        return self._assembled.opened.notes
+
+    @property
     def max_context(self) -> int:
         """Tokens that a prompt and its answer may have together."""
         return self.session.max_context

@@ -120,6 +120,7 @@ def model_gguf() -> list[Piece]:
     tensors = [
         Tensor(f"blk.0.{name}", (256,), each.gguf_type, quantize(row, name).tobytes())
         for name, each in FORMATS.items()
+        if each.gguf_type is not None
     ]
     return gguf_pieces(metadata, tensors)
 

@@ -148,7 +148,8 @@ def change_tensor(tensors: list[Tensor], rng: Random) -> None:
         case 0:
             del tensors[at]
         case 1:
-            kind = rng.choice([each.gguf_type for each in FORMATS.values()])
+            kinds = [each.gguf_type for each in FORMATS.values()]
+            kind = rng.choice([kind for kind in kinds if kind is not None])
             tensors[at] = Tensor(tensor.name, tensor.dimensions, kind, b"")
         case 2:
             tensors[at] = Tensor(tensor.name, other.dimensions, tensor.type, b"")

@@ -59,6 +59,37 @@ def _grouped(architecture: str, model_type: str, **changes: Any) -> dict[str, An
     )
 
 
+_YARN = {
+    "type": "yarn",
+    "factor": 40.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "original_max_position_embeddings": 16,
+}
+
+
+def _latent(architecture: str, model_type: str, **changes: Any) -> dict[str, Any]:
+    return (
+        _grouped(
+            architecture,
+            model_type,
+            num_key_value_heads=4,
+            q_lora_rank=24,
+            kv_lora_rank=32,
+            qk_nope_head_dim=12,
+            qk_rope_head_dim=8,
+            v_head_dim=10,
+            n_group=4,
+            topk_group=2,
+            n_shared_experts=1,
+            routed_scaling_factor=2.5,
+            moe_layer_freq=1,
+            attention_bias=False,
+        )
+        | changes
+    )
+
+
 MIXTURES = (
     # Mixtral 8x7B: one tensor an expert, two of eight a token, their weights sum to 1.
     Case("mixtral", _mixture("MixtralForCausalLM", "mixtral", num_local_experts=8, head_dim=None)),
@@ -151,6 +182,74 @@ MIXTURES = (
     Case(
         "dots1",
         _grouped("Dots1ForCausalLM", "dots1", n_group=4, topk_group=2, sliding_window=None),
+        gguf_type=None,
+    ),
+    # gpt-oss before it is quantized: inputs first, gate and up by turns; sinks, windows, YaRN.
+    Case(
+        "gpt_oss",
+        _mixture(
+            "GptOssForCausalLM",
+            "gpt_oss",
+            num_local_experts=8,
+            num_experts_per_tok=3,
+            head_dim=16,
+            attention_bias=True,
+            sliding_window=12,
+            swiglu_limit=7.0,
+            layer_types=["sliding_attention", "full_attention"],
+            max_position_embeddings=512,
+            rope_scaling={
+                "rope_type": "yarn",
+                "factor": 32.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "truncate": False,
+                "original_max_position_embeddings": 16,
+            },
+        ),
+        gguf_type=None,
+    ),
+    # DeepSeek V2: latents of queries, too; groups by their best expert; softmax, scaled.
+    Case(
+        "deepseek_v2",
+        _latent(
+            "DeepseekV2ForCausalLM",
+            "deepseek_v2",
+            scoring_func="softmax",
+            topk_method="group_limited_greedy",
+            norm_topk_prob=False,
+            routed_scaling_factor=4.0,
+            rope_scaling={**_YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
+        ),
+        gguf_type=None,
+        draw=2,
+    ),
+    # DeepSeek V2 Lite: queries without a latent, experts without groups.
+    Case(
+        "deepseek_v2_lite",
+        _latent(
+            "DeepseekV2ForCausalLM",
+            "deepseek_v2",
+            q_lora_rank=None,
+            scoring_func="softmax",
+            topk_method="greedy",
+            n_group=1,
+            topk_group=1,
+            norm_topk_prob=False,
+            routed_scaling_factor=1.0,
+        ),
+        gguf_type=None,
+    ),
+    # DeepSeek V3: corrected sigmoids, groups by their two best, a scale of the softmax from YaRN.
+    Case(
+        "deepseek_v3",
+        _latent(
+            "DeepseekV3ForCausalLM",
+            "deepseek_v3",
+            scoring_func="sigmoid",
+            topk_method="noaux_tc",
+            rope_scaling={**_YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
+        ),
         gguf_type=None,
     ),
 )

@@ -68,6 +68,7 @@ ALSO: dict[str, dict[str, Any]] = {
     "Lfm2ForCausalLM": {"layer_types": ["conv", "full_attention", "conv"]},
     "Qwen3_5ForCausalLM": {"full_attention_interval": 3},
     "Qwen3NextForCausalLM": {"full_attention_interval": 2, "mlp_only_layers": [0]},
+    "DeepseekV2ForCausalLM": GROUPED,
 }
 
 
@@ -201,7 +202,7 @@ def test_which_architectures_turn_neighbouring_channels() -> None:
     published = ["CohereForCausalLM", "Cohere2ForCausalLM", "GlmForCausalLM", "Glm4ForCausalLM"]
     assert {name for name, value in interleaved.items() if value} == {
         *published,
-        "Ernie4_5ForCausalLM",
+        *("Ernie4_5ForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
         *("command-r", "cohere2", "glm4", "ernie4_5"),
         *("llama", "granite", "smollm3", "arcee"),  # whose rows GGUF reorders
     }

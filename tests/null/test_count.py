@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from ridgeline.step import StepShape
 
 PUBLISHED: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent / "data" / "published_models.json").read_text()
+)
+MIXTURES: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "data" / "published_mixtures.json").read_text()
 )
 # The vendor says "1.7B"; the weights are 1,720,574,976.
 ROUNDED = {"Qwen/Qwen3-1.7B": 1.72e9}
@@ -58,6 +62,45 @@ def test_totals_are_the_published_ones(name: str) -> None:
     assert parameters.active == parameters.total
     assert parameters.num_bytes == 2 * parameters.total
     assert count_kv_bytes(graph).per_token == PUBLISHED[name]["kv_bytes_per_token"]
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_mixtures_have_the_published_totals_and_the_active_share(name: str) -> None:
+    """`counted`: by hand from the configurations, embedding and head included, norms partly not."""
+    model = MIXTURES[name]
+    started = time.perf_counter()
+    graph = describe(model["config"])
+    assert time.perf_counter() - started < 5, "a second on a free machine"
+    parameters = count_parameters(graph)
+    if model["published_parameters"] is not None:
+        assert parameters.total == pytest.approx(model["published_parameters"], rel=0.01)
+    assert parameters.total == pytest.approx(model["counted_total"], rel=1e-4)
+    assert parameters.active == pytest.approx(model["counted_active"], rel=1e-4)
+    assert count_kv_bytes(graph).per_token == model["kv_bytes_per_token"]
+
+
+def test_experts_are_stored_as_the_configuration_says() -> None:
+    def bits(name: str) -> float:
+        parameters = count_parameters(describe(MIXTURES[name]["config"]))
+        return 8 * parameters.num_bytes / parameters.total
+
+    assert bits("Qwen/Qwen3-30B-A3B") == 16
+    assert 8.2 < bits("deepseek-ai/DeepSeek-V3") < 8.5
+    assert 4.25 < bits("openai/gpt-oss-120b") < 4.6
+
+
+def test_a_mixture_reads_more_experts_the_more_tokens_there_are() -> None:
+    graph = fuse(describe(MIXTURES["Qwen/Qwen3-30B-A3B"]["config"]))
+    reads = [
+        count_step(graph, StepShape.decode(batch, 32), Precision()).total.weight_bytes
+        for batch in (1, 2, 64, 4096)
+    ]
+    parameters = count_parameters(graph)
+    # All but the embedding, of which a token reads a row.
+    table = 151936 * 2048
+    assert reads[0] == pytest.approx(2 * (parameters.active - table + 2048), rel=1e-6)
+    assert reads[0] < reads[1] < reads[2] < reads[3]
+    assert reads[3] == pytest.approx(2 * (parameters.total - table + 4096 * 2048), rel=1e-3)
 
 
 def test_known_totals_are_exact() -> None:

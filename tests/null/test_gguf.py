@@ -56,7 +56,8 @@ def written(path: Path, fill: Callable[[gguf.GGUFWriter], None]) -> Checkpoint:
 
 def test_reads_every_format_that_the_gguf_package_writes(tmp_path: Path) -> None:
     values = np.random.default_rng(0).standard_normal((3, 512)).astype(np.float32)
-    stored = {name: quantize(values, name) for name in FORMATS}
+    names = [name for name, each in FORMATS.items() if each.gguf_type is not None]
+    stored = {name: quantize(values, name) for name in names}
 
     def fill(writer: gguf.GGUFWriter) -> None:
         for name, raw in stored.items():
@@ -65,7 +66,7 @@ def test_reads_every_format_that_the_gguf_package_writes(tmp_path: Path) -> None
 
     with written(tmp_path / "all.gguf", fill) as checkpoint:
         assert checkpoint.kind == "gguf"
-        assert list(checkpoint.tensors) == [f"{name}.weight" for name in FORMATS]
+        assert list(checkpoint.tensors) == [f"{name}.weight" for name in names]
         for name, raw in stored.items():
             info = checkpoint.tensors[f"{name}.weight"]
             assert info == TensorInfo(f"{name}.weight", (3, 512), name)

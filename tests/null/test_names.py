@@ -65,7 +65,8 @@ def test_two_weights_share_a_stored_name_only_as_parts_of_one_tensor(architectur
     ]
     fused = {"Phi3ForCausalLM": parts, "phi3": parts}
     fused |= dict.fromkeys(("GlmForCausalLM", "Glm4ForCausalLM", "glm4"), parts[1:])
-    fused |= {"GraniteMoeForCausalLM": [["layers.{i}.moe.gate", "layers.{i}.moe.up"]]}
+    halves = [["layers.{i}.moe.gate", "layers.{i}.moe.up"]]
+    fused |= dict.fromkeys(("GraniteMoeForCausalLM", "GptOssForCausalLM"), halves)
     if architecture.startswith("ModernBert"):
         fused[architecture] = parts
     shared_mlp = ("layers.{i}.mlp", "layers.{i}.shared.mlp")  # alone, or beside experts

@@ -28,6 +28,7 @@ from ridgeline.model.graph.ops import (
     GatedActivation,
     GatedLinear,
     KvWrite,
+    LatentAttention,
     Linear,
     Norm,
     Operator,
@@ -116,6 +117,8 @@ def with_state(state: State | None) -> Callable[[Case], Case]:
     return lambda case: replace(case, state=state)
 
 
+LATENTS = KvState("latents", kv_heads=1, key_dim=18, value_dim=16, format=BYTES, latent=True)
+LATENT = LatentAttention(4, 8, 2, 6, scale=0.5)
 QKV = RopeKvWrite(4, 2, 8, ROTATION)
 QKV_NORM = RopeKvWrite(4, 2, 8, ROTATION, Norm())
 ATTENTION = Attention(4, 8, 8, scale=0.5)
@@ -392,6 +395,32 @@ CASES: dict[str, Case] = {
             ((REPLICATED, PARTIAL), (), 2, None),
         ),
         refused={"adds": with_inputs(value(0, TOKENS, 8), value(1, TOKENS, 4))},
+    ),
+    "latent_attention": Case(
+        LATENT,
+        (value(0, TOKENS, 4 * 8), value(1, TOKENS, 4 * 2)),
+        ((TOKENS, 4 * 6),),
+        # 14 pairs, 11 cached tokens of 16 + 2 numbers; 4 tokens times a matrix of 56 x 16.
+        Work(
+            {"bf16": 14 * 2.0 * 4 * (2 * 16 + 2) + 2.0 * 4 * 56 * 16},
+            weight_bytes=56 * 16 * 4,
+            kv_read_bytes=11 * 18,
+            activation_bytes=2 * 4 * (32 + 8 + 24),
+        ),
+        (weight("expand", 56, 16),),
+        LATENTS,
+        shards=(
+            ((REPLICATED, REPLICATED), (REPLICATED,), 2, (LATENT, (REPLICATED,))),
+            ((CUT, CUT), (ROWS,), 2, (replace(LATENT, num_heads=2), (CUT,))),
+            ((CUT, CUT), (REPLICATED,), 2, None),
+        ),
+        refused={
+            "takes 2 inputs, not 1": with_inputs(value(0, TOKENS, 32)),
+            r"q has \(32, 7\) channels": with_inputs(value(0, TOKENS, 32), value(1, TOKENS, 7)),
+            "has no cache of latents": with_state(STATE),
+            "expand has shape": with_weights(weight("expand", 56, 15)),
+            "the cache keeps 19 numbers": with_state(replace(LATENTS, key_dim=19)),
+        },
     ),
     "route": Case(
         Route(2),
@@ -736,6 +765,30 @@ VARIANTS: dict[str, Case] = {
             "ahead -1": with_op(Attention(4, 8, 8, scale=0.5, causal=False, ahead=-1)),
         },
         shards=(),
+    ),
+    "attention with sinks": replace(
+        CASES["attention"],
+        op=replace(ATTENTION, sinks=True),
+        weights=(weight("sinks", 4),),
+        shards=(
+            ((CUT,), (ROWS,), 2, (replace(ATTENTION, num_heads=2, sinks=True), (CUT,))),
+            ((CUT,), (REPLICATED,), 2, None),
+        ),
+        refused={
+            "takes 1 weights, not 0": with_weights(),
+            r"sinks has shape \(5,\)": with_weights(weight("sinks", 5)),
+            "the cache keeps latents": with_state(
+                KvState("kv", kv_heads=1, key_dim=8, value_dim=8, latent=True)
+            ),
+        },
+    ),
+    "latents written": Case(
+        KvWrite(),
+        (value(0, TOKENS, 16), value(1, TOKENS, 2)),
+        (),
+        Work(kv_write_bytes=4 * 18, activation_bytes=2 * 4 * 18),
+        state=LATENTS,
+        refused={"k and v have": with_inputs(value(0, TOKENS, 18), value(1, TOKENS, 16))},
     ),
     "no rope": Case(
         RopeKvWrite(4, 2, 8, None),

@@ -52,6 +52,7 @@ class Inspection:
     parameters: Parameters
     kv: KvBytes
     step: StepCount
+    notes: tuple[str, ...] = ()
 
 
 def inspect(
@@ -102,7 +103,7 @@ def examine(
         raise RequestError("--kv-format", f"{kv_format!r}; there are: {', '.join(KV_FORMATS)}")
     if step_text is not None:
         parse_step(step_text)  # before a download
-    name, architecture, built = open_graph(model, settings)
+    name, architecture, built, notes = open_graph(model, settings)
     graph = fuse(with_kv_format(built, KV_FORMATS[kv_format]))
     default = f"decode:1@{min(DEFAULT_CONTEXT, graph.max_context - 1)}"
     text = default if step_text is None else step_text
@@ -120,11 +121,14 @@ def examine(
         count_parameters(graph),
         count_kv_bytes(graph),
         count_step(graph, step, Precision()),
+        notes,
     )
 
 
-def open_graph(model: str, settings: Settings) -> tuple[str, str, Graph]:
-    """MODEL's name, architecture and graph; from config.json alone where there are no weights."""
+def open_graph(model: str, settings: Settings) -> tuple[str, str, Graph, tuple[str, ...]]:
+    """MODEL's name, architecture, graph and notes; from config.json alone where there are no
+    weights.
+    """
     from ridgeline.cli.progress import show_progress
     from ridgeline.model.architectures import find_architecture
     from ridgeline.model.opened import describe, open_model, read_config
@@ -136,9 +140,9 @@ def open_graph(model: str, settings: Settings) -> tuple[str, str, Graph]:
         config, where = read_config(path)
         architecture, _ = find_architecture(config, where, "hf")
         folder = path if path.is_dir() else path.parent
-        return folder.resolve().name, architecture, describe(config, where=where)
+        return folder.resolve().name, architecture, describe(config, where=where), ()
     opened = open_model(path)
-    return opened.name, opened.architecture, opened.graph
+    return opened.name, opened.architecture, opened.graph, opened.notes
 
 
 def is_bare(path: Path) -> bool:
@@ -193,6 +197,7 @@ def as_fields(found: Inspection) -> dict[str, object]:
             **{str(window): round(b) for window, b in sorted(found.kv.windowed.items())},
         },
         "kv_bytes_of_a_row": row_kv_fields(found),
+        "notes": list(found.notes),
         **shape_fields(found.graph),
         "step": found.step_text,
         "operators": [row_fields(row) for row in found.step.rows],
@@ -212,13 +217,15 @@ def row_kv_fields(found: Inspection) -> dict[str, object]:
 
 def shape_fields(graph: Graph) -> dict[str, object]:
     """Layers, heads and widths, read off the graph itself."""
-    from ridgeline.model.graph.ops import Attention, Embed
+    from ridgeline.model.graph.ops import Attention, Embed, LatentAttention
 
     operators = [node.op for node in graph.nodes]
     (table,) = next(node.weights for node in graph.nodes if isinstance(node.op, Embed))
     return {
         "layers": len(graph.states),
-        "heads": sorted({op.num_heads for op in operators if isinstance(op, Attention)}),
+        "heads": sorted(
+            {op.num_heads for op in operators if isinstance(op, Attention | LatentAttention)}
+        ),
         "kv_heads": sorted({state.kv_heads for state in graph.states}),
         "head_dim": sorted({state.key_dim for state in graph.states}),
         "width": table.shape[1],
@@ -275,6 +282,8 @@ def print_tables(found: Inspection) -> None:
     console.print()
     console.print(tables[1])
     console.print(arithmetic_line(found))
+    for note in found.notes:
+        console.print(f"note: {note}")
 
 
 def facts_table(found: Inspection) -> Table:

@@ -26,6 +26,7 @@ from ridgeline.config import Settings
 from ridgeline.errors import RequestError, RidgelineError
 
 if TYPE_CHECKING:
+    from ridgeline.engine.experts import Counts
     from ridgeline.engine.outputs import RequestOutput
     from ridgeline.engine.request import SamplingParams
     from ridgeline.llm import LLM, Stream
@@ -124,6 +125,15 @@ def run(
             rich_help_panel=_MACHINE,
         ),
     ] = None,
+    experts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Which experts a mixture's tokens went to, as a heat map: FILE.png, .svg or .pdf; "
+            "- for characters on stderr.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
 ) -> None:
     """Answer a prompt with a model, streamed; without a prompt, hold a conversation."""
     began = time.monotonic() - _process_age_seconds()
@@ -132,6 +142,10 @@ def run(
         sys.stdout.reconfigure(errors="replace")  # a terminal may lack the model's alphabet
     if raw and system is not None:
         raise RidgelineError("--system needs the chat template that --raw turns off; drop one")
+    if experts is not None and experts != "-":
+        from ridgeline.bench.plot import check_plot
+
+        check_plot(Path(experts))
     _check_text("prompt", prompt or "")
     _check_text("--system", system or "")
     for flag, texts in (("--stop", stop), ("--stop-regex", stop_regex), ("--bad-words", bad_words)):
@@ -190,7 +204,10 @@ def run(
                 threads=threads,
                 max_rows=1,
                 record=record,
+                expert_counts=experts is not None,
             )
+        for note in llm.notes:
+            _say(f"note: {note}")
         if not raw:
             llm.check_chat_template()
         speaker = _Speaker(llm, params)
@@ -199,8 +216,23 @@ def run(
             _converse(speaker, name, system, raw, load_seconds)
             return
         output = speaker.answer(prompt if raw else _messages(system, prompt), load_seconds)
+        if experts is not None and output.expert_counts is not None:
+            _show_experts(output.expert_counts, experts)
     if output.outputs[0].finish_reason == "abort":
         raise typer.Exit(130)
+
+
+def _show_experts(counts: Counts, where: str) -> None:
+    from ridgeline.bench.expert_map import as_text, draw
+
+    if where == "-":
+        sys.stderr.write(as_text(counts))
+        return
+    try:
+        draw(counts, Path(where))
+    except OSError as error:
+        raise RidgelineError(f"--experts: {where} cannot be written: {error}") from None
+    _say(f"wrote {where}")
 
 
 def _messages(system: str | None, prompt: str) -> list[dict[str, str]]:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ridgeline.cost.calibrate import StepSeconds
 from ridgeline.engine.executor import Executor
+from ridgeline.engine.experts import ExpertCounter
 from ridgeline.engine.request import Event, Request
 from ridgeline.engine.schedule.admit import admit, expire
 from ridgeline.engine.schedule.policies import POLICIES
@@ -38,7 +39,8 @@ class Engine:
     same result. max_context bounds a request's prompt and answer together. policy: a key
     of `POLICIES`. max_waiting: see `Limits`. itl_target: seconds that a step may take while answers
     are being written; prompts get what that leaves. seconds: what a step takes by the cost model;
-    without it nothing is predicted. One that learns is told what steps took. clock: seconds.
+    without it nothing is predicted. One that learns is told what steps took. experts: counts those
+    that tokens are routed to, in `Request.experts`. clock: seconds.
     """
 
     def __init__(
@@ -52,10 +54,12 @@ class Engine:
         itl_target: float | None = None,
         seconds: Callable[[StepShape], float] | None = None,
         observer: Observer | None = None,
+        experts: ExpertCounter | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._executor = executor
         self._observer = observer
+        self._experts = experts
         self._clock = clock
         limits = Limits(
             max_rows=executor.max_rows,
@@ -139,6 +143,9 @@ class Engine:
                 retract(state)
                 raise
             else:
+                if self._experts is not None:
+                    requests = [flying.request for flying in state.in_flight[0]]
+                    self._experts.count(plan, requests)
                 events += apply(state, result)
         if self._observer is not None and (plan.rows or events):
             self._observer.stepped(now, plan, events, fault)

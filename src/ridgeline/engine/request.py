@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from ridgeline.engine.kv.prefix import CacheMiss
 from ridgeline.errors import RequestError, RidgelineError
 from ridgeline.model.text.stop_regex import MAX_PATTERN_CHARACTERS, StopRegex
@@ -364,6 +367,7 @@ class Request:
     admitted: float | None = None
     num_scored: int = 0
     suspected_to: int = 0
+    experts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     @property
     def scores_prompt(self) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from ridgeline.engine.answer import Answer
 from ridgeline.engine.engine import Engine
+from ridgeline.engine.experts import added
 from ridgeline.engine.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
 from ridgeline.engine.prompt_logprobs import PromptLogprobs
 from ridgeline.engine.prompts import Tokenized
@@ -130,6 +131,7 @@ class Group:
             num_cached_tokens=self.requests[0].num_cached or 0,
             cache_miss=self.requests[0].cache_miss,
             prompt_logprobs=self._prompt_logprobs(),
+            expert_counts=added([request.experts for request in self.requests]) or None,
         )
 
 

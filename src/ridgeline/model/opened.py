@@ -5,7 +5,8 @@ Knows neither where files come from (`weights/sources`) nor who will run the gra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from ridgeline.model.architectures import build, find_architecture
 from ridgeline.model.architectures.fields import quote
 from ridgeline.model.formats import FORMATS, Format
 from ridgeline.model.graph.node import Graph
+from ridgeline.model.quantized import (
+    quantized_as,
+    read_quantization,
+    without_quantization,
+)
 from ridgeline.model.weights.bound import BoundWeights, bind, check_unused, stored_format
 from ridgeline.model.weights.checkpoint import Checkpoint, open_checkpoint
 from ridgeline.model.weights.gguf_config import gguf_architecture, gguf_config, spelled
@@ -21,6 +27,10 @@ from ridgeline.model.weights.json_object import read_json_object
 from ridgeline.model.weights.sentence import read_sentence_files
 
 CONFIG = "config.json"
+
+PREDICTORS = "the multi-token prediction module"
+PREDICTOR_COUNTS = ("num_nextn_predict_layers", "num_mtp_modules", "num_mtp_layers")
+LAYER = re.compile(r"(?:model\.)?layers\.(\d{1,4})\.")
 
 DTYPES: dict[str, str] = {
     "bfloat16": "BF16",
@@ -38,7 +48,7 @@ class OpenedModel:
     name: what it calls itself, or its file. architecture: the name by which it was found. config:
     in Hugging Face's words, also for a GGUF. checkpoint.metadata holds a GGUF's tokenizer; a
     directory's lies beside config.json, in checkpoint.path. The checkpoint stays open as long as
-    this is held.
+    this is held. notes: what a user should know of it.
     """
 
     name: str
@@ -47,6 +57,7 @@ class OpenedModel:
     weights: BoundWeights
     config: Mapping[str, object]
     checkpoint: Checkpoint
+    notes: tuple[str, ...] = ()
 
 
 def open_model(
@@ -69,7 +80,7 @@ def open_model(
     else:
         words, name = {}, None
         where = str(path / CONFIG if path.is_dir() else path.with_name(CONFIG))
-        config = checkpoint.metadata
+        config = without_quantization(checkpoint.metadata, where)
         architecture, row = find_architecture(config, where, "hf")
     pooling = pooling or read_pooling(checkpoint)
     if pooling is not None:
@@ -86,10 +97,28 @@ def open_model(
     )
     weights = bind(graph, checkpoint, row.names, root)
     is_tied = all(weight.name != "head.weight" for weight in graph.weights)
-    check_unused(checkpoint, weights.unused, row.names, root, is_tied)
+    predictors = predictors_in(weights.unused, config)
+    check_unused(checkpoint, weights.unused, row.names, root, is_tied, predictors)
     if not isinstance(name, str) or not name.strip():
         name = path.resolve().name if path.is_dir() else path.stem
-    return OpenedModel(name, architecture, graph, weights, config, checkpoint)
+    notes = (f"{len(predictors)} tensors of {PREDICTORS} are not used",) if predictors else ()
+    return OpenedModel(name, architecture, graph, weights, config, checkpoint, notes)
+
+
+def predictors_in(unused: Iterable[str], config: Mapping[str, object]) -> frozenset[str]:
+    """Tensors of layers beyond the last, where the configuration says that there are such: they
+    predict tokens further ahead (DeepSeek V3, GLM-4.5), and the next one does not depend on them.
+    """
+    counts = [config.get(name) for name in PREDICTOR_COUNTS]
+    layers = config.get("num_hidden_layers")
+    if not isinstance(layers, int) or not any(isinstance(n, int) and n > 0 for n in counts):
+        return frozenset()
+    found = set()
+    for name in unused:
+        match = LAYER.match(name)
+        if match is not None and int(match[1]) >= layers:
+            found.add(name)
+    return frozenset(found)
 
 
 def read_pooling(checkpoint: Checkpoint) -> str | None:
@@ -116,14 +145,19 @@ def describe(
 ) -> Graph:
     """The graph of a bare config.json (its path, its directory's, or its contents), no weights.
 
-    All weights are in the configuration's dtype, BF16 if it names none. where: the file, for
-    messages, if `config` is its contents.
+    All weights are in the configuration's dtype, BF16 if it names none, or quantized as it says.
+    where: the file, for messages, if `config` is its contents.
     """
     if isinstance(config, Path):
         config, where = read_config(config)
     find_architecture(config, where, "hf")
-    stored = read_dtype(config, where)
-    return build(config, lambda name: stored, context_length=context_length, where=where)
+    stored, method = read_dtype(config, where), read_quantization(config, where)
+    return build(
+        without_quantization(config, where),
+        lambda name: quantized_as(method, name, stored),
+        context_length=context_length,
+        where=where,
+    )
 
 
 def read_config(path: Path) -> tuple[dict[str, object], str]:

@@ -126,8 +126,26 @@ class Program:
         windows: Sequence[int] = (0,),
     ) -> None: ...
     def add_cache(
-        self, kv_heads: int, key_dim: int, value_dim: int, column: int, format: str
+        self,
+        kv_heads: int,
+        key_dim: int,
+        value_dim: int,
+        column: int,
+        format: str,
+        latent: bool = False,
     ) -> int: ...
+    def add_latent_write(self, name: str, latent: View, turned: View, cache: int) -> None: ...
+    def add_latent_attention(
+        self,
+        name: str,
+        q: View,
+        turned: View,
+        out: View,
+        cache: int,
+        absorb: Sequence[Matrix],
+        expand: Sequence[Matrix],
+        scale: float,
+    ) -> None: ...
     def pack(
         self,
         format: str,
@@ -274,6 +292,7 @@ class Program:
         softcap: float,
         causal: bool,
         ahead: int = -1,
+        sinks: NDArray[np.float32] | None = None,
     ) -> None: ...
     def add_causal_conv(
         self,

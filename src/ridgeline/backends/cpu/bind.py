@@ -26,6 +26,7 @@ from ridgeline.backends.cpu.bind_recurrent import (
 )
 from ridgeline.backends.cpu.weights import Weights
 from ridgeline.errors import ModelError
+from ridgeline.model.formats import quantize
 from ridgeline.model.graph.dims import SAMPLED, TOKENS
 from ridgeline.model.graph.node import Graph, KvState, Node, Value, Weight
 from ridgeline.model.graph.ops.activation import Activate, GatedActivation
@@ -36,6 +37,7 @@ from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, Sp
 from ridgeline.model.graph.ops.embed import Embed, PositionEmbed, TypeEmbed
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
+from ridgeline.model.graph.ops.latent import LatentAttention
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.operator import Operator
@@ -116,6 +118,12 @@ class Binding:
             for index in range(count)
         ]
 
+    def pack(self, format_name: str, values: npt.NDArray[np.float32]) -> _native.Matrix:
+        """A matrix of numbers, packed as BF16 or F32."""
+        n, k = values.shape
+        raw = quantize(np.ascontiguousarray(values), format_name)
+        return self.program.pack(format_name, raw, n, k, len(raw) // n, lambda: None)
+
     def float_matrix(self, weight: Weight) -> _native.Matrix:
         """The weight packed as float32, whatever it is stored as."""
         values = self.floats(weight).view(np.uint8)
@@ -177,6 +185,7 @@ class Binding:
             state.value_dim,
             self.layout.places[state.name].column,
             state.format.name,
+            state.latent,
         )
 
 
@@ -282,7 +291,9 @@ def _rope(b: Binding, node: Node, op: Rope) -> None:
 
 def _kv_write(b: Binding, node: Node, op: KvWrite) -> None:
     k, v = (b.view(value) for value in node.inputs)
-    b.program.add_kv_write(node.name, k, v, b.cache(node))
+    assert isinstance(node.state, KvState)
+    add = b.program.add_latent_write if node.state.latent else b.program.add_kv_write
+    add(node.name, k, v, b.cache(node))
 
 
 def _rope_kv_write(b: Binding, node: Node, op: RopeKvWrite) -> None:
@@ -311,7 +322,36 @@ def _attention(b: Binding, node: Node, op: Attention) -> None:
         op.softcap or 0.0,
         op.causal,
         -1 if op.ahead is None else op.ahead,
+        b.floats(node.weights[0]) if op.sinks else None,
     )
+
+
+def _latent_attention(b: Binding, node: Node, op: LatentAttention) -> None:
+    """Each head's rows of `expand` apart: those that make keys transposed, as queries take them."""
+    (expand,) = node.weights
+    q, turned, y = (b.view(value) for value in (*node.inputs, *node.outputs))
+    rank, head = expand.shape[1], op.nope_dim + op.value_dim
+    values = b.weights.float32(expand).reshape(op.num_heads, head, rank)
+    exact = "BF16" if expand.format.name == "BF16" else "F32"
+    absorb = [b.pack(exact, values[h, : op.nope_dim].T) for h in range(op.num_heads)]
+    rows = b.weights.raw(expand).reshape(op.num_heads, head, -1)
+    name = expand.format.name
+    if name in _native.packed_formats():
+        give = [
+            b.program.pack(
+                name,
+                np.ascontiguousarray(rows[h, op.nope_dim :]).reshape(-1),
+                op.value_dim,
+                rank,
+                rows.shape[2],
+                lambda: None,
+            )
+            for h in range(op.num_heads)
+        ]
+    else:
+        give = [b.pack("F32", values[h, op.nope_dim :]) for h in range(op.num_heads)]
+    b.weights.release(expand)
+    b.program.add_latent_attention(node.name, q, turned, y, b.cache(node), absorb, give, op.scale)
 
 
 def _gated_activation(b: Binding, node: Node, op: GatedActivation) -> None:
@@ -421,6 +461,7 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     KvWrite: _kv_write,
     RopeKvWrite: _rope_kv_write,
     Attention: _attention,
+    LatentAttention: _latent_attention,
     GatedActivation: _gated_activation,
     Activate: _activate,
     Add: _add,

@@ -28,38 +28,55 @@ def attention(op: Attention, call: Call) -> tuple[Array]:
     for row, q in call.by_row(call.inputs[0]):
         keys, values = call.cache.read(row)
         queries = q.reshape(row.num_new, op.num_heads, op.head_dim)
-        unseen = _unseen(row.num_context, row.num_new, state.window, op.causal, op.ahead)
+        hidden = unseen(row.num_context, row.num_new, state.window, op.causal, op.ahead)
         heads = [
-            _head(op, queries[:, h], keys[:, h // group], values[:, h // group], unseen)
+            attend_head(
+                op,
+                queries[:, h],
+                keys[:, h // group],
+                values[:, h // group],
+                hidden,
+                call.weights[0][h] if op.sinks else None,
+            )
             for h in range(op.num_heads)
         ]
         outputs.append(np.concatenate(heads, axis=-1))
     return (np.concatenate(outputs),)
 
 
-def _head(op: Attention, q: Array, k: Array, v: Array, unseen: Array) -> Array:
-    """q [new, head_dim], k [all, head_dim], v [all, value_dim] -> [new, value_dim]."""
+def attend_head(
+    op: Attention, q: Array, k: Array, v: Array, hidden: Array, sink: Array | None = None
+) -> Array:
+    """q [new, head_dim], k [all, head_dim], v [all, value_dim] -> [new, value_dim].
+
+    hidden: see `unseen`. sink: a score without a value.
+    """
     scores = q @ k.T * q.dtype.type(op.scale)
     if op.softcap is not None:
         cap = q.dtype.type(op.softcap)
         scores = cap * np.tanh(scores / cap)
-    scores = np.where(unseen, q.dtype.type(-np.inf), scores)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    scores = np.where(hidden, q.dtype.type(-np.inf), scores)
+    top = scores.max(axis=-1, keepdims=True)
+    if sink is not None:
+        top = np.maximum(top, sink)
+    weights = np.exp(scores - top)
     total = weights.sum(axis=-1, keepdims=True, dtype=np.float64)
+    if sink is not None:
+        total = total + np.exp((sink - top).astype(np.float64))
     return np.asarray(weights @ v / total, q.dtype)
 
 
-def _unseen(
-    num_context: int, num_new: int, window: int | None, causal: bool, ahead: int | None
+def unseen(
+    num_context: int, num_new: int, window: int | None, causal: bool, ahead: int | None = None
 ) -> Array:
     """[new, all]: whether the query must not see the key."""
     query = np.arange(num_context, num_context + num_new)[:, None]
     key = np.arange(num_context + num_new)[None, :]
-    unseen = np.zeros((num_new, num_context + num_new), bool)
+    hidden = np.zeros((num_new, num_context + num_new), bool)
     if causal:
-        unseen |= key > query
+        hidden |= key > query
     if ahead is not None:
-        unseen |= key > query + ahead
+        hidden |= key > query + ahead
     if window is not None:
-        unseen |= key <= query - window
-    return unseen
+        hidden |= key <= query - window
+    return hidden

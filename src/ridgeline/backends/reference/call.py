@@ -43,11 +43,16 @@ class KvCache:
             memory = np.full((num_blocks, block_tokens, state.elements_per_token), np.nan, dtype)
         keys = state.kv_heads * state.key_dim
         self._keys, self._values = memory[..., :keys], memory[..., keys:]
+        if state.latent:
+            self._values = memory[..., : state.value_dim]
 
     def write(self, row: BoundRow, k: Array, v: Array) -> None:
         """k [num_new, kv_heads * key_dim], v likewise, at the positions of the row's new tokens."""
         slots = self._slots(row, row.positions)
         heads = (row.num_new, self.state.kv_heads, -1)
+        if self.state.latent:
+            # k is c, and v the channels that keys have besides; values are c, in the same place.
+            k, v = np.concatenate([k, v], axis=-1), k
         name = self.state.format.name
         self._keys[slots] = kept(k.reshape(heads), name).reshape(k.shape)
         self._values[slots] = kept(v.reshape(heads), name).reshape(v.shape)

@@ -16,6 +16,7 @@ from ridgeline.errors import EngineError, ModelError
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph, Weight
 from ridgeline.model.graph.ops.embed import Embed
+from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.passes.state_groups import StateGroups, state_groups
 from ridgeline.step import RowSampling, Sampled, StepPlan, StepResult
 
@@ -117,6 +118,10 @@ class ReferenceExecutor:
         self._require_idle()
         return self._logits(self._begin(plan, sampling=False)).astype(np.float32)
 
+    def chosen_experts(self) -> dict[str, npt.NDArray[np.int32]]:
+        """See `CpuExecutor.chosen_experts`."""
+        return dict(self._ranks[0].chosen)
+
     def _begin(self, plan: StepPlan, *, sampling: bool) -> tuple[BoundRow, ...]:
         rows = self._table.begin(plan, sampling=sampling)
         for copy in plan.copies:
@@ -196,6 +201,7 @@ class _Rank:
     ) -> None:
         self.graph = graph
         self.values: dict[int, Array] = {}
+        self.chosen: dict[str, npt.NDArray[np.int32]] = {}
         self._weights: dict[str, Array] = {
             weight.name: weights.float32(weight).astype(dtype, copy=False)
             for weight in graph.weights
@@ -244,6 +250,8 @@ class _Rank:
             cache=self._caches.get(name),
             memory=self._memories.get(name),
         )
+        if isinstance(node.op, Experts):
+            self.chosen[node.name] = call.inputs[1][:, : node.op.top_k].astype(np.int32)
         self.store(index, REFERENCE[type(node.op)](node.op, call))
 
     def store(self, index: int, outputs: tuple[Array, ...]) -> None:

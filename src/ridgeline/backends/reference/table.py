@@ -22,6 +22,7 @@ from ridgeline.backends.reference.elementwise import (
 )
 from ridgeline.backends.reference.embed import embed, position_embed, type_embed
 from ridgeline.backends.reference.experts import experts, route
+from ridgeline.backends.reference.latent import latent_attention
 from ridgeline.backends.reference.linear import linear
 from ridgeline.backends.reference.norm import add_norm, norm
 from ridgeline.backends.reference.pool import pool
@@ -43,6 +44,7 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.KvWrite: kv_write,
     ops.RopeKvWrite: rope_kv_write,
     ops.Attention: attention,
+    ops.LatentAttention: latent_attention,
     ops.GatedActivation: gated_activation,
     ops.GatedLinear: gated_linear,
     ops.Activate: activate,

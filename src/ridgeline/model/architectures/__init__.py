@@ -17,6 +17,7 @@ from ridgeline.model.architectures.bert import build_bert, build_bert_classifier
 from ridgeline.model.architectures.blocks import AS_PUBLISHED, Stored
 from ridgeline.model.architectures.cohere import build_cohere, build_cohere2
 from ridgeline.model.architectures.decilm import build_decilm
+from ridgeline.model.architectures.deepseek import build_deepseek_v2, build_deepseek_v3
 from ridgeline.model.architectures.ernie import build_ernie
 from ridgeline.model.architectures.exaone4 import build_exaone4
 from ridgeline.model.architectures.falcon_h1 import build_falcon_h1
@@ -26,6 +27,7 @@ from ridgeline.model.architectures.gemma3 import build_gemma3
 from ridgeline.model.architectures.gemma4 import build_gemma4
 from ridgeline.model.architectures.glm import build_glm, build_glm4
 from ridgeline.model.architectures.glm_moe import build_dots1, build_glm4_moe
+from ridgeline.model.architectures.gpt_oss import build_gpt_oss
 from ridgeline.model.architectures.granite import build_granite, build_granite_moe
 from ridgeline.model.architectures.granite_hybrid import build_granite_hybrid
 from ridgeline.model.architectures.heads import classifier
@@ -226,6 +228,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "Qwen3_5MoeForConditionalGeneration": HF_QWEN3_5_MOE,
     "Qwen3_5ForCausalLM": HF_QWEN3_5,
     "Qwen3_5ForConditionalGeneration": HF_QWEN3_5,
+    "GptOssForCausalLM": hf(build_gpt_oss, names_moe.HF_GPT_OSS, "gpt_oss"),
+    "DeepseekV2ForCausalLM": hf(build_deepseek_v2, names_moe.HF_DEEPSEEK, "deepseek_v2"),
+    "DeepseekV3ForCausalLM": Architecture(
+        "hf",
+        build_deepseek_v3,
+        Names(names_moe.HF_DEEPSEEK, names.HF_ROOTS, names.HF_HARMLESS),
+        model_types=("deepseek_v3", "kimi_k2"),
+    ),
     "llama": gguf(build_llama_or_mixtral, names_moe.GGUF_MOE, Stored(interleaved_rope=True)),
     "qwen2": gguf(build_qwen2, names.GGUF_LLAMA),
     "qwen3": gguf(build_qwen3, GGUF_QWEN3),

@@ -111,12 +111,14 @@ def attention(
     whole_norm: Norm | None = None,
     causal: bool = True,
     ahead: int | None = None,
+    sinks: bool = False,
 ) -> Value:
     """Self-attention of grouped heads over the layer's cache.
 
     head_norm: of each q and k head. whole_norm: of all q's channels together, and of k's (OLMo 2).
     Not causal: keys and values are of this step only, so all layers of a window share one cache;
     ahead: how far such attention sees ahead.
+    sinks: see `Attention`.
     """
     name, q_width, kv_width = f"{layer}.attn", heads.query * heads.dim, heads.kv * heads.dim
     q = linear(b, f"{name}.q", x, q_width, bias=qkv_bias, split="heads")
@@ -134,8 +136,11 @@ def attention(
     cache = f"{layer}.kv" if causal else "kv" if window is None else "local_kv"
     state = KvState(cache, heads.kv, heads.dim, heads.dim, window)
     b.add(f"{name}.kv_write", KvWrite(), k, v, state=state)
-    op = Attention(heads.query, heads.dim, heads.dim, scale, softcap, causal, ahead)
-    y = b.one(f"{name}.attend", op, q, state=state)
+    op = Attention(
+        heads.query, heads.dim, heads.dim, scale, softcap, causal, ahead=ahead, sinks=sinks
+    )
+    scores = (b.weight(f"{name}.sinks.weight", heads.query, axes=("heads",)),) if sinks else ()
+    y = b.one(f"{name}.attend", op, q, weights=scores, state=state)
     return linear(b, f"{name}.o", y, width(x), bias=output_bias, split_inputs="heads")
 
 

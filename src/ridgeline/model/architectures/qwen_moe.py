@@ -25,6 +25,7 @@ from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops import Norm
 
 NEUTRAL = neutral("num_experts") | {"mlp_bias": (False,), "n_shared_experts": (0,)}
+QWEN3 = {"use_sliding_window": (False,), "use_qk_norm": (True,)}
 
 
 def build_qwen2_moe(
@@ -62,7 +63,7 @@ def build_qwen3_moe(
     config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
 ) -> Graph:
     sizes = read_sizes(config, Defaults())
-    config.require_neutral(NEUTRAL | {"use_sliding_window": (False,), "use_qk_norm": (True,)})
+    config.require_neutral(NEUTRAL | QWEN3)
     mixture = read_mixture(
         config,
         experts="num_experts",

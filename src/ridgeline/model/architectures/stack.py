@@ -61,6 +61,7 @@ def attends(
     output_bias: bool = False,
     head_norm: Norm | None = None,
     whole_norm: Norm | None = None,
+    sinks: bool = False,
 ) -> Branch:
     """Self-attention as `blocks.attention` has it, each layer with a rotation and a window of its
     own; scale None: 1 / sqrt(head_dim).
@@ -80,6 +81,7 @@ def attends(
             output_bias=output_bias,
             head_norm=head_norm,
             whole_norm=whole_norm,
+            sinks=sinks,
         )
 
     return branch

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ridgeline.errors import ModelError
 from ridgeline.model.formats.floats import BF16, F16, F32
 from ridgeline.model.formats.format import Bytes, Decomposed, Floats, Format
+from ridgeline.model.formats.fp8 import F8_E4M3_128
 from ridgeline.model.formats.kquants import Q2_K, Q3_K, Q4_K, Q5_K, Q6_K
 from ridgeline.model.formats.legacy import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
 from ridgeline.model.formats.nonlinear import IQ4_NL, MXFP4
@@ -35,6 +36,7 @@ FORMATS: dict[str, Format] = {
     "Q6_K": Q6_K,
     "IQ4_NL": IQ4_NL,
     "MXFP4": MXFP4,
+    "F8_E4M3_128": F8_E4M3_128,
 }
 
 # Elements coded at a time: temporaries then stay in cache and small beside the tensor.

@@ -50,7 +50,7 @@ class Format:
     integers: uint8 (..., block_bytes) -> Decomposed; None for formats that store floats
     relative_error: bound of |decode(encode(x)) - x| / |x|, 2-norm, for standard normal x of
         4,096 values or more
-    gguf_type: the number that stands for it in a GGUF file (enum ggml_type)
+    gguf_type: the number that stands for it in a GGUF file (enum ggml_type); None: nothing does
     """
 
     name: str
@@ -60,7 +60,7 @@ class Format:
     encode: Callable[[Floats], Bytes]
     integers: Callable[[Bytes], Decomposed] | None
     relative_error: float
-    gguf_type: int
+    gguf_type: int | None
 
     @property
     def bits_per_weight(self) -> float:

@@ -54,7 +54,8 @@ class KvState:
     """One layer's cache of keys and values, addressed through a row's block table.
 
     window: positions that attention can reach back, the query included; None for all. format: how
-    its numbers are kept.
+    its numbers are kept. latent: the values are the first value_dim channels of the keys, and are
+    not kept beside them.
     """
 
     name: str
@@ -63,16 +64,18 @@ class KvState:
     value_dim: int
     window: int | None = None
     format: KvFormat = BF16
+    latent: bool = False
 
     @property
     def elements_per_token(self) -> int:
-        return self.kv_heads * (self.key_dim + self.value_dim)
+        values = 0 if self.latent else self.value_dim
+        return self.kv_heads * (self.key_dim + values)
 
     @property
     def bytes_per_token(self) -> int:
         """With the scales, where the format has some."""
-        head = self.format.head_bytes(self.key_dim) + self.format.head_bytes(self.value_dim)
-        return self.kv_heads * head
+        values = 0 if self.latent else self.format.head_bytes(self.value_dim)
+        return self.kv_heads * (self.format.head_bytes(self.key_dim) + values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,19 @@ from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.kv_format import KvFormat
 from ridgeline.model.graph.node import Graph, KvState
 
+# Latents are small already, and all heads' keys and values are made of them.
+LATENT_FORMATS = ("bf16", "f32")
+
 
 def with_kv_format(graph: Graph, kv_format: KvFormat) -> Graph:
-    """`graph` with all keys and values kept in `kv_format`. ModelError names a node whose heads the
-    format cannot hold.
+    """`graph` with all keys and values kept in `kv_format`, latents as they were if it is none of
+    `LATENT_FORMATS`. ModelError names a node whose heads the format cannot hold.
     """
     nodes = []
     for node in graph.nodes:
-        if isinstance(node.state, KvState):
+        latent = isinstance(node.state, KvState) and node.state.latent
+        stays = latent and kv_format.name not in LATENT_FORMATS
+        if isinstance(node.state, KvState) and not stays:
             state = replace(node.state, format=kv_format)
             node = replace(node, state=state)
         nodes.append(node)

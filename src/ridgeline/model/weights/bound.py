@@ -6,7 +6,7 @@ it is asked for. Does not know architectures, nor what a weight is for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -19,7 +19,17 @@ from ridgeline.model.graph.node import Graph, Weight
 from ridgeline.model.weights.checkpoint import Checkpoint
 from ridgeline.model.weights.contents import quoted
 from ridgeline.model.weights.names import Names, Root, Stack
-from ridgeline.model.weights.places import OneEach, Place, Run, Strided
+from ridgeline.model.weights.places import (
+    TILE,
+    Mxfp4Rows,
+    OneEach,
+    Place,
+    Run,
+    ScaledTiles,
+    Strided,
+)
+
+MXFP4_GROUP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +69,14 @@ def stored_format(checkpoint: Checkpoint, names: Names, root: Root) -> Callable[
     """
 
     def format_of(name: str) -> Format:
-        stored = names.stored(name, root)
+        stored, stack = names.stored(name, root), names.stack(name, root)
+        if stack is not None and stored == stack.weight and stack.blocks in checkpoint.tensors:
+            return FORMATS["MXFP4"]
         if stored not in checkpoint.tensors:
             raise ModelError(
                 f"{checkpoint.path}: tensor {quoted(stored)} is missing ({name} of the model)"
             )
-        found = checkpoint.tensors[stored].format
+        found = format_in(checkpoint, stored)
         if found not in FORMATS:
             raise ModelError(
                 f"{checkpoint.path}: tensor {quoted(stored)} has type {found}, which is not "
@@ -73,6 +85,17 @@ def stored_format(checkpoint: Checkpoint, names: Names, root: Root) -> Callable[
         return FORMATS[found]
 
     return format_of
+
+
+def format_in(checkpoint: Checkpoint, tensor: str) -> str:
+    """The tensor's format; FP8 codes with their scales beside them are one of blocks."""
+    found = checkpoint.tensors[tensor].format
+    scaled = found == "F8_E4M3" and scales_of(tensor) in checkpoint.tensors
+    return "F8_E4M3_128" if scaled else found
+
+
+def scales_of(tensor: str) -> str:
+    return f"{tensor}_scale_inv"
 
 
 def bind(graph: Graph, checkpoint: Checkpoint, names: Names, root: Root) -> BoundWeights:
@@ -89,8 +112,10 @@ def bind(graph: Graph, checkpoint: Checkpoint, names: Names, root: Root) -> Boun
             places[weight.name] = place_in_stack(checkpoint, weight, stack)
         elif names.is_per_expert(weight.name):
             each = [names.stored(weight.name, root, e) for e in range(weight.shape[0])]
-            check_experts(checkpoint, weight, each)
-            places[weight.name] = OneEach(tuple(each))
+            places[weight.name] = OneEach(place_experts(checkpoint, weight, each))
+        elif weight.format.name == "F8_E4M3_128":
+            tensor = names.stored(weight.name, root)
+            places[weight.name] = place_scaled(checkpoint, weight, tensor)
         else:
             stored.setdefault(names.stored(weight.name, root), []).append(weight)
     for tensor, parts in stored.items():
@@ -104,26 +129,77 @@ def bind(graph: Graph, checkpoint: Checkpoint, names: Names, root: Root) -> Boun
     return BoundWeights(checkpoint, places, unused)
 
 
-def check_experts(checkpoint: Checkpoint, weight: Weight, tensors: list[str]) -> None:
-    """Whether there is such a tensor for each expert, all alike."""
+def place_experts(
+    checkpoint: Checkpoint, weight: Weight, tensors: list[str]
+) -> tuple[Run | ScaledTiles, ...]:
+    """Where each expert's matrix is: there must be a tensor for each, all alike."""
+    one = replace(weight, shape=weight.shape[1:], axes=weight.axes[1:])
+    found: list[Run | ScaledTiles] = []
     for tensor in tensors:
         if tensor not in checkpoint.tensors:
             raise ModelError(
                 f"{checkpoint.path}: tensor {quoted(tensor)} is missing ({weight.name} of the "
                 f"model has {len(tensors)} experts)"
             )
-        found = checkpoint.tensors[tensor]
-        if found.format != weight.format.name:
+        stored = format_in(checkpoint, tensor)
+        if stored != weight.format.name:
             raise ModelError(
-                f"{checkpoint.path}: tensor {quoted(tensor)} has type {found.format}, and the one "
-                f"of expert 0 {weight.format.name}: all experts of a layer must have one"
+                f"{checkpoint.path}: tensor {quoted(tensor)} has type {stored}, and the one of "
+                f"expert 0 {weight.format.name}: all experts of a layer must have one"
             )
-        check_shape(checkpoint, tensor, [replace(weight, shape=weight.shape[1:])])
+        if stored == "F8_E4M3_128":
+            found.append(place_scaled(checkpoint, one, tensor))
+        else:
+            check_shape(checkpoint, tensor, [one])
+            found.append(Run(tensor, 0, one.num_bytes, one.shape[0]))
+    return tuple(found)
 
 
-def place_in_stack(checkpoint: Checkpoint, weight: Weight, stack: Stack) -> Strided:
+def place_scaled(checkpoint: Checkpoint, weight: Weight, tensor: str) -> ScaledTiles:
+    """A matrix of FP8 codes with a scale for each tile of 128 x 128."""
+    if len(weight.shape) != 2 or weight.shape[1] % TILE:
+        raise ModelError(
+            f"{checkpoint.path}: tensor {quoted(tensor)}: FP8 in tiles of {TILE} needs rows of "
+            f"whole tiles; {weight.name} has shape {weight.shape}"
+        )
+    rows, columns = weight.shape
+    needed = {
+        tensor: ("F8_E4M3", (rows, columns)),
+        scales_of(tensor): ("F32", (-(-rows // TILE), columns // TILE)),
+    }
+    for name, (format_name, shape) in needed.items():
+        found = checkpoint.tensors[name]
+        if (found.format, found.shape) != (format_name, shape):
+            raise ModelError(
+                f"{checkpoint.path}: tensor {quoted(name)} is {found.format} of shape "
+                f"{found.shape}; {format_name} of shape {shape} is needed ({weight.name})"
+            )
+    return ScaledTiles(tensor, scales_of(tensor), rows, columns)
+
+
+def place_mxfp4(checkpoint: Checkpoint, weight: Weight, stack: Stack) -> Mxfp4Rows:
+    """A weight [E, out, in] in two tensors of codes and scales."""
+    count, out, width = weight.shape
+    shape = (count, stack.parts * out, width // MXFP4_GROUP)
+    for tensor, needed in ((stack.blocks, (*shape, MXFP4_GROUP // 2)), (stack.scales, shape)):
+        if tensor not in checkpoint.tensors:
+            raise ModelError(f"{checkpoint.path}: tensor {quoted(tensor)} is missing")
+        found = checkpoint.tensors[tensor]
+        if found.shape != needed or found.format != "U8" or width % MXFP4_GROUP:
+            raise ModelError(
+                f"{checkpoint.path}: tensor {quoted(tensor)} is {found.format} of shape "
+                f"{found.shape}; U8 of shape {needed} is needed ({weight.name})"
+            )
+    step = stack.parts if stack.interleaved else 1
+    first = stack.part if stack.interleaved else stack.part * out
+    return Mxfp4Rows(stack.blocks, stack.scales, first, step, out, shape)
+
+
+def place_in_stack(checkpoint: Checkpoint, weight: Weight, stack: Stack) -> Strided | Mxfp4Rows:
     """A weight [E, out, in], or a bias [E, out], within a tensor that has it in another order."""
     is_bias = len(weight.shape) == 2
+    if not is_bias and stack.blocks in checkpoint.tensors:
+        return place_mxfp4(checkpoint, weight, stack)
     tensor = stack.bias if is_bias else stack.weight
     count, out = weight.shape[:2]
     needed: tuple[int, ...] = (count, stack.parts * out, *weight.shape[2:])
@@ -184,10 +260,19 @@ def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def check_unused(
-    checkpoint: Checkpoint, unused: Iterable[str], names: Names, root: Root, tied: bool
+    checkpoint: Checkpoint,
+    unused: Iterable[str],
+    names: Names,
+    root: Root,
+    tied: bool,
+    known: Container[str] = (),
 ) -> None:
-    """ModelError for a tensor left out that is not known to be harmless."""
+    """ModelError for a tensor left out that is not known to be harmless; known: those of which the
+    user is told.
+    """
     for name in unused:
+        if name in known:
+            continue
         if names.harmless.fullmatch(name):
             continue
         if tied and name == names.stored("head.weight", root):

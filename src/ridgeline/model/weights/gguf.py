@@ -36,7 +36,7 @@ MAX_ALIGNMENT = 1 << 20
 MIN_PAIR_BYTES = 8 + 1 + 4 + 1
 MIN_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
 
-FORMAT_OF_TYPE = {each.gguf_type: each for each in FORMATS.values()}
+FORMAT_OF_TYPE = {each.gguf_type: each for each in FORMATS.values() if each.gguf_type is not None}
 
 # Known to ggml and without a codec here, so that the message can say which it is.
 OTHER_TYPES: dict[int, str] = {

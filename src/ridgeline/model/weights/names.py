@@ -27,8 +27,8 @@ class Stack:
     """A tensor that holds a matrix, or a bias, of each expert, in an order of its own.
 
     weight, bias: the tensors' whole names. part, parts: which of an expert's so many equal runs of
-    rows; interleaved: the parts take turns row by row. transposed: inputs before outputs. scales:
-    of MXFP4, whose codes are `weight`.
+    rows; interleaved: the parts take turns row by row. transposed: inputs before outputs, unless
+    the numbers are MXFP4, in two tensors `blocks` and `scales` in the place of `weight`.
     """
 
     weight: str
@@ -37,7 +37,6 @@ class Stack:
     parts: int = 1
     interleaved: bool = False
     transposed: bool = False
-    scales: str = ""
 
     def at(self, number: str, root: Root) -> Stack:
         """The same of a layer, in a file whose language model stands at `root`."""
@@ -46,8 +45,15 @@ class Stack:
             self,
             weight=self.weight.format(**where),
             bias=self.bias.format(**where),
-            scales=self.scales.format(**where),
         )
+
+    @property
+    def blocks(self) -> str:
+        return f"{self.weight}_blocks"
+
+    @property
+    def scales(self) -> str:
+        return f"{self.weight}_scales"
 
 
 Row = str | Stack

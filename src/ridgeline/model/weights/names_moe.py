@@ -75,3 +75,41 @@ HF_GRANITE_MOE: dict[str, Row] = {
     ),
     "layers.{i}.moe.down": Stack("{body}layers.{i}.block_sparse_moe.output_linear.weight"),
 }
+
+HF_DEEPSEEK: dict[str, Row] = {
+    **HF_DEEPSEEK_MOE,
+    "layers.{i}.attn.q_a": "{body}layers.{i}.self_attn.q_a_proj",
+    "layers.{i}.attn.q_a_norm": "{body}layers.{i}.self_attn.q_a_layernorm",
+    "layers.{i}.attn.q_b": "{body}layers.{i}.self_attn.q_b_proj",
+    "layers.{i}.attn.kv_a": "{body}layers.{i}.self_attn.kv_a_proj_with_mqa",
+    "layers.{i}.attn.kv_a_norm": "{body}layers.{i}.self_attn.kv_a_layernorm",
+    "layers.{i}.attn.kv_b": "{body}layers.{i}.self_attn.kv_b_proj",
+}
+
+# Of each expert gate and up take turns, row by row; inputs first where they are not quantized.
+HF_GPT_OSS: dict[str, Row] = {
+    **HF_LLAMA,
+    "layers.{i}.attn.sinks.weight": "{body}layers.{i}.self_attn.sinks",
+    "layers.{i}.moe.router": "{body}layers.{i}.mlp.router",
+    "layers.{i}.moe.gate": Stack(
+        "{body}layers.{i}.mlp.experts.gate_up_proj",
+        "{body}layers.{i}.mlp.experts.gate_up_proj_bias",
+        part=0,
+        parts=2,
+        interleaved=True,
+        transposed=True,
+    ),
+    "layers.{i}.moe.up": Stack(
+        "{body}layers.{i}.mlp.experts.gate_up_proj",
+        "{body}layers.{i}.mlp.experts.gate_up_proj_bias",
+        part=1,
+        parts=2,
+        interleaved=True,
+        transposed=True,
+    ),
+    "layers.{i}.moe.down": Stack(
+        "{body}layers.{i}.mlp.experts.down_proj",
+        "{body}layers.{i}.mlp.experts.down_proj_bias",
+        transposed=True,
+    ),
+}

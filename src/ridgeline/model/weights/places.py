@@ -1,6 +1,7 @@
-"""Where a weight's bytes are in a file: a run of a tensor, a tensor an expert, or a view of one.
+"""Where a weight's bytes are in a file: a run of a tensor, a tensor an expert, a view of one, or
+codes and scales apart.
 
-All three give the whole weight's bytes, or those of one entry of its first axis, in the order of
+All give the whole weight's bytes, or those of one entry of its first axis, in the order of
 the graph. Does not know names or architectures.
 """
 
@@ -15,6 +16,7 @@ from numpy.lib.stride_tricks import as_strided
 from ridgeline.model.weights.checkpoint import Checkpoint
 
 Bytes = npt.NDArray[np.uint8]
+TILE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +45,55 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class OneEach:
-    """A tensor for each entry."""
+class ScaledTiles:
+    """FP8 codes [rows, columns] and a float32 scale for each tile of 128 x 128 of them, as blocks
+    of 128 codes and their scale.
+    """
 
-    tensors: tuple[str, ...]
+    codes: str
+    scales: str
+    rows: int
+    columns: int
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        return (self.codes, self.scales)
 
     def read(self, checkpoint: Checkpoint) -> Bytes:
-        return frozen(np.concatenate([checkpoint.raw(tensor) for tensor in self.tensors]))
+        blocks = self.columns // TILE
+        codes = checkpoint.raw(self.codes).reshape(self.rows, blocks, TILE)
+        scales = checkpoint.raw(self.scales).reshape(-1, blocks, 4)
+        of_row = np.repeat(scales, TILE, axis=0)[: self.rows]
+        return frozen(np.concatenate([codes, of_row], axis=-1).reshape(-1))
 
     def entry(self, checkpoint: Checkpoint, index: int) -> Bytes:
-        return checkpoint.raw(self.tensors[index])
+        row: Bytes = self.read(checkpoint).reshape(self.rows, -1)[index]
+        return row
 
     def release(self, checkpoint: Checkpoint, index: int | None) -> None:
-        for tensor in self.tensors if index is None else (self.tensors[index],):
+        for tensor in self.tensors:
             checkpoint.release(tensor)
+
+
+@dataclass(frozen=True, slots=True)
+class OneEach:
+    """A place for each entry."""
+
+    places: tuple[Run | ScaledTiles, ...]
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        return tuple(tensor for place in self.places for tensor in place.tensors)
+
+    def read(self, checkpoint: Checkpoint) -> Bytes:
+        return frozen(np.concatenate([place.read(checkpoint) for place in self.places]))
+
+    def entry(self, checkpoint: Checkpoint, index: int) -> Bytes:
+        return self.places[index].read(checkpoint)
+
+    def release(self, checkpoint: Checkpoint, index: int | None) -> None:
+        for place in self.places if index is None else (self.places[index],):
+            place.release(checkpoint, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +125,47 @@ class Strided:
         return as_strided(raw, self.shape, self.strides, writeable=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Mxfp4Rows:
+    """`count` rows an entry, from `first` on every `step`-th, of MXFP4 as gpt-oss stores it: codes
+    [entries, rows, groups, 16], two neighbours a byte, and the groups' scales apart.
+    """
+
+    blocks: str
+    scales: str
+    first: int
+    step: int
+    count: int
+    shape: tuple[int, int, int]
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        return (self.blocks, self.scales)
+
+    def read(self, checkpoint: Checkpoint) -> Bytes:
+        return self._joined(checkpoint, slice(None))
+
+    def entry(self, checkpoint: Checkpoint, index: int) -> Bytes:
+        return self._joined(checkpoint, slice(index, index + 1))
+
+    def release(self, checkpoint: Checkpoint, index: int | None) -> None:
+        for tensor in self.tensors:
+            checkpoint.release(tensor)
+
+    def _joined(self, checkpoint: Checkpoint, entries: slice) -> Bytes:
+        """Blocks of a scale and 16 bytes, of which one has numbers i and i + 16."""
+        rows = slice(self.first, self.first + self.step * (self.count - 1) + 1, self.step)
+        codes = checkpoint.raw(self.blocks).reshape(*self.shape, 16)[entries, rows]
+        scales = checkpoint.raw(self.scales).reshape(self.shape)[entries, rows]
+        numbers = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], 32)
+        halves = numbers[..., :16] | numbers[..., 16:] << 4
+        return frozen(np.concatenate([scales[..., None], halves], axis=-1).reshape(-1))
+
+
 def frozen(copy: Bytes) -> Bytes:
     """A copy that looks as a view of the file does: nobody may write to it."""
     copy.flags.writeable = False
     return copy
 
 
-Place = Run | OneEach | Strided
+Place = Run | OneEach | ScaledTiles | Strided | Mxfp4Rows

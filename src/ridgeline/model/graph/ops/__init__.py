@@ -9,6 +9,7 @@ from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, Sp
 from ridgeline.model.graph.ops.embed import Embed, PositionEmbed, TypeEmbed
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
+from ridgeline.model.graph.ops.latent import LatentAttention
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.operator import Operator
@@ -30,6 +31,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "kv_write": KvWrite,
     "rope_kv_write": RopeKvWrite,
     "attention": Attention,
+    "latent_attention": LatentAttention,
     "gated_activation": GatedActivation,
     "gated_linear": GatedLinear,
     "activate": Activate,
@@ -67,6 +69,7 @@ __all__ = [
     "GatedActivation",
     "GatedLinear",
     "KvWrite",
+    "LatentAttention",
     "Linear",
     "Norm",
     "Operator",

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class KvWrite(Operator):
-    """k [TOKENS, kv_heads * key_dim], v [TOKENS, kv_heads * value_dim] -> the state; no output."""
+    """k [TOKENS, kv_heads * key_dim], v [TOKENS, kv_heads * value_dim] -> the state; no output.
+
+    Into a state of latents: c [TOKENS, value_dim] and the channels that its keys have besides.
+    """
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return ()
@@ -51,6 +54,8 @@ class KvWrite(Operator):
         require(isinstance(state, KvState), self, "writes to no cache")
         assert isinstance(state, KvState)
         widths = (state.kv_heads * state.key_dim, state.kv_heads * state.value_dim)
+        if state.latent:
+            widths = (state.value_dim, state.key_dim - state.value_dim)
         given = (inputs[0].shape[-1], inputs[1].shape[-1])
         require(given == widths, self, f"k and v have {given} channels; the cache holds {widths}")
         require_kept(self, state)
@@ -69,12 +74,15 @@ def require_kept(op: Operator, state: KvState) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Attention(Operator):
-    """q [TOKENS, num_heads * head_dim] -> [TOKENS, num_heads * value_dim], over the state.
+    """q [TOKENS, num_heads * head_dim] -> [TOKENS, num_heads * value_dim], over the state; weights
+    (sinks [num_heads],) if sinks.
 
     Query head h reads KV head h // (num_heads // kv_heads) (grouped queries, Ainslie et al. 2023).
     scores = scale * q.k, then softcap * tanh(scores / softcap) if softcap. causal: a token sees
     itself and what precedes it in its own row, at most `state.window` positions back, itself
     included. Not causal: it sees its whole row, at most so far back, and `ahead` positions ahead.
+    included. sinks: one more score a head, which takes its share of the softmax and gives nothing
+    (gpt-oss).
     """
 
     num_heads: int
@@ -84,6 +92,7 @@ class Attention(Operator):
     softcap: float | None = None
     causal: bool = True
     ahead: int | None = None
+    sinks: bool = False
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return ((*inputs[0][:-1], self.num_heads * self.value_dim),)
@@ -103,16 +112,23 @@ class Attention(Operator):
         self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
     ) -> Sharded | None:
         (q,) = inputs
-        if q == REPLICATED:
+        if q == REPLICATED and all(w.split is None for w in weights):
             return Sharded(self, (REPLICATED,))
-        if q.split == -1 and self.num_heads % ways == 0:
+        cut = q.split == -1 and all(w.split == 0 for w in weights)
+        if cut and self.num_heads % ways == 0:
             return Sharded(replace(self, num_heads=self.num_heads // ways), (q,))
         return None
 
     def check(
         self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
-        require_counts(self, inputs, weights, 1, 0)
+        require_counts(self, inputs, weights, 1, 1 if self.sinks else 0)
+        for sinks in weights:
+            require(
+                sinks.shape == (self.num_heads,),
+                self,
+                f"{sinks.name} has shape {sinks.shape}; ({self.num_heads},) is needed",
+            )
         width = self.num_heads * self.head_dim
         require(
             inputs[0].shape[-1] == width,
@@ -132,6 +148,7 @@ class Attention(Operator):
             self,
             "head sizes are not the cache's",
         )
+        require(not state.latent, self, "the cache keeps latents")
         require(state.window is None or state.window > 0, self, f"window {state.window} is empty")
         require_kept(self, state)
         require(

@@ -1,0 +1,76 @@
+// The Python module: attention over latents.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <vector>
+
+#include "module.h"
+#include "operators_latent.h"
+#include "program.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace ridgeline {
+namespace {
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+void check_floats(const Program& program, const View& view) {
+  program.check_view(view);
+  require(!view.kind, "an operator takes or gives floats where the plan has activations");
+}
+
+void add_latent_write(Program& program, const std::string& name, const View& latent, const View& turned, int cache) {
+  for (const View& view : {latent, turned}) check_floats(program, view);
+  const KvPlace& place = program.cache(cache);
+  require(place.latent && !latent.sampled && !turned.sampled && latent.width == place.value_dim &&
+              latent.width + turned.width == place.key_dim,
+          "a latent and a turned key do not fill their cache");
+  program.add(std::make_unique<LatentWrite>(name, latent, turned, place));
+}
+
+void add_latent_attention(Program& program, const std::string& name, const View& q, const View& turned, const View& out,
+                          int cache, const std::vector<Matrix>& absorb, const std::vector<Matrix>& expand,
+                          float scale) {
+  for (const View& view : {q, turned, out}) {
+    check_floats(program, view);
+    require(!view.sampled, "attention is over all tokens");
+  }
+  const KvPlace& place = program.cache(cache);
+  const auto heads = static_cast<std::int64_t>(absorb.size());
+  require(place.latent && heads > 0 && expand.size() == absorb.size() && q.width % heads == 0 &&
+              turned.width == heads * (place.key_dim - place.value_dim) && out.width % heads == 0,
+          "a latent attention's heads are not its cache's");
+  LatentAttention::Spec spec{q, turned, out, place, heads, scale, {}, {}};
+  for (std::size_t i = 0; i < absorb.size(); i++) {
+    const PackedMatrix &to = absorb[i].packed, &from = expand[i].packed;
+    require(to.n == place.value_dim && to.k == q.width / heads && from.k == place.value_dim &&
+                from.n == out.width / heads && to.layout == absorb[0].packed.layout &&
+                from.layout == expand[0].packed.layout,
+            "a head of a latent attention is not like the first");
+    spec.absorb.push_back(to);
+    spec.expand.push_back(from);
+  }
+  program.add(std::make_unique<LatentAttention>(name, std::move(spec)));
+}
+
+}  // namespace
+
+void bind_latent(nb::class_<Program>& program) {
+  program
+      .def("add_latent_write", &add_latent_write, "name"_a, "latent"_a, "turned"_a, "cache"_a)
+      .def("add_latent_attention", &add_latent_attention, "name"_a, "q"_a, "turned"_a, "out"_a, "cache"_a, "absorb"_a,
+           "expand"_a, "scale"_a);
+}
+
+}  // namespace ridgeline

@@ -1,0 +1,174 @@
+"""DeepSeek V2, V3, V3.1, R1 (DeepSeek-AI 2024) and Kimi K2: attention over latents, experts of
+which some are shared, plain layers first.
+
+V2 routes by softmax, in groups by their best expert; V3 by sigmoids that a learned correction
+moves, in groups by their two best.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from ridgeline.model.architectures.blocks import Stored, linear, norm, width
+from ridgeline.model.architectures.decoder import Defaults, neutral, read_activation, read_sizes
+from ridgeline.model.architectures.fields import MAX_HEAD_DIM, MAX_WIDTH, Fields
+from ridgeline.model.architectures.mixture import GROUPED, Mixture, mixes, read_grouped
+from ridgeline.model.architectures.rope_scaling import (
+    RopeSettings,
+    choose_context,
+    read_rope,
+    rotation,
+)
+from ridgeline.model.architectures.stack import Branch, Norms, build_decoder
+from ridgeline.model.graph.build import Builder, FormatOf
+from ridgeline.model.graph.node import Graph, KvState, Value
+from ridgeline.model.graph.ops import (
+    KvWrite,
+    LatentAttention,
+    Norm,
+    Rope,
+    Rotation,
+    Split,
+    SplitGroups,
+)
+
+LATENT_EPS = 1e-6  # of the norms of latents; in no file
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """Sizes of latent attention. q_rank None: queries are made without a latent of their own."""
+
+    heads: int
+    rank: int
+    q_rank: int | None
+    nope: int
+    rope: int
+    value: int
+    scale: float
+    bias: bool
+
+
+def build_deepseek_v2(
+    config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
+) -> Graph:
+    config.require_neutral({"topk_method": ("greedy", "group_limited_greedy")})
+    layers = config.integer("num_hidden_layers", 1, 1024)
+    grouped = config.text("topk_method", "greedy") == "group_limited_greedy"
+    mixtures = read_grouped(
+        config, layers, scores="softmax", experts=64, shared=2, hidden=1407, normalize=False
+    )
+    return build_latent(
+        "deepseek_v2",
+        config,
+        format_of,
+        context_length,
+        tuple(None if m is None else by_softmax(m, grouped) for m in mixtures),
+        Defaults(vocab=102400, heads=32, head_dim=1, positions=2048),
+    )
+
+
+def by_softmax(mixture: Mixture, grouped: bool) -> Mixture:
+    route = replace(mixture.route, normalize=False, correction=False, group_best=1)
+    return replace(mixture, route=route if grouped else replace(route, num_groups=1, top_groups=1))
+
+
+def build_deepseek_v3(
+    config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
+) -> Graph:
+    config.require_neutral({"topk_method": ("noaux_tc",)})
+    layers = config.integer("num_hidden_layers", 1, 1024)
+    mixtures = read_grouped(
+        config, layers, experts=256, shared=1, hidden=2048, top_k=8, scale=2.5, dense=3
+    )
+    return build_latent(
+        "deepseek_v3",
+        config,
+        format_of,
+        context_length,
+        mixtures,
+        Defaults(vocab=129280, heads=128, head_dim=1, positions=4096),
+    )
+
+
+def build_latent(
+    name: str,
+    config: Fields,
+    format_of: FormatOf,
+    context_length: int | None,
+    mixtures: tuple[Mixture | None, ...],
+    defaults: Defaults,
+) -> Graph:
+    sizes = read_sizes(config, defaults)
+    config.require_neutral(neutral(*GROUPED) | {"mlp_bias": (False,), "head_dim": ()})
+    rope_dim = config.integer("qk_rope_head_dim", 2, MAX_HEAD_DIM, 64)
+    nope_dim = config.integer("qk_nope_head_dim", 1, MAX_HEAD_DIM, 128)
+    if rope_dim % 2:
+        config.refuse("qk_rope_head_dim", "channels turn in pairs")
+    rope = read_rope(config, rope_dim, sizes.positions)
+    context = choose_context(rope, context_length, config.where)
+    q_rank = None
+    if "q_lora_rank" not in config.values or config.has("q_lora_rank"):
+        q_rank = config.integer("q_lora_rank", 1, MAX_WIDTH, 1536)
+    latent = Latent(
+        heads=sizes.heads.query,
+        rank=config.integer("kv_lora_rank", 1, MAX_HEAD_DIM, 512),
+        q_rank=q_rank,
+        nope=nope_dim,
+        rope=rope_dim,
+        value=config.integer("v_head_dim", 1, MAX_HEAD_DIM, 128),
+        scale=read_scale(rope, nope_dim + rope_dim),
+        bias=config.boolean("attention_bias", False),
+    )
+    interleaved = config.boolean("rope_interleave", True)
+    return build_decoder(
+        name,
+        sizes,
+        format_of,
+        context=context,
+        norms=Norms(Norm("rms", sizes.eps)),
+        attend=attends_to_latents(latent, rotation(rope, context, interleaved=interleaved)),
+        feed=mixes(mixtures, sizes.mlp, read_activation(config, "hidden_act", "silu")),
+        tied=config.boolean("tie_word_embeddings", False),
+    )
+
+
+def read_scale(rope: RopeSettings, head_dim: int) -> float:
+    """1 / sqrt(head_dim), times the square of YaRN's `mscale_all_dim` if the rotation is scaled."""
+    weight = rope.section.number("mscale_all_dim", 0.0, 1e6, 0.0) if rope.section.values else 0.0
+    scale = 1.0 / math.sqrt(head_dim)
+    if rope.kind == "default" or not weight:
+        return scale
+    factor = rope.section.number("factor", 1.0, 1e6)
+    return scale * (0.1 * weight * math.log(factor) + 1.0) ** 2
+
+
+def attends_to_latents(latent: Latent, turn: Rotation) -> Branch:
+    """Attention over a cache of one latent and one turned key a token."""
+    head = latent.nope + latent.rope
+
+    def branch(b: Builder, layer: str, i: int, x: Value) -> Value:
+        name, rms = f"{layer}.attn", Norm("rms", LATENT_EPS)
+        q = x
+        if latent.q_rank is not None:
+            q = linear(b, f"{name}.q_a", x, latent.q_rank, bias=latent.bias)
+            q = norm(b, f"{name}.q_a_norm", q, rms)
+        part = "q" if latent.q_rank is None else "q_b"
+        q = linear(b, f"{name}.{part}", q, latent.heads * head, split="heads")
+        groups = SplitGroups(latent.heads, (latent.nope, latent.rope))
+        q_nope, q_rope = b.add(f"{name}.q_split", groups, q)
+        q_rope = b.one(f"{name}.q_rope", Rope(latent.heads, latent.rope, turn), q_rope)
+        kv = linear(b, f"{name}.kv_a", x, latent.rank + latent.rope, bias=latent.bias)
+        c, k_rope = b.add(f"{name}.kv_split", Split((latent.rank, latent.rope)), kv)
+        c = norm(b, f"{name}.kv_a_norm", c, rms)
+        k_rope = b.one(f"{name}.k_rope", Rope(1, latent.rope, turn), k_rope)
+        state = KvState(f"{layer}.kv", 1, latent.rank + latent.rope, latent.rank, latent=True)
+        b.add(f"{name}.kv_write", KvWrite(), c, k_rope, state=state)
+        rows = latent.heads * (latent.nope + latent.value)
+        expand = b.weight(f"{name}.kv_b.weight", rows, latent.rank, axes=("heads", None))
+        op = LatentAttention(latent.heads, latent.nope, latent.rope, latent.value, latent.scale)
+        y = b.one(f"{name}.attend", op, q_nope, q_rope, weights=(expand,), state=state)
+        return linear(b, f"{name}.o", y, width(x), bias=latent.bias, split_inputs="heads")
+
+    return branch

@@ -1,0 +1,274 @@
+"""Weights that lie in a file otherwise than a graph has them: an expert a tensor, rows by turns,
+codes and scales apart; and layers that nothing asks for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from safetensors.numpy import save_file
+
+from ridgeline.errors import ModelError
+from ridgeline.model.opened import OpenedModel, open_model
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def copied(case: str) -> tuple[dict[str, Any], Arrays]:
+    config = json.loads((GOLDEN / case / "config.json").read_text())
+    with open_model(GOLDEN / case).checkpoint as checkpoint:
+        return config, {name: checkpoint.read(name) for name in checkpoint.tensors}
+
+
+def write(folder: Path, config: dict[str, Any], tensors: Arrays) -> Path:
+    """A model directory; arrays named `*!fp8` are bytes of E4M3 numbers."""
+    (folder / "config.json").write_text(json.dumps(config))
+    codes = {name for name in tensors if name.endswith("!fp8")}
+    save_file(tensors, folder / "model.safetensors")
+    if codes:
+        raw = (folder / "model.safetensors").read_bytes()
+        length = int.from_bytes(raw[:8], "little")
+        header = json.loads(raw[8 : 8 + length])
+        for name in codes:
+            header[name.removesuffix("!fp8")] = header.pop(name) | {"dtype": "F8_E4M3"}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        data = len(text).to_bytes(8, "little") + text + raw[8 + length :]
+        (folder / "model.safetensors").write_bytes(data)
+    return folder
+
+
+def numbers(model: OpenedModel, name: str) -> npt.NDArray[np.float32]:
+    (weight,) = (w for w in model.graph.weights if w.name == name)
+    values = model.weights.float32(weight)
+    each = [model.weights.entry(weight, i) for i in range(weight.shape[0])]
+    assert np.array_equal(np.concatenate(each), model.weights.raw(weight))
+    return values
+
+
+def test_one_tensor_an_expert() -> None:
+    model = open_model(GOLDEN / "mixtral")
+    stored = [
+        model.checkpoint.read(f"model.layers.1.block_sparse_moe.experts.{e}.w3.weight")
+        for e in range(8)
+    ]
+    assert np.array_equal(numbers(model, "layers.1.moe.up.weight"), np.stack(stored))
+
+
+def test_gate_above_up_in_one_tensor() -> None:
+    model = open_model(GOLDEN / "granitemoe")
+    joint = model.checkpoint.read("model.layers.0.block_sparse_moe.input_linear.weight")
+    assert np.array_equal(numbers(model, "layers.0.moe.gate.weight"), joint[:, :16])
+    assert np.array_equal(numbers(model, "layers.0.moe.up.weight"), joint[:, 16:])
+
+
+def test_gate_and_up_by_turns_and_inputs_first() -> None:
+    model = open_model(GOLDEN / "gpt_oss")
+    joint = model.checkpoint.read("model.layers.0.mlp.experts.gate_up_proj")
+    bias = model.checkpoint.read("model.layers.0.mlp.experts.gate_up_proj_bias")
+    down = model.checkpoint.read("model.layers.0.mlp.experts.down_proj")
+    for part, name in enumerate(("gate", "up")):
+        found = numbers(model, f"layers.0.moe.{name}.weight")
+        assert np.array_equal(found, joint[:, :, part::2].transpose(0, 2, 1))
+        assert np.array_equal(numbers(model, f"layers.0.moe.{name}.bias"), bias[:, part::2])
+    assert np.array_equal(numbers(model, "layers.0.moe.down.weight"), down.transpose(0, 2, 1))
+
+
+def mxfp4_gpt_oss(folder: Path, change: Callable[[Arrays], None] = lambda _: None) -> Path:
+    """A model of 64 channels whose experts are random MXFP4, as gpt-oss is published."""
+    config = json.loads((GOLDEN / "gpt_oss" / "config.json").read_text())
+    config |= {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 1,
+        "layer_types": ["full_attention"],
+        "num_local_experts": 4,
+        "quantization_config": {"quant_method": "mxfp4"},
+    }
+    random = np.random.default_rng(1)
+    layer = "model.layers.0."
+    shapes = {
+        "model.embed_tokens.weight": (128, 64),
+        "lm_head.weight": (128, 64),
+        "model.norm.weight": (64,),
+        f"{layer}input_layernorm.weight": (64,),
+        f"{layer}post_attention_layernorm.weight": (64,),
+        f"{layer}self_attn.sinks": (4,),
+        f"{layer}mlp.router.weight": (4, 64),
+        f"{layer}mlp.router.bias": (4,),
+        f"{layer}mlp.experts.gate_up_proj_bias": (4, 192),
+        f"{layer}mlp.experts.down_proj_bias": (4, 64),
+    }
+    for name, rows in (("q", 64), ("k", 32), ("v", 32), ("o", 64)):
+        shapes[f"{layer}self_attn.{name}_proj.weight"] = (rows, 64)
+        shapes[f"{layer}self_attn.{name}_proj.bias"] = (rows,)
+    tensors: Arrays = {
+        name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()
+    }
+    for name, rows, groups in (("gate_up_proj", 192, 2), ("down_proj", 64, 3)):
+        codes = random.integers(0, 256, (4, rows, groups, 16), np.uint8)
+        scales = random.integers(120, 130, (4, rows, groups)).astype(np.uint8)
+        tensors[f"{layer}mlp.experts.{name}_blocks"] = codes
+        tensors[f"{layer}mlp.experts.{name}_scales"] = scales
+    change(tensors)
+    return write(folder, config, tensors)
+
+
+def test_mxfp4_codes_and_scales_apart(tmp_path: Path) -> None:
+    model = open_model(mxfp4_gpt_oss(tmp_path))
+    assert model.weights.unused == ()
+    e2m1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
+    shapes = {"gate_up_proj": (4, 192, 2), "down_proj": (4, 64, 3)}
+    stored = {}
+    for name, shape in shapes.items():
+        whole = f"model.layers.0.mlp.experts.{name}"
+        codes = model.checkpoint.raw(f"{whole}_blocks").reshape(*shape, 16)
+        scales = model.checkpoint.raw(f"{whole}_scales").reshape(shape)
+        stored[name] = (codes, scales)
+
+    def number(name: str, expert: int, row: int, column: int) -> float:
+        codes, scales = stored[name]
+        byte = int(codes[expert, row, column // 32, column % 32 // 2])
+        code = byte >> 4 if column % 2 else byte & 15
+        sign = -1.0 if code & 8 else 1.0
+        return float(sign * e2m1[code & 7] * 2.0 ** (int(scales[expert, row, column // 32]) - 127))
+
+    gate = numbers(model, "layers.0.moe.gate.weight")
+    up = numbers(model, "layers.0.moe.up.weight")
+    down = numbers(model, "layers.0.moe.down.weight")
+    for expert, row, column in ((0, 0, 0), (3, 63, 63), (2, 17, 33), (1, 40, 31), (1, 5, 16)):
+        assert gate[expert, row, column] == number("gate_up_proj", expert, 2 * row, column)
+        assert up[expert, row, column] == number("gate_up_proj", expert, 2 * row + 1, column)
+        assert down[expert, row, column] == number("down_proj", expert, row, column)
+
+
+@pytest.mark.parametrize("what", ["gate_up_proj_scales", "down_proj_blocks"])
+def test_mxfp4_of_another_shape(what: str, tmp_path: Path) -> None:
+    name = f"model.layers.0.mlp.experts.{what}"
+
+    def change(tensors: Arrays) -> None:
+        tensors[name] = np.ascontiguousarray(tensors[name][:3])
+
+    with pytest.raises(ModelError, match=r"is U8 of shape .* is needed") as raised:
+        open_model(mxfp4_gpt_oss(tmp_path, change))
+    assert name in str(raised.value)
+
+
+def fp8_llama(folder: Path, change: Callable[[Arrays], None] = lambda _: None) -> Path:
+    """A model of 256 channels whose matrices are FP8 in tiles of 128 x 128."""
+    config = json.loads((GOLDEN / "llama2" / "config.json").read_text())
+    config |= {
+        "hidden_size": 256,
+        "intermediate_size": 384,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "quantization_config": {
+            "quant_method": "fp8",
+            "fmt": "e4m3",
+            "weight_block_size": [128, 128],
+            "activation_scheme": "dynamic",
+        },
+    }
+    random = np.random.default_rng(2)
+    tensors: Arrays = {
+        "model.embed_tokens.weight": random.standard_normal((128, 256)).astype(np.float32),
+        "lm_head.weight": random.standard_normal((128, 256)).astype(np.float32),
+        "model.norm.weight": np.ones(256, np.float32),
+    }
+    layer = "model.layers.0."
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        tensors[f"{layer}{name}.weight"] = np.ones(256, np.float32)
+    for name, rows, columns in (
+        ("self_attn.q_proj", 256, 256),
+        ("self_attn.k_proj", 128, 256),
+        ("self_attn.v_proj", 128, 256),
+        ("self_attn.o_proj", 256, 256),
+        ("mlp.gate_proj", 384, 256),
+        ("mlp.up_proj", 384, 256),
+        ("mlp.down_proj", 256, 384),
+    ):
+        codes = random.integers(0, 0x7E, (rows, columns), np.uint8)
+        scales = random.random((-(-rows // 128), columns // 128)).astype(np.float32)
+        tensors[f"{layer}{name}.weight!fp8"] = codes
+        tensors[f"{layer}{name}.weight_scale_inv"] = scales
+    change(tensors)
+    return write(folder, config, tensors)
+
+
+def test_fp8_in_tiles(tmp_path: Path) -> None:
+    model = open_model(fp8_llama(tmp_path))
+    found = numbers(model, "layers.0.mlp.down.weight")
+    raw = model.checkpoint.raw("model.layers.0.mlp.down_proj.weight").reshape(256, 384)
+    scales = model.checkpoint.read("model.layers.0.mlp.down_proj.weight_scale_inv")
+    for row, column in ((0, 0), (127, 128), (128, 127), (255, 383), (200, 300)):
+        code = int(raw[row, column])
+        exponent, mantissa = code >> 3 & 15, code & 7
+        number = (1 + mantissa / 8) * 2.0 ** (exponent - 7) if exponent else mantissa / 8 * 2.0**-6
+        scale = scales[row // 128, column // 128]
+        assert found[row, column] == np.float32(number) * scale
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda t: t.pop("model.layers.0.mlp.up_proj.weight_scale_inv"), "has type F8_E4M3"),
+        (
+            lambda t: t.update(
+                {"model.layers.0.mlp.up_proj.weight_scale_inv": np.ones((2, 2), np.float32)}
+            ),
+            "F32 of shape (3, 2) is needed",
+        ),
+    ],
+)
+def test_fp8_without_its_scales(
+    change: Callable[[Arrays], None], expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError) as raised:
+        open_model(fp8_llama(tmp_path, change))
+    assert expected in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"quant_method": "awq"},
+        {"quant_method": "fp8"},
+        {"quant_method": "fp8", "weight_block_size": [64, 64]},
+        "fp8",
+    ],
+)
+def test_another_quantization_is_refused(method: object, tmp_path: Path) -> None:
+    config, tensors = copied("llama2")
+    write(tmp_path, config | {"quantization_config": method}, tensors)
+    with pytest.raises(ModelError, match=r"quantization_config = .* is not supported"):
+        open_model(tmp_path)
+
+
+def test_a_missing_expert_is_named(tmp_path: Path) -> None:
+    config, tensors = copied("mixtral")
+    del tensors["model.layers.1.block_sparse_moe.experts.5.w2.weight"]
+    write(tmp_path, config, tensors)
+    with pytest.raises(ModelError, match=r"layers\.1\.block_sparse_moe\.experts\.5\.w2\.weight"):
+        open_model(tmp_path)
+
+
+def test_layers_that_predict_further_are_told_of(tmp_path: Path) -> None:
+    """And refused where the configuration does not know of them."""
+    config, tensors = copied("deepseek_v3")
+    tensors["model.layers.2.eh_proj.weight"] = np.ones((32, 64), np.float32)
+    tensors["model.layers.2.mlp.gate.weight"] = np.ones((8, 32), np.float32)
+    write(tmp_path, config | {"num_nextn_predict_layers": 1}, tensors)
+    model = open_model(tmp_path)
+    assert model.notes == ("2 tensors of the multi-token prediction module are not used",)
+    assert open_model(GOLDEN / "deepseek_v3").notes == ()
+    write(tmp_path, config, tensors)
+    with pytest.raises(ModelError, match=r"layers\.2\..* is not part of this architecture"):
+        open_model(tmp_path)
