@@ -184,7 +184,7 @@ def models() -> str:
             row += [
                 pair(None, fact["total"]),
                 pair(None, fact["active"]),
-                f"- / {fact['kv']}",
+                f"- / {dash(fact['kv'])}",
                 "no",
             ]
         else:
@@ -197,7 +197,7 @@ def models() -> str:
                 row += [
                     pair(counted.total, fact["total"]),
                     pair(counted.active, fact["active"]),
-                    f"{count_kv_bytes(graph).per_token:,.0f} / {fact['kv'] or 0:,}",
+                    f"{count_kv_bytes(graph).per_token:,.0f} / {dash(fact['kv'])}",
                     "yes",
                 ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
@@ -236,6 +236,10 @@ def case_sources(text: str) -> list[str]:
 
 def pair(counted: int | None, published: int | None) -> str:
     return " / ".join("-" if n is None else f"{n / 1e9:.2f}" for n in (counted, published))
+
+
+def dash(published: int | None) -> str:
+    return "-" if published is None else f"{published:,}"
 
 
 def plain(default: object) -> str:
