@@ -517,6 +517,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("kv_bytes", &Program::kv_bytes)
       .def_prop_ro("kv_block_bytes", &Program::kv_block_bytes)
       .def_prop_ro("arena_bytes", &Program::arena_bytes)
+      .def_prop_ro("shared_bytes", &Program::shared_bytes)
       .def_prop_ro("state_bytes", &Program::state_bytes)
       // The arena itself, for tests that put sentinels around values.
       .def(

@@ -95,6 +95,8 @@ class Program {
   std::size_t kv_bytes() const { return kv_.size(); }
   std::size_t kv_block_bytes() const { return kv_block_stride_; }
   std::size_t arena_bytes() const { return arena_.size(); }
+  // Beside the arena, for whichever operator runs.
+  std::size_t shared_bytes() const { return shared_.size(); }
   // Of one slot.
   std::size_t state_bytes() const { return static_cast<std::size_t>(state_stride_) * sizeof(float); }
   std::byte* arena() { return arena_.data(); }

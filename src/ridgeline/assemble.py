@@ -235,7 +235,7 @@ def assemble(
     opened = open_model(path, context_length=options.context_length, pooling=options.pooling)
     # Read first: a broken tokenizer is known before weights are packed.
     tokenizer = load_tokenizer(opened.checkpoint)
-    precision, _, build = _BACKENDS[options.backend]
+    precision, _, build, shared = _BACKENDS[options.backend]
     purpose = purpose_of(opened, options.task, options.positions)
     graph = fuse(with_kv_format(purpose.graph, KV_FORMATS[kv_format_of(options)]))
     if purpose.whole and options.max_tokens_per_step < graph.max_context:
@@ -248,6 +248,7 @@ def assemble(
         context_is_asked=options.context_length is not None,
         rolling_bytes=precision.rolling_bytes,
         available=available_bytes(),
+        shared_bytes=shared(graph, max(options.max_tokens_per_step, options.max_rows)),
     )
     threads = options.threads or settings.threads
     settings = replace(settings, threads=threads, isa=options.isa or settings.isa)
@@ -416,13 +417,25 @@ def _null(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) -
     )
 
 
-_Build = Callable[[Graph, OpenedModel, Sizes, Settings], Executor]
+def _cpu_shared(graph: Graph, max_rows: int) -> int:
+    from ridgeline.backends.cpu.shared_memory import shared_bytes
 
-# What its figures are in; how it keeps keys and values, its own way first; how it is made.
-_BACKENDS: dict[str, tuple[Precision, tuple[str, ...], _Build]] = {
-    "cpu": (_CPU_PRECISION, ("bf16", "f16", "int8"), _cpu),
-    "reference": (_REFERENCE_PRECISION, ("f32", "bf16", "f16", "int8"), _reference),
-    "null": (_CPU_PRECISION, ("bf16", "f16", "int8"), _null),
+    return shared_bytes(graph, max_rows)
+
+
+def _no_shared(_graph: Graph, _max_rows: int) -> int:
+    return 0
+
+
+_Build = Callable[[Graph, OpenedModel, Sizes, Settings], Executor]
+_Shared = Callable[[Graph, int], int]
+
+# What its figures are in; how it keeps keys and values, its own way first; how it is made;
+# bytes that its operators need beside the arena, in steps of so many rows.
+_BACKENDS: dict[str, tuple[Precision, tuple[str, ...], _Build, _Shared]] = {
+    "cpu": (_CPU_PRECISION, ("bf16", "f16", "int8"), _cpu, _cpu_shared),
+    "reference": (_REFERENCE_PRECISION, ("f32", "bf16", "f16", "int8"), _reference, _no_shared),
+    "null": (_CPU_PRECISION, ("bf16", "f16", "int8"), _null, _no_shared),
 }
 
 BACKEND_NAMES = tuple(_BACKENDS)

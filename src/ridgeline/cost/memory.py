@@ -22,7 +22,8 @@ class MemoryLedger:
 
     groups: of layers, each with its blocks of `block_tokens` tokens; a block of any has
     block_bytes. Layers with a window keep what their next tokens see, and up to `step_tokens` new
-    ones. arena_bytes: values of the largest step.
+    ones. arena_bytes: values of the largest step. shared_bytes: what the backend's operators need
+    beside them while they run.
     """
 
     rows: int
@@ -33,6 +34,7 @@ class MemoryLedger:
     groups: tuple[BlockGroup, ...]
     block_bytes: int
     arena_bytes: int
+    shared_bytes: int = 0
 
     @property
     def kv_bytes(self) -> int:
@@ -44,8 +46,13 @@ class MemoryLedger:
         return sum(g.blocks for g in self.groups) * self.block_bytes / self.block_tokens
 
     @property
+    def fixed_bytes(self) -> int:
+        """All but the KV cache."""
+        return self.weight_bytes + self.arena_bytes + self.shared_bytes
+
+    @property
     def total_bytes(self) -> int:
-        return self.weight_bytes + self.kv_bytes + self.arena_bytes
+        return self.fixed_bytes + self.kv_bytes
 
     def row_blocks(self, num_tokens: int) -> int:
         """Blocks that a row holds at most while it grows to `num_tokens`."""
@@ -64,6 +71,7 @@ def memory_ledger(
     rows: int,
     context: int,
     arena_bytes: int = 0,
+    shared_bytes: int = 0,
     weight_bytes: int | None = None,
     block_tokens: int = 1,
     step_tokens: int = 1,
@@ -80,6 +88,7 @@ def memory_ledger(
         groups=layout.groups,
         block_bytes=block_tokens * layout.bytes_per_token,
         arena_bytes=arena_bytes,
+        shared_bytes=shared_bytes,
     )
 
 
@@ -87,7 +96,7 @@ def longest_context(ledger: MemoryLedger, available_bytes: int) -> int:
     """Tokens that each of the ledger's rows can have in `available_bytes`, in whole blocks. Where
     windows bound what a row takes: its own context, if that fits.
     """
-    left = available_bytes - ledger.weight_bytes - ledger.arena_bytes
+    left = available_bytes - ledger.fixed_bytes
     if left <= 0 or ledger.rows == 0:
         return 0
     if ledger.block_bytes == 0:
@@ -106,6 +115,7 @@ def check_fits(ledger: MemoryLedger, available_bytes: int, name: str) -> None:
             ("weights", ledger.weight_bytes),
             (f"KV of {ledger.rows} x {ledger.context} tokens", ledger.kv_bytes),
             ("values", ledger.arena_bytes),
+            ("within operators", ledger.shared_bytes),
         )
     )
     needs = (

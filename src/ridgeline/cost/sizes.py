@@ -50,13 +50,14 @@ def plan_sizes(
     context_is_asked: bool,
     rolling_bytes: float,
     available: int,
+    shared_bytes: int = 0,
 ) -> Sizes:
     """The KV cache that fits, and the context that follows from it.
 
     memory: bytes of the cache; None: a share of what is free. context_is_asked: the graph's context
     must fit. rolling_bytes: of a number that a convolution keeps. available: bytes that the machine
-    has free. Raises CapacityError with bytes needed, bytes there,
-    and what would fit.
+    has free. shared_bytes: what the backend's operators need beside the arena. Raises CapacityError
+    with bytes needed, bytes there, and what would fit.
     """
     arena = plan_memory(
         graph,
@@ -69,12 +70,13 @@ def plan_sizes(
         rows=1,
         context=BLOCK_TOKENS,
         arena_bytes=arena.arena_bytes,
+        shared_bytes=shared_bytes,
         block_tokens=BLOCK_TOKENS,
         step_tokens=2 * max_tokens_per_step,  # one step is planned while another runs
     )
     usable = available - RESERVE_BYTES
     check_fits(ledger, usable, graph.name)
-    fixed = ledger.weight_bytes + ledger.arena_bytes
+    fixed = ledger.fixed_bytes
     budget = memory
     if budget is None:
         budget = max(ledger.kv_bytes, int((usable - fixed) * KV_SHARE))

@@ -233,14 +233,15 @@ class CpuExecutor:
         self._program.reset_times()
 
     def memory(self) -> dict[str, int]:
-        """Bytes: packed weights; the whole KV cache and one block of it; activations; recurrent
-        states of one slot.
+        """Bytes: packed weights; the whole KV cache and one block of it; activations; what the
+        threads share within an operator; recurrent states of one slot.
         """
         return {
             "weights": self._program.weight_bytes,
             "kv": self._program.kv_bytes,
             "kv_block": self._program.kv_block_bytes,
             "arena": self._program.arena_bytes,
+            "shared": self._program.shared_bytes,
             "state": self._program.state_bytes,
         }
 
