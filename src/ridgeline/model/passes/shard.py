@@ -11,6 +11,7 @@ columns that it is. Does not know bytes, devices, or how ranks talk.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ridgeline.errors import ModelError
@@ -24,6 +25,7 @@ from ridgeline.model.graph.ops.elementwise import Split
 from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
+from ridgeline.model.graph.ops.latent import LatentAttention
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.operator import PARTIAL, REPLICATED, Operator, Placement
 from ridgeline.model.graph.ops.rope import RopeKvWrite
@@ -60,17 +62,28 @@ def shard(graph: Graph, ways: int) -> tuple[Graph, ...]:
         raise ModelError(f"{graph.name}: cannot be cut in {ways} parts; use 1 or more")
     if ways == 1:
         return (graph,)
+    return _cut(graph, ways, range(ways))
+
+
+def shard_rank(graph: Graph, ways: int, rank: int = 0) -> Graph:
+    """The graph of one of the ranks that `shard` gives: what pricing a rank needs."""
+    if not 0 <= rank < ways:
+        raise ModelError(f"{graph.name}: rank {rank} is not among {ways}")
+    return graph if ways == 1 else _cut(graph, ways, (rank,))[0]
+
+
+def _cut(graph: Graph, ways: int, ranks: Iterable[int]) -> tuple[Graph, ...]:
     kv_parts = _kv_parts(graph, ways)
     try:
-        ranks = tuple(_Rank(graph, ways, rank, kv_parts).run() for rank in range(ways))
+        made = tuple(_Rank(graph, ways, rank, kv_parts).run() for rank in ranks)
     except ModelError:
         if kv_parts is None:
             raise
         # Some layer's q, k and v do not reach its cache cut as the cache is.
-        ranks = tuple(_Rank(graph, ways, rank, None).run() for rank in range(ways))
-    for rank_graph in ranks:
+        made = tuple(_Rank(graph, ways, rank, None).run() for rank in ranks)
+    for rank_graph in made:
         check_graph(rank_graph)
-    return ranks
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +245,7 @@ class _Rank:
         if not isinstance(node.state, KvState):
             return True  # a recurrent state is a copy on every rank, as what updates it
         is_cut = inputs[0].placement.split is not None
-        if isinstance(node.op, Attention):
+        if isinstance(node.op, Attention | LatentAttention):
             return is_cut == (self._kv_parts is not None)
         kv_parts = self._kv_parts or 1
         return (inputs[0].parts if is_cut else 1) == kv_parts
@@ -273,7 +286,11 @@ class _Rank:
 
 def _kv_parts(graph: Graph, ways: int) -> int | None:
     """In how many parts the KV heads are cut; None: attention stays whole on every rank."""
-    heads = [(n.op.num_heads, n.state) for n in graph.nodes if isinstance(n.op, Attention)]
+    heads = [
+        (n.op.num_heads, n.state)
+        for n in graph.nodes
+        if isinstance(n.op, Attention | LatentAttention)
+    ]
     parts: set[int] = set()
     for num_heads, state in heads:
         assert isinstance(state, KvState)

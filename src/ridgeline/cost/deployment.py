@@ -1,0 +1,419 @@
+"""A model on accelerators: what a step takes, what lies in memory, and what binds.
+
+`deploy` cuts the graph for one rank (shard), fuses it and compiles it to lines (`lines.py`); a
+`Deployment` then prices one step or a million (`price`) with the efficiencies of a profile
+(`efficiency.py`). Ranks are alike, so one is priced, and that one is the busiest where rows or
+experts do not part evenly. Pipeline stages are priced one after the other, each on its share of the
+rows: what is named a step's seconds is then how long a row waits for its next token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import exp, log, sqrt
+
+import numpy as np
+
+from ridgeline.cost.chip import Chip, Mesh
+from ridgeline.cost.described import Described
+from ridgeline.cost.efficiency import (
+    ARITHMETICS,
+    ENGINES,
+    FORMATS,
+    PUBLISHED,
+    Array,
+    Pieces,
+    Profile,
+    piece_seconds,
+)
+from ridgeline.cost.lines import KINDS, Line, compile_lines
+from ridgeline.cost.precisions import arithmetic_of
+from ridgeline.cost.steps import Steps, steps_of
+from ridgeline.errors import CapacityError, RidgelineError
+from ridgeline.model.graph.node import Graph
+from ridgeline.model.graph.ops import Experts
+from ridgeline.model.passes.fuse import fuse
+from ridgeline.model.passes.shard import shard_rank
+from ridgeline.step import StepShape
+from ridgeline.units import GIB, format_bytes
+
+# What an engine leaves free of a device's memory, and what CUDA, NCCL and graphs take.
+USED_SHARE = 0.9
+CONTEXT_BYTES = 2 * GIB
+# Tokens of a step whose values must have room beside weights and cache.
+STEP_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """seconds, and the 80 % interval around it. by_class: seconds of each kind of operator, and
+    "host". binds: what most of the time waits for: "compute", "memory", "link", "launch" or "host".
+    """
+
+    seconds: float
+    low: float
+    high: float
+    by_class: Mapping[str, float]
+    binds: str
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes of one rank. kv_bytes_per_token: that a token more of each row takes, unless windows
+    bound it: row_bytes(context) has them. usable: for weights, values and cache together.
+    """
+
+    device_bytes: float
+    usable: float
+    weight_bytes: float
+    value_bytes: float
+    kv_by_window: Mapping[int | None, float]
+
+    @property
+    def kv_bytes(self) -> float:
+        """Left for the cache; negative if the weights alone do not fit."""
+        return self.usable - self.weight_bytes - self.value_bytes
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        return sum(self.kv_by_window.values())
+
+    def row_bytes(self, context: float) -> float:
+        return sum(
+            per_token * (context if window is None else min(context, window))
+            for window, per_token in self.kv_by_window.items()
+        )
+
+    def rows(self, context: float) -> float:
+        """Rows of `context` tokens that one data-parallel group has room for."""
+        return max(0.0, self.kv_bytes) / max(1.0, self.row_bytes(context))
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """See `deploy`. lines: of one rank, experts not shared. width: of the residual stream."""
+
+    name: str
+    lines: tuple[Line, ...]
+    windows: tuple[int | None, ...]
+    chip: Chip
+    mesh: Mesh
+    engine: str
+    profile: Profile
+    width: int
+    room: Room
+    predicts: int = 0
+
+    def with_profile(self, profile: Profile) -> Deployment:
+        return replace(self, profile=profile)
+
+    def pieces(self, steps: Steps) -> Pieces:
+        """All lines of all steps, as the busiest rank has them."""
+        return _pieces(self, steps)
+
+    def price(self, steps: Steps) -> Array:
+        """Seconds of each step."""
+        pieces = self.pieces(steps)
+        device = np.bincount(pieces.steps, piece_seconds(pieces, self.profile), len(steps))
+        return self.with_host(device, steps)
+
+    def with_host(self, device: Array, steps: Steps) -> Array:
+        rows = (steps.decode + steps.prefill) / self.mesh.dp
+        return (
+            device
+            + self.profile[f"host.step.{self.engine}"]
+            + rows * self.profile[f"host.row.{self.engine}"]
+        )
+
+    def step_seconds(self, shape: StepShape) -> Estimate:
+        """One step of the whole deployment: the rows of all its data-parallel groups."""
+        steps = steps_of((shape,), self.windows)
+        pieces = self.pieces(steps)
+        each = piece_seconds(pieces, self.profile)
+        total = float(self.with_host(np.array([each.sum()]), steps)[0])
+        by_class: dict[str, float] = {
+            kind: float(each[pieces.kind == index].sum()) for index, kind in enumerate(KINDS)
+        }
+        by_class["host"] = total - float(each.sum())
+        spread = exp(self.profile.spread)
+        return Estimate(
+            total, total / spread, total * spread, by_class, _binds(pieces, self.profile, by_class)
+        )
+
+    def memory(self) -> Room:
+        return self.room
+
+    def check_fits(self, rows: int = 1, context: int = 1) -> None:
+        """CapacityError with the bytes needed, those there, and what would fit."""
+        needed = self.room.row_bytes(context) * -(-rows // self.mesh.dp)
+        if needed <= self.room.kv_bytes:
+            return
+        most = int(self.room.rows(context)) * self.mesh.dp
+        fit = f"{most} rows would fit" if most else "more ranks or smaller weights would fit"
+        raise CapacityError(
+            f"{self.name} on {self.mesh.gpus} x {self.chip.name}: a rank needs "
+            f"{format_bytes(self.room.weight_bytes)} of weights, "
+            f"{format_bytes(self.room.value_bytes)} of values and {format_bytes(needed)} of cache "
+            f"for {rows} x {context} tokens, of {format_bytes(self.room.usable)}: {fit}"
+        )
+
+    def step_times(self) -> DeploymentTimes:
+        """What a simulator asks."""
+        return DeploymentTimes(self)
+
+
+class DeploymentTimes:
+    """`times(shape)` and `decode_run(contexts)` as `cost/step_times.StepTimes` has them: the
+    seconds of `Deployment.price`. Runs of answers are priced many steps at a time.
+    """
+
+    AHEAD = 64
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self.windows = deployment.windows
+        self._known: dict[StepShape, float] = {}
+
+    def __call__(self, shape: StepShape) -> float:
+        return float(self.deployment.price(steps_of((shape,), self.windows))[0])
+
+    def decode_run(self, contexts: Sequence[int]) -> Iterator[float]:
+        start = np.array(contexts, np.float64)
+        rows, done, ahead = float(len(contexts)), 0, 8
+        while True:
+            after = np.arange(done, done + ahead, dtype=np.float64)
+            at = start[None, :] + after[:, None]
+            read = {
+                w: (at if w is None else np.minimum(at, w - 1)).sum(1) + rows for w in self.windows
+            }
+            some = np.full(ahead, rows)
+            none = np.zeros(ahead)
+            steps = Steps(
+                some,
+                some,
+                none,
+                none,
+                some,
+                read,
+                read,
+                dict.fromkeys(self.windows, none),
+                dict.fromkeys(self.windows, none),
+            )
+            yield from map(float, self.deployment.price(steps))
+            done, ahead = done + ahead, min(2 * ahead, self.AHEAD)
+
+
+def deploy(
+    described: Described,
+    *,
+    chip: Chip,
+    mesh: Mesh | None = None,
+    engine: str = "vllm",
+    profile: Profile = PUBLISHED,
+) -> Deployment:
+    """RidgelineError and ModelError say what of a mesh, an engine or a model is not supported."""
+    mesh = mesh or Mesh()
+    if engine not in ENGINES:
+        raise RidgelineError(f"engine {engine!r} is not known; there are: {', '.join(ENGINES)}")
+    if min(mesh.tp, mesh.pp, mesh.dp, mesh.ep) < 1:
+        raise RidgelineError(f"a mesh of {mesh}: each axis has 1 or more ranks")
+    graph = described.graph
+    mixture = any(isinstance(node.op, Experts) for node in graph.nodes)
+    if mesh.ep > 1 and (not mixture or mesh.ranks % mesh.ep):
+        why = "has no experts" if not mixture else f"has {mesh.ranks} ranks a stage"
+        raise RidgelineError(f"{graph.name} on {mesh} {why}; ep {mesh.ep} cannot part it")
+    rank = fuse(shard_rank(graph, mesh.tp))
+    embed = next(node for node in rank.nodes if node.name == "embed")
+    width = embed.outputs[0].shape[-1]
+    assert isinstance(width, int)
+    lines = compile_lines(rank, described.indexer)
+    if mesh.dp > 1:
+        lines = _exchanged(lines, mesh, width)
+    windows = tuple(dict.fromkeys(line.window for line in lines if line.kind == "attention"))
+    room = _room(rank, lines, described, chip, mesh, width)
+    return Deployment(
+        graph.name, lines, windows, chip, mesh, engine, profile, width, room, described.predicts
+    )
+
+
+def expert_imbalance(ways: int, copies: float, skew: float = 0.0) -> float:
+    """How much more than the mean the busiest of `ways` ranks has of `copies` routed tokens.
+
+    skew 0: a fair draw, whose maximum is about 1 + sqrt(2 ln(ways) / (copies / ways)); skew: the
+    standard deviation of ranks' popularity, which more tokens do not average away.
+    """
+    if ways <= 1 or copies <= 0:
+        return 1.0
+    mean = copies / ways
+    return float(min(ways, 1.0 + sqrt(2.0 * log(ways) * (1.0 / mean + skew * skew))))
+
+
+def _exchanged(lines: tuple[Line, ...], mesh: Mesh, width: int) -> tuple[Line, ...]:
+    """With rows apart, tokens are sent to their experts and back: two all-to-alls a layer.
+
+    A token goes once to each rank that has one of its experts, as FP8, and comes back as BF16.
+    """
+    exchanges = []
+    for line in lines:
+        if line.kind == "experts":
+            others = (mesh.ranks - 1) * (1.0 - (1.0 - 1.0 / mesh.ranks) ** line.top_k)
+            sent = (1.0 + 2.0) * others * width * line.count
+            exchanges.append(
+                Line(
+                    f"{line.name}.exchange",
+                    "collective",
+                    "bf16",
+                    2 * line.count,
+                    link_bytes=(0.0, sent, 0.0, 0.0),
+                    ways=mesh.ranks,
+                )
+            )
+    return (*lines, *exchanges)
+
+
+def _room(
+    rank: Graph, lines: tuple[Line, ...], described: Described, chip: Chip, mesh: Mesh, width: int
+) -> Room:
+    expert_names = {
+        w.name for node in rank.nodes if isinstance(node.op, Experts) for w in node.weights
+    }
+    weight_bytes = float(sum(w.num_bytes for w in rank.weights if w.name not in expert_names))
+    weight_bytes += sum(line.weight_bytes for line in lines if line.kind == "experts") / mesh.ranks
+    kv: dict[int | None, float] = {}
+    for state in rank.states:
+        kv[state.window] = kv.get(state.window, 0.0) + state.bytes_per_token
+    if described.indexer is not None:
+        kv[None] = kv.get(None, 0.0) + described.indexer.token_bytes * len(rank.states)
+    usable = USED_SHARE * chip.memory_bytes - CONTEXT_BYTES
+    values = STEP_TOKENS * 2.0 * 8 * width
+    return Room(
+        chip.memory_bytes,
+        usable,
+        weight_bytes / mesh.pp,
+        values,
+        {window: per_token / mesh.pp for window, per_token in kv.items()},
+    )
+
+
+def _pieces(d: Deployment, steps: Steps) -> Pieces:
+    lines, mesh, chip, n = d.lines, d.mesh, d.chip, len(steps)
+    rows = steps.decode + steps.prefill
+    # Of pipelined rows a stage has its share at a time; of data-parallel ones the busiest group.
+    parts = float(mesh.dp * mesh.pp)
+    decode_share = _share(steps.decode, parts)
+    prefill_share = _share(steps.prefill, parts)
+    decode_tokens = _padded(steps.decode_tokens * decode_share, steps.prefill_tokens)
+    tokens = decode_tokens + steps.prefill_tokens * prefill_share
+    sampled = steps.sampled * _share(rows, parts)
+    all_tokens = (steps.decode_tokens + steps.prefill_tokens) * _share(rows, float(mesh.pp))
+    one = np.ones(n)
+    sums = np.stack([one, tokens, sampled, rows * _share(rows, parts)])
+    is_sampled = (sampled > 0).astype(np.float64)
+
+    zeros = np.zeros(n)
+    columns: dict[str, list[Array]] = {name: [] for name in _COLUMNS}
+    for line in lines:
+        flops = np.array(line.flops) @ sums
+        weights = np.full(n, line.weight_bytes)
+        moved = np.array(line.moved_bytes) @ sums
+        count = np.full(n, float(line.count))
+        if line.sampled_only:
+            weights, count = weights * is_sampled, count * is_sampled
+        if line.kind == "experts":
+            share = 1.0 - (1.0 - line.top_k / line.experts) ** all_tokens
+            flops = line.flops[1] * all_tokens / mesh.ranks
+            weights = weights * share / mesh.ranks
+            moved = line.moved_bytes[1] * all_tokens / mesh.ranks
+        window = line.window
+        attends = line.kind == "attention"
+        columns["flops"].append(flops)
+        columns["weight_bytes"].append(weights)
+        columns["moved_bytes"].append(moved)
+        columns["count"].append(count)
+        columns["link_bytes"].append(np.array(line.link_bytes) @ sums)
+        columns["decode_flops"].append(
+            line.decode_pair_flops * steps.decode_pairs[window] * decode_share if attends else zeros
+        )
+        columns["prefill_flops"].append(
+            line.prefill_pair_flops * steps.prefill_pairs[window] * prefill_share
+            if attends
+            else zeros
+        )
+        columns["decode_bytes"].append(
+            line.token_bytes * steps.decode_read[window] * decode_share if attends else zeros
+        )
+        columns["prefill_bytes"].append(
+            line.token_bytes * steps.prefill_read[window] * prefill_share if attends else zeros
+        )
+    made = {name: np.concatenate(parts_) for name, parts_ in columns.items()}
+    arithmetic = [arithmetic_of(line.format, chip.peaks) for line in lines]
+    ways = [line.ways for line in lines]
+
+    def each(values: Sequence[float], kind: type = np.float64) -> Array:
+        return np.repeat(np.array(values, kind), n)
+
+    return Pieces(
+        kind=each([KINDS.index(line.kind) for line in lines], np.intp),
+        format=each([FORMATS.index(line.format) for line in lines], np.intp),
+        arithmetic=each([ARITHMETICS.index(_known(a)) for a in arithmetic], np.intp),
+        engine=each([ENGINES.index(d.engine)] * len(lines), np.intp),
+        tokens=np.tile(tokens, len(lines)),
+        ways=each([float(w) for w in ways]),
+        peak=each([chip.peaks[a] for a in arithmetic]),
+        peak_bf16=each([chip.peaks[arithmetic_of("bf16", chip.peaks)]] * len(lines)),
+        memory=each([chip.memory_bytes_per_second] * len(lines)),
+        link=each([chip.link(w) for w in ways]),
+        steps=np.tile(np.arange(n), len(lines)),
+        **made,
+    )
+
+
+_COLUMNS = (
+    "flops",
+    "weight_bytes",
+    "moved_bytes",
+    "count",
+    "link_bytes",
+    "decode_flops",
+    "prefill_flops",
+    "decode_bytes",
+    "prefill_bytes",
+)
+
+
+def _known(arithmetic: str) -> str:
+    return "bf16" if arithmetic == "fp16" else arithmetic
+
+
+def _share(rows: Array, parts: float) -> Array:
+    """Of `rows` over `parts` groups, the busiest group's part."""
+    if parts == 1:
+        return np.ones_like(rows)
+    return np.where(rows > 0, np.minimum(1.0, np.ceil(rows / parts) / np.maximum(rows, 1e-9)), 1.0)
+
+
+def _padded(tokens: Array, beside: Array) -> Array:
+    """A CUDA graph of answers is made for some numbers of tokens: powers of 2 to 8, then each 8."""
+    small = np.exp2(np.ceil(np.log2(np.maximum(tokens, 1.0))))
+    bucket = np.where(tokens <= 8, small, 8 * np.ceil(tokens / 8))
+    return np.where((beside > 0) | (tokens > 512) | (tokens <= 0), tokens, bucket)
+
+
+def _binds(pieces: Pieces, profile: Profile, by_class: Mapping[str, float]) -> str:
+    """Which resource is the longest of all, if each had only what it asks."""
+    compute = (
+        pieces.flops / pieces.peak + (pieces.decode_flops + pieces.prefill_flops) / pieces.peak_bf16
+    )
+    memory = (
+        pieces.weight_bytes + pieces.moved_bytes + pieces.decode_bytes + pieces.prefill_bytes
+    ) / pieces.memory
+    shares = {
+        "compute": float(compute[compute >= memory].sum()),
+        "memory": float(memory[memory > compute].sum()),
+        "link": by_class["collective"],
+        "host": by_class["host"],
+    }
+    work = shares["compute"] + shares["memory"]
+    shares["launch"] = max(0.0, sum(by_class.values()) - work - shares["link"] - shares["host"]) / 2
+    return max(shares, key=lambda name: shares[name])

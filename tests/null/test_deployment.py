@@ -1,0 +1,154 @@
+"""Deployments: pricing agrees with the graph's own work, in one step or many, and with physics."""
+
+from __future__ import annotations
+
+import json
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ridgeline.cost.chip import Chip, Mesh
+from ridgeline.cost.count import count_parameters, count_step
+from ridgeline.cost.deployment import Deployment, deploy, expert_imbalance
+from ridgeline.cost.described import describe
+from ridgeline.cost.efficiency import MEANINGS, PUBLISHED
+from ridgeline.cost.steps import steps_of, uniform_steps
+from ridgeline.errors import CapacityError, RidgelineError
+from ridgeline.model.graph.work import Precision
+from ridgeline.model.passes.fuse import fuse
+from ridgeline.model.passes.shard import shard_rank
+from ridgeline.step import StepShape
+
+MODELS: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "data" / "models.json").read_text()
+)
+# NVIDIA's data sheet of the H200.
+CHIP = Chip(
+    "h200",
+    {"bf16": 989e12, "fp8": 1979e12},
+    141e9,
+    4.8e12,
+    450e9,
+    domain=8,
+    nic_bytes_per_second=50e9,
+)
+
+
+def deployed(name: str, precision: str = "bf16", **mesh: int) -> Deployment:
+    return deploy(describe(MODELS[name]["config"], precision), chip=CHIP, mesh=Mesh(**mesh))
+
+
+@pytest.mark.parametrize("tp", [1, 4])
+def test_lines_are_the_graphs_work(tp: int) -> None:
+    described = describe(MODELS["Qwen/Qwen3-32B"]["config"], "bf16")
+    deployment = deploy(described, chip=CHIP, mesh=Mesh(tp=tp))
+    rank = fuse(shard_rank(described.graph, tp))
+    for shape in (StepShape.decode(64, 777), StepShape((900, 1, 1), (100, 5000, 3), 2)):
+        pieces = deployment.pieces(steps_of((shape,), deployment.windows))
+        work = count_step(rank, shape, Precision()).total
+        flops = pieces.flops.sum() + pieces.decode_flops.sum() + pieces.prefill_flops.sum()
+        assert flops == pytest.approx(work.flops["bf16"], rel=5e-3)
+        read = pieces.decode_bytes.sum() + pieces.prefill_bytes.sum()
+        assert read == pytest.approx(work.kv_read_bytes)
+        assert pieces.link_bytes.sum() == pytest.approx(work.link_bytes)
+        embed = next(w for w in rank.weights if w.name.startswith("embed"))
+        stored = count_parameters(rank).num_bytes - embed.num_bytes
+        assert pieces.weight_bytes.sum() == pytest.approx(stored, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("deepseek-ai/DeepSeek-R1", "fp8_block"),
+        ("openai/gpt-oss-120b", "mxfp4"),
+        ("moonshotai/Kimi-K2.5", "int4_wo"),
+        ("MiniMaxAI/MiniMax-M2.5", "nvfp4"),
+        ("zai-org/GLM-5", "fp8"),
+        ("Qwen/Qwen3-235B-A22B", "fp8"),
+    ],
+)
+def test_the_largest_models_are_priced_on_every_mesh(name: str, precision: str) -> None:
+    seconds = []
+    for mesh in ({"tp": 8}, {"tp": 8, "ep": 8}, {"dp": 8, "ep": 8}, {"tp": 4, "pp": 2}):
+        deployment = deployed(name, precision, **mesh)
+        estimate = deployment.step_seconds(StepShape.decode(64, 2000))
+        assert estimate.low < estimate.seconds < estimate.high
+        assert sum(estimate.by_class.values()) == pytest.approx(estimate.seconds)
+        assert 1e-3 < estimate.seconds < 0.2
+        seconds.append(estimate.seconds)
+        longer = deployment.step_seconds(StepShape.decode(64, 20000))
+        assert longer.seconds > estimate.seconds
+    assert len(set(seconds)) > 2
+
+
+def test_a_rank_has_its_share_of_weights_and_heads() -> None:
+    whole, cut = deployed("deepseek-ai/DeepSeek-R1"), deployed("deepseek-ai/DeepSeek-R1", tp=8)
+    assert cut.room.weight_bytes == pytest.approx(whole.room.weight_bytes / 8, rel=0.03)
+    # All ranks keep all latents; of heads each has its own.
+    assert cut.room.kv_bytes_per_token == whole.room.kv_bytes_per_token
+    flops = {d.mesh.tp: sum(line.decode_pair_flops for line in d.lines) for d in (whole, cut)}
+    assert flops[8] == pytest.approx(flops[1] / 8)
+
+
+def test_many_steps_are_priced_as_one() -> None:
+    deployment = deployed("openai/gpt-oss-120b", "mxfp4", tp=2)
+    contexts = np.array([10.0, 100.0, 5000.0])
+    many = deployment.price(uniform_steps(deployment.windows, decode=16.0, context=contexts))
+    one = [deployment.step_seconds(StepShape.decode(16, int(c))).seconds for c in contexts]
+    assert many == pytest.approx(one)
+    times = deployment.step_times()
+    run = times.decode_run([100] * 16)
+    first = [next(run) for _ in range(40)]
+    assert first[0] == pytest.approx(times(StepShape.decode(16, 100)))
+    assert first[39] == pytest.approx(times(StepShape.decode(16, 139)))
+
+
+def test_nothing_beats_the_roofline() -> None:
+    deployment = deployed("meta-llama/Llama-3.3-70B-Instruct", "bf16", tp=4)
+    for shape in (StepShape.decode(1, 100), StepShape.prefill(4096), StepShape.decode(256, 3000)):
+        pieces = deployment.pieces(steps_of((shape,), deployment.windows))
+        flops = pieces.flops + pieces.decode_flops + pieces.prefill_flops
+        read = pieces.weight_bytes + pieces.decode_bytes + pieces.prefill_bytes
+        least = np.maximum(flops / 989e12, read / 4.8e12).sum()
+        assert deployment.step_seconds(shape).seconds > least
+
+
+def test_the_profile_has_what_physics_allows() -> None:
+    for name, (default, least, most, what) in MEANINGS.items():
+        assert 0 < least <= default <= most < inf, name
+        assert what
+    assert set(PUBLISHED.values) == set(MEANINGS)
+
+
+def test_what_does_not_fit_says_what_would() -> None:
+    deployment = deployed("meta-llama/Llama-3.3-70B-Instruct", "bf16", tp=2)
+    deployment.check_fits(8, 4096)
+    with pytest.raises(CapacityError, match="rows would fit"):
+        deployment.check_fits(512, 131072)
+    with pytest.raises(CapacityError, match="smaller weights would fit"):
+        deployed("meta-llama/Llama-3.3-70B-Instruct", "bf16").check_fits()
+
+
+def test_what_is_not_known_is_said() -> None:
+    described = describe(MODELS["Qwen/Qwen3-32B"]["config"], "bf16")
+    with pytest.raises(RidgelineError, match="nvfp4"):
+        describe(MODELS["Qwen/Qwen3-32B"]["config"], "fp3")
+    with pytest.raises(RidgelineError, match="sglang"):
+        deploy(described, chip=CHIP, engine="tgi")
+    with pytest.raises(RidgelineError, match="has no experts"):
+        deploy(described, chip=CHIP, mesh=Mesh(tp=4, ep=4))
+    with pytest.raises(RidgelineError, match="1 or more ranks"):
+        deploy(described, chip=CHIP, mesh=Mesh(tp=0))
+
+
+def test_imbalance_of_experts() -> None:
+    assert expert_imbalance(1, 100.0) == 1.0
+    few, many = expert_imbalance(32, 256.0), expert_imbalance(32, 1e6)
+    assert 1.5 < few < 32
+    assert 1.0 < many < 1.02
+    assert expert_imbalance(32, 1e6, skew=0.2) > 1.4
+    draws = np.random.default_rng(0).multinomial(32 * 64, [1 / 32] * 32, size=500).max(1) / 64
+    assert expert_imbalance(32, 32 * 64.0) == pytest.approx(draws.mean(), rel=0.1)
