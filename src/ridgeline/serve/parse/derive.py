@@ -292,7 +292,9 @@ def _object_core(text: str, at: int, name: str) -> _Core | None:
         if names and args and isinstance(value[args[0]], dict):
             key, part = next(iter(value.items()))
             lead = (key, str(part)) if key != names[0] and isinstance(part, str) else None
-            form = ToolFormat("object", name_key=names[0], args_key=args[0], lead=lead)
+            last, part = list(value.items())[-1]
+            tail = last if part in (*_LONG_IDS, *_NINE_IDS) else None
+            form = ToolFormat("object", name_key=names[0], args_key=args[0], lead=lead, tail=tail)
             found = _Core(place, end, form)
         elif list(value) == [name] and _is_arguments(value[name]):
             found = _Core(place, end, ToolFormat("keyed"))

@@ -37,6 +37,7 @@ class ToolFormat:
     name_key: str = "name"
     args_key: str = "arguments"
     lead: tuple[str, str] | None = None
+    tail: str | None = None
     args_open: str = ""
     key_open: str = ""
     key_close: str = ""

@@ -1,0 +1,150 @@
+"""The grammar of calls lets through what the template prints and the parser reads, and no more."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import llguidance
+import pytest
+
+from ridgeline.errors import RequestError
+from ridgeline.model.text.chat import ChatTemplate
+from ridgeline.serve.parse.derive import format_of
+from ridgeline.serve.parse.format import ModelFormat
+from ridgeline.serve.parse.grammar import tool_grammar
+from serve.model_outputs import (
+    HARMONY,
+    SCHEMAS,
+    SHORT,
+    TEMPLATES,
+    WEATHER,
+    calls_of,
+    model,
+    parse,
+    written,
+)
+
+TOOLS = list(SCHEMAS.items())
+BYTES = llguidance.LLTokenizer("byte")
+
+
+def matcher(grammar: str) -> llguidance.LLMatcher:
+    found = llguidance.LLMatcher(BYTES, grammar)
+    assert not found.get_error(), found.get_error()
+    return found
+
+
+def accepts(grammar: str, text: str) -> bool:
+    """Whether the whole text is a sentence of the grammar."""
+    found = matcher(grammar)
+    ids = list(text.encode())
+    return found.try_consume_tokens(ids) == len(ids) and found.is_accepting()
+
+
+def random_answer(grammar: str, chance: random.Random, most: int = 4000) -> str:
+    """Bytes drawn at random among those that the grammar allows."""
+    found, answer = matcher(grammar), bytearray()
+    while not found.is_stopped() and len(answer) < most:
+        mask = found.compute_bitmask()
+        allowed = [i for i in range(BYTES.vocab_size) if mask[i // 8] >> (i % 8) & 1]
+        # What a model would write: letters, and the shortest way out.
+        plain = [i for i in allowed if 32 <= i < 127 or i == BYTES.eos_token]
+        token = chance.choice(plain or allowed)
+        if BYTES.eos_token in allowed:
+            break
+        assert found.consume_token(token)
+        answer.append(token)
+    return answer.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_a_template_prints_is_allowed(name: str) -> None:
+    form = model(name)
+    required = tool_grammar(form, TOOLS, required=True)
+    free = tool_grammar(form, TOOLS, required=False)
+    text = written(name, WEATHER).strip()
+    assert accepts(required, text)
+    assert accepts(free, text)
+    assert not accepts(required, "Words.")
+    assert accepts(free, "Words <and> more.")
+    assert not accepts(required, text.replace("get_weather", "no_such_tool"))
+    assert not accepts(free, text.replace("get_weather", "no_such_tool"))
+    if form.tools is not None and form.tools.many:
+        two = written(name, SHORT, WEATHER).strip()
+        assert accepts(required, two)
+        assert accepts(free, two)
+        assert not accepts(tool_grammar(form, TOOLS, required=True, many=False), two)
+        assert not accepts(tool_grammar(form, TOOLS, required=False, many=False), two)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_whatever_the_grammar_lets_a_model_write_is_a_call(name: str) -> None:
+    chance = random.Random(name)
+    tools: Mapping[str, Any] = {
+        "pick": {
+            "type": "object",
+            "properties": {
+                "color": {"enum": ["red", "green"]},
+                "count": {"type": "integer", "minimum": 0, "maximum": 9},
+                "on": {"type": "boolean"},
+            },
+            "required": ["count"],
+        }
+    }
+    form = replace(model(name), reasoning=None)
+    grammar = tool_grammar(form, list(tools.items()), required=True, many=False)
+    for _ in range(6):
+        text = random_answer(grammar, chance)
+        parts = parse(form, text, tools=tools)
+        ((called, arguments),) = calls_of(parts)
+        assert called == "pick", text
+        assert set(arguments) <= {"color", "count", "on"}
+        assert arguments["count"] in range(10)
+        assert arguments.get("color", "red") in ("red", "green")
+        assert arguments.get("on", True) in (True, False)
+
+
+def test_reasoning_comes_before_what_is_required() -> None:
+    form = model("hermes")
+    call = written("hermes", SHORT).strip()
+    grammar = tool_grammar(form, TOOLS, required=True)
+    assert accepts(grammar, "<think>\nWell: <tool_call> would do.\n</think>\n\n" + call)
+    assert not accepts(grammar, "<think>\nWell.\n</think>\n\nWords.")
+    inside = tool_grammar(form, TOOLS, required=True, reasons=True)
+    assert accepts(inside, "Well.\n</think>\n\n" + call)
+    assert not accepts(inside, call)
+
+
+def test_calls_of_gpt_oss() -> None:
+    form: ModelFormat = format_of(ChatTemplate(HARMONY))
+    call = (
+        "<|channel|>analysis<|message|>Hmm.<|end|><|start|>assistant<|channel|>commentary "
+        'to=functions.get_weather <|constrain|>json<|message|>{"city": "Ulm"}'
+    )
+    required = tool_grammar(form, TOOLS, required=True)
+    assert accepts(required, call)
+    assert not accepts(required, "<|channel|>final<|message|>Hello")
+    assert not accepts(required, call.replace("city", "town"))
+    free = tool_grammar(form, TOOLS, required=False)
+    assert accepts(free, call)
+    assert accepts(free, "<|channel|>final<|message|>Hello")
+
+
+def test_special_tokens_are_written_by_their_ids() -> None:
+    grammar = tool_grammar(model("kimi"), TOOLS, required=True, special={"<|tool_call_begin|>": 97})
+    assert "<[97]>" in grammar
+    assert json.dumps("<|tool_call_begin|>") not in grammar
+
+
+def test_what_tags_cannot_hold_is_refused_with_its_place() -> None:
+    schema = {"type": "object", "properties": {"day": {"type": "string", "pattern": "^[0-9]+$"}}}
+    with pytest.raises(RequestError, match="/f/properties/day/pattern"):
+        tool_grammar(model("qwen3-coder"), [("f", schema)], required=True)
+    assert accepts(
+        tool_grammar(model("hermes"), [("f", schema)], required=True),
+        '<tool_call>\n{"name": "f", "arguments": {"day": "12"}}\n</tool_call>',
+    )
