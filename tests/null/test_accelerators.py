@@ -119,3 +119,13 @@ def test_a_broken_file_is_told(change: dict[str, object], told: str) -> None:
 def test_machines_of_no_accelerators() -> None:
     with pytest.raises(RidgelineError, match="one accelerator or more, not 0"):
         load_machine("h200", 0)
+
+
+def test_a_chip_of_a_deployment() -> None:
+    chip = load_accelerator("gb200").chip()
+    assert (chip.domain, chip.link(72), chip.link(73)) == (72, 9e11, 5e10)
+    assert load_accelerator("l40s").chip().link(2) == 3.2e10
+    v100 = load_accelerator("v100")
+    with pytest.raises(RidgelineError, match="say how much memory"):
+        v100.chip()
+    assert v100.chip(32e9).peaks["bf16"] == v100.peak("fp16")

@@ -16,6 +16,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from ridgeline.cost.chip import Chip
 from ridgeline.cost.device import Device
 from ridgeline.errors import RidgelineError
 from ridgeline.units import format_bytes, format_count
@@ -124,6 +125,27 @@ class Accelerator:
         if not having:
             return None
         return min(p.low for p in having), max(p.high for p in having), max(p.date for p in having)
+
+    def chip(self, memory_bytes: float | None = None) -> Chip:
+        """What a deployment is priced on. memory_bytes: over the data sheet's. RidgelineError where
+        neither is there.
+        """
+        stated = self.memory_bytes.value if self.memory_bytes else None
+        memory = memory_bytes or stated
+        if memory is None:
+            raise RidgelineError(f"{self.name} is bought in sizes: say how much memory it has")
+        scaleup, nic = self.links.get("scaleup"), self.links.get("nic") or self.links.get("pcie")
+        peaks = self.stated_or_wider()
+        halves = {name: peaks[name] for name in ("bf16", "fp16")}
+        return Chip(
+            name=self.name,
+            peaks={name: figure.value for name, figure in self.peaks.items()} | halves,
+            memory_bytes=memory,
+            memory_bytes_per_second=self.memory_bytes_per_second.value,
+            link_bytes_per_second=scaleup.bytes_per_second if scaleup else None,
+            domain=self.domain,
+            nic_bytes_per_second=nic.bytes_per_second if nic else None,
+        )
 
     def device(self, ranks: int = 1) -> Device:
         """The data sheet as the limits of a roofline, on one of so many ranks. Arithmetics that it
