@@ -1,0 +1,134 @@
+"""Anthropic's messages as those that chat templates know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ridgeline.errors import RequestError
+from ridgeline.serve.anthropic.bodies import (
+    CountBody,
+    ImageBlock,
+    Message,
+    RedactedThinkingBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolDefinition,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+
+
+def messages_of(body: CountBody) -> list[dict[str, Any]]:
+    """Raises RequestError, naming the place, for what a model that reads text cannot be given."""
+    found: list[dict[str, Any]] = []
+    if body.system:
+        found.append({"role": "system", "content": _text(body.system, "system")})
+    names: dict[str, str] = {}
+    for place, message in enumerate(body.messages):
+        where = f"messages.{place}.content"
+        if isinstance(message.content, str):
+            found.append({"role": message.role, "content": message.content})
+        elif message.role == "assistant":
+            found.append(_assistant(message, where, names))
+        else:
+            found += _user(message, where, names)
+    if body.messages[-1].role == "assistant":
+        raise RequestError(
+            f"messages.{len(body.messages) - 1}.role",
+            "the last message is the assistant's; an answer cannot be begun for the model: "
+            "end with a message of the user",
+        )
+    return found
+
+
+def tools_of(tools: Sequence[ToolDefinition] | None) -> list[dict[str, Any]]:
+    """Definitions as chat templates read them: OpenAI's form."""
+    found = []
+    for place, tool in enumerate(tools or ()):
+        if tool.type not in (None, "custom"):
+            raise RequestError(
+                f"tools.{place}.type", f"{tool.type!r} runs at Anthropic; only custom tools do here"
+            )
+        function: dict[str, Any] = {"name": tool.name}
+        if tool.description is not None:
+            function["description"] = tool.description
+        function["parameters"] = tool.input_schema or {"type": "object", "properties": {}}
+        if tool.input_examples:
+            raise RequestError(f"tools.{place}.input_examples", "are not read; leave them out")
+        found.append({"type": "function", "function": function})
+    return found
+
+
+def _assistant(message: Message, where: str, names: dict[str, str]) -> dict[str, Any]:
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[dict[str, Any]] = []
+    assert not isinstance(message.content, str)
+    for place, block in enumerate(message.content):
+        if isinstance(block, TextBlock):
+            texts.append(block.text)
+        elif isinstance(block, ThinkingBlock):
+            thoughts.append(block.thinking)
+        elif isinstance(block, ToolUseBlock):
+            names[block.id] = block.name
+            function = {"name": block.name, "arguments": block.input}
+            calls.append({"id": block.id, "type": "function", "function": function})
+        else:
+            raise _cannot(block, f"{where}.{place}", message.role)
+    found: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
+    if thoughts:
+        found["reasoning_content"] = "".join(thoughts)
+    if calls:
+        found["tool_calls"] = calls
+    return found
+
+
+def _user(message: Message, where: str, names: dict[str, str]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    texts: list[str] = []
+    assert not isinstance(message.content, str)
+    for place, block in enumerate(message.content):
+        if isinstance(block, TextBlock):
+            texts.append(block.text)
+        elif isinstance(block, ToolResultBlock) and message.role == "user":
+            if block.tool_use_id not in names:
+                raise RequestError(
+                    f"{where}.{place}.tool_use_id",
+                    f"{block.tool_use_id!r} is no tool_use of a message before",
+                )
+            content = _text(block.content, f"{where}.{place}.content")
+            found.append(
+                {
+                    "role": "tool",
+                    "tool_call_id": block.tool_use_id,
+                    "name": names[block.tool_use_id],
+                    "content": f"Error: {content}" if block.is_error else content,
+                }
+            )
+        else:
+            raise _cannot(block, f"{where}.{place}", message.role)
+    if texts or not found:
+        found.append({"role": message.role, "content": "\n".join(texts)})
+    return found
+
+
+def _text(content: str | Sequence[TextBlock | ImageBlock], where: str) -> str:
+    if isinstance(content, str):
+        return content
+    texts = []
+    for place, block in enumerate(content):
+        if not isinstance(block, TextBlock):
+            raise _cannot(block, f"{where}.{place}", "user")
+        texts.append(block.text)
+    return "\n".join(texts)
+
+
+def _cannot(block: object, where: str, role: str) -> RequestError:
+    if isinstance(block, ImageBlock):
+        return RequestError(f"{where}.type", f"this model reads text, not {block.type!r}")
+    if isinstance(block, RedactedThinkingBlock):
+        return RequestError(f"{where}.type", "'redacted_thinking' cannot be read here")
+    return RequestError(
+        f"{where}.type", f"{getattr(block, 'type', '?')!r} has no place in a message of the {role}"
+    )

@@ -1,0 +1,141 @@
+"""An answer as Anthropic's message: events as they come, and the whole that they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic_core import from_json
+
+from ridgeline.serve.core.events import (
+    AnswerEnd,
+    AnswerEvent,
+    Done,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallArguments,
+    ToolCallBegin,
+)
+
+Event = tuple[str, dict[str, Any]]
+
+_STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+
+
+class MessageBuilder:
+    """Takes an answer's events; gives those of the stream. `whole` is the message so far."""
+
+    def __init__(self, message_id: str, model: str) -> None:
+        self._head: dict[str, Any] = {
+            "id": message_id,
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+        }
+        self._blocks: list[dict[str, Any]] = []
+        self._open: str | None = None
+        self._arguments: dict[int, str] = {}
+        self._stop_reason: str | None = None
+        self._stop_sequence: str | None = None
+        self._usage: dict[str, Any] = {"input_tokens": 0, "output_tokens": 0}
+
+    def start(self) -> list[Event]:
+        return [("message_start", {"type": "message_start", "message": self.whole()})]
+
+    def take(self, event: AnswerEvent) -> list[Event]:
+        """What the stream says of it. The ends of failed answers are the caller's to tell."""
+        if isinstance(event, TextDelta):
+            return self._piece("text", event.text, {"type": "text_delta", "text": event.text})
+        if isinstance(event, ReasoningDelta):
+            delta = {"type": "thinking_delta", "thinking": event.text}
+            return self._piece("thinking", event.text, delta)
+        if isinstance(event, ToolCallBegin):
+            closed = self._close()
+            block = {"type": "tool_use", "id": event.call_id, "name": event.name, "input": {}}
+            return closed + self._begin("tool_use", block)
+        if isinstance(event, ToolCallArguments):
+            place = len(self._blocks) - 1
+            self._arguments[place] = self._arguments.get(place, "") + event.text
+            return [self._delta({"type": "input_json_delta", "partial_json": event.text})]
+        if isinstance(event, AnswerEnd):
+            if event.finish_reason == "stop" and isinstance(event.stop_reason, str):
+                self._stop_reason, self._stop_sequence = "stop_sequence", event.stop_reason
+            else:
+                self._stop_reason = _STOPS.get(event.finish_reason, "end_turn")
+            return self._close()
+        if isinstance(event, Done):
+            self._usage = usage_of(event)
+            end = {"stop_reason": self._stop_reason, "stop_sequence": self._stop_sequence}
+            last = {"type": "message_delta", "delta": end, "usage": self._usage}
+            return [("message_delta", last), ("message_stop", {"type": "message_stop"})]
+        return []
+
+    def whole(self) -> dict[str, Any]:
+        return {
+            **self._head,
+            "content": [self._content(place) for place in range(len(self._blocks))],
+            "stop_reason": self._stop_reason,
+            "stop_sequence": self._stop_sequence,
+            "usage": self._usage,
+        }
+
+    def _content(self, place: int) -> dict[str, Any]:
+        block = dict(self._blocks[place])
+        if place in self._arguments:
+            # Cut off by max_tokens they are no whole JSON: what is there is given, as the official
+            # client reads it from the stream.
+            block["input"] = from_json(self._arguments[place], allow_partial=True)
+        return block
+
+    def _piece(self, kind: str, text: str, delta: dict[str, Any]) -> list[Event]:
+        if not text:
+            return []
+        events: list[Event] = []
+        if self._open != kind:
+            empty: dict[str, Any] = {"type": kind, kind: ""}
+            if kind == "thinking":
+                empty["signature"] = ""
+            events = self._close() + self._begin(kind, empty)
+        self._blocks[-1][kind] += text
+        return [*events, self._delta(delta)]
+
+    def _begin(self, kind: str, block: dict[str, Any]) -> list[Event]:
+        self._open = kind
+        self._blocks.append(block)
+        data = {
+            "type": "content_block_start",
+            "index": len(self._blocks) - 1,
+            "content_block": dict(block),
+        }
+        return [("content_block_start", data)]
+
+    def _delta(self, delta: dict[str, Any]) -> Event:
+        index = len(self._blocks) - 1
+        return (
+            "content_block_delta",
+            {"type": "content_block_delta", "index": index, "delta": delta},
+        )
+
+    def _close(self) -> list[Event]:
+        if self._open is None:
+            return []
+        self._open = None
+        index = len(self._blocks) - 1
+        return [("content_block_stop", {"type": "content_block_stop", "index": index})]
+
+
+def usage_of(done: Done) -> dict[str, Any]:
+    """input_tokens leaves out what the prefix cache had, as Anthropic counts."""
+    usage = done.usage
+    return {
+        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.completion_tokens,
+    }
+
+
+def folded(builder: MessageBuilder, events: Sequence[AnswerEvent]) -> dict[str, Any]:
+    for event in events:
+        builder.take(event)
+    return builder.whole()

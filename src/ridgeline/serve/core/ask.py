@@ -1,0 +1,73 @@
+"""What a request asks for, in whatever dialect it was said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ridgeline.engine.prompts import Prompt
+from ridgeline.engine.request import ORDINARY_SERVICE, SamplingParams, Service
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. parameters: JSON Schema of its arguments."""
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = False
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """As chat templates read it."""
+        function: dict[str, Any] = {"name": self.name}
+        if self.description is not None:
+            function["description"] = self.description
+        function["parameters"] = dict(self.parameters) or {"type": "object", "properties": {}}
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTool:
+    """The one tool that must be called."""
+
+    name: str
+
+
+ToolChoice = Literal["auto", "none", "required"] | NamedTool
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages as chat templates know them, and what else the template is told."""
+
+    messages: tuple[Mapping[str, Any], ...]
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """enabled: the template's switch; None: as the template has it. separate: reasoning comes as
+    events of its own, else as text as the model wrote it. effort: for templates that know it.
+    """
+
+    enabled: bool | None = None
+    separate: bool = True
+    effort: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """truncate: a longer prompt loses its beginning, down to so many tokens; None: is refused."""
+
+    prompt: Conversation | Prompt
+    sampling: SamplingParams
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    reasoning: Reasoning = Reasoning()
+    service: Service = ORDINARY_SERVICE
+    request_id: str | None = None
+    truncate: int | None = None

@@ -1,0 +1,92 @@
+"""An answer as it comes: the one incremental form that every dialect writes from.
+
+What is not streamed is these events folded. For each answer (`index`, from 0): pieces, then
+`AnswerEnd`; after the ends of all, `Done`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ridgeline.engine.answer import Logprob
+from ridgeline.engine.outputs import RequestOutput
+from ridgeline.errors import RidgelineError
+
+AnswerFinish = Literal["stop", "length", "tool_calls", "abort", "deadline", "error"]
+Logprobs = tuple[Mapping[int, Logprob], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Text of the answer. token_ids, logprobs: of the tokens that came since the last piece, those
+    of marks included; both may come without text.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: Logprobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """Text that the model wrote before it answered."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: Logprobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallBegin:
+    """Call number `call` (from 0) of an answer; its arguments follow."""
+
+    index: int
+    call: int
+    call_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallArguments:
+    """A piece of a call's arguments: JSON."""
+
+    index: int
+    call: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerEnd:
+    """The end of one answer. stop_reason: the stop string, pattern or token id that ended it."""
+
+    index: int
+    finish_reason: AnswerFinish
+    stop_reason: str | int | None = None
+    error: RidgelineError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens. cached_tokens: of the prompt's, those that the prefix cache had. reasoning_tokens: of
+    the answers', those of reasoning sections.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """All answers have ended."""
+
+    usage: Usage
+    output: RequestOutput
+
+
+AnswerEvent = TextDelta | ReasoningDelta | ToolCallBegin | ToolCallArguments | AnswerEnd | Done

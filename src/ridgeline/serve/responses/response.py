@@ -1,0 +1,257 @@
+"""An answer as OpenAI's Response: events as they come, and the object that they come to."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+from ridgeline.serve.core.events import (
+    AnswerEnd,
+    AnswerEvent,
+    Done,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallArguments,
+    ToolCallBegin,
+)
+
+Event = dict[str, Any]
+
+
+class ResponseBuilder:
+    """Takes an answer's events; gives those of the stream, numbered. `response` is the object so
+    far: what the last of the events carries, and what a caller gets who does not stream.
+
+    head: the fields that repeat the request. wants_logprobs: whether texts carry them.
+    """
+
+    def __init__(self, response_id: str, head: dict[str, Any], *, wants_logprobs: bool) -> None:
+        self._id = response_id
+        self._wants_logprobs = wants_logprobs
+        self._output: list[dict[str, Any]] = []
+        self._open: str | None = None
+        self._number = 0
+        self.response: dict[str, Any] = {
+            "id": response_id,
+            "object": "response",
+            "created_at": int(time.time()),
+            "status": "in_progress",
+            "error": None,
+            "incomplete_details": None,
+            "output": self._output,
+            "usage": None,
+            **head,
+        }
+
+    def start(self) -> list[Event]:
+        return [
+            self._event("response.created", response=self._snapshot()),
+            self._event("response.in_progress", response=self._snapshot()),
+        ]
+
+    def take(self, event: AnswerEvent) -> list[Event]:
+        if isinstance(event, TextDelta):
+            return self._piece("message", event.text, event.logprobs)
+        if isinstance(event, ReasoningDelta):
+            return self._piece("reasoning", event.text, None)
+        if isinstance(event, ToolCallBegin):
+            events = self._close("completed")
+            item = {
+                "id": f"fc_{self._id[5:]}_{len(self._output)}",
+                "type": "function_call",
+                "status": "in_progress",
+                "arguments": "",
+                "call_id": event.call_id,
+                "name": event.name,
+            }
+            return events + self._begin("function_call", item)
+        if isinstance(event, ToolCallArguments):
+            self._output[-1]["arguments"] += event.text
+            kind = "response.function_call_arguments.delta"
+            return [self._event(kind, delta=event.text, **self._place())]
+        if isinstance(event, AnswerEnd):
+            cut = event.finish_reason in ("length", "abort", "deadline", "error")
+            if event.finish_reason == "length":
+                self.response["incomplete_details"] = {"reason": "max_output_tokens"}
+                self.response["status"] = "incomplete"
+            elif event.finish_reason == "abort":
+                self.response["status"] = "cancelled"
+            elif cut:
+                message = str(event.error) if event.error is not None else event.finish_reason
+                self.response["status"] = "failed"
+                self.response["error"] = {"code": "server_error", "message": message}
+            else:
+                self.response["status"] = "completed"
+            return self._close("incomplete" if cut else "completed")
+        if isinstance(event, Done):
+            self.response["usage"] = usage_of(event)
+            if self.response["status"] == "completed":
+                self.response["completed_at"] = int(time.time())
+            status = self.response["status"]
+            kind = status if status in ("completed", "incomplete", "failed") else "failed"
+            return [self._event(f"response.{kind}", response=self._snapshot())]
+        return []
+
+    def failed(self, code: str, message: str) -> list[Event]:
+        """The end of an answer that could not begin, or broke off."""
+        events = self._close("incomplete")
+        self.response["status"] = "failed"
+        self.response["error"] = {"code": code, "message": message}
+        return [*events, self._event("response.failed", response=self._snapshot())]
+
+    def cancelled(self) -> None:
+        self._close("incomplete")
+        self.response["status"] = "cancelled"
+
+    def _snapshot(self) -> dict[str, Any]:
+        return copy.deepcopy(self.response)
+
+    def _event(self, kind: str, **fields: Any) -> Event:
+        number, self._number = self._number, self._number + 1
+        return {"type": kind, "sequence_number": number, **fields}
+
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self._output[-1]["id"], "output_index": len(self._output) - 1}
+
+    def _begin(self, kind: str, item: dict[str, Any]) -> list[Event]:
+        self._open = kind
+        self._output.append(item)
+        place = len(self._output) - 1
+        return [
+            self._event("response.output_item.added", item=copy.deepcopy(item), output_index=place)
+        ]
+
+    def _piece(self, kind: str, text: str, logprobs: Any) -> list[Event]:
+        found = _logprobs(logprobs) if self._wants_logprobs and logprobs else []
+        if not text and not found:
+            return []
+        events: list[Event] = []
+        if self._open != kind:
+            events = self._close("completed") + self._begin(kind, self._empty(kind))
+            part = self._empty_part(kind)
+            self._output[-1]["content"].append(part)
+            events.append(
+                self._event(
+                    "response.content_part.added",
+                    content_index=0,
+                    part=copy.deepcopy(part),
+                    **self._place(),
+                )
+            )
+        part = self._output[-1]["content"][0]
+        part["text"] += text
+        place = {"content_index": 0, **self._place()}
+        if kind == "reasoning":
+            events.append(self._event("response.reasoning_text.delta", delta=text, **place))
+            return events
+        if self._wants_logprobs:
+            part["logprobs"] += found
+        events.append(
+            self._event("response.output_text.delta", delta=text, logprobs=found, **place)
+        )
+        return events
+
+    def _empty(self, kind: str) -> dict[str, Any]:
+        item_id = f"{'msg' if kind == 'message' else 'rs'}_{self._id[5:]}_{len(self._output)}"
+        if kind == "message":
+            return {
+                "id": item_id,
+                "type": "message",
+                "role": "assistant",
+                "status": "in_progress",
+                "content": [],
+            }
+        return {
+            "id": item_id,
+            "type": "reasoning",
+            "summary": [],
+            "status": "in_progress",
+            "content": [],
+        }
+
+    def _empty_part(self, kind: str) -> dict[str, Any]:
+        if kind == "reasoning":
+            return {"type": "reasoning_text", "text": ""}
+        part: dict[str, Any] = {"type": "output_text", "text": "", "annotations": []}
+        return part | ({"logprobs": []} if self._wants_logprobs else {})
+
+    def _close(self, status: str) -> list[Event]:
+        """Ends the item that is open. A call that is followed by anything is whole."""
+        kind, self._open = self._open, None
+        if kind is None:
+            return []
+        item = self._output[-1]
+        item["status"] = status
+        place = self._place()
+        events: list[Event] = []
+        if kind == "function_call":
+            events.append(
+                self._event(
+                    "response.function_call_arguments.done",
+                    arguments=item["arguments"],
+                    name=item["name"],
+                    **place,
+                )
+            )
+        else:
+            part = copy.deepcopy(item["content"][0])
+            if kind == "reasoning":
+                events.append(
+                    self._event(
+                        "response.reasoning_text.done",
+                        content_index=0,
+                        text=part["text"],
+                        **place,
+                    )
+                )
+            else:
+                events.append(
+                    self._event(
+                        "response.output_text.done",
+                        content_index=0,
+                        text=part["text"],
+                        logprobs=part.get("logprobs", []),
+                        **place,
+                    )
+                )
+            events.append(
+                self._event("response.content_part.done", content_index=0, part=part, **place)
+            )
+        events.append(
+            self._event(
+                "response.output_item.done",
+                item=copy.deepcopy(item),
+                output_index=place["output_index"],
+            )
+        )
+        return events
+
+
+def usage_of(done: Done) -> dict[str, Any]:
+    usage = done.usage
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+
+
+def _logprobs(logprobs: Any) -> list[dict[str, Any]]:
+    """Each token's; the sampled one comes first in its mapping."""
+    found = []
+    for token in logprobs:
+        sampled, *_ = token.values()
+        ranked = sorted((one for one in token.values() if one.rank), key=lambda one: one.rank)
+        found.append(_logprob(sampled) | {"top_logprobs": [_logprob(one) for one in ranked]})
+    return found
+
+
+def _logprob(one: Any) -> dict[str, Any]:
+    return {
+        "token": one.decoded_token,
+        "logprob": one.logprob,
+        "bytes": list(one.decoded_token.encode()),
+    }
