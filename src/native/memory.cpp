@@ -40,6 +40,12 @@ Memory::Memory(std::size_t num_bytes) : num_bytes_(num_bytes) {
   data_ = begin;
 }
 
+Memory Memory::counted(std::size_t num_bytes) {
+  Memory out;
+  out.num_bytes_ = num_bytes;
+  return out;
+}
+
 Memory::~Memory() {
   if (data_) munmap(data_, num_bytes_);
 }
@@ -53,8 +59,8 @@ Memory& Memory::operator=(Memory&& other) noexcept {
   return *this;
 }
 
-void ReadyMemory::allocate(std::size_t num_bytes) {
-  memory_ = Memory(num_bytes);
+void ReadyMemory::allocate(std::size_t num_bytes, bool counted) {
+  memory_ = counted ? Memory::counted(num_bytes) : Memory(num_bytes);
   used(0);
 }
 
@@ -83,7 +89,7 @@ std::byte* Slabs::allocate(std::size_t num_bytes) {
   }
   std::byte* out = slabs_.back().data() + slab_used_.back();
   slab_used_.back() += rounded;
-  used_bytes_ += num_bytes;
+  used_bytes_ += rounded;
   return out;
 }
 

@@ -13,6 +13,8 @@ class Memory {
  public:
   Memory() = default;
   explicit Memory(std::size_t num_bytes);
+  // So many bytes that are not there: for who only counts.
+  static Memory counted(std::size_t num_bytes);
   ~Memory();
   Memory(Memory&& other) noexcept;
   Memory& operator=(Memory&& other) noexcept;
@@ -29,8 +31,8 @@ class Memory {
 // virtual machine up to 3 ms a megabyte where its host must find the page first, in the middle of a step.
 class ReadyMemory {
  public:
-  // Once, before anything else. Throws std::bad_alloc.
-  void allocate(std::size_t num_bytes);
+  // Once, before anything else. counted: see Memory. Throws std::bad_alloc.
+  void allocate(std::size_t num_bytes, bool counted = false);
   std::byte* data() const { return memory_.data(); }
   std::size_t size() const { return memory_.size(); }
   // [0, end) is in use: some more will be soon.
@@ -49,6 +51,8 @@ class Slabs {
  public:
   // 64-byte aligned, zeroed. Throws std::bad_alloc.
   std::byte* allocate(std::size_t num_bytes);
+  // As if it were allocated: used_bytes grows, and nothing is there.
+  void count(std::size_t num_bytes) { used_bytes_ += (num_bytes + 63) / 64 * 64; }
   std::size_t used_bytes() const { return used_bytes_; }
   // What is in use, slab by slab.
   std::vector<std::span<const std::byte>> areas() const;

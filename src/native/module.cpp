@@ -436,13 +436,14 @@ NB_MODULE(_native, m) {
           [](Program* self, const std::string& isa, int threads, std::int64_t num_blocks, std::int64_t max_rows,
              std::int64_t max_tokens, std::int64_t max_sampled, std::int64_t max_context, std::int64_t vocab,
              std::int64_t vocab_ids, std::size_t arena_bytes, std::int64_t num_slots,
-             const std::vector<std::int64_t>& windows) {
+             const std::vector<std::int64_t>& windows, bool counts_only) {
             const Limits limits{num_blocks,  max_rows, max_tokens, max_sampled, max_context,
                                 vocab,       vocab_ids, num_slots,  windows};
-            new (self) Program(isa_named(isa), threads, limits, arena_bytes);
+            new (self) Program(isa_named(isa), threads, limits, arena_bytes, counts_only);
           },
           "isa"_a, "threads"_a, "num_blocks"_a, "max_rows"_a, "max_tokens"_a, "max_sampled"_a, "max_context"_a,
-          "vocab"_a, "vocab_ids"_a, "arena_bytes"_a, "num_slots"_a = 0, "windows"_a = std::vector<std::int64_t>{0})
+          "vocab"_a, "vocab_ids"_a, "arena_bytes"_a, "num_slots"_a = 0, "windows"_a = std::vector<std::int64_t>{0},
+          "counts_only"_a = false)
       .def("add_cache", &add_cache, "kv_heads"_a, "key_dim"_a, "value_dim"_a, "column"_a, "format"_a,
            "latent"_a = false)
       .def("pack", &pack, "format"_a, "raw"_a, "n"_a, "k"_a, "row_bytes"_a, "release"_a)
@@ -503,21 +504,25 @@ NB_MODULE(_native, m) {
       .def("samples", &samples)
       .def("logits", &logits)
       .def("times",
-           [](const Program& program) {
+           [](Program& program) {
              nb::list out;
              for (const OperatorTime& time : program.times())
                out.append(nb::make_tuple(time.name, time.type, time.calls, time.nanoseconds,
-                                         time.barrier_nanoseconds));
+                                         time.barrier_nanoseconds, time.start_nanoseconds));
              return out;
            })
       .def("reset_times", &Program::reset_times)
       .def("read_bandwidth", &Program::read_bandwidth, "rounds"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("barrier_time", &Program::barrier_time, "rounds"_a, nb::call_guard<nb::gil_scoped_release>())
-      .def_prop_ro("weight_bytes", &Program::weight_bytes)
-      .def_prop_ro("kv_bytes", &Program::kv_bytes)
+      // By kind, what was allocated or, of a program that only counts, would be.
+      .def("memory",
+           [](const Program& program) {
+             nb::dict out;
+             for (const auto& [kind, num_bytes] : program.memory()) out[nb::str(kind.c_str())] = num_bytes;
+             return out;
+           })
+      .def_prop_ro("counts_only", &Program::counts_only)
       .def_prop_ro("kv_block_bytes", &Program::kv_block_bytes)
-      .def_prop_ro("arena_bytes", &Program::arena_bytes)
-      .def_prop_ro("shared_bytes", &Program::shared_bytes)
       .def_prop_ro("state_bytes", &Program::state_bytes)
       // The arena itself, for tests that put sentinels around values.
       .def(

@@ -75,7 +75,7 @@ struct Worker {
   std::byte* scratch;
   std::vector<Cursor>& cursors;
   int turn = 0;              // which of the cursors' counts the operator uses
-  std::uint64_t waited = 0;  // ticks at barriers since the program last took them
+  std::uint64_t waited = 0;  // ticks at an operator's own barriers since the program last took them
 
   void barrier() {
     const std::uint64_t arrived = ticks_now();
@@ -106,11 +106,6 @@ struct Worker {
   }
 };
 
-// One thread's count, on a cache line of its own.
-struct alignas(64) ThreadTicks {
-  std::uint64_t ticks = 0;
-};
-
 class Operator {
  public:
   explicit Operator(std::string name, std::string type) : name(std::move(name)), type(std::move(type)) {}
@@ -124,8 +119,6 @@ class Operator {
   virtual std::size_t shared_bytes(const Kernels&, std::int64_t) const { return 0; }
 
   const std::string name, type;
-  std::uint64_t calls = 0, ticks = 0;
-  std::vector<ThreadTicks> waited;  // of each thread
   // The next work item of a phase; the program zeroes it before a step.
   alignas(64) std::atomic<std::int64_t> next_item{0};
 };

@@ -42,13 +42,17 @@ const Limits& checked(const Limits& limits) {
 
 }  // namespace
 
-Program::Program(Isa isa, int num_threads, const Limits& limits, std::size_t arena_bytes)
+Program::Program(Isa isa, int num_threads, const Limits& limits, std::size_t arena_bytes, bool counts_only)
     : kernels_(kernels_for(isa)),
-      pool_(num_threads, [this] { return kv_.prepare(); }),
+      counts_only_(counts_only),
+      num_threads_(num_threads),
+      pool_(counts_only ? std::min(num_threads, 1) : num_threads, [this] { return kv_.prepare(); }),
       rows_(checked(limits)),
       column_bytes_(limits.windows.size()),
-      arena_(arena_bytes),
-      cursors_(static_cast<std::size_t>(num_threads)) {}
+      arena_(allocated(arena_bytes)),
+      cursors_(static_cast<std::size_t>(num_threads)) {
+  if (counts_only) weights_.only_count();
+}
 
 int Program::add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t column,
                        CacheFormat format, bool latent) {
@@ -85,7 +89,7 @@ const RopeTable* Program::rope_table(const std::vector<double>& frequencies, dou
   table->frequencies = frequencies;
   table->magnitude = magnitude;
   const std::size_t positions = static_cast<std::size_t>(rows_.limits().max_context);
-  table->memory = Memory(positions * frequencies.size() * 2 * sizeof(float));
+  table->memory = allocated(positions * frequencies.size() * 2 * sizeof(float));
   rope_tables_.push_back(std::move(table));
   return rope_tables_.back().get();
 }
@@ -98,7 +102,7 @@ PackedMatrix Program::pack(const std::string& format, const std::byte* raw, std:
 const float* Program::keep(const float* values, std::int64_t count) {
   const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
   std::byte* out = weights_.allocate(bytes);
-  std::memcpy(out, values, bytes);
+  if (out) std::memcpy(out, values, bytes);
   return reinterpret_cast<const float*>(out);
 }
 
@@ -134,10 +138,10 @@ void Program::finish(const View& logits) {
   while (kv_block_stride_ > 0 && kv_block_stride_ / 64 % 64 != 33) kv_block_stride_ += 64;
   if (kv_block_stride_ > 0 && static_cast<std::size_t>(limits.num_blocks) > SIZE_MAX / 2 / kv_block_stride_)
     throw std::bad_alloc();
-  kv_.allocate(static_cast<std::size_t>(limits.num_blocks) * kv_block_stride_);
+  kv_.allocate(static_cast<std::size_t>(limits.num_blocks) * kv_block_stride_, counts_only_);
   const std::size_t slots = static_cast<std::size_t>(limits.num_slots);
   if (slots > SIZE_MAX / 2 / std::max<std::size_t>(state_bytes(), 1)) throw std::bad_alloc();
-  if (state_stride_ > 0 && slots > 0) states_ = Memory(slots * state_bytes());
+  if (state_stride_ > 0 && slots > 0) states_ = allocated(slots * state_bytes());
 
   std::size_t scratch = kernels_.sample_scratch_bytes(limits.vocab, limits.max_context), activations = 0, shared = 0;
   const std::int64_t most_rows = std::max(limits.max_tokens, limits.max_sampled);
@@ -154,10 +158,11 @@ void Program::finish(const View& logits) {
   // Areas of different kinds are rounded up to 64 bytes each; there are four kinds.
   constexpr std::size_t kRounding = 4 * 64;
   const std::size_t rows = static_cast<std::size_t>(most_rows);
-  activations_ = Memory(rows * activations + kRounding);
-  shared_ = Memory(shared);
-  partials_ = Memory(static_cast<std::size_t>(partials_floats_) * sizeof(float));
-  for (int thread = 0; thread < pool_.size(); thread++) scratch_.emplace_back(scratch);
+  activations_ = allocated(rows * activations + kRounding);
+  shared_ = allocated(shared);
+  partials_ = allocated(static_cast<std::size_t>(partials_floats_) * sizeof(float));
+  for (int thread = 0; thread < num_threads_; thread++) scratch_.push_back(allocated(scratch));
+  marks_.assign(static_cast<std::size_t>(num_threads_), std::vector<Mark>(operators_.size() + 1));
   reset_times();
   samples_.reserve(static_cast<std::size_t>(limits.max_rows));
   finished_ = true;
@@ -168,6 +173,8 @@ const float* Program::logits() const { return reinterpret_cast<const float*>(are
 void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int32_t* new_blocks,
                   std::int64_t num_new_blocks, bool sampling) {
   if (!finished_) throw std::invalid_argument("the program is not finished");
+  if (counts_only_) throw std::invalid_argument("the program only counts its memory");
+  book_times();
   rows_.gather(lines, num_lines, new_blocks, num_new_blocks, sampling, step_);
   kv_.used(static_cast<std::size_t>(step_.last_block + 1) * kv_block_stride_);
   samples_.clear();
@@ -180,6 +187,8 @@ void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int3
   for (const auto& op : operators_) op->next_item.store(0, std::memory_order_relaxed);
   for (Cursor& cursor : cursors_) cursor.next[1].store(0, std::memory_order_relaxed);
   next_sample_.store(0, std::memory_order_relaxed);
+  step_begin_ = ticks_now();
+  num_marked_ = operators_.size() + (sampling ? 1 : 0);
   pool_.run([&](int thread) { run_thread(thread, sampling); });
   finish_samples();
 }
@@ -223,27 +232,42 @@ void Program::run_thread(int thread, bool sampling) {
                             state_stride_,
                             shared_.data()};
   Worker worker{thread, pool_.size(), pool_, scratch_[static_cast<std::size_t>(thread)].data(), cursors_};
-  std::uint64_t start = ticks_now();
+  // A barrier's release may reach a thread late, and others finish the next operator meanwhile: who was at what and when
+  // is told by marks, which book_times makes sense of later. No thread reads what another writes.
+  Mark* mark = marks_[static_cast<std::size_t>(thread)].data();
+  const auto marked = [&](const auto& work) {
+    mark->started = ticks_now();
+    work();
+    mark->waited = std::exchange(worker.waited, 0);
+    mark->arrived = ticks_now();
+    pool_.barrier(thread);
+    mark++;
+  };
   for (const auto& op : operators_) {
     worker.take_turn();
-    op->run(context, worker);
-    worker.barrier();
-    op->waited[static_cast<std::size_t>(thread)].ticks += std::exchange(worker.waited, 0);
-    if (thread == 0) {
-      const std::uint64_t now = ticks_now();
-      op->ticks += now - start;
-      op->calls++;
-      start = now;
+    marked([&] { op->run(context, worker); });
+  }
+  if (sampling) marked([&] { sample_rows(context, worker); });
+}
+
+// The last step's marks become times. Clocks of cores are taken to agree; where they do not by a little, times are cut
+// at 0.
+void Program::book_times() {
+  const auto since = [](std::uint64_t later, std::uint64_t earlier) { return later > earlier ? later - earlier : 0; };
+  std::uint64_t begin = step_begin_;
+  for (std::size_t i = 0; i < num_marked_; i++) {
+    std::uint64_t end = begin;
+    for (const std::vector<Mark>& marks : marks_) end = std::max(end, marks[i].arrived);
+    Times& times = times_[i];
+    times.calls++;
+    times.ticks += end - begin;
+    for (const std::vector<Mark>& marks : marks_) {
+      times.start_ticks += std::min(since(marks[i].started, begin), end - begin);
+      times.waited_ticks += since(end, marks[i].arrived) + marks[i].waited;
     }
+    begin = end;
   }
-  if (!sampling) return;
-  sample_rows(context, worker);
-  worker.barrier();
-  sample_waited_[static_cast<std::size_t>(thread)].ticks += worker.waited;
-  if (thread == 0) {
-    sample_ticks_ += ticks_now() - start;
-    sample_calls_++;
-  }
+  num_marked_ = 0;
 }
 
 // A row that scores its prompt has an item for each token that follows one of its logits; a row whose last token is
@@ -332,29 +356,34 @@ std::vector<Program::Chosen> Program::chosen_experts() const {
   return out;
 }
 
-std::vector<OperatorTime> Program::times() const {
-  const double scale = nanoseconds_per_tick();
-  const auto mean = [&](const std::vector<ThreadTicks>& waited) {
-    std::uint64_t total = 0;
-    for (const ThreadTicks& each : waited) total += each.ticks;
-    return static_cast<double>(total) * scale / static_cast<double>(pool_.size());
-  };
+std::vector<OperatorTime> Program::times() {
+  book_times();
+  const double scale = nanoseconds_per_tick(), each = scale / static_cast<double>(num_threads_);
   std::vector<OperatorTime> out;
-  for (const auto& op : operators_)
-    out.push_back({op->name, op->type, op->calls, static_cast<double>(op->ticks) * scale, mean(op->waited)});
-  out.push_back(
-      {"sample", "sample", sample_calls_, static_cast<double>(sample_ticks_) * scale, mean(sample_waited_)});
+  for (std::size_t i = 0; i < times_.size(); i++) {
+    const bool sampling = i == operators_.size();
+    const Times& times = times_[i];
+    out.push_back({sampling ? "sample" : operators_[i]->name, sampling ? "sample" : operators_[i]->type, times.calls,
+                   static_cast<double>(times.ticks) * scale, static_cast<double>(times.waited_ticks) * each,
+                   static_cast<double>(times.start_ticks) * each});
+  }
   return out;
 }
 
 void Program::reset_times() {
-  const std::vector<ThreadTicks> none(static_cast<std::size_t>(pool_.size()));
-  for (const auto& op : operators_) {
-    op->calls = op->ticks = 0;
-    op->waited = none;
-  }
-  sample_calls_ = sample_ticks_ = 0;
-  sample_waited_ = none;
+  num_marked_ = 0;
+  times_.assign(operators_.size() + 1, {});
+}
+
+std::vector<std::pair<std::string, std::size_t>> Program::memory() const {
+  std::size_t scratch = 0, rope = 0;
+  for (const Memory& each : scratch_) scratch += each.size();
+  for (const auto& table : rope_tables_) rope += table->memory.size();
+  return {{"weights", weight_bytes()},      {"kv", kv_bytes()},
+          {"states", states_.size()},       {"arena", arena_.size()},
+          {"shared", shared_.size()},       {"activations", activations_.size()},
+          {"partials", partials_.size()},   {"scratch", scratch},
+          {"rope", rope}};
 }
 
 }  // namespace ridgeline

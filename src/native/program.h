@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "operators_attention.h"
@@ -15,11 +16,14 @@
 
 namespace ridgeline {
 
+// Wall time goes to the operator in which it passed: an operator begins when the last thread has come to the barrier
+// before it, and ends when the last one has come to its own. All but `nanoseconds` are means over the threads.
 struct OperatorTime {
   std::string name, type;
   std::uint64_t calls;
   double nanoseconds;
-  double barrier_nanoseconds;  // mean over the threads of what each waited for others
+  double barrier_nanoseconds;  // waiting for others, at its end and within it
+  double start_nanoseconds;    // until a thread was at it: its way out of the barrier before; of the first, its waking
 };
 
 // What a step gave one row of the plan that wanted logits. scored: of the tokens that the row had already, from position
@@ -34,7 +38,8 @@ struct RowSample {
 class Program {
  public:
   // Throws std::invalid_argument for limits below 1 or an instruction set that the CPU lacks, std::bad_alloc.
-  Program(Isa isa, int num_threads, const Limits& limits, std::size_t arena_bytes);
+  // counts_only: nothing is allocated or kept, so that `memory` says what would be; it cannot run.
+  Program(Isa isa, int num_threads, const Limits& limits, std::size_t arena_bytes, bool counts_only = false);
 
   // ---- building; finish() ends it
   // A layer's cache in a column of the block tables.
@@ -85,13 +90,16 @@ class Program {
   };
   std::vector<Chosen> chosen_experts() const;
 
-  std::vector<OperatorTime> times() const;
+  std::vector<OperatorTime> times();
   void reset_times();
   std::size_t weight_bytes() const { return weights_.used_bytes(); }
   // GB/s at which the packed weights alone can be read by its threads (roofs.h); needs no memory beside them.
   std::vector<double> read_bandwidth(int rounds) { return measure_read_bandwidth(weights_.areas(), pool_, rounds); }
   // Nanoseconds that its threads need to wait for each other.
   std::vector<double> barrier_time(int rounds) { return measure_barrier(pool_, rounds); }
+  bool counts_only() const { return counts_only_; }
+  // What was allocated, by kind, in bytes; all that grows with the model, the cache or the limits.
+  std::vector<std::pair<std::string, std::size_t>> memory() const;
   std::size_t kv_bytes() const { return kv_.size(); }
   std::size_t kv_block_bytes() const { return kv_block_stride_; }
   std::size_t arena_bytes() const { return arena_.size(); }
@@ -107,7 +115,14 @@ class Program {
   void plan_samples();
   void finish_samples();
 
+  Memory allocated(std::size_t num_bytes) const {
+    return counts_only_ ? Memory::counted(num_bytes) : Memory(num_bytes);
+  }
+  void book_times();
+
   const Kernels& kernels_;
+  const bool counts_only_;
+  const int num_threads_;
   ReadyMemory kv_;  // before the threads that make it ready
   ThreadPool pool_;
   RowTable rows_;
@@ -138,8 +153,19 @@ class Program {
   std::vector<SampleItem> items_;
   std::vector<Candidate> candidates_;  // of all samples
   alignas(64) std::atomic<std::int64_t> next_sample_{0};
-  std::uint64_t sample_calls_ = 0, sample_ticks_ = 0;
-  std::vector<ThreadTicks> sample_waited_;  // of each thread
+
+  // What a thread saw of an operator in the last step: when it came to it, when it was done, and what it waited within.
+  struct Mark {
+    std::uint64_t started = 0, arrived = 0, waited = 0;
+  };
+  // Of an operator in all steps since the last reset; threads' ticks are added up.
+  struct Times {
+    std::uint64_t calls = 0, ticks = 0, start_ticks = 0, waited_ticks = 0;
+  };
+  std::vector<std::vector<Mark>> marks_;  // of each thread: of each operator, then of sampling
+  std::uint64_t step_begin_ = 0;
+  std::size_t num_marked_ = 0;  // of the last step, not booked yet
+  std::vector<Times> times_;
 };
 
 }  // namespace ridgeline

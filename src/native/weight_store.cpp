@@ -186,6 +186,10 @@ PackedMatrix WeightStore::pack(const Kernels& kernels, ThreadPool& pool, const s
   if (!layout) throw std::invalid_argument("no packed layout for weights of format " + format);
   if (use_ == Use::read) return next_of_file(format, n, k);
   PackedMatrix out{*layout, n, k, 1.0f, nullptr};
+  if (use_ == Use::counted) {
+    slabs_.count(kernels.packed_bytes(*layout, n, k));
+    return out;
+  }
   const std::int64_t strips = out.num_strips();
   const std::int64_t raw_bytes = n * static_cast<std::int64_t>(row_bytes);
   const std::int64_t pieces = std::clamp<std::int64_t>((raw_bytes + kPieceBytes - 1) / kPieceBytes, 1, strips);

@@ -61,6 +61,8 @@ class WeightFile {
 
 class WeightStore {
  public:
+  // From here on nothing is packed or kept, only counted: matrices have no data.
+  void only_count() { use_ = Use::counted; }
   // From here on matrices are packed into the file, which is empty, instead of into memory.
   void write_to(int descriptor, std::size_t capacity);
   // From here on matrices are those of the file, which must be asked for in the order of `records`. Throws
@@ -72,8 +74,12 @@ class WeightStore {
   // See Program::pack. Throws std::invalid_argument for a matrix that a file read from does not have next.
   PackedMatrix pack(const Kernels& kernels, ThreadPool& pool, const std::string& format, const std::byte* raw,
                     std::int64_t n, std::int64_t k, std::size_t row_bytes, const std::function<void()>& release);
-  // In memory. 64-byte aligned, zeroed. Throws std::bad_alloc.
-  std::byte* allocate(std::size_t num_bytes) { return slabs_.allocate(num_bytes); }
+  // In memory. 64-byte aligned, zeroed; null where it is only counted. Throws std::bad_alloc.
+  std::byte* allocate(std::size_t num_bytes) {
+    if (use_ != Use::counted) return slabs_.allocate(num_bytes);
+    slabs_.count(num_bytes);
+    return nullptr;
+  }
 
   // Of the file's weights, by all threads; any change of a bit changes it.
   std::uint64_t checksum(ThreadPool& pool) const;
@@ -82,7 +88,7 @@ class WeightStore {
   std::vector<std::span<const std::byte>> areas() const;
 
  private:
-  enum class Use : std::uint8_t { none, written, read };
+  enum class Use : std::uint8_t { none, counted, written, read };
 
   PackedMatrix next_of_file(const std::string& format, std::int64_t n, std::int64_t k);
 

@@ -17,7 +17,10 @@ from ridgeline.cost.calibrate import StepSeconds
 from ridgeline.cost.count import count_parameters, count_step
 from ridgeline.cost.device import Device, Roofs
 from ridgeline.cost.free_memory import available_bytes
+from ridgeline.cost.kernel_store import load_profile
+from ridgeline.cost.kernels import KernelProfile
 from ridgeline.cost.measure import Meter, ReadRoof, device_now, load, read_roof
+from ridgeline.cost.memory import Needs
 from ridgeline.cost.sizes import BLOCK_TOKENS, Sizes, plan_sizes
 from ridgeline.cost.step_times import least_seconds
 from ridgeline.engine.engine import Engine
@@ -188,6 +191,24 @@ def machine_meter(isa: str) -> Meter:
     return CpuMeter(isa)
 
 
+def synthetic_engine(
+    isa: str, threads: int
+) -> tuple[Engine, Callable[[], tuple[OperatorTime, ...]], Callable[[], None]]:
+    """An engine on a graph of no model, its operators' times, and what forgets them."""
+    from ridgeline.backends.cpu.synthetic import engine_executor
+
+    executor = engine_executor(isa, threads)
+    engine = Engine(executor, max_context=1024, max_tokens_per_step=512)
+    return engine, executor.timers, executor.reset_timers
+
+
+def kept_profile(settings: Settings, isa: str) -> KernelProfile | None:
+    """What was timed of these kernels with the settings' threads; None if nothing is kept."""
+    from ridgeline.backends.cpu.machine import identity
+
+    return load_profile(settings.cache_dir, identity(), isa, settings.threads)
+
+
 def kept_roofs(settings: Settings, isa: str) -> Roofs | None:
     """What was measured of this machine with these kernels; None if nothing is kept."""
     from ridgeline.backends.cpu.machine import identity
@@ -235,11 +256,13 @@ def assemble(
     opened = open_model(path, context_length=options.context_length, pooling=options.pooling)
     # Read first: a broken tokenizer is known before weights are packed.
     tokenizer = load_tokenizer(opened.checkpoint)
-    precision, _, build, shared = _BACKENDS[options.backend]
+    precision, _, build, needs_of = _BACKENDS[options.backend]
     purpose = purpose_of(opened, options.task, options.positions)
     graph = fuse(with_kv_format(purpose.graph, KV_FORMATS[kv_format_of(options)]))
     if purpose.whole and options.max_tokens_per_step < graph.max_context:
         options = replace(options, max_tokens_per_step=graph.max_context)
+    threads = options.threads or settings.threads
+    settings = replace(settings, threads=threads, isa=options.isa or settings.isa)
     sizes = plan_sizes(
         graph,
         memory=options.memory,
@@ -248,10 +271,8 @@ def assemble(
         context_is_asked=options.context_length is not None,
         rolling_bytes=precision.rolling_bytes,
         available=available_bytes(),
-        shared_bytes=shared(graph, max(options.max_tokens_per_step, options.max_rows)),
+        needs=needs_of(graph, options, settings),
     )
-    threads = options.threads or settings.threads
-    settings = replace(settings, threads=threads, isa=options.isa or settings.isa)
     executor = build(graph, opened, sizes, settings)
     precision = replace(precision, attention=attention_arithmetic(executor))
     if device is None and options.itl_target is not None:
@@ -417,25 +438,37 @@ def _null(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) -
     )
 
 
-def _cpu_shared(graph: Graph, max_rows: int) -> int:
-    from ridgeline.backends.cpu.shared_memory import shared_bytes
+def _cpu_needs(graph: Graph, options: Options, settings: Settings) -> Needs:
+    from ridgeline.backends.cpu.executor import choose_isa
+    from ridgeline.backends.cpu.program import ProgramLimits, predict_needs
 
-    return shared_bytes(graph, max_rows)
+    limits = ProgramLimits(
+        isa=choose_isa(settings.isa),
+        threads=settings.threads,
+        num_blocks=1,
+        max_rows=options.max_rows,
+        max_tokens=options.max_tokens_per_step,
+        max_sampled=options.max_rows,
+    )
+    return predict_needs(graph, limits)
 
 
-def _no_shared(_graph: Graph, _max_rows: int) -> int:
-    return 0
+def _unsaid(_graph: Graph, _options: Options, _settings: Settings) -> None:
+    """Of backends that say nothing of what they allocate."""
 
 
 _Build = Callable[[Graph, OpenedModel, Sizes, Settings], Executor]
-_Shared = Callable[[Graph, int], int]
+_NeedsOf = Callable[[Graph, Options, Settings], Needs | None]
 
 # What its figures are in; how it keeps keys and values, its own way first; how it is made;
-# bytes that its operators need beside the arena, in steps of so many rows.
-_BACKENDS: dict[str, tuple[Precision, tuple[str, ...], _Build, _Shared]] = {
-    "cpu": (_CPU_PRECISION, ("bf16", "f16", "int8"), _cpu, _cpu_shared),
-    "reference": (_REFERENCE_PRECISION, ("f32", "bf16", "f16", "int8"), _reference, _no_shared),
-    "null": (_CPU_PRECISION, ("bf16", "f16", "int8"), _null, _no_shared),
+# what it will allocate.
+_BACKENDS: dict[str, tuple[Precision, tuple[str, ...], _Build, _NeedsOf]] = {
+    "cpu": (_CPU_PRECISION, ("bf16", "f16", "int8"), _cpu, _cpu_needs),
+    "reference": (_REFERENCE_PRECISION, ("f32", "bf16", "f16", "int8"), _reference, _unsaid),
+    "null": (_CPU_PRECISION, ("bf16", "f16", "int8"), _null, _unsaid),
 }
 
 BACKEND_NAMES = tuple(_BACKENDS)
+
+# Formats that are packed as others are, and timed with them (backends/cpu/synthetic.py).
+TIMED_LIKE = {"Q4_K": "Q4_1", "Q5_K": "Q5_1"}

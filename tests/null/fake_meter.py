@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from ridgeline.cost.kernel_samples import TimedStep
 
 
 @dataclass
@@ -37,6 +40,9 @@ class FakeMeter:
 
     def barrier(self, threads: int, rounds: int) -> list[float]:
         return [1.0 if threads == 1 else self.barrier_rate] * rounds
+
+    def kernels(self, threads: int, report: Callable[[str], None]) -> tuple[TimedStep, ...]:
+        return ()
 
     def close(self) -> None:
         self.num_closed += 1

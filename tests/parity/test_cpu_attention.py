@@ -400,7 +400,7 @@ def test_a_block_of_int8_takes_little_more_than_half() -> None:
     for name in FORMATS:
         shape = Shape(kv_heads=8, heads=8, head_dim=128, value_dim=128, tokens=4, kv_format=name)
         cpu = attending(shape, AVAILABLE[-1], numbers(shape))
-        blocks[name] = cpu.memory()["kv_block"]
+        blocks[name] = cpu.unit_memory()["kv_block"]
         per_token = 8 * 2 * KV_FORMATS[name].head_bytes(128)
         assert 0 <= blocks[name] - 16 * per_token < 4096 + 64  # the stride keeps off 4 KB
     assert blocks["f16"] == blocks["bf16"]

@@ -425,6 +425,8 @@ class _Bench:
                 seconds=1e-9 * timer.nanoseconds + (before.seconds if before else 0.0),
                 barrier_seconds=1e-9 * timer.barrier_nanoseconds
                 + (before.barrier_seconds if before else 0.0),
+                start_seconds=1e-9 * timer.start_nanoseconds
+                + (before.start_seconds if before else 0.0),
                 bound=bounds.get(name),
                 flops=flops.get(name, 0.0),
             )

@@ -27,6 +27,7 @@ class ProfileRow:
     seconds: float
     share: float
     barrier_seconds: float
+    start_seconds: float
     binds: str
     achieved: float | None
     roof: float | None
@@ -90,6 +91,7 @@ def _profile_row(pairs: list[tuple[Sample, OperatorSample]], step_seconds: float
         seconds=seconds,
         share=seconds / step_seconds,
         barrier_seconds=median(op.barrier_seconds / sample.num_steps for sample, op in pairs),
+        start_seconds=median(op.start_seconds / sample.num_steps for sample, op in pairs),
         binds=binds,
         achieved=achieved,
         roof=roof,
@@ -169,6 +171,7 @@ def _profile_fields(profile: Profile) -> dict[str, object]:
                 "seconds": row.seconds,
                 "share": row.share,
                 "barrier_s": row.barrier_seconds,
+                "start_s": row.start_seconds,
                 "binds": row.binds,
                 "gb_per_s": None if row.binds not in _BYTES else row.achieved,
                 "gop_per_s": None if row.binds in ("", *_BYTES) else row.achieved,

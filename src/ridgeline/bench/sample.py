@@ -51,7 +51,8 @@ class Moment:
 class OperatorSample:
     """What one operator took in a sample, over all its layers and steps.
 
-    name: with `*` for the layer. barrier_seconds: the part of it that threads waited for others.
+    name: with `*` for the layer. Parts of it, means over the threads: barrier_seconds: waiting for
+    others; start_seconds: until a thread was at it.
     bound: the least time of its work on that moment's device; None where it is not in the graph
     (sampling).
     """
@@ -61,6 +62,7 @@ class OperatorSample:
     calls: int
     seconds: float
     barrier_seconds: float
+    start_seconds: float
     bound: Bound | None
     flops: float
 

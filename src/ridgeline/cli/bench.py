@@ -258,7 +258,7 @@ def _profile_table(title: str, profile: Profile) -> Table:
     )
     for heading in ("node", "operator"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("calls", "ms", "share", "barrier ms", "speed", "roof", "of roof"):
+    for heading in ("calls", "ms", "share", "barrier ms", "start ms", "speed", "roof", "of roof"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("bound by", no_wrap=True)
     for row in profile.rows:
@@ -274,6 +274,7 @@ def _profile_table(title: str, profile: Profile) -> Table:
             _milliseconds(row.seconds),
             f"{100 * row.share:.1f} %",
             _milliseconds(row.barrier_seconds),
+            _milliseconds(row.start_seconds),
             speed,
             roof,
             of_roof,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ridgeline.cost.device import Bandwidth, Roofs
+    from ridgeline.cost.kernels import KernelProfile
     from ridgeline.cost.measure import Check
 
 EXAMPLES = """
@@ -49,16 +50,24 @@ def measure(
     threads: Annotated[
         int | None, typer.Option(help="Most threads to measure with. [default: all cores]")
     ] = None,
+    only_roofs: Annotated[
+        bool, typer.Option("--roofs", help="Only the roofs: a third of the time.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Measure this machine's roofs: memory, arithmetic, barriers; and keep them.
+    """Measure this machine: memory, arithmetic, barriers and kernels; and keep what is found.
 
-    They are kept in the cache folder by CPU, cores, instruction set and version of the measurement,
+    Roofs bound what can be; kernels are timed on operators of no model, of every weight and cache
+    format, and priced: `explain`, `plan --hardware this` and the scheduler predict by these prices.
+
+    Both are kept in the cache folder by CPU, cores, instruction set and version of the measurement,
     and every figure that is printed as a share of a roof is compared with them.
     """
     from ridgeline.assemble import machine_isa, machine_meter
+    from ridgeline.bench.kernels import profile_kernels
     from ridgeline.cost import measure as roofs
     from ridgeline.cost.free_memory import available_bytes
+    from ridgeline.cost.kernel_store import store_profile
 
     settings: Settings = context.obj
     most = settings.threads if threads is None else threads
@@ -79,10 +88,21 @@ def measure(
         measured = roofs.measure(meter, roofs.thread_counts(most), available_bytes(), report)
     if not roofs.store(settings.cache_dir, measured):
         sys.stderr.write(f"not kept: {settings.cache_dir} cannot be written\n")
+    profile = None
+    if not only_roofs:
+        with show_stages("timing kernels") as report:
+            profile = profile_kernels(meter, measured, most, report)
+        if profile is not None:
+            store_profile(settings.cache_dir, measured.machine, profile)
     if as_json:
-        sys.stdout.write(json.dumps(roofs_fields(measured), indent=1) + "\n")
+        fields = roofs_fields(measured)
+        if profile is not None:
+            fields["kernels"] = profile_fields(profile)
+        sys.stdout.write(json.dumps(fields, indent=1) + "\n")
         return
     print_roofs(measured)
+    if profile is not None:
+        sys.stdout.write(kernels_line(profile) + "\n")
     sys.stdout.write(since(measured, kept, most) + "\n")
 
 
@@ -114,6 +134,25 @@ def roofs_fields(roofs: Roofs) -> dict[str, object]:
             for barrier in roofs.barriers
         ],
     }
+
+
+def profile_fields(profile: KernelProfile) -> dict[str, object]:
+    """In JSON's types; prices are seconds a unit of their term."""
+    return {
+        "threads": profile.threads,
+        "prices_s": dict(profile.prices),
+        "outside_s": dict(profile.outside),
+        "residuals": dict(profile.residuals),
+    }
+
+
+def kernels_line(profile: KernelProfile) -> str:
+    """How well the prices say what was timed."""
+    linear, attention = (100 * profile.residuals.get(k, 0.0) for k in ("linear", "attention"))
+    return (
+        f"kernels: {len(profile.prices)} prices with {profile.threads} threads; off by "
+        f"{linear:.0f} % (linears) and {attention:.0f} % (attention) in the middle"
+    )
 
 
 def bandwidth_fields(bandwidth: Bandwidth) -> dict[str, object]:

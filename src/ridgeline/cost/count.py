@@ -133,7 +133,7 @@ def count_step(graph: Graph, step: StepShape, precision: Precision) -> StepCount
     """
     groups: dict[object, list[Node]] = {}
     for node in graph.nodes:
-        groups.setdefault(_cost_key(node), []).append(node)
+        groups.setdefault(cost_key(node), []).append(node)
     rows: dict[tuple[str, str, tuple[str, ...], int | None, str | None], OperatorRow] = {}
     total = NO_WORK
     for nodes in groups.values():
@@ -167,7 +167,7 @@ def _is_idle(node: Node, step: StepShape) -> bool:
     return bool(node.outputs) and not any(num_elements(v.shape, step) for v in node.outputs)
 
 
-def _cost_key(node: Node) -> object:
+def cost_key(node: Node) -> object:
     """All that the cost of a node depends on, and its place."""
     return (
         LAYER.sub("layers.*.", node.name),

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from ridgeline.cost.device import (
     Roofs,
     mode_name,
 )
+from ridgeline.cost.kernel_samples import TimedStep
 from ridgeline.units import KIB, MIB
 
 # Of what is measured and how; kept figures of another version are not used.
@@ -73,6 +74,9 @@ class Meter(Protocol):
 
     def barrier(self, threads: int, rounds: int) -> Sequence[float]:
         """Nanoseconds."""
+
+    def kernels(self, threads: int, report: Callable[[str], None]) -> Iterable[TimedStep]:
+        """Steps of synthetic graphs, timed by operator (`cost/kernels.py`); none: it times none."""
 
     def close(self) -> None:
         """Gives back threads and memory."""

@@ -6,6 +6,7 @@ repacks or sizes an arena says how many bytes that takes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ridgeline.cost.count import count_parameters
@@ -14,6 +15,32 @@ from ridgeline.model.graph.node import Graph
 from ridgeline.model.passes.state_groups import state_groups
 from ridgeline.step import BlockGroup, longest_row, most_row_blocks
 from ridgeline.units import format_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a backend will allocate, by its own count, before a weight is read.
+
+    fixed_bytes: by kind ("weights", "arena" and others), all but cache and recurrent states.
+    block_bytes: of a KV block; state_bytes: of a slot of recurrent states.
+    """
+
+    fixed_bytes: Mapping[str, int]
+    block_bytes: int
+    state_bytes: int
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.fixed_bytes.get("weights", 0)
+
+    @property
+    def arena_bytes(self) -> int:
+        return self.fixed_bytes.get("arena", 0)
+
+    @property
+    def shared_bytes(self) -> int:
+        """All other kinds: what operators need while they run, and tables."""
+        return sum(self.fixed_bytes.values()) - self.weight_bytes - self.arena_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +100,13 @@ def memory_ledger(
     arena_bytes: int = 0,
     shared_bytes: int = 0,
     weight_bytes: int | None = None,
+    block_bytes: int | None = None,
     block_tokens: int = 1,
     step_tokens: int = 1,
 ) -> MemoryLedger:
-    """weight_bytes: as the backend will hold them; as stored if None."""
+    """weight_bytes, block_bytes: as the backend will hold them; as stored, and without padding
+    between blocks, if None.
+    """
     stored = count_parameters(graph).num_bytes
     layout = state_groups(graph)
     return MemoryLedger(
@@ -86,7 +116,7 @@ def memory_ledger(
         step_tokens=step_tokens,
         weight_bytes=stored if weight_bytes is None else weight_bytes,
         groups=layout.groups,
-        block_bytes=block_tokens * layout.bytes_per_token,
+        block_bytes=(block_tokens * layout.bytes_per_token if block_bytes is None else block_bytes),
         arena_bytes=arena_bytes,
         shared_bytes=shared_bytes,
     )

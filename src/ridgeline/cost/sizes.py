@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ridgeline.cost.count import count_state_bytes
-from ridgeline.cost.memory import check_fits, memory_ledger
+from ridgeline.cost.memory import Needs, check_fits, memory_ledger
 from ridgeline.errors import CapacityError
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.passes.memory import plan_memory
@@ -51,26 +51,34 @@ def plan_sizes(
     rolling_bytes: float,
     available: int,
     shared_bytes: int = 0,
+    needs: Needs | None = None,
 ) -> Sizes:
     """The KV cache that fits, and the context that follows from it.
 
     memory: bytes of the cache; None: a share of what is free. context_is_asked: the graph's context
     must fit. rolling_bytes: of a number that a convolution keeps. available: bytes that the machine
-    has free. shared_bytes: what the backend's operators need beside the arena. Raises CapacityError
+    has free. shared_bytes: what the backend's operators need beside the arena. needs: all that the
+    backend will allocate, where it says so; else it is taken from the graph. Raises CapacityError
     with bytes needed, bytes there, and what would fit.
     """
-    arena = plan_memory(
-        graph,
-        max_tokens=max_tokens_per_step,
-        max_sampled=max_rows,
-        max_sequences=max_rows,
-    )
+    if needs is None:
+        arena = plan_memory(
+            graph,
+            max_tokens=max_tokens_per_step,
+            max_sampled=max_rows,
+            max_sequences=max_rows,
+        )
+        arena_bytes = arena.arena_bytes
+    else:
+        arena_bytes, shared_bytes = needs.arena_bytes, needs.shared_bytes
     ledger = memory_ledger(
         graph,
         rows=1,
         context=BLOCK_TOKENS,
-        arena_bytes=arena.arena_bytes,
+        arena_bytes=arena_bytes,
         shared_bytes=shared_bytes,
+        weight_bytes=None if needs is None else needs.weight_bytes,
+        block_bytes=None if needs is None else needs.block_bytes,
         block_tokens=BLOCK_TOKENS,
         step_tokens=2 * max_tokens_per_step,  # one step is planned while another runs
     )
@@ -88,7 +96,7 @@ def plan_sizes(
         )
     # Recurrent states first, in half of the memory: of as many rows as it has room for, but one
     # snapshot at least where it can be, then up to two snapshots a row.
-    state_bytes = count_state_bytes(graph, rolling_bytes)
+    state_bytes = count_state_bytes(graph, rolling_bytes) if needs is None else needs.state_bytes
     num_slots, whole = 0, budget
     if state_bytes:
         if budget < state_bytes:

@@ -26,7 +26,7 @@ from ridgeline.backends.cpu.bind_recurrent import (
 )
 from ridgeline.backends.cpu.weights import Weights
 from ridgeline.errors import ModelError
-from ridgeline.model.formats import quantize
+from ridgeline.model.formats import FORMATS, quantize
 from ridgeline.model.graph.dims import SAMPLED, TOKENS
 from ridgeline.model.graph.node import Graph, KvState, Node, Value, Weight
 from ridgeline.model.graph.ops.activation import Activate, GatedActivation
@@ -121,6 +121,9 @@ class Binding:
     def pack(self, format_name: str, values: npt.NDArray[np.float32]) -> _native.Matrix:
         """A matrix of numbers, packed as BF16 or F32."""
         n, k = values.shape
+        if self.program.counts_only:
+            size = FORMATS[format_name].num_bytes((n, k))
+            return self.program.pack(format_name, np.zeros(size, np.uint8), n, k, size // n, _keep)
         raw = quantize(np.ascontiguousarray(values), format_name)
         return self.program.pack(format_name, raw, n, k, len(raw) // n, lambda: None)
 
@@ -187,6 +190,10 @@ class Binding:
             state.format.name,
             state.latent,
         )
+
+
+def _keep() -> None:
+    """Nothing to release."""
 
 
 def row_bytes(weight: Weight) -> int:

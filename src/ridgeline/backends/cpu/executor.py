@@ -17,15 +17,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ridgeline.backends.cpu import _native, packed_weights
-from ridgeline.backends.cpu.activations import activation_kinds, row_bytes
 from ridgeline.backends.cpu.bind import bind
+from ridgeline.backends.cpu.program import (
+    ProgramLimits,
+    empty_program,
+    layout_of,
+    memory_of,
+)
 from ridgeline.backends.cpu.weights import Weights
 from ridgeline.errors import CapacityError, EngineError, RidgelineError
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops.embed import Embed, TypeEmbed
 from ridgeline.model.graph.ops.pool import Pool
-from ridgeline.model.passes.memory import plan_memory
 from ridgeline.model.passes.state_groups import state_groups
 from ridgeline.step import RowSampling, Sampled, Scored, StepPlan, StepResult
 from ridgeline.units import KIB, MIB
@@ -57,8 +61,11 @@ ATTENTION_ARITHMETIC: dict[str, dict[str, str]] = {
 class OperatorTime:
     """What an operator of the graph has taken in all steps since the last reset.
 
-    name: the node's. type: its operator's. nanoseconds: wall time of the whole thread pool.
-    barrier_nanoseconds: the part of it that a thread waited for others, mean over the threads.
+    name: the node's. type: its operator's. nanoseconds: wall time, from when the last thread came
+    to the barrier before it until the last one came to its own; these add up to a step's. Parts of
+    it, means over the threads: barrier_nanoseconds: waiting for others;
+    start_nanoseconds: until a thread was at it, its way out of the barrier before it. Of the first
+    operator that is the threads' waking.
     """
 
     name: str
@@ -66,6 +73,7 @@ class OperatorTime:
     calls: int
     nanoseconds: float
     barrier_nanoseconds: float
+    start_nanoseconds: float = 0.0
 
 
 def choose_isa(wanted: str | None) -> str:
@@ -126,20 +134,23 @@ class CpuExecutor:
         self.vocab_size = width
         wanted = max_rows if num_slots is None else num_slots
         self.num_slots = wanted if graph.row_states else 0
-        layout = state_groups(graph)
-        self.groups = layout.groups
+        self.groups = state_groups(graph).groups
+        self._graph = graph
         self._result: StepResult | None = None
         self._weights = weights
         self._num_looked_up = 0
         max_sampled = max_rows if max_logits_per_step is None else max_logits_per_step
-        kinds = activation_kinds(graph) if quantize_early else {}
-        plan = plan_memory(
-            graph,
+        limits = ProgramLimits(
+            isa=self.isa,
+            threads=threads,
+            num_blocks=num_blocks,
+            max_rows=max_rows,
             max_tokens=max_tokens_per_step,
             max_sampled=max_sampled,
-            max_sequences=max_rows,
-            row_bytes=row_bytes(graph, kinds),
+            num_slots=self.num_slots,
         )
+        layout = layout_of(graph, limits, quantize_early)
+        plan = layout.plan
         # Pools, and segments of texts, need whole sequences.
         self._takes_whole = any(isinstance(node.op, Pool | TypeEmbed) for node in graph.nodes)
         self._pools = any(isinstance(node.op, Pool) for node in graph.nodes)
@@ -150,21 +161,8 @@ class CpuExecutor:
                 graph,
                 source,
                 self.isa,
-                lambda: _native.Program(
-                    isa=self.isa,
-                    threads=threads,
-                    num_blocks=num_blocks,
-                    max_rows=max_rows,
-                    max_tokens=max_tokens_per_step,
-                    max_sampled=max_sampled,
-                    max_context=graph.max_context,
-                    vocab=width,
-                    vocab_ids=min((table.shape[0] for table in self._tables), default=width),
-                    arena_bytes=plan.arena_bytes,
-                    num_slots=self.num_slots,
-                    windows=[window or 0 for window in layout.column_windows],
-                ),
-                lambda program: bind(program, graph, plan, weights, kinds),
+                lambda: empty_program(graph, limits, plan),
+                lambda program: bind(program, graph, plan, weights, layout.kinds),
             )
         except MemoryError:
             raise CapacityError(
@@ -233,17 +231,12 @@ class CpuExecutor:
         self._program.reset_times()
 
     def memory(self) -> dict[str, int]:
-        """Bytes: packed weights; the whole KV cache and one block of it; activations; what the
-        threads share within an operator; recurrent states of one slot.
-        """
-        return {
-            "weights": self._program.weight_bytes,
-            "kv": self._program.kv_bytes,
-            "kv_block": self._program.kv_block_bytes,
-            "arena": self._program.arena_bytes,
-            "shared": self._program.shared_bytes,
-            "state": self._program.state_bytes,
-        }
+        """Bytes that are allocated, by kind: see `program.memory_of`."""
+        return memory_of(self._program, self._graph)
+
+    def unit_memory(self) -> dict[str, int]:
+        """Bytes of one KV block, and of the recurrent states of one slot."""
+        return {"kv_block": self._program.kv_block_bytes, "state": self._program.state_bytes}
 
     def read_bandwidth(self, rounds: int) -> list[float]:
         """GB/s at which the threads read the packed weights and do nothing else: the roof of a

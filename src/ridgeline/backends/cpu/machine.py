@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ridgeline.backends.cpu import _native
+from ridgeline.cost.kernel_samples import TimedStep
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
@@ -62,6 +64,12 @@ class CpuMeter:
 
     def barrier(self, threads: int, rounds: int) -> list[float]:
         return self._with(threads).barrier(rounds)
+
+    def kernels(self, threads: int, report: Callable[[str], None]) -> Iterator[TimedStep]:
+        from ridgeline.backends.cpu.synthetic import EVICTED_BYTES, time_kernels
+
+        meter = self._with(threads)
+        return time_kernels(self.isa, threads, lambda: meter.read(EVICTED_BYTES, 1), report)
 
     def close(self) -> None:
         self._meter = None

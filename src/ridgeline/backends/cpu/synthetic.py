@@ -1,0 +1,386 @@
+"""This machine's kernels, timed by themselves: graphs of no model, with random weights.
+
+Each operator runs in the real executor beside others, as it does in a model, and is told by the
+executor's own timers. Sizes are of no known model. What is timed here is turned into a profile by
+`cost/kernels.py`; this file knows no cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from time import perf_counter, process_time, sleep
+
+import numpy as np
+import numpy.typing as npt
+
+from ridgeline.backends.cpu.executor import CpuExecutor
+from ridgeline.cost.kernel_samples import TimedStep
+from ridgeline.model.formats import FORMATS, quantize
+from ridgeline.model.graph.build import Builder
+from ridgeline.model.graph.kv_format import KV_FORMATS
+from ridgeline.model.graph.node import Graph, KvState, Value, Weight
+from ridgeline.model.graph.ops import (
+    Add,
+    AddNorm,
+    Attention,
+    Embed,
+    GatedActivation,
+    GatedLinear,
+    KvWrite,
+    Linear,
+    Norm,
+    Rope,
+    RopeKvWrite,
+    Rotation,
+    Scale,
+    SelectRows,
+    Softcap,
+)
+from ridgeline.step import PlanRow, RowSampling, StepPlan
+from ridgeline.units import MIB
+
+# Formats that are packed alike are timed once: Q4_K is as Q4_1, Q5_K as Q5_1 (linear_layout.h).
+LINEAR_FORMATS = (
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q6_K",
+    "Q8_0",
+    "Q2_K",
+    "Q3_K",
+    "IQ4_NL",
+    "MXFP4",
+    "BF16",
+    "F16",
+    "F32",
+)
+# Rows of a step: where kernels change their ways, and between.
+ROWS = (1, 2, 4, 8, 16, 32, 64, 256, 512)
+# With weights that no cache holds. Beyond, arithmetic hides reading.
+COLD_ROWS = (1, 4, 16, 64)
+COLD_FORMATS = ("Q4_1", "Q5_0", "Q6_K", "Q8_0", "BF16")
+HEAD_DIMS, GROUPS = (64, 128, 256), (1, 4, 8)
+CONTEXTS = (31, 255, 1023, 2047)
+KV_FORMAT_NAMES = ("bf16", "f16", "int8")
+
+# More than a core's own cache keeps of two threads.
+BETWEEN_BYTES = 3 * MIB
+# Threads that have just evicted sleep by then, and disturb nobody.
+REST_SECONDS = 0.003
+# Of the cores' time; less, and somebody else had some of it.
+LEAST_CPU_SHARE = 0.9
+# Of a graph's runs; a machine that is never free is measured as it is.
+MOST_RETRIES = 40
+
+_VOCAB, _MAX_ROWS, _MAX_TOKENS, _CONTEXT = 64, 64, 512, 2560
+_BLOCK = 16
+
+Evict = Callable[[], object]
+Report = Callable[[str], None]
+
+
+def time_kernels(
+    isa: str, threads: int, evict: Evict, report: Report = lambda _: None
+) -> Iterator[TimedStep]:
+    """Every step that a profile is fitted on, one after the other. evict: leaves the caches without
+    anything of ours.
+    """
+    for name in LINEAR_FORMATS:
+        report(f"kernels of {name}")
+        yield from _time_linears(name, isa, threads, evict)
+    for name in KV_FORMAT_NAMES:
+        report(f"attention over {name}")
+        yield from _time_attention(name, isa, threads, evict)
+    report("small operators")
+    yield from _time_small(isa, threads)
+
+
+# ---- graphs
+
+
+def linear_graph(format_name: str) -> Graph:
+    """Linears of a format as they stand in models: behind norms, behind attention (`late`, their
+    input not yet quantized), gated, and a head.
+    """
+    wide = FORMATS[format_name].block_bytes / FORMATS[format_name].block_elements > 2
+    d, e, f, g, h = (512, 768, 1280, 1280, 2048) if wide else (768, 1280, 2304, 1792, 5120)
+    b = _builder(format_name)
+    x0 = b.one("embed", Embed(), b.token_ids, weights=(b.weight("table", _VOCAB, d),))
+    a = _linear(b, "a", _norm(b, "norm0", x0), e)
+    h1, x1 = _add_norm(b, "norm1", x0, _linear(b, "late_a", a, d))
+    _, x2 = _add_norm(b, "norm2", h1, _linear(b, "down_a", _gated(b, "gated_a", x1, g), d))
+    c = _linear(b, "b", x2, e)
+    s = _linear(b, "c", _norm(b, "norm3", c), f)
+    h3, x3 = _add_norm(b, "norm4", c, _linear(b, "late_b", s, e))
+    h4, _ = _add_norm(b, "norm5", h3, _linear(b, "down_b", _gated(b, "gated_b", x3, h), e))
+    y = _norm(b, "norm6", b.one("select", SelectRows(), h4))
+    return b.finish(_linear(b, "head", y, 12032 if not wide else 4096), _CONTEXT)
+
+
+def attention_graph(kv_format: str) -> Graph:
+    """Caches and attention, heads of some widths in groups of some sizes, two KV heads each; before
+    each a linear, as in a model: its weights take the place of the cache's lines in the core's own
+    cache, and units that only attention uses go to sleep.
+    """
+    b = _builder("Q8_0")
+    last: Value | None = None
+    for dim in HEAD_DIMS:
+        rotation = Rotation(tuple(10000.0 ** (-2 * i / dim) for i in range(dim // 2)))
+        for group in GROUPS:
+            name, heads = f"h{dim}g{group}", 2 * group
+            state = KvState(f"{name}.kv", 2, dim, dim, None, KV_FORMATS[kv_format])
+            table = b.weight(f"{name}.table", _VOCAB, (heads + 4) * dim)
+            qkv = b.one(f"{name}.embed", Embed(), b.token_ids, weights=(table,))
+            _between(b, f"{name}.between", qkv)
+            write = RopeKvWrite(heads, 2, dim, rotation)
+            q = b.one(f"{name}.write", write, qkv, state=state)
+            op = Attention(heads, dim, dim, dim**-0.5)
+            last = b.one(f"{name}.attend", op, q, state=state)
+    assert last is not None
+    chosen = b.one("select", SelectRows(), last)
+    return b.finish(_linear(b, "head", chosen, _VOCAB), _CONTEXT)
+
+
+def small_graph() -> Graph:
+    """Operators that move values, and a vocabulary to sample from."""
+    b = _builder("Q8_0")
+    widths = (768, 2304)
+    last: Value | None = None
+    for width in widths:
+        table = b.weight(f"table{width}", _VOCAB, width)
+        x = b.one(f"embed{width}", Embed(), b.token_ids, weights=(table,))
+        _between(b, f"between{width}", x)
+        y = _norm(b, f"rms{width}", x)
+        z = b.one(
+            f"layer{width}",
+            Norm("layer", 1e-5),
+            x,
+            weights=(b.weight(f"lw{width}", width), b.weight(f"lb{width}", width)),
+        )
+        s = b.one(f"sum{width}", Add(), y, z)
+        s = b.one(f"scale{width}", Scale(0.5), s)
+        s = b.one(f"cap{width}", Softcap(30.0), s)
+        s = b.one(f"gate{width}", GatedActivation("silu"), s, x)
+        rotation = Rotation(tuple(10000.0 ** (-2 * i / 64) for i in range(32)))
+        q = b.one(f"rope{width}", Rope(width // 64, 64, rotation), s)
+        state = KvState(f"{width}.kv", width // 64, 64, 64, None)
+        b.add(f"write{width}", KvWrite(), q, x, state=state)
+        last = b.one(f"attend{width}", Attention(width // 64, 64, 64, 0.125), q, state=state)
+    assert last is not None
+    y = _norm(b, "norm", b.one("select", SelectRows(), last))
+    return b.finish(_linear(b, "head", y, 20480), _CONTEXT)
+
+
+def _builder(format_name: str) -> Builder:
+    matrix, vector = FORMATS[format_name], FORMATS["F32"]
+    return Builder("synthetic", lambda name: matrix if name.endswith(".w") else vector)
+
+
+def _linear(b: Builder, name: str, x: Value, outputs: int) -> Value:
+    weight = b.weight(f"{name}.w", outputs, _width(x))
+    return b.one(name, Linear(), x, weights=(weight,))
+
+
+def _between(b: Builder, name: str, x: Value) -> None:
+    """A linear of some megabytes that nobody reads."""
+    _linear(b, name, x, BETWEEN_BYTES // _width(x) // 32 * 32)
+
+
+def _gated(b: Builder, name: str, x: Value, outputs: int) -> Value:
+    weights = tuple(b.weight(f"{name}.{part}.w", outputs, _width(x)) for part in ("gate", "up"))
+    return b.one(name, GatedLinear("silu"), x, weights=weights)
+
+
+def _norm(b: Builder, name: str, x: Value) -> Value:
+    return b.one(name, Norm(), x, weights=(b.weight(f"{name}.weight", _width(x)),))
+
+
+def _add_norm(b: Builder, name: str, x: Value, y: Value) -> tuple[Value, Value]:
+    total, normed = b.add(
+        name, AddNorm(Norm()), x, y, weights=(b.weight(f"{name}.weight", _width(x)),)
+    )
+    return total, normed
+
+
+def _width(value: Value) -> int:
+    width = value.shape[-1]
+    assert isinstance(width, int)
+    return width
+
+
+class RandomWeights:
+    """A few random rows again and again: kernels are not faster for it."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, int], npt.NDArray[np.uint8]] = {}
+
+    def raw(self, weight: Weight) -> npt.NDArray[np.uint8]:
+        key = (weight.format.name, weight.shape[-1])
+        if key not in self._rows:
+            numbers = np.random.default_rng(7).standard_normal((32, weight.shape[-1]))
+            self._rows[key] = quantize((numbers * weight.shape[-1] ** -0.5), key[0])
+        return np.resize(self._rows[key], weight.num_bytes)
+
+    def float32(self, weight: Weight) -> npt.NDArray[np.float32]:
+        rng = np.random.default_rng(11)
+        return rng.standard_normal(weight.shape, np.float32)
+
+    def entry(self, weight: Weight, index: int) -> npt.NDArray[np.uint8]:
+        raise AssertionError("no synthetic graph has experts")
+
+    def release(self, weight: Weight, index: int | None = None) -> None:
+        pass
+
+
+def engine_executor(isa: str, threads: int) -> CpuExecutor:
+    """Of a graph whose tokens can be answers, for who times an engine."""
+    return CpuExecutor(
+        attention_graph("bf16"),
+        RandomWeights(),
+        num_blocks=32 * 8,
+        max_rows=32,
+        max_tokens_per_step=_MAX_TOKENS,
+        threads=threads,
+        isa=isa,
+    )
+
+
+# ---- steps
+
+
+class _Timer:
+    """Owns an executor, and runs a step until its operators' medians mean something."""
+
+    def __init__(self, graph: Graph, isa: str, threads: int, num_blocks: int) -> None:
+        self.graph, self._retries = graph, MOST_RETRIES
+        self.executor = CpuExecutor(
+            graph,
+            RandomWeights(),
+            num_blocks=num_blocks,
+            max_rows=_MAX_ROWS,
+            max_tokens_per_step=_MAX_TOKENS,
+            max_logits_per_step=_MAX_ROWS,
+            threads=threads,
+            isa=isa,
+        )
+
+    def open(self, row: int, num_tokens: int) -> None:
+        ids = [(7 * row + i) % _VOCAB for i in range(num_tokens)]
+        self.executor.open_row(row, ids, RowSampling())
+
+    def close(self, rows: int) -> None:
+        for row in range(rows):
+            self.executor.close_row(row)
+
+    def step(
+        self,
+        plan: StepPlan,
+        repeat: int,
+        *,
+        sampling: bool = False,
+        evict: Evict | None = None,
+        threads: int,
+    ) -> TimedStep:
+        """Over `repeat` runs, after a first one that is not counted, unless they are cold: of each
+        operator, what it takes where nothing disturbs it. Runs in which others had the cores are
+        done once more.
+        """
+        seen: dict[str, list[float]] = {}
+        again = StepPlan(tuple(row._replace(new_blocks=()) for row in plan.rows))
+        first = True
+        undisturbed = 0
+        while undisturbed < repeat:
+            if evict is not None:
+                evict()
+                sleep(REST_SECONDS)
+            self.executor.reset_timers()
+            clock, cpu = perf_counter(), process_time()
+            self._run(plan if first else again, sampling)
+            share = (process_time() - cpu) / (perf_counter() - clock) / threads
+            counts, first = not first or evict is not None, False
+            if not counts:
+                continue
+            if share < LEAST_CPU_SHARE and self._retries > 0:
+                self._retries -= 1
+                sleep(2 * REST_SECONDS)  # the system moves threads that share a core
+                continue
+            undisturbed += 1
+            for time in self.executor.timers():
+                if time.calls:
+                    seen.setdefault(time.name, []).append(1e-9 * time.nanoseconds)
+        seconds = {name: sorted(values)[len(values) // 4] for name, values in seen.items()}
+        return TimedStep(self.graph, plan.shape, threads, evict is not None, seconds)
+
+    def _run(self, plan: StepPlan, sampling: bool) -> None:
+        if not sampling:
+            self.executor.forward(plan)
+            return
+        self.executor.submit(plan)
+        self.executor.collect()
+        for row in plan.rows:
+            self.executor.truncate(row.row, row.num_context + row.num_new)
+
+
+def _time_linears(name: str, isa: str, threads: int, evict: Evict) -> Iterator[TimedStep]:
+    timer = _Timer(linear_graph(name), isa, threads, _MAX_ROWS)
+    for rows in ROWS:
+        repeat = 6 if rows <= 64 else 3
+        if rows <= _MAX_ROWS:
+            for row in range(rows):
+                timer.open(row, 1)
+            plan = StepPlan(tuple(PlanRow(row, 1, 0, 1, (row,)) for row in range(rows)))
+        else:
+            timer.open(0, rows)
+            plan = StepPlan((PlanRow(0, rows, 0, 1, tuple(range(rows // _BLOCK))),))
+        yield timer.step(plan, repeat, threads=threads)
+        if rows in COLD_ROWS and name in COLD_FORMATS:
+            yield timer.step(plan, 3, evict=evict, threads=threads)
+        timer.close(len(plan.rows))
+
+
+def _time_attention(name: str, isa: str, threads: int, evict: Evict) -> Iterator[TimedStep]:
+    rows, length, longest = 16, 512, max(CONTEXTS) + 1
+    row_blocks, first_blocks = length // _BLOCK, longest // _BLOCK
+    timer = _Timer(attention_graph(name), isa, threads, first_blocks + rows * row_blocks)
+    repeat = 7
+    timer.open(0, longest)
+    done = 0
+    for num_new in (32, 96, 384, 512, 512, 512):
+        blocks = tuple(range(done // _BLOCK, (done + num_new) // _BLOCK))
+        plan = StepPlan((PlanRow(0, num_new, done, 1, blocks),))
+        yield timer.step(plan, 2, threads=threads)
+        done += num_new
+    # A row keeps what is before a step's context, so contexts go down.
+    for context in reversed(CONTEXTS):
+        plan = StepPlan((PlanRow(0, 1, context, 1),))
+        yield timer.step(plan, repeat, threads=threads)
+        if context > 512:
+            yield timer.step(plan, 2, evict=evict, threads=threads)
+    for row in range(1, rows + 1):
+        timer.open(row, length)
+        first = first_blocks + (row - 1) * row_blocks
+        plan = StepPlan((PlanRow(row, length, 0, 1, tuple(range(first, first + row_blocks))),))
+        timer.executor.forward(plan)
+    for context in (511, 31):
+        for count in (2, 4, 8, 16):
+            plan = StepPlan(tuple(PlanRow(row, 1, context, 1) for row in range(1, count + 1)))
+            yield timer.step(plan, repeat, threads=threads)
+
+
+def _time_small(isa: str, threads: int) -> Iterator[TimedStep]:
+    timer = _Timer(small_graph(), isa, threads, _MAX_ROWS + _MAX_TOKENS // _BLOCK)
+    for rows in (1, 4, 16, 64):
+        for row in range(rows):
+            timer.open(row, 1)
+        plan = StepPlan(tuple(PlanRow(row, 1, 0, 1, (row,)) for row in range(rows)))
+        yield timer.step(plan, 7, sampling=True, threads=threads)
+        timer.close(rows)
+    for tokens in (64, 512):
+        timer.open(0, tokens)
+        blocks = tuple(range(tokens // _BLOCK))
+        yield timer.step(StepPlan((PlanRow(0, tokens, 0, 1, blocks),)), 3, threads=threads)
+        timer.close(1)
+
+
+EVICTED_BYTES = 256 * MIB

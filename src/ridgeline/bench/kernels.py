@@ -1,0 +1,100 @@
+"""A profile of this machine's kernels: its synthetic operators timed, an engine's steps, a fit.
+
+Takes some fifteen seconds. The engine's own part of a step, scheduling, the call and the booking,
+is what is left of a step when its operators are taken off, on a graph of no model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import median
+
+import numpy as np
+
+from ridgeline.assemble import TIMED_LIKE, synthetic_engine
+from ridgeline.cost.device import Roofs
+from ridgeline.cost.kernel_times import outside_terms
+from ridgeline.cost.kernels import KernelProfile, fit, not_negative
+from ridgeline.cost.measure import Meter
+from ridgeline.engine.request import Request
+from ridgeline.step import RowSampling, StepShape
+from ridgeline.units import MIB
+
+Report = Callable[[str, int, int], None]
+
+HOT_BYTES, COLD_BYTES = 48 * MIB, 512 * MIB
+_STEPS = 40
+
+
+def profile_kernels(
+    meter: Meter, roofs: Roofs, threads: int, report: Report = lambda *_: None
+) -> KernelProfile | None:
+    """None from a meter that times no kernels. roofs: of the same machine, measured just now."""
+    hot, cold = roofs.read(HOT_BYTES, threads), roofs.read(COLD_BYTES, threads)
+    barrier = roofs.barrier(threads)
+    if hot is None or cold is None or barrier is None:
+        return None
+    stages = 20
+    done = 0
+
+    def step(stage: str) -> None:
+        nonlocal done
+        report(stage, min(done, stages - 1), stages)
+        done += 1
+
+    steps = tuple(meter.kernels(threads, step))
+    meter.close()
+    if not steps:
+        return None
+    profile = fit(
+        steps,
+        isa=meter.isa,
+        threads=threads,
+        rates=(hot.gigabytes_per_second, cold.gigabytes_per_second),
+        barrier_nanoseconds=barrier.nanoseconds,
+        like=TIMED_LIKE,
+        measured_at=roofs.measured_at,
+    )
+    step("the engine's own part")
+    outside = price_outside(meter.isa, threads)
+    report("done", stages, stages)
+    return replace(profile, outside=outside)
+
+
+def price_outside(isa: str, threads: int) -> dict[str, float]:
+    """Seconds of a step beside its operators: of any, for each row, for each token of a prompt."""
+    samples: list[tuple[StepShape, float]] = []
+    for rows, tokens in ((1, 4), (8, 4), (32, 4), (1, 512)):
+        made, timers, reset = synthetic_engine(isa, threads)
+        found: list[float] = []
+        for turn in range(3 if tokens > 4 else 1):
+            ids = [[(turn + row + i) % 64 for i in range(tokens)] for row in range(rows)]
+            for row, token_ids in enumerate(ids):
+                made.submit(_request(f"{turn}-{row}", token_ids, 1 if tokens > 4 else _STEPS + 8))
+            if tokens <= 4:
+                while any(r.num_generated == 0 for r in made.state.requests.values()):
+                    made.step()
+            while made.has_work and len(found) < _STEPS:
+                reset()
+                begin = time.perf_counter()
+                made.step()
+                whole = time.perf_counter() - begin
+                found.append(max(0.0, whole - 1e-9 * sum(t.nanoseconds for t in timers())))
+        shape = StepShape.prefill(tokens) if tokens > 4 else StepShape.decode(rows, tokens)
+        samples.append((shape, median(found)))
+    names = list(outside_terms(samples[0][0]))
+    matrix = np.array([[outside_terms(shape)[n] / s for n in names] for shape, s in samples])
+    return dict(zip(names, map(float, not_negative(matrix, np.ones(len(samples)))), strict=True))
+
+
+def _request(name: str, token_ids: list[int], max_tokens: int) -> Request:
+    return Request(
+        id=name,
+        token_ids=token_ids,
+        num_prompt=len(token_ids),
+        max_tokens=max_tokens,
+        sampling=RowSampling(),
+        stop_token_ids=frozenset(),
+    )

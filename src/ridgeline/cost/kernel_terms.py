@@ -1,0 +1,238 @@
+"""What an operator's time on a CPU is made of: amounts of terms, each with a price to be found.
+
+The same function says the terms of a synthetic operator that was timed and of a model's operator
+that is to be predicted, so that a profile (cost/kernels.py) is a price for each term and nothing
+else. Terms follow how kernels work: a linear costs its weights, its outputs and its inputs, at so
+many rows; attention the tokens that a thread reads and the pairs that it scores; all else its
+rows and values. Does not know machines or prices.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import log
+
+from ridgeline.cost.count import OPERATOR_NAMES
+from ridgeline.model.graph.dims import SAMPLED
+from ridgeline.model.graph.node import Graph, KvState, Node
+from ridgeline.model.graph.ops.attention import Attention
+from ridgeline.model.graph.ops.elementwise import Scale, Softcap
+from ridgeline.model.graph.ops.gated_linear import GatedLinear
+from ridgeline.model.graph.ops.linear import Linear
+from ridgeline.model.graph.ops.norm import AddNorm, Norm
+from ridgeline.model.graph.ops.rows import SelectRows
+from ridgeline.step import StepShape
+
+# Rows of a step between which a linear's time is taken to go straight.
+ROW_MARKS = (1, 2, 4, 8, 16, 32, 64, 256, 512)
+SMALL_MARKS = (1, 4, 16, 64, 512)
+# The same for weights that come from memory.
+COLD_MARKS = (1, 4, 16, 64)
+DIM_MARKS, GROUP_MARKS = (64, 128, 256), (1, 4, 8)
+# As attention parts its work (src/native/operators_attention.cpp): a context is cut into chunks,
+# which threads share where rows are few.
+CHUNK_TOKENS, SPLIT_ITEMS = 256, 4
+
+Terms = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What of an operator's time its node alone does not say. late: its input is not quantized by
+    whoever makes it. head: it makes the logits.
+    """
+
+    late: bool = False
+    head: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """group: whose residuals an operator shares. read: bytes of weights or of a cache, by how many
+    rows they are read for: what takes longer where no cache holds them.
+    """
+
+    group: str
+    terms: Mapping[str, float]
+    read: Mapping[str, float] = field(default_factory=dict)
+
+
+def places(graph: Graph) -> dict[str, Place]:
+    """Of every linear, by node name."""
+    made_by = {value.id: node for node in graph.nodes for value in node.outputs}
+    logits = {value.id for value in graph.outputs}
+    for node in reversed(graph.nodes):
+        if isinstance(node.op, Softcap | Scale) and node.outputs[0].id in logits:
+            logits.add(node.inputs[0].id)
+    quantizing = (Norm, AddNorm, GatedLinear, SelectRows)
+    found: dict[str, Place] = {}
+    for node in graph.nodes:
+        if isinstance(node.op, Linear | GatedLinear):
+            maker = made_by.get(node.inputs[0].id)
+            late = maker is None or not isinstance(maker.op, quantizing)
+            found[node.name] = Place(late, node.outputs[0].id in logits)
+    return found
+
+
+def needs_of(node: Node, place: Place, shape: StepShape, threads: int) -> Needs | None:
+    """None: the operator has nothing to do in this step. Operators that no synthetic graph has come
+    out with terms that no profile has.
+    """
+    rows = shape.num_sampled if is_sampled(node) else shape.num_tokens
+    if rows == 0:
+        return None
+    if isinstance(node.op, Linear | GatedLinear):
+        return _linear(node, node.op, place, rows)
+    if isinstance(node.op, Attention):
+        return _attention(node, node.op, shape, threads)
+    name = OPERATOR_NAMES[type(node.op)]
+    if not node.outputs and not isinstance(node.state, KvState):
+        return None
+    return Needs(name, _values(name, node, rows))
+
+
+def sample_needs(num_sampled: int, vocab: int, threads: int) -> Needs | None:
+    """Of drawing a token for each row of logits, which threads share."""
+    if num_sampled == 0:
+        return None
+    most = -(-num_sampled // threads)
+    terms = {"sample/1": 1.0, "sample/row": float(most), "sample/logit": float(most * vocab)}
+    return Needs("sample", terms)
+
+
+def is_sampled(node: Node) -> bool:
+    """Whether it works on rows of logits, not on tokens."""
+    return bool(node.outputs) and node.outputs[0].shape[0] is SAMPLED
+
+
+def _linear(node: Node, op: Linear | GatedLinear, place: Place, rows: int) -> Needs:
+    kind = "head" if place.head else "gated" if isinstance(op, GatedLinear) else "linear"
+    weights = op.parts(node.weights)
+    outputs = sum(weight.shape[0] for weight in weights)
+    inputs = weights[0].shape[-1]
+    names = {weight.format.name for weight in weights}
+    exact = "float" if names <= {"F32", "F16", "BF16"} else "int"
+
+    terms: Terms = {}
+    for mark, share in _marks(rows, ROW_MARKS):
+        at = f"@{mark}"
+        _add(terms, f"linear/{exact}/1{at}", share)
+        _add(terms, f"linear/{exact}/output{at}", share * outputs)
+        if place.late:
+            _add(terms, f"linear/{exact}/late{at}", share)
+            _add(terms, f"linear/{exact}/input{at}", share * inputs)
+        for weight in weights:
+            # A head's int8 activations have two terms, so its rows cost more.
+            name = f"{kind}/{weight.format.name}{at}"
+            _add(terms, name, share * weight.shape[0] * weight.shape[1])
+    num_bytes = sum(weight.num_bytes for weight in weights)
+    marks = _marks(min(rows, COLD_MARKS[-1]), COLD_MARKS)
+    return Needs(kind, terms, {f"weights@{mark}": share * num_bytes for mark, share in marks})
+
+
+def _attention(node: Node, op: Attention, shape: StepShape, threads: int) -> Needs:
+    state = node.state
+    assert isinstance(state, KvState)
+    group = op.num_heads // state.kv_heads
+    prefix = f"attention/{state.format.name}"
+    terms: Terms = {f"{prefix}/1": 1.0}
+    decode: list[int] = []
+    queries = pairs = 0.0
+    for new, context in zip(shape.new_tokens, shape.context_lens, strict=True):
+        if new == 1 and shape.num_tokens <= 64:
+            decode.append(_seen(context + 1, state.window))
+            continue
+        queries += new * op.num_heads
+        pairs += op.num_heads * _pairs(new, context, state.window, op.causal)
+    items, chunks = 0.0, 0.0
+    if decode:
+        items, tokens, chunks = _share(decode, state.kv_heads, threads)
+    for (dim, group_mark), share in _corners(state.key_dim, group):
+        at = f"{prefix}/{dim}x{group_mark}"
+        if decode:
+            _add(terms, f"{at}/item", share * items)
+            _add(terms, f"{at}/token", share * tokens)
+            _add(terms, f"{at}/chunk", share * chunks)
+        if queries:
+            _add(terms, f"{at}/query", share * queries / threads)
+            _add(terms, f"{at}/pair", share * pairs / threads)
+    read = state.bytes_per_token * sum(decode)
+    return Needs("attention", terms, {"cache": read} if read else {})
+
+
+def _share(seen: list[int], kv_heads: int, threads: int) -> tuple[float, float, float]:
+    """Of the thread that has most: rows of a KV head, cached tokens of one, and parts to merge."""
+    items = len(seen) * kv_heads
+    chunks = [-(-count // CHUNK_TOKENS) for count in seen]
+    if threads > 1 and items < SPLIT_ITEMS * threads and max(chunks) > 1:
+        parts = kv_heads * sum(chunks)
+        most = -(-parts // threads)
+        tokens = kv_heads * sum(seen) * most / parts
+        return items / threads, tokens, float(most)
+    most = -(-items // threads)
+    return float(most), most * sum(seen) / len(seen), 0.0
+
+
+def _seen(tokens: int, window: int | None) -> int:
+    return tokens if window is None else min(tokens, window)
+
+
+def _pairs(new: int, context: int, window: int | None, causal: bool) -> float:
+    if not causal:
+        return float(new * _seen(context + new, window))
+    shape = StepShape((new,), (context,), 0)
+    return float(shape.attended_pairs(window))
+
+
+def _values(name: str, node: Node, rows: int) -> Terms:
+    values = 0
+    for value in (*node.outputs, *(node.inputs if not node.outputs else ())):
+        width = value.shape[-1] if len(value.shape) > 1 else 1
+        values += width if isinstance(width, int) else 0
+    written = 0
+    if name in ("rope_kv_write", "kv_write") and isinstance(node.state, KvState):
+        name = f"{name}/{node.state.format.name}"
+        written = node.state.kv_heads * (node.state.key_dim + node.state.value_dim)
+    terms: Terms = {}
+    for mark, share in _marks(rows, SMALL_MARKS):
+        _add(terms, f"{name}/1@{mark}", share)
+        _add(terms, f"{name}/value@{mark}", share * values)
+        if written:
+            _add(terms, f"{name}/written@{mark}", share * written)
+    return terms
+
+
+def _marks(count: int, marks: tuple[int, ...]) -> list[tuple[int, float]]:
+    """The marks around a count, and its shares of them; beyond the last, multiples of that."""
+    if count >= marks[-1]:
+        return [(marks[-1], count / marks[-1])]
+    at = bisect_right(marks, count) - 1
+    low, high = marks[at], marks[at + 1]
+    share = (count - low) / (high - low)
+    return [(low, 1 - share), (high, share)] if share else [(low, 1.0)]
+
+
+def _corners(dim: int, group: int) -> list[tuple[tuple[int, int], float]]:
+    """Measured widths and group sizes around a head's, in logarithms."""
+    return [
+        ((d, g), share_d * share_g)
+        for d, share_d in _log_marks(dim, DIM_MARKS)
+        for g, share_g in _log_marks(group, GROUP_MARKS)
+    ]
+
+
+def _log_marks(count: int, marks: tuple[int, ...]) -> list[tuple[int, float]]:
+    if count <= marks[0]:
+        return [(marks[0], count / marks[0] if marks is DIM_MARKS else 1.0)]
+    if count >= marks[-1]:
+        return [(marks[-1], count / marks[-1])]
+    at = bisect_right(marks, count) - 1
+    low, high = marks[at], marks[at + 1]
+    share = log(count / low) / log(high / low)
+    return [(low, 1 - share), (high, share)] if share else [(low, 1.0)]
+
+
+def _add(terms: Terms, name: str, amount: float) -> None:
+    terms[name] = terms.get(name, 0.0) + amount

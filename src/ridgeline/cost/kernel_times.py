@@ -1,0 +1,170 @@
+"""A model's steps on this machine, as its profile prices them: operator by operator, or in a sum.
+
+An operator that the profile cannot price is held to the roofline, times what kernels usually take
+more, and its error bar says so. Does not know who asks: the scheduler every step, the simulator, or
+a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count as count_up
+
+from ridgeline.cost.count import LAYER, cost_key
+from ridgeline.cost.device import Roofs
+from ridgeline.cost.kernel_terms import Place, needs_of, places, sample_needs
+from ridgeline.cost.kernels import KernelProfile, interval
+from ridgeline.cost.time import bound_of
+from ridgeline.errors import RidgelineError
+from ridgeline.model.graph.node import Graph, Node
+from ridgeline.model.graph.work import Precision
+from ridgeline.step import StepShape
+
+# What an operator that was never timed takes, over the roofline.
+UNKNOWN_FACTOR = 1.6
+UNKNOWN = "not measured"
+# Least times beyond a few rows are kept no longer than this many shapes.
+_MOST_KEPT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorPrediction:
+    """All nodes at one place in each layer. name: with `*` for the layer. group: whose error bar
+    it has. seconds: of all `count` together.
+    """
+
+    name: str
+    group: str
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepPrediction:
+    """seconds: operators and what is outside them. 80 % of steps are between low and high."""
+
+    operators: tuple[OperatorPrediction, ...]
+    outside_seconds: float
+    seconds: float
+    low: float
+    high: float
+
+
+def outside_terms(shape: StepShape) -> Mapping[str, float]:
+    """Of a step's time outside its operators: scheduling, the call, booking."""
+    return {
+        "outside/1": 1.0,
+        "outside/row": float(shape.num_sequences),
+        "outside/token": float(shape.num_tokens - shape.num_sequences),
+    }
+
+
+class KernelTimes:
+    """`KernelTimes(...)(shape)`: seconds of a step, outside included.
+
+    roofs: say how fast a working set of the step's size is read, which the
+    profile's prices do not know. Raises RidgelineError where roofs lack this number of threads.
+    """
+
+    def __init__(
+        self, graph: Graph, precision: Precision, profile: KernelProfile, roofs: Roofs
+    ) -> None:
+        self._graph, self._precision = graph, precision
+        self.profile, self._roofs = profile, roofs
+        placed = places(graph)
+        groups: dict[object, list[Node]] = {}
+        for node in graph.nodes:
+            key = (cost_key(node), placed.get(node.name))
+            groups.setdefault(key, []).append(node)
+        self._groups = [
+            (nodes[0], placed.get(nodes[0].name, Place()), len(nodes)) for nodes in groups.values()
+        ]
+        width = graph.outputs[0].shape[-1]
+        assert isinstance(width, int)
+        self._vocab = width
+        self._weights = sum(weight.num_bytes for weight in graph.weights)
+        self._kv_per_token = sum(state.bytes_per_token for state in graph.states)
+        if roofs.device(64 << 20, profile.threads) is None:
+            raise RidgelineError(f"roofs of {profile.threads} threads were not measured")
+        self._known: dict[tuple[object, ...], float] = {}
+
+    def __call__(self, shape: StepShape) -> float:
+        key = (shape.new_tokens, shape.context_lens, shape.num_sampled)
+        seconds = self._known.get(key)
+        if seconds is None:
+            if len(self._known) >= _MOST_KEPT:
+                self._known.clear()
+            seconds = self._known[key] = self.step(shape).seconds
+        return seconds
+
+    def decode_run(self, contexts: Sequence[int]) -> Iterator[float]:
+        """The seconds of one decode step after the other, for rows that begin with `contexts`; the
+        context is looked at every 16 steps, which attention goes straight between.
+        """
+        rows, grain = len(contexts), 16
+        last: tuple[float, float] | None = None
+        for step in count_up():
+            at = step % grain
+            if at == 0:
+                first, later = (
+                    self(StepShape((1,) * rows, tuple(c + step + n for c in contexts), rows))
+                    for n in (0, grain)
+                )
+                last = (first, (later - first) / grain)
+            assert last is not None
+            yield last[0] + at * last[1]
+
+    def read_rate(self, shape: StepShape) -> float:
+        """GB/s at which the step's working set, weights and caches, is read."""
+        held = sum(shape.context_lens) * self._kv_per_token
+        read = self._roofs.read(self._weights + held, self.profile.threads)
+        assert read is not None
+        return read.gigabytes_per_second
+
+    def step(self, shape: StepShape) -> StepPrediction:
+        read_rate = self.read_rate(shape)
+        found: dict[str, OperatorPrediction] = {}
+        by_group: dict[str, float] = {}
+        threads = self.profile.threads
+
+        def book(name: str, group: str, count: int, seconds: float) -> None:
+            by_group[group] = by_group.get(group, 0.0) + seconds
+            before = found.get(name)
+            if before is not None:
+                count, seconds = count + before.count, seconds + before.seconds
+            found[name] = OperatorPrediction(name, group, count, seconds)
+
+        for node, place, count in self._groups:
+            needs = needs_of(node, place, shape, threads)
+            if needs is None:
+                continue
+            name, group = LAYER.sub("layers.*.", node.name), needs.group
+            one = self.profile.seconds(needs, read_rate)
+            if one is None:
+                one, group = self._unknown(node, shape), UNKNOWN
+            book(name, group, count, one * count)
+        drawing = sample_needs(shape.num_sampled, self._vocab, threads)
+        if drawing is not None:
+            book("sample", "sample", 1, self.profile.seconds(drawing, read_rate) or 0.0)
+        prices = self.profile.outside
+        outside = sum(prices.get(n, 0.0) * amount for n, amount in outside_terms(shape).items())
+        by_group["outside"] = outside
+        seconds = sum(each.seconds for each in found.values()) + outside
+        low, high = interval(seconds, by_group, self.profile.residuals)
+        return StepPrediction(tuple(found.values()), outside, seconds, low, high)
+
+    def _unknown(self, node: Node, shape: StepShape) -> float:
+        work = node.op.cost(node, shape, self._precision)
+        device = self._roofs.device(self._weights, self.profile.threads)
+        assert device is not None
+        return UNKNOWN_FACTOR * bound_of(work, device).seconds + device.barrier_seconds
+
+
+def kernel_seconds(
+    graph: Graph, precision: Precision, profile: KernelProfile | None, roofs: Roofs | None
+) -> Callable[[StepShape], float] | None:
+    """None where nothing was measured, or not with this number of threads."""
+    if profile is None or roofs is None or roofs.device(64 << 20, profile.threads) is None:
+        return None
+    return KernelTimes(graph, precision, profile, roofs)

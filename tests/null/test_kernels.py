@@ -1,0 +1,178 @@
+"""Prices of kernels: found again from operators that were timed by known prices, and kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_meter import FakeMeter
+from small_graphs import Decoder, decoder
+
+from ridgeline.cost.device import Roofs
+from ridgeline.cost.kernel_samples import TimedStep
+from ridgeline.cost.kernel_store import load_profile, store_profile
+from ridgeline.cost.kernel_terms import Place, needs_of, places, sample_needs
+from ridgeline.cost.kernel_times import UNKNOWN, KernelTimes, outside_terms
+from ridgeline.cost.kernels import KernelProfile, fit, interval
+from ridgeline.cost.measure import measure
+from ridgeline.model.graph.node import Graph
+from ridgeline.model.graph.work import Precision
+from ridgeline.model.passes.fuse import fuse
+from ridgeline.step import StepShape
+
+PRECISION = Precision(activation_bytes=4.0, default_compute="f32")
+SHAPES = [
+    *(StepShape.decode(rows, context) for rows in (1, 2, 5, 16, 40) for context in (20, 700)),
+    *(StepShape.prefill(tokens) for tokens in (64, 300, 512)),
+    StepShape((1, 1, 100), (30, 900, 0), 2),
+]
+
+
+def graph_of(width: int = 64) -> Graph:
+    how = Decoder(width=width, hidden=3 * width, vocab=4 * width, max_context=4096, joint_qkv=True)
+    return fuse(decoder(how))
+
+
+def price_of(name: str) -> float:
+    """A price that follows from the term's name."""
+    return (1 + sum(name.encode()) % 13) * (1e-6 if name.endswith(("/1", "/late")) else 1e-11)
+
+
+def timed(graph: Graph, shape: StepShape, threads: int = 2, cold: bool = False) -> TimedStep:
+    placed = places(graph)
+    seconds: dict[str, float] = {}
+    for node in graph.nodes:
+        needs = needs_of(node, placed.get(node.name, Place()), shape, threads)
+        if needs is not None:
+            seconds[node.name] = sum(price_of(n) * a for n, a in needs.terms.items()) + 1e-7
+            if cold:
+                seconds[node.name] += sum(needs.read.values()) * 2e-11
+    drawing = sample_needs(shape.num_sampled, 256, threads)
+    if drawing is not None:
+        seconds["sample"] = sum(price_of(n) * a for n, a in drawing.terms.items())
+    return TimedStep(graph, shape, threads, cold, seconds)
+
+
+def profile_of(cold: bool = True) -> KernelProfile:
+    graphs = [graph_of(width) for width in (64, 96, 160)]
+    steps = [timed(graph, shape) for graph in graphs for shape in SHAPES]
+    steps += [timed(graphs[0], StepShape.decode(rows, 700), cold=True) for rows in (1, 4, 16, 64)]
+    return fit(
+        steps,
+        isa="avx512",
+        threads=2,
+        rates=(50.0, 25.0),
+        barrier_nanoseconds=100.0,
+        like={"Q4_K": "F32"},
+        measured_at="2026-11-28T00:00:00+00:00",
+    )
+
+
+@pytest.fixture(scope="module")
+def roofs() -> Roofs:
+    return measure(FakeMeter(), (1, 2), 1 << 31)
+
+
+def test_known_prices_are_found_again(roofs: Roofs) -> None:
+    profile = profile_of()
+    unseen = graph_of(128)
+    times = KernelTimes(unseen, PRECISION, profile, roofs)
+    for shape in (StepShape.decode(3, 400), StepShape.prefill(200), StepShape.decode(16, 64)):
+        told = times.step(shape)
+        truth = sum(timed(unseen, shape).seconds.values())
+        assert told.seconds == pytest.approx(truth, rel=0.05)
+        assert told.low < told.seconds < told.high
+        assert sum(o.seconds for o in told.operators) == pytest.approx(told.seconds)
+        assert all(o.group != UNKNOWN for o in told.operators)
+        assert times(shape) == told.seconds
+    assert min(profile.prices.values()) >= 0
+    # A format that is packed like another one costs what that does.
+    assert profile.prices["linear/Q4_K@16"] == profile.prices["linear/F32@16"]
+
+
+def test_memory_takes_what_is_not_hidden(roofs: Roofs) -> None:
+    profile = profile_of()
+    # 2e-11 s a byte more, of which memory's own part is 1/25 - 1/50 ns: all of it.
+    assert profile.reading["weights@1"] == pytest.approx(1.0, rel=0.05)
+    graph = graph_of(128)
+    node = next(n for n in graph.nodes if n.name == "head")
+    needs = needs_of(node, places(graph)["head"], StepShape.decode(1, 10), 2)
+    assert needs is not None
+    hot, cold = profile.seconds(needs, 50.0), profile.seconds(needs, 25.0)
+    assert hot is not None
+    assert cold is not None
+    assert cold - hot == pytest.approx(2e-11 * node.weights[0].num_bytes, rel=0.05)
+    assert profile.seconds(needs, 90.0) == hot, "nothing is faster than the caches"
+
+
+def test_what_was_never_timed_is_held_to_the_roofline(roofs: Roofs) -> None:
+    profile = profile_of()
+    prices = {n: p for n, p in profile.prices.items() if not n.startswith("attention")}
+    graph = graph_of(64)
+    whole = KernelTimes(graph, PRECISION, profile, roofs).step(StepShape.decode(4, 300))
+    blind = KernelTimes(graph, PRECISION, replace(profile, prices=prices), roofs)
+    told = blind.step(StepShape.decode(4, 300))
+    assert {o.group for o in told.operators if o.name.endswith("attend")} == {UNKNOWN}
+    assert told.high / told.seconds > whole.high / whole.seconds, "and its error bar says so"
+
+
+def test_the_outside_is_a_part_of_a_step(roofs: Roofs) -> None:
+    outside = {"outside/1": 1e-4, "outside/row": 1e-5, "outside/token": 1e-7}
+    profile = replace(profile_of(), outside=outside)
+    told = KernelTimes(graph_of(), PRECISION, profile, roofs).step(StepShape.decode(8, 20))
+    assert told.outside_seconds == pytest.approx(1.8e-4)
+    assert outside_terms(StepShape((100, 1), (0, 5), 2))["outside/token"] == 99
+
+
+def test_a_run_of_decodes_is_its_steps(roofs: Roofs) -> None:
+    times = KernelTimes(graph_of(), PRECISION, profile_of(), roofs)
+    run = times.decode_run([100, 30])
+    for step in range(40):
+        shape = StepShape((1, 1), (100 + step, 30 + step), 2)
+        assert next(run) == pytest.approx(times(shape), rel=0.03)
+
+
+def test_an_interval_widens_with_what_is_unsure() -> None:
+    low, high = interval(1.0, {"linear": 0.9, "norm": 0.1}, {"linear": 0.05, "norm": 0.5})
+    assert 0.8 < low < 1 < high < 1.2
+    wider = interval(1.0, {"linear": 0.2, "norm": 0.8}, {"linear": 0.05, "norm": 0.5})
+    assert wider[1] > high
+
+
+def test_profiles_are_kept_by_machine_isa_and_threads(tmp_path: Path) -> None:
+    profile, machine = profile_of(), {"model name": "An abacus"}
+    assert store_profile(tmp_path, machine, profile)
+    assert store_profile(tmp_path, machine, replace(profile, threads=1, read_rate=7.0))
+    assert load_profile(tmp_path, machine, "avx512", 2) == profile
+    one = load_profile(tmp_path, machine, "avx512", 1)
+    assert one is not None
+    assert one.read_rate == 7.0
+    assert load_profile(tmp_path, machine, "amx", 2) is None
+    assert load_profile(tmp_path, {"model name": "Another"}, "avx512", 2) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prices", {"linear/F32@1": "fast"}),
+        ("prices", {"linear/F32@1": -1.0}),
+        ("prices", [1.0]),
+        ("read_rate", 1e300),
+        ("residuals", None),
+        ("measured_at", "x" * 100),
+        ("outside", {"outside/1": True}),
+    ],
+)
+def test_a_profile_that_cannot_be_is_none(tmp_path: Path, field: str, value: object) -> None:
+    machine = {"model name": "An abacus"}
+    store_profile(tmp_path, machine, profile_of())
+    path = tmp_path / "kernels.json"
+    known = json.loads(path.read_text())
+    for fields in known.values():
+        fields[field] = value
+    path.write_text(json.dumps(known))
+    assert load_profile(tmp_path, machine, "avx512", 2) is None
+    path.write_text("[]")
+    assert load_profile(tmp_path, machine, "avx512", 2) is None

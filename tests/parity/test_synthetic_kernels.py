@@ -1,0 +1,57 @@
+"""This machine's kernels, timed on graphs of no model: everything that a profile needs is there."""
+
+from __future__ import annotations
+
+import pytest
+
+from ridgeline.assemble import TIMED_LIKE, machine_isa
+from ridgeline.backends.cpu import synthetic
+from ridgeline.bench.kernels import price_outside
+from ridgeline.config import read_settings
+from ridgeline.cost.kernel_terms import DIM_MARKS, GROUP_MARKS, ROW_MARKS, Place, needs_of, places
+from ridgeline.cost.kernels import fit
+from ridgeline.model.formats import FORMATS
+from ridgeline.model.graph.check import check_graph
+from ridgeline.step import StepShape
+
+
+def test_graphs_are_sound_and_of_every_format() -> None:
+    for name in synthetic.LINEAR_FORMATS:
+        check_graph(synthetic.linear_graph(name))
+    packed = {*synthetic.LINEAR_FORMATS, *TIMED_LIKE}
+    assert packed == {name for name in FORMATS if name != "F8_E4M3_128"}
+    assert synthetic.ROWS == ROW_MARKS
+    assert (synthetic.HEAD_DIMS, synthetic.GROUPS) == (DIM_MARKS, GROUP_MARKS)
+
+
+def test_kernels_are_timed_and_priced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "LINEAR_FORMATS", ("Q4_0",))
+    monkeypatch.setattr(synthetic, "COLD_FORMATS", ("Q4_0",))
+    monkeypatch.setattr(synthetic, "KV_FORMAT_NAMES", ("int8",))
+    monkeypatch.setattr(synthetic, "MOST_RETRIES", 0)
+    isa = machine_isa(read_settings())
+    steps = list(synthetic.time_kernels(isa, 2, lambda: None))
+    graphs = {id(step.graph): step.graph for step in steps}
+    assert len(graphs) == 3
+    for step in steps:
+        ran = {n.name for n in step.graph.nodes} | {"sample"}
+        assert set(step.seconds) <= ran
+        assert all(0 < seconds < 5 for seconds in step.seconds.values())
+    profile = fit(
+        steps, isa=isa, threads=2, rates=(50.0, 25.0), barrier_nanoseconds=100.0, like=TIMED_LIKE
+    )
+    # Any model of these formats can be priced, at any step.
+    for graph in graphs.values():
+        placed = places(graph)
+        for shape in (StepShape.decode(3, 100), StepShape.prefill(77)):
+            for node in graph.nodes:
+                needs = needs_of(node, placed.get(node.name, Place()), shape, 2)
+                assert needs is None or (profile.seconds(needs, 25.0) or 0) >= 0
+                assert needs is None or profile.seconds(needs, 25.0) is not None, node.name
+    assert {"linear", "gated", "attention", "add_norm", "sample"} <= set(profile.residuals)
+
+
+def test_an_engine_has_a_part_of_its_own() -> None:
+    prices = price_outside(machine_isa(read_settings()), 2)
+    assert set(prices) == {"outside/1", "outside/row", "outside/token"}
+    assert 0 < sum(prices.values()) < 0.05
