@@ -100,8 +100,7 @@ def test_many_steps_are_priced_as_one() -> None:
     one = [deployment.step_seconds(StepShape.decode(16, int(c))).seconds for c in contexts]
     assert many == pytest.approx(one)
     times = deployment.step_times()
-    run = times.decode_run([100] * 16)
-    first = [next(run) for _ in range(40)]
+    first = times.decode_run([100] * 16, 40)
     assert first[0] == pytest.approx(times(StepShape.decode(16, 100)))
     assert first[39] == pytest.approx(times(StepShape.decode(16, 139)))
 

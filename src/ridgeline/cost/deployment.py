@@ -9,13 +9,14 @@ rows: what is named a step's seconds is then how long a row waits for its next t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp, log, sqrt
 
 import numpy as np
 
 from ridgeline.cost.chip import Chip, Mesh
+from ridgeline.cost.deployment_times import DeploymentTimes
 from ridgeline.cost.described import Described
 from ridgeline.cost.efficiency import (
     ARITHMETICS,
@@ -159,49 +160,8 @@ class Deployment:
         )
 
     def step_times(self) -> DeploymentTimes:
-        """What a simulator asks."""
+        """What a simulator asks, every step."""
         return DeploymentTimes(self)
-
-
-class DeploymentTimes:
-    """`times(shape)` and `decode_run(contexts)` as `cost/step_times.StepTimes` has them: the
-    seconds of `Deployment.price`. Runs of answers are priced many steps at a time.
-    """
-
-    AHEAD = 64
-
-    def __init__(self, deployment: Deployment) -> None:
-        self.deployment = deployment
-        self.windows = deployment.windows
-        self._known: dict[StepShape, float] = {}
-
-    def __call__(self, shape: StepShape) -> float:
-        return float(self.deployment.price(steps_of((shape,), self.windows))[0])
-
-    def decode_run(self, contexts: Sequence[int]) -> Iterator[float]:
-        start = np.array(contexts, np.float64)
-        rows, done, ahead = float(len(contexts)), 0, 8
-        while True:
-            after = np.arange(done, done + ahead, dtype=np.float64)
-            at = start[None, :] + after[:, None]
-            read = {
-                w: (at if w is None else np.minimum(at, w - 1)).sum(1) + rows for w in self.windows
-            }
-            some = np.full(ahead, rows)
-            none = np.zeros(ahead)
-            steps = Steps(
-                some,
-                some,
-                none,
-                none,
-                some,
-                read,
-                read,
-                dict.fromkeys(self.windows, none),
-                dict.fromkeys(self.windows, none),
-            )
-            yield from map(float, self.deployment.price(steps))
-            done, ahead = done + ahead, min(2 * ahead, self.AHEAD)
 
 
 def deploy(

@@ -9,12 +9,13 @@ twice. Exact for steps with fewer tokens than the vocabulary has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, isclose
 from operator import mul
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ridgeline.cost.count import OperatorRow, count_step
 from ridgeline.cost.device import Device
@@ -120,24 +121,19 @@ class StepTimes:
             fixed += max(compute + pairs_cost * pairs, memory + read_cost * read, cache)
         return fixed
 
-    def decode_run(self, contexts: Sequence[int]) -> Iterator[float]:
-        """The seconds of one decode step after the other, for rows that begin with `contexts`."""
+    def decode_run(self, contexts: Sequence[int], count: int) -> NDArray[np.float64]:
+        """The seconds of `count` decode steps one after the other, for rows that begin with
+        `contexts`: to the bit what each would cost by itself.
+        """
         rows = len(contexts)
-        if set(self.windows) == {None}:
-            fixed, lines = self._folded(rows, rows, rows)
-            tokens = sum(contexts)
-            while True:
-                tokens += rows
-                seconds = fixed
-                for _window, compute, pairs_cost, memory, read_cost, cache in lines:
-                    seconds += max(
-                        compute + pairs_cost * tokens, memory + read_cost * tokens, cache
-                    )
-                yield seconds
-        done = 0
-        while True:
-            yield self(StepShape((1,) * rows, tuple(c + done for c in contexts), rows))
-            done += 1
+        fixed, lines = self._folded(rows, rows, rows)
+        sums = decode_sums(contexts, count, self.windows)
+        seconds = np.full(count, fixed)
+        for window, compute, pairs_cost, memory, read_cost, cache in lines:
+            tokens = sums[window // 2]
+            by_memory = np.maximum(memory + read_cost * tokens, cache)
+            seconds += np.maximum(compute + pairs_cost * tokens, by_memory)
+        return seconds
 
     def _folded(self, num_tokens: int, num_sampled: int, num_rows: int) -> _Folded:
         """What is left to add for each operator that reads a cache, and all else added up."""
@@ -183,6 +179,22 @@ class StepTimes:
         if not isclose(found, bounds[-1].seconds, rel_tol=1e-6, abs_tol=1e-15):
             raise RidgelineError(f"{rows[0].name}: its work is not linear in a step's rows")
         return operator
+
+
+def decode_sums(
+    contexts: Sequence[int], count: int, windows: Sequence[int | None]
+) -> list[NDArray[np.float64]]:
+    """For each window the tokens that `count` decode steps read, one after the other; as many
+    pairs are attended. contexts: of the rows at the first.
+    """
+    steps = np.arange(1, count + 1)
+    start = np.array(contexts)
+    return [
+        (start.sum() + len(contexts) * steps).astype(np.float64)
+        if window is None
+        else np.minimum(start[None, :] + steps[:, None], window).sum(1).astype(np.float64)
+        for window in windows
+    ]
 
 
 def least_seconds(

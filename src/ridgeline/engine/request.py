@@ -329,7 +329,8 @@ class Request:
     gave its blocks back, and tokens computed again for it. admitted: when it first had a row.
     num_scored: where the prompt's log-probabilities are wanted, tokens whose logits have served for
     it. suspected_to: a step that would have brought it so far failed, and it has not been there
-    since.
+    since. num_received: tokens whose keys and values another engine computed and sent; whoever
+    admits the request takes them as computed, once: what a preemption gives back is computed here.
     """
 
     id: str
@@ -367,6 +368,7 @@ class Request:
     admitted: float | None = None
     num_scored: int = 0
     suspected_to: int = 0
+    num_received: int = 0
     experts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     @property

@@ -59,8 +59,9 @@ def start(
         pool.share(entries)
     fresh = None
     needed = _missing(state, num_tokens, len(known.tables[0]), known.firsts)
+    computed = max(known.num_tokens, min(request.num_received, num_tokens - 1))
     if needed + reserved <= pool.num_free or not state.running:
-        first = min(num_tokens, known.num_tokens + budget)
+        first = min(num_tokens, computed + budget)
         fresh = _allocate(state, blocks_for(state, first) - len(known.tables[0]))
     if fresh is None:
         for entries in held[::-1]:
@@ -73,13 +74,14 @@ def start(
         request.num_cached = known.num_tokens
         request.cache_miss = _why_not_more(state, request, known)
     else:
-        request.num_recomputed += num_tokens - known.num_tokens
+        request.num_recomputed += num_tokens - computed
     request.num_published = len(known.tables[0])
     for table, new in zip(known.tables, fresh, strict=True):
         table += new
     request.blocks, *request.other_tables = known.tables
     request.firsts = known.firsts
-    request.num_planned = request.num_computed = known.num_tokens
+    request.num_planned = request.num_computed = computed
+    request.num_received = 0
     request.row = state.free_rows.pop()
     if state.limits.is_recurrent:
         request.stops = _stops(state, request)

@@ -1,0 +1,215 @@
+"""`Deployment.price` in microseconds a step, for a simulator that asks it millions of times.
+
+What a step takes is read off tables that the deployment fills when a place is first asked for, and
+interpolated between their marks: a twelfth apart in tokens of prompts and in rows. Attention comes
+on top, by what its rows read: of answers for each number of rows, of prompts in proportion (twice
+the pairs and the tokens read take twice the time). Knows nothing of what makes up a price; that it
+says the same as `price` is checked on steps that the tables were not made of, by the tests.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.cost.lines import MOST_DECODED
+from ridgeline.cost.step_times import decode_sums
+from ridgeline.cost.steps import Steps
+from ridgeline.step import StepShape
+
+Floats = NDArray[np.float64]
+
+_EXACT, _PER_OCTAVE = 16, 12
+_MOST_TOKENS = 1 << 21
+# Tokens that all rows read together, where answers are priced: up to a thousand rows of a million.
+_READ_MARKS = np.concatenate([[0.0], np.exp2(np.arange(4, 31, 0.5))])
+# Pairs for each token read, where attention of prompts is priced, at so many tokens read: as many
+# as make all else disappear beside it.
+_RATIOS = np.exp2(np.arange(-1.0, 21.0, 0.25))
+_READ = 1e9
+
+
+class Priced(Protocol):
+    """What prices steps: a `Deployment`. windows: of its caches."""
+
+    @property
+    def windows(self) -> tuple[int | None, ...]: ...
+    def price(self, steps: Steps) -> Floats: ...
+
+
+class DeploymentTimes:
+    """`times(shape)` and `decode_run(contexts, count)`, as `cost/step_times.StepTimes` has them."""
+
+    def __init__(self, deployment: Priced) -> None:
+        self.deployment = deployment
+        self.windows = deployment.windows
+        self._marks = _token_marks(_MOST_TOKENS)
+        self._answers: dict[int, list[list[float]]] = {}
+        self._mixed: dict[tuple[int, int, bool], list[float]] = {}
+        self._prompts: dict[int, list[list[float]]] = {}
+
+    def __call__(self, shape: StepShape) -> float:
+        rows = [
+            (new, context)
+            for new, context in zip(shape.new_tokens, shape.context_lens, strict=True)
+            if new > MOST_DECODED
+        ]
+        prompts, prompt_tokens = len(rows), sum(new for new, _ in rows)
+        answers, answer_tokens = shape.num_sequences - prompts, shape.num_tokens - prompt_tokens
+        read = [self._read_by_answers(shape, rows, window) for window in self.windows]
+        if not prompts and answers == answer_tokens:
+            seconds = self._of_answers(answers)
+            return seconds[-1][0] + sum(
+                _at(_READ_MARK_LIST, of, n) - of[0] for of, n in zip(seconds, read, strict=False)
+            )
+        seconds_of = self._between(answer_tokens, prompts, prompt_tokens, shape.num_sampled > 0)
+        if answers:
+            of_answers = self._of_answers(answer_tokens)
+            seconds_of += sum(
+                _at(_READ_MARK_LIST, of, n) - of[0]
+                for of, n in zip(of_answers, read, strict=False)
+            )
+        if prompts:
+            of_prompts = StepShape(tuple(n for n, _ in rows), tuple(c for _, c in rows), 0)
+            for window, of in zip(self.windows, self._of_prompts(prompts), strict=True):
+                tokens = of_prompts.cached_tokens_read(window)
+                pairs = of_prompts.attended_pairs(window)
+                seconds_of += tokens * _at(_RATIO_LIST, of, pairs / tokens)
+        return seconds_of
+
+    @staticmethod
+    def _read_by_answers(
+        shape: StepShape, prompts: Sequence[tuple[int, int]], window: int | None
+    ) -> int:
+        """Cached tokens, and the own; of rows with few new tokens as if each had one."""
+        if window is None:
+            contexts = sum(shape.context_lens) - sum(context for _, context in prompts)
+            return contexts + shape.num_sequences - len(prompts)
+        return sum(min(context + 1, window) for context in shape.context_lens) - sum(
+            min(context + 1, window) for _, context in prompts
+        )
+
+    def decode_run(self, contexts: Sequence[int], count: int) -> Floats:
+        """The seconds of `count` decode steps one after the other."""
+        tables = self._of_answers(len(contexts))
+        seconds = np.full(count, tables[-1][0])
+        sums = decode_sums(contexts, count, self.windows)
+        for of, tokens in zip(tables, sums, strict=False):
+            seconds += np.interp(tokens, _READ_MARKS, of) - of[0]
+        return seconds
+
+    def _of_answers(self, rows: int) -> list[list[float]]:
+        """Of `rows` answers: for each window the seconds at `_READ_MARKS`, all else read nowhere;
+        and at last those of rows that read nothing.
+        """
+        known = self._answers.get(rows)
+        if known is None:
+            known = []
+            for window in self.windows:
+                made = _steps(self.windows, len(_READ_MARKS), answers=rows, sampled=rows)
+                _set(made.decode_pairs, window, _READ_MARKS)
+                _set(made.decode_read, window, _READ_MARKS)
+                known.append(self.deployment.price(made).tolist())
+            empty = self.deployment.price(_steps(self.windows, 1, answers=rows, sampled=rows))
+            known.append(empty.tolist())
+            self._answers[rows] = known
+        return known
+
+    def _between(self, answers: int, prompts: int, tokens: int, is_sampled: bool) -> float:
+        """Without attention: between the marks for rows, and those for tokens of prompts."""
+        prompts = _next_mark(prompts)
+        low, high = _around(answers)
+        seconds = _at(self._marks, self._at_marks(low, prompts, is_sampled), tokens)
+        if high == low:
+            return seconds
+        above = _at(self._marks, self._at_marks(high, prompts, is_sampled), tokens)
+        return seconds + (above - seconds) * (answers - low) / (high - low)
+
+    def _at_marks(self, answers: int, prompts: int, is_sampled: bool) -> list[float]:
+        key = (answers, prompts, is_sampled)
+        known = self._mixed.get(key)
+        if known is None:
+            sampled = answers + prompts if is_sampled else 0
+            made = _steps(
+                self.windows,
+                len(self._marks),
+                answers=answers,
+                prompts=prompts,
+                tokens=np.array(self._marks, np.float64),
+                sampled=sampled,
+            )
+            known = self._mixed[key] = self.deployment.price(made).tolist()
+        return known
+
+    def _of_prompts(self, prompts: int) -> list[list[float]]:
+        """For each window, seconds for a token read, at `_RATIOS` of pairs to tokens."""
+        prompts = _next_mark(prompts)
+        known = self._prompts.get(prompts)
+        if known is None:
+            known = []
+            shape = {"prompts": prompts, "tokens": 2048.0 * prompts, "sampled": prompts}
+            base = float(self.deployment.price(_steps(self.windows, 1, **shape))[0])
+            for window in self.windows:
+                made = _steps(self.windows, len(_RATIOS), **shape)
+                _set(made.prefill_pairs, window, _READ * _RATIOS)
+                _set(made.prefill_read, window, np.full(len(_RATIOS), _READ))
+                known.append(((self.deployment.price(made) - base) / _READ).tolist())
+            self._prompts[prompts] = known
+        return known
+
+
+_READ_MARK_LIST: list[float] = _READ_MARKS.tolist()
+_RATIO_LIST: list[float] = _RATIOS.tolist()
+
+
+def _steps(
+    windows: Sequence[int | None],
+    count: int,
+    *,
+    answers: float = 0.0,
+    prompts: float = 0.0,
+    tokens: Floats | float = 0.0,
+    sampled: float = 0.0,
+) -> Steps:
+    """So many steps whose attention reads nothing."""
+    rows, asked = np.full(count, float(answers)), np.full(count, float(prompts))
+    nothing = [{window: np.zeros(count) for window in windows} for _ in range(4)]
+    return Steps(
+        rows, rows, asked, np.broadcast_to(tokens, count).astype(np.float64),
+        np.full(count, float(sampled)), *nothing,
+    )  # fmt: skip
+
+
+def _set(sums: Mapping[int | None, Floats], window: int | None, values: Floats) -> None:
+    sums[window][:] = values
+
+
+def _token_marks(most: int) -> list[float]:
+    """1 to 16, then twelve to an octave."""
+    octaves = np.arange(1, 12 * np.log2(most / _EXACT) + 1) / _PER_OCTAVE
+    return [*map(float, range(_EXACT + 1)), *(_EXACT * np.exp2(octaves)).tolist()]
+
+
+_ROW_MARKS = sorted({int(mark) for mark in _token_marks(1 << 17)})
+
+
+def _around(rows: int) -> tuple[int, int]:
+    at = bisect_right(_ROW_MARKS, rows)
+    low = _ROW_MARKS[at - 1]
+    return (low, low) if low == rows or at == len(_ROW_MARKS) else (low, _ROW_MARKS[at])
+
+
+def _next_mark(rows: int) -> int:
+    return _around(rows)[1]
+
+
+def _at(marks: Sequence[float], values: Sequence[float], x: float) -> float:
+    """Between marks, and beyond the last as between the last two."""
+    at = min(max(bisect_right(marks, x), 1), len(marks) - 1)
+    low, high = marks[at - 1], marks[at]
+    below = values[at - 1]
+    return below + (values[at] - below) * (x - low) / (high - low)
