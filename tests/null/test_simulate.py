@@ -16,7 +16,8 @@ from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.engine.schedule.state import Limits, SchedulerState
 from ridgeline.errors import RidgelineError
 from ridgeline.model.graph.work import Precision
-from ridgeline.plan.simulate import Simulation, percentile, simulate
+from ridgeline.plan.simulate import Simulation, simulate
+from ridgeline.plan.tally import percentile
 from ridgeline.plan.traces import Arrival, as_requests, read_trace, repeated
 from ridgeline.step import StepShape
 
@@ -70,7 +71,7 @@ def test_a_run_of_decode_steps_costs_what_each_costs() -> None:
     for window in (None, 100):
         cost = times(window)
         contexts = [5, 90, 300]
-        run = cost.decode_run(contexts)
+        run = iter(cost.decode_run(contexts, 20))
         for done in range(20):
             shape = StepShape((1, 1, 1), tuple(c + done for c in contexts), 3)
             assert next(run) == cost(shape)

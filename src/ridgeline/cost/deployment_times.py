@@ -70,8 +70,7 @@ class DeploymentTimes:
         if answers:
             of_answers = self._of_answers(answer_tokens)
             seconds_of += sum(
-                _at(_READ_MARK_LIST, of, n) - of[0]
-                for of, n in zip(of_answers, read, strict=False)
+                _at(_READ_MARK_LIST, of, n) - of[0] for of, n in zip(of_answers, read, strict=False)
             )
         if prompts:
             of_prompts = StepShape(tuple(n for n, _ in rows), tuple(c for _, c in rows), 0)

@@ -1,29 +1,444 @@
-"""The scheduler that serves, on a virtual clock: what a machine would make of a load.
+"""The scheduler that serves, on a virtual clock: what a fleet of engines would make of a load.
 
-Steps take what the cost model says, tokens have no value, and answers are as long as the trace says
-they were. The roofline's times are the least possible ones, so what comes out is a bound on what
-the machine can do; it is as good as the times that are put in.
+Each replica is the engine's own scheduler, cache and policy (`replica.py`); steps take what the
+cost model says, tokens have no value, and answers are as long as the load says they are. Between
+replicas there is a router, and one queue of things to come: somebody arrives, a step ends, the keys
+and values of a prompt have come over, a replica fails or is back. Same load, same fleet: the same
+outcome, to the bit.
+
+With prefill and decode apart, a prompt's replica gives the first token and sends keys and values,
+one request after the other over its link; what was sent waits at the other side, outside of its
+cache, until the decode replica's scheduler has blocks for it. What is on its way is not lost with
+its sender.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from math import inf
 
-from ridgeline.cost.step_times import StepTimes
+import numpy as np
+from numpy.typing import NDArray
+
 from ridgeline.engine.request import Event, Request
-from ridgeline.engine.schedule.admit import admit, expire
-from ridgeline.engine.schedule.leap import leap, quiet_steps
 from ridgeline.engine.schedule.state import SchedulerState
-from ridgeline.engine.schedule.step import apply, schedule
-from ridgeline.errors import Overloaded
-from ridgeline.step import Sampled, StepPlan, StepResult
+from ridgeline.errors import EngineError, Overloaded, RequestError, RidgelineError
+from ridgeline.plan.fleet import Failure, Fleet, Outcome, Straggler
+from ridgeline.plan.load import Load
+from ridgeline.plan.replica import Replica, Times
+from ridgeline.plan.routers import Router, make_router, size_of
+from ridgeline.plan.tally import Levels, Slo, Tally, Ticket
+from ridgeline.plan.traces import as_request
+
+LEVELS = ("waiting", "running", "cache", "busy", "alive")
+# Of things that happen at one moment: who comes goes before steps that end, and those before steps
+# that begin.
+_CHANGE, _COME, _END, _BEGIN = range(4)
+
+
+def simulate_fleet(fleet: Fleet, load: Load, slo: Slo | None = None) -> Outcome:
+    """Runs a load through a fleet. RequestError for a fleet that cannot be."""
+    fleet.check()
+    requests = (as_request(i, a) for i, a in enumerate(load.arrivals()))
+    return _Run(fleet, requests, load.users, slo or Slo(), fleet.make).run()
+
+
+class _Run:
+    """Owns the clock, and what is to come."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        requests: Iterable[Request],
+        users: int | None,
+        slo: Slo,
+        make: Callable[[], SchedulerState],
+    ) -> None:
+        self.fleet = fleet
+        self.users = users
+        self.now = 0.0
+        self.requests: Iterator[Request] = iter(requests)
+        self.following: Request | None = None
+        self.events: list[tuple[float, int, int, int, object]] = []
+        self.num_events = 0
+        self.tickets: dict[str, Ticket] = {}
+        self.tally = Tally(slo)
+        self.levels = Levels(LEVELS)
+        self.replicas = []
+        for number in range(fleet.replicas):
+            role = (
+                "both" if not fleet.prefill else "prefill" if number < fleet.prefill else "decode"
+            )
+            decodes = role == "decode"
+            self.replicas.append(
+                Replica(
+                    number,
+                    role,
+                    (fleet.make_decode or make) if decodes else make,
+                    (fleet.times_decode or fleet.times) if decodes else fleet.times,
+                    fleet.leaps,
+                )
+            )
+        size = self.replicas[0].state.limits.block_tokens
+        count = fleet.replicas
+        self.routers: dict[str, Router] = {"front": make_router(fleet.router, count, size)}
+        if fleet.prefill:
+            self.routers["decode"] = make_router("least-loaded", count, size)
+        self.alive: dict[str, list[int]] = {
+            "front": [r.number for r in self.replicas if r.role != "decode"],
+            "decode": [r.number for r in self.replicas if r.role == "decode"],
+        }
+        self.homeless: dict[str, deque[Request]] = {"front": deque(), "decode": deque()}
+        self.link_free = [0.0] * count
+        self.seen_at = [0.0] * count
+        self.up_since = [0.0] * count
+        self.up_seconds = [0.0] * count
+        self.num_requests = 0
+        self.last_arrival = 0.0
+
+    def run(self) -> Outcome:
+        for failure in self.fleet.failures:
+            self._push(failure.at, _CHANGE, failure)
+        for straggler in self.fleet.stragglers:
+            self._push(straggler.at, _CHANGE, straggler)
+        for _ in range(1 if self.users is None else self.users):
+            self._next_request()
+            if self.users is not None and self.following is not None:
+                self._arrive(self.following)
+        events = self.events
+        while True:
+            following = self.following if self.users is None else None
+            if following is not None and (
+                not events or (following.arrival, _COME) <= (events[0][0], events[0][1])
+            ):
+                self.now = max(self.now, following.arrival)
+                self._arrive(following)
+                self._next_request()
+                continue
+            if following is None and not self.tickets:
+                break  # what may still fail, or end idle, matters to nobody
+            if not events:
+                raise EngineError(
+                    f"{len(self.tickets)} requests have no replica left that could serve them"
+                )
+            moment, kind, _place, _number, what = heapq.heappop(events)
+            self.now = moment
+            if kind in (_END, _BEGIN):
+                assert isinstance(what, tuple)
+                replica, version = what
+                if replica.version == version and replica.alive:
+                    if kind == _END:
+                        self._end(replica)
+                    else:
+                        self._begin(replica)
+            elif kind == _COME:
+                assert isinstance(what, Request)
+                self._send(what, "decode")
+            else:
+                self._change(what)
+        for replica in self.replicas:
+            self._level(replica)
+            replica.rest(self.now)
+            if replica.alive:
+                self.up_seconds[replica.number] += self.now - self.up_since[replica.number]
+        return Outcome(
+            self.tally,
+            self.levels,
+            self.num_requests,
+            self.now,
+            self.last_arrival,
+            self.replicas,
+            self.up_seconds,
+        )
+
+    def _push(self, moment: float, kind: int, what: object, place: int = 0) -> None:
+        """place: of what is of one kind and happens at one moment, the lowest goes first."""
+        self.num_events += 1
+        heapq.heappush(self.events, (moment, kind, place, self.num_events, what))
+
+    def _push_step(self, moment: float, kind: int, replica: Replica) -> None:
+        self._push(moment, kind, (replica, replica.version), replica.number)
+
+    def _next_request(self) -> None:
+        self.following = next(self.requests, None)
+
+    def _arrive(self, request: Request) -> None:
+        """A request comes to the fleet."""
+        if self.users is not None:
+            request.arrival = self.now
+        if self.fleet.timeout_seconds is not None:
+            request.deadline = request.arrival + self.fleet.timeout_seconds
+        self.num_requests += 1
+        self.last_arrival = request.arrival
+        if request.id in self.tickets:
+            raise RequestError("request_id", f"{request.id!r} is in use")
+        self.tickets[request.id] = Ticket(
+            self.num_requests - 1, request.arrival, request.num_prompt, request.max_tokens
+        )
+        self._send(request, "front")
+
+    def _send(self, request: Request, where: str) -> None:
+        """To a replica of those in front (prompts), or of those that decode."""
+        alive = self.alive[where]
+        ticket = self.tickets.get(request.id)
+        if ticket is None:
+            return  # it ended on the way
+        if not alive:
+            if self._is_late(request):
+                self._expired(request)
+            else:
+                self.homeless[where].append(request)
+            return
+        if where == "front" and self.fleet.prefill:
+            ticket.ends_at_first = request.max_tokens > 1
+            if ticket.ends_at_first:
+                request.max_tokens = 1
+        router = self.routers[where]
+        number = router.choose(request, alive) if len(alive) > 1 else alive[0]
+        ticket.replica, ticket.size = number, size_of(request)
+        router.load[number] += ticket.size
+        replica = self.replicas[number]
+        self._level(replica)
+        replica.door.append(request)
+        if replica.waits:
+            replica.waits = False
+            replica.version += 1
+            self._push_step(self.now, _BEGIN, replica)
+        else:
+            self._cut(replica)
+
+    def _cut(self, replica: Replica) -> None:
+        """What a replica does ends with the step that is running."""
+        end = replica.cut(self.now)
+        if end is not None:
+            self._push_step(end, _END, replica)
+
+    def _is_late(self, request: Request) -> bool:
+        return request.deadline is not None and request.deadline <= self.now
+
+    def _leave(self, request: Request) -> Ticket:
+        """A request leaves its replica, whatever becomes of it."""
+        ticket = self.tickets[request.id]
+        replica = self.replicas[ticket.replica]
+        self.routers["decode" if replica.role == "decode" else "front"].load[ticket.replica] -= (
+            ticket.size
+        )
+        ticket.replica = -1
+        return ticket
+
+    def _gone(self, request: Request) -> None:
+        """A request has ended; in a closed loop its user asks again."""
+        del self.tickets[request.id]
+        if self.users is not None:
+            self._next_request()
+            if self.following is not None:
+                self._arrive(self.following)
+
+    def _refused(self, request: Request, error: RidgelineError) -> None:
+        if not isinstance(error, RequestError | Overloaded):
+            raise error
+        self._leave(request)
+        kind = "overloaded" if isinstance(error, Overloaded) else error.field
+        self.tally.refuse(kind)
+        self._gone(request)
+
+    def _expired(self, request: Request) -> None:
+        self.tally.num_expired += 1
+        self._gone(request)
+
+    def _begin(self, replica: Replica) -> None:
+        self._level(replica)
+        known = dict(replica.state.requests) if replica.state.deadlines else None
+        end, expired = replica.begin(self.now, self._refused)
+        for event in expired:
+            assert known is not None
+            request = known.get(event.request_id)
+            if request is None:  # came and was late at once
+                continue
+            self._leave(request)
+            self._expired(request)
+        if end is not None:
+            self._push_step(end, _END, replica)
+        elif replica.door:  # its user asked again while it began
+            replica.waits = False
+            replica.version += 1
+            self._push_step(self.now, _BEGIN, replica)
+
+    def _end(self, replica: Replica) -> None:
+        self._level(replica)
+        tally, now = self.tally, self.now
+        if replica.ends is not None:
+            self._leapt(replica, replica.end_leap())
+        else:
+            given, events = replica.end_step(now)
+            tickets = self.tickets
+            for request, event in zip(given, events, strict=True):
+                ticket = tickets[request.id]
+                tally.token(ticket, now)
+                if event.finish_reason is not None:
+                    self._ended(replica, request, event, ticket)
+        # Others may do something at this very moment, and come to the door.
+        if (self.events and self.events[0][0] <= now) or self._comes_now():
+            self._push_step(now, _BEGIN, replica)
+            return
+        end = replica.leap(now)
+        if end is None:
+            self._begin(replica)
+        else:
+            self._push_step(end, _END, replica)
+
+    def _comes_now(self) -> bool:
+        following = self.following
+        return self.users is None and following is not None and following.arrival <= self.now
+
+    def _leapt(self, replica: Replica, ends: NDArray[np.float64]) -> None:
+        """Every running request was given a token at each of `ends`."""
+        if not len(ends):
+            return
+        tally, running = self.tally, replica.state.running
+        seconds = np.diff(ends, prepend=replica.began)
+        tally.gaps.add_all(seconds, len(running))
+        late = int((seconds > tally.slo.itl).sum()) if tally.slo.itl < inf else 0
+        tally.output_tokens += len(running) * len(ends)
+        last, tickets, count = float(ends[-1]), self.tickets, len(ends)
+        for request in running:
+            ticket = tickets[request.id]
+            ticket.last = last
+            ticket.num_tokens += count
+            ticket.late += late
+
+    def _ended(self, replica: Replica, request: Request, event: Event, ticket: Ticket) -> None:
+        self._leave(request)
+        if replica.role == "prefill" and ticket.ends_at_first:
+            self._count_prompt(request)
+            self._transfer(replica, request, ticket)
+            return
+        if replica.role != "decode":
+            self._count_prompt(request)
+        self.tally.finish(ticket, self.now)
+        self._gone(request)
+
+    def _count_prompt(self, request: Request) -> None:
+        self.tally.prompt_tokens += request.num_prompt
+        self.tally.cached_tokens += request.num_cached or 0
+
+    def _transfer(self, replica: Replica, request: Request, ticket: Ticket) -> None:
+        """Sends a prompt's keys and values on, after those that wait for the same link."""
+        transfer = self.fleet.transfer
+        computed = request.num_prompt
+        moved = _again(request, ticket, computed)
+        moved.names = request.names
+        done = self.now
+        if transfer is not None:
+            num_bytes = transfer.kv_bytes(computed)
+            start = max(self.now, self.link_free[replica.number])
+            self.link_free[replica.number] = start + num_bytes / transfer.bytes_per_second
+            done = self.link_free[replica.number] + transfer.latency_seconds
+            self.tally.transferred_bytes += num_bytes
+        self.tally.num_transfers += 1
+        self.tally.transfer_seconds += done - self.now
+        self._push(done, _COME, moved, ticket.index)
+
+    def _change(self, what: object) -> None:
+        if isinstance(what, Straggler):
+            replica = self.replicas[what.replica]
+            replica.factor = what.factor
+            self._cut(replica)
+            return
+        if isinstance(what, Failure):
+            self._lose(what)
+            return
+        assert isinstance(what, Replica)
+        what.alive = True
+        self.up_since[what.number] = self.seen_at[what.number] = self.now
+        where = "decode" if what.role == "decode" else "front"
+        self.alive[where] = sorted([*self.alive[where], what.number])
+        waiting, self.homeless[where] = self.homeless[where], deque()
+        for request in waiting:
+            self._send(request, where)
+
+    def _lose(self, failure: Failure) -> None:
+        replica = self.replicas[failure.replica]
+        if not replica.alive:
+            return
+        self._level(replica)
+        if replica.ends is not None:
+            done = int(np.searchsorted(replica.ends, self.now, "right"))
+            moment = float(replica.ends[done - 1]) if done else replica.began
+            self._leapt(replica, replica.end_leap(done))
+            replica.began = moment
+        number = replica.number
+        self.up_seconds[number] += self.now - self.up_since[number]
+        where = "decode" if replica.role == "decode" else "front"
+        self.alive[where].remove(number)
+        for request in replica.lose(self.now):
+            ticket = self._leave(request)
+            self.tally.num_moved += 1
+            ticket.num_moves += 1
+            self._send(self._anew(request, ticket), "front")
+        if failure.seconds < inf:
+            self._push(failure.at + failure.seconds, _CHANGE, replica)
+
+    def _anew(self, request: Request, ticket: Ticket) -> Request:
+        """The request as it is asked of another replica, since its own is lost."""
+        if not self.fleet.keeps_progress and ticket.num_tokens:
+            self.tally.num_lost_tokens += ticket.num_tokens
+            self.tally.output_tokens -= ticket.num_tokens
+            ticket.num_tokens = 0  # its caller has seen a first token, and waits for the next
+        kept = ticket.num_prompt + ticket.num_tokens
+        tokens = request.token_ids[:kept]
+        assert len(tokens) == kept
+        return replace(
+            _again(request, ticket, 0),
+            token_ids=tokens,
+            num_prompt=kept,
+            max_tokens=ticket.max_tokens - ticket.num_tokens,
+        )
+
+    def _level(self, replica: Replica) -> None:
+        """Books how a replica stood since it was looked at last."""
+        number, now = replica.number, self.now
+        since = self.seen_at[number]
+        if now > since and replica.alive:
+            state = replica.state
+            self.levels.add(
+                since,
+                now,
+                (
+                    len(state.waiting) + len(replica.door),
+                    len(state.running),
+                    replica.used_blocks / state.pool.num_blocks,
+                    0.0 if replica.waits else 1.0,
+                    1.0,
+                ),
+            )
+        self.seen_at[number] = now
+
+
+def _again(request: Request, ticket: Ticket, num_received: int) -> Request:
+    """The same request for another replica. num_received: tokens whose cache is sent along."""
+    return Request(
+        id=request.id,
+        token_ids=request.token_ids,
+        num_prompt=request.num_prompt,
+        max_tokens=ticket.max_tokens - (request.num_prompt - ticket.num_prompt),
+        sampling=request.sampling,
+        stop_token_ids=request.stop_token_ids,
+        salt=request.salt,
+        tenant=request.tenant,
+        priority=request.priority,
+        arrival=request.arrival,
+        deadline=request.deadline,
+        num_received=num_received,
+    )
 
 
 @dataclass(slots=True)
 class Simulation:
-    """What became of a load. Seconds are of the virtual clock.
+    """What became of a load on one replica. Seconds are of the virtual clock.
 
     ttft_seconds, e2e_seconds: of requests that finished, in the order in which they did; from
     arrival. tpot_seconds: (e2e - TTFT) / (tokens - 1), of answers of two tokens and more.
@@ -51,91 +466,30 @@ class Simulation:
         return self.cached_tokens / max(1, self.prompt_tokens)
 
 
-def percentile(values: Iterable[float], share: float) -> float:
-    """The smallest value that at least `share` (0 to 1) of them do not exceed; NaN of none."""
-    ordered = sorted(values)
-    if not ordered:
-        return float("nan")
-    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
-
-
 def simulate(
-    requests: Iterable[Request],
-    state: SchedulerState,
-    times: StepTimes,
-    *,
-    leaps: bool = True,
+    requests: Iterable[Request], state: SchedulerState, times: Times, *, leaps: bool = True
 ) -> Simulation:
-    """Runs requests, in order of arrival, through an empty scheduler.
+    """Runs requests, in order of arrival, through one empty scheduler.
 
-    times: see `StepTimes`. leaps: steps that only give each running request a token are not planned
+    times: what steps take. leaps: steps that only give each running request a token are not planned
     one by one; what comes out is the same.
     """
-    found = Simulation()
-    coming = iter(requests)
-    following = next(coming, None)
-    first_tokens: dict[str, float] = {}
-    now = 0.0
-    while following is not None or state.has_work:
-        while following is not None and following.arrival <= now:
-            try:
-                admit(state, following, now)
-            except Overloaded:
-                found.num_refused += 1
-            following = next(coming, None)
-        if state.deadlines:
-            found.num_expired += len(expire(state, now))
-        plan = schedule(state, now)
-        state.opened.clear()
-        state.closed.clear()
-        if not plan.rows:
-            assert following is not None, "nothing runs, nobody comes, and somebody waits"
-            now = max(now, following.arrival)
-            continue
-        step_seconds = times(plan.shape)
-        now += step_seconds
-        found.busy_seconds += step_seconds
-        found.num_steps += 1
-        found.num_planned_steps += 1
-        ending = [flying.request for flying in state.in_flight[0] if flying.samples]
-        for request, event in zip(ending, apply(state, _zeros(plan)), strict=True):
-            _book(found, request, event, now, first_tokens)
-        if leaps and (most := quiet_steps(state)) > 0:
-            until = inf if following is None else following.arrival
-            if state.deadlines:
-                until = min(until, state.deadlines[0][0])
-            taken = 0
-            contexts = [request.num_planned for request in state.running]
-            for step_seconds in times.decode_run(contexts):
-                if taken == most or now >= until:
-                    break
-                now += step_seconds
-                found.busy_seconds += step_seconds
-                taken += 1
-            if taken:
-                leap(state, taken)
-                found.num_steps += taken
-                found.output_tokens += taken * len(contexts)
-    found.num_preemptions = state.num_preemptions
-    found.seconds = now
-    return found
-
-
-def _zeros(plan: StepPlan) -> StepResult:
-    return StepResult(tuple(Sampled(row.row, 0) for row in plan.rows if row.num_logits))
-
-
-def _book(
-    found: Simulation, request: Request, event: Event, now: float, first_tokens: dict[str, float]
-) -> None:
-    found.output_tokens += 1
-    first = first_tokens.setdefault(request.id, now)
-    if event.finish_reason is not None:
-        del first_tokens[request.id]
-        found.num_finished += 1
-        found.prompt_tokens += request.num_prompt
-        found.cached_tokens += request.num_cached or 0
-        found.ttft_seconds.append(first - request.arrival)
-        found.e2e_seconds.append(now - request.arrival)
-        if request.num_generated > 1:
-            found.tpot_seconds.append((now - first) / (request.num_generated - 1))
+    fleet = Fleet(lambda: state, times, leaps=leaps)
+    found = _Run(fleet, requests, None, Slo(), lambda: state).run()
+    tally = found.tally
+    return Simulation(
+        ttft_seconds=list(tally.ttft),
+        tpot_seconds=list(tally.tpot),
+        e2e_seconds=list(tally.e2e),
+        num_finished=tally.num_finished,
+        num_refused=tally.num_refused,
+        num_expired=tally.num_expired,
+        num_preemptions=found.num_preemptions,
+        num_steps=found.num_steps,
+        num_planned_steps=found.num_planned_steps,
+        prompt_tokens=tally.prompt_tokens,
+        cached_tokens=tally.cached_tokens,
+        output_tokens=tally.output_tokens,
+        seconds=found.seconds,
+        busy_seconds=found.busy_seconds,
+    )

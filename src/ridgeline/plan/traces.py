@@ -3,7 +3,8 @@ which of them began alike.
 
 Two formats: the Azure LLM inference traces (CSV: TIMESTAMP,ContextTokens,GeneratedTokens) and
 Mooncake's (JSON lines: timestamp in milliseconds, input_length, output_length, hash_ids, one for
-each 512 tokens of the prompt; equal ids at equal places: equal prefixes). No text is in either.
+each 512 tokens of the prompt; equal ids at equal places: equal prefixes; session_id, if there is
+one). No text is in either.
 """
 
 from __future__ import annotations
@@ -21,18 +22,21 @@ from ridgeline.errors import RidgelineError
 from ridgeline.step import RowSampling
 
 HASHED_TOKENS = 512
+_GREEDY = RowSampling()
+_NO_STOPS: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """One request of a trace. seconds: since the first. prefix: ids of its blocks of 512 tokens,
-    the last of which may be partly filled; none where the trace does not say.
+    the last of which may be partly filled; none where the trace does not say. session: whose it is.
     """
 
     seconds: float
     num_prompt: int
     num_output: int
     prefix: tuple[int, ...] = ()
+    session: str = ""
 
 
 def read_trace(path: Path) -> list[Arrival]:
@@ -81,26 +85,31 @@ def repeated(trace: Sequence[Arrival], count: int) -> Iterator[Arrival]:
 
 
 def as_requests(arrivals: Iterable[Arrival]) -> Iterator[Request]:
-    """Requests for the simulator, made as they are asked for: a token's id is the id of its block,
-    so prompts are alike where the trace says so, and nowhere where it says nothing.
+    """Requests for the simulator, made as they are asked for."""
+    return (as_request(index, arrival) for index, arrival in enumerate(arrivals))
+
+
+def as_request(index: int, arrival: Arrival) -> Request:
+    """A token's id is the id of its block, so prompts are alike where the trace says so, and
+    nowhere where it says nothing.
     """
-    for index, arrival in enumerate(arrivals):
-        if arrival.prefix:
-            tokens = array("i")
-            for block in arrival.prefix:
-                tokens += array("i", [block + 1]) * HASHED_TOKENS
-            del tokens[arrival.num_prompt :]
-        else:
-            tokens = array("i", [index + 1]) * arrival.num_prompt
-        yield Request(
-            id=str(index),
-            token_ids=tokens,
-            num_prompt=len(tokens),
-            max_tokens=arrival.num_output,
-            sampling=RowSampling(),
-            stop_token_ids=frozenset(),
-            arrival=arrival.seconds,
-        )
+    if arrival.prefix:
+        tokens = array("i")
+        for block in arrival.prefix:
+            tokens += array("i", [block + 1]) * HASHED_TOKENS
+        del tokens[arrival.num_prompt :]
+    else:
+        tokens = array("i", [index + 1]) * arrival.num_prompt
+    return Request(
+        id=str(index),
+        token_ids=tokens,
+        num_prompt=len(tokens),
+        max_tokens=arrival.num_output,
+        sampling=_GREEDY,
+        stop_token_ids=_NO_STOPS,
+        tenant=arrival.session,
+        arrival=arrival.seconds,
+    )
 
 
 def _azure(lines: Iterator[str]) -> Iterator[Arrival]:
@@ -118,4 +127,5 @@ def _mooncake(lines: Iterator[str]) -> Iterator[Arrival]:
             int(entry["input_length"]),
             int(entry["output_length"]),
             tuple(int(i) for i in entry["hash_ids"]),
+            str(entry.get("session_id", "")),
         )

@@ -2,7 +2,8 @@
 nothing else happens, the steps need not be planned one by one.
 
 What state this leaves is the one that `schedule` and `apply` would have left, but for which free
-block went to whom. The engine does not use it: there, a token can end a request.
+block went to whom and, where blocks are short and two rows write the same tokens, whose block keeps
+the name. The engine does not use it: there, a token can end a request.
 """
 
 from __future__ import annotations

@@ -1,0 +1,116 @@
+"""What is simulated: replicas, what lies between them, and what goes wrong; and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+from ridgeline.engine.schedule.state import SchedulerState
+from ridgeline.errors import RequestError
+from ridgeline.plan.replica import Replica, Times
+from ridgeline.plan.tally import Levels, Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Replica `replica` is lost `at` that moment, with all that it holds, and is back, empty,
+    `seconds` later (a cold start is part of them); inf: never.
+    """
+
+    replica: int
+    at: float
+    seconds: float = inf
+
+
+@dataclass(frozen=True, slots=True)
+class Straggler:
+    """From `at` on, a replica's steps take `factor` times as long."""
+
+    replica: int
+    factor: float
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Keys and values from a prompt's replica to the one that answers. kv_bytes: of so many tokens.
+    inf bytes a second: free.
+    """
+
+    kv_bytes: Callable[[int], float]
+    bytes_per_second: float = inf
+    latency_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """make: an empty scheduler; times: what its steps take. prefill: of the replicas, the first so
+    many only compute prompts, 0: all do both. keeps_progress: what a lost replica had written is
+    not written again (it is prompt where the request goes on); else requests start anew.
+    """
+
+    make: Callable[[], SchedulerState]
+    times: Times
+    replicas: int = 1
+    prefill: int = 0
+    router: str = "least-loaded"
+    transfer: Transfer | None = None
+    failures: tuple[Failure, ...] = ()
+    stragglers: tuple[Straggler, ...] = ()
+    keeps_progress: bool = True
+    timeout_seconds: float | None = None
+    make_decode: Callable[[], SchedulerState] | None = None
+    times_decode: Times | None = None
+    leaps: bool = True
+
+    def check(self) -> None:
+        """RequestError names the option that cannot be."""
+        if self.replicas < 1:
+            raise RequestError("--replicas", f"{self.replicas}; a fleet has one at least")
+        if self.prefill and not 0 < self.prefill < self.replicas:
+            raise RequestError("--disaggregate", "needs a replica of each kind at least")
+        for failure in self.failures:
+            _check_replica("--fail", failure.replica, self.replicas)
+            if not (failure.at >= 0 and failure.seconds > 0):
+                raise RequestError("--fail", "a replica fails at 0 s or later, and for some time")
+        for straggler in self.stragglers:
+            _check_replica("--straggler", straggler.replica, self.replicas)
+            if not 0 < straggler.factor < inf:
+                raise RequestError("--straggler", f"{straggler.factor:g} is no factor above 0")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a load. seconds: of the virtual clock, until the last request ended. requests:
+    that were asked; each is finished, refused or expired.
+    """
+
+    tally: Tally
+    levels: Levels
+    num_requests: int
+    seconds: float
+    last_arrival: float
+    replicas: list[Replica]
+    up_seconds: list[float]
+
+    @property
+    def busy_seconds(self) -> float:
+        return sum(replica.busy_seconds for replica in self.replicas)
+
+    @property
+    def num_preemptions(self) -> int:
+        return sum(replica.num_preemptions for replica in self.replicas)
+
+    @property
+    def num_steps(self) -> int:
+        return sum(replica.num_steps for replica in self.replicas)
+
+    @property
+    def num_planned_steps(self) -> int:
+        return sum(replica.num_planned_steps for replica in self.replicas)
+
+
+def _check_replica(option: str, number: int, count: int) -> None:
+    if not 0 <= number < count:
+        raise RequestError(option, f"there is no replica {number}; they are 0 to {count - 1}")

@@ -1,0 +1,169 @@
+"""One engine on a virtual clock: the scheduler that serves, with steps that take what is said.
+
+A replica is told of requests, begins a step and ends it; when, is the business of who owns the
+clock (`simulate.py`). Requests that come while a step runs wait at the door for its end, as they do
+at an engine's. Steps that only give each running request a token are taken many at once (a leap),
+and cut short where somebody comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.engine.request import Event, Request
+from ridgeline.engine.schedule.admit import admit, expire
+from ridgeline.engine.schedule.leap import leap, quiet_steps
+from ridgeline.engine.schedule.state import InFlight, SchedulerState
+from ridgeline.engine.schedule.step import apply, schedule
+from ridgeline.errors import RidgelineError
+from ridgeline.step import Sampled, StepPlan, StepResult, StepShape
+
+# A leap is cut by whoever comes, so a longer one is mostly thrown away.
+_MOST_LEAPT = 2048
+
+
+class Times(Protocol):
+    """What steps take: `cost.step_times.StepTimes` or `cost.deployment_times.DeploymentTimes`."""
+
+    def __call__(self, shape: StepShape) -> float: ...
+    def decode_run(self, contexts: Sequence[int], count: int) -> NDArray[np.float64]: ...
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """number: of the fleet. role: "both", "prefill" or "decode". factor: how many times as long its
+    steps take as `times` says. alive: it has not failed. version: of what it is doing; what was to
+    end with an older one no longer does. ends: of a leap, when each of its steps ends.
+    """
+
+    number: int
+    role: str
+    make: Callable[[], SchedulerState]
+    times: Times
+    leaps: bool = True
+    factor: float = 1.0
+    alive: bool = True
+    version: int = 0
+    door: list[Request] = field(default_factory=list)
+    began: float = 0.0
+    plan: StepPlan | None = None
+    ends: NDArray[np.float64] | None = None
+    waits: bool = True
+    num_steps: int = 0
+    num_planned_steps: int = 0
+    num_lost_preemptions: int = 0
+    busy_seconds: float = 0.0
+    busy_since: float | None = None
+    state: SchedulerState = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.state = self.make()
+
+    @property
+    def num_preemptions(self) -> int:
+        return self.num_lost_preemptions + self.state.num_preemptions
+
+    @property
+    def used_blocks(self) -> int:
+        """That running requests own."""
+        return self.state.pool.num_blocks - self.state.pool.num_free
+
+    def begin(
+        self, now: float, refused: Callable[[Request, RidgelineError], None]
+    ) -> tuple[float | None, Sequence[Event]]:
+        """Lets in who is at the door and begins the next step or leap: when it ends, None if there
+        is nothing to do; and who is ended by a deadline.
+        """
+        state = self.state
+        expired: list[Event] = []
+        for request in self.door:
+            try:
+                admit(state, request, now)
+            except RidgelineError as error:
+                refused(request, error)
+        self.door.clear()
+        if state.deadlines:
+            expired = expire(state, now)
+        plan = schedule(state, now)
+        state.opened.clear()
+        state.closed.clear()
+        self.began, self.version = now, self.version + 1
+        if not plan.rows:
+            self.waits = True
+            self.rest(now)
+            return None, expired
+        self.waits, self.plan = False, plan
+        if self.busy_since is None:
+            self.busy_since = now
+        return now + self.factor * self.times(plan.shape), expired
+
+    def leap(self, now: float) -> float | None:
+        """Begins as many quiet steps as there are, if nobody is at the door: when they end."""
+        state = self.state
+        if not self.leaps or self.door or (most := quiet_steps(state)) <= 0:
+            return None
+        contexts = [request.num_planned for request in state.running]
+        seconds = self.times.decode_run(contexts, min(most, _MOST_LEAPT))
+        # One after the other, as a clock adds them up.
+        ends = np.add.accumulate(np.concatenate([[now], self.factor * seconds]))
+        if state.deadlines:
+            before = int(np.searchsorted(ends, state.deadlines[0][0], "left"))
+            ends = ends[: before + 1]
+        if len(ends) == 1:
+            return None
+        self.began, self.version, self.ends, self.waits = now, self.version + 1, ends[1:], False
+        return float(ends[-1])
+
+    def cut(self, now: float) -> float | None:
+        """Somebody is at the door: a leap ends with the step that is running; when, if that is
+        news.
+        """
+        if self.ends is None:
+            return None
+        most = int(np.searchsorted(self.ends, now, "left")) + 1
+        if most >= len(self.ends):
+            return None
+        self.ends, self.version = self.ends[:most], self.version + 1
+        return float(self.ends[-1])
+
+    def end_step(self, now: float) -> tuple[list[Request], list[Event]]:
+        """Books the planned step: who was given a token, and what."""
+        assert self.plan is not None
+        result = StepResult(tuple([Sampled(r.row, 0) for r in self.plan.rows if r.num_logits]))
+        self.plan = None
+        self.num_steps += 1
+        self.num_planned_steps += 1
+        given: list[InFlight] = [f for f in self.state.in_flight[0] if f.samples]
+        events = apply(self.state, result)
+        return [flying.request for flying in given], events
+
+    def end_leap(self, most: int | None = None) -> NDArray[np.float64]:
+        """Books the leap, or its first `most` steps: when each of them ended."""
+        assert self.ends is not None
+        ends = self.ends if most is None else self.ends[:most]
+        self.ends = None
+        if len(ends):
+            leap(self.state, len(ends))
+            self.num_steps += len(ends)
+        return ends
+
+    def lose(self, now: float) -> list[Request]:
+        """The replica fails: all its requests, and it has nothing any more."""
+        lost = [*self.state.requests.values(), *self.door]
+        self.rest(now)
+        self.num_lost_preemptions += self.state.num_preemptions
+        self.plan, self.ends, self.door = None, None, []
+        self.alive, self.waits, self.version = False, True, self.version + 1
+        self.state = self.make()
+        return lost
+
+    def rest(self, now: float) -> None:
+        """Nothing runs from now on."""
+        if self.busy_since is not None:
+            self.busy_seconds += now - self.busy_since
+            self.busy_since = None
