@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
 from ridgeline.config import Settings
-from ridgeline.cost.calibrate import StepSeconds
+from ridgeline.cost.calibrate import FIRST_GUESS, StepSeconds
 from ridgeline.cost.count import count_parameters, count_step
 from ridgeline.cost.device import Device, Roofs
 from ridgeline.cost.free_memory import available_bytes
 from ridgeline.cost.kernel_store import load_profile
+from ridgeline.cost.kernel_times import kernel_seconds
 from ridgeline.cost.kernels import KernelProfile
 from ridgeline.cost.measure import Meter, ReadRoof, device_now, load, read_roof
 from ridgeline.cost.memory import Needs
@@ -234,8 +235,8 @@ def assemble(
     progress: Progress = silent,
     device: Device | None = None,
 ) -> Assembled:
-    """Finds, opens, plans and loads `model`. device: whose limits steps are predicted by; what is
-    known of this machine if None.
+    """Finds, opens, plans and loads `model`. device: whose limits steps are predicted by; if
+    None, this machine's prices, or where it was not profiled, its limits.
 
     Raises ModelError (cannot be found or read), CapacityError (will not fit; nothing was read yet)
     or RequestError (an option that is not allowed).
@@ -275,11 +276,17 @@ def assemble(
     )
     executor = build(graph, opened, sizes, settings)
     precision = replace(precision, attention=attention_arithmetic(executor))
+    replay = device is not None
     if device is None and options.itl_target is not None:
         device = _device(graph, settings)
     known = device
+    # A record must be had again on other machines: it is told by limits, which it holds itself.
+    told = replay or options.record is not None
+    profile = None if told else kept_profile(settings, machine_isa(settings))
+    priced = kernel_seconds(graph, precision, profile, kept_roofs(settings, machine_isa(settings)))
     step_seconds = StepSeconds(
-        lambda: least_seconds(graph, precision, known or _device(graph, settings))
+        lambda: priced or least_seconds(graph, precision, known or _device(graph, settings)),
+        FIRST_GUESS if priced is None else 1.0,
     )
     engine = Engine(
         executor,

@@ -24,7 +24,8 @@ from ridgeline.units import MIB
 
 Report = Callable[[str, int, int], None]
 
-HOT_BYTES, COLD_BYTES = 48 * MIB, 512 * MIB
+# Read again and again, what the synthetic weights take; and with what is read to evict them.
+HOT_BYTES, COLD_BYTES = 32 * MIB, 288 * MIB
 _STEPS = 40
 
 

@@ -16,7 +16,18 @@ from typing import Annotated, Any
 
 import typer
 
-from ridgeline.cli import bench, embed, inspect, list_models, measure, pull, remove, replay, run
+from ridgeline.cli import (
+    bench,
+    embed,
+    explain,
+    inspect,
+    list_models,
+    measure,
+    pull,
+    remove,
+    replay,
+    run,
+)
 from ridgeline.errors import RidgelineError
 
 HELP = """Run a language model, and know what it costs.
@@ -53,6 +64,7 @@ COMMANDS: dict[str, Command] = {
     "list": Command(list_models.list_models, list_models.EXAMPLES),
     "remove": Command(remove.remove, remove.EXAMPLES),
     "measure": Command(measure.measure, measure.EXAMPLES),
+    "explain": Command(explain.explain, explain.EXAMPLES),
     "replay": Command(replay.replay, replay.EXAMPLES),
 }
 

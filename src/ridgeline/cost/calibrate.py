@@ -48,12 +48,15 @@ class _Factor:
 
 
 class StepSeconds:
-    """`StepSeconds(build)(shape)`: seconds. build: makes the least times, when first asked."""
+    """`StepSeconds(build)(shape)`: seconds. build: makes the least times, when first asked; guess:
+    what steps are thought to take more before any was seen, 1 where `build` prices this machine's
+    kernels.
+    """
 
-    def __init__(self, build: Callable[[], Seconds]) -> None:
+    def __init__(self, build: Callable[[], Seconds], guess: float = FIRST_GUESS) -> None:
         self._build = build
         self._least: Seconds | None = None
-        self._answers, self._prompts = _Factor(), _Factor()
+        self._answers, self._prompts = _Factor(guess, guess), _Factor(guess, guess)
 
     @property
     def in_use(self) -> bool:

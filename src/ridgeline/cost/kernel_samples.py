@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ridgeline.model.graph.node import Graph
 from ridgeline.step import StepShape
@@ -20,3 +20,12 @@ class TimedStep:
     threads: int
     cold: bool
     seconds: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+    def better(self, other: TimedStep) -> TimedStep:
+        """The same step timed again: of each node the time that was disturbed less."""
+        both = {n: min(s, other.seconds.get(n, s)) for n, s in self.seconds.items()}
+        return replace(self, seconds=both)

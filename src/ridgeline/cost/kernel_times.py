@@ -8,8 +8,9 @@ a person.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count as count_up
+from math import log2
 
 from ridgeline.cost.count import LAYER, cost_key
 from ridgeline.cost.device import Roofs
@@ -18,14 +19,14 @@ from ridgeline.cost.kernels import KernelProfile, interval
 from ridgeline.cost.time import bound_of
 from ridgeline.errors import RidgelineError
 from ridgeline.model.graph.node import Graph, Node
+from ridgeline.model.graph.ops.attention import Attention
+from ridgeline.model.graph.ops.latent import LatentAttention
 from ridgeline.model.graph.work import Precision
 from ridgeline.step import StepShape
 
 # What an operator that was never timed takes, over the roofline.
 UNKNOWN_FACTOR = 1.6
 UNKNOWN = "not measured"
-# Least times beyond a few rows are kept no longer than this many shapes.
-_MOST_KEPT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class OperatorPrediction:
     group: str
     count: int
     seconds: float
+
+    def plus(self, other: OperatorPrediction) -> OperatorPrediction:
+        """The same operators in another step."""
+        return replace(self, count=self.count + other.count, seconds=self.seconds + other.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +92,51 @@ class KernelTimes:
         self._kv_per_token = sum(state.bytes_per_token for state in graph.states)
         if roofs.device(64 << 20, profile.threads) is None:
             raise RidgelineError(f"roofs of {profile.threads} threads were not measured")
-        self._known: dict[tuple[object, ...], float] = {}
+        self._rates: dict[int, float] = {}
+        self._fixed: dict[tuple[int, int], tuple[float, float] | None] = {}
+        growing = [g for g in self._groups if isinstance(g[0].op, Attention | LatentAttention)]
+        self._growing = growing
+        self._steady = [g for g in self._groups if g not in growing]
 
     def __call__(self, shape: StepShape) -> float:
-        key = (shape.new_tokens, shape.context_lens, shape.num_sampled)
-        seconds = self._known.get(key)
-        if seconds is None:
-            if len(self._known) >= _MOST_KEPT:
-                self._known.clear()
-            seconds = self._known[key] = self.step(shape).seconds
-        return seconds
+        """`step(shape).seconds`, in tens of microseconds: what does not depend on contexts is kept
+        by numbers of tokens.
+        """
+        key = (shape.num_tokens, shape.num_sampled)
+        if key not in self._fixed:
+            self._fixed[key] = self._steady_seconds(shape)
+        fixed = self._fixed[key]
+        grown = fixed and self._priced(self._growing, shape)
+        if fixed is None or grown is None:
+            return self.step(shape).seconds
+        more = self.profile.more_seconds(self.read_rate(shape))
+        outside = self._outside(shape)
+        return fixed[0] + grown[0] + more * (fixed[1] + grown[1]) + outside
+
+    def _steady_seconds(self, shape: StepShape) -> tuple[float, float] | None:
+        found = self._priced(self._steady, shape)
+        drawing = sample_needs(shape.num_sampled, self._vocab, self.profile.threads)
+        if found is None or drawing is None:
+            return found
+        return found[0] + (self.profile.split(drawing) or (0.0, 0.0))[0], found[1]
+
+    def _priced(
+        self, groups: Sequence[tuple[Node, Place, int]], shape: StepShape
+    ) -> tuple[float, float] | None:
+        """Seconds, and bytes that are not hidden; None where the profile lacks a term."""
+        hot = unhidden = 0.0
+        for node, place, count in groups:
+            needs = needs_of(node, place, shape, self.profile.threads)
+            if needs is not None:
+                one = self.profile.split(needs)
+                if one is None:
+                    return None
+                hot, unhidden = hot + count * one[0], unhidden + count * one[1]
+        return hot, unhidden
+
+    def _outside(self, shape: StepShape) -> float:
+        prices = self.profile.outside
+        return sum(prices.get(n, 0.0) * amount for n, amount in outside_terms(shape).items())
 
     def decode_run(self, contexts: Sequence[int]) -> Iterator[float]:
         """The seconds of one decode step after the other, for rows that begin with `contexts`; the
@@ -116,11 +156,16 @@ class KernelTimes:
             yield last[0] + at * last[1]
 
     def read_rate(self, shape: StepShape) -> float:
-        """GB/s at which the step's working set, weights and caches, is read."""
-        held = sum(shape.context_lens) * self._kv_per_token
-        read = self._roofs.read(self._weights + held, self.profile.threads)
-        assert read is not None
-        return read.gigabytes_per_second
+        """GB/s at which the step's working set, weights and caches, is read; to a few percent of
+        its size.
+        """
+        held = self._weights + sum(shape.context_lens) * self._kv_per_token
+        mark = round(16 * log2(held + 1))
+        if mark not in self._rates:
+            read = self._roofs.read(2 ** (mark / 16), self.profile.threads)
+            assert read is not None
+            self._rates[mark] = read.gigabytes_per_second
+        return self._rates[mark]
 
     def step(self, shape: StepShape) -> StepPrediction:
         read_rate = self.read_rate(shape)
@@ -147,8 +192,7 @@ class KernelTimes:
         drawing = sample_needs(shape.num_sampled, self._vocab, threads)
         if drawing is not None:
             book("sample", "sample", 1, self.profile.seconds(drawing, read_rate) or 0.0)
-        prices = self.profile.outside
-        outside = sum(prices.get(n, 0.0) * amount for n, amount in outside_terms(shape).items())
+        outside = self._outside(shape)
         by_group["outside"] = outside
         seconds = sum(each.seconds for each in found.values()) + outside
         low, high = interval(seconds, by_group, self.profile.residuals)

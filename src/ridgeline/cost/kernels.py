@@ -51,13 +51,19 @@ class KernelProfile:
         """read_rate: GB/s at which the step's working set is read. None where the profile has not
         all of the terms.
         """
+        parts = self.split(needs)
+        return None if parts is None else parts[0] + self.more_seconds(read_rate) * parts[1]
+
+    def split(self, needs: Needs) -> tuple[float, float] | None:
+        """Seconds out of the caches, and bytes whose way from memory nothing hides."""
         hot = _priced(needs.terms, self.prices)
         if hot is None:
             return None
-        more = max(0.0, 1 / read_rate - 1 / self.read_rate) * 1e-9
-        return hot + more * sum(
-            self.reading.get(name, 1.0) * num_bytes for name, num_bytes in needs.read.items()
-        )
+        return hot, sum(self.reading.get(name, 1.0) * size for name, size in needs.read.items())
+
+    def more_seconds(self, read_rate: float) -> float:
+        """Of a byte, what a working set that is read at this rate (GB/s) takes longer."""
+        return max(0.0, 1 / read_rate - 1 / self.read_rate) * 1e-9
 
 
 def _priced(terms: Mapping[str, float], prices: Mapping[str, float]) -> float | None:

@@ -8,6 +8,7 @@ executor's own timers. Sizes are of no known model. What is timed here is turned
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from statistics import median
 from time import perf_counter, process_time, sleep
 
 import numpy as np
@@ -36,7 +37,7 @@ from ridgeline.model.graph.ops import (
     SelectRows,
     Softcap,
 )
-from ridgeline.step import PlanRow, RowSampling, StepPlan
+from ridgeline.step import PlanRow, RowSampling, StepPlan, StepShape
 from ridgeline.units import MIB
 
 # Formats that are packed alike are timed once: Q4_K is as Q4_1, Q5_K as Q5_1 (linear_layout.h).
@@ -57,6 +58,7 @@ LINEAR_FORMATS = (
 )
 # Rows of a step: where kernels change their ways, and between.
 ROWS = (1, 2, 4, 8, 16, 32, 64, 256, 512)
+SHORT_ROWS = ROWS[:7]
 # With weights that no cache holds. Beyond, arithmetic hides reading.
 COLD_ROWS = (1, 4, 16, 64)
 COLD_FORMATS = ("Q4_1", "Q5_0", "Q6_K", "Q8_0", "BF16")
@@ -72,6 +74,8 @@ REST_SECONDS = 0.003
 LEAST_CPU_SHARE = 0.9
 # Of a graph's runs; a machine that is never free is measured as it is.
 MOST_RETRIES = 40
+# Two timings of a step that differ by more are not believed, so many turns long.
+AGREEMENT, MOST_TURNS = 0.15, 2
 
 _VOCAB, _MAX_ROWS, _MAX_TOKENS, _CONTEXT = 64, 64, 512, 2560
 _BLOCK = 16
@@ -86,14 +90,36 @@ def time_kernels(
     """Every step that a profile is fitted on, one after the other. evict: leaves the caches without
     anything of ours.
     """
-    for name in LINEAR_FORMATS:
-        report(f"kernels of {name}")
-        yield from _time_linears(name, isa, threads, evict)
+    yield from _time_formats(isa, threads, evict, report)
     for name in KV_FORMAT_NAMES:
         report(f"attention over {name}")
         yield from _time_attention(name, isa, threads, evict)
     report("small operators")
     yield from _time_small(isa, threads)
+
+
+def _time_formats(isa: str, threads: int, evict: Evict, report: Report) -> Iterator[TimedStep]:
+    """Short steps twice, seconds apart, and again where the two disagree: what disturbs one format
+    does not last so long.
+    """
+    best: dict[tuple[str, StepShape, bool], TimedStep] = {}
+    names = list(LINEAR_FORMATS)
+    for turn in range(2 + MOST_TURNS):
+        unsure = []
+        for name in names:
+            report(f"kernels of {name}")
+            for step in _time_linears(name, SHORT_ROWS if turn else ROWS, isa, threads, evict):
+                key = (name, step.shape, step.cold)
+                if key in best:
+                    apart = step.total / best[key].total
+                    if not 1 / (1 + AGREEMENT) < apart < 1 + AGREEMENT:
+                        unsure.append(name)
+                    step = best[key].better(step)
+                best[key] = step
+        if turn and not unsure:
+            break
+        names = list(dict.fromkeys(unsure)) if turn else names
+    yield from best.values()
 
 
 # ---- graphs
@@ -309,7 +335,7 @@ class _Timer:
             for time in self.executor.timers():
                 if time.calls:
                     seen.setdefault(time.name, []).append(1e-9 * time.nanoseconds)
-        seconds = {name: sorted(values)[len(values) // 4] for name, values in seen.items()}
+        seconds = {name: median(values) for name, values in seen.items()}
         return TimedStep(self.graph, plan.shape, threads, evict is not None, seconds)
 
     def _run(self, plan: StepPlan, sampling: bool) -> None:
@@ -322,9 +348,11 @@ class _Timer:
             self.executor.truncate(row.row, row.num_context + row.num_new)
 
 
-def _time_linears(name: str, isa: str, threads: int, evict: Evict) -> Iterator[TimedStep]:
+def _time_linears(
+    name: str, marks: tuple[int, ...], isa: str, threads: int, evict: Evict
+) -> Iterator[TimedStep]:
     timer = _Timer(linear_graph(name), isa, threads, _MAX_ROWS)
-    for rows in ROWS:
+    for rows in marks:
         repeat = 6 if rows <= 64 else 3
         if rows <= _MAX_ROWS:
             for row in range(rows):
@@ -334,7 +362,7 @@ def _time_linears(name: str, isa: str, threads: int, evict: Evict) -> Iterator[T
             timer.open(0, rows)
             plan = StepPlan((PlanRow(0, rows, 0, 1, tuple(range(rows // _BLOCK))),))
         yield timer.step(plan, repeat, threads=threads)
-        if rows in COLD_ROWS and name in COLD_FORMATS:
+        if rows in COLD_ROWS and name in COLD_FORMATS and marks is ROWS:
             yield timer.step(plan, 3, evict=evict, threads=threads)
         timer.close(len(plan.rows))
 

@@ -1,0 +1,93 @@
+"""What this machine will make of a load of requests: the scheduler that serves, on a virtual clock.
+
+Steps take what the machine's profile says; text takes what the model's own tokenizer takes here and
+now. Runs nothing of the model.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ridgeline.assemble import Assembled
+from ridgeline.cost.kernel_times import KernelTimes
+from ridgeline.engine.request import Request
+from ridgeline.engine.schedule.policies import POLICIES
+from ridgeline.engine.schedule.state import SchedulerState
+from ridgeline.plan.simulate import Simulation, simulate
+from ridgeline.step import RowSampling, StepShape
+
+_TEXT_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """So many requests at once, each with a prompt of its own and an answer of that length."""
+
+    requests: int
+    prompt: int
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
+class WithText:
+    """Step times, and what is done with each token that a step gives a row."""
+
+    times: KernelTimes
+    token_seconds: float
+
+    def __call__(self, shape: StepShape) -> float:
+        return self.times(shape) + self.token_seconds * shape.num_sampled
+
+    def decode_run(self, contexts: Sequence[int]) -> Iterator[float]:
+        more = self.token_seconds * len(contexts)
+        for seconds in self.times.decode_run(contexts):
+            yield seconds + more
+
+
+def predict_serving(assembled: Assembled, times: KernelTimes, load: Served) -> float:
+    """Tokens of answers a second, from the first prompt to the last token."""
+    found = simulate_load(assembled, times, load)
+    return found.output_tokens / found.seconds
+
+
+def simulate_load(assembled: Assembled, times: KernelTimes, load: Served) -> Simulation:
+    draw = random.Random(7)
+    requests = [
+        Request(
+            id=f"r{index}",
+            token_ids=[draw.randrange(1 << 20) for _ in range(load.prompt)],
+            num_prompt=load.prompt,
+            max_tokens=load.output,
+            sampling=RowSampling(),
+            stop_token_ids=frozenset(),
+        )
+        for index in range(load.requests)
+    ]
+    executor = assembled.executor
+    state = SchedulerState.empty(
+        assembled.engine.state.limits,
+        executor.num_blocks,
+        POLICIES["fcfs"](),
+        None,
+        executor.groups,
+        max(0, executor.num_slots - executor.max_rows),
+    )
+    return simulate(requests, state, WithText(times, text_seconds(assembled)))
+
+
+def text_seconds(assembled: Assembled) -> float:
+    """Of a token of an answer: becoming text as it comes."""
+    from ridgeline.model.text.detokenizer import Detokenizer
+
+    tokenizer = assembled.tokenizer
+    draw = random.Random(5)
+    vocab = min(assembled.vocab_size, 40000)
+    ids = [draw.randrange(min(1000, vocab // 2), vocab) for _ in range(_TEXT_TOKENS)]
+    detokenizer = Detokenizer(tokenizer)
+    begin = time.perf_counter()
+    for token_id in ids:
+        detokenizer.push(token_id)
+    return (time.perf_counter() - begin) / _TEXT_TOKENS
