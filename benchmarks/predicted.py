@@ -4,9 +4,9 @@
 
 Models take turns, round by round; prediction comes from this machine's profile (`ridgeline
 measure`, done first where nothing is kept, or with --measure), before anything of a model was run.
-No model is fitted on. Serving: 32 requests of 128 tokens that write 128, all there at the beginning, through
-LLM.generate; predicted by the real scheduler on a virtual clock. Prints medians, the error of each
-and the median error by kind.
+No model is fitted on. Serving: 32 requests of 128 tokens that write 128, all there at the
+beginning, through LLM.generate; predicted by the real scheduler on a virtual clock. Prints medians,
+the error of each and the median error by kind.
 """
 
 from __future__ import annotations

@@ -125,6 +125,7 @@ def run(
             if turn:
                 taken.append(sample)
             done += 1
+    bench.close()
     if report is not None:
         report("done", total, total)
     return [Measured(case, tuple(taken)) for case, taken in samples.items()]
@@ -273,6 +274,12 @@ class _Bench:
         timed = self._prefill if case.phase == "prefill" else self._decode
         seconds, ran = timed(case)
         return self._judged(case, seconds, ran, moment, self.plan.profile and not warming)
+
+    def close(self) -> None:
+        """The rows that it opened are free for who uses the executor next."""
+        closed = self.engine.state.closed
+        while closed:
+            self.recorder.close_row(closed.pop(0))
 
     # ---- running
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ridgeline.assemble import Assembled
 from ridgeline.cost.kernel_times import KernelTimes
@@ -41,10 +44,8 @@ class WithText:
     def __call__(self, shape: StepShape) -> float:
         return self.times(shape) + self.token_seconds * shape.num_sampled
 
-    def decode_run(self, contexts: Sequence[int]) -> Iterator[float]:
-        more = self.token_seconds * len(contexts)
-        for seconds in self.times.decode_run(contexts):
-            yield seconds + more
+    def decode_run(self, contexts: Sequence[int], count: int) -> NDArray[np.float64]:
+        return self.times.decode_run(contexts, count) + self.token_seconds * len(contexts)
 
 
 def predict_serving(assembled: Assembled, times: KernelTimes, load: Served) -> float:

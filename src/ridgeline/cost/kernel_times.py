@@ -7,10 +7,12 @@ a person.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count as count_up
 from math import log2
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ridgeline.cost.count import LAYER, cost_key
 from ridgeline.cost.device import Roofs
@@ -138,22 +140,19 @@ class KernelTimes:
         prices = self.profile.outside
         return sum(prices.get(n, 0.0) * amount for n, amount in outside_terms(shape).items())
 
-    def decode_run(self, contexts: Sequence[int]) -> Iterator[float]:
-        """The seconds of one decode step after the other, for rows that begin with `contexts`; the
-        context is looked at every 16 steps, which attention goes straight between.
+    def decode_run(self, contexts: Sequence[int], count: int) -> NDArray[np.float64]:
+        """The seconds of `count` decode steps one after the other, for rows that begin with
+        `contexts`: to the bit what each would cost by itself.
         """
-        rows, grain = len(contexts), 16
-        last: tuple[float, float] | None = None
-        for step in count_up():
-            at = step % grain
-            if at == 0:
-                first, later = (
-                    self(StepShape((1,) * rows, tuple(c + step + n for c in contexts), rows))
-                    for n in (0, grain)
-                )
-                last = (first, (later - first) / grain)
-            assert last is not None
-            yield last[0] + at * last[1]
+        rows = len(contexts)
+        ones = (1,) * rows
+        return np.array(
+            [
+                self(StepShape(ones, tuple(context + done for context in contexts), rows))
+                for done in range(count)
+            ],
+            np.float64,
+        )
 
     def read_rate(self, shape: StepShape) -> float:
         """GB/s at which the step's working set, weights and caches, is read; to a few percent of
