@@ -18,7 +18,6 @@ import typer
 
 from ridgeline.cli import (
     bench,
-    cache_roi,
     embed,
     explain,
     inspect,
@@ -28,7 +27,6 @@ from ridgeline.cli import (
     remove,
     replay,
     run,
-    simulate,
 )
 from ridgeline.errors import RidgelineError
 
@@ -68,8 +66,6 @@ COMMANDS: dict[str, Command] = {
     "measure": Command(measure.measure, measure.EXAMPLES),
     "explain": Command(explain.explain, explain.EXAMPLES),
     "replay": Command(replay.replay, replay.EXAMPLES),
-    "simulate": Command(simulate.simulate, simulate.EXAMPLES),
-    "cache-roi": Command(cache_roi.cache_roi, cache_roi.EXAMPLES),
 }
 
 

@@ -21,15 +21,16 @@ from ridgeline.cost.described import Described
 from ridgeline.cost.efficiency import (
     ARITHMETICS,
     ENGINES,
-    FORMATS,
-    PUBLISHED,
+    FAMILIES,
     Array,
     Pieces,
     Profile,
     piece_seconds,
+    with_host,
 )
 from ridgeline.cost.lines import KINDS, Line, compile_lines
-from ridgeline.cost.precisions import arithmetic_of
+from ridgeline.cost.precisions import arithmetic_of, family_of
+from ridgeline.cost.profile import load_profile
 from ridgeline.cost.steps import Steps, steps_of
 from ridgeline.errors import CapacityError, RidgelineError
 from ridgeline.model.graph.node import Graph
@@ -120,12 +121,13 @@ class Deployment:
         return self.with_host(device, steps)
 
     def with_host(self, device: Array, steps: Steps) -> Array:
+        """Seconds of the device, and what the host adds that they do not hide."""
         rows = (steps.decode + steps.prefill) / self.mesh.dp
-        return (
-            device
-            + self.profile[f"host.step.{self.engine}"]
-            + rows * self.profile[f"host.row.{self.engine}"]
-        )
+        return with_host(device, rows, self.eager(steps), self.engine, self.profile)
+
+    def eager(self, steps: Steps) -> Array:
+        """Operators that are not launched as a CUDA graph: all, where there is a prompt."""
+        return np.where(steps.prefill > 0, float(sum(line.count for line in self.lines)), 0.0)
 
     def step_seconds(self, shape: StepShape) -> Estimate:
         """One step of the whole deployment: the rows of all its data-parallel groups."""
@@ -170,9 +172,11 @@ def deploy(
     chip: Chip,
     mesh: Mesh | None = None,
     engine: str = "vllm",
-    profile: Profile = PUBLISHED,
+    profile: Profile | None = None,
 ) -> Deployment:
-    """RidgelineError and ModelError say what of a mesh, an engine or a model is not supported."""
+    """profile: of efficiencies; None: the fitted one. RidgelineError and ModelError say what of a
+    mesh, an engine or a model is not supported.
+    """
     mesh = mesh or Mesh()
     if engine not in ENGINES:
         raise RidgelineError(f"engine {engine!r} is not known; there are: {', '.join(ENGINES)}")
@@ -193,7 +197,16 @@ def deploy(
     windows = tuple(dict.fromkeys(line.window for line in lines if line.kind == "attention"))
     room = _room(rank, lines, described, chip, mesh, width)
     return Deployment(
-        graph.name, lines, windows, chip, mesh, engine, profile, width, room, described.predicts
+        graph.name,
+        lines,
+        windows,
+        chip,
+        mesh,
+        engine,
+        profile or load_profile(),
+        width,
+        room,
+        described.predicts,
     )
 
 
@@ -277,19 +290,20 @@ def _pieces(d: Deployment, steps: Steps) -> Pieces:
         flops = np.array(line.flops) @ sums
         weights = np.full(n, line.weight_bytes)
         moved = np.array(line.moved_bytes) @ sums
-        count = np.full(n, float(line.count))
+        count, per_expert = np.full(n, float(line.count)), zeros
         if line.sampled_only:
             weights, count = weights * is_sampled, count * is_sampled
         if line.kind == "experts":
-            share = 1.0 - (1.0 - line.top_k / line.experts) ** all_tokens
+            per_expert = all_tokens * line.top_k / line.experts
             flops = line.flops[1] * all_tokens / mesh.ranks
-            weights = weights * share / mesh.ranks
+            weights = weights / mesh.ranks
             moved = line.moved_bytes[1] * all_tokens / mesh.ranks
         window = line.window
         attends = line.kind == "attention"
         columns["flops"].append(flops)
         columns["weight_bytes"].append(weights)
         columns["moved_bytes"].append(moved)
+        columns["per_expert"].append(per_expert)
         columns["count"].append(count)
         columns["link_bytes"].append(np.array(line.link_bytes) @ sums)
         columns["decode_flops"].append(
@@ -315,11 +329,13 @@ def _pieces(d: Deployment, steps: Steps) -> Pieces:
 
     return Pieces(
         kind=each([KINDS.index(line.kind) for line in lines], np.intp),
-        format=each([FORMATS.index(line.format) for line in lines], np.intp),
+        family=each(
+            [FAMILIES.index(family_of(line.format, chip.peaks)) for line in lines], np.intp
+        ),
         arithmetic=each([ARITHMETICS.index(_known(a)) for a in arithmetic], np.intp),
-        engine=each([ENGINES.index(d.engine)] * len(lines), np.intp),
         tokens=np.tile(tokens, len(lines)),
         ways=each([float(w) for w in ways]),
+        experts=each([float(line.experts) for line in lines]),
         peak=each([chip.peaks[a] for a in arithmetic]),
         peak_bf16=each([chip.peaks[arithmetic_of("bf16", chip.peaks)]] * len(lines)),
         memory=each([chip.memory_bytes_per_second] * len(lines)),
@@ -333,6 +349,7 @@ _COLUMNS = (
     "flops",
     "weight_bytes",
     "moved_bytes",
+    "per_expert",
     "count",
     "link_bytes",
     "decode_flops",

@@ -20,7 +20,7 @@ from ridgeline.model.graph.node import Graph, KvState
 from ridgeline.model.graph.ops import Experts, Norm, Rope
 
 SPARSE = ("GlmMoeDsaForCausalLM", "DeepseekV32ForCausalLM")
-SPARSE_FIELDS = ("index_topk", "index_n_heads", "index_head_dim")
+SPARSE_FIELDS = ("index_topk", "index_n_heads", "index_head_dim", "hidden_size", "q_lora_rank")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,11 @@ def describe(
     name = architectures[0] if isinstance(architectures, list) and architectures else ""
     indexer = None
     if name in SPARSE:
-        top_k, heads, dim = (fields.get(field) for field in SPARSE_FIELDS)
-        if not (isinstance(top_k, int) and isinstance(heads, int) and isinstance(dim, int)):
+        sizes = [fields.get(field) for field in SPARSE_FIELDS]
+        numbers = [size for size in sizes if isinstance(size, int)]
+        if len(numbers) < len(sizes):
             raise RidgelineError(f"{where}: sparse attention needs {', '.join(SPARSE_FIELDS)}")
-        indexer = Indexer(top_k, heads, dim)
+        indexer = Indexer(*numbers)
         fields = {k: v for k, v in fields.items() if not k.startswith("index") and k != "head_dim"}
         fields |= {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3"}
     if name == "GptOssForCausalLM":

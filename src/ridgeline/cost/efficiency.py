@@ -19,7 +19,9 @@ from ridgeline.cost.lines import KINDS
 
 Array = NDArray[Any]
 
-FORMATS = ("bf16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4_wo", "int8_wo")
+# How weights meet activations: as they are stored, or turned to BF16 on their way (w4a16, w8a16).
+FAMILIES = ("bf16", "fp8", "fp8_block", "fp4", "w4a16", "w8a16")
+EXPERT_FAMILIES = ("bf16", "fp8", "fp8", "fp4", "w4a16", "w4a16")
 ARITHMETICS = ("bf16", "fp8", "fp4")
 ENGINES = ("trtllm", "vllm", "sglang")
 _LINEAR, _EXPERTS, _ATTENTION, _ELEMENTWISE, _COLLECTIVE = range(len(KINDS))
@@ -29,13 +31,15 @@ _LINEAR, _EXPERTS, _ATTENTION, _ELEMENTWISE, _COLLECTIVE = range(len(KINDS))
 class Profile:
     """Efficiencies and overheads, by name; `MEANINGS` says what each is. source: where from.
 
-    spread: half the width of the 80 % interval of a step's seconds, as a log.
+    spread, spread_ttft: half the width of the 80 % interval of a time per token, and to the first
+    one, as logs.
     """
 
     name: str
     values: Mapping[str, float]
     source: str = ""
     spread: float = 0.3
+    spread_ttft: float = 0.6
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]
@@ -48,21 +52,22 @@ class Profile:
 class Pieces:
     """Entries of any number of steps, one after the other. All arrays have as many elements.
 
-    kind, format, arithmetic, engine: indices in KINDS, FORMATS, ARITHMETICS, ENGINES. count: like
+    kind, family, arithmetic: indices in KINDS, FAMILIES, ARITHMETICS. count: like
     nodes, which are launched one by one. flops: of matrices; tokens: rows of those. decode_flops,
     prefill_flops, decode_bytes, prefill_bytes: of attention. peak, peak_bf16: operations per
-    second; memory, link: bytes per second. ways: ranks of a collective; hops: its latencies.
-    steps: of an entry of `seconds`, its step.
+    second; memory, link: bytes per second. ways: ranks of a collective. per_expert: tokens that an
+    expert has on average; weight_bytes are of all there are. steps: the step of an entry.
     """
 
     kind: Array
-    format: Array
+    family: Array
     arithmetic: Array
-    engine: Array
     count: Array
     flops: Array
     tokens: Array
     weight_bytes: Array
+    experts: Array
+    per_expert: Array
     moved_bytes: Array
     decode_flops: Array
     prefill_flops: Array
@@ -94,34 +99,66 @@ class Pieces:
 # name: (published default, least, most, what it is)
 MEANINGS: dict[str, tuple[float, float, float, str]] = {
     "stream.bf16": (0.80, 0.5, 0.95, "of the memory's bandwidth, reading weights in BF16"),
-    "stream.fp8": (0.76, 0.4, 0.95, "the same, FP8"),
+    "stream.fp8": (0.76, 0.4, 0.95, "the same, FP8 with a scale a matrix"),
     "stream.fp8_block": (0.76, 0.4, 0.95, "the same, FP8 in blocks"),
-    "stream.nvfp4": (0.55, 0.3, 0.95, "the same, NVFP4"),
-    "stream.mxfp4": (0.55, 0.3, 0.95, "the same, MXFP4"),
-    "stream.int4_wo": (0.60, 0.3, 0.95, "the same, INT4"),
-    "stream.int8_wo": (0.70, 0.3, 0.95, "the same, INT8"),
+    "stream.fp4": (0.55, 0.3, 0.95, "the same, NVFP4 and MXFP4 where the chip multiplies FP4"),
+    "stream.w4a16": (0.60, 0.3, 0.95, "the same, 4 bits turned to BF16"),
+    "stream.w8a16": (0.70, 0.3, 0.95, "the same, 8 bits turned to BF16"),
     "compute.bf16": (0.75, 0.4, 0.95, "of the peak of dense BF16, in large matrices"),
     "compute.fp8": (0.55, 0.3, 0.95, "the same, FP8"),
     "compute.fp4": (0.42, 0.15, 0.9, "the same, FP4"),
-    "experts.stream": (0.9, 0.3, 1.2, "of a linear's stream, in grouped experts"),
+    "experts.stream.bf16": (0.75, 0.3, 0.95, "of the bandwidth, reading experts in BF16"),
+    "experts.stream.fp8": (0.75, 0.3, 0.95, "the same, FP8"),
+    "experts.stream.fp4": (0.75, 0.3, 0.95, "the same, FP4"),
+    "experts.stream.w4a16": (0.70, 0.3, 0.95, "the same, 4 bits turned to BF16"),
     "experts.compute": (0.7, 0.2, 1.2, "of a linear's compute, in grouped experts"),
+    "experts.skew": (0.5, 0.01, 4.0, "squared variation of how popular experts are; 0: all alike"),
     "kv.stream": (0.75, 0.3, 0.95, "of the memory's bandwidth, reading a cache"),
     "attention.decode": (0.4, 0.1, 0.9, "of the BF16 peak, an answer's attention"),
     "attention.prefill": (0.5, 0.2, 0.9, "of the BF16 peak, a prompt's attention"),
     "moved.stream": (0.7, 0.2, 0.95, "of the memory's bandwidth, values between operators"),
-    "overlap": (2.0, 1.0, 8.0, "exponent p of (compute^p + memory^p)^(1/p); infinity: a perfect"),
+    "overlap": (
+        2.0,
+        1.0,
+        8.0,
+        "p of (compute^p + memory^p)^(1/p): 1 adds, infinity hides",
+    ),
     "floor.linear": (4e-6, 1e-6, 2e-5, "seconds, least time of a linear beside its work"),
-    "floor.experts": (1.5e-5, 2e-6, 8e-5, "the same, experts with their sorting"),
+    "floor.experts.bf16": (2e-5, 2e-6, 8e-5, "the same, 256 experts in BF16 with their sorting"),
+    "floor.experts.fp8": (2e-5, 2e-6, 8e-5, "the same, FP8"),
+    "floor.experts.fp4": (2e-5, 2e-6, 8e-5, "the same, FP4"),
+    "floor.experts.w4a16": (2e-5, 2e-6, 8e-5, "the same, 4 bits turned to BF16"),
     "floor.attention": (9e-6, 2e-6, 4e-5, "the same, attention"),
     "floor.elementwise": (2e-6, 2e-7, 1e-5, "the same, norms, rotations and the like"),
     "collective.latency": (4e-6, 1e-6, 3e-5, "seconds for each doubling of the ranks"),
     "collective.link": (0.7, 0.2, 0.95, "of the link's bandwidth"),
-    "host.step.trtllm": (5e-4, 1e-5, 8e-3, "seconds a step beside the device, TensorRT-LLM"),
-    "host.step.vllm": (5e-4, 1e-5, 8e-3, "the same, vLLM"),
-    "host.step.sglang": (5e-4, 1e-5, 8e-3, "the same, SGLang"),
-    "host.row.trtllm": (1e-5, 1e-7, 1e-4, "seconds a row and step beside the device, TensorRT-LLM"),
-    "host.row.vllm": (1e-5, 1e-7, 1e-4, "the same, vLLM"),
-    "host.row.sglang": (1e-5, 1e-7, 1e-4, "the same, SGLang"),
+    "host.step.trtllm": (1e-3, 1e-4, 8e-3, "seconds of the host a step, TensorRT-LLM"),
+    "host.step.vllm": (1e-3, 1e-4, 8e-3, "the same, vLLM"),
+    "host.step.sglang": (1e-3, 1e-4, 8e-3, "the same, SGLang"),
+    "host.row.trtllm": (3e-5, 1e-6, 2e-4, "seconds of the host a row and step, TensorRT-LLM"),
+    "host.row.vllm": (3e-5, 1e-6, 2e-4, "the same, vLLM"),
+    "host.row.sglang": (3e-5, 1e-6, 2e-4, "the same, SGLang"),
+    "eager.trtllm": (5e-6, 5e-7, 4e-5, "seconds to launch an operator outside of a CUDA graph"),
+    "eager.vllm": (5e-6, 5e-7, 4e-5, "the same, vLLM"),
+    "eager.sglang": (5e-6, 5e-7, 4e-5, "the same, SGLang"),
+    "host.overlap": (
+        2.0,
+        1.0,
+        8.0,
+        "the same exponent, of the device's seconds and the host's",
+    ),
+    "ttft.floor.trtllm": (0.03, 0.005, 0.3, "seconds of a first token beside the engine's steps"),
+    "ttft.floor.vllm": (0.03, 0.005, 0.3, "the same, vLLM"),
+    "ttft.floor.sglang": (0.03, 0.005, 0.3, "the same, SGLang"),
+    "ttft.prompts.trtllm": (1.5, 1.0, 6.0, "prompts until the first token, one's own included"),
+    "ttft.prompts.vllm": (1.5, 1.0, 6.0, "the same, vLLM"),
+    "ttft.prompts.sglang": (1.5, 1.0, 6.0, "the same, SGLang"),
+    "ttft.steps.trtllm": (2.0, 0.5, 10.0, "steps until the first token"),
+    "ttft.steps.vllm": (2.0, 0.5, 10.0, "the same, vLLM"),
+    "ttft.steps.sglang": (2.0, 0.5, 10.0, "the same, SGLang"),
+    "ttft.wave.trtllm": (0.05, 0.01, 0.5, "of all others' prompts; 0.05: one burst in ten waves"),
+    "ttft.wave.vllm": (0.05, 0.01, 0.5, "the same, vLLM"),
+    "ttft.wave.sglang": (0.05, 0.01, 0.5, "the same, SGLang"),
 }
 PUBLISHED = Profile(
     "published",
@@ -134,23 +171,33 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
     """Seconds of each entry, one after the other: what the device does in a step, all in all."""
     p = profile["overlap"]
     is_experts = pieces.kind == _EXPERTS
-    stream = profile.table("stream", FORMATS)[pieces.format]
+    stream = profile.table("stream", FAMILIES)[pieces.family]
     compute = profile.table("compute", ARITHMETICS)[pieces.arithmetic]
-    stream = np.where(is_experts, np.minimum(0.95, stream * profile["experts.stream"]), stream)
+    grouped = profile.table("experts.stream", EXPERT_FAMILIES)[pieces.family]
+    stream = np.where(is_experts, grouped, stream)
     compute = np.where(is_experts, np.minimum(0.95, compute * profile["experts.compute"]), compute)
     floors = np.array(
         [
             profile["floor.linear"],
-            profile["floor.experts"],
+            0.0,
             profile["floor.attention"],
             profile["floor.elementwise"],
             0.0,
         ]
     )
     reading = pieces.weight_bytes / (pieces.memory * stream)
+    touched = touched_share(pieces.per_expert, profile["experts.skew"])
+    reading = np.where(is_experts, reading * touched, reading)
     moving = pieces.moved_bytes / (pieces.memory * profile["moved.stream"])
     computing = pieces.flops / (pieces.peak * compute)
     seconds = _both(computing, reading + moving, p) + pieces.count * floors[pieces.kind]
+    seconds += np.where(
+        is_experts,
+        pieces.count
+        * (pieces.experts / 256.0)
+        * profile.table("floor.experts", EXPERT_FAMILIES)[pieces.family],
+        0.0,
+    )
     seconds += _both(
         pieces.decode_flops / (pieces.peak_bf16 * profile["attention.decode"]),
         pieces.decode_bytes / (pieces.memory * profile["kv.stream"]),
@@ -168,6 +215,22 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
         0.0,
     )
     return np.asarray(seconds)
+
+
+def touched_share(per_expert: Array, skew: float) -> Array:
+    """Of a layer's experts, the share that some token needs, at `per_expert` tokens for each on
+    average: popularities are spread as a gamma distribution of squared variation `skew`.
+    """
+    return np.asarray(1.0 - (1.0 + skew * per_expert) ** (-1.0 / skew))
+
+
+def with_host(device: Array, rows: Array, eager: Array, engine: str, profile: Profile) -> Array:
+    """Seconds of steps: the device's, and an engine's scheduling and streaming of `rows` rows, of
+    which it hides a part behind the device. eager: operators that the host launches one by one.
+    """
+    host = profile[f"host.step.{engine}"] + rows * profile[f"host.row.{engine}"]
+    host = host + eager * profile[f"eager.{engine}"]
+    return _both(device, host, profile["host.overlap"])
 
 
 def _both(computing: Array, reading: Array, p: float) -> Array:

@@ -81,11 +81,14 @@ class Line:
 class Indexer:
     """Sparse attention (DeepSeek V3.2, GLM-5): a light scorer picks `top_k` tokens that a query
     attends to. heads, dim: of the scorer, which keeps a key of `dim` FP8 numbers a token and layer.
+    width, q_rank: of what it makes keys and queries from.
     """
 
     top_k: int
     heads: int
     dim: int
+    width: int
+    q_rank: int
 
     @property
     def token_bytes(self) -> float:
@@ -104,7 +107,7 @@ def compile_lines(graph: Graph, indexer: Indexer | None = None) -> tuple[Line, .
         if line.kind != "elementwise" or any(line.moved_bytes):
             lines.append(line)
         if indexer is not None and isinstance(nodes[0].op, LatentAttention):
-            lines.append(_index_line(nodes[0], len(nodes), indexer))
+            lines += _index_lines(nodes[0], len(nodes), indexer)
     return tuple(lines)
 
 
@@ -166,17 +169,29 @@ def _attention(line: Line, node: Node, count: int, indexer: Indexer | None) -> L
     )
 
 
-def _index_line(node: Node, count: int, indexer: Indexer) -> Line:
+def _index_lines(node: Node, count: int, indexer: Indexer) -> list[Line]:
+    """What scores tokens: three linears, the scores of all pairs, and the choice of the best."""
+    name = LAYER.sub("layers.*.", node.name) + ".index"
     pair = FLOPS_PER_MULTIPLY_ADD * indexer.heads * indexer.dim * count
-    return Line(
-        LAYER.sub("layers.*.", node.name) + ".index",
+    scores = Line(
+        name,
         "attention",
         "fp8",
-        count,
+        2 * count,
         decode_pair_flops=pair,
         prefill_pair_flops=pair,
         token_bytes=count * indexer.token_bytes,
     )
+    elements = (indexer.width + indexer.q_rank * indexer.heads) * indexer.dim
+    linears = Line(
+        f"{name}.linears",
+        "linear",
+        "fp8",
+        3 * count,
+        flops=(0.0, FLOPS_PER_MULTIPLY_ADD * elements * count, 0.0, 0.0),
+        weight_bytes=float(elements * count),
+    )
+    return [linears, scores]
 
 
 def _experts(name: str, node: Node, op: Experts, count: int) -> Line:

@@ -109,3 +109,13 @@ def arithmetic_of(format_name: str, peaks: Mapping[str, float]) -> str:
     raise RidgelineError(
         f"no arithmetic for {format_name} weights; there are: {', '.join(peaks) or 'none'}"
     )
+
+
+def family_of(format_name: str, peaks: Mapping[str, float]) -> str:
+    """How a format's numbers meet activations on such a chip: a name of `efficiency.FAMILIES`."""
+    arithmetic = arithmetic_of(format_name, peaks)
+    if format_name in ("nvfp4", "mxfp4", "int4_wo"):
+        return "w4a16" if arithmetic in ("bf16", "fp16") else "fp4"
+    if format_name in ("fp8", "fp8_block", "int8_wo"):
+        return "w8a16" if arithmetic in ("bf16", "fp16") else format_name
+    return "bf16"

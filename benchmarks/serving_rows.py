@@ -1,0 +1,255 @@
+"""Rows of benchmarks/data/serving_measurements.csv.gz as cases: what each says that was measured.
+
+The file: 2,508 measurements of serving engines, closed loop, as bundled with aiconfigurator-core
+0.12.0 (Apache-2.0; silicon_sample.csv, retrieved 2026-11-21). What had to be known to read it:
+
+- The concurrency is batch_size x attention_dp_size.
+- Where moe_tp_size = moe_ep_size = n and tp_size x attention_dp_size = n^2, the machine has n GPUs,
+  not n^2: the same measurement is there a second time with n written (tp 16, moe 4 x 4 is TP4 EP4;
+  tp 1, dp 64, moe 8 x 8 is DP8 EP8). So too tp = dp = n with moe 1 x n^2, which is TP n, EP n.
+- DeepSeek R1 and V3 are one model here; many rows are there under both names.
+- Lengths of 1024 and 8192 are those of InferenceMAX, drawn evenly from 80 to 100 % of what is
+  stated (its random range ratio of 0.8), ten requests for each in flight.
+- TensorRT-LLM 1.2.0rc6.post3 with DeepSeek is the image of the runs with multi-token prediction;
+  those without used post2 (InferenceX issue 135: one tag for both only later). Three drafts.
+- gpt-oss is MXFP4, whatever the column says. No precision: BF16.
+- TensorRT-LLM keeps an FP8 cache beside quantized weights; the others BF16.
+- More than 8 ranks of GB200 that share no attention (tp_size 12 to 72) are whole disaggregated
+  deployments, of which only the number of GPUs is stated: the split that serves most is taken.
+- Disaggregated rows without a batch say nothing of their load: there is nothing to predict.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import random
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import isqrt
+from pathlib import Path
+
+from ridgeline.cost.accelerator import load_accelerator
+from ridgeline.cost.chip import Mesh
+from ridgeline.cost.deployment import Deployment, deploy
+from ridgeline.cost.described import Described, describe
+from ridgeline.cost.efficiency import PUBLISHED
+from ridgeline.model.configurations import load_configuration
+from ridgeline.plan.fit import Measurement
+from ridgeline.plan.steady import Case, Cases, Load
+
+FILE = Path(__file__).parent / "data" / "serving_measurements.csv.gz"
+SEED = 6
+MAX_AGGREGATED = 8
+PREFILL_RANKS = 4
+SPLIT = "split not stated"
+
+# model_path: (family, configuration)
+MODELS: dict[str, tuple[str, str]] = {
+    "deepseek-ai/DeepSeek-R1": ("DeepSeek R1/V3", "deepseek-ai/DeepSeek-R1"),
+    "deepseek-ai/DeepSeek-V3": ("DeepSeek R1/V3", "deepseek-ai/DeepSeek-R1"),
+    "nvidia/DeepSeek-V3.1-NVFP4": ("DeepSeek R1/V3", "deepseek-ai/DeepSeek-R1"),
+    "meta-llama/Llama-3.1-70B": ("Llama 3.1 70B", "meta-llama/Meta-Llama-3.1-70B"),
+    "meta-llama/Llama-3.1-8B-Instruct": ("Llama 3.1 8B", "meta-llama/Meta-Llama-3.1-8B"),
+    "nvidia/Llama-3.1-8B-Instruct-FP8": ("Llama 3.1 8B", "meta-llama/Meta-Llama-3.1-8B"),
+    "Qwen/Qwen3-32B": ("Qwen3 32B", "Qwen/Qwen3-32B"),
+    "nvidia/Qwen3-32B-NVFP4": ("Qwen3 32B", "Qwen/Qwen3-32B"),
+    "Qwen/Qwen3-235B-A22B-FP8": ("Qwen3 235B", "Qwen/Qwen3-235B-A22B"),
+    "openai/gpt-oss-120b": ("gpt-oss 120B", "openai/gpt-oss-120b"),
+    "moonshotai/Kimi-K2.5": ("Kimi K2.5", "moonshotai/Kimi-K2.5"),
+    "MiniMaxAI/MiniMax-M2.5": ("MiniMax M2.5", "MiniMaxAI/MiniMax-M2.5"),
+    "zhipuai/GLM-5": ("GLM-5", "zai-org/GLM-5"),
+}
+LENGTHS_OF_INFERENCEMAX = (1024, 8192)
+MEAN_OF_STATED = 0.9
+PREDICTS = ("DeepSeek R1/V3", "trtllm", "1.2.0rc6.post3")
+DRAFTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """mode: "agg" or "disagg". measurement: None where the row does not say its load. unlike: why a
+    row cannot be what it says, if so.
+    """
+
+    mode: str
+    family: str
+    system: str
+    engine: str
+    version: str
+    precision: str
+    mesh: str
+    measurement: Measurement | None
+    unlike: str = ""
+
+    @property
+    def group(self) -> tuple[str, str]:
+        return self.family, self.system
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether what was measured is not what the row says: nothing to learn from."""
+        return bool(self.unlike) or SPLIT in self.mesh
+
+
+def read_rows(path: Path = FILE) -> tuple[Row, ...]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return tuple(_row(row) for row in csv.DictReader(file))
+
+
+def fitted_groups(rows: Sequence[Row], seed: int = SEED) -> frozenset[tuple[str, str]]:
+    """(family, system) groups to fit: every second system of each family in a seeded order, then
+    others in a seeded order while at most half of all rows are fitted. Chosen by names alone.
+    """
+    draw = random.Random(seed)
+    sizes: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        sizes[row.family][row.system] += 1
+    fitted: set[tuple[str, str]] = set()
+    turn = 0
+    for family in sorted(sizes, key=_short):
+        systems = sorted(sizes[family])
+        draw.shuffle(systems)
+        fitted |= {(family, s) for i, s in enumerate(systems) if (i + turn) % 2 == 0}
+        turn += len(systems)
+    others = sorted(
+        ((f, s) for f in sizes for s in sizes[f] if (f, s) not in fitted),
+        key=lambda group: (_short(group[0]), group[1]),
+    )
+    random.Random(seed).shuffle(others)
+    for family, system in others:
+        now = sum(sizes[f][s] for f, s in fitted)
+        if now + sizes[family][system] <= len(rows) // 2:
+            fitted.add((family, system))
+    return frozenset(fitted)
+
+
+def _short(family: str) -> str:
+    """The order in which the split was drawn: by these words, once and for all."""
+    return {
+        "DeepSeek R1/V3": "deepseek",
+        "GLM-5": "glm5",
+        "gpt-oss 120B": "gptoss",
+        "Kimi K2.5": "kimi",
+        "Llama 3.1 70B": "llama70",
+        "Llama 3.1 8B": "llama8",
+        "MiniMax M2.5": "minimax",
+        "Qwen3 235B": "qwen235",
+        "Qwen3 32B": "qwen32",
+    }[family]
+
+
+@cache
+def deployment(
+    model: str, precision: str, kv: str, system: str, mesh: Mesh, engine: str
+) -> Deployment:
+    chip = load_accelerator(system.replace("_", "-")).chip()
+    return deploy(
+        _described(model, precision, kv), chip=chip, mesh=mesh, engine=engine, profile=PUBLISHED
+    )
+
+
+@cache
+def _described(model: str, precision: str, kv: str) -> Described:
+    return describe(load_configuration(model).config, precision, kv=kv, where=model)
+
+
+def _row(row: Mapping[str, str]) -> Row:
+    family, model = MODELS[row["model_path"]]
+    engine, system, version = row["backend"], row["system"], row["backend_version"]
+    precision = "mxfp4" if model == "openai/gpt-oss-120b" else row["gemm_quant_mode"] or "bf16"
+    kv = "fp8" if engine == "trtllm" and precision != "bf16" else "bf16"
+
+    def deployed(mesh: Mesh) -> Deployment:
+        return deployment(model, precision, kv, system, mesh, engine)
+
+    drafts = DRAFTS if (family, engine, version) == PREDICTS else 0
+    case, mesh, unlike = _case(row, deployed, drafts)
+    measurement = None
+    if case is not None:
+        tpot = 1e-3 * float(row["silicon_tpot_ms"])
+        measurement = Measurement(
+            case,
+            tpot,
+            1e-3 * float(row["silicon_ttft_ms"]),
+            (family, system),
+            (engine, precision, row["mode"]),
+            (system, row["isl"], row["osl"], round(1e5 * tpot)),
+        )
+    return Row(row["mode"], family, system, engine, version, precision, mesh, measurement, unlike)
+
+
+def _case(
+    row: Mapping[str, str], deployed: type[Deployment] | object, drafts: int
+) -> tuple[Case | None, str, str]:
+    assert callable(deployed)
+    isl, osl = int(row["isl"]), int(row["osl"])
+    varied = isl in LENGTHS_OF_INFERENCEMAX and osl in LENGTHS_OF_INFERENCEMAX
+    mean = MEAN_OF_STATED if varied else 1.0
+
+    def load(concurrency: float) -> Load:
+        return Load(concurrency, mean * isl, mean * osl, varied, drafts)
+
+    if row["mode"] == "disagg":
+        if not row["decode_batch_size"]:
+            return None, "", ""
+        mesh, reads = _mesh(row, "decode_"), _mesh(row, "prefill_")
+        workers = _number(row["decode_num_workers"])
+        rows = int(row["decode_batch_size"]) * mesh.dp * workers
+        readers = _number(row["prefill_num_workers"])
+        case = Case(deployed(mesh), load(rows), deployed(reads), readers, workers)
+        return case, f"{readers} x {reads} : {workers} x {mesh}", ""
+    concurrency = int(row["batch_size"]) * _number(row["attention_dp_size"])
+    if int(row["tp_size"]) > MAX_AGGREGATED and _aggregated(row) is None:
+        case = _best_split(int(row["tp_size"]), deployed, load(concurrency))
+        return case, f"{row['tp_size']} GPUs, {SPLIT}", ""
+    mesh = _aggregated(row) or Mesh()
+    case = Case(deployed(mesh), load(concurrency))
+    room = case.deployment.room
+    unlike = "" if room.kv_bytes > 0 else "its weights do not fit"
+    return case, str(mesh), unlike
+
+
+def _number(text: str) -> int:
+    return max(1, int(text or 1))
+
+
+def _mesh(row: Mapping[str, str], prefix: str) -> Mesh:
+    tp, dp = _number(row[f"{prefix}tp_size"]), _number(row[f"{prefix}attention_dp_size"])
+    ep = _number(row[f"{prefix}moe_ep_size"])
+    return Mesh(tp=tp, dp=dp, ep=ep if tp * dp % ep == 0 else 1)
+
+
+def _aggregated(row: Mapping[str, str]) -> Mesh | None:
+    """None: more ranks than one attention has."""
+    tp, dp = _number(row["tp_size"]), _number(row["attention_dp_size"])
+    moe_tp, moe_ep = _number(row["moe_tp_size"]), _number(row["moe_ep_size"])
+    ranks = isqrt(moe_tp * moe_ep)
+    if tp * dp == moe_tp * moe_ep and moe_tp == moe_ep > 1:
+        return Mesh(tp=ranks, ep=ranks) if dp == 1 else Mesh(dp=ranks, ep=ranks)
+    if tp == dp > 1 and moe_tp == 1 and moe_ep == tp * dp:
+        return Mesh(tp=tp, ep=tp)
+    if tp > MAX_AGGREGATED:
+        return None
+    return Mesh(tp=tp, dp=dp, ep=moe_ep if tp * dp % moe_ep == 0 else 1)
+
+
+def _best_split(gpus: int, deployed: object, load: Load) -> Case:
+    """Of `gpus`, some in fours compute prompts and the others write: one data-parallel group, or
+    groups of 8 or 4 that share attention. What serves most requests by published constants.
+    """
+    assert callable(deployed)
+    tried = []
+    for readers in range(1, gpus // PREFILL_RANKS):
+        left = gpus - readers * PREFILL_RANKS
+        reads = deployed(Mesh(dp=PREFILL_RANKS, ep=PREFILL_RANKS))
+        tried.append(Case(deployed(Mesh(dp=left, ep=left)), load, reads, readers))
+        for tp in (8, 4):
+            if left % tp == 0:
+                writes = deployed(Mesh(tp=tp, ep=tp))
+                tried.append(Case(writes, load, reads, readers, left // tp))
+    tried = [case for case in tried if case.deployment.room.kv_bytes > 0]
+    rates = Cases(tried).solve(PUBLISHED).requests_per_second
+    return tried[int(rates.argmax())]

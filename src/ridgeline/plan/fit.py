@@ -1,0 +1,225 @@
+"""Efficiencies from measurements: the few numbers of a profile that make predictions agree with
+them, each held to what it was before and to what physics allows.
+
+A maximum a posteriori: robust losses of log errors (Student's t, so that odd rows count little)
+against log-normal priors around the profile that one starts from, by Gauss-Newton steps within
+bounds. Rows of one group share errors that are nobody's noise, so data count `temper` times less
+than if they were independent: much less where many machines are to be foretold, little less where
+one machine is to be described. Groups are left out whole to see how far predictions carry.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from math import exp, log, sqrt
+
+import numpy as np
+
+from ridgeline.cost.efficiency import MEANINGS, Array, Profile
+from ridgeline.plan.steady import Case, Cases
+
+# Of the log of one row: what a fit does not try to explain.
+NOISE = {"tpot": 0.12, "ttft": 0.3}
+TEMPER = 20.0
+ITERATIONS = 25
+GROUP_ROWS = 30.0
+COVERED = 0.8
+
+# Standard deviation of the log of what we know of each, longest prefix first: medians of millions
+# of kernel timings are known well, what engines do between kernels is not.
+PRIORS: dict[str, float] = {
+    "experts.stream": 0.15,
+    "experts.compute": 0.3,
+    "stream": 0.12,
+    "compute": 0.12,
+    "kv.stream": 0.12,
+    "attention.prefill": 0.12,
+    "attention.decode": 0.4,
+    "collective.link": 0.12,
+    "moved": 0.4,
+    "overlap": 0.3,
+    "host.overlap": 0.3,
+    "host.row": 0.3,
+    "host.step": 0.5,
+    "eager": 0.5,
+    "": 0.8,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A case and what was measured of it, in seconds; None: was not. group: rows that share it
+    (a model on a machine) are fitted or held out together. detail: what within a group is alike.
+    same: rows of the same measurement, which count once.
+    """
+
+    case: Case
+    tpot: float | None
+    ttft: float | None
+    group: Hashable
+    detail: Hashable = None
+    same: Hashable = None
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Relative errors of predictions. coverage: share of rows within the profile's interval."""
+
+    count: int
+    mean: float
+    median: float
+    bias: float
+    coverage: float
+
+
+def fit(
+    measured: Sequence[Measurement],
+    start: Profile,
+    *,
+    name: str = "fitted",
+    temper: float = TEMPER,
+) -> Profile:
+    """`start` with all efficiencies moved to agree with `measured`: times per token first, then
+    those to the first token; both, twice, since one depends a little on the other.
+    """
+    cases = Cases([m.case for m in measured])
+    weights = _weights(measured) / temper
+    profile = start
+    for _ in range(2):
+        for what in ("tpot", "ttft"):
+            names = [n for n in MEANINGS if n.startswith("ttft.") == (what == "ttft")]
+            target = np.array([getattr(m, what) or np.nan for m in measured])
+            # Where prompts are computed elsewhere, their queue is not this deployment's.
+            known = ~np.isnan(target) & ((what == "tpot") | ~cases.apart)
+            if known.any():
+                profile = _fitted(cases, what, target, weights * known, names, profile, start)
+    return replace(profile, name=name)
+
+
+def cross_validated(
+    measured: Sequence[Measurement], start: Profile, *, temper: float = TEMPER
+) -> tuple[Array, Array]:
+    """Log errors of TPOT and TTFT of each row, predicted by a fit that has not seen its group."""
+    tpot, ttft = np.full(len(measured), np.nan), np.full(len(measured), np.nan)
+    for group in dict.fromkeys(m.group for m in measured):
+        inside = [i for i, m in enumerate(measured) if m.group == group]
+        others = [m for m in measured if m.group != group]
+        profile = fit(others, start, temper=temper) if others else start
+        solved = Cases([measured[i].case for i in inside]).solve(profile)
+        for row, i in enumerate(inside):
+            wanted = measured[i]
+            if wanted.tpot:
+                tpot[i] = log(solved.tpot[row] / wanted.tpot)
+            if wanted.ttft:
+                ttft[i] = log(solved.ttft[row] / wanted.ttft)
+    return tpot, ttft
+
+
+def with_spreads(profile: Profile, tpot: Array, ttft: Array) -> Profile:
+    """The profile with intervals as wide as the errors of what it was not fitted to."""
+    spreads = [float(np.nanquantile(np.abs(errors), COVERED)) for errors in (tpot, ttft)]
+    return replace(profile, spread=spreads[0], spread_ttft=spreads[1])
+
+
+def errors_of(predicted: Array, measured: Array, spread: float) -> Errors:
+    known = ~np.isnan(measured)
+    relative = predicted[known] / measured[known] - 1.0
+    if not len(relative):
+        return Errors(0, np.nan, np.nan, np.nan, np.nan)
+    inside = np.abs(np.log1p(relative)) <= spread
+    return Errors(
+        len(relative),
+        float(np.abs(relative).mean()),
+        float(np.median(np.abs(relative))),
+        float(np.median(relative)),
+        float(inside.mean()),
+    )
+
+
+def _fitted(
+    cases: Cases,
+    what: str,
+    target: Array,
+    weights: Array,
+    names: list[str],
+    profile: Profile,
+    prior: Profile,
+) -> Profile:
+    wanted = np.log(np.where(np.isnan(target), 1.0, target))
+    least = np.log([MEANINGS[n][1] for n in names])
+    most = np.log([MEANINGS[n][2] for n in names])
+    centre = np.log([prior[n] for n in names])
+    width = np.array([_prior(n) for n in names])
+
+    def with_values(x: Array) -> Profile:
+        return replace(
+            profile, values={**profile.values, **dict(zip(names, map(exp, x), strict=True))}
+        )
+
+    def residuals(x: Array) -> Array:
+        found = getattr(cases.solve(with_values(x)), what)
+        return np.asarray((np.log(found) - wanted) / NOISE[what])
+
+    def loss(r: Array, x: Array) -> float:
+        robust = 4.0 * np.log1p(r * r / 4.0)
+        return float((weights * robust).sum() + (((x - centre) / width) ** 2).sum())
+
+    x = np.clip(np.log([profile[n] for n in names]), least, most)
+    r = residuals(x)
+    now, damping = loss(r, x), 1e-3
+    for _ in range(ITERATIONS):
+        slopes = np.stack([(residuals(x + step) - r) / 2e-3 for step in 2e-3 * np.eye(len(x))], 1)
+        counted = weights / (1.0 + r * r / 4.0)
+        curvature = slopes.T @ (slopes * counted[:, None]) + np.diag(1.0 / width**2)
+        slope = slopes.T @ (counted * r) + (x - centre) / width**2
+        taken = None
+        for _attempt in range(10):
+            trial = _bounded_step(x, curvature, slope, damping, least, most)
+            trial_r = residuals(trial)
+            after = loss(trial_r, trial)
+            if after < now:
+                taken = (trial, trial_r, after)
+                break
+            damping = max(5.0 * damping, 1e-3)
+        if taken is None:
+            break
+        settled = now - taken[2] < 2e-4 * now
+        (x, r, now), damping = taken, max(damping / 5.0, 1e-7)
+        if settled:
+            break
+    return with_values(x)
+
+
+def _bounded_step(
+    x: Array, curvature: Array, slope: Array, damping: float, least: Array, most: Array
+) -> Array:
+    """A damped Newton step over what does not leave its bounds."""
+    free = np.ones(len(x), bool)
+    trial = x
+    for _ in range(5):
+        inner = curvature[np.ix_(free, free)]
+        step = np.zeros(len(x))
+        step[free] = -np.linalg.solve(inner + damping * np.diag(np.diag(inner)), slope[free])
+        trial = x + step
+        leaves = ((trial < least) & (x <= least + 1e-9)) | ((trial > most) & (x >= most - 1e-9))
+        if not (leaves & free).any():
+            break
+        free &= ~leaves
+    return np.clip(trial, least, most)
+
+
+def _weights(measured: Sequence[Measurement]) -> Array:
+    """A measurement that is there twice counts once; a group as the root of its rows."""
+    copies = Counter(m.same for m in measured if m.same is not None)
+    once = [1.0 if m.same is None else 1.0 / copies[m.same] for m in measured]
+    sizes: Counter[Hashable] = Counter()
+    keys = [(m.group, m.detail) for m in measured]
+    for key, weight in zip(keys, once, strict=True):
+        sizes[key] += weight  # type: ignore[assignment]
+    return np.array([w * sqrt(GROUP_ROWS / sizes[k]) for k, w in zip(keys, once, strict=True)])
+
+
+def _prior(name: str) -> float:
+    return next(width for prefix, width in PRIORS.items() if name.startswith(prefix))

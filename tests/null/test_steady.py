@@ -1,0 +1,174 @@
+"""Serving in closed form: against physics and the simulator; profiles fitted back from their own
+predictions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from ridgeline.cost.accelerator import load_accelerator
+from ridgeline.cost.chip import Mesh
+from ridgeline.cost.deployment import Deployment, deploy
+from ridgeline.cost.described import describe
+from ridgeline.cost.efficiency import MEANINGS, PUBLISHED, touched_share
+from ridgeline.cost.profile import load_profile, profile_text, read_profile
+from ridgeline.cost.steps import uniform_steps
+from ridgeline.errors import RidgelineError
+from ridgeline.model.configurations import load_configuration
+from ridgeline.plan.fit import Measurement, cross_validated, errors_of, fit, with_spreads
+from ridgeline.plan.steady import (
+    Case,
+    Cases,
+    Load,
+    closed_loop,
+    most_requests_per_second,
+    open_loop,
+)
+
+
+@cache
+def deployed(
+    model: str = "qwen3-32b", precision: str = "fp8", engine: str = "vllm", **mesh: int
+) -> Deployment:
+    return deploy(
+        describe(load_configuration(model).config, precision),
+        chip=load_accelerator("h200").chip(),
+        mesh=Mesh(**mesh),
+        engine=engine,
+    )
+
+
+def test_one_request_has_the_machine() -> None:
+    deployment = deployed(tp=2)
+    found = closed_loop(Case(deployment, Load(1, 1000, 500)))
+    step = deployment.price(uniform_steps(deployment.windows, decode=1.0, context=1250.0))[0]
+    assert found.tpot.value == pytest.approx(step)
+    assert found.decoding <= 1.0
+    assert found.tpot.low < found.tpot.value < found.tpot.high
+    assert found.requests_per_second == pytest.approx(
+        1 / (found.ttft.value + 500 * found.tpot.value)
+    )
+
+
+def test_more_in_flight_serve_more_and_wait_longer_until_the_cache_is_full() -> None:
+    case = Case(deployed(tp=1), Load(1, 4000, 1000))
+    found = [
+        closed_loop(replace(case, load=replace(case.load, concurrency=n))) for n in (1, 8, 64, 900)
+    ]
+    assert [f.tpot.value for f in found[:3]] == sorted(f.tpot.value for f in found[:3])
+    assert [f.tokens_per_second for f in found[:3]] == sorted(
+        f.tokens_per_second for f in found[:3]
+    )
+    assert not found[1].is_full
+    assert found[3].is_full
+    assert found[3].decoding <= found[3].limit
+    # Beyond the knee the rest waits: Little's law still holds.
+    cycle = found[3].ttft.value + 1000 * found[3].tpot.value
+    assert found[3].requests_per_second * cycle == pytest.approx(900, rel=0.01)
+    knee = most_requests_per_second(case)
+    assert knee.requests_per_second == pytest.approx(found[3].requests_per_second, rel=0.1)
+
+
+def test_prompts_elsewhere_leave_answers_alone() -> None:
+    deployment = deployed(tp=2)
+    load = Load(32, 8000, 500)
+    together = closed_loop(Case(deployment, load))
+    apart = closed_loop(Case(deployment, load, prefill=deployment, prefill_workers=8))
+    assert apart.tpot.value < together.tpot.value
+    few = closed_loop(
+        Case(deployment, replace(load, concurrency=256), prefill=deployment, prefill_workers=1)
+    )
+    alone = Cases((Case(deployment, load, prefill=deployment),)).solve(deployment.profile).delta[0]
+    assert few.requests_per_second <= 1 / alone * 1.001
+
+
+def test_drafts_that_are_accepted_pay() -> None:
+    deployment = deployed("deepseek-r1", "fp8", tp=8)
+    plain, drafted = (
+        closed_loop(Case(deployment, Load(4, 1000, 1000, drafts=n))).tpot.value for n in (0, 3)
+    )
+    assert 1 / 2.6 < drafted / plain < 0.8
+    useless = Load(4, 1000, 1000, drafts=3, acceptance=0.0)
+    assert closed_loop(Case(deployment, useless)).tpot.value > plain
+
+
+def test_an_open_loop_keeps_up_or_says_that_it_does_not() -> None:
+    case = Case(deployed(tp=2), Load(1, 1000, 200))
+    slow, fast = open_loop(case, 0.1), open_loop(case, 5.0)
+    assert slow is not None
+    assert fast is not None
+    assert slow.tpot.value < fast.tpot.value
+    assert slow.ttft.value < fast.ttft.value
+    assert fast.requests_per_second == pytest.approx(5.0, rel=0.01)
+    assert open_loop(case, 1e4) is None
+    with pytest.raises(RidgelineError, match="above 0"):
+        open_loop(case, 0.0)
+    with pytest.raises(RidgelineError, match="must be 1 or more"):
+        closed_loop(replace(case, load=replace(case.load, concurrency=0)))
+
+
+def test_experts_touched() -> None:
+    tokens = np.array([0.01, 1.0, 100.0])
+    even, skewed = touched_share(tokens, 0.01), touched_share(tokens, 2.0)
+    assert even[1] == pytest.approx(1 - np.exp(-1.0), rel=0.01)
+    assert (skewed < even).all()
+    assert even[2] > 0.999
+    draws = np.random.default_rng(0).gamma(2.0, 0.5, 200_000)
+    assert touched_share(np.array([1.5]), 0.5)[0] == pytest.approx(
+        (1 - np.exp(-1.5 * draws)).mean(), rel=0.01
+    )
+
+
+def test_a_profile_is_found_back_from_its_own_predictions() -> None:
+    true = replace(PUBLISHED, values={**PUBLISHED.values, "stream.fp8": 0.6, "kv.stream": 0.9})
+    measured = []
+    for group, tp in (("a", 1), ("b", 2), ("c", 4)):
+        cases = [
+            Case(deployed(tp=tp), Load(n, isl, 500))
+            for n in (1, 4, 16, 64)
+            for isl in (500, 2000, 8000)
+        ]
+        solved = Cases(cases).solve(true)
+        for case, tpot, ttft in zip(cases, solved.tpot, solved.ttft, strict=True):
+            measured.append(Measurement(case, float(tpot), float(ttft), group))
+    found = fit(measured, PUBLISHED, temper=0.5)
+    before, after = (
+        errors_of(
+            Cases([m.case for m in measured]).solve(p).tpot,
+            np.array([m.tpot for m in measured]),
+            0.2,
+        )
+        for p in (PUBLISHED, found)
+    )
+    assert before.median > 0.05
+    assert after.median < 0.02
+    assert abs(found["stream.fp8"] - 0.6) < abs(PUBLISHED["stream.fp8"] - 0.6) / 2
+    tpot, ttft = cross_validated(measured, PUBLISHED, temper=0.5)
+    assert np.median(np.abs(tpot)) < before.median
+    spread = with_spreads(found, tpot, ttft)
+    assert 0 < spread.spread < 0.2
+
+
+def test_profiles_are_files() -> None:
+    fitted = load_profile()
+    assert 0.1 < fitted.spread < 0.4
+    again = read_profile(profile_text(fitted), "again")
+    assert again.values == pytest.approx(fitted.values, rel=1e-3)
+    for name, (_default, least, most, _what) in MEANINGS.items():
+        assert least * 0.999 <= fitted[name] <= most * 1.001
+    assert load_profile("published") is PUBLISHED
+    with pytest.raises(RidgelineError, match="neither a file"):
+        load_profile("nowhere.toml")
+    for broken, message in (
+        ("[values", "not TOML"),
+        ("spread = 1", r"has no \[values\]"),
+        (profile_text(fitted).replace('"overlap"', '"overlapp"'), "unknown: overlapp"),
+        (profile_text(fitted).replace("spread = ", "spread = -"), "spread"),
+        (profile_text(fitted).replace('"kv.stream" = 0.', '"kv.stream" = 9.'), "kv.stream = 9"),
+    ):
+        with pytest.raises(RidgelineError, match=message):
+            read_profile(broken, "broken")
