@@ -218,7 +218,7 @@ def kept_roofs(settings: Settings, isa: str) -> Roofs | None:
 
 
 # Arithmetic and bytes of each backend, for its figures.
-_CPU_PRECISION = Precision(
+CPU_PRECISION = Precision(
     activation_bytes=4.0,
     rolling_bytes=4.0,
     default_compute="f32",
@@ -278,14 +278,14 @@ def assemble(
     precision = replace(precision, attention=attention_arithmetic(executor))
     replay = device is not None
     if device is None and options.itl_target is not None:
-        device = _device(graph, settings)
+        device = machine_device(graph, settings)
     known = device
     # A record must be had again on other machines: it is told by limits, which it holds itself.
     told = replay or options.record is not None
     profile = None if told else kept_profile(settings, machine_isa(settings))
     priced = kernel_seconds(graph, precision, profile, kept_roofs(settings, machine_isa(settings)))
     step_seconds = StepSeconds(
-        lambda: priced or least_seconds(graph, precision, known or _device(graph, settings)),
+        lambda: priced or least_seconds(graph, precision, known or machine_device(graph, settings)),
         FIRST_GUESS if priced is None else 1.0,
     )
     engine = Engine(
@@ -329,7 +329,7 @@ def kv_format_of(options: Options) -> str:
     return options.kv_format
 
 
-def _device(graph: Graph, settings: Settings) -> Device:
+def machine_device(graph: Graph, settings: Settings) -> Device:
     """The limits of this machine: those that `ridgeline measure` kept; where nothing is kept, those
     of this moment, measured in some tenths of a second and not kept.
     """
@@ -445,7 +445,7 @@ def _null(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) -
     )
 
 
-def _cpu_needs(graph: Graph, options: Options, settings: Settings) -> Needs:
+def cpu_needs(graph: Graph, options: Options, settings: Settings) -> Needs:
     from ridgeline.backends.cpu.executor import choose_isa
     from ridgeline.backends.cpu.program import ProgramLimits, predict_needs
 
@@ -470,9 +470,9 @@ _NeedsOf = Callable[[Graph, Options, Settings], Needs | None]
 # What its figures are in; how it keeps keys and values, its own way first; how it is made;
 # what it will allocate.
 _BACKENDS: dict[str, tuple[Precision, tuple[str, ...], _Build, _NeedsOf]] = {
-    "cpu": (_CPU_PRECISION, ("bf16", "f16", "int8"), _cpu, _cpu_needs),
+    "cpu": (CPU_PRECISION, ("bf16", "f16", "int8"), _cpu, cpu_needs),
     "reference": (_REFERENCE_PRECISION, ("f32", "bf16", "f16", "int8"), _reference, _unsaid),
-    "null": (_CPU_PRECISION, ("bf16", "f16", "int8"), _null, _unsaid),
+    "null": (CPU_PRECISION, ("bf16", "f16", "int8"), _null, _unsaid),
 }
 
 BACKEND_NAMES = tuple(_BACKENDS)

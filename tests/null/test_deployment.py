@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,35 @@ def test_imbalance_of_experts() -> None:
     assert expert_imbalance(32, 1e6, skew=0.2) > 1.4
     draws = np.random.default_rng(0).multinomial(32 * 64, [1 / 32] * 32, size=500).max(1) / 64
     assert expert_imbalance(32, 32 * 64.0) == pytest.approx(draws.mean(), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "mesh"),
+    [
+        ("meta-llama/Llama-3.3-70B-Instruct", "fp8", {"tp": 2}),
+        ("google/gemma-3-27b-it", "bf16", {}),
+        ("openai/gpt-oss-120b", "mxfp4", {"tp": 2}),
+        ("deepseek-ai/DeepSeek-R1", "fp8_block", {"tp": 2, "dp": 4, "ep": 8}),
+    ],
+)
+def test_tables_say_what_the_deployment_says(
+    model: str, precision: str, mesh: dict[str, int]
+) -> None:
+    deployment = deployed(model, precision, **mesh)
+    times, rng, wrong = deployment.step_times(), random.Random(0), []
+    for _ in range(120):
+        answers, prompts = rng.choice([0, 1, 3, 17, 64, 200]), rng.choice([0, 1, 1, 2, 5])
+        if answers + prompts == 0:
+            continue
+        new = [1] * answers + [rng.randrange(20, 4000) for _ in range(prompts)]
+        contexts = [rng.randrange(1, 9000) for _ in range(answers)]
+        contexts += [rng.choice([0, 0, 5000]) for _ in range(prompts)]
+        shape = StepShape(tuple(new), tuple(contexts), answers + prompts)
+        priced = float(deployment.price(steps_of((shape,), deployment.windows))[0])
+        wrong.append(abs(times(shape) / priced - 1))
+    assert sorted(wrong)[len(wrong) // 2] < 0.005
+    assert max(wrong) < 0.04
+    contexts = [rng.randrange(1, 9000) for _ in range(20)]
+    for done, seconds in enumerate(times.decode_run(contexts, 30)):
+        shape = StepShape((1,) * 20, tuple(c + done for c in contexts), 20)
+        assert seconds == pytest.approx(times(shape))

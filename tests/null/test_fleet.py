@@ -317,7 +317,7 @@ def test_goodput_is_what_meets_every_bound() -> None:
     ttft = percentile(free.tally.ttft, 0.5)
     bound = simulate_fleet(Fleet(state, Linear(), 2), load, Slo(ttft=ttft))
     assert bound.tally.num_good == sum(t <= ttft for t in free.tally.ttft)
-    assert simulate_fleet(Fleet(state, Linear(), 2), load, Slo(itl=1e-9)).tally.num_good == sum(
+    assert simulate_fleet(Fleet(state, Linear(), 2), load, Slo(itl99=1e-9)).tally.num_good == sum(
         a.num_output == 1 for a in load.arrivals()
     )
 

@@ -18,6 +18,7 @@ import typer
 
 from ridgeline.cli import (
     bench,
+    cache_roi,
     embed,
     explain,
     inspect,
@@ -27,6 +28,7 @@ from ridgeline.cli import (
     remove,
     replay,
     run,
+    simulate,
 )
 from ridgeline.errors import RidgelineError
 
@@ -66,6 +68,8 @@ COMMANDS: dict[str, Command] = {
     "measure": Command(measure.measure, measure.EXAMPLES),
     "explain": Command(explain.explain, explain.EXAMPLES),
     "replay": Command(replay.replay, replay.EXAMPLES),
+    "simulate": Command(simulate.simulate, simulate.EXAMPLES),
+    "cache-roi": Command(cache_roi.cache_roi, cache_roi.EXAMPLES),
 }
 
 

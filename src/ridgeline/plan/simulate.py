@@ -301,7 +301,7 @@ class _Run:
         tally, running = self.tally, replica.state.running
         seconds = np.diff(ends, prepend=replica.began)
         tally.gaps.add_all(seconds, len(running))
-        late = int((seconds > tally.slo.itl).sum()) if tally.slo.itl < inf else 0
+        late = int((seconds > tally.slo.itl99).sum()) if tally.slo.itl99 < inf else 0
         tally.output_tokens += len(running) * len(ends)
         last, tickets, count = float(ends[-1]), self.tickets, len(ends)
         for request in running:

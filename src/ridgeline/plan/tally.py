@@ -106,12 +106,12 @@ class Levels:
 @dataclass(frozen=True, slots=True)
 class Slo:
     """Seconds that a request may take. ttft, e2e: from arrival to the first, to the last token.
-    itl: that 99 of 100 of its gaps between tokens keep; tpot: that their mean keeps.
+    itl: its gaps between tokens on average (TPOT); itl99: 99 of 100 of them.
     """
 
     ttft: float = inf
     itl: float = inf
-    tpot: float = inf
+    itl99: float = inf
     e2e: float = inf
 
 
@@ -166,7 +166,7 @@ class Tally:
         elif ticket.last >= 0:
             gap = now - ticket.last
             self.gaps.add(gap)
-            if gap > self.slo.itl:
+            if gap > self.slo.itl99:
                 ticket.late += 1
         ticket.last = now
         ticket.num_tokens += 1
@@ -185,7 +185,7 @@ class Tally:
             self.tpot.append(tpot)
         slo = self.slo
         self.num_good += (
-            ttft <= slo.ttft and e2e <= slo.e2e and tpot <= slo.tpot and ticket.late <= 0.01 * gaps
+            ttft <= slo.ttft and e2e <= slo.e2e and tpot <= slo.itl and ticket.late <= 0.01 * gaps
         )
 
     def refuse(self, why: str) -> None:

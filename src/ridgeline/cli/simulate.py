@@ -1,0 +1,360 @@
+"""`ridgeline simulate`: a fleet of engines on a virtual clock, under a load."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ridgeline.config import Settings
+from ridgeline.errors import RequestError, RidgelineError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from ridgeline.plan.deployed import Knobs, ReplicaKind
+    from ridgeline.plan.fleet import Transfer
+    from ridgeline.plan.knees import Knees
+    from ridgeline.plan.load import Load
+    from ridgeline.plan.traces import Arrival
+
+EXAMPLES = """
+Examples:
+
+  ridgeline simulate llama-3.3-70b --on h200 --precision fp8 --replicas 4 --rate 6 --input 2000
+  --output 300 --slo ttft=2s,itl=80ms
+
+  ridgeline simulate llama-3.1-8b --on h100 --trace azure.csv --rate 40 --replicas 8 --router
+  prefix --fail replica=3@120s+60s --html fleet.html
+
+  ridgeline simulate qwen3-235b --on b200 --tp 8 --precision fp8 --concurrency 512 --limits
+
+  ridgeline simulate deepseek-v3.1 --on gb200 --precision nvfp4 --dp 16 --ep 16 --rate 20
+  --disaggregate 2:1
+
+A replica is an engine's own scheduler, cache and policy; its steps take what the cost model says.
+Traces: Azure's (CSV) and Mooncake's (JSON lines). Same load and seed: the same bytes of --json.
+"""
+
+
+DEFAULT_REQUESTS = 2000
+
+
+def simulate(
+    context: typer.Context,
+    model: Annotated[
+        str, typer.Argument(help="A published model, config.json, folder, GGUF or hf:owner/name.")
+    ],
+    on: Annotated[
+        str, typer.Option(help="Accelerator (ridgeline roofline --list), or this: this machine.")
+    ] = "h200",
+    replicas: Annotated[int, typer.Option(help="Engines behind the router.")] = 1,
+    trace: Annotated[
+        Path | None, typer.Option(help="Recorded load: .csv (Azure) or .jsonl (Mooncake).")
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Requests a second: a Poisson load, or the trace at this mean rate."),
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Closed loop: so many requests are under way at any time.")
+    ] = None,
+    prompt_tokens: Annotated[
+        str, typer.Option("--input", help="Tokens of prompts: 2000, or from 500-4000.")
+    ] = "2000",
+    answer_tokens: Annotated[
+        str, typer.Option("--output", help="Tokens of answers: 300, or from 50-600.")
+    ] = "300",
+    requests: Annotated[
+        int | None, typer.Option(help="How many. [default: the trace's, or 2000]")
+    ] = None,
+    router: Annotated[
+        str,
+        typer.Option(help="round-robin, least-loaded, prefix, prefix-hash or session."),
+    ] = "least-loaded",
+    disaggregate: Annotated[
+        str | None,
+        typer.Option(metavar="P:D", help="Replicas for prompts and for answers, apart."),
+    ] = None,
+    link_gbs: Annotated[
+        float | None,
+        typer.Option(help="GB/s from one to the other. [default: a replica's NICs]"),
+    ] = None,
+    slo: Annotated[
+        str, typer.Option(help="ttft=500ms,itl=40ms (mean gap); itl99 (99 of 100 gaps), e2e.")
+    ] = "",
+    policy: Annotated[str, typer.Option(help="fcfs, priority or fair.")] = "fcfs",
+    fail: Annotated[
+        list[str] | None,
+        typer.Option(help="replica=3@120s+60s: lost at 120 s, back 60 s later; repeatable."),
+    ] = None,
+    straggler: Annotated[
+        list[str] | None,
+        typer.Option(help="replica=2x1.5@30s: steps take 1.5 times as long; repeatable."),
+    ] = None,
+    lost: Annotated[
+        str, typer.Option(help="What a lost replica had written: kept, or anew.")
+    ] = "kept",
+    timeout: Annotated[
+        str | None, typer.Option(help="A request that has no whole answer by then ends: 30s.")
+    ] = None,
+    tp: Annotated[
+        int | None,
+        typer.Option(help="Ranks that share each row. [default: the fewest that fit]"),
+    ] = None,
+    pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
+    dp: Annotated[int, typer.Option(help="Data-parallel groups within a replica.")] = 1,
+    ep: Annotated[int, typer.Option(help="In how many parts experts lie whole.")] = 1,
+    precision: Annotated[
+        str, typer.Option(help="Weights: bf16, fp8, fp8-block, int8, int4, nvfp4 or mxfp4.")
+    ] = "bf16",
+    kv: Annotated[str, typer.Option(help="Cache: bf16, f16, fp8 or int8.")] = "bf16",
+    rows: Annotated[int, typer.Option(help="Requests that one engine runs at once.")] = 256,
+    step_tokens: Annotated[int, typer.Option(help="New tokens of a step at most.")] = 8192,
+    block: Annotated[
+        int | None,
+        typer.Option(help="Tokens of a cache block. [default: 64, or a trace's hashed 512]"),
+    ] = None,
+    itl_target: Annotated[
+        str | None, typer.Option(help="Cut prompts so that steps with answers take this: 30ms.")
+    ] = None,
+    max_waiting: Annotated[
+        int | None, typer.Option(help="Queue of a replica; more are refused. [default: any]")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="Of efficiencies: fitted, published, or a file of ridgeline fit.")
+    ] = "fitted",
+    price: Annotated[
+        str | None,
+        typer.Option(help="owned, reserved, spot or on-demand. [default: all of these]"),
+    ] = None,
+    limits: Annotated[
+        bool,
+        typer.Option("--limits", help="Find where cache, queue and SLO break; what may be lost."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of a load that is drawn.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+    html: Annotated[Path | None, typer.Option(help="One self-contained page.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Levels over time as a picture.")] = None,
+) -> None:
+    """What a fleet of engines makes of a load: TTFT, ITL, goodput, queue, cache, cost."""
+    from ridgeline.cli.spinner import show_spinner
+    from ridgeline.plan.asked import (
+        parse_disaggregation,
+        parse_duration,
+        parse_failure,
+        parse_slo,
+        parse_straggler,
+    )
+    from ridgeline.plan.deployed import Knobs
+    from ridgeline.plan.draw_fleet import heading, lines
+    from ridgeline.plan.draw_fleet import html as page
+    from ridgeline.plan.draw_fleet import png as picture
+    from ridgeline.plan.fleet import Fleet
+    from ridgeline.plan.load import closed, poisson, recorded
+    from ridgeline.plan.simulate import simulate_fleet
+    from ridgeline.plan.summary import summary
+    from ridgeline.plan.traces import HASHED_TOKENS
+
+    settings: Settings = context.obj
+    if lost not in ("kept", "anew"):
+        raise RequestError("--lost", f"{lost!r}; there are: kept, anew")
+    if not 0 <= seed < 1 << 63:
+        raise RequestError("--seed", f"{seed} is not a whole number from 0 to 2^63 - 1")
+    levels = parse_slo(slo)
+    prefill, decode = parse_disaggregation(disaggregate) if disaggregate else (0, 0)
+    if disaggregate and replicas not in (1, prefill + decode):
+        raise RequestError(
+            "--replicas", f"{replicas}, and --disaggregate {disaggregate} are {prefill + decode}"
+        )
+    recording = _trace(trace)
+    hashed = recording is not None and any(arrival.prefix for arrival in recording)
+    knobs = Knobs(
+        rows,
+        step_tokens,
+        block or (HASHED_TOKENS if hashed else 64),
+        policy,
+        max_waiting,
+        None if itl_target is None else parse_duration("--itl-target", itl_target),
+    )
+    if router == "session" and not (recording and any(a.session for a in recording)):
+        raise RequestError("--router", "session: the load has none; prefix looks at prompts")
+    lengths = _lengths(prompt_tokens, answer_tokens)
+    count = requests
+    if count is None:
+        count = len(recording) if recording else DEFAULT_REQUESTS
+    if count < 1:
+        raise RequestError("--requests", f"{count}; at least one is needed")
+    asked = [rate is not None, concurrency is not None, recording is not None]
+    if not any(asked):
+        raise RequestError("--rate", "say what comes: --rate R, --concurrency C or --trace FILE")
+    if rate is not None and concurrency is not None:
+        raise RequestError("--concurrency", "users that wait for their answers have no --rate")
+
+    def closed_load(users: int, number: int) -> Load:
+        if recording is None:
+            return closed(users, *lengths, number, seed)
+        again = recorded(recording, number)
+        return Load(again.arrivals, number, users, f"closed loop, {users} of the trace at a time")
+
+    def open_load(per_second: float, number: int) -> Load:
+        if recording is None:
+            return poisson(per_second, *lengths, number, seed)
+        return recorded(recording, number, per_second)
+
+    load: Load
+    if concurrency is not None:
+        if concurrency < 1:
+            raise RequestError("--concurrency", f"{concurrency}; at least one is under way")
+        load = closed_load(concurrency, count)
+    elif rate is not None:
+        load = open_load(rate, count)
+    else:
+        assert recording is not None
+        load = recorded(recording, count)
+    mesh = None if (tp, pp, dp, ep) == (None, 1, 1, 1) else (tp or 1, pp, dp, ep)
+    kind = _kind(model, on, settings, knobs, mesh, precision, kv, price, profile)
+    fleet = Fleet(
+        kind.make,
+        kind.times,
+        replicas=prefill + decode or replicas,
+        prefill=prefill,
+        router=router,
+        transfer=_transfer(kind, link_gbs) if prefill else None,
+        failures=tuple(map(parse_failure, fail or ())),
+        stragglers=tuple(map(parse_straggler, straggler or ())),
+        keeps_progress=lost == "kept",
+        timeout_seconds=None if timeout is None else parse_duration("--timeout", timeout),
+    )
+    knees: Knees | None = None
+    slo_rate: float | None = None
+    with show_spinner(f"simulating {load.words}"):
+        found = simulate_fleet(fleet, load, levels)
+        if limits:
+            from ridgeline.plan.knees import find_knees, find_slo_rate
+
+            # Apart, no replica does all of a request: what one stands says nothing of the fleet.
+            knees = None if prefill else find_knees(fleet, closed_load, open_load)
+            if slo:
+                slo_rate = find_slo_rate(fleet, levels, closed_load, open_load)
+    fields = summary(found, kind, fleet, load, levels, knees, slo_rate)
+    if html is not None:
+        write(html, page(fields))
+    if png is not None:
+        picture(fields, png)
+    if as_json:
+        sys.stdout.write(json.dumps(fields, indent=1, allow_nan=False) + "\n")
+        return
+    show(heading(fields), lines(fields), [*found_notes(fields), *kind.notes])
+
+
+def found_notes(fields: Mapping[str, Any]) -> list[str]:
+    """What a reader of the table should not overlook."""
+    notes = []
+    requests = fields["requests"]
+    if requests["refused"]:
+        what = ", ".join(f"{n} for {why}" for why, n in requests["refused_for"].items())
+        notes.append(f"refused: {what}")
+    if fields["slo"] and not fields["good_requests"]:
+        best = ", ".join(
+            f"{name} p50 {fields[name].get('p50') or 0:.3g} s" for name in ("ttft", "itl", "e2e")
+        )
+        notes.append(f"nothing met the SLO; the best that was had: {best}")
+    return notes
+
+
+def write(path: Path, text: str) -> None:
+    """RidgelineError where it cannot be written."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RidgelineError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def show(title: str, rows: list[tuple[str, str]], notes: list[str]) -> None:
+    """A heading, a table of (what, how much), and notes."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(title, markup=False, style="bold")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, text in rows:
+        table.add_row(name, escape(text))
+    Console(highlight=False).print(table)
+    for note in notes:
+        console.print(f"note: {note}", markup=False, style="dim")
+
+
+def _trace(path: Path | None) -> list[Arrival] | None:
+    from ridgeline.plan.traces import read_trace
+
+    if path is None:
+        return None
+    try:
+        return read_trace(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RidgelineError(f"--trace: {path} cannot be read: {error}") from None
+
+
+def _lengths(prompts: str, answers: str) -> tuple[Any, Any]:
+    from ridgeline.plan.load import Lengths
+
+    return Lengths.parse("--input", prompts), Lengths.parse("--output", answers)
+
+
+def _kind(
+    model: str,
+    on: str,
+    settings: Settings,
+    knobs: Knobs,
+    mesh: tuple[int, int, int, int] | None,
+    precision: str,
+    kv: str,
+    price: str | None,
+    profile: str,
+) -> ReplicaKind:
+    if on == "this":
+        from ridgeline.assemble import Options
+        from ridgeline.cli.progress import show_progress
+        from ridgeline.plan.here import replica_here
+
+        if mesh is not None:
+            raise RequestError("--tp", "this machine is one replica; leave --tp to --ep out")
+        with show_progress(model) as progress:
+            return replica_here(model, settings, knobs, Options(kv_format=kv), progress)
+    from ridgeline.cli.planned import planned_model
+    from ridgeline.cost.accelerator import load_accelerator
+    from ridgeline.cost.chip import Mesh
+    from ridgeline.cost.profile import load_profile
+    from ridgeline.plan.deployed import replica_on
+
+    accelerator = load_accelerator(on)
+    name, config = planned_model(model, settings)
+    return replica_on(
+        name,
+        config,
+        accelerator,
+        knobs,
+        mesh=None if mesh is None else Mesh(*mesh),
+        precision=precision,
+        kv=kv,
+        price=price,
+        profile=load_profile(profile),
+    )
+
+
+def _transfer(kind: ReplicaKind, link_gbs: float | None) -> Transfer:
+    from ridgeline.plan.fleet import Transfer
+
+    speed = kind.link_bytes_per_second if link_gbs is None else 1e9 * link_gbs
+    if speed is None or not speed > 0:
+        raise RequestError("--link-gbs", "say how many GB/s go from prompts to answers")
+    return Transfer(kind.kv_bytes, speed)
