@@ -70,6 +70,17 @@ class AsyncStream(AsyncIterator[Delta]):
             self.output, self._done = delta.output, True
         return delta
 
+    async def some(self) -> list[Delta]:
+        """All pieces that are there; waits for one if there is none. Empty: nothing more comes."""
+        if self._done:
+            return []
+        first = await anext(self)
+        pieces = [first, *self._mailbox.deltas]
+        self._mailbox.deltas.clear()
+        if pieces[-1].output is not None:
+            self.output, self._done = pieces[-1].output, True
+        return pieces
+
     def abort(self) -> None:
         """Ends the answers as "abort": the last piece says so and has what was said until then."""
         if not self._done:
@@ -143,7 +154,9 @@ class AsyncEngine:
         """
         arrival = time.monotonic()
         tokenized = await asyncio.to_thread(self._llm.prompts.tokenize, prompt)
-        return await self._submit(tokenized, sampling_params, request_id, arrival, service)
+        return await self.submit(
+            tokenized, sampling_params, request_id=request_id, arrival=arrival, service=service
+        )
 
     async def stream_chat(
         self,
@@ -160,7 +173,9 @@ class AsyncEngine:
         tokenized = await asyncio.to_thread(
             self._llm.prompts.render, messages, tools=tools, variables=chat_template_kwargs
         )
-        return await self._submit(tokenized, sampling_params, request_id, arrival, service)
+        return await self.submit(
+            tokenized, sampling_params, request_id=request_id, arrival=arrival, service=service
+        )
 
     async def generate(
         self,
@@ -215,14 +230,18 @@ class AsyncEngine:
     ) -> None:
         await asyncio.to_thread(self.close)
 
-    async def _submit(
+    async def submit(
         self,
         prompt: Tokenized,
-        params: SamplingParams | None,
-        request_id: str | None,
+        params: SamplingParams | None = None,
+        *,
         arrival: float,
-        service: Service,
+        request_id: str | None = None,
+        service: Service = ORDINARY_SERVICE,
     ) -> AsyncStream:
+        """Queues a prompt that is tokenized already; raises as `stream` does. arrival:
+        `time.monotonic()` of the call that brought it.
+        """
         mailbox = _Mailbox(asyncio.get_running_loop())
         params = params or SamplingParams()
         queued = self._worker.submit(mailbox, prompt, params, request_id, arrival, service)

@@ -81,10 +81,17 @@ class RequestOutput:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """One piece of a stream: the text that is new (perhaps none); output is set on the last."""
+    """One piece of a stream: the text that is new (perhaps none); output is set on the last.
+
+    logprobs: of its tokens, as `CompletionOutput` has them. stop_reason, error: set with
+    finish_reason, as there.
+    """
 
     index: int
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
     output: RequestOutput | None
+    logprobs: tuple[Mapping[int, Logprob], ...] | None = None
+    stop_reason: str | int | None = None
+    error: RidgelineError | None = None

@@ -290,12 +290,14 @@ class Service:
     tenant: whose it is: the policy "fair" shares the machine out among tenants, and the prefix
     cache keeps them apart. priority: lower is sooner, under the policy "priority". timeout_seconds:
     counted from the call; then the request ends with finish_reason "deadline", and one that would
-    come too late is not begun (Overloaded).
+    come too late is not begun (Overloaded). cache_salt: keeps the prefix cache apart within a
+    tenant: only requests with the same one share.
     """
 
     tenant: str = ""
     priority: int = 0
     timeout_seconds: float | None = None
+    cache_salt: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.tenant, str) or len(self.tenant) > 256:
@@ -303,6 +305,16 @@ class Service:
         _whole("priority", self.priority, -(2**31), 2**31 - 1)
         if self.timeout_seconds is not None:
             _number("timeout_seconds", self.timeout_seconds, 0.0, 1e9, open_low=True)
+        if not isinstance(self.cache_salt, str) or len(self.cache_salt) > 256:
+            raise RequestError("cache_salt", "must be a text of at most 256 characters")
+
+    @property
+    def cache_key(self) -> bytes:
+        """What the names of this request's blocks begin with; no two pairs of tenant and salt have
+        the same one, since no text has the byte between them.
+        """
+        tenant = self.tenant.encode()
+        return tenant + b"\xff" + self.cache_salt.encode() if self.cache_salt else tenant
 
 
 ORDINARY_SERVICE = Service()

@@ -83,7 +83,13 @@ class Group:
         elif self.streams:
             ids = () if event.token_id is None else (event.token_id,)
             last = self.output() if self.done else None
-            self.deltas.append(Delta(index, text, ids, answer.finish_reason, last))
+            logprobs = None
+            if answer.params.logprobs is not None:
+                logprobs = tuple(answer.logprobs[len(answer.logprobs) - len(ids) :])
+            end = answer.finish_reason
+            self.deltas.append(
+                Delta(index, text, ids, end, last, logprobs, answer.stop_reason, answer.error)
+            )
 
     def ended(self, index: int, event: Event) -> bool:
         """Whether answer `index`, having taken `event`, is over."""
@@ -107,7 +113,16 @@ class Group:
         """Which answers are given is known at the end, so each comes in one piece."""
         output = self.output()
         return [
-            Delta(a.index, a.text, a.token_ids, a.finish_reason, output if a is last else None)
+            Delta(
+                a.index,
+                a.text,
+                a.token_ids,
+                a.finish_reason,
+                output if a is last else None,
+                a.logprobs,
+                a.stop_reason,
+                a.error,
+            )
             for last in output.outputs[-1:]
             for a in output.outputs
         ]
@@ -210,7 +225,7 @@ class Session:
                     max_tokens=params.max_tokens or max(1, self.max_context - num_prompt),
                     sampling=_not_scoring(sampling) if index else sampling,  # once is enough
                     stop_token_ids=stops,
-                    salt=service.tenant.encode(),
+                    salt=service.cache_key,
                     tenant=service.tenant,
                     priority=service.priority,
                     arrival=arrival,
