@@ -22,21 +22,35 @@ from typing import Any
 from ridgeline.engine.outputs import Delta, RequestOutput
 from ridgeline.engine.prompts import Message, Prompt, Tokenized
 from ridgeline.engine.request import ORDINARY_SERVICE, SamplingParams, Service
+from ridgeline.engine.schedule.predict import outlook
 from ridgeline.engine.session import Group, Session
 from ridgeline.errors import EngineError, RidgelineError
 from ridgeline.llm import LLM
+
+# Predictions are made anew after so long at the soonest: they look at all that wait.
+_OUTLOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
     """What the engine holds between two steps. running and waiting count requests; blocks are those
     of the KV cache.
+
+    As predicted, if the engine was asked to, else 0: wait_seconds, until a newcomer would be begun;
+    prompt_seconds, for a token of a prompt; answer_seconds, what an answer takes of all rows'
+    time. moment: when it was so, of `time.monotonic()`. num_steps: that have ended.
     """
 
     running: int
     waiting: int
     free_blocks: int
     num_blocks: int
+    max_rows: int = 0
+    wait_seconds: float = 0.0
+    prompt_seconds: float = 0.0
+    answer_seconds: float = 0.0
+    moment: float = 0.0
+    num_steps: int = 0
 
 
 class AsyncStream(AsyncIterator[Delta]):
@@ -121,13 +135,13 @@ class _Mailbox:
 class AsyncEngine:
     """Serves prompts from any number of tasks on any number of event loops.
 
-    The LLM must not be used otherwise from then on. `close`, or leaving `async with`, ends all
-    requests as "abort" and stops the thread.
+    The LLM must not be used otherwise from then on. predicts: `load` has predictions. `close`, or
+    leaving `async with`, ends all requests as "abort" and stops the thread.
     """
 
-    def __init__(self, llm: LLM) -> None:
+    def __init__(self, llm: LLM, *, predicts: bool = False) -> None:
         self._llm = llm
-        self._worker = _Worker(llm.session)
+        self._worker = _Worker(llm.session, predicts)
         self._stop = weakref.finalize(self, self._worker.stop)
 
     @property
@@ -138,6 +152,20 @@ class AsyncEngine:
     def load(self) -> Load:
         """As of the last step. Safe to call anywhere."""
         return self._worker.load
+
+    @property
+    def step_began(self) -> float | None:
+        """When the step that runs began, of `time.monotonic()`; None between steps."""
+        return self._worker.step_began
+
+    @property
+    def fault(self) -> EngineError | None:
+        """Why the engine has stopped; None while it serves."""
+        return self._worker.fault
+
+    def describe_step(self) -> str:
+        """What is in the step that runs, for whoever finds it stuck: a look from another thread."""
+        return self._worker.describe_step()
 
     async def stream(
         self,
@@ -263,14 +291,19 @@ async def _whole(stream: AsyncStream) -> RequestOutput:
 class _Worker:
     """The thread, what it is told to do, and who reads what it makes."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, predicts: bool) -> None:
         self._session = session
+        self._predicts = predicts
+        self._outlook = (0.0, 0.0, 0.0)
+        self._looked = 0.0
+        self._num_steps = 0
+        self.step_began: float | None = None
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
-        self._fault: EngineError | None = None
+        self.fault: EngineError | None = None
         self._running: dict[str, tuple[Group, _Mailbox]] = {}
-        self.load = _load(session)
+        self.load = self._load()
         self._thread = threading.Thread(target=self._run, name="ridgeline-engine", daemon=True)
         self._thread.start()
 
@@ -291,8 +324,8 @@ class _Worker:
             if not queued.set_running_or_notify_cancel():
                 return
             try:
-                if self._fault is not None:
-                    raise self._fault
+                if self.fault is not None:
+                    raise self.fault
                 group = self._session.submit(
                     prompt, params, arrival=arrival, name=name, service=service
                 )
@@ -357,7 +390,33 @@ class _Worker:
         except Exception as error:
             self._give_up(error)
 
+    def _load(self) -> Load:
+        state = self._session.engine.state
+        now = time.monotonic()
+        if self._predicts and now - self._looked > _OUTLOOK_SECONDS:
+            self._outlook, self._looked = outlook(state), now
+        return Load(
+            len(state.running),
+            state.num_waiting,
+            state.pool.num_free,
+            state.pool.num_blocks,
+            state.limits.max_rows,
+            *self._outlook,
+            moment=self._looked,
+            num_steps=self._num_steps,
+        )
+
+    def describe_step(self) -> str:
+        state = self._session.engine.state
+        try:
+            rows = [(one.request.id, one.num_tokens) for one in list(state.in_flight)[-1]]
+        except (IndexError, RuntimeError):  # it has just ended
+            return "no rows"
+        shown = ", ".join(f"{name} up to token {count}" for name, count in rows[:8])
+        return f"{len(rows)} rows: {shown}" + (", ..." if len(rows) > 8 else "")
+
     def _step(self) -> Sequence[Group]:
+        self.step_began = time.monotonic()
         try:
             return self._session.step()
         except Exception as error:
@@ -365,6 +424,9 @@ class _Worker:
             fault = EngineError(f"the engine failed and ended all that ran: {error!r}")
             fault.__cause__ = error
             return self._session.fail(fault)
+        finally:
+            self.step_began = None
+            self._num_steps += 1
 
     def _obey(self) -> bool:
         """Runs the commands; waits for one while there is nothing else to do. False: the end."""
@@ -376,7 +438,7 @@ class _Worker:
                 stopping = self._stopping
             for command in commands:
                 command()
-            self.load = _load(self._session)
+            self.load = self._load()
             if stopping:
                 return False
             if self._session.engine.has_work:
@@ -398,11 +460,11 @@ class _Worker:
                 for group, _ in given:  # the loop is closed: nobody will read these
                     self._running.pop(group.id, None)
                     self._session.abandon(group)
-        self.load = _load(self._session)
+        self.load = self._load()
 
     def _give_up(self, error: Exception) -> None:
         """Not even an error could be handled: everyone who waits is told, and nobody may come."""
-        self._fault = EngineError(f"the engine has stopped: {error!r}")
+        self.fault = EngineError(f"the engine has stopped: {error!r}")
         with self._wake:
             self._stopping = True
             commands, self._commands = self._commands, deque()
@@ -410,7 +472,7 @@ class _Worker:
             with contextlib.suppress(Exception):
                 command()
         for _, mailbox in self._running.values():
-            mailbox.fault = self._fault
+            mailbox.fault = self.fault
             _ring(mailbox.loop, [mailbox])
 
 
@@ -426,13 +488,3 @@ def _ring(loop: asyncio.AbstractEventLoop, mailboxes: Sequence[_Mailbox]) -> boo
     except RuntimeError:
         return False
     return True
-
-
-def _load(session: Session) -> Load:
-    state = session.engine.state
-    return Load(
-        running=len(state.running),
-        waiting=state.num_waiting,
-        free_blocks=state.pool.num_free,
-        num_blocks=state.pool.num_blocks,
-    )

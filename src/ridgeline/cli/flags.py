@@ -90,6 +90,24 @@ FLAGS: dict[str, Flag] = {
     "pooling": Flag("An encoder's pooling: mean or cls.", "one row for each text"),
     "positions": Flag("`dropped` leaves rotations out (DroPE).", "q, k unrotated"),
     "settings": Flag("LLM(settings=...): what the environment would say.", "see RIDGELINE_*"),
+    # ---- the server
+    "host": Flag("serve: the address to listen on.", "beyond loopback only with keys"),
+    "port": Flag("serve: the port; 0: any that is free.", ""),
+    "api-key": Flag("serve: a key that callers must show.", "compared in constant time"),
+    "api-keys": Flag("serve: a file of keys, tenants and limits.", "share = weight / weights"),
+    "insecure": Flag("serve: listens beyond this machine without keys.", ""),
+    "allowed-host": Flag("serve: a name by which it may be called on loopback.", "Host header"),
+    "name": Flag("serve: what clients call the model.", ""),
+    "lenient": Flag("serve: lists unknown fields, where they would be refused.", ""),
+    "max-ttft": Flag(
+        "serve: refuses whom it would keep waiting longer for the first token.",
+        "predicted: work that waits / what all rows do a second + own prompt; 429 says when",
+    ),
+    "max-queue": Flag("serve: requests that may wait.", "one more: 429 with Retry-After"),
+    "max-answers": Flag("serve: answers to one request.", "n, best_of, times prompts"),
+    "max-body-bytes": Flag("serve: bytes of a request.", "more: 413, unread"),
+    "drain-seconds": Flag("serve: for what runs to end after SIGTERM.", "then it is cut off"),
+    "step-seconds": Flag("serve: a longer step is called stuck.", "/readyz: 503"),
     "progress": Flag("LLM(progress=...): told of a download.", ""),
     # ---- prompt
     "prompt": Flag(

@@ -28,6 +28,7 @@ from ridgeline.cli import (
     remove,
     replay,
     run,
+    serve,
     simulate,
 )
 from ridgeline.errors import RidgelineError
@@ -60,6 +61,7 @@ class Command:
 # In the order that --help shows.
 COMMANDS: dict[str, Command] = {
     "run": Command(run.run, run.EXAMPLES),
+    "serve": Command(serve.serve, serve.EXAMPLES),
     "embed": Command(embed.embed, embed.EXAMPLES),
     "inspect": Command(inspect.inspect, inspect.EXAMPLES),
     "pull": Command(pull.pull, pull.EXAMPLES),

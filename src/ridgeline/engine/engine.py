@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from ridgeline.cost.calibrate import StepSeconds
@@ -12,6 +12,7 @@ from ridgeline.engine.experts import ExpertCounter
 from ridgeline.engine.request import Event, Request
 from ridgeline.engine.schedule.admit import admit, expire
 from ridgeline.engine.schedule.policies import POLICIES
+from ridgeline.engine.schedule.policies.fair import FairQueue
 from ridgeline.engine.schedule.state import Limits, SchedulerState
 from ridgeline.engine.schedule.step import apply, end, fail, prune, retract, schedule
 from ridgeline.errors import EngineError, RequestError
@@ -87,6 +88,11 @@ class Engine:
     def state(self) -> SchedulerState:
         """To look at, not to change."""
         return self._state
+
+    def weigh(self, weights: Mapping[str, float]) -> None:
+        """What share of the machine each tenant has; for policies that share it among them."""
+        if isinstance(self._state.waiting, FairQueue):
+            self._state.waiting.weights.update(weights)
 
     @property
     def has_work(self) -> bool:

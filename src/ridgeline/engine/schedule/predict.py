@@ -49,6 +49,19 @@ def finish_seconds(state: SchedulerState, request: Request) -> float:
     return wait_seconds(state) + own + decode
 
 
+def outlook(state: SchedulerState) -> tuple[float, float, float]:
+    """Seconds until a newcomer would be begun, for a token of its prompt, and that an answer of
+    usual length takes of all rows' time; zeros where there is no cost model.
+    """
+    if state.pace is None:
+        return 0.0, 0.0, 0.0
+    rows = state.limits.max_rows
+    context = _mean_context(state, state.running)
+    length = USUAL_OUTPUT if state.mean_output is None else max(1.0, state.mean_output)
+    answer = state.pace.decode_seconds(rows, max(1, context)) * length / rows
+    return wait_seconds(state), state.pace.prefill_seconds(1), answer
+
+
 def expected_output(state: SchedulerState, request: Request) -> float:
     """Tokens that a request will still write."""
     most = request.max_tokens - request.num_generated

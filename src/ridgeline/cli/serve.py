@@ -1,0 +1,245 @@
+"""`ridgeline serve`: a server that OpenAI's clients speak to."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ridgeline.cli.progress import show_progress
+from ridgeline.cli.spinner import show_spinner
+from ridgeline.config import Settings
+from ridgeline.errors import RidgelineError
+
+EXAMPLES = """
+Examples:
+
+  ridgeline serve smollm2
+
+  curl localhost:8000/v1/chat/completions -H 'content-type: application/json' -d
+  '{"messages": [{"role": "user", "content": "Hi"}]}'
+
+  ridgeline serve smollm2 --port 9000 --name smol --name gpt-4o-mini
+
+  ridgeline serve ./model.gguf --host 0.0.0.0 --api-keys keys.toml
+
+A key file has a table for each tenant: [tenants.acme] with keys = ["sk-..."], and, if they are to
+be limited, weight, requests_per_minute, tokens_per_minute and max_concurrent. SIGTERM or Ctrl-C
+finishes what runs and refuses what is new; the same again ends at once.
+"""
+
+_MACHINE = "Model and machine"
+_ACCESS = "Who may call"
+_LIMITS = "Limits"
+
+
+def serve(
+    context: typer.Context,
+    model: Annotated[
+        str, typer.Argument(help="Path, catalogue name, pypi:package or hf:owner/name.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on.", rich_help_panel=_ACCESS)
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="Port; 0: any that is free.", rich_help_panel=_ACCESS)
+    ] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A key that callers must show; may be repeated. Others can see it in the list of "
+            "processes: --api-keys is safer.",
+            rich_help_panel=_ACCESS,
+        ),
+    ] = None,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of keys, tenants and their limits.", rich_help_panel=_ACCESS),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Listen beyond this machine without keys.",
+            rich_help_panel=_ACCESS,
+        ),
+    ] = False,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name by which a server on loopback may be called; may be repeated.",
+            rich_help_panel=_ACCESS,
+        ),
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What clients call the model; may be repeated. [default: MODEL's last part]"
+        ),
+    ] = None,
+    lenient: Annotated[
+        bool,
+        typer.Option(
+            "--lenient", help="List unknown fields in the answer, where they would be refused."
+        ),
+    ] = False,
+    max_ttft: Annotated[
+        float,
+        typer.Option(
+            help="Seconds to the first token: who would wait longer, by prediction, is refused "
+            "with the time when to come back.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 60.0,
+    max_queue: Annotated[
+        int, typer.Option(help="Requests that may wait.", rich_help_panel=_LIMITS)
+    ] = 1024,
+    max_answers: Annotated[
+        int,
+        typer.Option(help="Answers to one request (n, best_of).", rich_help_panel=_LIMITS),
+    ] = 128,
+    max_body_bytes: Annotated[
+        int, typer.Option(help="Bytes of a request.", rich_help_panel=_LIMITS)
+    ] = 8 << 20,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(
+            help="What runs may take so long to end after SIGTERM.", rich_help_panel=_LIMITS
+        ),
+    ] = 30.0,
+    step_seconds: Annotated[
+        float,
+        typer.Option(
+            help="A step that takes longer is called stuck, and /readyz says so.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 30.0,
+    itl_target: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds between the tokens of an answer that prompts must leave; chunks of "
+            "prompts shrink to it.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
+    max_rows: Annotated[
+        int, typer.Option(help="Answers that are written at once.", rich_help_panel=_MACHINE)
+    ] = 64,
+    max_tokens_per_step: Annotated[
+        int, typer.Option(help="New tokens that a step has at most.", rich_help_panel=_MACHINE)
+    ] = 512,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="Who goes first: fcfs, priority or fair. [default: fair with --api-keys, else "
+            "fcfs]",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
+    context_length: Annotated[
+        int | None,
+        typer.Option(
+            help="Room for prompt and answer, in tokens. [default: the model's, or what fits]",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            help="Bytes of the KV cache. [default: from what is free]", rich_help_panel=_MACHINE
+        ),
+    ] = None,
+    kv_format: Annotated[
+        str | None,
+        typer.Option(
+            help="How keys and values are kept: bf16, f16 or int8. [default: bf16]",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads. [default: all cores]", rich_help_panel=_MACHINE),
+    ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(help="cpu, or reference (NumPy: slow, exact).", rich_help_panel=_MACHINE),
+    ] = "cpu",
+) -> None:
+    """Serve a model to clients of OpenAI's API."""
+    settings: Settings = context.obj
+    from ridgeline.serve.core.keys import Keys, read_keys
+    from ridgeline.serve.server import is_loopback, listen
+
+    if api_key and api_keys is not None:
+        raise RidgelineError("--api-key and --api-keys: give one")
+    if any(len(key) < 8 for key in api_key or ()):
+        raise RidgelineError("--api-key: a key needs 8 characters at least")
+    keys = Keys.of(api_key or ()) if api_keys is None else read_keys(api_keys)
+    loopback = is_loopback(host)
+    if not loopback and not keys and not insecure:
+        raise RidgelineError(
+            f"--host {host} can be reached from other machines: give --api-keys or --api-key, or "
+            "say --insecure"
+        )
+    for flag, value in (
+        ("--max-ttft", max_ttft),
+        ("--max-queue", max_queue),
+        ("--max-answers", max_answers),
+        ("--max-body-bytes", max_body_bytes),
+        ("--step-seconds", step_seconds),
+    ):
+        if not value > 0:
+            raise RidgelineError(f"{flag}: {value!r} is not above 0")
+    listening = listen(host, port)  # before a model is loaded: a port that is taken is known
+    from ridgeline.llm import LLM
+    from ridgeline.model.weights.sources import parse_reference, resolve
+    from ridgeline.serve.core.core import Core, ServeOptions
+    from ridgeline.serve.server import serve as run
+
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    with show_progress(model) as progress:
+        path = resolve(parse_reference(model), settings, progress)
+    names = tuple(name) if name else (model.rstrip("/").rsplit("/", 1)[-1],)
+    with show_spinner(f"loading {names[0][-60:]}"):
+        llm = LLM(
+            str(path),
+            settings=settings,
+            backend=backend,
+            context_length=context_length,
+            memory=memory,
+            kv_format=kv_format,
+            max_rows=max_rows,
+            max_tokens_per_step=max_tokens_per_step,
+            policy=policy or ("fair" if keys else "fcfs"),
+            itl_target=itl_target,
+            threads=threads,
+        )
+    options = ServeOptions(
+        names=names,
+        keys=keys,
+        lenient=lenient,
+        max_body_bytes=max_body_bytes,
+        max_answers=max_answers,
+        max_ttft_seconds=max_ttft,
+        max_queue=max_queue,
+        drain_seconds=drain_seconds,
+        step_seconds=step_seconds,
+        hosts=tuple(allowed_host or ()) if loopback else None,
+    )
+    for note in llm.notes:
+        _say(f"note: {note}")
+    where = f"[{host}]" if ":" in host else host
+    address = f"http://{where}:{listening.getsockname()[1]}"
+
+    def ready() -> None:
+        _say(f"{names[0]} is served at {address} (context {llm.max_context:,} tokens)")
+
+    run(Core(llm, options), listening, ready)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

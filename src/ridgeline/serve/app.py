@@ -1,0 +1,127 @@
+"""The application: dialects over one core, behind the guard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from ridgeline import __version__
+from ridgeline.errors import RidgelineError
+from ridgeline.serve.core import health
+from ridgeline.serve.core.core import Core
+from ridgeline.serve.core.errors import Fault, Kind, fault_of
+from ridgeline.serve.core.guard import ErrorBody, Guard
+from ridgeline.serve.openai import chat, completions
+from ridgeline.serve.openai.errors import error_body as openai_error
+from ridgeline.serve.plain import tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """router: makes the routes. error_body: an error as its clients read it, for paths that begin
+    as `paths` do; the longest beginning decides.
+    """
+
+    router: Callable[[Core], APIRouter]
+    error_body: ErrorBody = openai_error
+    paths: tuple[str, ...] = ()
+
+
+DIALECTS: dict[str, Dialect] = {
+    "health": Dialect(health.router),
+    "chat": Dialect(chat.router),
+    "completions": Dialect(completions.router),
+    "tokens": Dialect(tokens.router),
+}
+
+
+def build_app(core: Core) -> Guard:
+    """The ASGI application; its lifespan is the watchdog's."""
+    return Guard(build_routes(core), core, error_body_of)
+
+
+def build_routes(core: Core) -> FastAPI:
+    """The routes, without the guard."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        watchdog = asyncio.create_task(health.watch(core))
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+            with suppress(asyncio.CancelledError):
+                await watchdog
+
+    app = FastAPI(
+        title="Ridgeline",
+        version=__version__,
+        summary="A language model behind the APIs that clients know",
+        lifespan=lifespan,
+        docs_url=None,  # their pages load scripts from other sites, and this one works offline
+        redoc_url=None,
+    )
+    for dialect in DIALECTS.values():
+        app.include_router(dialect.router(core))
+    _tell_errors(app)
+    _describe(app)
+    return app
+
+
+def error_body_of(path: str) -> ErrorBody:
+    """The wording of errors for clients that call `path`."""
+    known = [(p, d.error_body) for d in DIALECTS.values() for p in d.paths if path.startswith(p)]
+    return max(known, key=lambda one: len(one[0]), default=("", openai_error))[1]
+
+
+_KINDS: dict[int, Kind] = {404: "not_found", 413: "too_large"}
+
+
+def _tell_errors(app: FastAPI) -> None:
+    """Of what no route has told: no such path, and faults of ours."""
+
+    def told(request: Request, fault: Fault) -> Response:
+        body = error_body_of(request.url.path)(fault)
+        return JSONResponse(dict(body), fault.status, fault.headers)
+
+    async def ours(request: Request, error: Exception) -> Response:
+        return told(request, fault_of(error))
+
+    async def of_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        what = {404: "there is no such path", 405: "this path has no such method"}
+        reason = what.get(error.status_code, str(error.detail))
+        message = f"{request.method} {request.url.path[:200]}: {reason}"
+        kind = _KINDS.get(error.status_code, "invalid_request")
+        response = told(request, Fault(error.status_code, kind, message))
+        response.headers.update(error.headers or {})
+        return response
+
+    app.add_exception_handler(RidgelineError, ours)
+    app.add_exception_handler(HTTPException, of_http)
+    app.add_exception_handler(Exception, ours)
+
+
+def _describe(app: FastAPI) -> None:
+    """What bodies refer to (see `documented`) goes where OpenAPI wants it."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = made()
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            for path in document["paths"].values():
+                for route in path.values():
+                    for content in route.get("requestBody", {}).get("content", {}).values():
+                        schemas |= content["schema"].pop("x-definitions", {})
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

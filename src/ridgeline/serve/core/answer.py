@@ -1,0 +1,152 @@
+"""An `Ask` becomes events: phrased, given to the engine, and what it writes understood."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+from ridgeline.async_engine import AsyncEngine
+from ridgeline.engine.outputs import Delta, RequestOutput
+from ridgeline.errors import RequestError
+from ridgeline.serve.core.admission import FrontDoor
+from ridgeline.serve.core.ask import Ask
+from ridgeline.serve.core.errors import ContextExceeded
+from ridgeline.serve.core.events import (
+    AnswerEnd,
+    AnswerEvent,
+    AnswerFinish,
+    Done,
+    Logprobs,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallArguments,
+    ToolCallBegin,
+    Usage,
+)
+from ridgeline.serve.core.phrasing import Phrased, Phrasing
+from ridgeline.serve.parse.parser import Parser
+from ridgeline.serve.parse.parts import CallArguments, CallBegin, Part, Reasoning, Text
+
+
+class Understood:
+    """One answer's pieces as events, through its parser."""
+
+    def __init__(self, index: int, parser: Parser | None) -> None:
+        self._index = index
+        self._parser = parser
+        self._calls = -1
+        self._ids: tuple[int, ...] = ()
+        self._logprobs: Logprobs | None = None
+        self.reasoning_tokens = 0
+
+    def take(self, delta: Delta) -> Iterator[AnswerEvent]:
+        self._ids += delta.token_ids
+        if delta.logprobs is not None:
+            self._logprobs = (self._logprobs or ()) + delta.logprobs
+        ended = delta.finish_reason is not None
+        parts: list[Part] = [Text(delta.text)]
+        if self._parser is not None:
+            parts = self._parser.feed(delta.text, delta.token_ids)
+            if ended:
+                parts += self._parser.finish()
+        for part in parts:
+            yield from self._event(part)
+        if ended and self._ids:
+            yield TextDelta(self._index, "", *self._tokens())
+        if delta.finish_reason is not None:
+            finish: AnswerFinish = delta.finish_reason
+            if finish == "stop" and self._calls >= 0:
+                finish = "tool_calls"
+            yield AnswerEnd(self._index, finish, delta.stop_reason, delta.error)
+
+    def _event(self, part: Part) -> Iterator[AnswerEvent]:
+        if isinstance(part, CallBegin):
+            self._calls += 1
+            yield ToolCallBegin(self._index, self._calls, part.call_id, part.name)
+        elif isinstance(part, CallArguments):
+            yield ToolCallArguments(self._index, self._calls, part.text)
+        elif isinstance(part, Reasoning):
+            self.reasoning_tokens += len(self._ids)
+            yield ReasoningDelta(self._index, part.text, *self._tokens())
+        elif part.text:
+            yield TextDelta(self._index, part.text, *self._tokens())
+
+    def _tokens(self) -> tuple[tuple[int, ...], Logprobs | None]:
+        found = self._ids, self._logprobs
+        self._ids, self._logprobs = (), None
+        return found
+
+
+async def answer(
+    engine: AsyncEngine,
+    phrasing: Phrasing,
+    door: FrontDoor,
+    ask: Ask,
+    hooks: Sequence[Callable[[Ask, Done], None]] = (),
+    max_answers: int = 128,
+) -> AsyncIterator[AnswerEvent]:
+    """Raises before the first event what `AsyncEngine.stream` raises, and what the front door does;
+    closing it frees all. hooks: told of the end.
+    """
+    arrival = time.monotonic()
+    door.check()
+    if ask.sampling.num_sequences > max_answers:
+        field = "n" if ask.sampling.best_of is None else "best_of"
+        raise RequestError(
+            field, f"{ask.sampling.num_sequences} answers are asked for; {max_answers} are allowed"
+        )
+    phrased = await asyncio.to_thread(phrasing.phrase, ask)
+    num_prompt = len(phrased.prompt.token_ids)
+    check_length(num_prompt, engine.max_context)
+    entry = door.enter(ask.service.tenant, num_prompt)
+    num_tokens = num_prompt
+    try:
+        stream = await engine.submit(
+            phrased.prompt,
+            phrased.sampling,
+            request_id=ask.request_id,
+            arrival=arrival,
+            service=ask.service,
+        )
+        try:
+            async for event in events(stream, phrased, ask.sampling.n):
+                if isinstance(event, Done):
+                    num_tokens += event.usage.completion_tokens
+                    for hook in hooks:
+                        hook(ask, event)
+                yield event
+        finally:
+            stream.close()
+    finally:
+        door.leave(entry, num_tokens)
+
+
+def check_length(num_prompt: int, max_context: int) -> None:
+    """Raises the error that clients know a prompt by that fills the context alone."""
+    if num_prompt >= max_context:
+        raise ContextExceeded(
+            "prompt",
+            f"has {num_prompt} tokens; this model's maximum context length is {max_context}, the "
+            "answer included. Shorten it, or set truncate_prompt_tokens",
+        )
+
+
+async def events(
+    stream: AsyncIterator[Delta], phrased: Phrased, count: int
+) -> AsyncIterator[AnswerEvent]:
+    understood = [Understood(index, phrased.parser(index)) for index in range(count)]
+    async for delta in stream:
+        for event in understood[delta.index].take(delta):
+            yield event
+        if delta.output is not None:
+            yield Done(usage_of(delta.output, understood), delta.output)
+
+
+def usage_of(output: RequestOutput, understood: Sequence[Understood] = ()) -> Usage:
+    return Usage(
+        prompt_tokens=len(output.prompt_token_ids),
+        completion_tokens=sum(len(one.token_ids) for one in output.outputs),
+        cached_tokens=output.num_cached_tokens,
+        reasoning_tokens=sum(one.reasoning_tokens for one in understood),
+    )

@@ -1,0 +1,256 @@
+"""POST /v1/chat/completions and GET /v1/models, as OpenAI's clients speak."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from ridgeline.engine.request import SamplingParams
+from ridgeline.errors import RequestError
+from ridgeline.serve.core.ask import Ask, Conversation, NamedTool, Reasoning, Tool, ToolChoice
+from ridgeline.serve.core.core import Core
+from ridgeline.serve.core.errors import HttpError, fault_of
+from ridgeline.serve.core.events import AnswerEnd, AnswerEvent
+from ridgeline.serve.core.http import (
+    begun,
+    compact,
+    documented,
+    key_of,
+    read_body,
+    route_of,
+    server_sent,
+    while_there,
+)
+from ridgeline.serve.core.phrasing import constrained
+from ridgeline.serve.openai.chat_answer import ChatBuilder
+from ridgeline.serve.openai.chat_bodies import (
+    ChatBody,
+    ConstrainedBody,
+    Message,
+    NamedChoice,
+    OtherPart,
+)
+from ridgeline.serve.openai.errors import error_body
+
+
+def router(core: Core) -> APIRouter:
+    routes = APIRouter(route_class=route_of(error_body), tags=["openai"])
+
+    @routes.post("/v1/chat/completions", openapi_extra=documented(ChatBody))
+    async def create_chat_completion(request: Request) -> Response:
+        tenant = core.tenant(key_of(request))
+        body, ignored = await read_body(core, request, ChatBody)
+        core.check_model(body.model)
+        chat_id = core.new_id("chatcmpl-")
+        ask = ask_of(core, body, tenant, chat_id)
+        builder = ChatBuilder(chat_id, core.model, ask.sampling.n, bool(body.logprobs))
+        headers = {"x-request-id": chat_id}
+        if ignored:
+            headers["ridgeline-ignored-fields"] = ", ".join(ignored)
+        if body.stream:
+            events = await while_there(request, begun(core.answer(ask)))
+            usage = body.stream_options is not None and body.stream_options.include_usage
+            return server_sent(streamed(builder, events, usage), headers)
+        await while_there(request, folded(builder, core.answer(ask)))
+        whole = builder.whole() | ({"ignored_fields": ignored} if ignored else {})
+        return JSONResponse(whole, headers=headers)
+
+    @routes.get("/v1/models")
+    async def list_models(request: Request) -> Response:
+        core.tenant(key_of(request))
+        data = [model_of(core, name) for name in core.options.names]
+        return JSONResponse({"object": "list", "data": data})
+
+    @routes.get("/v1/models/{model:path}")
+    async def get_model(request: Request, model: str) -> Response:
+        core.tenant(key_of(request))
+        core.check_model(model)
+        return JSONResponse(model_of(core, model))
+
+    return routes
+
+
+def model_of(core: Core, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": core.created,
+        "owned_by": "ridgeline",
+        "max_model_len": core.engine.max_context,
+    }
+
+
+def ask_of(core: Core, body: ChatBody, tenant: str, request_id: str) -> Ask:
+    if body.store:
+        raise RequestError("store", "chat completions are not stored; use /v1/responses")
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        raise RequestError("max_tokens", "and max_completion_tokens are the same; give one")
+    sampling = body.given()
+    most = body.max_completion_tokens or body.max_tokens
+    if body.top_logprobs is not None and not body.logprobs:
+        raise RequestError("top_logprobs", "needs logprobs to be true")
+    params = SamplingParams(
+        max_tokens=most, logprobs=(body.top_logprobs or 0) if body.logprobs else None, **sampling
+    )
+    params = constrained_by(params, body)
+    effort = body.reasoning_effort
+    return Ask(
+        Conversation(tuple(messages_of(body.messages)), body.chat_template_kwargs or {}),
+        params,
+        tools=tools_of(body),
+        tool_choice=choice_of(body),
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        reasoning=Reasoning(
+            False if effort == "none" else None,
+            separate=body.include_reasoning,
+            effort=None if effort == "none" else effort,
+        ),
+        service=core.service(tenant, body.priority, body.cache_salt, body.timeout_seconds),
+        request_id=request_id,
+        truncate=body.truncate_prompt_tokens,
+    )
+
+
+def tools_of(body: ChatBody) -> tuple[Tool, ...]:
+    found = []
+    for tool in body.tools or ():
+        function = tool.function
+        found.append(
+            Tool(
+                function.name,
+                function.description,
+                function.parameters or {},
+                strict=bool(function.strict),
+            )
+        )
+    return tuple(found)
+
+
+def choice_of(body: ChatBody) -> ToolChoice:
+    if isinstance(body.tool_choice, NamedChoice):
+        return NamedTool(body.tool_choice.function.name)
+    return body.tool_choice or "auto"
+
+
+def messages_of(messages: list[Message]) -> list[dict[str, Any]]:
+    """As chat templates know them: texts, and the arguments of calls as objects."""
+    found = []
+    names: dict[str, str] = {}
+    for place, message in enumerate(messages):
+        where = f"messages.{place}"
+        role = "system" if message.role == "developer" else message.role
+        entry: dict[str, Any] = {"role": role, "content": _text(message, f"{where}.content")}
+        reasoning = message.reasoning_content or message.reasoning
+        if reasoning:
+            entry["reasoning_content"] = reasoning
+        if message.name is not None:
+            entry["name"] = message.name
+        if message.tool_calls:
+            calls = []
+            for number, call in enumerate(message.tool_calls):
+                names[call.id] = call.function.name
+                at = f"{where}.tool_calls.{number}.function.arguments"
+                function = {
+                    "name": call.function.name,
+                    "arguments": arguments_of(call.function.arguments, at),
+                }
+                calls.append({"id": call.id, "type": "function", "function": function})
+            entry["tool_calls"] = calls
+        if message.role == "tool":
+            if message.tool_call_id is None:
+                raise RequestError(f"{where}.tool_call_id", "is missing")
+            entry["tool_call_id"] = message.tool_call_id
+            if message.tool_call_id in names:
+                entry.setdefault("name", names[message.tool_call_id])
+        found.append(entry)
+    return found
+
+
+def arguments_of(text: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise RequestError(where, "is not JSON") from None
+    if not isinstance(found, dict):
+        raise RequestError(where, "is not a JSON object")
+    return found
+
+
+def _text(message: Message, where: str) -> str:
+    if not isinstance(message.content, list):
+        return message.content or ""
+    texts = []
+    for place, part in enumerate(message.content):
+        if isinstance(part, OtherPart):
+            raise RequestError(f"{where}.{place}.type", f"this model reads text, not {part.type}")
+        texts.append(part.text or part.refusal or "")
+    return "\n".join(texts)
+
+
+def constrained_by(params: SamplingParams, body: ConstrainedBody) -> SamplingParams:
+    wanted: dict[str, Any] = {}
+    field = "response_format"
+    form = body.response_format
+    if form is not None and form.type == "json_object":
+        wanted["json_object"] = True
+    elif form is not None and form.type == "json_schema":
+        if form.json_schema is None or form.json_schema.schema_ is None:
+            raise RequestError("response_format.json_schema.schema", "is missing")
+        wanted["json"] = form.json_schema.schema_
+    structured = body.structured_outputs
+    if structured is not None:
+        if wanted:
+            raise RequestError("structured_outputs", "and response_format: give one")
+        field = "structured_outputs"
+        kinds = {
+            "json": structured.json_,
+            "json_object": structured.json_object or None,
+            "regex": structured.regex,
+            "choice": None if structured.choice is None else tuple(structured.choice),
+            "grammar": structured.grammar,
+        }
+        wanted = {name: value for name, value in kinds.items() if value is not None}
+        if len(wanted) != 1:
+            raise RequestError(field, f"one of {', '.join(kinds)} is to be given")
+    return constrained(params, field, **wanted) if wanted else params
+
+
+async def folded(builder: ChatBuilder, events: AsyncIterator[AnswerEvent]) -> None:
+    async for event in events:
+        raise_error(event)
+        builder.take(event)
+
+
+async def streamed(
+    builder: ChatBuilder, events: AsyncIterator[AnswerEvent], usage: bool
+) -> AsyncIterator[tuple[str | None, str]]:
+    for chunk in builder.start(usage):
+        yield None, compact(chunk)
+    try:
+        async for event in events:
+            raise_error(event)
+            for chunk in builder.take(event):
+                yield None, compact(chunk)
+        yield None, "[DONE]"
+    except Exception as error:
+        yield None, compact(error_body(fault_of(error)))
+    finally:
+        await events.aclose()  # type: ignore[attr-defined]
+
+
+def raise_error(event: AnswerEvent) -> None:
+    """An answer that failed, or was not done in time, is an error and no answer."""
+    if isinstance(event, AnswerEnd):
+        if event.error is not None:
+            raise event.error
+        if event.finish_reason == "deadline":
+            raise HttpError(504, "timeout", "the request was not done by its deadline")
+
+
+def now() -> int:
+    return int(time.time())

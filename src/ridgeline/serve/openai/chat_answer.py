@@ -1,0 +1,152 @@
+"""An answer as OpenAI's chat completion: chunks as they come, and the whole that they come to."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ridgeline.serve.core.events import (
+    AnswerEnd,
+    AnswerEvent,
+    Done,
+    Logprobs,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallArguments,
+    ToolCallBegin,
+    Usage,
+)
+
+
+class ChatBuilder:
+    """Takes an answer's events; gives the chunks of the stream. `whole`: the completion so far."""
+
+    def __init__(self, chat_id: str, model: str, count: int, logprobs: bool) -> None:
+        self._head = {"id": chat_id, "created": int(time.time()), "model": model}
+        self._wants_logprobs = logprobs
+        self._texts = [""] * count
+        self._reasoning = [""] * count
+        self._calls: list[list[dict[str, Any]]] = [[] for _ in range(count)]
+        self._logprobs: list[list[Any]] = [[] for _ in range(count)]
+        self._ends: list[AnswerEnd | None] = [None] * count
+        self._usage: dict[str, Any] | None = None
+        self._shows_usage = False
+
+    def start(self, usage: bool) -> list[dict[str, Any]]:
+        """The chunks that say whose answers come. usage: the stream ends with the usage."""
+        self._shows_usage = usage
+        first = {"role": "assistant", "content": ""}
+        return [self._chunk(index, dict(first)) for index in range(len(self._texts))]
+
+    def take(self, event: AnswerEvent) -> list[dict[str, Any]]:
+        if isinstance(event, TextDelta):
+            self._texts[event.index] += event.text
+            found = self._taken_logprobs(event.index, event.logprobs)
+            if not event.text and not found:
+                return []
+            return [self._chunk(event.index, {"content": event.text}, logprobs=found)]
+        if isinstance(event, ReasoningDelta):
+            self._reasoning[event.index] += event.text
+            found = self._taken_logprobs(event.index, event.logprobs)
+            if not event.text and not found:
+                return []
+            return [self._chunk(event.index, {"reasoning_content": event.text}, logprobs=found)]
+        if isinstance(event, ToolCallBegin):
+            function = {"name": event.name, "arguments": ""}
+            call = {"id": event.call_id, "type": "function", "function": function}
+            self._calls[event.index].append(call)
+            piece = {"index": event.call, **call, "function": dict(function)}
+            return [self._chunk(event.index, {"tool_calls": [piece]})]
+        if isinstance(event, ToolCallArguments):
+            self._calls[event.index][event.call]["function"]["arguments"] += event.text
+            if not event.text:
+                return []
+            said = {"index": event.call, "function": {"arguments": event.text}}
+            return [self._chunk(event.index, {"tool_calls": [said]})]
+        if isinstance(event, AnswerEnd):
+            self._ends[event.index] = event
+            return [self._chunk(event.index, {}, end=event)]
+        if isinstance(event, Done):
+            self._usage = usage_of(event.usage)
+            if self._shows_usage:
+                return [{**self._chunk(0, {}), "choices": [], "usage": self._usage}]
+        return []
+
+    def whole(self) -> dict[str, Any]:
+        choices = []
+        for index, text in enumerate(self._texts):
+            calls = self._calls[index]
+            message: dict[str, Any] = {
+                "role": "assistant",
+                "content": None if calls and not text else text,
+                "refusal": None,
+            }
+            if self._reasoning[index]:
+                message["reasoning_content"] = self._reasoning[index]
+            if calls:
+                message["tool_calls"] = calls
+            logprobs = {"content": self._logprobs[index], "refusal": None}
+            choices.append(
+                {
+                    "index": index,
+                    "message": message,
+                    "logprobs": logprobs if self._wants_logprobs else None,
+                    **_end(self._ends[index]),
+                }
+            )
+        whole = {**self._head, "object": "chat.completion", "choices": choices}
+        return whole | {"usage": self._usage}
+
+    def _taken_logprobs(self, index: int, logprobs: Logprobs | None) -> list[Any]:
+        if not self._wants_logprobs or not logprobs:
+            return []
+        found = logprobs_of(logprobs)
+        self._logprobs[index] += found
+        return found
+
+    def _chunk(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        *,
+        end: AnswerEnd | None = None,
+        logprobs: list[Any] | None = None,
+    ) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": index, "delta": delta, **_end(end)}
+        choice["logprobs"] = {"content": logprobs, "refusal": None} if logprobs else None
+        return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+
+
+def _end(end: AnswerEnd | None) -> dict[str, Any]:
+    """finish_reason, and stop_reason where something of the request's own ended it."""
+    if end is None:
+        return {"finish_reason": None}
+    found: dict[str, Any] = {"finish_reason": end.finish_reason}
+    if end.stop_reason is not None:
+        found["stop_reason"] = end.stop_reason
+    return found
+
+
+def usage_of(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def logprobs_of(logprobs: Logprobs) -> list[dict[str, Any]]:
+    """Each token's; the sampled one comes first in its mapping."""
+    found = []
+    for token in logprobs:
+        sampled, *_ = token.values()
+        ranked = sorted((one for one in token.values() if one.rank), key=lambda one: one.rank or 0)
+        found.append(_logprob(sampled) | {"top_logprobs": [_logprob(one) for one in ranked]})
+    return found
+
+
+def _logprob(one: Any) -> dict[str, Any]:
+    text = one.decoded_token
+    return {"token": text, "logprob": one.logprob, "bytes": list(text.encode("utf-8"))}

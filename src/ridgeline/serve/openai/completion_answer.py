@@ -1,0 +1,142 @@
+"""An answer as OpenAI's completion: chunks as they come, and the whole that they come to."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ridgeline.engine.answer import Logprob
+from ridgeline.serve.core.events import AnswerEnd, AnswerEvent, Done, TextDelta, Usage
+from ridgeline.serve.openai.chat_answer import usage_of
+
+Entry = Mapping[int, Logprob] | None
+
+
+class CompletionBuilder:
+    """Takes the events of each prompt's answers; gives the chunks of the stream. Answer `i` of
+    prompt `p` is choice `p * count + i`. echoes: what each choice begins with, of each prompt.
+    logprobs: how many likeliest are told of a token; None: nothing is. piece: a token's text.
+    """
+
+    def __init__(
+        self,
+        completion_id: str,
+        model: str,
+        count: int,
+        echoes: Sequence[str],
+        logprobs: int | None,
+        piece: Callable[[int], str],
+    ) -> None:
+        self._head = {"id": completion_id, "created": int(time.time()), "model": model}
+        self._piece = piece
+        self._count = count
+        self._echoes = echoes
+        self._num_logprobs = logprobs
+        size = count * len(echoes)
+        self._texts = [echoes[i // count] for i in range(size)]
+        self._logprobs: list[list[Entry]] = [[] for _ in range(size)]
+        self._offsets = [len(text) for text in self._texts]
+        self._ends: list[AnswerEnd | None] = [None] * size
+        self._usage = Usage(0, 0)
+        self._prompt_logprobs: dict[int, list[Any] | None] = {}
+
+    def start(self) -> list[dict[str, Any]]:
+        """What is echoed."""
+        return [
+            self._chunk(index, text, None, None) for index, text in enumerate(self._texts) if text
+        ]
+
+    def take(self, number: int, event: AnswerEvent) -> list[dict[str, Any]]:
+        if isinstance(event, Done):
+            self._take_done(number, event)
+            return []
+        index = number * self._count + event.index
+        if isinstance(event, TextDelta):
+            self._texts[index] += event.text
+            entries = event.logprobs if self._num_logprobs is not None else None
+            if not event.text and not entries:
+                return []
+            told = None
+            if entries:
+                self._logprobs[index] += entries
+                told = self._told(entries, self._offsets[index])
+                self._offsets[index] += _length(entries)
+            return [self._chunk(index, event.text, told, None)]
+        if isinstance(event, AnswerEnd):
+            self._ends[index] = event
+            return [self._chunk(index, "", None, event)]
+        return []
+
+    def usage_chunk(self) -> dict[str, Any]:
+        head = {**self._head, "object": "text_completion", "choices": []}
+        return {**head, "usage": usage_of(self._usage)}
+
+    def whole(self) -> dict[str, Any]:
+        choices = []
+        for index, text in enumerate(self._texts):
+            number = index // self._count
+            entries = self._logprobs[index]
+            told = None
+            if self._num_logprobs is not None:
+                start = 0 if self._prompt_logprobs.get(number) else len(self._echoes[number])
+                told = self._told([*(self._prompt_logprobs.get(number) or ()), *entries], start)
+            choices.append(self._choice(index, text, told, self._ends[index]))
+        head = {**self._head, "object": "text_completion", "choices": choices}
+        return {**head, "usage": usage_of(self._usage)}
+
+    def _take_done(self, number: int, event: Done) -> None:
+        was, now = self._usage, event.usage
+        self._usage = Usage(
+            was.prompt_tokens + now.prompt_tokens,
+            was.completion_tokens + now.completion_tokens,
+            was.cached_tokens + now.cached_tokens,
+            was.reasoning_tokens + now.reasoning_tokens,
+        )
+        scored = event.output.prompt_logprobs
+        if scored is not None and self._echoes[number] and self._num_logprobs is not None:
+            ids = event.output.prompt_token_ids
+            entries: list[Any] = list(scored)
+            # Nothing was before the first token, so there is no number for it; its text is there.
+            entries[0] = {ids[0]: Logprob(math.nan, None, self._piece(ids[0]))}
+            self._prompt_logprobs[number] = entries
+
+    def _chunk(
+        self, index: int, text: str, logprobs: dict[str, Any] | None, end: AnswerEnd | None
+    ) -> dict[str, Any]:
+        choice = self._choice(index, text, logprobs, end)
+        return {**self._head, "object": "text_completion", "choices": [choice]}
+
+    def _choice(
+        self, index: int, text: str, logprobs: dict[str, Any] | None, end: AnswerEnd | None
+    ) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": index, "text": text, "logprobs": logprobs}
+        choice["finish_reason"] = None if end is None else end.finish_reason
+        choice["stop_reason"] = None if end is None else end.stop_reason
+        return choice
+
+    def _told(self, entries: Sequence[Any], start: int) -> dict[str, Any]:
+        """In the shape of the completions API: lists side by side; text_offset from `start`."""
+        tokens, values, tops, offsets = [], [], [], []
+        offset = start
+        for entry in entries:
+            sampled = next(iter(entry.values()))
+            text = sampled.decoded_token
+            tokens.append(text)
+            known = not math.isnan(sampled.logprob)
+            values.append(sampled.logprob if known else None)
+            ranked = entry.values() if known else ()
+            tops.append({one.decoded_token: one.logprob for one in ranked} or None)
+            offsets.append(offset)
+            offset += len(text)
+        return {
+            "tokens": tokens,
+            "token_logprobs": values,
+            "top_logprobs": tops,
+            "text_offset": offsets,
+        }
+
+
+def _length(entries: Sequence[Any]) -> int:
+    return sum(len(next(iter(entry.values())).decoded_token) for entry in entries)

@@ -1,0 +1,157 @@
+"""POST /v1/completions, as OpenAI's clients speak, with the parameters that vLLM adds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import Field
+
+from ridgeline.engine.answer import piece as logprob_piece
+from ridgeline.engine.request import SamplingParams
+from ridgeline.errors import RequestError
+from ridgeline.serve.core.ask import Ask
+from ridgeline.serve.core.core import Core
+from ridgeline.serve.core.errors import fault_of
+from ridgeline.serve.core.events import AnswerEvent
+from ridgeline.serve.core.http import (
+    begun,
+    compact,
+    documented,
+    key_of,
+    read_body,
+    route_of,
+    server_sent,
+    while_there,
+)
+from ridgeline.serve.core.many import answer_many
+from ridgeline.serve.openai.chat import constrained_by, raise_error
+from ridgeline.serve.openai.chat_bodies import ConstrainedBody, StreamOptions
+from ridgeline.serve.openai.completion_answer import CompletionBuilder
+from ridgeline.serve.openai.errors import error_body
+
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Numbered = AsyncIterator[tuple[int, AnswerEvent]]
+
+
+class CompletionBody(ConstrainedBody):
+    """POST /v1/completions. max_tokens: 16 if not said, as OpenAI has it."""
+
+    model: str | None = None
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = 16
+    logprobs: Annotated[int, Field(ge=0, le=256)] | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+
+def router(core: Core) -> APIRouter:
+    routes = APIRouter(route_class=route_of(error_body), tags=["openai"])
+
+    @routes.post("/v1/completions", openapi_extra=documented(CompletionBody))
+    async def create_completion(request: Request) -> Response:
+        tenant = core.tenant(key_of(request))
+        body, ignored = await read_body(core, request, CompletionBody)
+        core.check_model(body.model)
+        completion_id = core.new_id("cmpl-")
+        asks = asks_of(core, body, tenant, completion_id)
+        echoes = [_echo(core, body, ask) for ask in asks]
+        count = asks[0].sampling.n
+        piece = partial(logprob_piece, core.prompts.tokenizer)
+        builder = CompletionBuilder(completion_id, core.model, count, echoes, body.logprobs, piece)
+        headers = {"x-request-id": completion_id}
+        if ignored:
+            headers["ridgeline-ignored-fields"] = ", ".join(ignored)
+        events = answer_many(core, asks)
+        if body.stream:
+            started = await while_there(request, begun(events))
+            usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+            return server_sent(streamed(builder, started, usage), headers)
+        await while_there(request, folded(builder, events))
+        whole = builder.whole() | ({"ignored_fields": ignored} if ignored else {})
+        return JSONResponse(whole, headers=headers)
+
+    return routes
+
+
+def asks_of(core: Core, body: CompletionBody, tenant: str, request_id: str) -> list[Ask]:
+    if body.suffix:
+        raise RequestError("suffix", "this model continues text; it does not fill gaps")
+    if body.echo and body.truncate_prompt_tokens is not None:
+        raise RequestError("echo", "and truncate_prompt_tokens: give one")
+    if body.echo and body.stream and body.logprobs is not None:
+        raise RequestError("logprobs", "with echo, of prompts come only without stream")
+    given = body.given()
+    if body.echo and body.logprobs is not None:
+        given.setdefault("prompt_logprobs", body.logprobs)
+    params = SamplingParams(max_tokens=body.max_tokens, logprobs=body.logprobs, **given)
+    params = constrained_by(params, body)
+    prompts = _prompts(body)
+    if len(prompts) > core.options.max_prompts:
+        most = core.options.max_prompts
+        raise RequestError("prompt", f"{len(prompts)} prompts; {most} are allowed")
+    if len(prompts) * params.num_sequences > core.limit:
+        total = len(prompts) * params.num_sequences
+        field = "n" if params.best_of is None else "best_of"
+        raise RequestError(field, f"{total} answers are asked for; {core.limit} are allowed")
+    service = core.service(tenant, body.priority, body.cache_salt, body.timeout_seconds)
+    return [
+        Ask(
+            prompt,
+            params,
+            service=service,
+            request_id=request_id if len(prompts) == 1 else f"{request_id}-{number}",
+            truncate=body.truncate_prompt_tokens,
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+def _prompts(body: CompletionBody) -> list[str | list[int]]:
+    prompt: Any = body.prompt
+    if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
+        return [prompt]
+    if not prompt:
+        raise RequestError("prompt", "is empty; at least one is needed")
+    return list(prompt)
+
+
+def _echo(core: Core, body: CompletionBody, ask: Ask) -> str:
+    if not body.echo:
+        return ""
+    if isinstance(ask.prompt, str):
+        return ask.prompt
+    assert isinstance(ask.prompt, list)
+    core.prompts.tokenize(ask.prompt)  # refuses ids that are not there
+    return core.prompts.tokenizer.decode(ask.prompt, skip_special=False)
+
+
+async def folded(builder: CompletionBuilder, events: Numbered) -> None:
+    async for number, event in events:
+        raise_error(event)
+        builder.take(number, event)
+
+
+async def streamed(
+    builder: CompletionBuilder, events: Numbered, usage: bool
+) -> AsyncIterator[tuple[str | None, str]]:
+    for chunk in builder.start():
+        yield None, compact(chunk)
+    try:
+        async for number, event in events:
+            raise_error(event)
+            for chunk in builder.take(number, event):
+                yield None, compact(chunk)
+        if usage:
+            yield None, compact(builder.usage_chunk())
+        yield None, "[DONE]"
+    except Exception as error:
+        yield None, compact(error_body(fault_of(error)))
+    finally:
+        await events.aclose()  # type: ignore[attr-defined]

@@ -1,0 +1,172 @@
+"""The process: one uvicorn server over one engine, its limits on connections, and its end.
+
+SIGTERM or Ctrl-C: new work is refused with 503, what runs is finished, within `drain_seconds`. The
+same again: the process ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ridgeline.errors import RidgelineError
+from ridgeline.serve.app import build_app
+from ridgeline.serve.core.core import Core
+
+logger = logging.getLogger("ridgeline.serve")
+
+HEADER_SECONDS = 10.0
+MAX_HEADER_BYTES = 64 << 10
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """HTTP whose headers must be small and come soon: else one could hold connections, and memory,
+    for nothing.
+    """
+
+    _waiting: asyncio.TimerHandle | None = None
+    _num_header_bytes = 0
+    _in_headers = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._waiting = self.loop.call_later(HEADER_SECONDS, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._done_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_headers:
+            self._num_header_bytes += len(data)
+            if self._waiting is None:  # a further request on this connection
+                self._waiting = self.loop.call_later(HEADER_SECONDS, self._too_slow)
+        super().data_received(data)
+        if self._in_headers and self._num_header_bytes > MAX_HEADER_BYTES:
+            self.send_400_response("The headers are too large.")
+
+    def on_message_begin(self) -> None:
+        self._in_headers = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_headers, self._num_header_bytes = False, 0
+        self._done_waiting()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_headers = True
+        super().on_message_complete()
+
+    def _too_slow(self) -> None:
+        self._waiting = None
+        if not self.transport.is_closing():
+            self.transport.abort()
+
+    def _done_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with an end of our own."""
+
+    def __init__(self, config: uvicorn.Config, core: Core, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._core = core
+        self._ready = ready
+        self._drain: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        if not self.should_exit:
+            self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {one: signal.signal(one, self.handle_exit) for one in signals}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        if self._core.door.draining or self._loop is None:
+            signal.signal(sig, signal.SIG_DFL)
+            os.kill(os.getpid(), sig)
+            return
+        self._core.door.draining = True
+        self._loop.call_soon_threadsafe(self._begin_drain)
+
+    def _begin_drain(self) -> None:
+        self._drain = asyncio.ensure_future(self._drained())
+
+    async def _drained(self) -> None:
+        seconds = self._core.options.drain_seconds
+        running = self._core.door.running
+        logger.warning("ending: %d answers are being finished, for %g s at most", running, seconds)
+        deadline = time.monotonic() + seconds
+        while self._core.door.running and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        left = self._core.door.running
+        if left:
+            logger.warning("ending: %d answers are cut off", left)
+            self.config.timeout_graceful_shutdown = 1
+        self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; raises RidgelineError that says why not."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        made = socket.socket(family, kind, protocol)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+        made.listen(2048)
+    except OSError as error:
+        raise RidgelineError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    return made
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise RidgelineError(f"--host {host}: {error.strerror or error}") from None
+    addresses = [str(one[4][0]) for one in found]
+    return all(one == "::1" or one.startswith("127.") for one in addresses)
+
+
+def serve(core: Core, listening: socket.socket, ready: Callable[[], None] = lambda: None) -> None:
+    """Serves until a signal ends it. ready: called once requests are answered."""
+    config = uvicorn.Config(
+        build_app(core),
+        http=BoundedProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=5,
+    )
+    try:
+        _Server(config, core, ready).run(sockets=[listening])
+    finally:
+        core.close()

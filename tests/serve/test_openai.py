@@ -1,0 +1,183 @@
+"""Completions and chat completions over HTTP: what comes, what is refused, and who is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+import httpx
+import pytest
+from tiny import chunks_of, tiny_core, within
+
+from ridgeline.serve.core.core import Core
+
+PROMPTS = ["Hello there", "A second, somewhat longer prompt about nothing", "z", "Hello there!"]
+SAMPLED = {"temperature": 0.9, "seed": 7, "max_tokens": 12, "ignore_eos": True}
+
+
+@pytest.fixture
+def core() -> Iterator[Core]:
+    core = tiny_core()
+    yield core
+    core.close()
+
+
+def flat(lists: Iterable[list[Any]]) -> list[Any]:
+    return list(chain.from_iterable(lists))
+
+
+async def texts(client: httpx.AsyncClient, **body: Any) -> list[str]:
+    answer = await client.post("/v1/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    return [choice["text"] for choice in answer.json()["choices"]]
+
+
+async def streamed_texts(client: httpx.AsyncClient, **body: Any) -> list[str]:
+    answer = await client.post("/v1/completions", json=body | {"stream": True})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    found: dict[int, str] = {}
+    for chunk in chunks_of(answer.text):
+        for choice in chunk["choices"]:
+            found[choice["index"]] = found.get(choice["index"], "") + choice["text"]
+    return [found[index] for index in sorted(found)]
+
+
+def test_streamed_whole_batched_alone_and_cached_are_the_same(core: Core) -> None:
+    async def check(client: httpx.AsyncClient) -> None:
+        alone = [(await texts(client, prompt=p, n=2, **SAMPLED)) for p in PROMPTS]
+        assert await texts(client, prompt=PROMPTS, n=2, **SAMPLED) == flat(alone)
+        assert await streamed_texts(client, prompt=PROMPTS, n=2, **SAMPLED) == flat(alone)
+        again = [(await streamed_texts(client, prompt=p, n=2, **SAMPLED)) for p in PROMPTS]
+        assert again == alone
+        assert len(set(map(tuple, alone))) == 4
+
+    within(core, check)
+
+
+def test_chat_streamed_is_chat_whole(core: Core) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "logprobs": True, "top_logprobs": 2}
+
+    async def check(client: httpx.AsyncClient) -> None:
+        whole = (await client.post("/v1/chat/completions", json=body | SAMPLED)).json()
+        choice = whole["choices"][0]
+        assert whole["usage"]["completion_tokens"] == 12
+        assert len(choice["logprobs"]["content"]) == 12
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        answer = await client.post("/v1/chat/completions", json=body | SAMPLED | options)
+        chunks = chunks_of(answer.text)
+        assert chunks[-1]["usage"]["completion_tokens"] == 12
+        deltas = [c["choices"][0] for c in chunks if c["choices"]]
+        assert deltas[0]["delta"]["role"] == "assistant"
+        said = "".join(d["delta"].get("content") or "" for d in deltas)
+        assert said == choice["message"]["content"]
+        logprobs = [one for d in deltas if d["logprobs"] for one in d["logprobs"]["content"]]
+        assert logprobs == choice["logprobs"]["content"]
+        assert deltas[-1]["finish_reason"] == choice["finish_reason"] == "length"
+
+    within(core, check)
+
+
+def test_echo_gives_the_prompt_and_its_logprobs(core: Core) -> None:
+    async def check(client: httpx.AsyncClient) -> None:
+        body = {"prompt": "Hello", "echo": True, "logprobs": 1, "max_tokens": 2, "temperature": 0}
+        answer = (await client.post("/v1/completions", json=body)).json()
+        choice = answer["choices"][0]
+        assert choice["text"].startswith("Hello")
+        told = choice["logprobs"]
+        assert "".join(told["tokens"]) == choice["text"]
+        assert told["token_logprobs"][0] is None
+        assert all(value < 0 for value in told["token_logprobs"][1:])
+        assert told["text_offset"] == list(range(7))
+
+    within(core, check)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": "a", "foo": 1}, "foo"),
+        ({"prompt": "a", "temperature": -1}, "temperature"),
+        ({"prompt": "a", "n": 129}, "n"),
+        ({"prompt": ["a"] * 65, "n": 2}, "n"),
+        ({"prompt": ["a"] * 257}, "prompt"),
+        ({"prompt": "a", "best_of": 1000, "temperature": 1}, "best_of"),
+        ({"prompt": "a", "suffix": "b"}, "suffix"),
+        ({"prompt": "a", "logit_bias": {"x": 1}}, "logit_bias"),
+        ({"prompt": [10**6]}, "prompt_token_ids"),
+        ({"prompt": "a" * 2000}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({}, "prompt"),
+    ],
+)
+def test_what_is_wrong_is_a_400_that_names_the_field(
+    core: Core, body: dict[str, Any], param: str
+) -> None:
+    async def check(client: httpx.AsyncClient) -> None:
+        answer = await client.post("/v1/completions", json=body)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["param"].split(".")[0] == param
+
+    within(core, check)
+
+
+def test_a_prompt_that_is_too_long_is_not_cut_unless_asked(core: Core) -> None:
+    async def check(client: httpx.AsyncClient) -> None:
+        prompt = "ab" * 700
+        answer = await client.post("/v1/completions", json={"prompt": prompt, "max_tokens": 1})
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+        body = {"prompt": prompt, "max_tokens": 1, "truncate_prompt_tokens": 64}
+        answer = await client.post("/v1/completions", json=body)
+        assert answer.json()["usage"]["prompt_tokens"] == 64
+
+    within(core, check)
+
+
+def test_lenient_lists_what_it_left_out() -> None:
+    core = tiny_core(lenient=True)
+
+    async def check(client: httpx.AsyncClient) -> None:
+        body = {"prompt": "a", "max_tokens": 1, "foo": 1, "stream_options": {"bar": 2}}
+        answer = await client.post("/v1/completions", json=body)
+        assert sorted(answer.json()["ignored_fields"]) == ["foo", "stream_options.bar"]
+
+    within(core, check)
+    core.close()
+
+
+def test_tokens_in_and_out(core: Core) -> None:
+    async def check(client: httpx.AsyncClient) -> None:
+        tokens = (await client.post("/tokenize", json={"prompt": "Hi!"})).json()["tokens"]
+        back = await client.post("/detokenize", json={"tokens": tokens})
+        assert back.json() == {"prompt": "Hi!"}
+        messages = [{"role": "user", "content": "Hi"}]
+        text = (await client.post("/apply-template", json={"messages": messages})).json()
+        assert text == {"prompt": "<user>Hi<assistant>"}
+        body = {"token_ids": tokens, "max_tokens": 4, "temperature": 0, "ignore_eos": True}
+        whole = (await client.post("/generate", json=body)).json()
+        ids = whole["choices"][0]["token_ids"]
+        assert len(ids) == 4
+        answer = await client.post("/generate", json=body | {"stream": True})
+        pieces = [c for c in chunks_of(answer.text) if "token_ids" in c]
+        assert flat(piece["token_ids"] for piece in pieces) == ids
+        assert await texts(client, prompt=tokens, max_tokens=4, temperature=0, ignore_eos=True) == [
+            whole["choices"][0]["text"]
+        ]
+
+    within(core, check)
+
+
+def test_models_and_other_names() -> None:
+    core = tiny_core(names=("tiny", "gpt-x"))
+
+    async def check(client: httpx.AsyncClient) -> None:
+        listed = (await client.get("/v1/models")).json()["data"]
+        assert [one["id"] for one in listed] == ["tiny", "gpt-x"]
+        assert (await client.get("/v1/models/gpt-x")).json()["max_model_len"] == 1024
+        answer = await client.post("/v1/completions", json={"model": "other", "prompt": "a"})
+        assert answer.status_code == 404
+        assert answer.json()["error"]["code"] == "model_not_found"
+
+    within(core, check)
+    core.close()
