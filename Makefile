@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := CMakeLists.txt $(wildcard src/native/*)
 
-.PHONY: run test lint unit goldens clean
+.PHONY: run test lint unit goldens accuracy clean
 
 run: $(VENV)/.installed
 	$(BIN)/ridgeline pull $(MODEL)
@@ -24,6 +24,10 @@ lint: $(VENV)/.test-installed
 
 unit: $(VENV)/.test-installed
 	$(BIN)/python -m pytest
+
+# docs/accuracy.md: predictions beside what others have measured.
+accuracy: $(VENV)/.installed
+	$(BIN)/python benchmarks/accuracy.py
 
 # Golden logits are made by transformers on torch: only to regenerate them, in an environment of its own.
 goldens: build/goldens/.installed

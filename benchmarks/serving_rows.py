@@ -25,7 +25,7 @@ import csv
 import gzip
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import isqrt
@@ -94,9 +94,13 @@ class Row:
         return bool(self.unlike) or SPLIT in self.mesh
 
 
-def read_rows(path: Path = FILE) -> tuple[Row, ...]:
+def read_rows(path: Path = FILE, families: Collection[str] | None = None) -> tuple[Row, ...]:
+    """families: those whose cases are made, which takes time; the others are only named."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        return tuple(_row(row) for row in csv.DictReader(file))
+        return tuple(
+            _row(row, families is None or MODELS[row["model_path"]][0] in families)
+            for row in csv.DictReader(file)
+        )
 
 
 def fitted_groups(rows: Sequence[Row], seed: int = SEED) -> frozenset[tuple[str, str]]:
@@ -156,7 +160,7 @@ def _described(model: str, precision: str, kv: str) -> Described:
     return describe(load_configuration(model).config, precision, kv=kv, where=model)
 
 
-def _row(row: Mapping[str, str]) -> Row:
+def _row(row: Mapping[str, str], is_made: bool) -> Row:
     family, model = MODELS[row["model_path"]]
     engine, system, version = row["backend"], row["system"], row["backend_version"]
     precision = "mxfp4" if model == "openai/gpt-oss-120b" else row["gemm_quant_mode"] or "bf16"
@@ -166,7 +170,7 @@ def _row(row: Mapping[str, str]) -> Row:
         return deployment(model, precision, kv, system, mesh, engine)
 
     drafts = DRAFTS if (family, engine, version) == PREDICTS else 0
-    case, mesh, unlike = _case(row, deployed, drafts)
+    case, mesh, unlike = _case(row, deployed, drafts) if is_made else (None, "", "")
     measurement = None
     if case is not None:
         tpot = 1e-3 * float(row["silicon_tpot_ms"])
@@ -182,9 +186,8 @@ def _row(row: Mapping[str, str]) -> Row:
 
 
 def _case(
-    row: Mapping[str, str], deployed: type[Deployment] | object, drafts: int
+    row: Mapping[str, str], deployed: Callable[[Mesh], Deployment], drafts: int
 ) -> tuple[Case | None, str, str]:
-    assert callable(deployed)
     isl, osl = int(row["isl"]), int(row["osl"])
     varied = isl in LENGTHS_OF_INFERENCEMAX and osl in LENGTHS_OF_INFERENCEMAX
     mean = MEAN_OF_STATED if varied else 1.0
@@ -236,11 +239,10 @@ def _aggregated(row: Mapping[str, str]) -> Mesh | None:
     return Mesh(tp=tp, dp=dp, ep=moe_ep if tp * dp % moe_ep == 0 else 1)
 
 
-def _best_split(gpus: int, deployed: object, load: Load) -> Case:
+def _best_split(gpus: int, deployed: Callable[[Mesh], Deployment], load: Load) -> Case:
     """Of `gpus`, some in fours compute prompts and the others write: one data-parallel group, or
     groups of 8 or 4 that share attention. What serves most requests by published constants.
     """
-    assert callable(deployed)
     tried = []
     for readers in range(1, gpus // PREFILL_RANKS):
         left = gpus - readers * PREFILL_RANKS

@@ -145,13 +145,18 @@ def test_what_is_not_known_is_said() -> None:
 
 
 def test_imbalance_of_experts() -> None:
-    assert expert_imbalance(1, 100.0) == 1.0
-    few, many = expert_imbalance(32, 256.0), expert_imbalance(32, 1e6)
-    assert 1.5 < few < 32
-    assert 1.0 < many < 1.02
-    assert expert_imbalance(32, 1e6, skew=0.2) > 1.4
+    whole = deployed("deepseek-ai/DeepSeek-R1", "fp8", tp=8)
+    parted = deployed("deepseek-ai/DeepSeek-R1", "fp8", dp=8, ep=8)
+    wide = deployed("deepseek-ai/DeepSeek-R1", "fp8", dp=32, ep=32)
+    assert expert_imbalance(whole, 1e4) == 1.0
+    assert 1.05 < expert_imbalance(parted, 1e6) < 1.5
+    assert expert_imbalance(parted, 64) > expert_imbalance(parted, 1e6)
+    # Popular experts have copies there: what is left is the draw.
+    copies = 32 * 64 / 8
     draws = np.random.default_rng(0).multinomial(32 * 64, [1 / 32] * 32, size=500).max(1) / 64
-    assert expert_imbalance(32, 32 * 64.0) == pytest.approx(draws.mean(), rel=0.1)
+    assert expert_imbalance(wide, copies) == pytest.approx(draws.mean(), rel=0.1)
+    dense = deployed("Qwen/Qwen3-32B", tp=4)
+    assert expert_imbalance(dense, 100) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import exp, log, sqrt
+from math import exp
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from ridgeline.cost.efficiency import (
     Array,
     Pieces,
     Profile,
+    imbalance,
     piece_seconds,
     with_host,
 )
@@ -210,16 +211,16 @@ def deploy(
     )
 
 
-def expert_imbalance(ways: int, copies: float, skew: float = 0.0) -> float:
-    """How much more than the mean the busiest of `ways` ranks has of `copies` routed tokens.
-
-    skew 0: a fair draw, whose maximum is about 1 + sqrt(2 ln(ways) / (copies / ways)); skew: the
-    standard deviation of ranks' popularity, which more tokens do not average away.
+def expert_imbalance(deployment: Deployment, tokens: float) -> float:
+    """How much more than the mean the busiest rank's experts compute, of `tokens` in a step over
+    all ranks: above 1.2 or so, placing or copying popular experts pays.
     """
-    if ways <= 1 or copies <= 0:
+    lines = [line for line in deployment.lines if line.kind == "experts"]
+    if not lines:
         return 1.0
-    mean = copies / ways
-    return float(min(ways, 1.0 + sqrt(2.0 * log(ways) * (1.0 / mean + skew * skew))))
+    experts, ways = np.array([float(lines[0].experts)]), np.array([float(deployment.mesh.ep)])
+    each = np.array([tokens * lines[0].top_k / lines[0].experts])
+    return float(imbalance(ways, each, experts, deployment.profile["experts.skew"])[0])
 
 
 def _exchanged(lines: tuple[Line, ...], mesh: Mesh, width: int) -> tuple[Line, ...]:
@@ -322,7 +323,7 @@ def _pieces(d: Deployment, steps: Steps) -> Pieces:
         )
     made = {name: np.concatenate(parts_) for name, parts_ in columns.items()}
     arithmetic = [arithmetic_of(line.format, chip.peaks) for line in lines]
-    ways = [line.ways for line in lines]
+    ways = [mesh.ep if line.kind == "experts" else line.ways for line in lines]
 
     def each(values: Sequence[float], kind: type = np.float64) -> Array:
         return np.repeat(np.array(values, kind), n)
@@ -339,7 +340,7 @@ def _pieces(d: Deployment, steps: Steps) -> Pieces:
         peak=each([chip.peaks[a] for a in arithmetic]),
         peak_bf16=each([chip.peaks[arithmetic_of("bf16", chip.peaks)]] * len(lines)),
         memory=each([chip.memory_bytes_per_second] * len(lines)),
-        link=each([chip.link(w) for w in ways]),
+        link=each([chip.link(line.ways) for line in lines]),
         steps=np.tile(np.arange(n), len(lines)),
         **made,
     )

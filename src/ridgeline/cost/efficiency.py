@@ -24,6 +24,8 @@ FAMILIES = ("bf16", "fp8", "fp8_block", "fp4", "w4a16", "w8a16")
 EXPERT_FAMILIES = ("bf16", "fp8", "fp8", "fp4", "w4a16", "w4a16")
 ARITHMETICS = ("bf16", "fp8", "fp4")
 ENGINES = ("trtllm", "vllm", "sglang")
+# Ranks from which engines place copies of popular experts.
+PLACED = 16
 _LINEAR, _EXPERTS, _ATTENTION, _ELEMENTWISE, _COLLECTIVE = range(len(KINDS))
 
 
@@ -55,7 +57,8 @@ class Pieces:
     kind, family, arithmetic: indices in KINDS, FAMILIES, ARITHMETICS. count: like
     nodes, which are launched one by one. flops: of matrices; tokens: rows of those. decode_flops,
     prefill_flops, decode_bytes, prefill_bytes: of attention. peak, peak_bf16: operations per
-    second; memory, link: bytes per second. ways: ranks of a collective. per_expert: tokens that an
+    second; memory, link: bytes per second. ways: ranks of a collective, or
+    that part experts. per_expert: tokens that an
     expert has on average; weight_bytes are of all there are. steps: the step of an entry.
     """
 
@@ -189,7 +192,8 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
     touched = touched_share(pieces.per_expert, profile["experts.skew"])
     reading = np.where(is_experts, reading * touched, reading)
     moving = pieces.moved_bytes / (pieces.memory * profile["moved.stream"])
-    computing = pieces.flops / (pieces.peak * compute)
+    busiest = imbalance(pieces.ways, pieces.per_expert, pieces.experts, profile["experts.skew"])
+    computing = pieces.flops * np.where(is_experts, busiest, 1.0) / (pieces.peak * compute)
     seconds = _both(computing, reading + moving, p) + pieces.count * floors[pieces.kind]
     seconds += np.where(
         is_experts,
@@ -222,6 +226,17 @@ def touched_share(per_expert: Array, skew: float) -> Array:
     average: popularities are spread as a gamma distribution of squared variation `skew`.
     """
     return np.asarray(1.0 - (1.0 + skew * per_expert) ** (-1.0 / skew))
+
+
+def imbalance(ways: Array, per_expert: Array, experts: Array, skew: float) -> Array:
+    """How much more than the mean the busiest of `ways` ranks, each with its own experts, computes:
+    ranks' loads vary by how popular their experts are and by the draw of `per_expert` tokens, and
+    the largest of n such is about sqrt(2 ln n) deviations above the mean. From PLACED ranks on,
+    popular experts are taken to have copies (DeepSeek's load balancer): only the draw is left.
+    """
+    mean = np.maximum(per_expert * experts / np.maximum(ways, 1.0), 1e-9)
+    varied = np.where(ways < PLACED, skew * ways / np.maximum(experts, 1.0), 0.0) + 1.0 / mean
+    return np.minimum(ways, 1.0 + np.sqrt(2.0 * np.log(np.maximum(ways, 1.0)) * varied))
 
 
 def with_host(device: Array, rows: Array, eager: Array, engine: str, profile: Profile) -> Array:

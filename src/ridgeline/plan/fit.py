@@ -23,9 +23,11 @@ from ridgeline.plan.steady import Case, Cases
 # Of the log of one row: what a fit does not try to explain.
 NOISE = {"tpot": 0.12, "ttft": 0.3}
 TEMPER = 20.0
+ONE_MACHINE = 1.0
 ITERATIONS = 25
 GROUP_ROWS = 30.0
 COVERED = 0.8
+LEAST_SPREAD = 0.02
 
 # Standard deviation of the log of what we know of each, longest prefix first: medians of millions
 # of kernel timings are known well, what engines do between kernels is not.
@@ -119,8 +121,11 @@ def cross_validated(
 
 def with_spreads(profile: Profile, tpot: Array, ttft: Array) -> Profile:
     """The profile with intervals as wide as the errors of what it was not fitted to."""
-    spreads = [float(np.nanquantile(np.abs(errors), COVERED)) for errors in (tpot, ttft)]
-    return replace(profile, spread=spreads[0], spread_ttft=spreads[1])
+    widths = [profile.spread, profile.spread_ttft]
+    for index, errors in enumerate((tpot, ttft)):
+        if not np.isnan(errors).all():
+            widths[index] = max(LEAST_SPREAD, float(np.nanquantile(np.abs(errors), COVERED)))
+    return replace(profile, spread=widths[0], spread_ttft=widths[1])
 
 
 def errors_of(predicted: Array, measured: Array, spread: float) -> Errors:

@@ -1,0 +1,226 @@
+"""docs/accuracy.md: how far predictions are from what was measured, group by group.
+
+    python benchmarks/accuracy.py            writes the page
+    python benchmarks/accuracy.py --check    says whether it is what the code gives
+
+Nothing is fitted here (benchmarks/fit_serving.py does), and nothing is random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from published import published
+from serving_rows import Row, fitted_groups, read_rows
+
+from ridgeline.cost.efficiency import MEANINGS, PUBLISHED, Profile
+from ridgeline.cost.profile import load_profile
+from ridgeline.plan.fit import Errors, errors_of
+from ridgeline.plan.steady import Cases
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "accuracy.md"
+HEAD = (
+    "| | rows | mean | median | bias | in the 80 % interval |\n"
+    "| --- | --: | --: | --: | --: | --: |"
+)
+
+Predicted = tuple[Row, float, float]
+
+
+def predicted(rows: Sequence[Row], profile: Profile) -> list[Predicted]:
+    """Rows that say their load, with the predicted seconds per token and to the first."""
+    told = [row for row in rows if row.measurement is not None]
+    solved = Cases([row.measurement.case for row in told if row.measurement]).solve(profile)
+    return list(zip(told, map(float, solved.tpot), map(float, solved.ttft), strict=True))
+
+
+def errors(found: Sequence[Predicted], what: str, profile: Profile) -> Errors:
+    values = np.array([p[1] if what == "tpot" else p[2] for p in found])
+    measured = np.array([getattr(p[0].measurement, what) for p in found])
+    return errors_of(values, measured, profile.spread if what == "tpot" else profile.spread_ttft)
+
+
+def line(name: str, e: Errors) -> str:
+    return (
+        f"| {name} | {e.count} | {e.mean:.1%} | {e.median:.1%} | {e.bias:+.1%} | {e.coverage:.0%} |"
+    )
+
+
+def table(
+    found: Sequence[Predicted], key: Callable[[Row], str], what: str, profile: Profile
+) -> list[str]:
+    groups: dict[str, list[Predicted]] = {}
+    for one in found:
+        groups.setdefault(key(one[0]), []).append(one)
+    return [HEAD, *(line(name, errors(groups[name], what, profile)) for name in sorted(groups))]
+
+
+def page() -> str:
+    profile = load_profile()
+    rows = read_rows()
+    fitted = fitted_groups(rows)
+    found = predicted(rows, profile)
+    plain = predicted(rows, PUBLISHED)
+    held = [p for p in found if p[0].group not in fitted]
+    parts = [INTRODUCTION]
+
+    def of(all_of: Sequence[Predicted], mode: str, is_held: bool) -> list[Predicted]:
+        return [p for p in all_of if p[0].mode == mode and (p[0].group not in fitted) == is_held]
+
+    lines = [HEAD]
+    for mode, name in (("agg", "aggregated"), ("disagg", "disaggregated")):
+        for what, words in (("tpot", "TPOT"), ("ttft", "TTFT")):
+            for is_held, half in ((True, "**held out**"), (False, "fitted")):
+                e = errors(of(found, mode, is_held), what, profile)
+                lines.append(line(f"{name}, {words}, {half}", e))
+    sane = [p for p in of(found, "agg", True) if not p[0].is_odd]
+    lines.append(
+        line(
+            "aggregated, TPOT, held out, without rows that cannot be what they say",
+            errors(sane, "tpot", profile),
+        )
+    )
+    lines.append(
+        line(
+            "aggregated, TPOT, held out, by published constants, nothing fitted",
+            errors(of(plain, "agg", True), "tpot", profile),
+        )
+    )
+    untold = sum(row.measurement is None for row in rows)
+    odd = sum(row.is_odd for row in rows)
+    parts += [
+        "## Serving measurements\n",
+        "\n".join(lines),
+        f"\nOf {len(rows)} rows, {untold} disaggregated ones do not say their load: nothing can be "
+        f"predicted from them. {odd} cannot be what they say (weights that do not fit, or a whole "
+        "deployment of which only the number of GPUs is stated); they are scored, never fitted. "
+        "Refused: 0.\n",
+        "Fitted groups: "
+        + "; ".join(f"{f} on {s}" for f, s in sorted(fitted))
+        + ".\n\nHeld out: "
+        + "; ".join(f"{f} on {s}" for f, s in sorted({r.group for r in rows} - fitted))
+        + ".",
+        "\n### TPOT of held-out rows, by model, machine, engine and mode\n",
+        "\n".join(
+            table(
+                held,
+                lambda r: f"{r.family}, {r.system}, {r.engine}, {r.precision}, {r.mode}",
+                "tpot",
+                profile,
+            )
+        ),
+    ]
+    for title, key in SPLITS:
+        parts += [f"\n### TPOT of all rows, by {title}\n"]
+        parts += ["\n".join(table(found, key, "tpot", profile))]
+    worst = sorted(held, key=lambda p: -abs(np.log(p[1] / _tpot(p[0]))))[:15]
+    parts += [
+        "\n### The worst held-out rows\n",
+        "| | measured TPOT, ms | predicted | TTFT measured, s |\n| --- | --: | --: | --: |\n"
+        + "\n".join(_worst(p) for p in worst),
+        "\n## Published tables\n\nNone of them was fitted.\n",
+        _published(),
+        "\n## The numbers that were fitted\n",
+        f"{profile.source}.\n",
+        "| | published | fitted | |\n| --- | --: | --: | --- |\n"
+        + "\n".join(
+            f"| {name} | {PUBLISHED[name]:.3g} | {profile[name]:.3g} | {MEANINGS[name][3]} |"
+            for name in MEANINGS
+        ),
+        "\n## Our own engine, on this machine\n",
+        "`ridgeline explain` sets predictions of the CPU engine beside its timers, and "
+        "`benchmarks/predicted.py` scores them; docs/log.md has the figures, since they are of one "
+        "machine and one day.",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _tpot(row: Row) -> float:
+    assert row.measurement is not None
+    assert row.measurement.tpot is not None
+    return row.measurement.tpot
+
+
+def _worst(one: Predicted) -> str:
+    row, tpot, _ttft = one
+    assert row.measurement is not None
+    load = row.measurement.case.load
+    what = (
+        f"{row.family}, {row.system}, {row.engine} {row.version}, {row.mesh}, "
+        f"{load.concurrency:.0f} x {load.input_tokens:.0f} + {load.output_tokens:.0f}"
+    )
+    return f"| {what} | {1e3 * _tpot(row):.1f} | {1e3 * tpot:.1f} | {row.measurement.ttft:.1f} |"
+
+
+def _published() -> str:
+    made = published()
+    lines = [
+        "| | figures | refused | median error | bias | within 25 % |",
+        "| --- | --: | --: | --: | --: | --: |",
+    ]
+    for name in dict.fromkeys(p.table for p in made):
+        ratios = [
+            p.predicted / p.stated - 1 for p in made if p.table == name and p.predicted is not None
+        ]
+        refused = sum(p.table == name and p.predicted is None for p in made)
+        size = np.abs(ratios)
+        lines.append(
+            f"| {name} | {len(ratios)} | {refused} | {np.median(size):.1%} | "
+            f"{np.median(ratios):+.1%} | {np.mean(size <= 0.25):.0%} |"
+        )
+    lines += ["\n| | stated | predicted | error |\n| --- | --: | --: | --: |"]
+    lines += [
+        f"| {p.what} | {p.stated:.0f} | {p.predicted:.0f} | {p.predicted / p.stated - 1:+.0%} |"
+        for p in made
+        if p.predicted is not None and p.table.startswith("DeepSeek")
+    ]
+    return "\n".join(lines)
+
+
+def _in_flight(row: Row) -> str:
+    assert row.measurement is not None
+    number = row.measurement.case.load.concurrency
+    for most in (8, 32, 128, 512):
+        if number <= most:
+            return f"to {most:4d} in flight"
+    return "more in flight"
+
+
+SPLITS: tuple[tuple[str, Callable[[Row], str]], ...] = (
+    ("engine", lambda row: f"{row.engine}, {row.mode}"),
+    ("machine", lambda row: row.system),
+    ("precision", lambda row: row.precision),
+    ("requests in flight", _in_flight),
+)
+
+INTRODUCTION = """# How accurate predictions are
+
+Generated by `make accuracy` from `benchmarks/serving_rows.py`, `benchmarks/published.py` and the
+profile `src/ridgeline/cost/profiles/fitted.toml`. Errors are predicted / measured - 1; mean and
+median are of their sizes, bias is their median. TPOT: seconds between an answer's tokens. TTFT:
+seconds to its first. "Held out" are whole (model, machine) groups that no constant was fitted to;
+how the groups were drawn, and what had to be known to read the file, stands at the top of
+`benchmarks/serving_rows.py`. Intervals are as wide as errors are on groups left out of the fitted
+half in turn.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    asked = parser.parse_args()
+    made = page()
+    if asked.check:
+        if PAGE.read_text(encoding="utf-8") != made:
+            sys.exit("docs/accuracy.md is stale: run make accuracy")
+        return
+    PAGE.write_text(made, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""docs/accuracy.md says what the code gives: some of its groups, predicted again."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from accuracy import errors, predicted  # noqa: E402
+from serving_rows import FILE, fitted_groups, read_rows  # noqa: E402
+
+from ridgeline.cost.profile import load_profile  # noqa: E402
+
+PAGE = (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8")
+
+
+def test_the_page_says_what_the_code_gives() -> None:
+    profile = load_profile()
+    wanted = {"Llama 3.1 70B", "Qwen3 32B", "gpt-oss 120B"}
+    found = predicted(read_rows(FILE, wanted), profile)
+    checked = 0
+    for family, system, engine, precision, mode in (
+        ("Llama 3.1 70B", "h200_sxm", "vllm", "fp8", "agg"),
+        ("Llama 3.1 70B", "h200_sxm", "trtllm", "fp8", "agg"),
+        ("Qwen3 32B", "h100_sxm", "trtllm", "fp8", "agg"),
+        ("gpt-oss 120B", "b200_sxm", "vllm", "mxfp4", "agg"),
+    ):
+        name = f"| {family}, {system}, {engine}, {precision}, {mode} |"
+        (line,) = [at for at in PAGE.splitlines() if at.startswith(name)]
+        of = [
+            p
+            for p in found
+            if (p[0].family, p[0].system, p[0].engine, p[0].precision, p[0].mode)
+            == (family, system, engine, precision, mode)
+        ]
+        e = errors(of, "tpot", profile)
+        stated = [float(x) for x in re.findall(r"([-+]?[0-9.]+)%?", line.removeprefix(name))]
+        assert stated[0] == e.count
+        assert stated[1:4] == pytest.approx([100 * e.mean, 100 * e.median, 100 * e.bias], abs=0.06)
+        checked += e.count
+    assert checked > 200
+
+
+def test_what_is_held_out_was_not_fitted() -> None:
+    rows = read_rows(FILE, set())
+    assert len(rows) == 2508
+    groups = fitted_groups(rows)
+    assert sum(row.group in groups for row in rows) <= len(rows) // 2
+    fitted, held = re.findall(r"(?:Fitted groups|Held out): (.*)\.", PAGE)
+    assert set(fitted.split("; ")) == {f"{f} on {s}" for f, s in groups}
+    assert not set(fitted.split("; ")) & set(held.split("; "))
+    assert f"seed 6; {len(held.split('; '))} groups held out" in load_profile().source
