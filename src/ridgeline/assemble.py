@@ -203,6 +203,13 @@ def synthetic_engine(
     return engine, executor.timers, executor.reset_timers
 
 
+def packed_ratios(isa: str) -> dict[str, float]:
+    """Of each weight format, bytes that kernels read for each byte as stored."""
+    from ridgeline.backends.cpu.synthetic import packed_ratios
+
+    return packed_ratios(isa)
+
+
 def kept_profile(settings: Settings, isa: str) -> KernelProfile | None:
     """What was timed of these kernels with the settings' threads; None if nothing is kept."""
     from ridgeline.backends.cpu.machine import identity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ridgeline.assemble import TIMED_LIKE, machine_isa
+from ridgeline.assemble import TIMED_LIKE, machine_isa, packed_ratios
 from ridgeline.backends.cpu import synthetic
 from ridgeline.bench.kernels import price_outside
 from ridgeline.config import read_settings
@@ -26,13 +26,14 @@ def test_graphs_are_sound_and_of_every_format() -> None:
 
 def test_kernels_are_timed_and_priced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "LINEAR_FORMATS", ("Q4_0",))
-    monkeypatch.setattr(synthetic, "COLD_FORMATS", ("Q4_0",))
+    monkeypatch.setattr(synthetic, "COMMON_FORMATS", ("Q4_0",))
+    monkeypatch.setattr(synthetic, "LARGE_FORMATS", ("Q4_0",))
     monkeypatch.setattr(synthetic, "KV_FORMAT_NAMES", ("int8",))
     monkeypatch.setattr(synthetic, "MOST_RETRIES", 0)
     isa = machine_isa(read_settings())
-    steps = list(synthetic.time_kernels(isa, 2, lambda: None))
+    steps = list(synthetic.time_kernels(isa, 2, 24 << 20))
     graphs = {id(step.graph): step.graph for step in steps}
-    assert len(graphs) == 3
+    assert 4 <= len(graphs) <= 6  # linears once or twice, weights in memory, attention, the rest
     for step in steps:
         ran = {n.name for n in step.graph.nodes} | {"sample"}
         assert set(step.seconds) <= ran
@@ -49,6 +50,13 @@ def test_kernels_are_timed_and_priced(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert needs is None or (profile.seconds(needs, 25.0) or 0) >= 0
                 assert needs is None or profile.seconds(needs, 25.0) is not None, node.name
     assert {"linear", "gated", "attention", "add_norm", "sample"} <= set(profile.residuals)
+
+
+def test_packed_weights_take_what_the_layouts_say() -> None:
+    ratios = packed_ratios(machine_isa(read_settings()))
+    for name, bits, stored in (("Q4_0", 4.5, 4.5), ("Q4_K", 5, 4.5), ("Q6_K", 7, 6.5625)):
+        assert ratios[name] == pytest.approx(bits / stored, rel=0.01)
+    assert ratios["BF16"] == pytest.approx(1, rel=0.01)
 
 
 def test_an_engine_has_a_part_of_its_own() -> None:

@@ -13,7 +13,7 @@ from statistics import median
 
 import numpy as np
 
-from ridgeline.assemble import TIMED_LIKE, synthetic_engine
+from ridgeline.assemble import TIMED_LIKE, packed_ratios, synthetic_engine
 from ridgeline.cost.device import Roofs
 from ridgeline.cost.kernel_times import outside_terms
 from ridgeline.cost.kernels import KernelProfile, fit, not_negative
@@ -24,8 +24,8 @@ from ridgeline.units import MIB
 
 Report = Callable[[str, int, int], None]
 
-# Read again and again, what the synthetic weights take; and with what is read to evict them.
-HOT_BYTES, COLD_BYTES = 32 * MIB, 288 * MIB
+# What synthetic weights take that caches hold; and those that none does.
+HOT_BYTES, COLD_BYTES = 32 * MIB, 512 * MIB
 _STEPS = 40
 
 
@@ -56,6 +56,7 @@ def profile_kernels(
         rates=(hot.gigabytes_per_second, cold.gigabytes_per_second),
         barrier_nanoseconds=barrier.nanoseconds,
         like=TIMED_LIKE,
+        packed=packed_ratios(meter.isa),
         measured_at=roofs.measured_at,
     )
     step("the engine's own part")

@@ -11,8 +11,8 @@ from ridgeline.step import StepShape
 
 @dataclass(frozen=True, slots=True)
 class TimedStep:
-    """seconds: of each node that ran, by name, and of "sample". cold: no cache had anything of the
-    step before it ran.
+    """seconds: of each node that ran, by name, and of "sample". cold: its weights are more than
+    caches hold.
     """
 
     graph: Graph

@@ -77,6 +77,7 @@ def _profile(fields: Mapping[str, object], isa: str, threads: int) -> KernelProf
             residuals=_numbers(fields["residuals"]),
             read_rate=_number(fields["read_rate"]),
             barrier_nanoseconds=_number(fields["barrier_nanoseconds"]),
+            packed=_numbers(fields["packed"]),
             outside=_numbers(fields["outside"]),
             measured_at=measured_at,
         )

@@ -24,6 +24,7 @@ from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.rows import SelectRows
 from ridgeline.step import StepShape
+from ridgeline.units import MIB
 
 # Rows of a step between which a linear's time is taken to go straight.
 ROW_MARKS = (1, 2, 4, 8, 16, 32, 64, 256, 512)
@@ -34,6 +35,10 @@ DIM_MARKS, GROUP_MARKS = (64, 128, 256), (1, 4, 8)
 # As attention parts its work (src/native/operators_attention.cpp): a context is cut into chunks,
 # which threads share where rows are few.
 CHUNK_TOKENS, SPLIT_ITEMS = 256, 4
+
+# Rows of a linear that are computed together (src/native/operators_linear.cpp); what they multiply
+# is quantized, with its sums, and lies in a core's own cache where it fits.
+PART_ROWS, SPILL_MARK, ACTIVATION_BYTES, SPILL_BYTES = 288, 256, 2, 2 * MIB
 
 Terms = dict[str, float]
 
@@ -50,8 +55,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """group: whose residuals an operator shares. read: bytes of weights or of a cache, by how many
-    rows they are read for: what takes longer where no cache holds them.
+    """group: whose residuals an operator shares. read: bytes of weights, as stored, or of a cache,
+    by format and by how many rows they are read for: what takes longer where no cache holds them.
     """
 
     group: str
@@ -123,13 +128,19 @@ def _linear(node: Node, op: Linear | GatedLinear, place: Place, rows: int) -> Ne
         if place.late:
             _add(terms, f"linear/{exact}/late{at}", share)
             _add(terms, f"linear/{exact}/input{at}", share * inputs)
+        if mark >= SPILL_MARK:
+            part = -(-mark // max(-(-mark // PART_ROWS), 2))
+            spilled = part * inputs * ACTIVATION_BYTES / SPILL_BYTES - 1
+            _add(terms, f"linear/{exact}/spill{at}", share * outputs * inputs * max(0.0, spilled))
         for weight in weights:
             # A head's int8 activations have two terms, so its rows cost more.
             name = f"{kind}/{weight.format.name}{at}"
             _add(terms, name, share * weight.shape[0] * weight.shape[1])
-    num_bytes = sum(weight.num_bytes for weight in weights)
-    marks = _marks(min(rows, COLD_MARKS[-1]), COLD_MARKS)
-    return Needs(kind, terms, {f"weights@{mark}": share * num_bytes for mark, share in marks})
+    read: Terms = {}
+    for mark, share in _marks(min(rows, COLD_MARKS[-1]), COLD_MARKS):
+        for weight in weights:
+            _add(read, f"{weight.format.name}/weights@{mark}", share * weight.num_bytes)
+    return Needs(kind, terms, read)
 
 
 def _attention(node: Node, op: Attention, shape: StepShape, threads: int) -> Needs:

@@ -90,7 +90,10 @@ class KernelTimes:
         width = graph.outputs[0].shape[-1]
         assert isinstance(width, int)
         self._vocab = width
-        self._weights = sum(weight.num_bytes for weight in graph.weights)
+        self._weights = sum(
+            weight.num_bytes * profile.packed.get(weight.format.name, 1.0)
+            for weight in graph.weights
+        )
         self._kv_per_token = sum(state.bytes_per_token for state in graph.states)
         if roofs.device(64 << 20, profile.threads) is None:
             raise RidgelineError(f"roofs of {profile.threads} threads were not measured")

@@ -32,7 +32,8 @@ class KernelProfile:
 
     prices: seconds a unit of each term, with a working set that the caches hold. reading: how much
     of the time that memory takes more than caches is not hidden, by how many rows are computed
-    meanwhile. residuals: of each group, the spread (relative) of fitted operators. read_rate,
+    meanwhile, of formats that were timed so and of all. packed: bytes of a format's weights as
+    kernels read them, for each as stored. residuals: of each group, the spread (relative) of fitted operators. read_rate,
     barrier_nanoseconds: GB/s of reading what the caches hold, and a barrier, meanwhile. outside:
     seconds of a step that no operator has, by term (see `outside_terms`).
     """
@@ -44,6 +45,7 @@ class KernelProfile:
     residuals: Mapping[str, float]
     read_rate: float
     barrier_nanoseconds: float
+    packed: Mapping[str, float] = field(default_factory=dict)
     outside: Mapping[str, float] = field(default_factory=dict)
     measured_at: str = ""
 
@@ -59,7 +61,13 @@ class KernelProfile:
         hot = _priced(needs.terms, self.prices)
         if hot is None:
             return None
-        return hot, sum(self.reading.get(name, 1.0) * size for name, size in needs.read.items())
+        unhidden = 0.0
+        for name, num_bytes in needs.read.items():
+            format_name, _, kind = name.rpartition("/")
+            packed = self.packed.get(format_name, 1.0)
+            factor = self.reading.get(name, self.reading.get(kind, 1.0))
+            unhidden += factor * packed * num_bytes
+        return hot, unhidden
 
     def more_seconds(self, read_rate: float) -> float:
         """Of a byte, what a working set that is read at this rate (GB/s) takes longer."""
@@ -84,6 +92,7 @@ def fit(
     rates: tuple[float, float],
     barrier_nanoseconds: float,
     like: Mapping[str, str],
+    packed: Mapping[str, float] | None = None,
     measured_at: str = "",
 ) -> KernelProfile:
     """Prices under which every operator's time is off, relatively, by least squares; none is below
@@ -98,7 +107,10 @@ def fit(
         _, known = placed.setdefault(id(step.graph), (step.graph, places(step.graph)))
         (cold if step.cold else hot).extend(_samples(step, known))
     prices = _prices(hot)
+    reading = _reading(cold, prices, rates, packed or {})
     for new, old in like.items():
+        for name in [n for n in reading if n.startswith(f"{old}/")]:
+            reading[name.replace(f"{old}/", f"{new}/")] = reading[name]
         for kind in ("linear", "gated", "head"):
             for name in [n for n in prices if n.startswith(f"{kind}/{old}@")]:
                 prices[name.replace(f"/{old}@", f"/{new}@")] = prices[name]
@@ -106,7 +118,8 @@ def fit(
         isa=isa,
         threads=threads,
         prices=prices,
-        reading=_reading(cold, prices, rates),
+        reading=reading,
+        packed=packed or {},
         residuals=_residuals(hot, prices),
         read_rate=rates[0],
         barrier_nanoseconds=barrier_nanoseconds,
@@ -115,19 +128,29 @@ def fit(
 
 
 def _reading(
-    cold: Sequence[tuple[Needs, float]], prices: Mapping[str, float], rates: tuple[float, float]
+    cold: Sequence[tuple[Needs, float]],
+    prices: Mapping[str, float],
+    rates: tuple[float, float],
+    packed: Mapping[str, float],
 ) -> dict[str, float]:
-    """Of each kind of reading, the middle of what operators took longer: single bad timings do not
-    tell.
+    """Of each number of rows, the part of the longer way from memory that is not hidden: what all
+    operators took longer, together.
     """
     more = max(1e-3, 1 / rates[1] - 1 / rates[0]) * 1e-9
-    found: dict[str, list[float]] = {}
+    longer: dict[str, float] = {}
+    read: dict[str, float] = {}
     for needs, seconds in cold:
         hot = _priced(needs.terms, prices)
-        if hot is not None and len(needs.read) == 1:
-            ((name, num_bytes),) = needs.read.items()
-            found.setdefault(name, []).append(max(0.0, seconds - hot) / (num_bytes * more))
-    return {name: median(values) for name, values in found.items()}
+        if hot is None or len(needs.read) != 1:
+            continue
+        ((name, num_bytes),) = needs.read.items()
+        format_name, _, kind = name.rpartition("/")
+        for key in (name, kind):
+            longer[key] = longer.get(key, 0.0) + seconds - hot
+            read[key] = read.get(key, 0.0) + num_bytes * packed.get(format_name, 1.0)
+    factors = {kind: max(0.0, longer[kind] / (read[kind] * more)) for kind in longer}
+    # A cache is read as weights are by a row.
+    return {**factors, "cache": factors.get("weights@1", 1.0)}
 
 
 def _samples(step: TimedStep, known: Mapping[str, Place]) -> list[tuple[Needs, float]]:

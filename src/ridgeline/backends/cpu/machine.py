@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ridgeline.backends.cpu import _native
+from ridgeline.cost.free_memory import available_bytes
 from ridgeline.cost.kernel_samples import TimedStep
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -66,10 +67,10 @@ class CpuMeter:
         return self._with(threads).barrier(rounds)
 
     def kernels(self, threads: int, report: Callable[[str], None]) -> Iterator[TimedStep]:
-        from ridgeline.backends.cpu.synthetic import EVICTED_BYTES, time_kernels
+        from ridgeline.backends.cpu.synthetic import LARGE_BYTES, time_kernels
 
-        meter = self._with(threads)
-        return time_kernels(self.isa, threads, lambda: meter.read(EVICTED_BYTES, 1), report)
+        large = min(LARGE_BYTES, available_bytes() // 4)
+        return time_kernels(self.isa, threads, large, report)
 
     def close(self) -> None:
         self._meter = None

@@ -14,9 +14,11 @@ from time import perf_counter, process_time, sleep
 import numpy as np
 import numpy.typing as npt
 
+from ridgeline.backends.cpu import _native
 from ridgeline.backends.cpu.executor import CpuExecutor
+from ridgeline.backends.cpu.program import ProgramLimits, predict_memory
 from ridgeline.cost.kernel_samples import TimedStep
-from ridgeline.model.formats import FORMATS, quantize
+from ridgeline.model.formats import FORMATS, Format, quantize
 from ridgeline.model.graph.build import Builder
 from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import Graph, KvState, Value, Weight
@@ -61,14 +63,16 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 256, 512)
 SHORT_ROWS = ROWS[:7]
 # With weights that no cache holds. Beyond, arithmetic hides reading.
 COLD_ROWS = (1, 4, 16, 64)
-COLD_FORMATS = ("Q4_1", "Q5_0", "Q6_K", "Q8_0", "BF16")
+LARGE_FORMATS, LARGE_BYTES = ("Q4_1", "Q5_0", "Q6_K", "Q8_0"), 512 * MIB
+# Timed again where they are short.
+COMMON_FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q6_K", "Q8_0", "BF16")
 HEAD_DIMS, GROUPS = (64, 128, 256), (1, 4, 8)
 CONTEXTS = (31, 255, 1023, 2047)
 KV_FORMAT_NAMES = ("bf16", "f16", "int8")
 
 # More than a core's own cache keeps of two threads.
 BETWEEN_BYTES = 3 * MIB
-# Threads that have just evicted sleep by then, and disturb nobody.
+# After a disturbed run.
 REST_SECONDS = 0.003
 # Of the cores' time; less, and somebody else had some of it.
 LEAST_CPU_SHARE = 0.9
@@ -80,25 +84,26 @@ AGREEMENT, MOST_TURNS = 0.15, 2
 _VOCAB, _MAX_ROWS, _MAX_TOKENS, _CONTEXT = 64, 64, 512, 2560
 _BLOCK = 16
 
-Evict = Callable[[], object]
 Report = Callable[[str], None]
 
 
 def time_kernels(
-    isa: str, threads: int, evict: Evict, report: Report = lambda _: None
+    isa: str, threads: int, large_bytes: int = LARGE_BYTES, report: Report = lambda _: None
 ) -> Iterator[TimedStep]:
-    """Every step that a profile is fitted on, one after the other. evict: leaves the caches without
-    anything of ours.
+    """Every step that a profile is fitted on, one after the other. large_bytes: of weights that no
+    cache holds.
     """
-    yield from _time_formats(isa, threads, evict, report)
+    yield from _time_formats(isa, threads, report)
+    report("weights in memory")
+    yield from _time_large(isa, threads, large_bytes)
     for name in KV_FORMAT_NAMES:
         report(f"attention over {name}")
-        yield from _time_attention(name, isa, threads, evict)
+        yield from _time_attention(name, isa, threads)
     report("small operators")
     yield from _time_small(isa, threads)
 
 
-def _time_formats(isa: str, threads: int, evict: Evict, report: Report) -> Iterator[TimedStep]:
+def _time_formats(isa: str, threads: int, report: Report) -> Iterator[TimedStep]:
     """Short steps twice, seconds apart, and again where the two disagree: what disturbs one format
     does not last so long.
     """
@@ -108,7 +113,7 @@ def _time_formats(isa: str, threads: int, evict: Evict, report: Report) -> Itera
         unsure = []
         for name in names:
             report(f"kernels of {name}")
-            for step in _time_linears(name, SHORT_ROWS if turn else ROWS, isa, threads, evict):
+            for step in _time_linears(name, SHORT_ROWS if turn else ROWS, isa, threads):
                 key = (name, step.shape, step.cold)
                 if key in best:
                     apart = step.total / best[key].total
@@ -118,7 +123,7 @@ def _time_formats(isa: str, threads: int, evict: Evict, report: Report) -> Itera
                 best[key] = step
         if turn and not unsure:
             break
-        names = list(dict.fromkeys(unsure)) if turn else names
+        names = list(dict.fromkeys(unsure)) if turn else list(COMMON_FORMATS)
     yield from best.values()
 
 
@@ -127,10 +132,11 @@ def _time_formats(isa: str, threads: int, evict: Evict, report: Report) -> Itera
 
 def linear_graph(format_name: str) -> Graph:
     """Linears of a format as they stand in models: behind norms, behind attention (`late`, their
-    input not yet quantized), gated, and a head.
+    input not yet quantized), gated, and a head. The wider inputs are so wide that no core's own
+    cache holds them for the rows that are computed together.
     """
     wide = FORMATS[format_name].block_bytes / FORMATS[format_name].block_elements > 2
-    d, e, f, g, h = (512, 768, 1280, 1280, 2048) if wide else (768, 1280, 2304, 1792, 5120)
+    d, e, f, g, h = (512, 768, 1280, 3072, 2048) if wide else (768, 1280, 2304, 9216, 5120)
     b = _builder(format_name)
     x0 = b.one("embed", Embed(), b.token_ids, weights=(b.weight("table", _VOCAB, d),))
     a = _linear(b, "a", _norm(b, "norm0", x0), e)
@@ -142,6 +148,29 @@ def linear_graph(format_name: str) -> Graph:
     h4, _ = _add_norm(b, "norm5", h3, _linear(b, "down_b", _gated(b, "gated_b", x3, h), e))
     y = _norm(b, "norm6", b.one("select", SelectRows(), h4))
     return b.finish(_linear(b, "head", y, 12032 if not wide else 4096), _CONTEXT)
+
+
+def large_graph(num_bytes: int) -> Graph:
+    """Layers of some formats in turn, as many as take so many bytes; matrices of 1 to 14 MB."""
+
+    def format_of(name: str) -> Format:
+        layer = name.removesuffix(".w").split(".")[0].lstrip("abcdefghijklmnopqrstuvwxyz_")
+        return FORMATS[LARGE_FORMATS[int(layer or 0) % len(LARGE_FORMATS)]]
+
+    b = Builder("synthetic", lambda n: format_of(n) if n.endswith(".w") else FORMATS["F32"])
+    d, h, small, less = 1280, 5120, 768, 2304
+    x = b.one("embed", Embed(), b.token_ids, weights=(b.weight("table", _VOCAB, d),))
+    y = _norm(b, "norm", x)
+    weights = 3 * d * h + small * d + 3 * small * less
+    bits = [FORMATS[name].bits_per_weight for name in LARGE_FORMATS]
+    layer_bytes = weights * sum(bits) / len(bits) / 8
+    for layer in range(max(1, int(num_bytes / layer_bytes))):
+        down = _linear(b, f"down{layer}", _gated(b, f"gated{layer}", y, h), d)
+        z = _norm(b, f"small_norm{layer}", _linear(b, f"small{layer}", y, small))
+        _linear(b, f"less{layer}", _gated(b, f"small_gated{layer}", z, less), small)
+        x, y = _add_norm(b, f"norm{layer}", x, down)
+    y = _norm(b, "last", b.one("select", SelectRows(), x))
+    return b.finish(_linear(b, "head", y, _VOCAB), _CONTEXT)
 
 
 def attention_graph(kv_format: str) -> Graph:
@@ -259,6 +288,18 @@ class RandomWeights:
         pass
 
 
+def packed_ratios(isa: str) -> dict[str, float]:
+    """Of each format, bytes of weights as they are packed for each byte as stored."""
+    found = {}
+    for name in _native.packed_formats():
+        graph = linear_graph(name)
+        limits = ProgramLimits(isa, 1, 1, max_rows=1, max_tokens=1, max_sampled=1)
+        vectors = sum(4 * w.num_elements for w in graph.weights if len(w.shape) == 1)
+        matrices = sum(w.num_bytes for w in graph.weights if w.name.endswith(".w"))
+        found[name] = (predict_memory(graph, limits)["weights"] - vectors) / matrices
+    return found
+
+
 def engine_executor(isa: str, threads: int) -> CpuExecutor:
     """Of a graph whose tokens can be answers, for who times an engine."""
     return CpuExecutor(
@@ -278,8 +319,10 @@ def engine_executor(isa: str, threads: int) -> CpuExecutor:
 class _Timer:
     """Owns an executor, and runs a step until its operators' medians mean something."""
 
-    def __init__(self, graph: Graph, isa: str, threads: int, num_blocks: int) -> None:
-        self.graph, self._retries = graph, MOST_RETRIES
+    def __init__(
+        self, graph: Graph, isa: str, threads: int, num_blocks: int, cold: bool = False
+    ) -> None:
+        self.graph, self._retries, self._cold = graph, MOST_RETRIES, cold
         self.executor = CpuExecutor(
             graph,
             RandomWeights(),
@@ -305,27 +348,22 @@ class _Timer:
         repeat: int,
         *,
         sampling: bool = False,
-        evict: Evict | None = None,
         threads: int,
     ) -> TimedStep:
-        """Over `repeat` runs, after a first one that is not counted, unless they are cold: of each
-        operator, what it takes where nothing disturbs it. Runs in which others had the cores are
-        done once more.
+        """Medians over `repeat` runs, after a first one that is not counted. Runs in which others
+        had the cores are done once more.
         """
         seen: dict[str, list[float]] = {}
         again = StepPlan(tuple(row._replace(new_blocks=()) for row in plan.rows))
         first = True
         undisturbed = 0
         while undisturbed < repeat:
-            if evict is not None:
-                evict()
-                sleep(REST_SECONDS)
             self.executor.reset_timers()
             clock, cpu = perf_counter(), process_time()
             self._run(plan if first else again, sampling)
             share = (process_time() - cpu) / (perf_counter() - clock) / threads
-            counts, first = not first or evict is not None, False
-            if not counts:
+            if first:
+                first = False
                 continue
             if share < LEAST_CPU_SHARE and self._retries > 0:
                 self._retries -= 1
@@ -336,7 +374,7 @@ class _Timer:
                 if time.calls:
                     seen.setdefault(time.name, []).append(1e-9 * time.nanoseconds)
         seconds = {name: median(values) for name, values in seen.items()}
-        return TimedStep(self.graph, plan.shape, threads, evict is not None, seconds)
+        return TimedStep(self.graph, plan.shape, threads, self._cold, seconds)
 
     def _run(self, plan: StepPlan, sampling: bool) -> None:
         if not sampling:
@@ -348,12 +386,10 @@ class _Timer:
             self.executor.truncate(row.row, row.num_context + row.num_new)
 
 
-def _time_linears(
-    name: str, marks: tuple[int, ...], isa: str, threads: int, evict: Evict
-) -> Iterator[TimedStep]:
+def _time_linears(name: str, marks: tuple[int, ...], isa: str, threads: int) -> Iterator[TimedStep]:
     timer = _Timer(linear_graph(name), isa, threads, _MAX_ROWS)
     for rows in marks:
-        repeat = 6 if rows <= 64 else 3
+        repeat = 4 if rows <= 64 else 2
         if rows <= _MAX_ROWS:
             for row in range(rows):
                 timer.open(row, 1)
@@ -362,36 +398,47 @@ def _time_linears(
             timer.open(0, rows)
             plan = StepPlan((PlanRow(0, rows, 0, 1, tuple(range(rows // _BLOCK))),))
         yield timer.step(plan, repeat, threads=threads)
-        if rows in COLD_ROWS and name in COLD_FORMATS and marks is ROWS:
-            yield timer.step(plan, 3, evict=evict, threads=threads)
         timer.close(len(plan.rows))
 
 
-def _time_attention(name: str, isa: str, threads: int, evict: Evict) -> Iterator[TimedStep]:
-    rows, length, longest = 16, 512, max(CONTEXTS) + 1
+def _time_large(isa: str, threads: int, num_bytes: int) -> Iterator[TimedStep]:
+    timer = _Timer(large_graph(num_bytes), isa, threads, _MAX_ROWS, cold=True)
+    for rows in COLD_ROWS:
+        for row in range(rows):
+            timer.open(row, 1)
+        plan = StepPlan(tuple(PlanRow(row, 1, 0, 1, (row,)) for row in range(rows)))
+        yield timer.step(plan, 4, threads=threads)
+        timer.close(rows)
+
+
+def _time_attention(name: str, isa: str, threads: int) -> Iterator[TimedStep]:
+    # Caches in other formats are the same graph's with other kernels: fewer steps say enough.
+    usual = name == KV_FORMAT_NAMES[0]
+    contexts = CONTEXTS if usual else CONTEXTS[:-1]
+    rows, length, longest = 16, 256, max(contexts) + 1
     row_blocks, first_blocks = length // _BLOCK, longest // _BLOCK
     timer = _Timer(attention_graph(name), isa, threads, first_blocks + rows * row_blocks)
-    repeat = 7
+    repeat = 6 if usual else 4
     timer.open(0, longest)
     done = 0
     for num_new in (32, 96, 384, 512, 512, 512):
+        if done >= longest:
+            break
         blocks = tuple(range(done // _BLOCK, (done + num_new) // _BLOCK))
         plan = StepPlan((PlanRow(0, num_new, done, 1, blocks),))
-        yield timer.step(plan, 2, threads=threads)
+        yield timer.step(plan, 2 if usual else 1, threads=threads)
         done += num_new
     # A row keeps what is before a step's context, so contexts go down.
-    for context in reversed(CONTEXTS):
+    for context in reversed(contexts):
         plan = StepPlan((PlanRow(0, 1, context, 1),))
         yield timer.step(plan, repeat, threads=threads)
-        if context > 512:
-            yield timer.step(plan, 2, evict=evict, threads=threads)
     for row in range(1, rows + 1):
         timer.open(row, length)
         first = first_blocks + (row - 1) * row_blocks
         plan = StepPlan((PlanRow(row, length, 0, 1, tuple(range(first, first + row_blocks))),))
         timer.executor.forward(plan)
-    for context in (511, 31):
-        for count in (2, 4, 8, 16):
+    for context in (length - 1, 31):
+        for count in (2, 4, 8, 16) if usual else (2, 16):
             plan = StepPlan(tuple(PlanRow(row, 1, context, 1) for row in range(1, count + 1)))
             yield timer.step(plan, repeat, threads=threads)
 
@@ -409,6 +456,3 @@ def _time_small(isa: str, threads: int) -> Iterator[TimedStep]:
         blocks = tuple(range(tokens // _BLOCK))
         yield timer.step(StepPlan((PlanRow(0, tokens, 0, 1, blocks),)), 3, threads=threads)
         timer.close(1)
-
-
-EVICTED_BYTES = 256 * MIB
