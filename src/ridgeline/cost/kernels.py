@@ -33,9 +33,9 @@ class KernelProfile:
     prices: seconds a unit of each term, with a working set that the caches hold. reading: how much
     of the time that memory takes more than caches is not hidden, by how many rows are computed
     meanwhile, of formats that were timed so and of all. packed: bytes of a format's weights as
-    kernels read them, for each as stored. residuals: of each group, the spread (relative) of fitted operators. read_rate,
-    barrier_nanoseconds: GB/s of reading what the caches hold, and a barrier, meanwhile. outside:
-    seconds of a step that no operator has, by term (see `outside_terms`).
+    kernels read them, for each as stored. residuals: of each group, the spread (relative) of fitted
+    operators. read_rate, barrier_nanoseconds: GB/s of reading what the caches hold, and a barrier,
+    meanwhile. outside: seconds of a step that no operator has, by term (see `outside_terms`).
     """
 
     isa: str
