@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -72,7 +73,10 @@ async def read_json(core: Core, request: Request) -> Any:
         if len(found) > most:
             raise HttpError(413, "too_large", f"the body has more than {most} bytes")
     try:
-        return json.loads(bytes(found), parse_constant=_refuse_constant)
+        value = json.loads(bytes(found), parse_constant=_refuse_constant)
+        if b"\\u" in found:
+            json.dumps(value, ensure_ascii=False).encode()  # half a character is no text
+        return value
     except (ValueError, RecursionError) as error:
         raise HttpError(400, "invalid_request", f"the body is not JSON: {error}") from None
 
@@ -116,6 +120,17 @@ def documented(model: type[Body]) -> dict[str, Any]:
     schema["x-definitions"] = schema.pop("$defs", {})
     content = {"application/json": {"schema": schema}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+@asynccontextmanager
+async def closing(events: AsyncIterator[Any]) -> AsyncIterator[None]:
+    """Who leaves events half read, by an error say, frees what they hold at once: a generator that
+    is only dropped may live as long as a traceback.
+    """
+    try:
+        yield
+    finally:
+        await events.aclose()  # type: ignore[attr-defined]
 
 
 async def begun(events: AsyncIterator[E]) -> AsyncIterator[E]:

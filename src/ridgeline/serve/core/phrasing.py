@@ -23,6 +23,10 @@ from ridgeline.serve.parse.grammar import tool_grammar
 from ridgeline.serve.parse.parser import Parser
 
 PLAIN = ModelFormat(None, None)
+# What a template is given by us, and no request may replace.
+_RESERVED = frozenset(
+    {"self", "messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,9 @@ class Phrasing:
 
     def _render(self, ask: Ask, conversation: Conversation, tools: tuple[Tool, ...]) -> Tokenized:
         variables = dict(conversation.variables)
+        for name in variables:
+            if name in _RESERVED or not name.isidentifier():
+                raise RequestError("chat_template_kwargs", f"{name[:50]!r} cannot be set")
         switch = ask.reasoning
         source = self._prompts.template.source
         if switch.enabled is not None:

@@ -18,6 +18,7 @@ from ridgeline.serve.core.errors import HttpError, fault_of
 from ridgeline.serve.core.events import AnswerEnd, AnswerEvent
 from ridgeline.serve.core.http import (
     begun,
+    closing,
     compact,
     documented,
     key_of,
@@ -221,9 +222,10 @@ def constrained_by(params: SamplingParams, body: ConstrainedBody) -> SamplingPar
 
 
 async def folded(builder: ChatBuilder, events: AsyncIterator[AnswerEvent]) -> None:
-    async for event in events:
-        raise_error(event)
-        builder.take(event)
+    async with closing(events):
+        async for event in events:
+            raise_error(event)
+            builder.take(event)
 
 
 async def streamed(

@@ -19,6 +19,7 @@ from ridgeline.serve.core.errors import fault_of
 from ridgeline.serve.core.events import AnswerEvent
 from ridgeline.serve.core.http import (
     begun,
+    closing,
     compact,
     documented,
     key_of,
@@ -133,9 +134,10 @@ def _echo(core: Core, body: CompletionBody, ask: Ask) -> str:
 
 
 async def folded(builder: CompletionBuilder, events: Numbered) -> None:
-    async for number, event in events:
-        raise_error(event)
-        builder.take(number, event)
+    async with closing(events):
+        async for number, event in events:
+            raise_error(event)
+            builder.take(number, event)
 
 
 async def streamed(

@@ -19,6 +19,7 @@ from ridgeline.serve.core.errors import fault_of
 from ridgeline.serve.core.events import AnswerEnd, AnswerEvent, Done, TextDelta
 from ridgeline.serve.core.http import (
     begun,
+    closing,
     compact,
     documented,
     key_of,
@@ -169,12 +170,13 @@ def _tokens(core: Core, body: TokenizeBody) -> list[int]:
 
 async def _folded(events: AsyncIterator[AnswerEvent]) -> tuple[Done, dict[int, AnswerEnd]]:
     ends: dict[int, AnswerEnd] = {}
-    async for event in events:
-        raise_error(event)
-        if isinstance(event, AnswerEnd):
-            ends[event.index] = event
-        elif isinstance(event, Done):
-            return event, ends
+    async with closing(events):
+        async for event in events:
+            raise_error(event)
+            if isinstance(event, AnswerEnd):
+                ends[event.index] = event
+            elif isinstance(event, Done):
+                return event, ends
     raise AssertionError("the last event is Done")
 
 

@@ -1,0 +1,243 @@
+"""Clients that hang up, steps that fail or do not end, deadlines, and the end of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+from tiny import MODEL, client_of, hanging_up, settled, slow_steps, tiny_core, within
+
+from ridgeline.serve.app import build_app
+from ridgeline.serve.core import health
+from ridgeline.serve.core.core import Core
+from ridgeline.step import StepPlan
+
+LONG = {"max_tokens": 400, "temperature": 0, "ignore_eos": True}
+SHORT = {"prompt": "Hi", "max_tokens": 4, "temperature": 0, "ignore_eos": True}
+CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
+PATHS: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/completions", {"prompt": "Hi"}),
+    ("/v1/completions", {"prompt": ["Hi", "you"], "n": 2}),
+    ("/v1/chat/completions", CHAT),
+    ("/generate", {"token_ids": [1, 2, 3]}),
+]
+
+
+@pytest.fixture
+def core() -> Iterator[Core]:
+    core = tiny_core()
+    yield core
+    core.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "body"), PATHS)
+def test_who_hangs_up_frees_all_within_a_step(
+    core: Core, path: str, body: dict[str, Any], stream: bool
+) -> None:
+    slow_steps(core, 0.005)
+
+    async def check(_client: httpx.AsyncClient) -> None:
+        app = build_app(core)
+        async with hanging_up(app, path, body | LONG | {"stream": stream}) as some:
+            if stream:
+                await some()
+            while not core.engine.load.running:
+                await asyncio.sleep(0.002)
+        began = core.engine.load.num_steps
+        await settled(core)
+        assert core.engine.load.num_steps <= began + 2
+
+    within(core, check)
+
+
+def test_a_failing_step_ends_its_request_and_no_other(core: Core) -> None:
+    executor = core.llm.session.engine._executor
+    submit = executor.submit
+    guilty = -1
+
+    def fails(plan: StepPlan) -> None:
+        nonlocal guilty
+        for request in core.llm.session.engine.state.running:
+            if request.token_ids[0] == ord("!"):
+                guilty = request.row
+        if any(row.row == guilty for row in plan.rows):
+            guilty = -1
+            raise RuntimeError("an operator broke")
+        submit(plan)
+
+    async def check(client: httpx.AsyncClient) -> None:
+        alone = (await client.post("/v1/completions", json=SHORT)).json()["choices"]
+        executor.submit = fails  # type: ignore[method-assign]
+        bad, *good = await asyncio.gather(
+            client.post("/v1/completions", json=SHORT | {"prompt": "!bad"}),
+            *(client.post("/v1/completions", json=SHORT) for _ in range(3)),
+        )
+        assert bad.status_code == 500
+        assert "broke" in bad.json()["error"]["message"]
+        assert [one.json()["choices"] for one in good] == [alone] * 3
+        executor.submit = submit  # type: ignore[method-assign]
+        again = await client.post("/v1/completions", json=SHORT | {"prompt": "!bad"})
+        assert again.status_code == 200
+        assert (await client.get("/readyz")).status_code == 200
+
+    within(core, check)
+
+
+def test_a_stuck_step_is_named_and_not_ready(caplog: pytest.LogCaptureFixture) -> None:
+    core = tiny_core(step_seconds=0.1)
+    executor = core.llm.session.engine._executor
+    submit, free = executor.submit, threading.Event()
+
+    def sticks(plan: StepPlan) -> None:
+        free.wait(10)
+        submit(plan)
+
+    executor.submit = sticks  # type: ignore[method-assign]
+
+    async def check(client: httpx.AsyncClient) -> None:
+        assert (await client.get("/readyz")).status_code == 200
+        watchdog = asyncio.create_task(health.watch(core, 0.02))
+        asked = asyncio.create_task(client.post("/v1/completions", json=SHORT))
+        while (answer := await client.get("/readyz")).status_code == 200:
+            await asyncio.sleep(0.02)
+        assert "1 rows: cmpl-" in answer.json()["status"]
+        assert (await client.get("/livez")).status_code == 200
+        while not caplog.records:
+            await asyncio.sleep(0.02)
+        free.set()
+        assert (await asked).status_code == 200
+        watchdog.cancel()
+        assert (await client.get("/readyz")).status_code == 200
+        assert len([r for r in caplog.records if "1 rows" in r.message]) == 1
+
+    within(core, check)
+    core.close()
+
+
+def test_a_deadline_is_a_504_before_the_first_token(core: Core) -> None:
+    slow_steps(core, 0.05)
+
+    async def check(client: httpx.AsyncClient) -> None:
+        body = SHORT | {"timeout_seconds": 0.01}
+        for stream in (False, True):
+            answer = await client.post("/v1/completions", json=body | {"stream": stream})
+            assert answer.status_code in (429, 504) or (stream and "its deadline" in answer.text)
+
+    within(core, check)
+
+
+def test_refusals_do_not_wait_for_a_long_step() -> None:
+    core = tiny_core(max_ttft_seconds=1e-9, max_rows=1)
+
+    async def check(client: httpx.AsyncClient) -> None:
+        await client.post("/v1/completions", json=SHORT)
+        slow_steps(core, 1.0)
+        asked = asyncio.create_task(client.post("/v1/completions", json=SHORT))
+        while core.engine.step_began is None:
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(client.post("/v1/completions", json=SHORT))
+        await asyncio.sleep(0.005)
+        began = time.monotonic()
+        answer = await client.post("/v1/chat/completions", json=CHAT)
+        assert core.engine.step_began is not None  # the step runs still
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["error"]["code"] == "overloaded"
+        assert time.monotonic() - began < 0.5
+        assert core.door.refused["ttft"] >= 1
+        assert (await asked).status_code == 200
+        assert (await second).status_code in (200, 429)
+
+    within(core, check)
+    core.close()
+
+
+def test_draining_refuses_what_is_new_and_finishes_what_runs(core: Core) -> None:
+    slow_steps(core, 0.005)
+
+    async def check(client: httpx.AsyncClient) -> None:
+        asked = asyncio.create_task(client.post("/v1/completions", json=SHORT))
+        while not core.door.running:
+            await asyncio.sleep(0.001)
+        core.door.draining = True
+        answer = await client.post("/v1/completions", json=SHORT)
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"]
+        assert (await client.get("/readyz")).status_code == 503
+        assert (await client.get("/livez")).status_code == 200
+        assert (await asked).json()["usage"]["completion_tokens"] == 4
+
+    within(core, check)
+
+
+def start() -> tuple[subprocess.Popen[str], str]:
+    """A server process over the tiny model, and its address."""
+    command = [sys.executable, "-m", "ridgeline.cli.main", "serve", MODEL, "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--threads", "1", "--name", "tiny"], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "is served at" in line:
+            return process, line.split("is served at ")[1].split()[0]
+    raise AssertionError("it did not start")
+
+
+def test_sigterm_finishes_a_stream_and_a_second_one_ends_at_once() -> None:
+    process, address = start()
+    body = {"prompt": "Hi", "max_tokens": 900, "temperature": 0, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{address}/v1/completions", json=body, timeout=30) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGTERM)
+        rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    assert json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+    assert process.wait(timeout=10) == 0
+    process.stderr.close()  # type: ignore[union-attr]
+
+    process, address = start()
+    executing = threading.Thread(target=hold, args=(address, body))
+    executing.start()
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGSTOP)  # so that both arrive while it runs still
+    process.send_signal(signal.SIGTERM)
+    os.kill(process.pid, signal.SIGCONT)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) in (0, -signal.SIGTERM)
+    executing.join()
+    process.stderr.close()  # type: ignore[union-attr]
+
+
+def hold(address: str, body: dict[str, Any]) -> None:
+    with suppress(httpx.HTTPError):
+        httpx.post(f"{address}/v1/completions", json=body | {"n": 8}, timeout=30)
+
+
+def test_half_a_request_does_not_hold_a_connection() -> None:
+    async def run() -> None:
+        core = tiny_core(body_seconds=0.05)
+        async with client_of(build_app(core)) as client:
+
+            async def slowly() -> Any:
+                yield b"{"
+                await asyncio.sleep(1)
+                yield b"}"
+
+            answer = await client.post("/v1/completions", content=slowly())
+            assert answer.status_code == 408
+        core.close()
+
+    asyncio.run(run())
