@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
 from pathlib import Path
@@ -221,6 +222,7 @@ def serve(
         names=names,
         keys=keys,
         lenient=lenient,
+        state=settings.cache_dir / "serve" / hashlib.sha256(str(path).encode()).hexdigest()[:16],
         max_body_bytes=max_body_bytes,
         max_answers=max_answers,
         max_ttft_seconds=max_ttft,

@@ -14,13 +14,17 @@ from starlette.exceptions import HTTPException
 
 from ridgeline import __version__
 from ridgeline.errors import RidgelineError
+from ridgeline.serve.anthropic import routes as anthropic
+from ridgeline.serve.batches import routes as batches
 from ridgeline.serve.core import health
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import Fault, Kind, fault_of
 from ridgeline.serve.core.guard import ErrorBody, Guard
+from ridgeline.serve.ollama import routes as ollama
 from ridgeline.serve.openai import chat, completions
 from ridgeline.serve.openai.errors import error_body as openai_error
 from ridgeline.serve.plain import tokens
+from ridgeline.serve.responses import routes as responses
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,10 @@ DIALECTS: dict[str, Dialect] = {
     "health": Dialect(health.router),
     "chat": Dialect(chat.router),
     "completions": Dialect(completions.router),
+    "responses": Dialect(responses.router),
+    "batches": Dialect(batches.router),
+    "anthropic": Dialect(anthropic.router, anthropic.error_body, ("/v1/messages",)),
+    "ollama": Dialect(ollama.router, ollama.error_body, ("/api/",)),
     "tokens": Dialect(tokens.router),
 }
 

@@ -102,3 +102,8 @@ class Documents:
     def remove(self, kind: str, name: str) -> None:
         for path in (self._folder / kind).glob(f"{name}.*"):
             path.unlink(missing_ok=True)
+
+    def names(self, kind: str) -> list[str]:
+        """Ids of a kind, the one written first first."""
+        paths = (self._folder / kind).glob("*.json")
+        return [path.stem for path in sorted(paths, key=lambda one: one.stat().st_mtime_ns)]

@@ -115,9 +115,9 @@ class Phrasing:
 
     def _render(self, ask: Ask, conversation: Conversation, tools: tuple[Tool, ...]) -> Tokenized:
         variables = dict(conversation.variables)
-        for name in variables:
-            if name in _RESERVED or not name.isidentifier():
-                raise RequestError("chat_template_kwargs", f"{name[:50]!r} cannot be set")
+        for wanted in variables:
+            if wanted in _RESERVED or not wanted.isidentifier():
+                raise RequestError("chat_template_kwargs", f"{wanted[:50]!r} cannot be set")
         switch = ask.reasoning
         source = self._prompts.template.source
         if switch.enabled is not None:

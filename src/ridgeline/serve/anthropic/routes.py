@@ -1,0 +1,190 @@
+"""POST /v1/messages and /v1/messages/count_tokens, as Anthropic's clients speak."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from ridgeline.engine.request import SamplingParams
+from ridgeline.errors import RequestError
+from ridgeline.serve.anthropic.bodies import CountBody, MessagesBody
+from ridgeline.serve.anthropic.conversation import messages_of, tools_of
+from ridgeline.serve.anthropic.message import MessageBuilder
+from ridgeline.serve.core.ask import Ask, Conversation, NamedTool, Reasoning, Tool, ToolChoice
+from ridgeline.serve.core.core import Core
+from ridgeline.serve.core.errors import Fault, fault_of
+from ridgeline.serve.core.events import AnswerEvent
+from ridgeline.serve.core.http import (
+    begun,
+    compact,
+    documented,
+    key_of,
+    read_body,
+    route_of,
+    server_sent,
+    while_there,
+)
+from ridgeline.serve.core.phrasing import constrained
+from ridgeline.serve.openai.chat import raise_error
+
+_KINDS = {
+    "invalid_request": "invalid_request_error",
+    "authentication": "authentication_error",
+    "permission": "permission_error",
+    "not_found": "not_found_error",
+    "too_large": "request_too_large",
+    "rate_limit": "rate_limit_error",
+    "overloaded": "overloaded_error",
+    "timeout": "timeout_error",
+    "server": "api_error",
+}
+VERSIONS = ("2023-01-01", "2023-06-01", "2026-10-21")
+
+
+def error_body(fault: Fault) -> dict[str, Any]:
+    error = {"type": _KINDS[fault.kind], "message": fault.message}
+    return {"type": "error", "error": error}
+
+
+def router(core: Core) -> APIRouter:
+    routes = APIRouter(route_class=route_of(error_body), tags=["anthropic"])
+
+    @routes.post("/v1/messages", openapi_extra=documented(MessagesBody))
+    async def create_message(request: Request) -> Response:
+        tenant = core.tenant(key_of(request))
+        check_version(request)
+        body, ignored = await read_body(core, request, MessagesBody)
+        core.check_model(body.model)
+        message_id = core.new_id("msg_")
+        ask = ask_of(core, body, tenant, message_id)
+        headers = {"request-id": message_id}
+        if ignored:
+            headers["ridgeline-ignored-fields"] = ", ".join(ignored)
+        builder = MessageBuilder(message_id, core.model)
+        if body.stream:
+            events = await while_there(request, begun(core.answer(ask)))
+            return server_sent(streamed(builder, events), headers)
+        await while_there(request, folded(builder, core.answer(ask)))
+        whole = builder.whole() | ({"ignored_fields": ignored} if ignored else {})
+        return JSONResponse(whole, headers=headers)
+
+    @routes.post("/v1/messages/count_tokens", openapi_extra=documented(CountBody))
+    async def count_tokens(request: Request) -> Response:
+        tenant = core.tenant(key_of(request))
+        check_version(request)
+        body, _ = await read_body(core, request, CountBody)
+        core.check_model(body.model)
+        ask = counted(core, body, tenant)
+        prompt = await asyncio.to_thread(core.phrasing.render, ask)
+        return JSONResponse({"input_tokens": len(prompt.token_ids)})
+
+    return routes
+
+
+def check_version(request: Request) -> None:
+    version = request.headers.get("anthropic-version")
+    if version is not None and version not in VERSIONS:
+        raise RequestError("anthropic-version", f"{version!r} is not one of {', '.join(VERSIONS)}")
+
+
+def counted(core: Core, body: CountBody, tenant: str) -> Ask:
+    choice, many = choice_of(body)
+    thinking = body.thinking
+    effort = body.output_config.effort if body.output_config else None
+    switch = None if thinking is None else thinking.type != "disabled"
+    if (
+        thinking is not None
+        and thinking.type == "adaptive"
+        and core.phrasing.form.reasoning is None
+    ):
+        switch = None
+    tools = tuple(
+        Tool(
+            each["function"]["name"],
+            each["function"].get("description"),
+            each["function"]["parameters"],
+        )
+        for each in tools_of(body.tools)
+    )
+    variables = getattr(body, "chat_template_kwargs", None) or {}
+    return Ask(
+        Conversation(tuple(messages_of(body)), variables),
+        SamplingParams(),
+        tools=tools,
+        tool_choice=choice,
+        parallel_tool_calls=many,
+        reasoning=Reasoning(switch, effort=effort),
+        service=core.service(tenant),
+    )
+
+
+def choice_of(body: CountBody) -> tuple[ToolChoice, bool]:
+    choice = body.tool_choice
+    if choice is None:
+        return "auto", True
+    many = not choice.disable_parallel_tool_use
+    if choice.type == "tool":
+        if choice.name is None:
+            raise RequestError("tool_choice.name", "is missing")
+        return NamedTool(choice.name), many
+    if choice.type == "any":
+        return "required", many
+    return choice.type, many
+
+
+def ask_of(core: Core, body: MessagesBody, tenant: str, message_id: str) -> Ask:
+    thinking = body.thinking
+    if thinking is not None and thinking.type == "enabled":
+        if thinking.budget_tokens is None:
+            raise RequestError("thinking.budget_tokens", "is missing")
+        if thinking.budget_tokens >= body.max_tokens:
+            raise RequestError("thinking.budget_tokens", "must be below max_tokens")
+    given = {
+        "temperature": body.temperature,
+        "top_k": body.top_k,
+        "top_p": body.top_p,
+        "min_p": body.min_p,
+        "seed": body.seed,
+        "repetition_penalty": body.repetition_penalty,
+        "presence_penalty": body.presence_penalty,
+        "frequency_penalty": body.frequency_penalty,
+        "stop": body.stop_sequences,
+    }
+    sampling: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    params = SamplingParams(max_tokens=body.max_tokens, **sampling)
+    if body.output_config is not None and body.output_config.format is not None:
+        schema = body.output_config.format.schema_
+        params = constrained(params, "output_config.format", json=schema)
+    return replace(
+        counted(core, body, tenant),
+        sampling=params,
+        service=core.service(tenant, body.priority, body.cache_salt),
+        request_id=message_id,
+    )
+
+
+async def folded(builder: MessageBuilder, events: AsyncIterator[AnswerEvent]) -> None:
+    async for event in events:
+        raise_error(event)
+        builder.take(event)
+
+
+async def streamed(
+    builder: MessageBuilder, events: AsyncIterator[AnswerEvent]
+) -> AsyncIterator[tuple[str | None, str]]:
+    for name, data in builder.start():
+        yield name, compact(data)
+    try:
+        async for event in events:
+            raise_error(event)
+            for name, data in builder.take(event):
+                yield name, compact(data)
+    except Exception as error:
+        yield "error", compact(error_body(fault_of(error)))
+    finally:
+        await events.aclose()  # type: ignore[attr-defined]

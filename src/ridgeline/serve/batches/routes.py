@@ -1,0 +1,260 @@
+"""/v1/files and /v1/batches, as OpenAI's clients speak."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.datastructures import UploadFile
+
+from ridgeline.engine.answer import piece
+from ridgeline.errors import RequestError
+from ridgeline.serve.batches.batch import ENDPOINTS, MAX_FILE_BYTES, Batches, Files, public
+from ridgeline.serve.batches.runner import BatchRunner
+from ridgeline.serve.core.ask import Ask
+from ridgeline.serve.core.bodies import Body
+from ridgeline.serve.core.core import Core
+from ridgeline.serve.core.errors import HttpError, fault_of
+from ridgeline.serve.core.http import checked_body, documented, key_of, read_body, route_of
+from ridgeline.serve.core.many import answer_many
+from ridgeline.serve.openai import chat, completions
+from ridgeline.serve.openai.chat_answer import ChatBuilder
+from ridgeline.serve.openai.chat_bodies import ChatBody
+from ridgeline.serve.openai.completion_answer import CompletionBuilder
+from ridgeline.serve.openai.errors import error_body
+from ridgeline.serve.responses import routes as responses
+from ridgeline.serve.responses.bodies import ResponsesBody
+from ridgeline.serve.responses.response import ResponseBuilder
+from ridgeline.serve.responses.store import documents_of
+
+# Later than anybody who waits, under the policies that look at priorities.
+PRIORITY = 1_000_000
+ROWS = 8
+
+
+class BatchBody(Body):
+    """POST /v1/batches"""
+
+    input_file_id: str
+    endpoint: str
+    completion_window: str = "24h"
+    metadata: dict[str, str] | None = None
+
+
+class Desk:
+    """One server's files and batches, and the task that runs them."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        documents = documents_of(core)
+        self.files = Files(documents, core.new_id)
+        self.batches = Batches(documents, self.files, core.new_id)
+        self.responses = responses.Desk(core)
+        self.runner: BatchRunner | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self) -> BatchRunner:
+        """Runs what there is to run, on the loop that this is called on."""
+        if self.runner is None or self.task is None or self.task.done():
+            self.runner = BatchRunner(self.batches, self.ask, self.room)
+            self.task = asyncio.create_task(self.runner.run())
+        return self.runner
+
+    async def stop(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self.task
+
+    def room(self) -> int:
+        """Lines that may run at once: none more while anybody waits."""
+        busy = self.core.engine.load.waiting > 0 or self.core.door.draining
+        return 0 if busy else ROWS
+
+    async def ask(self, tenant: str, endpoint: str, value: dict[str, Any]) -> tuple[int, Any]:
+        try:
+            return 200, await self._answer(tenant, endpoint, value)
+        except Exception as error:
+            fault = fault_of(error)
+            return fault.status, error_body(fault)
+
+    async def _answer(self, tenant: str, endpoint: str, value: dict[str, Any]) -> dict[str, Any]:
+        core = self.core
+        lenient = core.options.lenient
+        if endpoint == "/v1/chat/completions":
+            body, _ = checked_body(value, ChatBody, lenient=lenient)
+            core.check_model(body.model)
+            name = core.new_id("chatcmpl-")
+            ask = _late(chat.ask_of(core, body, tenant, name))
+            builder = ChatBuilder(name, core.model, ask.sampling.n, bool(body.logprobs))
+            await chat.folded(builder, core.answer(ask))
+            return builder.whole()
+        if endpoint == "/v1/completions":
+            return await self._completion(tenant, value)
+        asked, _ = checked_body(value, ResponsesBody, lenient=lenient)
+        core.check_model(asked.model)
+        responses.check(asked)
+        name = core.new_id("resp_")
+        ask, items = await self.responses.prepare(asked, tenant, name)
+        made = ResponseBuilder(
+            name,
+            responses.head_of(core, asked),
+            wants_logprobs=responses.wants_logprobs(asked),
+        )
+        await responses.folded(made, core.answer(_late(ask)))
+        if asked.store is not False:
+            await asyncio.to_thread(self.responses.store.keep, tenant, made.response, items)
+        return made.response
+
+    async def _completion(self, tenant: str, value: dict[str, Any]) -> dict[str, Any]:
+        core = self.core
+        body, _ = checked_body(value, completions.CompletionBody, lenient=core.options.lenient)
+        core.check_model(body.model)
+        name = core.new_id("cmpl-")
+        asks = [_late(ask) for ask in completions.asks_of(core, body, tenant, name)]
+        echoes = [completions._echo(core, body, ask) for ask in asks]
+        tokenizer = core.prompts.tokenizer
+        builder = CompletionBuilder(
+            name,
+            core.model,
+            asks[0].sampling.n,
+            echoes,
+            body.logprobs,
+            lambda token_id: piece(tokenizer, token_id),
+        )
+        await completions.folded(builder, answer_many(core, asks))
+        return builder.whole()
+
+
+def _late(ask: Ask) -> Ask:
+    return replace(ask, service=replace(ask.service, priority=PRIORITY))
+
+
+def router(core: Core) -> APIRouter:
+    desk = Desk(core)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if core.options.state is not None:
+            desk.start()  # what the process before left undone
+        try:
+            yield
+        finally:
+            await desk.stop()
+
+    routes = APIRouter(route_class=route_of(error_body), tags=["openai"], lifespan=lifespan)
+    _add_files(routes, core, desk)
+    _add_batches(routes, core, desk)
+    return routes
+
+
+def _add_files(routes: APIRouter, core: Core, desk: Desk) -> None:
+    @routes.post("/v1/files")
+    async def create_file(request: Request) -> Response:
+        tenant = core.tenant(key_of(request))
+        size = request.headers.get("content-length", "")
+        if not size.isdecimal() or int(size) > MAX_FILE_BYTES + 65536:
+            raise HttpError(413, "too_large", f"a file may have {MAX_FILE_BYTES} bytes")
+        async with request.form(max_files=1, max_fields=4) as form:
+            unknown = set(form) - {"file", "purpose"}
+            if unknown:
+                raise RequestError(min(unknown), "is not a field that is known here")
+            file, purpose = form.get("file"), form.get("purpose")
+            if not isinstance(file, UploadFile):
+                raise RequestError("file", "is missing")
+            if purpose != "batch":
+                raise RequestError("purpose", "must be batch")
+            data = await file.read()
+            name = (file.filename or "file.jsonl")[:256]
+        added = await asyncio.to_thread(desk.files.add, tenant, name, "batch", data)
+        return JSONResponse(public(added))
+
+    @routes.get("/v1/files")
+    async def list_files(request: Request) -> Response:
+        tenant = core.tenant(key_of(request))
+        return JSONResponse(_page(await asyncio.to_thread(desk.files.every, tenant), request))
+
+    @routes.get("/v1/files/{file_id}")
+    async def get_file(request: Request, file_id: str) -> Response:
+        tenant = core.tenant(key_of(request))
+        return JSONResponse(public(await _known(desk.files.get, tenant, file_id, "file_id")))
+
+    @routes.get("/v1/files/{file_id}/content")
+    async def get_content(request: Request, file_id: str) -> Response:
+        tenant = core.tenant(key_of(request))
+        data = await _known(desk.files.content, tenant, file_id, "file_id")
+        return Response(data, media_type="application/octet-stream")
+
+    @routes.delete("/v1/files/{file_id}")
+    async def delete_file(request: Request, file_id: str) -> Response:
+        tenant = core.tenant(key_of(request))
+        await _known(desk.files.remove, tenant, file_id, "file_id")
+        return JSONResponse({"id": file_id, "object": "file", "deleted": True})
+
+
+def _add_batches(routes: APIRouter, core: Core, desk: Desk) -> None:
+    @routes.post("/v1/batches", openapi_extra=documented(BatchBody))
+    async def create_batch(request: Request) -> Response:
+        tenant = core.tenant(key_of(request))
+        body, _ = await read_body(core, request, BatchBody)
+        if body.endpoint not in ENDPOINTS:
+            raise RequestError("endpoint", f"must be one of {', '.join(ENDPOINTS)}")
+        if body.completion_window != "24h":
+            raise RequestError("completion_window", "must be 24h")
+        try:
+            batch = await asyncio.to_thread(
+                desk.batches.create, tenant, body.endpoint, body.input_file_id, body.metadata
+            )
+        except KeyError:
+            raise RequestError("input_file_id", "there is no such file") from None
+        desk.start().wake()
+        return JSONResponse(public(batch))
+
+    @routes.get("/v1/batches")
+    async def list_batches(request: Request) -> Response:
+        tenant = core.tenant(key_of(request))
+        return JSONResponse(_page(await asyncio.to_thread(desk.batches.every, tenant), request))
+
+    @routes.get("/v1/batches/{batch_id}")
+    async def get_batch(request: Request, batch_id: str) -> Response:
+        tenant = core.tenant(key_of(request))
+        return JSONResponse(public(await _known(desk.batches.get, tenant, batch_id, "batch_id")))
+
+    @routes.post("/v1/batches/{batch_id}/cancel")
+    async def cancel_batch(request: Request, batch_id: str) -> Response:
+        tenant = core.tenant(key_of(request))
+        batch = await _known(desk.batches.cancel, tenant, batch_id, "batch_id")
+        desk.start().wake()
+        return JSONResponse(public(batch))
+
+
+async def _known(call: Any, tenant: str, name: str, param: str) -> Any:
+    try:
+        return await asyncio.to_thread(call, tenant, name)
+    except (KeyError, FileNotFoundError):
+        raise HttpError(404, "not_found", f"{param}: there is no {name[:80]!r}", param) from None
+
+
+def _page(entries: list[dict[str, Any]], request: Request) -> dict[str, Any]:
+    """A list from `after` on, of `limit` at most."""
+    limit = request.query_params.get("limit", "100")
+    if not limit.isdecimal() or not 1 <= int(limit) <= 10_000:
+        raise RequestError("limit", "must be a whole number from 1 to 10000")
+    after = request.query_params.get("after")
+    ids = [entry["id"] for entry in entries]
+    if after is not None and after not in ids:
+        raise RequestError("after", "is none of the list")
+    start = 0 if after is None else ids.index(after) + 1
+    found = [public(entry) for entry in entries[start : start + int(limit)]]
+    return {
+        "object": "list",
+        "data": found,
+        "first_id": found[0]["id"] if found else None,
+        "last_id": found[-1]["id"] if found else None,
+        "has_more": start + len(found) < len(entries),
+    }

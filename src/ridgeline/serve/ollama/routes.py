@@ -1,0 +1,255 @@
+"""/api/generate, /api/chat and the small ones, as Ollama's clients speak."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from ridgeline import __version__
+from ridgeline.engine.request import SamplingParams
+from ridgeline.errors import ModelError, RequestError
+from ridgeline.serve.core.ask import Ask, Conversation, Reasoning, Tool
+from ridgeline.serve.core.core import Core
+from ridgeline.serve.core.errors import Fault, fault_of
+from ridgeline.serve.core.events import AnswerEvent
+from ridgeline.serve.core.http import (
+    begun,
+    compact,
+    documented,
+    key_of,
+    read_body,
+    route_of,
+    while_there,
+)
+from ridgeline.serve.core.phrasing import constrained
+from ridgeline.serve.ollama.answer import Lines
+from ridgeline.serve.ollama.bodies import (
+    ChatBody,
+    GenerateBody,
+    ShowBody,
+    check_keep_alive,
+    messages_of,
+    sampling_of,
+)
+from ridgeline.serve.openai.chat import raise_error
+
+NEVER = "2318-01-01T00:00:00Z"
+
+
+def error_body(fault: Fault) -> dict[str, Any]:
+    return {"error": fault.message}
+
+
+def router(core: Core) -> APIRouter:
+    routes = APIRouter(route_class=route_of(error_body), tags=["ollama"])
+
+    @routes.post("/api/chat", openapi_extra=documented(ChatBody))
+    async def chat(request: Request) -> Response:
+        tenant = core.tenant(key_of(request))
+        body, ignored = await read_body(core, request, ChatBody)
+        check_name(core, body.model)
+        check_keep_alive(body)
+        if not body.messages:
+            return JSONResponse(loaded(core, {"message": {"role": "assistant", "content": ""}}))
+        tools = tuple(
+            Tool(t.function.name, t.function.description, t.function.parameters or {})
+            for t in body.tools or ()
+        )
+        conversation = Conversation(tuple(messages_of(body)))
+        ask = replace(ask_of(core, body, tenant, conversation), tools=tools)
+        return await answered(core, request, ask, body, "chat", ignored)
+
+    @routes.post("/api/generate", openapi_extra=documented(GenerateBody))
+    async def generate(request: Request) -> Response:
+        tenant = core.tenant(key_of(request))
+        body, ignored = await read_body(core, request, GenerateBody)
+        check_name(core, body.model)
+        check_keep_alive(body)
+        for field, why in _CANNOT.items():
+            if getattr(body, field):
+                raise RequestError(field, why)
+        if not body.prompt and not body.system:
+            return JSONResponse(loaded(core, {"response": ""}))
+        if body.raw:
+            if body.system:
+                raise RequestError("system", "has no place in a raw prompt")
+            ask = ask_of(core, body, tenant, body.prompt)
+        else:
+            system = [{"role": "system", "content": body.system}] if body.system else []
+            messages = [*system, {"role": "user", "content": body.prompt}]
+            ask = ask_of(core, body, tenant, Conversation(tuple(messages)))
+        return await answered(core, request, ask, body, "generate", ignored)
+
+    @routes.get("/api/tags")
+    async def tags(request: Request) -> Response:
+        core.tenant(key_of(request))
+        return JSONResponse({"models": [described(core, name) for name in core.options.names]})
+
+    @routes.get("/api/ps")
+    async def running(request: Request) -> Response:
+        core.tenant(key_of(request))
+        more = {"expires_at": NEVER, "size_vram": 0, "context_length": core.engine.max_context}
+        models = [described(core, name) | more for name in core.options.names]
+        return JSONResponse({"models": models})
+
+    @routes.post("/api/show", openapi_extra=documented(ShowBody))
+    async def show(request: Request) -> Response:
+        core.tenant(key_of(request))
+        body, _ = await read_body(core, request, ShowBody)
+        name = body.model or body.name
+        if name is None:
+            raise RequestError("model", "is missing")
+        check_name(core, name)
+        return JSONResponse(shown(core, name))
+
+    @routes.get("/api/version")
+    async def version() -> Response:
+        return JSONResponse({"version": __version__})
+
+    return routes
+
+
+_CANNOT = {
+    "suffix": "text cannot be filled in before an end; leave it out",
+    "template": "templates of requests are not run; the model's own is used",
+    "context": "send the text of the conversation, with /api/chat",
+    "images": "this model reads text, not images",
+    "width": "this model writes text, not images",
+    "height": "this model writes text, not images",
+    "steps": "this model writes text, not images",
+}
+
+
+def check_name(core: Core, name: str) -> None:
+    """As Ollama does, a name may end in ":latest"."""
+    core.check_model(name.removesuffix(":latest"))
+
+
+def ask_of(
+    core: Core, body: ChatBody | GenerateBody, tenant: str, prompt: Conversation | str
+) -> Ask:
+    params = SamplingParams(**sampling_of(body, core.engine.max_context))
+    if body.format == "json":
+        params = constrained(params, "format", json_object=True)
+    elif isinstance(body.format, dict):
+        params = constrained(params, "format", json=body.format)
+    think = body.think
+    effort = think if isinstance(think, str) else None
+    switch = None if think is None or not isinstance(prompt, Conversation) else bool(think)
+    return Ask(
+        prompt,
+        params,
+        reasoning=Reasoning(switch, effort=effort),
+        service=core.service(tenant),
+        request_id=core.new_id("ollama-"),
+    )
+
+
+async def answered(
+    core: Core,
+    request: Request,
+    ask: Ask,
+    body: ChatBody | GenerateBody,
+    form: Literal["chat", "generate"],
+    ignored: list[str],
+) -> Response:
+    headers = {"x-request-id": ask.request_id or ""}
+    if ignored:
+        headers["ridgeline-ignored-fields"] = ", ".join(ignored)
+    lines = Lines(body.model, form, logprobs=body.logprobs)
+    if body.stream:
+        events = await while_there(request, begun(core.answer(ask)))
+        kind = "application/x-ndjson"
+        return StreamingResponse(streamed(lines, events), media_type=kind, headers=headers)
+
+    async def folded() -> None:
+        async for event in core.answer(ask):
+            raise_error(event)
+            lines.take(event)
+
+    await while_there(request, folded())
+    whole = lines.whole() | ({"ignored_fields": ignored} if ignored else {})
+    return JSONResponse(whole, headers=headers)
+
+
+async def streamed(lines: Lines, events: AsyncIterator[AnswerEvent]) -> AsyncIterator[str]:
+    try:
+        async for event in events:
+            raise_error(event)
+            for line in lines.take(event):
+                yield compact(line) + "\n"
+    except Exception as error:
+        yield compact(error_body(fault_of(error))) + "\n"
+    finally:
+        await events.aclose()  # type: ignore[attr-defined]
+
+
+def loaded(core: Core, empty: dict[str, Any]) -> dict[str, Any]:
+    """An empty prompt asks for the model to be loaded: it is."""
+    created = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return {
+        "model": core.model,
+        "created_at": created,
+        **empty,
+        "done": True,
+        "done_reason": "load",
+    }
+
+
+def described(core: Core, name: str) -> dict[str, Any]:
+    opened = core.llm._assembled.opened
+    modified = datetime.fromtimestamp(core.created, UTC).isoformat().replace("+00:00", "Z")
+    graph = opened.graph
+    weights = graph.weights
+    size = sum(weight.num_bytes for weight in weights)
+    elements = sum(weight.num_elements for weight in weights)
+    stored = Counter[str]()
+    for weight in weights:
+        stored[weight.format.name] += weight.num_bytes
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": modified,
+        "size": size,
+        "digest": hashlib.sha256(f"{name} {size}".encode()).hexdigest(),
+        "details": {
+            "parent_model": "",
+            "format": opened.checkpoint.kind,
+            "family": opened.architecture,
+            "families": [opened.architecture],
+            "parameter_size": f"{elements / 1e6:.1f}M",
+            "quantization_level": max(stored, key=lambda one: stored[one]),
+        },
+    }
+
+
+def shown(core: Core, name: str) -> dict[str, Any]:
+    found = described(core, name)
+    form = core.phrasing.form
+    try:
+        template = core.prompts.template.source
+    except ModelError:
+        template = ""
+    capabilities = ["completion"]
+    capabilities += ["tools"] if form.tools is not None else []
+    capabilities += ["thinking"] if form.reasoning is not None else []
+    family = found["details"]["family"]
+    return {
+        "modelfile": "",
+        "parameters": "",
+        "template": template,
+        "details": found["details"],
+        "modified_at": found["modified_at"],
+        "capabilities": capabilities,
+        "model_info": {
+            "general.architecture": family,
+            f"{family}.context_length": core.engine.max_context,
+        },
+    }

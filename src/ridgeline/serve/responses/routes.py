@@ -1,0 +1,319 @@
+"""/v1/responses: create, get, cancel, delete, and the items that led to one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from ridgeline.engine.request import SamplingParams
+from ridgeline.errors import RequestError
+from ridgeline.serve.core.ask import Ask, Conversation, NamedTool, Reasoning, Tool
+from ridgeline.serve.core.core import Core
+from ridgeline.serve.core.errors import HttpError, fault_of
+from ridgeline.serve.core.events import AnswerEvent
+from ridgeline.serve.core.http import (
+    begun,
+    compact,
+    documented,
+    key_of,
+    read_body,
+    route_of,
+    server_sent,
+    while_there,
+)
+from ridgeline.serve.core.phrasing import constrained
+from ridgeline.serve.openai.errors import error_body
+from ridgeline.serve.responses.bodies import NamedChoice, ResponsesBody
+from ridgeline.serve.responses.items import messages_of, read_items, tools_of
+from ridgeline.serve.responses.response import ResponseBuilder
+from ridgeline.serve.responses.store import Store, documents_of
+
+_INCLUDED = ("message.output_text.logprobs", "reasoning.encrypted_content")
+
+
+@dataclass(slots=True)
+class Running:
+    """A response in the background."""
+
+    tenant: str
+    builder: ResponseBuilder
+    task: asyncio.Task[None]
+
+
+class Desk:
+    """What one server knows of responses: those that are kept, and those that run on their own."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.store = Store(documents_of(core))
+        self.running: dict[str, Running] = {}
+
+    async def prepare(
+        self, body: ResponsesBody, tenant: str, response_id: str
+    ) -> tuple[Ask, list[dict[str, Any]]]:
+        """The ask, and all the items that it is made of."""
+        before: list[dict[str, Any]] = []
+        if body.previous_response_id is not None:
+            try:
+                response, items = await asyncio.to_thread(
+                    self.store.get, tenant, body.previous_response_id
+                )
+            except KeyError:
+                raise RequestError(
+                    "previous_response_id", f"no response {body.previous_response_id!r} is stored"
+                ) from None
+            before = [*items, *response["output"]]
+        known = {item["id"]: item for item in before if "id" in item}
+        items = before + read_items(body.input, known)
+        return ask_of(self.core, body, tenant, response_id, items), items
+
+    async def background(self, builder: ResponseBuilder, ask: Ask, keep: Any) -> None:
+        """Answers while nobody waits; what became of it is kept."""
+        try:
+            async for event in self.core.answer(ask):
+                builder.take(event)
+        except asyncio.CancelledError:
+            builder.cancelled()
+        except Exception as error:
+            fault = fault_of(error)
+            builder.failed("server_error", fault.message)
+        finally:
+            await asyncio.to_thread(keep)
+            self.running.pop(builder.response["id"], None)
+
+
+def router(core: Core) -> APIRouter:
+    routes = APIRouter(route_class=route_of(error_body), tags=["openai"])
+    desk = Desk(core)
+
+    @routes.post("/v1/responses", openapi_extra=documented(ResponsesBody))
+    async def create_response(request: Request) -> Response:
+        tenant = core.tenant(key_of(request))
+        body, ignored = await read_body(core, request, ResponsesBody)
+        core.check_model(body.model)
+        check(body)
+        response_id = core.new_id("resp_")
+        ask, items = await desk.prepare(body, tenant, response_id)
+        head = head_of(core, body) | ({"ignored_fields": ignored} if ignored else {})
+        builder = ResponseBuilder(response_id, head, wants_logprobs=wants_logprobs(body))
+        headers = {"x-request-id": response_id}
+
+        def keep() -> None:
+            if body.store is not False:
+                desk.store.keep(tenant, builder.response, items)
+
+        if body.background:
+            return JSONResponse(begin(desk, builder, ask, tenant, keep), headers=headers)
+        if body.stream:
+            events = await while_there(request, begun(core.answer(ask)))
+            return server_sent(streamed(builder, events, keep), headers)
+        await while_there(request, folded(builder, core.answer(ask)))
+        await asyncio.to_thread(keep)
+        return JSONResponse(builder.response, headers=headers)
+
+    @routes.get("/v1/responses/{response_id}")
+    async def get_response(request: Request, response_id: str) -> Response:
+        tenant = core.tenant(key_of(request))
+        if request.query_params.get("stream") == "true":
+            raise RequestError("stream", "a response is had again whole, not as a stream")
+        return JSONResponse((await found(desk, tenant, response_id))[0])
+
+    @routes.get("/v1/responses/{response_id}/input_items")
+    async def list_items(request: Request, response_id: str) -> Response:
+        tenant = core.tenant(key_of(request))
+        _, items = await found(desk, tenant, response_id)
+        data = [
+            {"id": f"item_{response_id[5:]}_{number}", **listed_item(item)}
+            for number, item in enumerate(items)
+        ]
+        first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+        listed = {"object": "list", "data": data, "has_more": False}
+        return JSONResponse(listed | {"first_id": first, "last_id": last})
+
+    @routes.post("/v1/responses/{response_id}/cancel")
+    async def cancel_response(request: Request, response_id: str) -> Response:
+        tenant = core.tenant(key_of(request))
+        running = desk.running.get(response_id)
+        if running is not None and running.tenant == tenant:
+            running.task.cancel()
+            await asyncio.wait([running.task])
+        response, _ = await found(desk, tenant, response_id)
+        if response["status"] not in ("cancelled",):
+            raise RequestError("response_id", f"the response is {response['status']} already")
+        return JSONResponse(response)
+
+    @routes.delete("/v1/responses/{response_id}")
+    async def delete_response(request: Request, response_id: str) -> Response:
+        tenant = core.tenant(key_of(request))
+        await found(desk, tenant, response_id)
+        await asyncio.to_thread(desk.store.remove, tenant, response_id)
+        return JSONResponse({"id": response_id, "object": "response", "deleted": True})
+
+    return routes
+
+
+def listed_item(item: dict[str, Any]) -> dict[str, Any]:
+    """An item as it is listed: a text is a part."""
+    if item["type"] != "message" or not isinstance(item["content"], str):
+        return item
+    if item["role"] == "assistant":
+        part: dict[str, Any] = {"type": "output_text", "text": item["content"], "annotations": []}
+    else:
+        part = {"type": "input_text", "text": item["content"]}
+    return {"status": "completed", **item, "content": [part]}
+
+
+def begin(desk: Desk, builder: ResponseBuilder, ask: Ask, tenant: str, keep: Any) -> dict[str, Any]:
+    task = asyncio.create_task(desk.background(builder, ask, keep))
+    desk.running[builder.response["id"]] = Running(tenant, builder, task)
+    return {**builder.response, "status": "queued", "output": []}
+
+
+async def found(
+    desk: Desk, tenant: str, response_id: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    running = desk.running.get(response_id)
+    if running is not None and running.tenant == tenant:
+        return running.builder.response, []
+    try:
+        return await asyncio.to_thread(desk.store.get, tenant, response_id)
+    except KeyError:
+        raise HttpError(
+            404, "not_found", f"no response {response_id[:80]!r} is stored", "response_id"
+        ) from None
+
+
+def check(body: ResponsesBody) -> None:
+    """What can be said in this dialect and not be done here."""
+    for name in body.include or ():
+        if name not in _INCLUDED[:1]:
+            raise RequestError("include", f"{name!r} is not to be had here")
+    if body.max_tool_calls is not None:
+        raise RequestError("max_tool_calls", "tools run at the client; leave it out")
+    if body.truncation == "auto":
+        raise RequestError("truncation", "a conversation is never cut; use 'disabled'")
+    if body.background and body.stream:
+        raise RequestError("background", "and stream: give one; ask for the response by its id")
+    if body.background and body.store is False:
+        raise RequestError("store", "what runs in the background must be stored to be found")
+    if body.text is not None and body.text.verbosity not in (None, "medium"):
+        raise RequestError("text.verbosity", "this model knows no verbosity")
+    switch = body.reasoning
+    if switch is not None and (switch.summary or switch.generate_summary):
+        raise RequestError("reasoning.summary", "reasoning is given as it is, not as a summary")
+
+
+def wants_logprobs(body: ResponsesBody) -> bool:
+    return body.top_logprobs is not None or _INCLUDED[0] in (body.include or ())
+
+
+def ask_of(
+    core: Core,
+    body: ResponsesBody,
+    tenant: str,
+    response_id: str,
+    items: list[dict[str, Any]],
+) -> Ask:
+    given = {
+        "max_tokens": body.max_output_tokens,
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "top_k": body.top_k,
+        "min_p": body.min_p,
+        "seed": body.seed,
+        "presence_penalty": body.presence_penalty,
+        "frequency_penalty": body.frequency_penalty,
+        "repetition_penalty": body.repetition_penalty,
+        "stop": body.stop,
+        "logprobs": (body.top_logprobs or 0) if wants_logprobs(body) else None,
+    }
+    sampling: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    params = SamplingParams(**sampling)
+    form = body.text.format if body.text is not None else None
+    if form is not None and form.type == "json_object":
+        params = constrained(params, "text.format", json_object=True)
+    elif form is not None and form.type == "json_schema":
+        if form.schema_ is None:
+            raise RequestError("text.format.schema", "is missing")
+        params = constrained(params, "text.format", json=form.schema_)
+    choice = body.tool_choice
+    tools = tuple(
+        Tool(
+            each["function"]["name"],
+            each["function"].get("description"),
+            each["function"]["parameters"],
+        )
+        for each in tools_of(body.tools)
+    )
+    effort = body.reasoning.effort if body.reasoning is not None else None
+    return Ask(
+        Conversation(tuple(messages_of(items, body.instructions)), body.chat_template_kwargs or {}),
+        params,
+        tools=tools,
+        tool_choice=NamedTool(choice.name) if isinstance(choice, NamedChoice) else choice or "auto",
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        reasoning=Reasoning(
+            False if effort == "none" else None, effort=None if effort == "none" else effort
+        ),
+        service=core.service(tenant, body.priority, body.cache_salt),
+        request_id=response_id,
+    )
+
+
+def head_of(core: Core, body: ResponsesBody) -> dict[str, Any]:
+    """The fields of a response that repeat its request."""
+    plain = body.model_dump(by_alias=True, exclude_none=True)
+    tools = [{"strict": False, "parameters": {}, **tool} for tool in plain.get("tools", [])]
+    return {
+        "model": core.model,
+        "background": bool(body.background),
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "metadata": body.metadata or {},
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "previous_response_id": body.previous_response_id,
+        "reasoning": plain.get("reasoning", {"effort": None, "summary": None}),
+        "service_tier": "default",
+        "store": body.store is not False,
+        "temperature": 1.0 if body.temperature is None else body.temperature,
+        "text": plain.get("text") or {"format": {"type": "text"}},
+        "tool_choice": plain.get("tool_choice", "auto"),
+        "tools": tools,
+        "top_logprobs": body.top_logprobs or 0,
+        "top_p": 1.0 if body.top_p is None else body.top_p,
+        "truncation": "disabled",
+        "user": body.user,
+    }
+
+
+async def folded(builder: ResponseBuilder, events: AsyncIterator[AnswerEvent]) -> None:
+    async for event in events:
+        builder.take(event)
+
+
+async def streamed(
+    builder: ResponseBuilder, events: AsyncIterator[AnswerEvent], keep: Any
+) -> AsyncIterator[tuple[str | None, str]]:
+    for event in builder.start():
+        yield event["type"], compact(event)
+    try:
+        async for answered in events:
+            made = builder.take(answered)
+            if made and made[-1]["type"] in _LAST:
+                await asyncio.to_thread(keep)
+            for event in made:
+                yield event["type"], compact(event)
+    except Exception as error:
+        fault = fault_of(error)
+        for event in builder.failed("server_error", fault.message):
+            yield event["type"], compact(event)
+    finally:
+        await events.aclose()  # type: ignore[attr-defined]
+
+
+_LAST = ("response.completed", "response.incomplete", "response.failed")

@@ -1,0 +1,60 @@
+"""Responses that are kept: for `get`, and for conversations that go on from one.
+
+Each lies as a document in the server's state folder, with the items that led to it. The oldest go
+when there are too many.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any
+
+from ridgeline.serve.batches.journal import Documents
+from ridgeline.serve.core.core import Core
+
+MAX_KEPT = 2000
+KIND = "responses"
+
+
+def documents_of(core: Core) -> Documents:
+    """The server's state folder; where it has none, one that goes with the server."""
+    folder = core.options.state
+    if folder is None:
+        folder = Path(tempfile.mkdtemp(prefix="ridgeline-serve-"))
+        weakref.finalize(core, shutil.rmtree, folder, True)
+    return Documents(folder)
+
+
+class Store:
+    """What is kept, by id and tenant. Its calls touch the disk: threads are for them."""
+
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+
+    def keep(self, tenant: str, response: dict[str, Any], items: list[dict[str, Any]]) -> None:
+        """items: all input items, those of responses before among them."""
+        document = {
+            "id": response["id"],
+            "created_at": response["created_at"],
+            "tenant": tenant,
+            "response": response,
+            "items": items,
+        }
+        self._documents.write(KIND, response["id"], document)
+        kept = self._documents.names(KIND)
+        for name in kept[: max(0, len(kept) - MAX_KEPT)]:
+            self._documents.remove(KIND, name)
+
+    def get(self, tenant: str, response_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """A response and the items that led to it; KeyError where the tenant has none such."""
+        document = self._documents.read(KIND, response_id)
+        if document["tenant"] != tenant:
+            raise KeyError(response_id)
+        return document["response"], document["items"]
+
+    def remove(self, tenant: str, response_id: str) -> None:
+        self.get(tenant, response_id)
+        self._documents.remove(KIND, response_id)

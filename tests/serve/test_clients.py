@@ -1,0 +1,448 @@
+"""The official clients of OpenAI, Anthropic and Ollama against one server in a process of its own.
+
+Streamed, folded by the client, and whole are the same, byte for byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import ollama
+import openai
+import pytest
+
+from ridgeline.serve.core.phrasing import can_constrain
+from serve.tool_server import KEY
+
+needs_masks = pytest.mark.skipif(not can_constrain(), reason="answers cannot be constrained yet")
+SAID: list[Any] = [{"role": "user", "content": "Hello"}]
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Ulm", "Bern"]}, "days": {"enum": [1, 2]}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    script = Path(__file__).parent / "tool_server.py"
+    state = tmp_path_factory.mktemp("state")
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(state)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    port = process.stdout.readline().strip()
+    assert port, "the server did not start"
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    assert process.wait(20) == 0
+    process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def of_openai(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def of_anthropic(url: str) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=url, api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def of_ollama(url: str) -> Iterator[ollama.Client]:
+    client = ollama.Client(host=url, headers={"Authorization": f"Bearer {KEY}"})
+    yield client
+    client._client.close()
+
+
+# ---- Anthropic
+
+
+def test_anthropic_messages(of_anthropic: anthropic.Anthropic) -> None:
+    asked: Any = {
+        "model": "tiny",
+        "max_tokens": 12,
+        "messages": SAID,
+        "system": "Be brief.",
+        "extra_body": {"temperature": 0},
+    }
+    whole = of_anthropic.messages.create(**asked)
+    assert whole.stop_reason in ("max_tokens", "end_turn")
+    with of_anthropic.messages.stream(**asked) as stream:
+        pieces = list(stream.text_stream)
+        folded = stream.get_final_message()
+    assert [block.to_dict() for block in folded.content] == [b.to_dict() for b in whole.content]
+    assert "".join(pieces) == "".join(b.text for b in whole.content if b.type == "text")
+    assert folded.stop_reason == whole.stop_reason
+    counted = of_anthropic.messages.count_tokens(model="tiny", messages=SAID, system="Be brief.")
+    assert whole.usage.input_tokens + (whole.usage.cache_read_input_tokens or 0) == (
+        counted.input_tokens
+    )
+    assert whole.usage.output_tokens == folded.usage.output_tokens
+
+
+def test_anthropic_conversations_of_blocks(of_anthropic: anthropic.Anthropic) -> None:
+    messages: list[Any] = [
+        {"role": "user", "content": [{"type": "text", "text": "Weather?"}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "Hm.", "signature": ""},
+                {"type": "text", "text": "I look."},
+                {"type": "tool_use", "id": "t1", "name": "w", "input": {"city": "Ulm"}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "t1", "content": "rain"},
+                {"type": "text", "text": "So?"},
+            ],
+        },
+    ]
+    tools: Any = [{"name": "w", "description": "weather", "input_schema": WEATHER}]
+    count = of_anthropic.messages.count_tokens(model="tiny", messages=messages, tools=tools)
+    assert count.input_tokens > len("Weather?I look.rainSo?")
+    made = of_anthropic.messages.create(
+        model="tiny", max_tokens=4, messages=messages, tools=tools, tool_choice={"type": "none"}
+    )
+    assert made.usage.output_tokens <= 4
+
+
+@needs_masks
+def test_anthropic_tools(of_anthropic: anthropic.Anthropic) -> None:
+    asked: Any = {
+        "model": "tiny",
+        "max_tokens": 256,
+        "messages": SAID,
+        "tools": [{"name": "get_weather", "input_schema": WEATHER}],
+        "tool_choice": {"type": "tool", "name": "get_weather"},
+        "extra_body": {"temperature": 0},
+        "thinking": {"type": "disabled"},
+    }
+    whole = of_anthropic.messages.create(**asked)
+    (call,) = [block for block in whole.content if block.type == "tool_use"]
+    assert whole.stop_reason == "tool_use"
+    assert call.input["city"] in ("Ulm", "Bern")
+    with of_anthropic.messages.stream(**asked) as stream:
+        assert stream.get_final_message().content[-1].to_dict() == call.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"container": {"id": "x"}}, "container"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages.0.role"),
+        ({"temperature": -1}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
+            "'image'",
+        ),
+        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 4000}}, "budget_tokens"),
+    ],
+)
+def test_anthropic_says_what_it_cannot(
+    of_anthropic: anthropic.Anthropic, change: dict[str, Any], what: str
+) -> None:
+    asked: Any = {"model": "tiny", "max_tokens": 4, "messages": SAID} | change
+    with pytest.raises(anthropic.BadRequestError, match=what) as caught:
+        of_anthropic.post("/v1/messages", body=asked, cast_to=object)
+    body: Any = caught.value.body
+    assert body["type"] == "error"
+    assert body["error"]["type"] == "invalid_request_error"
+
+
+def test_anthropic_errors(url: str, of_anthropic: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError, match="other"):
+        of_anthropic.messages.create(model="other", max_tokens=1, messages=SAID)
+    with (
+        anthropic.Anthropic(base_url=url, api_key="no", max_retries=0) as stranger,
+        pytest.raises(anthropic.AuthenticationError) as caught,
+    ):
+        stranger.messages.create(model="tiny", max_tokens=1, messages=SAID)
+    assert caught.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
+
+
+def test_anthropic_async(url: str) -> None:
+    async def main() -> list[str]:
+        async with anthropic.AsyncAnthropic(base_url=url, api_key=KEY) as client:
+            made = await asyncio.gather(
+                *[
+                    client.messages.create(
+                        model="tiny", max_tokens=8, messages=SAID, extra_body={"seed": 3}
+                    )
+                    for _ in range(4)
+                ]
+            )
+        return [json.dumps([block.to_dict() for block in one.content]) for one in made]
+
+    assert len(set(asyncio.run(main()))) == 1
+
+
+# ---- Ollama
+
+
+def test_ollama_chat_and_generate(of_ollama: ollama.Client) -> None:
+    options = {"seed": 1, "num_predict": 12}
+    whole = of_ollama.chat(model="tiny", messages=SAID, options=options)
+    lines = list(of_ollama.chat(model="tiny", messages=SAID, options=options, stream=True))
+    assert "".join(line.message.content or "" for line in lines) == (whole.message.content or "")
+    assert lines[-1].done
+    assert whole.done_reason in ("length", "stop")
+    assert lines[-1].eval_count == whole.eval_count
+    assert (whole.total_duration or 0) >= (whole.eval_duration or 0) > 0
+    made = of_ollama.generate(model="tiny", prompt="Hello", options=options)
+    assert made.response == whole.message.content
+    parts = list(
+        of_ollama.generate(model="tiny:latest", prompt="Hello", options=options, stream=True)
+    )
+    assert "".join(part.response for part in parts) == made.response
+    raw = of_ollama.generate(model="tiny", prompt="Hello", raw=True, options=options)
+    assert raw.prompt_eval_count == len("Hello")
+
+
+def test_ollama_logprobs(of_ollama: ollama.Client) -> None:
+    made = of_ollama.generate(
+        model="tiny", prompt="x", logprobs=True, top_logprobs=2, options={"num_predict": 3}
+    )
+    assert made.logprobs is not None
+    assert len(made.logprobs) == made.eval_count
+    assert all(len(one.top_logprobs or ()) >= 2 for one in made.logprobs)
+
+
+def test_ollama_small_ones(of_ollama: ollama.Client) -> None:
+    assert [model.model for model in of_ollama.list().models] == ["tiny", "alias"]
+    (first, _) = of_ollama.ps().models
+    assert first.size
+    shown = of_ollama.show("tiny")
+    assert shown.capabilities == ["completion", "tools", "thinking"]
+    assert of_ollama.generate(model="tiny").done_reason == "load"
+
+
+@needs_masks
+def test_ollama_tools_and_formats(of_ollama: ollama.Client) -> None:
+    made = of_ollama.chat(model="tiny", messages=SAID, format=WEATHER, think=False)
+    assert json.loads(made.message.content or "")["city"] in ("Ulm", "Bern")
+
+
+@pytest.mark.parametrize(
+    ("asked", "what"),
+    [
+        ({"options": {"num_gpu": 1}}, "options.num_gpu"),
+        ({"options": {"mirostat": 1}}, "mirostat"),
+        ({"options": {"repeat_last_n": 64}}, "repeat_last_n"),
+        ({"options": {"nonsense": 1}}, "options.nonsense"),
+        ({"keep_alive": 0}, "keep_alive"),
+        ({"images": ["aGk="]}, "images"),
+        ({"suffix": "x"}, "suffix"),
+        ({"template": "{{ .Prompt }}"}, "template"),
+        ({"model": "other"}, "other"),
+    ],
+)
+def test_ollama_says_what_it_cannot(
+    of_ollama: ollama.Client, asked: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(ollama.ResponseError, match=what) as caught:
+        of_ollama._request_raw(
+            "POST", "/api/generate", json={"model": "tiny", "prompt": "x"} | asked
+        )
+    assert caught.value.status_code in (400, 404)
+
+
+# ---- OpenAI: responses
+
+
+def test_responses(of_openai: openai.OpenAI) -> None:
+    asked: Any = {"model": "tiny", "input": "Hello", "max_output_tokens": 12, "temperature": 0}
+    whole = of_openai.responses.create(**asked)
+    assert whole.status in ("completed", "incomplete")
+    with of_openai.responses.stream(**asked) as stream:
+        text = "".join(e.delta for e in stream if e.type == "response.output_text.delta")
+        folded = stream.get_final_response() if whole.status == "completed" else None
+    assert text == whole.output_text
+    assert folded is None or folded.output_text == whole.output_text
+    again = of_openai.responses.retrieve(whole.id)
+    assert again.to_dict() == whole.to_dict()
+    (item,) = of_openai.responses.input_items.list(whole.id).data
+    assert item.to_dict()["content"] == [{"type": "input_text", "text": "Hello"}]
+    of_openai.responses.delete(whole.id)
+    with pytest.raises(openai.NotFoundError):
+        of_openai.responses.retrieve(whole.id)
+
+
+def test_responses_go_on_from_one_before(of_openai: openai.OpenAI) -> None:
+    most: Any = {"model": "tiny", "max_output_tokens": 6, "temperature": 0}
+    first = of_openai.responses.create(input="One", instructions="Be brief.", **most)
+    second = of_openai.responses.create(input="Two", previous_response_id=first.id, **most)
+    spelled = of_openai.responses.create(
+        input=[
+            {"role": "user", "content": "One"},
+            {"role": "assistant", "content": first.output_text},
+            {"role": "user", "content": "Two"},
+        ],
+        store=False,
+        **most,
+    )
+    assert second.output_text == spelled.output_text
+    assert second.usage is not None
+    assert spelled.usage is not None
+    assert second.usage.input_tokens == spelled.usage.input_tokens
+    with pytest.raises(openai.NotFoundError):
+        of_openai.responses.retrieve(spelled.id)
+    with pytest.raises(openai.BadRequestError, match="previous_response_id"):
+        of_openai.responses.create(input="x", previous_response_id="resp_none", **most)
+
+
+def test_responses_in_the_background(of_openai: openai.OpenAI) -> None:
+    made = of_openai.responses.create(
+        model="tiny", input="Hello", background=True, max_output_tokens=4, temperature=0
+    )
+    assert made.status == "queued"
+    while (got := of_openai.responses.retrieve(made.id)).status in ("queued", "in_progress"):
+        time.sleep(0.01)
+    assert got.status in ("completed", "incomplete")
+    with pytest.raises(openai.BadRequestError, match="already"):
+        of_openai.responses.cancel(made.id)
+
+
+@needs_masks
+def test_responses_tools_and_formats(of_openai: openai.OpenAI) -> None:
+    tool: Any = {"type": "function", "name": "w", "parameters": WEATHER, "strict": True}
+    made = of_openai.responses.create(
+        model="tiny",
+        input="Hello",
+        tools=[tool],
+        tool_choice={"type": "function", "name": "w"},
+        temperature=0,
+        max_output_tokens=256,
+    )
+    (call,) = [item for item in made.output if item.type == "function_call"]
+    assert json.loads(call.arguments)["city"] in ("Ulm", "Bern")
+    after = of_openai.responses.create(
+        model="tiny",
+        input=[{"type": "function_call_output", "call_id": call.call_id, "output": "rain"}],
+        previous_response_id=made.id,
+        tools=[tool],
+        max_output_tokens=4,
+        tool_choice="none",
+    )
+    assert after.status in ("completed", "incomplete")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"truncation": "auto"}, "truncation"),
+        ({"max_tool_calls": 1}, "max_tool_calls"),
+        ({"conversation": "c"}, "conversation"),
+        ({"input": [{"type": "computer_call_output"}]}, "computer_call_output"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
+            "input_image",
+        ),
+        ({"tools": [{"type": "web_search", "name": "x"}]}, "web_search"),
+        ({"include": ["file_search_call.results"]}, "include"),
+        ({"reasoning": {"effort": "high"}}, "reasoning_effort"),
+    ],
+)
+def test_responses_say_what_they_cannot(
+    of_openai: openai.OpenAI, change: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=what):
+        of_openai.post("/responses", body={"model": "tiny", "input": "x"} | change, cast_to=object)
+
+
+# ---- OpenAI: files and batches
+
+
+def test_batches(of_openai: openai.OpenAI) -> None:
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        ("good", {"model": "tiny", "messages": SAID, "max_tokens": 6, "temperature": 0}),
+        ("bad", {"model": "tiny", "messages": SAID, "nonsense": 1}),
+        ("again", {"model": "tiny", "messages": SAID, "max_tokens": 6, "temperature": 0}),
+    ]
+    lines = [
+        {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body}
+        for name, body in bodies
+    ]
+    data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    file = of_openai.files.create(file=("in.jsonl", data), purpose="batch")
+    assert of_openai.files.content(file.id).read() == data
+    assert file.id in [one.id for one in of_openai.files.list()]
+    batch = of_openai.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    while (done := of_openai.batches.retrieve(batch.id)).status in ("in_progress", "finalizing"):
+        time.sleep(0.02)
+    assert done.status == "completed"
+    assert done.request_counts is not None
+    assert (done.request_counts.completed, done.request_counts.failed) == (2, 1)
+    assert done.output_file_id is not None
+    output = [
+        json.loads(line) for line in of_openai.files.content(done.output_file_id).text.splitlines()
+    ]
+    assert [line["custom_id"] for line in output] == ["good", "again"]
+    alone = of_openai.chat.completions.create(
+        model="tiny", messages=SAID, max_tokens=6, temperature=0
+    )
+    for line in output:
+        assert line["response"]["body"]["choices"][0]["message"]["content"] == (
+            alone.choices[0].message.content
+        )
+    assert done.error_file_id is not None
+    (bad,) = of_openai.files.content(done.error_file_id).text.splitlines()
+    assert json.loads(bad)["response"]["body"]["error"]["param"] == "nonsense"
+    assert batch.id in [one.id for one in of_openai.batches.list()]
+    assert of_openai.files.delete(file.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        of_openai.files.retrieve(file.id)
+    with pytest.raises(openai.BadRequestError, match="already"):
+        of_openai.batches.cancel(batch.id)
+
+
+# ---- OpenAI: tools over chat
+
+
+@needs_masks
+def test_chat_tools(of_openai: openai.OpenAI) -> None:
+    tool: Any = {
+        "type": "function",
+        "function": {"name": "w", "parameters": WEATHER, "strict": True},
+    }
+    asked: Any = {
+        "model": "tiny",
+        "messages": SAID,
+        "tools": [tool],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "temperature": 0,
+        "max_tokens": 256,
+    }
+    whole = of_openai.chat.completions.create(**asked).choices[0]
+    assert whole.finish_reason == "tool_calls"
+    (call,) = whole.message.tool_calls or []
+    assert call.type == "function"
+    assert json.loads(call.function.arguments)["city"] in ("Ulm", "Bern")
+    with of_openai.chat.completions.stream(**asked) as stream:
+        (folded,) = stream.get_final_completion().choices[0].message.tool_calls or []
+    assert folded.function.arguments == call.function.arguments
+    assert folded.id == call.id
+
+
+def test_clients_retry(url: str) -> None:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=1) as client:
+        assert [model.id for model in client.models.list()] == ["tiny", "alias"]

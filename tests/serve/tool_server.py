@@ -1,0 +1,39 @@
+"""A process that serves a tiny model with a template that knows tools and reasoning.
+
+python tests/serve/tool_server.py STATE_FOLDER prints its port, and serves until it is ended.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ridgeline.model.text.chat import ChatTemplate
+from ridgeline.serve.core.core import Core, ServeOptions
+from ridgeline.serve.core.keys import Keys
+from ridgeline.serve.server import listen, serve
+
+TEMPLATE = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<{{ m.role }}>"
+    "{{ m.content or '' }}{% for c in m.tool_calls or [] %}<tool_call>\n"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n'
+    "</tool_call>{% if not loop.last %}\n{% endif %}{% endfor %}<end>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}{# <think> </think> #}"
+)
+KEY = "key-of-the-tests"
+
+
+def main() -> None:
+    from serve.tiny import tiny_llm
+
+    llm = tiny_llm()
+    llm.prompts._template = ChatTemplate(TEMPLATE)
+    options = ServeOptions(("tiny", "alias"), keys=Keys.of([KEY]), state=Path(sys.argv[1]))
+    listening = listen("127.0.0.1", 0)
+    port = listening.getsockname()[1]
+    serve(Core(llm, options), listening, lambda: print(port, flush=True))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    main()
