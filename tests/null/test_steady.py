@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from statistics import mean
 
 import numpy as np
 import pytest
@@ -17,9 +18,13 @@ from ridgeline.cost.described import describe
 from ridgeline.cost.efficiency import MEANINGS, PUBLISHED, touched_share
 from ridgeline.cost.profile import load_profile, profile_text, read_profile
 from ridgeline.cost.steps import uniform_steps
+from ridgeline.engine.schedule.state import Limits, SchedulerState
 from ridgeline.errors import RidgelineError
 from ridgeline.model.configurations import load_configuration
 from ridgeline.plan.fit import Measurement, cross_validated, errors_of, fit, with_spreads
+from ridgeline.plan.fleet import Fleet
+from ridgeline.plan.load import Lengths, closed
+from ridgeline.plan.simulate import simulate_fleet
 from ridgeline.plan.steady import (
     Case,
     Cases,
@@ -109,6 +114,37 @@ def test_an_open_loop_keeps_up_or_says_that_it_does_not() -> None:
         open_loop(case, 0.0)
     with pytest.raises(RidgelineError, match="must be 1 or more"):
         closed_loop(replace(case, load=replace(case.load, concurrency=0)))
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "tp", "users", "prompt", "answer"),
+    [
+        ("qwen3-32b", "fp8", 2, 4, 1000, 500),
+        ("qwen3-32b", "fp8", 2, 16, 8000, 500),
+        ("gpt-oss-120b", "mxfp4", 2, 32, 2000, 500),
+    ],
+)
+def test_the_simulator_agrees(
+    model: str, precision: str, tp: int, users: int, prompt: int, answer: int
+) -> None:
+    """The engine's scheduler, step by step, as a benchmark with ten requests for each user."""
+    deployment = deployed(model, precision, tp=tp)
+
+    def state() -> SchedulerState:
+        return SchedulerState.empty(Limits(256, 8192, 20000, 64), 40000)
+
+    load = closed(
+        users,
+        Lengths(prompt * 4 // 5, prompt),
+        Lengths(answer * 4 // 5, answer),
+        10 * users,
+        seed=0,
+    )
+    found = simulate_fleet(Fleet(state, deployment.step_times()), load).tally
+    steady = closed_loop(Case(deployment, Load(users, 0.9 * prompt, 0.9 * answer)))
+    assert mean(found.tpot) == pytest.approx(steady.tpot.value, rel=0.05)
+    # What a server and its client add to the first token is not in the simulator.
+    assert 0.4 * steady.ttft.value < mean(found.ttft) < steady.ttft.value
 
 
 def test_experts_touched() -> None:
