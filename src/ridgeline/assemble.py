@@ -453,6 +453,7 @@ def _null(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) -
 
 
 def cpu_needs(graph: Graph, options: Options, settings: Settings) -> Needs:
+    """What the cpu backend will allocate beside cache and states, before a weight is read."""
     from ridgeline.backends.cpu.executor import choose_isa
     from ridgeline.backends.cpu.program import ProgramLimits, predict_needs
 

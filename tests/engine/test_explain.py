@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ridgeline.assemble import machine_isa, machine_meter
+from ridgeline.assemble import Options, machine_isa, machine_meter
 from ridgeline.bench.explain import KINDS, REASONS, plan_of
+from ridgeline.bench.predict import Served, on_this_machine, predict_serving, simulate_load
 from ridgeline.cli.inspect import parse_step
 from ridgeline.cli.main import main
 from ridgeline.config import read_settings
@@ -18,7 +19,8 @@ from ridgeline.cost.kernel_store import store_profile
 from ridgeline.cost.kernel_terms import COLD_MARKS, ROW_MARKS, SMALL_MARKS
 from ridgeline.cost.kernels import KernelProfile
 from ridgeline.cost.measure import store
-from ridgeline.errors import RequestError
+from ridgeline.errors import RequestError, RidgelineError
+from ridgeline.step import StepShape
 
 MODEL = Path(__file__).parents[1] / "golden" / "llama3" / "model.gguf"
 
@@ -139,6 +141,18 @@ def test_what_cannot_be_is_said_in_a_line(cache: Path, capsys: pytest.CaptureFix
         said = capsys.readouterr().err
         assert expected in said
         assert len(said.splitlines()) == 1
+
+
+def test_a_load_on_this_machine_before_a_weight_is_read(cache: Path) -> None:
+    settings = replace(read_settings(), cache_dir=cache, threads=2)
+    here = on_this_machine(str(MODEL), settings, Options(max_rows=4))
+    assert here.times(StepShape.decode(1, 20)) > 0
+    assert here.needs.weight_bytes > 0
+    found = simulate_load(here.made, here.times, Served(requests=6, prompt=8, output=5))
+    assert (found.num_finished, found.output_tokens) == (6, 30)
+    assert predict_serving(here.made, here.times, Served(6, 8, 5)) > 0
+    with pytest.raises(RidgelineError, match="ridgeline measure"):
+        on_this_machine(str(MODEL), replace(settings, cache_dir=cache / "nothing"))
 
 
 def test_plans_are_of_one_case() -> None:

@@ -9,16 +9,27 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.assemble import Assembled
+from ridgeline.assemble import (
+    Assembled,
+    Options,
+    assemble,
+    cpu_needs,
+    kept_profile,
+    kept_roofs,
+    machine_isa,
+)
+from ridgeline.config import Settings
 from ridgeline.cost.kernel_times import KernelTimes
+from ridgeline.cost.memory import Needs
 from ridgeline.engine.request import Request
 from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.engine.schedule.state import SchedulerState
+from ridgeline.errors import RidgelineError
 from ridgeline.plan.simulate import Simulation, simulate
 from ridgeline.step import RowSampling, StepShape
 
@@ -32,6 +43,30 @@ class Served:
     requests: int
     prompt: int
     output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """A model on this machine, though no weight of it was read: made computes nothing. times: its
+    steps by the machine's prices. needs: bytes that the cpu backend would allocate.
+    """
+
+    made: Assembled
+    times: KernelTimes
+    needs: Needs
+
+
+def on_this_machine(model: str, settings: Settings, options: Options | None = None) -> Here:
+    """Raises RidgelineError where the machine was not measured, and what `assemble` does."""
+    options = replace(options or Options(), backend="null")
+    settings = replace(settings, threads=options.threads or settings.threads)
+    isa = machine_isa(settings)
+    profile, roofs = kept_profile(settings, isa), kept_roofs(settings, isa)
+    if profile is None or roofs is None:
+        raise RidgelineError("this machine was not measured yet; `ridgeline measure` does")
+    made = assemble(model, settings, options)
+    times = KernelTimes(made.bound_graph, made.precision, profile, roofs)
+    return Here(made, times, cpu_needs(made.bound_graph, options, made.settings))
 
 
 @dataclass(frozen=True, slots=True)
