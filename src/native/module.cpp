@@ -11,6 +11,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <optional>
 #include <stdexcept>
 #include <tuple>
@@ -30,6 +31,7 @@ using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::dev
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ids = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Pairs = nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
+using Words = nb::ndarray<const std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Lines = nb::ndarray<const std::int32_t, nb::shape<-1, 6>, nb::c_contig, nb::device::cpu>;
 
 void require(bool condition, const char* message) {
@@ -339,11 +341,22 @@ void add_attention(Program& program, const std::string& name, const View& q, con
       std::make_unique<Attention>(name, Attention::Spec{q, out, place, heads, scale, softcap, causal, ahead, kept}));
 }
 
-void run(Program& program, const Lines& lines, const Ids& new_blocks, bool sampling) {
+// masks: called when the logits are there; row -> the words of its mask.
+void run(Program& program, const Lines& lines, const Ids& new_blocks, bool sampling, nb::handle masks) {
   static_assert(sizeof(PlanLine) == 6 * sizeof(std::int32_t));
+  std::function<void()> before_sampling;
+  if (!masks.is_none())
+    before_sampling = [&] {
+      const nb::gil_scoped_acquire locked;
+      const nb::object given = masks();
+      for (const auto& [row, words] : nb::cast<nb::dict>(given)) {
+        const Words mask = nb::cast<Words>(words);
+        program.rows().set_mask(nb::cast<std::int64_t>(row), mask.data(), static_cast<std::int64_t>(mask.size()));
+      }
+    };
   const nb::gil_scoped_release unlocked;
   program.run(reinterpret_cast<const PlanLine*>(lines.data()), static_cast<std::int64_t>(lines.shape(0)),
-              new_blocks.data(), static_cast<std::int64_t>(new_blocks.size()), sampling);
+              new_blocks.data(), static_cast<std::int64_t>(new_blocks.size()), sampling, before_sampling);
 }
 
 // A copy of the last step's logits, [num_sampled, vocab].
@@ -500,7 +513,7 @@ NB_MODULE(_native, m) {
             program.copy_blocks(pairs.data(), static_cast<std::int64_t>(pairs.shape(0)));
           },
           "pairs"_a)
-      .def("run", &run, "lines"_a, "new_blocks"_a, "sampling"_a)
+      .def("run", &run, "lines"_a, "new_blocks"_a, "sampling"_a, "masks"_a = nb::none())
       .def("samples", &samples)
       .def("logits", &logits)
       .def("times",

@@ -63,6 +63,7 @@ constexpr IntField kInts[] = {
     {"dry_last_n", &SamplingArgs::dry_last_n, -1},
     {"no_repeat_ngram", &SamplingArgs::no_repeat_ngram, 0},
     {"min_tokens", &SamplingArgs::min_tokens, 0},
+    {"is_constrained", &SamplingArgs::is_constrained, 0},
     {"top_k", &SamplingArgs::top_k, 0},
     {"num_prompt", &SamplingArgs::num_prompt, 0},
     {"num_logprobs", &SamplingArgs::num_logprobs, -1},
@@ -143,6 +144,7 @@ const char* text_of(SampleFault fault) {
     case SampleFault::all_masked: return "every logit is -Inf: no token is possible";
     case SampleFault::nothing_left:
       return "the request's bans and allowed tokens leave no token that the model could give";
+    case SampleFault::no_mask: return "the row is constrained and was given no mask";
     case SampleFault::no_embedding: return "the token drawn is one that the model has no embedding for";
   }
   return "";

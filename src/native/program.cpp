@@ -171,7 +171,7 @@ void Program::finish(const View& logits) {
 const float* Program::logits() const { return reinterpret_cast<const float*>(arena_.data()) + logits_.offset; }
 
 void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int32_t* new_blocks,
-                  std::int64_t num_new_blocks, bool sampling) {
+                  std::int64_t num_new_blocks, bool sampling, const std::function<void()>& before_sampling) {
   if (!finished_) throw std::invalid_argument("the program is not finished");
   if (counts_only_) throw std::invalid_argument("the program only counts its memory");
   book_times();
@@ -189,7 +189,10 @@ void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int3
   next_sample_.store(0, std::memory_order_relaxed);
   step_begin_ = ticks_now();
   num_marked_ = operators_.size() + (sampling ? 1 : 0);
+  before_sampling_ = sampling && before_sampling ? &before_sampling : nullptr;
   pool_.run([&](int thread) { run_thread(thread, sampling); });
+  before_sampling_ = nullptr;
+  if (masks_failed_) std::rethrow_exception(std::exchange(masks_failed_, nullptr));
   finish_samples();
 }
 
@@ -246,6 +249,17 @@ void Program::run_thread(int thread, bool sampling) {
   for (const auto& op : operators_) {
     worker.take_turn();
     marked([&] { op->run(context, worker); });
+  }
+  if (before_sampling_) {
+    // The calling thread's, which may take the interpreter's lock. The others wait: their rows may need it.
+    if (thread == 0) {
+      try {
+        (*before_sampling_)();
+      } catch (...) {
+        masks_failed_ = std::current_exception();
+      }
+    }
+    pool_.barrier(thread);
   }
   if (sampling) marked([&] { sample_rows(context, worker); });
 }
@@ -340,6 +354,7 @@ void Program::finish_samples() {
     result.token_id = -1;
   }
   for (const RowSample& sample : samples_) {
+    rows_.open_row(sample.row).sampling.args.mask = {};  // it was for this draw
     if (sample.result.fault != SampleFault::none || sample.result.token_id < 0) continue;
     Row& row = rows_.open_row(sample.row);
     row.tokens.push_back(sample.result.token_id);

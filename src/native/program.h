@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <span>
@@ -70,7 +71,7 @@ class Program {
   const Kernels& kernels() const { return kernels_; }
   // Throws as RowTable::gather does. The sampled token is appended to its row.
   void run(const PlanLine* lines, std::int64_t num_lines, const std::int32_t* new_blocks, std::int64_t num_new_blocks,
-           bool sampling);
+           bool sampling, const std::function<void()>& before_sampling = {});
   // Copies slots of recurrent states, one after the other; throws as RowTable::copy_slot does.
   void copy_slots(const std::int32_t* pairs, std::int64_t num_pairs);
   // Copies whole cache blocks in the order given; throws std::out_of_range for ids beyond the cache.
@@ -149,6 +150,8 @@ class Program {
   };
 
   Step step_;
+  const std::function<void()>* before_sampling_ = nullptr;  // while a step that has one runs
+  std::exception_ptr masks_failed_;
   std::vector<RowSample> samples_;
   std::vector<SampleItem> items_;
   std::vector<Candidate> candidates_;  // of all samples

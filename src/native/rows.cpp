@@ -61,6 +61,16 @@ void RowTable::open(std::int64_t row, const std::int32_t* tokens, std::int64_t c
   out.open = true;
 }
 
+void RowTable::set_mask(std::int64_t row, const std::uint32_t* words, std::int64_t count) {
+  Row& out = open_row(row);
+  if (!out.sampling.args.is_constrained) refuse(of_row(row) + " is not constrained");
+  if (count != (limits_.vocab + 31) / 32)
+    refuse(of_row(row) + " has a mask of " + std::to_string(count) + " words; the vocabulary has " +
+           std::to_string(limits_.vocab) + " tokens");
+  out.mask.assign(words, words + count);
+  out.sampling.args.mask = {out.mask.data(), count};
+}
+
 // The lists are checked here because here the vocabulary is known.
 void RowTable::check_sampling(std::int64_t row, const RowSampling& sampling) const {
   const SamplingArgs& args = sampling.args;

@@ -53,6 +53,7 @@ struct Row {
   std::vector<std::int64_t> first_entries;              // of each column: before it, kNoBlock
   std::int64_t num_computed = -1;  // tokens in the cache; -1 before the first plan, whose context may be another row's
   RowSampling sampling;
+  std::vector<std::uint32_t> mask;  // what sampling.args.mask points to, where it points
 };
 
 // One line of a plan, as it comes from outside. New blocks are whole entries, one after another: a block a column.
@@ -97,6 +98,8 @@ class RowTable {
   void append(std::int64_t row, const std::int32_t* tokens, std::int64_t count);
   void truncate(std::int64_t row, std::int64_t num_tokens);
   void close(std::int64_t row);
+  // Of a constrained row, the tokens that may come next: a bit each, for one draw.
+  void set_mask(std::int64_t row, const std::uint32_t* words, std::int64_t count);
 
   // Rows have recurrent states from now on.
   void carry_states() { is_recurrent_ = true; }

@@ -129,6 +129,10 @@ void sample(const SamplingArgs& args, const float* logits, std::int64_t vocab, c
   result.mirostat_mu = args.mirostat_mu;
   result.fault = scan(logits, vocab, scratch, left.top);
   if (result.fault != SampleFault::none) return;
+  if (args.is_constrained && args.mask.size == 0) {
+    result.fault = SampleFault::no_mask;
+    return;
+  }
   double log_total = 0;
   if (args.num_logprobs >= 0) {
     log_total = log_sum(logits, vocab, left.top);

@@ -25,6 +25,7 @@ struct SamplingArgs {
   float mirostat_tau = 0.0f, mirostat_eta = 0.1f, mirostat_mu = 0.0f;
   std::uint64_t seed = 0;
   std::int32_t num_prompt = 0;
+  std::int32_t is_constrained = 0;  // a token comes only with a mask
   std::int32_t num_logprobs = -1, num_prompt_logprobs = -1;
 
   Span<std::int32_t> bias_ids;  // bias_amounts has as many
@@ -35,9 +36,10 @@ struct SamplingArgs {
   Span<std::int32_t> stop_ids;
   Span<std::int32_t> allowed;
   bool limits_allowed = false;
+  Span<std::uint32_t> mask;  // a bit for each token that may come, the lowest first; empty: none was given
 };
 
-enum class SampleFault : std::int32_t { none, not_a_number, infinite, all_masked, nothing_left, no_embedding };
+enum class SampleFault : std::int32_t { none, not_a_number, infinite, all_masked, nothing_left, no_embedding, no_mask };
 
 struct Candidate {
   float score;

@@ -128,6 +128,15 @@ void keep_allowed(const Span<std::int32_t>& allowed, float* x, std::int64_t voca
   for (std::int64_t i = 0; i < allowed.size; i++) x[kept[i].id] = kept[i].score;
 }
 
+void keep_masked(const Span<std::uint32_t>& mask, float* x, std::int64_t vocab) {
+  for (std::int64_t w = 0; w < mask.size; w++) {
+    if (mask.data[w] == 0xffffffffu) continue;
+    const std::int64_t begin = 32 * w, end = begin + 32 < vocab ? begin + 32 : vocab;
+    for (std::int64_t i = begin; i < end; i++)
+      if (!(mask.data[w] >> (i - begin) & 1u)) x[i] = -INFINITY;
+  }
+}
+
 bool awaits_minimum(const SamplingArgs& args, std::int64_t num_tokens) {
   return num_tokens - args.num_prompt < args.min_tokens && args.stop_ids.size > 0;
 }
@@ -137,7 +146,7 @@ bool awaits_minimum(const SamplingArgs& args, std::int64_t num_tokens) {
 bool adjusts(const SamplingArgs& args, std::int64_t num_tokens) {
   return args.repetition_penalty != 1 || args.frequency_penalty != 0 || args.presence_penalty != 0 ||
          args.dry_multiplier != 0 || args.no_repeat_ngram != 0 || args.bias_ids.size != 0 || args.bad_ends.size != 0 ||
-         args.limits_allowed || awaits_minimum(args, num_tokens);
+         args.limits_allowed || args.mask.size != 0 || awaits_minimum(args, num_tokens);
 }
 
 void adjust(const SamplingArgs& args, const std::int32_t* tokens, std::int64_t num_tokens, float* x,
@@ -165,6 +174,7 @@ void adjust(const SamplingArgs& args, const std::int32_t* tokens, std::int64_t n
   if (awaits_minimum(args, num_tokens))
     for (std::int64_t i = 0; i < args.stop_ids.size; i++) x[args.stop_ids.data[i]] = -INFINITY;
   if (args.limits_allowed) keep_allowed(args.allowed, x, vocab, scratch.candidates);
+  keep_masked(args.mask, x, vocab);
 }
 
 }  // namespace ridgeline::RIDGELINE_ISA

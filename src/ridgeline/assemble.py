@@ -24,6 +24,7 @@ from ridgeline.cost.measure import Meter, ReadRoof, device_now, load, read_roof
 from ridgeline.cost.memory import Needs
 from ridgeline.cost.sizes import BLOCK_TOKENS, Sizes, plan_sizes
 from ridgeline.cost.step_times import least_seconds
+from ridgeline.engine.constrain.compile import Constraints
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.executor import Executor
 from ridgeline.engine.experts import counter_of
@@ -93,6 +94,7 @@ class Assembled:
     """A model ready to run, and what may be asked about it."""
 
     engine: Engine
+    constraints: Constraints
     executor: Executor
     opened: OpenedModel
     bound_graph: Graph
@@ -295,6 +297,7 @@ def assemble(
         lambda: priced or least_seconds(graph, precision, known or machine_device(graph, settings)),
         FIRST_GUESS if priced is None else 1.0,
     )
+    constraints = Constraints(tokenizer, executor.vocab_size)
     engine = Engine(
         executor,
         max_context=sizes.max_context,
@@ -303,11 +306,13 @@ def assemble(
         max_waiting=options.max_waiting,
         itl_target=options.itl_target,
         seconds=step_seconds,
+        constraints=constraints,
         experts=counter_of(graph, executor) if options.expert_counts else None,
         observer=None if options.record is None else _recorder(opened, options, sizes, device),
     )
     return Assembled(
         engine=engine,
+        constraints=constraints,
         executor=executor,
         opened=opened,
         bound_graph=graph,

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from ridgeline.engine.constrain.compile import Grammar
 from ridgeline.engine.outputs import Delta, RequestOutput
 from ridgeline.engine.prompts import Message, Prompt, Tokenized
 from ridgeline.engine.request import ORDINARY_SERVICE, SamplingParams, Service
@@ -270,9 +271,13 @@ class AsyncEngine:
         """Queues a prompt that is tokenized already; raises as `stream` does. arrival:
         `time.monotonic()` of the call that brought it.
         """
-        mailbox = _Mailbox(asyncio.get_running_loop())
         params = params or SamplingParams()
-        queued = self._worker.submit(mailbox, prompt, params, request_id, arrival, service)
+        grammar = None
+        if params.structured_outputs is not None:  # compiled here, never between two steps
+            compile_ = self._llm.session.constraints.compile
+            grammar = await asyncio.to_thread(compile_, params.structured_outputs)
+        mailbox = _Mailbox(asyncio.get_running_loop())
+        queued = self._worker.submit(mailbox, prompt, params, request_id, arrival, service, grammar)
         try:
             return AsyncStream(self, mailbox, await asyncio.wrap_future(queued))
         except asyncio.CancelledError:
@@ -317,6 +322,7 @@ class _Worker:
         name: str | None,
         arrival: float,
         service: Service,
+        grammar: Grammar | None = None,
     ) -> Future[Group]:
         queued: Future[Group] = Future()
 
@@ -327,7 +333,12 @@ class _Worker:
                 if self.fault is not None:
                     raise self.fault
                 group = self._session.submit(
-                    prompt, params, arrival=arrival, name=name, service=service
+                    prompt,
+                    params,
+                    arrival=arrival,
+                    name=name,
+                    service=service,
+                    grammar=grammar,
                 )
             except RidgelineError as error:
                 queued.set_exception(error)

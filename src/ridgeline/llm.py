@@ -73,7 +73,9 @@ class LLM:
         self.prompts = Prompts(
             tokenizer, self._assembled.purpose.num_ids(vocab_size), self._assembled.template
         )
-        self.session = Session(self._assembled.engine, tokenizer, vocab_size)
+        self.session = Session(
+            self._assembled.engine, tokenizer, vocab_size, self._assembled.constraints
+        )
 
     @property
     def tokenizer(self) -> Any:

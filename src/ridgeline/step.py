@@ -10,9 +10,16 @@ of for each row of each step is a named tuple: made in a third of a frozen datac
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+# Of rows under a grammar, the tokens that may come: see `Executor.submit`.
+Masks = Callable[[], Mapping[int, "npt.NDArray[np.uint32]"]]
 
 
 def first_entry(window: int | None, num_context: int, block_tokens: int) -> int:
@@ -248,6 +255,8 @@ class RowSampling:
     num_prompt: int = 0
     num_logprobs: int = -1
     """-1: none; 0: of the sampled token; n: of the n likeliest besides."""
+    is_constrained: bool = False
+    """A token comes only with a mask of those that may (`Executor.submit`)."""
     num_prompt_logprobs: int = -1
     """The same of the tokens that the row has already, where a plan wants their logits."""
 

@@ -29,6 +29,7 @@ from ridgeline.engine.request import Request
 from ridgeline.errors import CapacityError, EngineError, RequestError
 from ridgeline.step import (
     BlockGroup,
+    Masks,
     RowSampling,
     StepPlan,
     StepResult,
@@ -211,11 +212,14 @@ class _Recorder:
     def close_row(self, row: int) -> None:
         self._executor.close_row(row)
 
-    def submit(self, plan: StepPlan) -> None:
+    def submit(self, plan: StepPlan, masks: Masks | None = None) -> None:
         self.shapes.append(plan.shape)
         self.seconds -= time.perf_counter()
         self.cpu_seconds -= time.process_time()
-        self._executor.submit(plan)
+        if masks is None:
+            self._executor.submit(plan)
+        else:
+            self._executor.submit(plan, masks)
 
     def collect(self) -> StepResult:
         result = self._executor.collect()

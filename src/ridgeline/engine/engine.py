@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from ridgeline.cost.calibrate import StepSeconds
+from ridgeline.engine.constrain.compile import Constraints
+from ridgeline.engine.constrain.follow import MaskMaker, Wanted
 from ridgeline.engine.executor import Executor
 from ridgeline.engine.experts import ExpertCounter
 from ridgeline.engine.request import Event, Request
@@ -41,7 +43,8 @@ class Engine:
     of `POLICIES`. max_waiting: see `Limits`. itl_target: seconds that a step may take while answers
     are being written; prompts get what that leaves. seconds: what a step takes by the cost model;
     without it nothing is predicted. One that learns is told what steps took. experts: counts those
-    that tokens are routed to, in `Request.experts`. clock: seconds.
+    that tokens are routed to, in `Request.experts`. constraints: compiles the grammars of requests
+    that come with one and no follower of it (a replay). clock: seconds.
     """
 
     def __init__(
@@ -55,12 +58,15 @@ class Engine:
         itl_target: float | None = None,
         seconds: Callable[[StepShape], float] | None = None,
         observer: Observer | None = None,
+        constraints: Constraints | None = None,
         experts: ExpertCounter | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._executor = executor
         self._observer = observer
         self._experts = experts
+        self._constraints = constraints
+        self._masks = MaskMaker(executor.vocab_size)
         self._clock = clock
         limits = Limits(
             max_rows=executor.max_rows,
@@ -102,6 +108,10 @@ class Engine:
         """Queues a request. Raises RequestError if it could never run here, Overloaded if it cannot
         run soon enough. now: a moment other than the clock's.
         """
+        if request.grammar is not None and request.follower is None:
+            if self._constraints is None:
+                raise RequestError("structured_outputs", "this engine knows no vocabulary")
+            request.follower = self._constraints.restore(request.grammar).follow()
         admit(self._state, request, self._clock() if now is None else now)
         if self._observer is not None:
             self._observer.submitted(request)
@@ -140,7 +150,11 @@ class Engine:
             try:
                 if fault is not None:
                     raise fault
-                self._executor.submit(plan)
+                followed = self._followed(plan)
+                if followed:
+                    self._executor.submit(plan, self._masks.begin(list(followed.values())))
+                else:
+                    self._executor.submit(plan)
                 result = self._executor.collect()
             except Exception as error:  # whose fault it is will be found: everyone else goes on
                 fault = _as_fault(error, "the step failed whenever this request was in it, alone")
@@ -152,12 +166,22 @@ class Engine:
                 if self._experts is not None:
                     requests = [flying.request for flying in state.in_flight[0]]
                     self._experts.count(plan, requests)
-                events += apply(state, result)
+                events += _explained(apply(state, result), followed)
         if self._observer is not None and (plan.rows or events):
             self._observer.stepped(now, plan, events, fault)
         if self._times is not None and told is None and plan.rows and fault is None:
             self._learn(plan, now)
         return plan, events
+
+    def _followed(self, plan: StepPlan) -> dict[str, Wanted]:
+        """Of a plan about to run, the rows under a grammar that it samples, by request."""
+        wanted = {}
+        for row, flying in zip(plan.rows, self._state.in_flight[-1], strict=True):
+            request = flying.request
+            if flying.samples and request.follower is not None:
+                answer = request.token_ids[request.num_prompt :]
+                wanted[request.id] = Wanted(row.row, request.follower, answer)
+        return wanted
 
     def _learn(self, plan: StepPlan, start: float) -> None:
         """Tells the cost model what the step took, if anybody asks that what steps will take."""
@@ -205,6 +229,18 @@ class Engine:
             else:
                 state.opened.remove(request)
         return prune(state, plan) if refused else plan
+
+
+def _explained(events: list[Event], followed: Mapping[str, Wanted]) -> list[Event]:
+    """A request under a grammar that could be given no token: why."""
+    if not followed:
+        return events
+    return [
+        event._replace(error=followed[event.request_id].follower.fault(event.error))
+        if event.error is not None and event.request_id in followed
+        else event
+        for event in events
+    ]
 
 
 def _as_fault(error: Exception, what: str) -> EngineError:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ridgeline.step import BlockGroup, RowSampling, StepPlan, StepResult
+from ridgeline.step import BlockGroup, Masks, RowSampling, StepPlan, StepResult
 
 
 class Executor(Protocol):
@@ -46,8 +46,13 @@ class Executor(Protocol):
     def close_row(self, row: int) -> None:
         """Forgets the row; its blocks are the scheduler's to give away again."""
 
-    def submit(self, plan: StepPlan) -> None:
-        """Starts a step; sampled tokens are appended to their rows. EngineError on a bad plan."""
+    def submit(self, plan: StepPlan, masks: Masks | None = None) -> None:
+        """Starts a step; sampled tokens are appended to their rows. EngineError on a bad plan.
+
+        masks: called once, when the step's logits are there: of each row that is constrained and
+        samples, the tokens that may come, as bits, the lowest first: uint32 [ceil(vocab_size /
+        32)]. A constrained row without one gives no token.
+        """
 
     def collect(self) -> StepResult:
         """Waits for the step in flight."""

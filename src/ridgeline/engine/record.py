@@ -43,6 +43,7 @@ ASKED = (
     "arrival",
     "deadline",
     "fork_of",
+    "grammar",
 )
 
 
@@ -165,6 +166,7 @@ def request_to_json(request: Request) -> dict[str, Any]:
         "arrival": request.arrival,
         "deadline": request.deadline,
         "fork_of": request.fork_of,
+        "grammar": request.grammar,
     }
 
 
@@ -182,6 +184,7 @@ def request_from_json(entry: Mapping[str, Any]) -> Request:
         arrival=float(entry["arrival"]),
         deadline=None if entry["deadline"] is None else float(entry["deadline"]),
         fork_of=entry["fork_of"],
+        grammar=entry.get("grammar"),
     )
 
 

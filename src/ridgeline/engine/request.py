@@ -10,15 +10,19 @@ import math
 from collections.abc import Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ridgeline.engine.constrain.structured import StructuredOutputs
 from ridgeline.engine.kv.prefix import CacheMiss
 from ridgeline.errors import RequestError, RidgelineError
 from ridgeline.model.text.stop_regex import MAX_PATTERN_CHARACTERS, StopRegex
 from ridgeline.step import RowSampling, Scored
+
+if TYPE_CHECKING:
+    from ridgeline.engine.constrain.follow import Follower
 
 FinishReason = Literal["stop", "length", "abort", "error", "deadline"]
 Rank = tuple[float, int]
@@ -49,7 +53,8 @@ class SamplingParams:
     after a space. min_tokens: before so many, no stop token, stop string or stop_regex ends the
     answer. stop, stop_regex: what ends the answer, left out of it unless
     include_stop_str_in_output. logprobs, prompt_logprobs: of each token of the answer, of the
-    prompt, and of this many likeliest besides.
+    prompt, and of this many likeliest besides. structured_outputs: the form that the answer keeps
+    to (docs/structured_outputs.md).
 
     Raises RequestError, naming the field, for a value or a combination that means nothing.
     """
@@ -92,6 +97,7 @@ class SamplingParams:
     mirostat_eta: float = 0.1
     stop_regex: str | Sequence[str] = ()
     prompt_logprobs: int | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     def __post_init__(self) -> None:
         for name, (low, high) in _WHOLES.items():
@@ -104,6 +110,8 @@ class SamplingParams:
         for name in ("ignore_eos", "skip_special_tokens", "include_stop_str_in_output"):
             if not isinstance(getattr(self, name), bool):
                 raise RequestError(name, f"{getattr(self, name)!r} is not true or false")
+        if not isinstance(self.structured_outputs, StructuredOutputs | None):
+            raise RequestError("structured_outputs", "must be a StructuredOutputs")
         if self.mirostat == 1:
             raise RequestError("mirostat", "1 is not here; it may be 0 (off) or 2")
         self._check_texts()
@@ -151,6 +159,8 @@ class SamplingParams:
             raise RequestError(
                 "min_tokens", f"{self.min_tokens} is above max_tokens, {self.max_tokens}"
             )
+        if self.structured_outputs is not None and self.ignore_eos:
+            raise RequestError("ignore_eos", "and structured_outputs: a grammar says when to end")
         if self.best_of is not None and self.best_of < self.n:
             raise RequestError("best_of", f"{self.best_of} is below n, {self.n}")
         draws_only = {
@@ -328,7 +338,8 @@ class Request:
     apart. tenant, priority (lower is sooner): for the policies that look at them. arrival,
     deadline: seconds of the clock that `schedule` is told; at its deadline a request ends. fork_of:
     a request whose tokens begin with the same ones; what that has computed is shared, once it has
-    computed its prompt.
+    computed its prompt. grammar: what the answer keeps to
+    (`constrain.compile.Grammar.text`); follower: how far it is.
 
     The record. number: order of coming. rank: order of service. num_planned: tokens computed once
     all planned steps have run; num_computed: by steps that were booked. num_pending: tokens that
@@ -357,6 +368,7 @@ class Request:
     arrival: float = 0.0
     deadline: float | None = None
     fork_of: str | None = None
+    grammar: str | None = None
     status: Status = Status.WAITING
     number: int = 0
     rank: Rank = (0.0, 0)
@@ -382,6 +394,7 @@ class Request:
     suspected_to: int = 0
     num_received: int = 0
     experts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    follower: Follower | None = None
 
     @property
     def scores_prompt(self) -> bool:

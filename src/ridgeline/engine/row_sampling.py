@@ -71,6 +71,7 @@ class RowSamplings:
             seed=seed,
             num_prompt=num_prompt,
             num_logprobs=_count(params),
+            is_constrained=params.structured_outputs is not None,
             num_prompt_logprobs=-1 if params.prompt_logprobs is None else params.prompt_logprobs,
         )
 

@@ -14,6 +14,7 @@ from array import array
 from dataclasses import dataclass, field, replace
 
 from ridgeline.engine.answer import Answer
+from ridgeline.engine.constrain.compile import Constraints, Grammar
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.experts import added
 from ridgeline.engine.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
@@ -179,7 +180,14 @@ def _completion(index: int, answer: Answer) -> CompletionOutput:
 class Session:
     """Owns the groups that run on an engine. vocab_size: that of the logits."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, vocab_size: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        constraints: Constraints | None = None,
+    ) -> None:
+        self.constraints = constraints or Constraints(tokenizer, vocab_size)
         self.engine = engine
         self._tokenizer = tokenizer
         self._samplings = RowSamplings(tokenizer, vocab_size)
@@ -200,14 +208,18 @@ class Session:
         streams: bool = True,
         service: Service = ORDINARY_SERVICE,
         fork_of: Group | None = None,
+        grammar: Grammar | None = None,
     ) -> Group:
         """Queues a prompt. arrival: `time.monotonic()` of the call that brought it. name: its id,
         if no group that runs has it. streams: as `Group` has it. fork_of: a group of one answer
         with which it begins alike: what that has computed is shared, to the token, if it still
-        runs. Raises RequestError if it could never run here, Overloaded if it cannot run soon
-        enough.
+        runs. grammar: the params' own, where it is compiled already. Raises RequestError if it
+        could never run here, Overloaded if it cannot run soon enough.
         """
         name = f"request-{next(self._numbers)}" if name is None else name
+        asked = params.structured_outputs
+        if asked is not None and grammar is None:
+            grammar = self.constraints.compile(asked)
         seed = secrets.randbits(63) if params.seed is None else params.seed
         stops = self._samplings.stop_ids(params)
         num_prompt = len(prompt.token_ids)
@@ -231,6 +243,8 @@ class Session:
                     arrival=arrival,
                     deadline=None if timeout is None else arrival + timeout,
                     fork_of=f"{name}-0" if index else parent,
+                    grammar=None if grammar is None else grammar.text,
+                    follower=None if grammar is None else grammar.follow(),
                 )
                 if request.id in self._groups:
                     raise RequestError("request_id", f"{name!r} is in use")

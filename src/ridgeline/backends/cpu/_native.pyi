@@ -2,7 +2,7 @@
 
 # ruff: noqa: A002 (keyword names of the native functions)
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -343,7 +343,11 @@ class Program:
     def close_row(self, row: int) -> None: ...
     def copy_blocks(self, pairs: NDArray[np.int32]) -> None: ...
     def run(
-        self, lines: NDArray[np.int32], new_blocks: NDArray[np.int32], sampling: bool
+        self,
+        lines: NDArray[np.int32],
+        new_blocks: NDArray[np.int32],
+        sampling: bool,
+        masks: Callable[[], Mapping[int, NDArray[np.uint32]]] | None = None,
     ) -> None: ...
     def samples(
         self,

@@ -31,7 +31,7 @@ from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops.embed import Embed, TypeEmbed
 from ridgeline.model.graph.ops.pool import Pool
 from ridgeline.model.passes.state_groups import state_groups
-from ridgeline.step import RowSampling, Sampled, Scored, StepPlan, StepResult
+from ridgeline.step import Masks, RowSampling, Sampled, Scored, StepPlan, StepResult
 from ridgeline.units import KIB, MIB
 
 BLOCK_TOKENS = 16
@@ -196,10 +196,10 @@ class CpuExecutor:
         except (ValueError, IndexError) as error:
             raise EngineError(str(error)) from None
 
-    def submit(self, plan: StepPlan) -> None:
+    def submit(self, plan: StepPlan, masks: Masks | None = None) -> None:
         """Runs the step without the interpreter's lock, and samples; `collect` has the result."""
         self._require_idle()
-        self._run(plan, sampling=True)
+        self._run(plan, sampling=True, masks=masks)
         sampled = map(_sampled, self._program.samples()) if plan.rows else ()
         self._result = StepResult(tuple(sampled))
 
@@ -252,7 +252,7 @@ class CpuExecutor:
         if self._result is not None:
             raise EngineError("a step is in flight; collect it first")
 
-    def _run(self, plan: StepPlan, *, sampling: bool) -> None:
+    def _run(self, plan: StepPlan, *, sampling: bool, masks: Masks | None = None) -> None:
         if not plan.rows:
             return
         lines: list[tuple[int, int, int, int, int, int]] = []
@@ -274,7 +274,7 @@ class CpuExecutor:
             if plan.slot_copies:
                 pairs = [(copy.source, copy.target) for copy in plan.slot_copies]
                 self._program.copy_slots(np.array(pairs, np.int32))
-            self._program.run(np.array(lines, np.int32), blocks, sampling)
+            self._program.run(np.array(lines, np.int32), blocks, sampling, masks)
         except (ValueError, IndexError, OverflowError, RuntimeError) as error:
             raise EngineError(str(error)) from None
         self._num_looked_up += num_tokens

@@ -18,11 +18,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ridgeline.backends.reference.sample import NO_MASK, NOTHING_LEFT
 from ridgeline.backends.reference.state_table import BoundRow, StateTable
 from ridgeline.errors import EngineError
 from ridgeline.step import (
     ONE_GROUP,
     BlockGroup,
+    Masks,
     RowSampling,
     Sampled,
     Scored,
@@ -86,13 +88,15 @@ class NullExecutor:
     def close_row(self, row: int) -> None:
         self._table.close_row(row)
 
-    def submit(self, plan: StepPlan) -> None:
+    def submit(self, plan: StepPlan, masks: Masks | None = None) -> None:
+        """Of a constrained row the token is the first one allowed from the hash on, in a circle."""
         self._require_idle()
         rows = self._begin(plan, sampling=True)
+        given = {} if masks is None else masks()
         sampled = []
         for row, prefix in self._prefixes(rows):
             if row.num_logits:
-                sampled.append(self._sample(row, prefix))
+                sampled.append(self._sample(row, prefix, given.get(row.row)))
         self._in_flight = StepResult(tuple(sampled))
 
     def collect(self) -> StepResult:
@@ -114,12 +118,18 @@ class NullExecutor:
         logits[np.arange(len(tokens)), tokens] = 1
         return logits
 
-    def _sample(self, row: BoundRow, prefix: Ints) -> Sampled:
+    def _sample(self, row: BoundRow, prefix: Ints, mask: npt.NDArray[np.uint32] | None) -> Sampled:
         """The token, if the row's last is computed; tokens that it has already have logprob 0."""
         whole = self._table.token_ids(row.row)
         token = -1
         if row.num_tokens == len(whole):
             token = null_token(prefix, self.vocab_size)
+            if row.sampling.is_constrained:
+                if mask is None:
+                    return Sampled(row.row, -1, fault=NO_MASK)
+                token = _allowed_from(token, mask, self.vocab_size)
+                if token < 0:
+                    return Sampled(row.row, -1, fault=NOTHING_LEFT)
             self._table.append_tokens(row.row, [token])
         first = row.num_tokens - row.num_logits + 1
         known = whole[first : row.num_tokens + 1]
@@ -186,6 +196,12 @@ class NullExecutor:
     def _slots(self, row: BoundRow, column: int, positions: Ints) -> tuple[Ints, Ints]:
         entries = row.block_table[:, column]
         return entries[positions // self.block_tokens], positions % self.block_tokens
+
+
+def _allowed_from(token: int, mask: npt.NDArray[np.uint32], vocab_size: int) -> int:
+    bits = np.unpackbits(mask.astype("<u4").view(np.uint8), bitorder="little")[:vocab_size]
+    allowed = np.flatnonzero(bits)
+    return int(allowed[np.searchsorted(allowed, token) % len(allowed)]) if len(allowed) else -1
 
 
 def _seen(row: BoundRow, num_tokens: int) -> bytes:

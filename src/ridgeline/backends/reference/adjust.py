@@ -18,8 +18,13 @@ Ints = npt.NDArray[np.int64]
 LARGEST = np.finfo(np.float32).max
 
 
-def adjust(logits: Floats, history: Ints, how: RowSampling) -> Floats:
-    """The logits that are drawn from: [vocab], a copy if anything is on."""
+def adjust(
+    logits: Floats, history: Ints, how: RowSampling, mask: npt.NDArray[np.uint32] | None = None
+) -> Floats:
+    """The logits that are drawn from: [vocab], a copy if anything is on.
+
+    mask: a bit for each token that a grammar allows, the lowest first: [ceil(vocab / 32)].
+    """
     answer = history[how.num_prompt :]
     x = bias(logits, how)
     x = penalise(x, history, how.repetition_penalty)
@@ -40,6 +45,9 @@ def adjust(logits: Floats, history: Ints, how: RowSampling) -> Floats:
         only = np.full_like(x, -np.inf)
         only[allowed] = x[allowed]
         x = only
+    if mask is not None:
+        bits = np.unpackbits(mask.astype("<u4").view(np.uint8), bitorder="little")
+        x = np.where(bits[: len(x)], x, np.float32(-np.inf))
     return x
 
 

@@ -18,7 +18,7 @@ from ridgeline.model.graph.node import Graph, Weight
 from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.passes.state_groups import StateGroups, state_groups
-from ridgeline.step import RowSampling, Sampled, StepPlan, StepResult
+from ridgeline.step import Masks, RowSampling, Sampled, StepPlan, StepResult
 
 BLOCK_TOKENS = 16
 
@@ -92,16 +92,17 @@ class ReferenceExecutor:
     def close_row(self, row: int) -> None:
         self._table.close_row(row)
 
-    def submit(self, plan: StepPlan) -> None:
+    def submit(self, plan: StepPlan, masks: Masks | None = None) -> None:
         """Runs the step (nothing here is asynchronous) and appends each row's token to it."""
         self._require_idle()
         rows = self._begin(plan, sampling=True)
         logits = self._logits(rows)
+        given = {} if masks is None else masks()
         sampled = []
         for row, end in zip(rows, np.cumsum([r.num_logits for r in rows]), strict=True):
             if row.num_logits == 0:
                 continue
-            result = self._sample(row, logits[end - row.num_logits : end])
+            result = self._sample(row, logits[end - row.num_logits : end], given.get(row.row))
             if result.token_id >= 0:
                 self._table.append_tokens(row.row, [result.token_id])
             sampled.append(result)
@@ -132,12 +133,12 @@ class ReferenceExecutor:
                 rank.copy_slot(slot_copy.source, slot_copy.target)
         return rows
 
-    def _sample(self, row: BoundRow, logits: Array) -> Sampled:
+    def _sample(self, row: BoundRow, logits: Array, mask: npt.NDArray[np.uint32] | None) -> Sampled:
         """logits: [num_logits, vocab], of the row's last new tokens."""
         how, whole = row.sampling, self._table.token_ids(row.row)
         result = Sampled(row.row, -1)
         if row.num_tokens == len(whole):
-            result = sample(row.row, logits[-1], row.token_ids, how)
+            result = sample(row.row, logits[-1], row.token_ids, how, mask)
         if how.num_prompt_logprobs < 0 or result.fault is not None:
             return result
         first = row.num_tokens - row.num_logits + 1

@@ -24,20 +24,29 @@ Ints = npt.NDArray[np.int64]
 
 NOTHING_LEFT = "the request's bans and allowed tokens leave no token that the model could give"
 
+NO_MASK = "the row is constrained and was given no mask"
+
 
 def sample(
-    row: int, logits: npt.NDArray[np.floating], token_ids: Sequence[int] | Ints, how: RowSampling
+    row: int,
+    logits: npt.NDArray[np.floating],
+    token_ids: Sequence[int] | Ints,
+    how: RowSampling,
+    mask: npt.NDArray[np.uint32] | None = None,
 ) -> Sampled:
     """The token that follows `token_ids` (the row's prompt and what it generated).
 
     logits: [vocab], of the last of `token_ids`. NaN, +Inf, or -Inf throughout is a fault of this
     row, and so is a request that rules every token out: the result says so and has token id -1.
+    mask: of a constrained row, the tokens that may come (`Executor.submit`).
     """
     raw = np.asarray(logits, np.float32)
     fault = fault_of(raw)
     if fault is not None:
         return Sampled(row, -1, fault=fault)
-    token, mu = draw(raw, token_ids, how)
+    if how.is_constrained and mask is None:
+        return Sampled(row, -1, fault=NO_MASK)
+    token, mu = draw(raw, token_ids, how, mask if how.is_constrained else None)
     if token < 0:
         return Sampled(row, -1, fault=NOTHING_LEFT)
     if how.num_logprobs < 0:
@@ -58,10 +67,15 @@ def choose(logits: Floats, token_ids: Sequence[int] | Ints, how: RowSampling) ->
     return draw(logits, token_ids, how)[0]
 
 
-def draw(logits: Floats, token_ids: Sequence[int] | Ints, how: RowSampling) -> tuple[int, float]:
+def draw(
+    logits: Floats,
+    token_ids: Sequence[int] | Ints,
+    how: RowSampling,
+    mask: npt.NDArray[np.uint32] | None = None,
+) -> tuple[int, float]:
     """The token and mirostat's mu after it; (-1, mu) if no token is left to choose."""
     history = np.asarray(token_ids, np.int64)
-    adjusted = adjust(logits, history, how)
+    adjusted = adjust(logits, history, how, mask)
     likeliest = int(adjusted.argmax())
     if adjusted[likeliest] == -np.inf:
         return -1, how.mirostat_mu

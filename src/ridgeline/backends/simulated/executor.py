@@ -16,6 +16,7 @@ from ridgeline.errors import EngineError
 from ridgeline.step import (
     ONE_GROUP,
     BlockGroup,
+    Masks,
     RowSampling,
     Sampled,
     StepPlan,
@@ -75,11 +76,12 @@ class SimulatedExecutor:
         if self._tokens is not None:
             self._tokens.close_row(row)
 
-    def submit(self, plan: StepPlan) -> None:
+    def submit(self, plan: StepPlan, masks: Masks | None = None) -> None:
+        """Without another's tokens masks are not asked for: it only tells the time."""
         if self._in_flight is not None:
             raise EngineError("a step is in flight; collect it first")
         if self._tokens is not None:
-            self._tokens.submit(plan)
+            self._tokens.submit(plan, masks)
             self._in_flight = self._tokens.collect()
         else:
             sampled = tuple(Sampled(row.row, 0) for row in plan.rows if row.num_logits)

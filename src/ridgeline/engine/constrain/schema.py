@@ -1,0 +1,145 @@
+"""Which JSON schemas are accepted: a walk that names what is not, by its JSON pointer.
+
+llguidance keeps to every keyword of `KEPT`; it ignores unknown ones, and with "x-guidance" all that
+it does not know. Here whatever is neither kept nor said to constrain nothing is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ridgeline.errors import RequestError
+
+MAX_DEPTH, MAX_NODES = 64, 20_000
+
+_ONE = ("additionalProperties", "items")
+_MANY = ("anyOf", "oneOf", "allOf", "prefixItems")
+_NAMED = ("properties", "patternProperties", "$defs", "definitions")
+_COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+_NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+KEPT = frozenset(
+    [
+        *(*_ONE, *_MANY, *_NAMED, *_COUNTS, *_NUMBERS),
+        *("$ref", "$anchor", "const", "enum", "type", "required", "pattern", "format"),
+    ]
+)
+# What constrains nothing by the specification (2020-12, "annotations"), or by OpenAPI 3.1.
+ANNOTATIONS = frozenset(
+    [
+        *("$schema", "$id", "$comment", "title", "description", "default", "example", "examples"),
+        *("deprecated", "readOnly", "writeOnly", "discriminator", "externalDocs", "xml"),
+        *("contentEncoding", "contentMediaType", "contentSchema"),
+    ]
+)
+TYPES = ("null", "boolean", "object", "array", "number", "integer", "string")
+FORMATS = frozenset(
+    ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"]
+)
+
+
+def check_schema(text: str, field: str = "structured_outputs.json") -> None:
+    """Raises RequestError with the pointer of what is not supported or is no schema. text: JSON."""
+    _Walk(field).walk(json.loads(text))
+
+
+def check_lark(text: str, field: str) -> None:
+    """The schemas inside a Lark grammar (`%json {...}`)."""
+    for found in re.finditer(r"%json\s*", text):
+        try:
+            schema, _end = json.JSONDecoder().raw_decode(text, found.end())
+        except ValueError:
+            continue  # llguidance says where
+        except RecursionError:
+            raise RequestError(field, "a schema in it is nested too deeply") from None
+        _Walk(field).walk(schema)
+
+
+class _Walk:
+    def __init__(self, field: str) -> None:
+        self._field = field
+        self._num_nodes = 0
+
+    def walk(self, schema: Any) -> None:
+        left: list[tuple[str, Any, int]] = [("#", schema, 0)]
+        while left:
+            pointer, node, depth = left.pop()
+            self._num_nodes += 1
+            if depth > MAX_DEPTH or self._num_nodes > MAX_NODES:
+                self._refuse(
+                    pointer, f"schemas may be nested {MAX_DEPTH} deep and be {MAX_NODES} in all"
+                )
+            if isinstance(node, bool):
+                continue
+            if not isinstance(node, Mapping):
+                self._refuse(pointer, "a schema is an object, or true or false")
+            self._check(pointer, node)
+            left += [(where, part, depth + 1) for where, part in self._parts(pointer, node)]
+
+    def _check(self, pointer: str, node: Mapping[str, Any]) -> None:
+        for key, value in node.items():
+            where = f"{pointer}/{_escaped(key)}"
+            if key in ANNOTATIONS or (key.startswith("x-") and key != "x-guidance"):
+                if key == "$id" and pointer != "#":
+                    self._refuse(where, "is supported at the root only")
+            elif key not in KEPT:
+                self._refuse(where, "is a keyword that is not supported")
+            else:
+                self._check_value(where, key, value)
+        least = node.get("minProperties", 0)
+        if least > len(set(node.get("required", ()))):
+            # A key that comes twice is one property, and a grammar cannot count those.
+            self._refuse(f"{pointer}/minProperties", "is supported up to the number of required")
+
+    def _check_value(self, where: str, key: str, value: Any) -> None:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if key in _COUNTS and not (is_number and value >= 0 and value == int(value)):
+            self._refuse(where, "must be a whole number from 0 on")
+        if key in _NUMBERS and not is_number:
+            self._refuse(where, "must be a number")
+        if key == "multipleOf" and value <= 0:
+            self._refuse(where, "must be above 0")
+        if key in ("$ref", "$anchor", "pattern", "format") and not isinstance(value, str):
+            self._refuse(where, "must be a text")
+        if key == "$ref" and not value.startswith("#"):
+            self._refuse(where, "must be within the schema; nothing is fetched")
+        if key == "format" and value not in FORMATS:
+            self._refuse(where, f"{value[:40]!r}; there are: {', '.join(sorted(FORMATS))}")
+        if key == "type":
+            kinds = value if isinstance(value, list) else [value]
+            if not kinds or any(kind not in TYPES for kind in kinds):
+                self._refuse(where, f"must be of {', '.join(TYPES)}")
+        if key == "enum" and (not isinstance(value, list) or not value):
+            self._refuse(where, "must be a list of at least one value")
+        if key == "required" and not (
+            isinstance(value, list) and all(isinstance(name, str) for name in value)
+        ):
+            self._refuse(where, "must be a list of names")
+
+    def _parts(self, pointer: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        for key in _ONE:
+            if key in node:
+                if isinstance(node[key], list):
+                    self._refuse(f"{pointer}/{key}", "must be a schema (a list: use prefixItems)")
+                yield f"{pointer}/{key}", node[key]
+        for key in _MANY:
+            if key in node:
+                if not isinstance(node[key], list) or not node[key]:
+                    self._refuse(f"{pointer}/{key}", "must be a list of at least one schema")
+                for i, part in enumerate(node[key]):
+                    yield f"{pointer}/{key}/{i}", part
+        for key in _NAMED:
+            if key in node:
+                if not isinstance(node[key], Mapping):
+                    self._refuse(f"{pointer}/{key}", "must map names to schemas")
+                for name, part in node[key].items():
+                    yield f"{pointer}/{key}/{_escaped(name)}", part
+
+    def _refuse(self, pointer: str, why: str) -> None:
+        raise RequestError(self._field, f"{pointer}: {why}")
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
