@@ -273,9 +273,8 @@ class AsyncEngine:
         """
         params = params or SamplingParams()
         grammar = None
-        if params.structured_outputs is not None:  # compiled here, never between two steps
-            compile_ = self._llm.session.constraints.compile
-            grammar = await asyncio.to_thread(compile_, params.structured_outputs)
+        if (asked := params.structured_outputs) is not None:  # never compiled between two steps
+            grammar = await asyncio.to_thread(self._llm.session.constraints.compile, asked)
         mailbox = _Mailbox(asyncio.get_running_loop())
         queued = self._worker.submit(mailbox, prompt, params, request_id, arrival, service, grammar)
         try:

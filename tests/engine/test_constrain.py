@@ -8,6 +8,7 @@ import asyncio
 import io
 import json
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from ridgeline import LLM, RequestError, SamplingParams
 from ridgeline.async_engine import AsyncEngine
 from ridgeline.backends.null.executor import NullExecutor
 from ridgeline.engine.constrain import StructuredOutputs
-from ridgeline.engine.constrain.compile import Budget, Constraints
+from ridgeline.engine.constrain.compile import Budget, Constraints, Grammar
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.outputs import CompletionOutput
 from ridgeline.engine.prompts import Tokenized
 from ridgeline.engine.record import Recorder, read_record, replay
 from ridgeline.engine.session import Group, Session
+from ridgeline.errors import Overloaded
 
 MODEL = str(Path(__file__).parent.parent / "golden" / "llama3" / "model.gguf")
 VOCAB = 160  # of the logits: the tokenizer has fewer
@@ -344,10 +346,26 @@ def test_bombs_are_refused_or_bounded(bomb: dict[str, Any]) -> None:
     assert time.monotonic() - start < 60
 
 
-def test_the_clock_is_kept_to_and_what_compiles_does_not_pile_up() -> None:
-    constraints = Constraints(byte_tokenizer(), VOCAB, Budget(seconds=0.0))
-    with pytest.raises(Exception, match=r"to compile|come back"):
-        constraints.compile(StructuredOutputs(regex="[a-z]{1,500}"))
+def test_the_clock_is_kept_to_and_what_compiles_does_not_pile_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = threading.Event()
+    build = Constraints._build
+
+    def slow(self: Constraints, text: str, field: str) -> Grammar:
+        assert release.wait(30)
+        return build(self, text, field)
+
+    monkeypatch.setattr(Constraints, "_build", slow)
+    constraints = Constraints(byte_tokenizer(), VOCAB, Budget(seconds=0.05, threads=1))
+    with pytest.raises(RequestError, match=r"structured_outputs.regex: .* to compile"):
+        constraints.compile(CODE)
+    with pytest.raises(Overloaded, match="come back"):
+        constraints.compile(StructuredOutputs(regex="b"))
+    release.set()
+    monkeypatch.undo()
+    patient = Constraints(byte_tokenizer(), VOCAB)
+    assert patient.compile(CODE).text
 
 
 def test_the_cache_is_bounded_and_gives_the_same() -> None:

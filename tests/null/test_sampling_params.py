@@ -86,6 +86,7 @@ WRONG: list[tuple[str, Any]] = [
     ("include_stop_str_in_output", "no"),
     ("logprobs", 100_000),
     ("prompt_logprobs", -1),
+    ("structured_outputs", {"regex": "a"}),
 ]
 
 
