@@ -1,4 +1,4 @@
-"""Every command and every Python block of README.md and docs/*.md runs as it is printed.
+"""Every command and every Python block of README.md and docs/**/*.md runs as it is printed.
 
 `make run` and `make test` are what CI itself runs (.ci/run); they are the only lines left out.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 LEFT_TO_CI = ("make run", "make test")
 FENCE = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
