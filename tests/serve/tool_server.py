@@ -27,6 +27,8 @@ def main() -> None:
     from serve.tiny import tiny_llm
 
     llm = tiny_llm()
+    # The tiny vocabulary has no "}", without which no JSON object ends: in place of "he" it has.
+    llm.tokenizer._known[125] = b"}"
     llm.prompts._template = ChatTemplate(TEMPLATE)
     options = ServeOptions(("tiny", "alias"), keys=Keys.of([KEY]), state=Path(sys.argv[1]))
     listening = listen("127.0.0.1", 0)

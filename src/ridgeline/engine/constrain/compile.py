@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.engine.constrain.follow import Follower
-from ridgeline.engine.constrain.schema import check_lark, check_schema
+from ridgeline.engine.constrain.schema import check_lark, check_schema, spaced
 from ridgeline.engine.constrain.structured import StructuredOutputs
 from ridgeline.engine.constrain.vocabulary import llguidance_tokenizer
 from ridgeline.errors import Overloaded, RequestError
@@ -26,6 +26,10 @@ from ridgeline.model.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+# Between the parts of JSON, unless said otherwise: a space, or a line break and indentation.
+# Without a bound a weak model goes on with line breaks until its tokens run out.
+WHITESPACE = r"( |\n[ \t]{0,12})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +173,8 @@ def _text_of(asked: StructuredOutputs) -> str:
         check_schema(schema, field)
         options: dict[str, Any] = {"lenient": False, "coerce_one_of": False}
         options["whitespace_flexible"] = not asked.disable_any_whitespace
-        if asked.whitespace_pattern is not None:
-            options["whitespace_pattern"] = asked.whitespace_pattern
+        if not asked.disable_any_whitespace:
+            options["whitespace_pattern"] = asked.whitespace_pattern or WHITESPACE
         return LLMatcher.grammar_from_json_schema(schema, overrides=options)  # type: ignore[arg-type]
     if asked.regex is not None:
         return LLMatcher.grammar_from_regex(asked.regex)
@@ -184,7 +188,7 @@ def _text_of(asked: StructuredOutputs) -> str:
     if re.search(r"\blenient\b|x-guidance", grammar):
         raise RequestError(field, "may not ask for leniency")
     check_lark(grammar, field)
-    return LLMatcher.grammar_from_lark(grammar)
+    return LLMatcher.grammar_from_lark(spaced(grammar, WHITESPACE))
 
 
 def _first_lines(message: str) -> str:

@@ -57,6 +57,21 @@ def check_lark(text: str, field: str) -> None:
         _Walk(field).walk(schema)
 
 
+def spaced(text: str, whitespace: str) -> str:
+    """A checked Lark grammar, its schemas with this regex of what stands between their parts."""
+    out, done = [], 0
+    for found in re.finditer(r"%json\s*", text):
+        try:
+            schema, end = json.JSONDecoder().raw_decode(text, found.end())
+        except ValueError:
+            continue
+        if isinstance(schema, dict) and found.end() >= done:
+            own = schema | {"x-guidance": {"whitespace_pattern": whitespace}}
+            out += [text[done : found.end()], json.dumps(own)]
+            done = end
+    return "".join([*out, text[done:]])
+
+
 class _Walk:
     def __init__(self, field: str) -> None:
         self._field = field

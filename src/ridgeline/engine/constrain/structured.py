@@ -25,7 +25,8 @@ class StructuredOutputs:
     with llguidance's extensions).
 
     disable_any_whitespace: JSON without white space between its parts. whitespace_pattern: a regex
-    of what may stand there; None: any. Both go with json and json_object only.
+    of what may stand there; None: a space, or a line break and indentation. Both go with
+    json and json_object only.
 
     Raises RequestError, naming the field. What a schema or grammar says is checked when a request
     is submitted: see `compile.Constraints`.

@@ -23,10 +23,41 @@ class _Tokens:
         self.tokens = [tokenizer.token_bytes(i) for i in range(num_tokens)]
         special = tokenizer.special_ids | tokenizer.eos_ids
         self.special_token_ids = sorted(i for i in special if i < num_tokens)
+        self._ids = {
+            piece: i
+            for i, piece in reversed(list(enumerate(self.tokens)))
+            if piece and i not in special
+        }
+        self._longest = min(64, max(map(len, self._ids), default=1))
 
     def __call__(self, text: str | bytes) -> list[int]:
-        whole = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-        return self._tokenizer.encode(whole, add_special=False, parse_special=False)
+        """Ids of exactly these bytes: llguidance lets a forced span come as these tokens only.
+
+        What a tokenizer adds (a first space) or cannot write would be another text.
+        """
+        whole = text.encode() if isinstance(text, str) else text
+        ids = self._tokenizer.encode(
+            whole.decode("utf-8", "replace"), add_special=False, parse_special=False
+        )
+        known = len(self.tokens)
+        if all(i < known for i in ids) and b"".join(self.tokens[i] for i in ids) == whole:
+            return ids
+        return self._longest_first(whole)
+
+    def _longest_first(self, text: bytes) -> list[int]:
+        """As far as the vocabulary has the bytes."""
+        ids: list[int] = []
+        at = 0
+        while at < len(text):
+            for size in range(min(self._longest, len(text) - at), 0, -1):
+                found = self._ids.get(text[at : at + size])
+                if found is not None:
+                    ids.append(found)
+                    at += size
+                    break
+            else:
+                break
+        return ids
 
 
 def llguidance_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> LLTokenizer:
