@@ -21,7 +21,7 @@ import pytest
 
 from serve.tool_server import KEY
 
-# A grammar lets white space stand between the parts of JSON without end, and random weights write it.
+# A grammar lets white space stand in JSON without end, and random weights write it.
 needs_masks = pytest.mark.skip(reason="random weights write white space in a grammar without end")
 SAID: list[Any] = [{"role": "user", "content": "Hello"}]
 WEATHER = {
