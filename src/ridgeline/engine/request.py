@@ -210,6 +210,7 @@ class SamplingParams:
 
 
 _BIG = 2**31 - 1
+_TINY = 1e-37
 _WHOLES: dict[str, tuple[int, int]] = {
     "n": (1, 1024),
     "top_k": (-1, _BIG),
@@ -254,7 +255,9 @@ def _whole(name: str, value: object, low: int, high: int) -> None:
 
 def _number(name: str, value: object, low: float, high: float, open_low: bool = False) -> None:
     ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not ok or not low <= value <= high or (open_low and value == low):  # type: ignore[operator]
+    # Above a lower bound is above it in float32, too, in which samplers compute.
+    least = low + _TINY if open_low else low
+    if not ok or not least <= value <= high:  # type: ignore[operator]
         above = "above" if open_low else "from"
         raise RequestError(name, f"{value!r} is not a number {above} {low:g} up to {high:g}")
 
