@@ -76,6 +76,13 @@ class StepSeconds:
         answers, prompts = self._parts(shape)
         return self._answers.used * answers + self._prompts.used * prompts
 
+    def prompt_share(self, shape: StepShape) -> float:
+        """What part of the step's time its prompts take, 0 to 1, by these predictions."""
+        answers, prompts = self._parts(shape)
+        prompts *= self._prompts.used
+        whole = self._answers.used * answers + prompts
+        return prompts / whole if whole > 0 else 0.0
+
     def observe(self, shape: StepShape, seconds: float) -> bool:
         """A step took so long; whether predictions have changed by it."""
         answers, prompts = self._parts(shape)

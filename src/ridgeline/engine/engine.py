@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from ridgeline.cost.calibrate import StepSeconds
+from ridgeline.engine.book import Book
 from ridgeline.engine.constrain.compile import Constraints
 from ridgeline.engine.constrain.follow import MaskMaker, Wanted
 from ridgeline.engine.executor import Executor
@@ -67,6 +68,7 @@ class Engine:
         self._experts = experts
         self._constraints = constraints
         self._masks = MaskMaker(executor.vocab_size)
+        self.book = Book()
         self._clock = clock
         limits = Limits(
             max_rows=executor.max_rows,
@@ -151,12 +153,14 @@ class Engine:
                 if fault is not None:
                     raise fault
                 followed = self._followed(plan)
+                began = self._clock()
                 if followed:
                     self._executor.submit(plan, self._masks.begin(list(followed.values())))
                 else:
                     self._executor.submit(plan)
                 result = self._executor.collect()
             except Exception as error:  # whose fault it is will be found: everyone else goes on
+                self.book.num_failed_steps += 1
                 fault = _as_fault(error, "the step failed whenever this request was in it, alone")
                 events += fail(state, fault)
             except BaseException:
@@ -166,12 +170,19 @@ class Engine:
                 if self._experts is not None:
                     requests = [flying.request for flying in state.in_flight[0]]
                     self._experts.count(plan, requests)
+                self.book.stepped(
+                    plan, state.in_flight[0], began, self._clock(), self._prompt_share
+                )
                 events += _explained(apply(state, result), followed)
         if self._observer is not None and (plan.rows or events):
             self._observer.stepped(now, plan, events, fault)
         if self._times is not None and told is None and plan.rows and fault is None:
             self._learn(plan, now)
         return plan, events
+
+    @property
+    def _prompt_share(self) -> Callable[[StepShape], float] | None:
+        return self._times.prompt_share if self._times is not None and self._times.in_use else None
 
     def _followed(self, plan: StepPlan) -> dict[str, Wanted]:
         """Of a plan about to run, the rows under a grammar that it samples, by request."""

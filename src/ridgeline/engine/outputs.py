@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ridgeline.engine.answer import Logprob
 from ridgeline.engine.experts import Counts
 from ridgeline.engine.kv.prefix import CacheMiss
+from ridgeline.engine.ledger import Ledger
 from ridgeline.engine.prompt_logprobs import PromptLogprobs
 from ridgeline.engine.request import FinishReason
 from ridgeline.errors import RidgelineError
@@ -63,6 +64,7 @@ class RequestOutput:
     prompt: its text, a conversation's after the chat template; None if token ids were given.
     num_cached_tokens: of the prompt's, those that the prefix cache had; cache_miss: why it had no
     more of the whole blocks, None if it had them all. prompt_logprobs: None if not asked for.
+    ledgers: of each of outputs, where its time went; see `Ledger`.
     expert_counts: of each mixture of experts, by its node's name, how often each was chosen; None
     unless LLM(expert_counts=True). All answers together; see `engine.experts` for what is left out.
     """
@@ -77,6 +79,7 @@ class RequestOutput:
     cache_miss: CacheMiss | None = None
     prompt_logprobs: PromptLogprobs | None = None
     expert_counts: Counts | None = None
+    ledgers: tuple[Ledger, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ Field names are those that users of vLLM's offline API know. A value that is not
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from ridgeline.engine.constrain.structured import StructuredOutputs
 from ridgeline.engine.kv.prefix import CacheMiss
+from ridgeline.engine.ledger import Trace
 from ridgeline.errors import RequestError, RidgelineError
 from ridgeline.model.text.stop_regex import MAX_PATTERN_CHARACTERS, StopRegex
 from ridgeline.step import RowSampling, Scored
@@ -357,6 +359,7 @@ class Request:
     it. suspected_to: a step that would have brought it so far failed, and it has not been there
     since. num_received: tokens whose keys and values another engine computed and sent; whoever
     admits the request takes them as computed, once: what a preemption gives back is computed here.
+    trace: where its time goes; None: nobody wants to know.
     """
 
     id: str
@@ -398,6 +401,12 @@ class Request:
     num_received: int = 0
     experts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     follower: Follower | None = None
+
+    def close(self) -> None:
+        """Ends the record of its time; nothing if it has none, or has ended."""
+        if self.trace is not None:
+            self.trace.close(time.monotonic(), self.num_preemptions)
+    trace: Trace | None = None
 
     @property
     def scores_prompt(self) -> bool:

@@ -11,12 +11,14 @@ import math
 import secrets
 import time
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ridgeline.engine.answer import Answer
 from ridgeline.engine.constrain.compile import Constraints, Grammar
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.experts import added
+from ridgeline.engine.ledger import Trace
 from ridgeline.engine.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
 from ridgeline.engine.prompt_logprobs import PromptLogprobs
 from ridgeline.engine.prompts import Tokenized
@@ -74,10 +76,10 @@ class Group:
         answer = self.answers[index]
         if self._waits(answer):
             self._untold.append((index, event))
-            self._count(event.finish_reason is not None)
+            self._count(index, event.finish_reason is not None)
             return
         text = answer.take(event)
-        self._count(answer.finish_reason is not None)
+        self._count(index, answer.finish_reason is not None)
         if answer.params.chooses:
             if self.streams and self.done:
                 self.deltas += self._chosen_deltas()
@@ -99,8 +101,10 @@ class Group:
     def _waits(self, answer: Answer) -> bool:
         return not self.streams and not answer.params.stops_by_text
 
-    def _count(self, ended: bool) -> None:
+    def _count(self, index: int, ended: bool) -> None:
         self.num_running -= ended
+        if ended:
+            self.requests[index].close()
         if self.done:
             self.finished = time.monotonic()
 
@@ -148,7 +152,12 @@ class Group:
             cache_miss=self.requests[0].cache_miss,
             prompt_logprobs=self._prompt_logprobs(),
             expert_counts=added([request.experts for request in self.requests]) or None,
+            ledgers=tuple(r.trace.ledger() for r in self._requests_of(given) if r.trace),
         )
+
+    def _requests_of(self, answers: Sequence[Answer]) -> list[Request]:
+        places = {id(answer): index for index, answer in enumerate(self.answers)}
+        return [self.requests[places[id(answer)]] for answer in answers]
 
 
 def _not_scoring(sampling: RowSampling) -> RowSampling:
@@ -245,6 +254,7 @@ class Session:
                     fork_of=f"{name}-0" if index else parent,
                     grammar=None if grammar is None else grammar.text,
                     follower=None if grammar is None else grammar.follow(),
+                    trace=Trace(arrival, group.submitted),
                 )
                 if request.id in self._groups:
                     raise RequestError("request_id", f"{name!r} is in use")
@@ -277,7 +287,9 @@ class Session:
         """Frees what a group holds; nobody will look at its answers again."""
         for request in group.requests:
             self.engine.abort(request.id)
-            self._groups.pop(request.id, None)
+            if self._groups.pop(request.id, None) is not None:
+                request.close()
+                self._booked(request, "abort")
 
     def fail(self, error: EngineError) -> list[Group]:
         """Ends every group as "error": the engine itself is at fault, and no step can be had."""
@@ -288,10 +300,16 @@ class Session:
         self.engine.forget_steps()
         return list(groups.values())
 
+    def _booked(self, request: Request, reason: str) -> None:
+        if request.trace is not None:
+            self.engine.book.closed(request.trace, reason, request.num_generated)
+
     def _take(self, event: Event) -> Group:
         group, index = self._groups[event.request_id]
         group.take(index, event)
         if group.ended(index, event):
             self.engine.abort(event.request_id)
             del self._groups[event.request_id]
+            reason = event.finish_reason or group.answers[index].finish_reason or "error"
+            self._booked(group.requests[index], reason)
         return group

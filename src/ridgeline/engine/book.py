@@ -1,0 +1,149 @@
+"""What an engine's steps were and what they gave: counts for metrics, the last steps for a look.
+
+Filled by the engine's thread once a step, read by anyone: a reader may see a step half booked, and
+never waits for one. Its size is bounded.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ridgeline.engine.ledger import Ledger, Trace
+from ridgeline.engine.request import Status
+from ridgeline.engine.schedule.state import InFlight
+from ridgeline.step import StepPlan, StepShape
+
+# Seconds. Fine where a small model on a CPU is, coarse where a queue is.
+BUCKETS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
+    *(1.0, 1.5, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+TOKEN_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
+MAX_STEPS = 240
+
+
+class Histogram:
+    """Counts by bucket. bounds: upper ones, included; above the last there is one more bucket."""
+
+    def __init__(self, bounds: Sequence[float] = BUCKETS) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float, count: int = 1) -> None:
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.total += value * count
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
+    def quantile(self, share: float) -> float:
+        """The upper bound of the bucket that holds it; NaN of nothing."""
+        wanted, seen = share * self.count, 0
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            seen += count
+            if seen and seen >= wanted:
+                return bound
+        return float("nan")
+
+
+class StepRecord(NamedTuple):
+    """A step that ran. ended: its moment; seconds: in the executor."""
+
+    ended: float
+    seconds: float
+    decode_rows: int
+    prompt_rows: int
+    prompt_tokens: int
+
+
+class Book:
+    """What the engine has done since it was made. ended: answers by finish reason."""
+
+    def __init__(self) -> None:
+        self.ttft, self.itl, self.tpot, self.e2e = (Histogram() for _ in range(4))
+        self.queue, self.prefill, self.decode, self.step = (Histogram() for _ in range(4))
+        self.step_tokens = Histogram(TOKEN_BUCKETS)
+        self.prompt_lengths, self.answer_lengths = (Histogram(TOKEN_BUCKETS) for _ in range(2))
+        self.num_steps = self.num_failed_steps = 0
+        self.step_seconds = 0.0
+        self.prompt_tokens = self.answer_tokens = self.computed_prompt_tokens = 0
+        self.cache_queries = self.cache_hits = 0
+        self.ended: dict[str, int] = {}
+        self.steps: deque[StepRecord] = deque(maxlen=MAX_STEPS)
+
+    def stepped(
+        self,
+        plan: StepPlan,
+        in_flight: Sequence[InFlight],
+        began: float,
+        ended: float,
+        prompt_share: Callable[[StepShape], float] | None,
+    ) -> None:
+        """A step ran. prompt_share: by the cost model, what part of a step of that shape its
+        prompts take; None: by the number of tokens.
+        """
+        seconds = ended - began
+        num_tokens = num_decode = 0
+        for row, flying in zip(plan.rows, in_flight, strict=True):
+            num_tokens += row.num_new
+            num_decode += row.num_context >= flying.request.num_prompt
+        num_prompt_rows = len(plan.rows) - num_decode
+        num_prompt = num_tokens - num_decode
+        share = float(num_prompt_rows > 0)
+        if num_prompt and num_decode:
+            share = num_prompt / num_tokens if prompt_share is None else prompt_share(plan.shape)
+        each_decode = seconds * (1 - share) / num_decode if num_decode else 0.0
+        each_prompt = seconds * share / num_prompt if num_prompt else 0.0
+        for row, flying in zip(plan.rows, in_flight, strict=True):
+            request = flying.request
+            trace = request.trace
+            if (
+                trace is None
+                or request.status is not Status.RUNNING
+                or request.num_preemptions != flying.epoch
+            ):
+                continue
+            if trace.steps == 0:
+                self._began(trace, began, request.num_prompt, request.num_cached or 0)
+            writes = row.num_context >= request.num_prompt
+            own = each_decode if writes else each_prompt * row.num_new
+            trace.book(began, ended, own, row.num_context, row.num_new, flying.epoch)
+            if flying.samples:
+                if trace.first_token is None:
+                    trace.first_token = ended
+                    self.ttft.observe(ended - trace.arrival)
+                else:
+                    self.itl.observe(ended - trace.last_token)
+                trace.last_token = ended
+                self.answer_tokens += 1
+        self.computed_prompt_tokens += num_prompt
+        self.num_steps += 1
+        self.step_seconds += seconds
+        self.step.observe(seconds)
+        self.step_tokens.observe(num_tokens)
+        self.steps.append(StepRecord(ended, seconds, num_decode, num_prompt_rows, num_prompt))
+
+    def closed(self, trace: Trace, reason: str, num_answer: int) -> Ledger:
+        """An answer has ended."""
+        self.ended[reason] = self.ended.get(reason, 0) + 1
+        ledger = trace.ledger()
+        self.e2e.observe(ledger.total_seconds)
+        self.answer_lengths.observe(num_answer)
+        if trace.first_token is not None:
+            self.prefill.observe(trace.first_token - trace.submitted - trace.queue)
+            self.decode.observe(ledger.end - trace.first_token)
+            if num_answer > 1:
+                self.tpot.observe((trace.last_token - trace.first_token) / (num_answer - 1))
+        return ledger
+
+    def _began(self, trace: Trace, moment: float, num_prompt: int, num_cached: int) -> None:
+        self.queue.observe(max(0.0, moment - trace.submitted))
+        self.prompt_lengths.observe(num_prompt)
+        self.prompt_tokens += num_prompt
+        self.cache_queries += num_prompt
+        self.cache_hits += num_cached
