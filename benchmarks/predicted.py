@@ -49,7 +49,7 @@ class Subject:
         settings = replace(read_settings(), offline=True)
         longest = 2048 + OUTPUT + 24
         self.llm = LLM(model, settings=settings, context_length=longest, max_rows=32)
-        made = self.llm._assembled
+        made = self.llm.assembled
         meter = made.meter()
         roofs = made.kept_roofs()
         profile = load_profile(settings.cache_dir, meter.identity(), made.isa, made.threads)
@@ -66,7 +66,7 @@ class Subject:
         self.predicted["serving"] = predict_serving(made, self.times, SERVED)
 
     def round(self) -> None:
-        made = self.llm._assembled
+        made = self.llm.assembled
         plans = (
             latency.Plan((512,), (), (1,), OUTPUT, 1),
             latency.Plan((), (32, 2048), (1,), OUTPUT, 1),
@@ -80,7 +80,7 @@ class Subject:
     def serve(self) -> float:
         """Tokens a second that answers get, prompts included in the time."""
         draw = random.Random(len(self.measured.get("serving", ())))
-        ids = range(1000, min(self.llm._assembled.vocab_size, 40000))
+        ids = range(1000, min(self.llm.assembled.vocab_size, 40000))
         prompts = [
             {"prompt_token_ids": draw.choices(ids, k=SERVED.prompt)} for _ in range(SERVED.requests)
         ]

@@ -285,7 +285,7 @@ def compare(
     one = Runner(LLM(model, threads=1, **sizes))
     found.orders("one thread", one, 1, cold=lambda _n: True)
     del one
-    memory = int(small_tokens * count_kv_bytes(two.llm._assembled.bound_graph).per_token)
+    memory = int(small_tokens * count_kv_bytes(two.llm.assembled.bound_graph).per_token)
     small = Runner(LLM(model, threads=2, **sizes, memory=memory))
     kept = fresh()
     found.orders("a cache too small", small, 1, cold=lambda _n: True)

@@ -45,7 +45,8 @@ from ridgeline.model.weights.sources import Progress, parse_reference, resolve, 
 from ridgeline.step import StepShape
 
 if TYPE_CHECKING:
-    from ridgeline.backends.cpu.executor import CpuExecutor, OperatorTime
+    from ridgeline.backends.cpu.executor import CpuExecutor
+    from ridgeline.backends.cpu.executor import OperatorTime as OperatorTime  # timers() gives them
     from ridgeline.model.text.chat import ChatTemplate
 
 

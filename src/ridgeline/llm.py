@@ -67,24 +67,24 @@ class LLM:
             raise RequestError(
                 wrong or "options", f"is not an option; there are: {known}"
             ) from None
-        self._assembled = assemble(model, self.settings, chosen, progress)
-        tokenizer = self._assembled.tokenizer
-        vocab_size = self._assembled.vocab_size
+        self.assembled = assemble(model, self.settings, chosen, progress)
+        tokenizer = self.assembled.tokenizer
+        vocab_size = self.assembled.vocab_size
         self.prompts = Prompts(
-            tokenizer, self._assembled.purpose.num_ids(vocab_size), self._assembled.template
+            tokenizer, self.assembled.purpose.num_ids(vocab_size), self.assembled.template
         )
         self.session = Session(
-            self._assembled.engine, tokenizer, vocab_size, self._assembled.constraints
+            self.assembled.engine, tokenizer, vocab_size, self.assembled.constraints
         )
 
     @property
     def tokenizer(self) -> Any:
-        return self._assembled.tokenizer
+        return self.assembled.tokenizer
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is to be known of the model's files: parts of them that are not used, say."""
-        return self._assembled.opened.notes
+        return self.assembled.opened.notes
 
     @property
     def max_context(self) -> int:
@@ -101,7 +101,7 @@ class LLM:
 
     def step_bytes(self, batch: int, context: int) -> float:
         """Bytes of weights and KV that a decode step of `batch` rows at `context` must move."""
-        work = self._assembled.work(StepShape.decode(batch, context))
+        work = self.assembled.work(StepShape.decode(batch, context))
         return work.weight_bytes + work.kv_read_bytes + work.kv_write_bytes
 
     def read_roof(self, reached: float = 0.0) -> ReadRoof:
@@ -109,7 +109,7 @@ class LLM:
         what `ridgeline measure` kept. reached: GB/s that a program has come to; a figure below it
         is measured again.
         """
-        return self._assembled.read_roof(reached)
+        return self.assembled.read_roof(reached)
 
     def generate(
         self,
@@ -197,7 +197,7 @@ class LLM:
     @property
     def task(self) -> str:
         """What the model was loaded for: "generate", "embed" or "classify"."""
-        return self._assembled.purpose.task
+        return self.assembled.purpose.task
 
     def embed(
         self,
@@ -224,7 +224,7 @@ class LLM:
     ) -> list[ClassificationRequestOutput]:
         """The classes' probabilities for each text; the model has a head for them."""
         texts = self._texts(prompts, "classify", truncate)
-        labels = self._assembled.purpose.labels
+        labels = self.assembled.purpose.labels
         return [
             ClassificationRequestOutput(
                 text.text, text.token_ids, ClassificationOutput(row.tolist(), labels)
@@ -281,7 +281,7 @@ class LLM:
 
     @property
     def _pooler(self) -> Pooler:
-        assembled = self._assembled
+        assembled = self.assembled
         return Pooler(
             assembled.executor,
             max_context=assembled.bound_graph.max_context,

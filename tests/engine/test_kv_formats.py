@@ -55,9 +55,9 @@ def test_together_alone_cached_preempted_and_in_chunks(kv_format: str) -> None:
 
 def block_bytes(llm: LLM) -> int:
     """Of a block as it is allocated: keys, values, and what keeps blocks off 4 KB."""
-    executor = llm._assembled.executor
+    executor = llm.assembled.executor
     assert isinstance(executor, CpuExecutor)
-    states = llm._assembled.bound_graph.states
+    states = llm.assembled.bound_graph.states
     kept = 16 * sum(state.bytes_per_token for state in states)
     allocated = executor.unit_memory()["kv_block"]
     assert kept <= allocated < kept + 4096 + 64

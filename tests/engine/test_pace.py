@@ -113,7 +113,7 @@ def steps_of(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> list[StepPlan]:
 
     def timed(plan: StepPlan) -> None:
         plans.append(plan)
-        clock.now += llm._assembled.step_seconds(plan.shape)
+        clock.now += llm.assembled.step_seconds(plan.shape)
         submit(plan)
 
     monkeypatch.setattr(executor, "submit", timed)
@@ -130,7 +130,7 @@ def test_llm_cuts_prompts_by_what_the_kept_roofs_allow(
     plans = steps_of(free, monkeypatch)
     free.generate(["?" + p for p in prompts], GREEDY)
     uncut = max(row.num_new for plan in plans for row in plan.rows)
-    seconds = free._assembled.step_seconds
+    seconds = free.assembled.step_seconds
     target = seconds(StepShape((1, 40), (100, 100), 2))
 
     llm = LLM(MODEL, settings=settings, itl_target=target)
@@ -141,7 +141,7 @@ def test_llm_cuts_prompts_by_what_the_kept_roofs_allow(
     mixed = [plan for plan in plans if {row.num_new > 1 for row in plan.rows} == {True, False}]
     chunks = [max(row.num_new for row in plan.rows) for plan in mixed]
     assert LEAST_PROMPT <= max(chunks) < uncut
-    seconds = llm._assembled.step_seconds
+    seconds = llm.assembled.step_seconds
     for plan, chunk in zip(mixed, chunks, strict=True):
         assert seconds(plan.shape) <= 1.1 * target or chunk <= LEAST_PROMPT
     while not first.done:
@@ -179,11 +179,11 @@ def test_without_kept_roofs_the_machine_is_looked_at(tmp_path: Path) -> None:
     settings = replace(read_settings(), cache_dir=tmp_path, threads=1)
     llm = LLM(MODEL, settings=settings, itl_target=1.0)
     assert llm.session.engine.state.pace is not None
-    assert llm._assembled.step_seconds(StepShape.prefill(100)) > 0
+    assert llm.assembled.step_seconds(StepShape.prefill(100)) > 0
     assert not (tmp_path / "roofs.json").exists(), "that is what `ridgeline measure` is for"
     plain = LLM(MODEL, settings=settings)
     plain.generate("x", GREEDY)
-    assert not plain._assembled.step_seconds.in_use, "nobody asked"
+    assert not plain.assembled.step_seconds.in_use, "nobody asked"
     assert Options().itl_target is None
 
 

@@ -57,7 +57,7 @@ def test_a_conversation_is_computed_from_where_it_is_new(llm: LLM) -> None:
     (second,) = llm.chat(messages, GREEDY)
     said = len(first.prompt_token_ids) + len(first.outputs[0].token_ids)
     assert second.num_cached_tokens > said - 18
-    fresh = LLM(str(llm._assembled.opened.checkpoint.path), context_length=2048, max_rows=8)
+    fresh = LLM(str(llm.assembled.opened.checkpoint.path), context_length=2048, max_rows=8)
     (again,) = fresh.chat(messages, GREEDY)
     assert again.num_cached_tokens == 0
     assert again.outputs[0].token_ids == second.outputs[0].token_ids

@@ -74,7 +74,7 @@ def test_what_it_cannot_do_is_told(llm: LLM) -> None:
     assert len(cut.prompt_token_ids) == 512
     assert cut.prompt_token_ids[-1] == 102
     with pytest.raises(RequestError, match="it can embed"):
-        LLM(str(llm._assembled.opened.checkpoint.path), task="generate")
+        LLM(str(llm.assembled.opened.checkpoint.path), task="generate")
 
 
 def test_the_command(minilm_path: Path) -> None:

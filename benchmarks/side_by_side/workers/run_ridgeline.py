@@ -47,7 +47,7 @@ def start(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Command]]:
         max_rows=options["rows"],
         memory=KV_BYTES,
     )
-    assembled = llm._assembled
+    assembled = llm.assembled
     meter = assembled.meter()
     limits = assembled.engine.state.limits
     chunk = limits.max_tokens_per_step

@@ -105,6 +105,12 @@ def serve(
     max_body_bytes: Annotated[
         int, typer.Option(help="Bytes of a request.", rich_help_panel=_LIMITS)
     ] = 8 << 20,
+    access_log: Annotated[
+        bool,
+        typer.Option(
+            "--access-log", help="A line of JSON on stderr for each HTTP request, without bodies."
+        ),
+    ] = False,
     drain_seconds: Annotated[
         float,
         typer.Option(
@@ -230,6 +236,7 @@ def serve(
         drain_seconds=drain_seconds,
         step_seconds=step_seconds,
         hosts=tuple(allowed_host or ()) if loopback else None,
+        access_log=_say if access_log else None,
     )
     for note in llm.notes:
         _say(f"note: {note}")

@@ -74,6 +74,7 @@ class Book:
         self.prompt_tokens = self.answer_tokens = self.computed_prompt_tokens = 0
         self.cache_queries = self.cache_hits = 0
         self.ended: dict[str, int] = {}
+        self.last_shape: StepShape | None = None
         self.steps: deque[StepRecord] = deque(maxlen=MAX_STEPS)
 
     def stepped(
@@ -122,6 +123,7 @@ class Book:
                 trace.last_token = ended
                 self.answer_tokens += 1
         self.computed_prompt_tokens += num_prompt
+        self.last_shape = plan.shape
         self.num_steps += 1
         self.step_seconds += seconds
         self.step.observe(seconds)

@@ -8,7 +8,7 @@ engine's clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 # Chunks beyond so many are added up in the last one: a ledger's size is bounded.
@@ -143,3 +143,19 @@ class Trace:
             steps=self.steps,
             preemptions=self.preemptions,
         )
+
+
+def phase_seconds(ledgers: Sequence[Ledger]) -> dict[str, float]:
+    """Of the answer that took longest, for a `usage`: waiting, prompt, answer, and all."""
+    if not ledgers:
+        return {}
+    longest = max(ledgers, key=lambda one: one.total_seconds)
+    s = longest.seconds
+    return {
+        "queue_seconds": round(s["tokenizing"] + s["queue"] + s["preempted"], 6),
+        "prefill_seconds": round(
+            s["prefill_own"] + s["prefill_mates"] + s["prefill_outside"] + s["recompute"], 6
+        ),
+        "decode_seconds": round(s["decode_own"] + s["decode_mates"] + s["decode_outside"], 6),
+        "total_seconds": round(longest.total_seconds, 6),
+    }

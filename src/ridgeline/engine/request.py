@@ -406,6 +406,7 @@ class Request:
         """Ends the record of its time; nothing if it has none, or has ended."""
         if self.trace is not None:
             self.trace.close(time.monotonic(), self.num_preemptions)
+
     trace: Trace | None = None
 
     @property

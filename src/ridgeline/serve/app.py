@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from ridgeline import __version__
 from ridgeline.errors import RidgelineError
@@ -20,6 +21,8 @@ from ridgeline.serve.core import health
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import Fault, Kind, fault_of
 from ridgeline.serve.core.guard import ErrorBody, Guard
+from ridgeline.serve.metrics import routes as metrics
+from ridgeline.serve.metrics.access_log import AccessLog
 from ridgeline.serve.ollama import routes as ollama
 from ridgeline.serve.openai import chat, completions
 from ridgeline.serve.openai.errors import error_body as openai_error
@@ -47,12 +50,15 @@ DIALECTS: dict[str, Dialect] = {
     "anthropic": Dialect(anthropic.router, anthropic.error_body, ("/v1/messages",)),
     "ollama": Dialect(ollama.router, ollama.error_body, ("/api/",)),
     "tokens": Dialect(tokens.router),
+    "telemetry": Dialect(metrics.router),
 }
 
 
-def build_app(core: Core) -> Guard:
+def build_app(core: Core) -> ASGIApp:
     """The ASGI application; its lifespan is the watchdog's."""
-    return Guard(build_routes(core), core, error_body_of)
+    guarded = Guard(build_routes(core), core, error_body_of)
+    write = core.options.access_log
+    return guarded if write is None else AccessLog(guarded, write)
 
 
 def build_routes(core: Core) -> FastAPI:

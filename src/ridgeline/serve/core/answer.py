@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from ridgeline.async_engine import AsyncEngine
+from ridgeline.engine.ledger import phase_seconds
 from ridgeline.engine.outputs import Delta, RequestOutput
 from ridgeline.errors import RequestError
 from ridgeline.serve.core.admission import FrontDoor
@@ -149,4 +150,5 @@ def usage_of(output: RequestOutput, understood: Sequence[Understood] = ()) -> Us
         completion_tokens=sum(len(one.token_ids) for one in output.outputs),
         cached_tokens=output.num_cached_tokens,
         reasoning_tokens=sum(one.reasoning_tokens for one in understood),
+        seconds=phase_seconds(output.ledgers),
     )

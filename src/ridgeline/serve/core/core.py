@@ -34,7 +34,8 @@ class ServeOptions:
     together (n, best_of); max_prompts, of a completions request. Of the front door, see
     `FrontDoor`: max_ttft_seconds, max_queue. drain_seconds: for what runs to end after SIGTERM.
     step_seconds: a step that takes longer is called stuck. hosts: names by which a server on
-    loopback may be called, beside localhost's own; None: any.
+    loopback may be called, beside localhost's own; None: any. access_log: told of each HTTP
+    request, a line of JSON.
     """
 
     names: tuple[str, ...]
@@ -50,6 +51,7 @@ class ServeOptions:
     drain_seconds: float = 30.0
     step_seconds: float = 30.0
     hosts: tuple[str, ...] | None = None
+    access_log: Callable[[str], None] | None = None
 
 
 class Core:
@@ -70,6 +72,7 @@ class Core:
         self.done_hooks: list[Callable[[Ask, Done], None]] = []
         self.phrasing = Phrasing(llm.prompts)
         self.created = int(time.time())
+        self._began = time.monotonic()
         self._run = secrets.token_hex(6)
         self._numbers = itertools.count()
 
@@ -80,6 +83,10 @@ class Core:
     def new_id(self, prefix: str) -> str:
         """An id that no other object of this server has, nor of one before it."""
         return f"{prefix}{self._run}{next(self._numbers):08x}"
+
+    @property
+    def uptime_seconds(self) -> float:
+        return time.monotonic() - self._began
 
     @property
     def prompts(self) -> Prompts:

@@ -7,7 +7,7 @@ What is not streamed is these events folded. For each answer (`index`, from 0): 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ridgeline.engine.answer import Logprob
@@ -72,13 +72,25 @@ class AnswerEnd:
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens. cached_tokens: of the prompt's, those that the prefix cache had. reasoning_tokens: of
-    the answers', those of reasoning sections.
+    the answers', those of reasoning sections. seconds: of the answer that took longest, by phase.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __add__(self, other: Usage) -> Usage:
+        """Of two asks in one; the seconds are those of the one that took longer."""
+        longer = max(self, other, key=lambda one: one.seconds.get("total_seconds", 0.0))
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            longer.seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ def router(core: Core) -> APIRouter:
             {
                 "version": __version__,
                 "model": core.model,
-                "uptime_seconds": round(time.time() - core.created, 3),
+                "uptime_seconds": round(core.uptime_seconds, 3),
                 "running": load.running,
                 "waiting": load.waiting,
                 "answering": core.door.running,

@@ -204,7 +204,7 @@ def loaded(core: Core, empty: dict[str, Any]) -> dict[str, Any]:
 
 
 def described(core: Core, name: str) -> dict[str, Any]:
-    opened = core.llm._assembled.opened
+    opened = core.llm.assembled.opened
     modified = datetime.fromtimestamp(core.created, UTC).isoformat().replace("+00:00", "Z")
     graph = opened.graph
     weights = graph.weights

@@ -87,13 +87,7 @@ class CompletionBuilder:
         return {**head, "usage": usage_of(self._usage)}
 
     def _take_done(self, number: int, event: Done) -> None:
-        was, now = self._usage, event.usage
-        self._usage = Usage(
-            was.prompt_tokens + now.prompt_tokens,
-            was.completion_tokens + now.completion_tokens,
-            was.cached_tokens + now.cached_tokens,
-            was.reasoning_tokens + now.reasoning_tokens,
-        )
+        self._usage += event.usage
         scored = event.output.prompt_logprobs
         if scored is not None and self._echoes[number] and self._num_logprobs is not None:
             ids = event.output.prompt_token_ids

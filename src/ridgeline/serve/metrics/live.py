@@ -1,0 +1,101 @@
+"""What the engine is doing now, small enough to be asked for every second: for the page at `/`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from ridgeline.assemble import kept_roofs
+from ridgeline.cost.count import LAYER, count_step
+from ridgeline.engine.book import Histogram
+from ridgeline.serve.core.core import Core
+from ridgeline.step import StepShape
+
+if TYPE_CHECKING:
+    from ridgeline.assemble import OperatorTime
+
+
+def live(core: Core) -> dict[str, Any]:
+    """Moments and durations in seconds; quantiles are upper bounds of their buckets."""
+    load, book = core.engine.load, core.llm.session.engine.book
+    return {
+        "model": core.model,
+        "running": load.running,
+        "waiting": load.waiting,
+        "answering": core.door.running,
+        "free_blocks": load.free_blocks,
+        "num_blocks": load.num_blocks,
+        "uptime_seconds": round(core.uptime_seconds, 3),
+        "steps": [
+            [round(s.ended, 6), round(s.seconds, 6), s.decode_rows, s.prompt_rows, s.prompt_tokens]
+            for s in list(book.steps)
+        ],
+        "ttft_p50": _quantile(book.ttft, 0.5),
+        "ttft_p99": _quantile(book.ttft, 0.99),
+        "itl_p50": _quantile(book.itl, 0.5),
+        "itl_p99": _quantile(book.itl, 0.99),
+        "answer_tokens": book.answer_tokens,
+        "prompt_tokens": book.prompt_tokens,
+        "cache_hit_rate": book.cache_hits / max(1, book.cache_queries),
+        "operators": operators(core),
+        "roof": roof(core),
+    }
+
+
+def operators(core: Core) -> list[dict[str, Any]]:
+    """Of the last step that was looked at, each kind of operator: FLOPs, bytes and time. Asks for
+    a look at the next step.
+    """
+    sampled = core.engine.sampled_step()
+    if sampled is None:
+        return []
+    return dots(core, *sampled)
+
+
+def dots(core: Core, shape: StepShape, timers: tuple[OperatorTime, ...]) -> list[dict[str, Any]]:
+    made = core.llm.assembled
+    seconds: dict[str, float] = {}
+    for timer in timers:
+        name = LAYER.sub("layers.*.", timer.name)
+        seconds[name] = seconds.get(name, 0.0) + 1e-9 * timer.nanoseconds
+    whole = sum(seconds.values())
+    found = []
+    for row in count_step(made.bound_graph, shape, made.precision).rows:
+        took = seconds.get(row.name, 0.0)
+        work = row.work
+        moved = work.weight_bytes + work.kv_read_bytes + work.kv_write_bytes
+        if took > 0 and moved > 0 and work.total_flops > 0:
+            found.append(
+                {
+                    "name": row.name.removeprefix("layers.*."),
+                    "flops_per_byte": work.total_flops / moved,
+                    "flops_per_second": work.total_flops / took,
+                    "share": took / whole,
+                }
+            )
+    return sorted(found, key=lambda one: -one["share"])
+
+
+def roof(core: Core) -> dict[str, float] | None:
+    """This machine's, as `ridgeline measure` kept it; None if it has not been measured."""
+    made = core.llm.assembled
+    roofs = kept_roofs(core.llm.settings, made.isa)
+    if roofs is None:
+        return None
+    footprint = sum(
+        row.work.weight_bytes
+        for row in count_step(made.bound_graph, StepShape((1,), (1,), 1), made.precision).rows
+    )
+    read = roofs.read(footprint, made.threads)
+    peaks = [one for one in roofs.peaks if one.threads == made.threads]
+    if read is None or not peaks:
+        return None
+    return {
+        "bytes_per_second": 1e9 * read.gigabytes_per_second,
+        "flops_per_second": 1e9 * max(one.gigaoperations_per_second for one in peaks),
+    }
+
+
+def _quantile(histogram: Histogram, share: float) -> float | None:
+    value = histogram.quantile(share)
+    return value if math.isfinite(value) else None

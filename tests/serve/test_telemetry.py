@@ -1,0 +1,167 @@
+"""Metrics, requests explained, the live view and the access log, over a tiny model."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tiny import tiny_core, within
+
+from ridgeline.serve.core.core import Core
+from ridgeline.serve.core.keys import Keys
+from ridgeline.serve.metrics.exposition import COUNTERS, GAUGES, HISTOGRAMS, LABELLED, names
+
+BODY = {"model": "tiny", "prompt": "hello, hello, hello, hello", "max_tokens": 12, "seed": 1}
+ASK = BODY | {"ignore_eos": True}
+
+
+def _values(text: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = {k: v for k, v in sample.labels.items() if k != "model_name"}
+            found[sample.name + (json.dumps(labels, sort_keys=True) if labels else "")] = (
+                sample.value
+            )
+    return found
+
+
+def test_metrics_say_what_was_done_under_both_names() -> None:
+    core = tiny_core()
+
+    async def check(client: httpx.AsyncClient) -> None:
+        for _ in range(3):
+            answer = await client.post("/v1/completions", json=ASK)
+            assert answer.status_code == 200
+        num_prompt = answer.json()["usage"]["prompt_tokens"]
+        answer = await client.get("/metrics")
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        values = _values(answer.text)
+        for prefix in ("ridgeline", "vllm"):
+            assert values[f"{prefix}:generation_tokens_total"] == 36
+            assert values[f"{prefix}:prompt_tokens_total"] == 3 * num_prompt
+            assert values[f"{prefix}:time_to_first_token_seconds_count"] == 3
+            assert values[f"{prefix}:inter_token_latency_seconds_count"] == 33
+            assert values[f"{prefix}:e2e_request_latency_seconds_count"] == 3
+            reason = json.dumps({"finished_reason": "length"})
+            assert values[f"{prefix}:request_success_total{reason}"] == 3
+            assert values[f"{prefix}:prefix_cache_hits_total"] > 0
+            assert values[f"{prefix}:num_requests_running"] == 0
+            assert values[f"{prefix}:ready"] == 1
+        queue, prefill, decode, whole = (
+            values[f"ridgeline:{name}_sum"]
+            for name in (
+                "request_queue_time_seconds",
+                "request_prefill_time_seconds",
+                "request_decode_time_seconds",
+                "e2e_request_latency_seconds",
+            )
+        )
+        assert queue + prefill + decode <= whole  # what is missing is tokenizing
+
+    within(core, check)
+
+
+def test_each_name_is_exposed_and_says_what_it_is() -> None:
+    core = tiny_core()
+
+    async def check(client: httpx.AsyncClient) -> None:
+        await client.post("/v1/completions", json=ASK)
+        await client.post("/v1/completions", json=ASK | {"n": 1000})
+        text = (await client.get("/metrics")).text
+        shown = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+        for name in names():
+            family = name.removesuffix("_total")
+            assert name in shown or family in shown, name
+        helps = [line.split(" ", 3)[3] for line in text.splitlines() if line.startswith("# HELP")]
+        assert len(helps) == 2 * (len(HISTOGRAMS) + len(GAUGES) + len(COUNTERS) + len(LABELLED))
+        assert all(len(one) > 10 for one in helps)
+
+    within(core, check)
+
+
+def test_an_aborted_answer_is_counted() -> None:
+    core = tiny_core()
+
+    async def check(client: httpx.AsyncClient) -> None:
+        ask = core.engine.stream([1, 2, 3])
+        stream = await ask
+        await anext(stream)
+        stream.close()
+
+    within(core, check)
+    assert core.llm.session.engine.book.ended == {"abort": 1}
+
+
+def test_a_request_is_explained_to_its_own_key_only() -> None:
+    core = tiny_core(keys=Keys.of(["a-secret-key", "another-key"]))
+
+    async def check(client: httpx.AsyncClient) -> None:
+        mine = {"authorization": "Bearer a-secret-key"}
+        answer = await client.post("/v1/completions", json=ASK, headers=mine)
+        name, usage = answer.json()["id"], answer.json()["usage"]
+        told = (await client.get(f"/explain/{name}", headers=mine)).json()
+        (one,) = told["answers"]
+        assert sum(p["percent"] for p in one["phases"]) == pytest.approx(100)
+        assert sum(p["seconds"] for p in one["phases"]) == pytest.approx(one["total_seconds"])
+        assert one["completion_tokens"] == 12
+        assert sum(c["tokens"] for c in one["prefill_chunks"]) == told["prompt_tokens"]
+        assert told["cache_miss"]["kind"] == "new"
+        assert usage["seconds"]["total_seconds"] == pytest.approx(one["total_seconds"], abs=0.1)
+        assert (await client.get(f"/explain/{name}")).status_code == 401
+        missing = await client.get("/explain/nothing", headers=mine)
+        assert missing.status_code == 404
+
+    within(core, check)
+
+
+def test_the_live_view_is_small_and_true() -> None:
+    core = tiny_core()
+
+    async def check(client: httpx.AsyncClient) -> None:
+        await client.get("/live")
+        await client.post("/v1/completions", json=ASK | {"max_tokens": 100})
+        answer = await client.get("/live")
+        told = answer.json()
+        assert len(answer.content) < 64_000
+        assert told["answer_tokens"] == 100
+        assert told["free_blocks"] <= told["num_blocks"]
+        assert len(told["steps"]) == core.llm.session.engine.book.num_steps
+        assert all(math.isfinite(told[k]) for k in ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99"))
+        assert told["operators"], "the engine's timers"
+        assert 0 < sum(one["share"] for one in told["operators"]) <= 1
+        assert all(one["flops_per_second"] > 0 for one in told["operators"])
+
+    within(core, check)
+
+
+def test_the_access_log_tells_of_each_request_and_of_no_body() -> None:
+    lines: list[str] = []
+    core = tiny_core(access_log=lines.append)
+
+    async def check(client: httpx.AsyncClient) -> None:
+        await client.post("/v1/completions", json=ASK)
+        await client.get("/nowhere")
+
+    within(core, check)
+    first, second = map(json.loads, lines)
+    assert (first["method"], first["path"], first["status"]) == ("POST", "/v1/completions", 200)
+    assert first["bytes"] > 100
+    assert first["seconds"] > 0
+    assert second["status"] == 404
+    assert "hello" not in "".join(lines)
+
+
+def test_a_core_has_a_book_before_anything_ran() -> None:
+    core: Core = tiny_core()
+
+    async def check(client: httpx.AsyncClient) -> None:
+        assert (await client.get("/metrics")).status_code == 200
+        told = (await client.get("/live")).json()
+        assert told["ttft_p50"] is None
+        assert told["operators"] == []
+
+    within(core, check)
