@@ -27,6 +27,7 @@ ROOMS = (
     "plan",
     "quantize",
     "async_engine",
+    "async_worker",
     "llm",
     "assemble",
     "engine",
