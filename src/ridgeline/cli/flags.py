@@ -161,6 +161,14 @@ FLAGS: dict[str, Flag] = {
     "stop": Flag("Ends before this text.", "looked for in text, as it comes"),
     "stop-regex": Flag("Ends before what this pattern matches.", "looked for in text, as it comes"),
     "ignore-eos": Flag("Goes on beyond the model's own end.", "ending tokens are ordinary ones"),
+    # ---- the form of an answer
+    "json-schema": Flag(
+        "run: the answer is an instance of this JSON schema.",
+        "logit = -inf for what it does not allow; the mask is made beside the forward pass",
+    ),
+    "regex": Flag("run: the whole answer matches this.", "as json-schema"),
+    "choice": Flag("run: the answer is one of these texts.", "as json-schema"),
+    "grammar": Flag("run: the answer is of this Lark grammar.", "as json-schema"),
     # ---- bench, explain, measure
     "context": Flag(
         "bench: contexts to decode at.",

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ridgeline.cli import sampling_options as options
+from ridgeline.cli import structured_options as forms
 from ridgeline.cli.progress import show_progress
 from ridgeline.cli.spinner import show_spinner
 from ridgeline.config import Settings
@@ -43,6 +44,15 @@ Examples:
   ridgeline run smollm2 --system "Answer in one word." "Capital of France?" --temperature 0
 
   ridgeline run ./model.gguf --raw "Once upon a time" --max-tokens 50 --seed 7
+
+  ridgeline run smollm2 "Is water wet?" --choice yes,no
+
+  ridgeline run smollm2 "A date in May 1999, as ISO 8601" --regex "1999-05-[0-3][0-9]"
+
+  ridgeline run smollm2 "Name a river" --json-schema '{"type": "object", "properties":
+  {"river": {"type": "string", "maxLength": 20}}, "required": ["river"]}'
+
+  ridgeline run smollm2 "Add two numbers" --grammar sum.lark
 
 The closing line on stderr: tokens; load (process start to model ready); TTFT (prompt handed over to
 first token); prompt and decode tokens per second; and the bytes per second that decoding had to
@@ -95,6 +105,10 @@ def run(
     stop: options.Stop = None,
     stop_regex: options.StopRegex = None,
     ignore_eos: options.IgnoreEos = False,
+    json_schema: forms.JsonSchema = None,
+    regex: forms.Regex = None,
+    choice: forms.Choice = None,
+    grammar: forms.Grammar = None,
     context_length: Annotated[
         int | None,
         typer.Option(
@@ -178,6 +192,9 @@ def run(
             stop=tuple(stop or ()),
             stop_regex=tuple(stop_regex or ()),
             ignore_eos=ignore_eos,
+            structured_outputs=forms.structured_outputs(
+                json_schema, regex, choice, grammar, ignore_eos=ignore_eos
+            ),
         )
         if prompt is None and not (sys.stdin is not None and sys.stdin.isatty()):
             waited = time.monotonic()
@@ -266,10 +283,13 @@ def _flags_named(context: typer.Context) -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        if error.field not in context.params or error.field in ("model", "prompt"):
-            raise
+        flag = forms.FLAG_OF.get(error.field)
+        if flag is None:
+            if error.field not in context.params or error.field in ("model", "prompt"):
+                raise
+            flag = f"--{error.field.replace('_', '-')}"
         reason = str(error).removeprefix(f"{error.field}: ")
-        raise RidgelineError(f"--{error.field.replace('_', '-')}: {reason}") from None
+        raise RidgelineError(f"{flag}: {reason}") from None
 
 
 def _process_age_seconds() -> float:
