@@ -7,6 +7,7 @@
 | `RIDGELINE_ISA` | CPU kernels: `amx`, `avx512`, `avx2` or `portable` | the best that the CPU has |
 | `RIDGELINE_KEEP_PACKED` | `0`: do not keep packed weights on disk | on |
 | `RIDGELINE_THREADS` | threads of the CPU backend | the cores that this process may use |
+| `OTEL_EXPORTER_OTLP_ENDPOINT` | `ridgeline serve`: where spans go | nowhere |
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Settings:
     isa: str | None
     threads: int
     keep_packed: bool = True
+    otel_endpoint: str | None = None
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -59,4 +61,5 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         isa=isa,
         threads=int(threads_text) if threads_text else len(os.sched_getaffinity(0)),
         keep_packed=environ.get("RIDGELINE_KEEP_PACKED", "") != "0",
+        otel_endpoint=environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None,
     )

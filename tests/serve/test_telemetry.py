@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tiny import tiny_core, within
 
+from ridgeline import SamplingParams
+from ridgeline.config import read_settings
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.keys import Keys
 from ridgeline.serve.metrics.exposition import COUNTERS, GAUGES, HISTOGRAMS, LABELLED, names
@@ -87,8 +95,8 @@ def test_an_aborted_answer_is_counted() -> None:
     core = tiny_core()
 
     async def check(client: httpx.AsyncClient) -> None:
-        ask = core.engine.stream([1, 2, 3])
-        stream = await ask
+        params = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
+        stream = await core.engine.stream([1, 2, 3], params)
         await anext(stream)
         stream.close()
 
@@ -165,3 +173,59 @@ def test_a_core_has_a_book_before_anything_ran() -> None:
         assert told["operators"] == []
 
     within(core, check)
+
+
+def test_spans_go_to_the_collector_that_is_set() -> None:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    with _collector() as (address, bodies):
+        settings = replace(read_settings(), otel_endpoint=address)
+        core = tiny_core(settings=settings)
+
+        async def check(client: httpx.AsyncClient) -> None:
+            assert (await client.post("/v1/completions", json=ASK)).status_code == 200
+
+        within(core, check)
+        core.close()
+    spans = {
+        span.name: span
+        for body in bodies
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    }
+    whole = spans["llm_request"]
+    told = {one.key: one.value for one in whole.attributes}
+    assert told["gen_ai.usage.output_tokens"].int_value == 12
+    assert {"queue", "prefill", "decode"} < set(spans)
+    for name in ("queue", "prefill", "decode"):
+        assert spans[name].parent_span_id == whole.span_id
+        assert whole.start_time_unix_nano <= spans[name].start_time_unix_nano
+    assert abs(spans["decode"].end_time_unix_nano - whole.end_time_unix_nano) < 1e6
+
+
+@contextmanager
+def _collector() -> Iterator[tuple[str, list[bytes]]]:
+    bodies: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if self.headers.get("content-encoding") == "gzip":
+                body = gzip.decompress(body)
+            bodies.append(body)
+            self.send_response(200 if self.path == "/v1/traces" else 404)
+            self.end_headers()
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", bodies
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -70,6 +70,7 @@ class Core:
         )
         # Told of every ask that has come to its end, by whatever dialect.
         self.done_hooks: list[Callable[[Ask, Done], None]] = []
+        self.close_hooks: list[Callable[[], object]] = []
         self.phrasing = Phrasing(llm.prompts)
         self.created = int(time.time())
         self._began = time.monotonic()
@@ -138,3 +139,5 @@ class Core:
 
     def close(self) -> None:
         self.engine.close()
+        for close in self.close_hooks:
+            close()

@@ -15,6 +15,7 @@ from ridgeline.serve.core.http import key_of
 from ridgeline.serve.metrics.explain import Explanations
 from ridgeline.serve.metrics.exposition import exposition
 from ridgeline.serve.metrics.live import live
+from ridgeline.serve.metrics.spans import Spans
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -23,6 +24,11 @@ def router(core: Core) -> APIRouter:
     routes = APIRouter(tags=["telemetry"])
     explanations = Explanations()
     core.done_hooks.append(explanations.add)
+    endpoint = core.llm.settings.otel_endpoint
+    if endpoint is not None:
+        spans = Spans(endpoint, core.model)
+        core.done_hooks.append(spans.add)
+        core.close_hooks.append(spans.close)
 
     @routes.get("/metrics", response_class=Response, summary="Metrics for Prometheus")
     async def metrics() -> Response:
