@@ -352,9 +352,9 @@ def test_the_clock_is_kept_to_and_what_compiles_does_not_pile_up(
     release = threading.Event()
     build = Constraints._build
 
-    def slow(self: Constraints, text: str, field: str) -> Grammar:
+    def slow(self: Constraints, text: str, field: str, schema: str | None = None) -> Grammar:
         assert release.wait(30)
-        return build(self, text, field)
+        return build(self, text, field, schema)
 
     monkeypatch.setattr(Constraints, "_build", slow)
     constraints = Constraints(byte_tokenizer(), VOCAB, Budget(seconds=0.05, threads=1))

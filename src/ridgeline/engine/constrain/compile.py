@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -18,7 +19,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.engine.constrain.follow import Follower
-from ridgeline.engine.constrain.schema import check_lark, check_schema, spaced
+from ridgeline.engine.constrain.schema import (
+    check_lark,
+    check_schema,
+    placed,
+    spaced,
+    subschemas,
+)
 from ridgeline.engine.constrain.structured import StructuredOutputs
 from ridgeline.engine.constrain.vocabulary import llguidance_tokenizer
 from ridgeline.errors import Overloaded, RequestError
@@ -80,13 +87,14 @@ class Constraints:
         takes too long, Overloaded while too many others compile.
         """
         field = _field_of(asked)
-        return self._compiled(lambda: _text_of(asked), _key_of(asked), field)
+        schema = asked.schema_text() if asked.json is not None else None
+        return self._compiled(lambda: _text_of(asked), _key_of(asked), field, schema)
 
     def restore(self, text: str) -> Grammar:
         """A grammar of which `Grammar.text` is kept."""
         return self._compiled(lambda: text, text, "structured_outputs")
 
-    def _compiled(self, text_of: Any, key: str, field: str) -> Grammar:
+    def _compiled(self, text_of: Any, key: str, field: str, schema: str | None = None) -> Grammar:
         with self._lock:
             if key in self._known:
                 self._known.move_to_end(key)
@@ -94,7 +102,7 @@ class Constraints:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._budget.threads, "ridgeline-grammar")
         self._tokenizer_of()  # once per model, and not on anybody's budget
-        future: Future[Grammar] = self._pool.submit(lambda: self._build(text_of(), field))
+        future: Future[Grammar] = self._pool.submit(lambda: self._build(text_of(), field, schema))
         try:
             grammar = future.result(self._budget.seconds)
         except FutureTimeout:
@@ -126,7 +134,8 @@ class Constraints:
                 self._bridge = llguidance_tokenizer(self._tokenizer, self._vocab_size)
             return self._bridge
 
-    def _build(self, text: str, field: str) -> Grammar:
+    def _build(self, text: str, field: str, schema: str | None = None) -> Grammar:
+        """schema: of which `text` is the grammar; its refusal says where in it the fault is."""
         from llguidance import LLMatcher
 
         matcher = LLMatcher(self._tokenizer_of(), text, log_level=0, limits=self._limits())
@@ -139,8 +148,34 @@ class Constraints:
             if mask.is_error():
                 matcher = mask
         if matcher.is_error():
-            raise RequestError(field, _first_lines(matcher.get_error()))
+            reason = _first_lines(matcher.get_error())
+            if schema is not None:
+                reason = f"{self._place_of(json.loads(schema), reason)}: {reason}"
+            raise RequestError(field, reason)
         return Grammar(text, matcher, min(self._tokenizer.vocab_size, self._vocab_size))
+
+    def _place_of(self, schema: Any, reason: str) -> str:
+        """The pointer of the innermost schema that llguidance refuses for this very reason. As
+        far as a fifth of the budget lasts: what has taken that is big, and not wrong in a place.
+        """
+        until = time.monotonic() + self._budget.seconds / 5
+        place, left, seen = "#", subschemas(schema, "#"), {"#"}
+        while left:
+            pointer, _part = left.pop()
+            if pointer in seen or time.monotonic() > until:
+                continue
+            seen.add(pointer)
+            if self._refusal(placed(schema, pointer)) == reason:
+                place, left = pointer, subschemas(schema, pointer)
+        return place
+
+    def _refusal(self, schema: dict[str, Any]) -> str | None:
+        from llguidance import LLMatcher
+
+        strict: Any = {"lenient": False, "coerce_one_of": False}
+        text = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=strict)
+        matcher = LLMatcher(self._tokenizer_of(), text, log_level=0, limits=self._limits())
+        return _first_lines(matcher.get_error()) if matcher.is_error() else None
 
     def _limits(self) -> LLParserLimits:
         from llguidance import LLParserLimits
@@ -171,6 +206,9 @@ def _text_of(asked: StructuredOutputs) -> str:
     if asked.json_object or asked.json is not None:
         schema = asked.schema_text()
         check_schema(schema, field)
+        if schema == "false":
+            raise RequestError(field, "#: allows no answer at all")
+        schema = "{}" if schema == "true" else schema  # llguidance puts its options in an object
         options: dict[str, Any] = {"lenient": False, "coerce_one_of": False}
         options["whitespace_flexible"] = not asked.disable_any_whitespace
         if not asked.disable_any_whitespace:
@@ -193,4 +231,6 @@ def _text_of(asked: StructuredOutputs) -> str:
 
 def _first_lines(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return " ".join(lines)[:500] or "cannot be compiled"
+    # Where llguidance says that it was names a reference that it follows, and no other place.
+    text = re.sub(r" while processing json-schema:\S*", "", " ".join(lines))
+    return text[:500] or "cannot be compiled"

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from ridgeline.errors import RequestError
 
@@ -42,7 +43,8 @@ FORMATS = frozenset(
 
 def check_schema(text: str, field: str = "structured_outputs.json") -> None:
     """Raises RequestError with the pointer of what is not supported or is no schema. text: JSON."""
-    _Walk(field).walk(json.loads(text))
+    schema = json.loads(text)
+    _Walk(field).walk(schema, schema)
 
 
 def check_lark(text: str, field: str) -> None:
@@ -55,6 +57,53 @@ def check_lark(text: str, field: str) -> None:
         except RecursionError:
             raise RequestError(field, "a schema in it is nested too deeply") from None
         _Walk(field).walk(schema)
+
+
+def subschemas(schema: Any, pointer: str) -> list[tuple[str, Any]]:
+    """The schemas right within one of a checked schema, and the one that it refers to, with their
+    pointers. pointer: that of `schema`'s place.
+    """
+    found = resolved(schema, pointer)
+    if not isinstance(found, Mapping):
+        return []
+    parts = list(_Walk("").parts(pointer, found))
+    target = found.get("$ref")
+    if isinstance(target, str) and target.startswith("#/"):
+        parts.append((target, None))
+    return parts
+
+
+def resolved(root: Any, pointer: str) -> Any:
+    """What a pointer ("#/a/0") leads to. Raises KeyError."""
+    node = root
+    for step in unquote(pointer).split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, list) and name.isdecimal() and int(name) < len(node):
+            node = node[int(name)]
+        elif isinstance(node, Mapping):
+            node = node[name]
+        else:
+            raise KeyError(pointer)
+    return node
+
+
+def placed(schema: Mapping[str, Any], pointer: str) -> dict[str, Any]:
+    """A schema of what stands at `pointer` alone, its references still within `schema`."""
+    home = "#/$defs/root"
+
+    def moved(node: Any) -> Any:
+        if isinstance(node, list):
+            return [moved(part) for part in node]
+        if not isinstance(node, Mapping):
+            return node
+        parts = {key: moved(part) for key, part in node.items()}
+        target = parts.get("$ref")
+        if isinstance(target, str) and (target == "#" or target.startswith("#/")):
+            parts["$ref"] = home + target[1:]
+        return parts
+
+    root = {key: part for key, part in moved(schema).items() if key not in ("$id", "$schema")}
+    return {"$ref": home + pointer[1:], "$defs": {"root": root}}
 
 
 def spaced(text: str, whitespace: str) -> str:
@@ -77,7 +126,8 @@ class _Walk:
         self._field = field
         self._num_nodes = 0
 
-    def walk(self, schema: Any) -> None:
+    def walk(self, schema: Any, root: Any = None) -> None:
+        """root: where references lead; None: they are not looked up."""
         left: list[tuple[str, Any, int]] = [("#", schema, 0)]
         while left:
             pointer, node, depth = left.pop()
@@ -91,7 +141,13 @@ class _Walk:
             if not isinstance(node, Mapping):
                 self._refuse(pointer, "a schema is an object, or true or false")
             self._check(pointer, node)
-            left += [(where, part, depth + 1) for where, part in self._parts(pointer, node)]
+            target = node.get("$ref", "")
+            if root is not None and target.startswith("#/"):
+                try:
+                    resolved(root, target)
+                except KeyError:
+                    self._refuse(f"{pointer}/$ref", f"{target[:80]!r} leads nowhere")
+            left += [(where, part, depth + 1) for where, part in self.parts(pointer, node)]
 
     def _check(self, pointer: str, node: Mapping[str, Any]) -> None:
         for key, value in node.items():
@@ -133,7 +189,7 @@ class _Walk:
         ):
             self._refuse(where, "must be a list of names")
 
-    def _parts(self, pointer: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    def parts(self, pointer: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         for key in _ONE:
             if key in node:
                 if isinstance(node[key], list):
