@@ -19,6 +19,7 @@ import pytest
 from tiny import MODEL, client_of, hanging_up, settled, slow_steps, tiny_core, within
 
 from ridgeline.serve.app import build_app
+from ridgeline.serve.batches.routes import Desk
 from ridgeline.serve.core import health
 from ridgeline.serve.core.core import Core
 from ridgeline.step import StepPlan
@@ -31,7 +32,22 @@ PATHS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"prompt": ["Hi", "you"], "n": 2}),
     ("/v1/chat/completions", CHAT),
     ("/generate", {"token_ids": [1, 2, 3]}),
+    ("/v1/messages", {"model": "tiny", **CHAT}),
+    ("/v1/responses", {"model": "tiny", "input": "Hi"}),
+    ("/api/chat", {"model": "tiny", **CHAT}),
+    ("/api/generate", {"model": "tiny", "prompt": "Hi"}),
 ]
+
+
+def long(path: str) -> dict[str, Any]:
+    """As each dialect asks for an answer that does not end soon."""
+    if path.startswith("/api/"):
+        return {"options": {"num_predict": 400, "temperature": 0}}
+    if path == "/v1/responses":
+        return {"max_output_tokens": 400, "temperature": 0}
+    if path == "/v1/messages":
+        return {"max_tokens": 400, "temperature": 0}
+    return LONG
 
 
 @pytest.fixture
@@ -50,11 +66,79 @@ def test_who_hangs_up_frees_all_within_a_step(
 
     async def check(_client: httpx.AsyncClient) -> None:
         app = build_app(core)
-        async with hanging_up(app, path, body | LONG | {"stream": stream}) as some:
+        async with hanging_up(app, path, body | long(path) | {"stream": stream}) as some:
             if stream:
                 await some()
             while not core.engine.load.running:
                 await asyncio.sleep(0.002)
+        began = core.engine.load.num_steps
+        await settled(core)
+        assert core.engine.load.num_steps <= began + 2
+
+    within(core, check)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        ("/v1/completions", {"model": "tiny", "prompt": ["Hi", "you"]} | LONG),
+        ("/v1/chat/completions", {"model": "tiny"} | CHAT | LONG),
+        ("/v1/responses", {"model": "tiny", "input": "Hi", "max_output_tokens": 400}),
+    ],
+)
+def test_a_line_of_a_batch_that_is_cancelled_frees_all_within_a_step(
+    core: Core, endpoint: str, body: dict[str, Any]
+) -> None:
+    slow_steps(core, 0.005)
+
+    async def check(_client: httpx.AsyncClient) -> None:
+        line = asyncio.create_task(Desk(core).ask("", endpoint, body))
+        while not core.engine.load.running:
+            await asyncio.sleep(0.002)
+        line.cancel()
+        began = core.engine.load.num_steps
+        await settled(core)
+        assert core.engine.load.num_steps <= began + 2
+
+    within(core, check)
+
+
+@pytest.mark.parametrize(("path", "body"), PATHS)
+def test_a_stream_that_nobody_begins_to_read_frees_all(
+    core: Core, path: str, body: dict[str, Any]
+) -> None:
+    slow_steps(core, 0.005)
+    data = json.dumps(body | long(path) | {"stream": True}).encode()
+
+    asked = iter([{"type": "http.request", "body": data, "more_body": False}])
+
+    async def receive() -> dict[str, Any]:
+        for message in asked:
+            return message
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(_message: Any) -> None:
+        raise OSError("the client has gone")
+
+    async def check(_client: httpx.AsyncClient) -> None:
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "scheme": "http",
+            "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 80),
+            "state": {},
+        }
+        with suppress(Exception):
+            await build_app(core)(scope, receive, send)
         began = core.engine.load.num_steps
         await settled(core)
         assert core.engine.load.num_steps <= began + 2

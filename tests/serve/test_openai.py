@@ -181,3 +181,45 @@ def test_models_and_other_names() -> None:
 
     within(core, check)
     core.close()
+
+
+def test_what_a_stream_does_not_carry_is_refused_by_name(core: Core) -> None:
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/completions": {"prompt": "Hi"},
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
+        "/generate": {"token_ids": [1, 2]},
+    }
+
+    async def check(client: httpx.AsyncClient) -> None:
+        for path, body in bodies.items():
+            asked = body | {"max_tokens": 2, "stream": True}
+            refused = [(asked | {"prompt_logprobs": 1}, "prompt_logprobs")]
+            if path != "/generate":
+                for option in ("continuous_usage_stats", "include_obfuscation"):
+                    options = {"stream_options": {option: True}}
+                    refused.append((asked | options, f"stream_options.{option}"))
+            for given, field in refused:
+                answer = await client.post(path, json=given)
+                assert answer.status_code == 400
+                assert answer.json()["error"]["param"] == field
+
+    within(core, check)
+
+
+def test_logprobs_of_prompts_are_told(core: Core) -> None:
+    async def check(client: httpx.AsyncClient) -> None:
+        asked = {"max_tokens": 1, "prompt_logprobs": 1, "temperature": 0}
+        ids = [72, 105, 33]
+        plain = (await client.post("/generate", json=asked | {"token_ids": ids})).json()
+        told = plain["prompt_logprobs"]
+        assert told[0] is None
+        assert [next(iter(one)) for one in told[1:]] == ["105", "33"]
+        assert all(next(iter(one.values()))["logprob"] <= 0 for one in told[1:])
+        of_text = (await client.post("/v1/completions", json=asked | {"prompt": ids})).json()
+        assert of_text["choices"][0]["prompt_logprobs"] == told
+        messages = [{"role": "user", "content": "Hi"}]
+        chat = await client.post("/v1/chat/completions", json=asked | {"messages": messages})
+        told = chat.json()["prompt_logprobs"]
+        assert len(told) == chat.json()["usage"]["prompt_tokens"]
+
+    within(core, check)

@@ -133,8 +133,9 @@ def _describe(app: FastAPI) -> None:
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             for path in document["paths"].values():
                 for route in path.values():
-                    for content in route.get("requestBody", {}).get("content", {}).values():
-                        schemas |= content["schema"].pop("x-definitions", {})
+                    for part in (route.get("requestBody", {}), *route["responses"].values()):
+                        for content in part.get("content", {}).values():
+                            schemas |= content["schema"].pop("x-definitions", {})
         assert app.openapi_schema is not None
         return app.openapi_schema
 

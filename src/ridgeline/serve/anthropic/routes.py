@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import RequestError
@@ -20,7 +21,9 @@ from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import Fault, fault_of
 from ridgeline.serve.core.events import AnswerEvent
 from ridgeline.serve.core.http import (
+    EVENTS,
     begun,
+    closing,
     compact,
     documented,
     key_of,
@@ -51,10 +54,28 @@ def error_body(fault: Fault) -> dict[str, Any]:
     return {"type": "error", "error": error}
 
 
+class MessageAnswer(BaseModel):
+    """ignored_fields: of a lenient server."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: str | None
+    stop_sequence: str | None
+    usage: dict[str, int]
+    ignored_fields: list[str] = []
+
+
+class Count(BaseModel):
+    input_tokens: int
+
+
 def router(core: Core) -> APIRouter:
     routes = APIRouter(route_class=route_of(error_body), tags=["anthropic"])
 
-    @routes.post("/v1/messages", openapi_extra=documented(MessagesBody))
+    @routes.post("/v1/messages", openapi_extra=documented(MessagesBody, MessageAnswer, EVENTS))
     async def create_message(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
         check_version(request)
@@ -68,12 +89,12 @@ def router(core: Core) -> APIRouter:
         builder = MessageBuilder(message_id, core.model)
         if body.stream:
             events = await while_there(request, begun(core.answer(ask)))
-            return server_sent(streamed(builder, events), headers)
+            return server_sent(streamed(builder, events), events, headers)
         await while_there(request, folded(builder, core.answer(ask)))
         whole = builder.whole() | ({"ignored_fields": ignored} if ignored else {})
         return JSONResponse(whole, headers=headers)
 
-    @routes.post("/v1/messages/count_tokens", openapi_extra=documented(CountBody))
+    @routes.post("/v1/messages/count_tokens", openapi_extra=documented(CountBody, Count))
     async def count_tokens(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
         check_version(request)
@@ -169,9 +190,10 @@ def ask_of(core: Core, body: MessagesBody, tenant: str, message_id: str) -> Ask:
 
 
 async def folded(builder: MessageBuilder, events: AsyncIterator[AnswerEvent]) -> None:
-    async for event in events:
-        raise_error(event)
-        builder.take(event)
+    async with closing(events):
+        async for event in events:
+            raise_error(event)
+            builder.take(event)
 
 
 async def streamed(

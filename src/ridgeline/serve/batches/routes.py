@@ -126,6 +126,7 @@ class Desk:
             echoes,
             body.logprobs,
             lambda token_id: piece(tokenizer, token_id),
+            scores=body.prompt_logprobs is not None,
         )
         await completions.folded(builder, answer_many(core, asks))
         return builder.whole()

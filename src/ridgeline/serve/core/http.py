@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import JsonSchemaMode
+from starlette.types import Receive, Scope, Send
 
 from ridgeline.errors import RequestError
 from ridgeline.serve.core.bodies import Body, without
@@ -26,6 +28,8 @@ B = TypeVar("B", bound=Body)
 E = TypeVar("E")
 R = TypeVar("R")
 MAX_IGNORED = 100
+EVENTS = "text/event-stream"
+LINES = "application/x-ndjson"
 
 
 class ClientGone(Exception):  # noqa: N818 (nobody is told)
@@ -114,12 +118,34 @@ def _place(location: tuple[str | int, ...]) -> str:
     return ".".join(str(part) for part in location)
 
 
-def documented(model: type[Body]) -> dict[str, Any]:
-    """`openapi_extra` of a route that reads its own body."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema["x-definitions"] = schema.pop("$defs", {})
-    content = {"application/json": {"schema": schema}}
-    return {"requestBody": {"required": True, "content": content}}
+def documented(
+    model: type[Body], answer: type[BaseModel] | None = None, stream: str | None = None
+) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads its own body. answer: what it gives, if all went well;
+    stream: the media type that the same comes in as a stream.
+    """
+    content = {"application/json": {"schema": _schema(model, "validation")}}
+    extra: dict[str, Any] = {"requestBody": {"required": True, "content": content}}
+    given: dict[str, Any] = {}
+    if answer is not None:
+        given["application/json"] = {"schema": _schema(answer, "serialization")}
+    if stream is not None:
+        given[stream] = {"schema": {"type": "string"}}
+    if given:
+        extra["responses"] = {"200": {"content": given}}
+    return extra
+
+
+def _schema(model: type[BaseModel], mode: JsonSchemaMode) -> dict[str, Any]:
+    """Its definitions apart, for `_describe` of the application, under names that no other dialect
+    or body has: each has its own `Message`.
+    """
+    whose = f"{model.__module__.removeprefix('ridgeline.serve.').split('.')[0]}.{model.__name__}"
+    place = f"#/components/schemas/{whose}.{{model}}"
+    found = model.model_json_schema(ref_template=place, mode=mode)
+    parts = found.pop("$defs", {})
+    found["x-definitions"] = {f"{whose}.{name}": part for name, part in parts.items()}
+    return found
 
 
 @asynccontextmanager
@@ -133,19 +159,25 @@ async def closing(events: AsyncIterator[Any]) -> AsyncIterator[None]:
         await events.aclose()  # type: ignore[attr-defined]
 
 
-async def begun(events: AsyncIterator[E]) -> AsyncIterator[E]:
+class Begun(AsyncIterator[E]):
+    """Events of which the first has come. Closing it closes them, even if none was taken, which a
+    generator that has not begun would not do.
+    """
+
+    def __init__(self, first: E, rest: AsyncIterator[E]) -> None:
+        self._first: list[E] = [first]
+        self._rest = rest
+
+    async def __anext__(self) -> E:
+        return self._first.pop() if self._first else await anext(self._rest)
+
+    async def aclose(self) -> None:
+        await self._rest.aclose()  # type: ignore[attr-defined]
+
+
+async def begun(events: AsyncIterator[E]) -> Begun[E]:
     """The same events, of which the first has come: what is wrong with the request is known."""
-    first = await anext(events)
-
-    async def all_of_them() -> AsyncIterator[E]:
-        try:
-            yield first
-            async for event in events:
-                yield event
-        finally:
-            await events.aclose()  # type: ignore[attr-defined]
-
-    return all_of_them()
+    return Begun(await anext(events), events)
 
 
 async def while_there(request: Request, work: Awaitable[R]) -> R:
@@ -168,10 +200,34 @@ async def while_there(request: Request, work: Awaitable[R]) -> R:
         await asyncio.gather(task, watch, return_exceptions=True)
 
 
+class Streamed(StreamingResponse):
+    """A stream made of `events`, which are closed when the response is over, however it ended: the
+    generators between may not have begun, or be dropped half read.
+    """
+
+    def __init__(
+        self,
+        lines: AsyncIterator[str],
+        events: Begun[Any],
+        kind: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(lines, media_type=kind, headers=headers)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._events.aclose()
+
+
 def server_sent(
-    pieces: AsyncIterator[tuple[str | None, str]], headers: Mapping[str, str] | None = None
+    pieces: AsyncIterator[tuple[str | None, str]],
+    events: Begun[Any],
+    headers: Mapping[str, str] | None = None,
 ) -> StreamingResponse:
-    """Events by name (None: unnamed) and data, as text/event-stream."""
+    """Pieces by name (None: unnamed) and data, made of `events`, as text/event-stream."""
 
     async def lines() -> AsyncIterator[str]:
         try:
@@ -181,7 +237,7 @@ def server_sent(
             await pieces.aclose()  # type: ignore[attr-defined]
 
     kept = {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
-    return StreamingResponse(lines(), media_type="text/event-stream", headers=kept)
+    return Streamed(lines(), events, EVENTS, kept)
 
 
 def compact(value: Any) -> str:

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from ridgeline import __version__
 from ridgeline.engine.request import SamplingParams
@@ -20,7 +21,10 @@ from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import Fault, fault_of
 from ridgeline.serve.core.events import AnswerEvent
 from ridgeline.serve.core.http import (
+    LINES,
+    Streamed,
     begun,
+    closing,
     compact,
     documented,
     key_of,
@@ -47,10 +51,24 @@ def error_body(fault: Fault) -> dict[str, Any]:
     return {"error": fault.message}
 
 
+class Line(BaseModel):
+    """One of chat's (message) or of generate's (response). ignored_fields: of a lenient server."""
+
+    model: str
+    created_at: str
+    done: bool
+    done_reason: str = "stop"
+    message: dict[str, Any] = {}
+    response: str = ""
+    thinking: str = ""
+    logprobs: list[dict[str, Any]] = []
+    ignored_fields: list[str] = []
+
+
 def router(core: Core) -> APIRouter:
     routes = APIRouter(route_class=route_of(error_body), tags=["ollama"])
 
-    @routes.post("/api/chat", openapi_extra=documented(ChatBody))
+    @routes.post("/api/chat", openapi_extra=documented(ChatBody, Line, LINES))
     async def chat(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
         body, ignored = await read_body(core, request, ChatBody)
@@ -66,7 +84,7 @@ def router(core: Core) -> APIRouter:
         ask = replace(ask_of(core, body, tenant, conversation), tools=tools)
         return await answered(core, request, ask, body, "chat", ignored)
 
-    @routes.post("/api/generate", openapi_extra=documented(GenerateBody))
+    @routes.post("/api/generate", openapi_extra=documented(GenerateBody, Line, LINES))
     async def generate(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
         body, ignored = await read_body(core, request, GenerateBody)
@@ -166,13 +184,13 @@ async def answered(
     lines = Lines(body.model, form, logprobs=body.logprobs)
     if body.stream:
         events = await while_there(request, begun(core.answer(ask)))
-        kind = "application/x-ndjson"
-        return StreamingResponse(streamed(lines, events), media_type=kind, headers=headers)
+        return Streamed(streamed(lines, events), events, LINES, headers)
 
     async def folded() -> None:
-        async for event in core.answer(ask):
-            raise_error(event)
-            lines.take(event)
+        async with closing(events := core.answer(ask)):
+            async for event in events:
+                raise_error(event)
+                lines.take(event)
 
     await while_there(request, folded())
     whole = lines.whole() | ({"ignored_fields": ignored} if ignored else {})

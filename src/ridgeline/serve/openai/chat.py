@@ -17,6 +17,7 @@ from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import HttpError, fault_of
 from ridgeline.serve.core.events import AnswerEnd, AnswerEvent
 from ridgeline.serve.core.http import (
+    EVENTS,
     begun,
     closing,
     compact,
@@ -28,6 +29,7 @@ from ridgeline.serve.core.http import (
     while_there,
 )
 from ridgeline.serve.core.phrasing import constrained
+from ridgeline.serve.openai.answers import Completion
 from ridgeline.serve.openai.chat_answer import ChatBuilder
 from ridgeline.serve.openai.chat_bodies import (
     ChatBody,
@@ -35,6 +37,8 @@ from ridgeline.serve.openai.chat_bodies import (
     Message,
     NamedChoice,
     OtherPart,
+    SamplingBody,
+    StreamOptions,
 )
 from ridgeline.serve.openai.errors import error_body
 
@@ -42,7 +46,7 @@ from ridgeline.serve.openai.errors import error_body
 def router(core: Core) -> APIRouter:
     routes = APIRouter(route_class=route_of(error_body), tags=["openai"])
 
-    @routes.post("/v1/chat/completions", openapi_extra=documented(ChatBody))
+    @routes.post("/v1/chat/completions", openapi_extra=documented(ChatBody, Completion, EVENTS))
     async def create_chat_completion(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
         body, ignored = await read_body(core, request, ChatBody)
@@ -55,8 +59,8 @@ def router(core: Core) -> APIRouter:
             headers["ridgeline-ignored-fields"] = ", ".join(ignored)
         if body.stream:
             events = await while_there(request, begun(core.answer(ask)))
-            usage = body.stream_options is not None and body.stream_options.include_usage
-            return server_sent(streamed(builder, events, usage), headers)
+            usage = wants_usage(body.stream_options)
+            return server_sent(streamed(builder, events, usage), events, headers)
         await while_there(request, folded(builder, core.answer(ask)))
         whole = builder.whole() | ({"ignored_fields": ignored} if ignored else {})
         return JSONResponse(whole, headers=headers)
@@ -91,6 +95,7 @@ def ask_of(core: Core, body: ChatBody, tenant: str, request_id: str) -> Ask:
         raise RequestError("store", "chat completions are not stored; use /v1/responses")
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise RequestError("max_tokens", "and max_completion_tokens are the same; give one")
+    check_stream(body.stream, body.stream_options, body)
     sampling = body.given()
     most = body.max_completion_tokens or body.max_tokens
     if body.top_logprobs is not None and not body.logprobs:
@@ -115,6 +120,25 @@ def ask_of(core: Core, body: ChatBody, tenant: str, request_id: str) -> Ask:
         request_id=request_id,
         truncate=body.truncate_prompt_tokens,
     )
+
+
+def check_stream(
+    stream: bool | None, options: StreamOptions | None, sampling: SamplingBody
+) -> None:
+    """What streams do not carry is refused, not left out."""
+    if options is not None and options.continuous_usage_stats:
+        raise RequestError(
+            "stream_options.continuous_usage_stats",
+            "usage comes once, at the stream's end, with include_usage",
+        )
+    if options is not None and options.include_obfuscation:
+        raise RequestError("stream_options.include_obfuscation", "chunks are not padded here")
+    if stream and sampling.prompt_logprobs is not None:
+        raise RequestError("prompt_logprobs", "come only without stream")
+
+
+def wants_usage(options: StreamOptions | None) -> bool:
+    return options is not None and options.include_usage
 
 
 def tools_of(body: ChatBody) -> tuple[Tool, ...]:

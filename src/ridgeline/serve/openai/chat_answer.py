@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ridgeline.engine.answer import Logprob
 from ridgeline.serve.core.events import (
     AnswerEnd,
     AnswerEvent,
@@ -30,6 +32,7 @@ class ChatBuilder:
         self._logprobs: list[list[Any]] = [[] for _ in range(count)]
         self._ends: list[AnswerEnd | None] = [None] * count
         self._usage: dict[str, Any] | None = None
+        self._scores: list[dict[str, Any] | None] | None = None
         self._shows_usage = False
 
     def start(self, usage: bool) -> list[dict[str, Any]]:
@@ -68,6 +71,8 @@ class ChatBuilder:
             return [self._chunk(event.index, {}, end=event)]
         if isinstance(event, Done):
             self._usage = usage_of(event.usage)
+            if event.output.prompt_logprobs is not None:
+                self._scores = scores_of(event.output.prompt_logprobs)
             if self._shows_usage:
                 return [{**self._chunk(0, {}), "choices": [], "usage": self._usage}]
         return []
@@ -95,6 +100,8 @@ class ChatBuilder:
                 }
             )
         whole = {**self._head, "object": "chat.completion", "choices": choices}
+        if self._scores is not None:
+            whole["prompt_logprobs"] = self._scores
         return whole | {"usage": self._usage}
 
     def _taken_logprobs(self, index: int, logprobs: Logprobs | None) -> list[Any]:
@@ -136,6 +143,23 @@ def usage_of(usage: Usage) -> dict[str, Any]:
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "seconds": dict(usage.seconds),
     }
+
+
+def scores_of(scored: Sequence[Mapping[int, Logprob] | None]) -> list[dict[str, Any] | None]:
+    """A prompt's: by token id, its own first; the first token has none."""
+    return [
+        None
+        if entry is None
+        else {
+            str(token_id): {
+                "logprob": one.logprob,
+                "rank": one.rank,
+                "decoded_token": one.decoded_token,
+            }
+            for token_id, one in entry.items()
+        }
+        for entry in scored
+    ]
 
 
 def logprobs_of(logprobs: Logprobs) -> list[dict[str, Any]]:

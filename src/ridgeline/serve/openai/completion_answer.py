@@ -9,7 +9,7 @@ from typing import Any
 
 from ridgeline.engine.answer import Logprob
 from ridgeline.serve.core.events import AnswerEnd, AnswerEvent, Done, TextDelta, Usage
-from ridgeline.serve.openai.chat_answer import usage_of
+from ridgeline.serve.openai.chat_answer import scores_of, usage_of
 
 Entry = Mapping[int, Logprob] | None
 
@@ -18,6 +18,7 @@ class CompletionBuilder:
     """Takes the events of each prompt's answers; gives the chunks of the stream. Answer `i` of
     prompt `p` is choice `p * count + i`. echoes: what each choice begins with, of each prompt.
     logprobs: how many likeliest are told of a token; None: nothing is. piece: a token's text.
+    scores: `whole` has the prompts' logprobs, with each of its choices.
     """
 
     def __init__(
@@ -28,7 +29,12 @@ class CompletionBuilder:
         echoes: Sequence[str],
         logprobs: int | None,
         piece: Callable[[int], str],
+        *,
+        scores: bool = False,
     ) -> None:
+        self._scores: list[list[dict[str, Any] | None] | None] | None = None
+        if scores:
+            self._scores = [None] * len(echoes)
         self._head = {"id": completion_id, "created": int(time.time()), "model": model}
         self._piece = piece
         self._count = count
@@ -82,13 +88,18 @@ class CompletionBuilder:
             if self._num_logprobs is not None:
                 start = 0 if self._prompt_logprobs.get(number) else len(self._echoes[number])
                 told = self._told([*(self._prompt_logprobs.get(number) or ()), *entries], start)
-            choices.append(self._choice(index, text, told, self._ends[index]))
+            choice = self._choice(index, text, told, self._ends[index])
+            if self._scores is not None:
+                choice["prompt_logprobs"] = self._scores[number]
+            choices.append(choice)
         head = {**self._head, "object": "text_completion", "choices": choices}
         return {**head, "usage": usage_of(self._usage)}
 
     def _take_done(self, number: int, event: Done) -> None:
         self._usage += event.usage
         scored = event.output.prompt_logprobs
+        if self._scores is not None and scored is not None:
+            self._scores[number] = scores_of(scored)
         if scored is not None and self._echoes[number] and self._num_logprobs is not None:
             ids = event.output.prompt_token_ids
             entries: list[Any] = list(scored)

@@ -18,6 +18,7 @@ from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import fault_of
 from ridgeline.serve.core.events import AnswerEvent
 from ridgeline.serve.core.http import (
+    EVENTS,
     begun,
     closing,
     compact,
@@ -29,7 +30,8 @@ from ridgeline.serve.core.http import (
     while_there,
 )
 from ridgeline.serve.core.many import answer_many
-from ridgeline.serve.openai.chat import constrained_by, raise_error
+from ridgeline.serve.openai.answers import TextCompletion
+from ridgeline.serve.openai.chat import check_stream, constrained_by, raise_error, wants_usage
 from ridgeline.serve.openai.chat_bodies import ConstrainedBody, StreamOptions
 from ridgeline.serve.openai.completion_answer import CompletionBuilder
 from ridgeline.serve.openai.errors import error_body
@@ -55,7 +57,9 @@ class CompletionBody(ConstrainedBody):
 def router(core: Core) -> APIRouter:
     routes = APIRouter(route_class=route_of(error_body), tags=["openai"])
 
-    @routes.post("/v1/completions", openapi_extra=documented(CompletionBody))
+    @routes.post(
+        "/v1/completions", openapi_extra=documented(CompletionBody, TextCompletion, EVENTS)
+    )
     async def create_completion(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
         body, ignored = await read_body(core, request, CompletionBody)
@@ -65,15 +69,23 @@ def router(core: Core) -> APIRouter:
         echoes = [_echo(core, body, ask) for ask in asks]
         count = asks[0].sampling.n
         piece = partial(logprob_piece, core.prompts.tokenizer)
-        builder = CompletionBuilder(completion_id, core.model, count, echoes, body.logprobs, piece)
+        builder = CompletionBuilder(
+            completion_id,
+            core.model,
+            count,
+            echoes,
+            body.logprobs,
+            piece,
+            scores=body.prompt_logprobs is not None,
+        )
         headers = {"x-request-id": completion_id}
         if ignored:
             headers["ridgeline-ignored-fields"] = ", ".join(ignored)
         events = answer_many(core, asks)
         if body.stream:
             started = await while_there(request, begun(events))
-            usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-            return server_sent(streamed(builder, started, usage), headers)
+            usage = wants_usage(body.stream_options)
+            return server_sent(streamed(builder, started, usage), started, headers)
         await while_there(request, folded(builder, events))
         whole = builder.whole() | ({"ignored_fields": ignored} if ignored else {})
         return JSONResponse(whole, headers=headers)
@@ -88,6 +100,7 @@ def asks_of(core: Core, body: CompletionBody, tenant: str, request_id: str) -> l
         raise RequestError("echo", "and truncate_prompt_tokens: give one")
     if body.echo and body.stream and body.logprobs is not None:
         raise RequestError("logprobs", "with echo, of prompts come only without stream")
+    check_stream(body.stream, body.stream_options, body)
     given = body.given()
     if body.echo and body.logprobs is not None:
         given.setdefault("prompt_logprobs", body.logprobs)

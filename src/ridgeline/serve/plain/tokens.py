@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import RequestError
@@ -18,6 +18,7 @@ from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import fault_of
 from ridgeline.serve.core.events import AnswerEnd, AnswerEvent, Done, TextDelta
 from ridgeline.serve.core.http import (
+    EVENTS,
     begun,
     closing,
     compact,
@@ -28,8 +29,9 @@ from ridgeline.serve.core.http import (
     server_sent,
     while_there,
 )
-from ridgeline.serve.openai.chat import messages_of, raise_error
-from ridgeline.serve.openai.chat_answer import logprobs_of, usage_of
+from ridgeline.serve.openai.answers import Finished, UsageAnswer
+from ridgeline.serve.openai.chat import check_stream, messages_of, raise_error
+from ridgeline.serve.openai.chat_answer import logprobs_of, scores_of, usage_of
 from ridgeline.serve.openai.chat_bodies import Message, SamplingBody
 from ridgeline.serve.openai.errors import error_body
 
@@ -74,10 +76,36 @@ class GenerateBody(SamplingBody):
     timeout_seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None
 
 
+class Tokens(BaseModel):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    pieces: list[str] = []
+
+
+class PromptText(BaseModel):
+    prompt: str
+
+
+class GeneratedChoice(Finished):
+    token_ids: list[int]
+    text: str
+    logprobs: list[dict[str, Any]] | None
+    seed: str
+
+
+class Generated(BaseModel):
+    request_id: str
+    model: str
+    choices: list[GeneratedChoice]
+    usage: UsageAnswer
+    prompt_logprobs: list[dict[str, Any] | None] | None = None
+
+
 def router(core: Core) -> APIRouter:
     routes = APIRouter(route_class=route_of(error_body), tags=["tokens"])
 
-    @routes.post("/tokenize", openapi_extra=documented(TokenizeBody))
+    @routes.post("/tokenize", openapi_extra=documented(TokenizeBody, Tokens))
     async def tokenize(request: Request) -> Response:
         core.tenant(key_of(request))
         body, ignored = await read_body(core, request, TokenizeBody)
@@ -93,7 +121,7 @@ def router(core: Core) -> APIRouter:
             answer["pieces"] = [decode([one], skip_special=False, continues=True) for one in found]
         return _answered(answer, ignored)
 
-    @routes.post("/detokenize", openapi_extra=documented(DetokenizeBody))
+    @routes.post("/detokenize", openapi_extra=documented(DetokenizeBody, PromptText))
     async def detokenize(request: Request) -> Response:
         core.tenant(key_of(request))
         body, ignored = await read_body(core, request, DetokenizeBody)
@@ -106,7 +134,7 @@ def router(core: Core) -> APIRouter:
         )
         return _answered({"prompt": text}, ignored)
 
-    @routes.post("/apply-template", openapi_extra=documented(ConversationBody))
+    @routes.post("/apply-template", openapi_extra=documented(ConversationBody, PromptText))
     async def apply_template(request: Request) -> Response:
         core.tenant(key_of(request))
         body, ignored = await read_body(core, request, ConversationBody)
@@ -114,11 +142,12 @@ def router(core: Core) -> APIRouter:
         rendered = await asyncio.to_thread(core.phrasing.render, _conversation(body))
         return _answered({"prompt": rendered.text}, ignored)
 
-    @routes.post("/generate", openapi_extra=documented(GenerateBody))
+    @routes.post("/generate", openapi_extra=documented(GenerateBody, Generated, EVENTS))
     async def generate(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
         body, ignored = await read_body(core, request, GenerateBody)
         core.check_model(body.model)
+        check_stream(body.stream, None, body)
         request_id = core.new_id("gen-")
         ask = Ask(
             {"prompt_token_ids": body.token_ids},
@@ -128,7 +157,7 @@ def router(core: Core) -> APIRouter:
         )
         if body.stream:
             events = await while_there(request, begun(core.answer(ask)))
-            return server_sent(_streamed(request_id, events))
+            return server_sent(_streamed(request_id, events), events)
         done, ends = await while_there(request, _folded(core.answer(ask)))
         choices = [
             {
@@ -142,7 +171,10 @@ def router(core: Core) -> APIRouter:
             }
             for one in done.output.outputs
         ]
-        whole = {"request_id": request_id, "model": core.model, "choices": choices}
+        whole: dict[str, Any] = {"request_id": request_id, "model": core.model}
+        whole["choices"] = choices
+        if done.output.prompt_logprobs is not None:
+            whole["prompt_logprobs"] = scores_of(done.output.prompt_logprobs)
         return _answered(whole | {"usage": usage_of(done.usage)}, ignored)
 
     return routes

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import RequestError
@@ -17,7 +18,9 @@ from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import HttpError, fault_of
 from ridgeline.serve.core.events import AnswerEvent
 from ridgeline.serve.core.http import (
+    EVENTS,
     begun,
+    closing,
     compact,
     documented,
     key_of,
@@ -75,8 +78,7 @@ class Desk:
     async def background(self, builder: ResponseBuilder, ask: Ask, keep: Any) -> None:
         """Answers while nobody waits; what became of it is kept."""
         try:
-            async for event in self.core.answer(ask):
-                builder.take(event)
+            await folded(builder, self.core.answer(ask))
         except asyncio.CancelledError:
             builder.cancelled()
         except Exception as error:
@@ -87,11 +89,18 @@ class Desk:
             self.running.pop(builder.response["id"], None)
 
 
+class ResponseAnswer(BaseModel):
+    id: str
+    object: Literal["response"]
+    status: Literal["completed", "incomplete", "failed", "cancelled", "queued", "in_progress"]
+    output: list[dict[str, Any]]
+
+
 def router(core: Core) -> APIRouter:
     routes = APIRouter(route_class=route_of(error_body), tags=["openai"])
     desk = Desk(core)
 
-    @routes.post("/v1/responses", openapi_extra=documented(ResponsesBody))
+    @routes.post("/v1/responses", openapi_extra=documented(ResponsesBody, ResponseAnswer, EVENTS))
     async def create_response(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
         body, ignored = await read_body(core, request, ResponsesBody)
@@ -111,7 +120,7 @@ def router(core: Core) -> APIRouter:
             return JSONResponse(begin(desk, builder, ask, tenant, keep), headers=headers)
         if body.stream:
             events = await while_there(request, begun(core.answer(ask)))
-            return server_sent(streamed(builder, events, keep), headers)
+            return server_sent(streamed(builder, events, keep), events, headers)
         await while_there(request, folded(builder, core.answer(ask)))
         await asyncio.to_thread(keep)
         return JSONResponse(builder.response, headers=headers)
@@ -292,8 +301,9 @@ def head_of(core: Core, body: ResponsesBody) -> dict[str, Any]:
 
 
 async def folded(builder: ResponseBuilder, events: AsyncIterator[AnswerEvent]) -> None:
-    async for event in events:
-        builder.take(event)
+    async with closing(events):
+        async for event in events:
+            builder.take(event)
 
 
 async def streamed(
