@@ -147,7 +147,7 @@ class Judge:
             if not allowed:
                 return ""
             in_string = re.sub(r"\\.", "", text).count('"') % 2
-            wished = ('"@:DSZ' if in_string else "") + _SOONEST
+            wished = ('"@:DSMHWZ' if in_string else "") + _SOONEST
             soonest = [self._ids[c.encode()] for c in wished if c.encode() in self._ids]
             ids.append(next((i for i in soonest if i in allowed), min(allowed)))
         return ""
