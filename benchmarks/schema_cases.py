@@ -198,6 +198,7 @@ CASES: tuple[Case, ...] = (
         (2, 4),
         (1, 5),
     ),
+    Case("$ref", {"$ref": "#/$defs/a%20b", "$defs": {"a b": {"enum": [5]}}}, (5,), (6,)),
     Case("recursive", _TREE, ({"value": 1, "children": []},), ({"value": 1}, {"children": []})),
     Case("recursive", _LIST, (None, {"head": 1, "tail": None}), ({"head": 3, "tail": None}, 1)),
     Case(
@@ -260,10 +261,13 @@ REFUSED: tuple[tuple[Any, str], ...] = (
     ({"$defs": {"x~/y": {"contains": {}}}}, "#/$defs/x~0~1y/contains"),
     ({"x-guidance": {"lenient": True}}, "#/x-guidance"),
     ({"unheard-of": 1}, "#/unheard-of"),
+    ({"$ref": "#/default", "default": {"not": {}}}, "#/$ref"),
+    ({"items": {"$ref": "#/x-a"}, "x-a": {"x-guidance": {"lenient": True}}}, "#/items/$ref"),
     # By llguidance, which names no place.
     ({"items": {"properties": {"a": {}}, "maxProperties": 3}}, "#/items"),
     ({"properties": {"a/b": {"type": "string", "pattern": "(?=a)b"}}}, "#/properties/a~1b"),
     ({"items": {"items": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}}, "#/items/items"),
+    ({"properties": {"a%20b ü": {"pattern": "(?=a)b"}}}, "#/properties/a%20b ü"),
     ({"items": {"$ref": "#/$defs/x"}, "$defs": {"x": {"pattern": "(?!a)"}}}, "#/$defs/x"),
     ({"prefixItems": [{"$ref": "#/$defs/none"}], "$defs": {}}, "#/prefixItems/0/$ref"),
 )

@@ -328,6 +328,7 @@ def test_async_compiles_off_the_engine_and_refuses() -> None:
         {"json": {"type": "string", "pattern": "^(a|aa|aaa){200}(.*x.*){50}$"}},
         {"json": {"enum": [f"{i:06d}" for i in range(20_000)]}},
         {"json": '{"items":' * 500 + "{}" + "}" * 500},
+        {"json": '{"pattern":"(?=a)","items":{"const":' + "[" * 450 + "]" * 450 + "}}"},
         {"json": {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}},
         {"grammar": "start: a\n" + "".join(f"a{i}: a{i + 1} a{i + 1}\n" for i in range(50))},
     ],

@@ -443,6 +443,18 @@ def test_chat_tools(of_openai: openai.OpenAI) -> None:
     assert folded.id == call.id
 
 
+def test_a_refused_schema_says_whose_it_is_and_where(of_openai: openai.OpenAI) -> None:
+    bad = {"type": "object", "properties": {"a": {"not": {}}}}
+    tools: Any = [
+        {"type": "function", "function": {"name": name, "parameters": schema}}
+        for name, schema in (("w", WEATHER), ("x", bad))
+    ]
+    with pytest.raises(openai.BadRequestError) as refused:
+        of_openai.chat.completions.create(model="tiny", messages=SAID, tools=tools)
+    assert refused.value.param == "tools.x"
+    assert "tools.x: #/properties/a/not: " in refused.value.message
+
+
 def test_clients_retry(url: str) -> None:
     with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=1) as client:
         assert [model.id for model in client.models.list()] == ["tiny", "alias"]

@@ -165,8 +165,11 @@ class Constraints:
             if pointer in seen or time.monotonic() > until:
                 continue
             seen.add(pointer)
-            if self._refusal(placed(schema, pointer)) == reason:
-                place, left = pointer, subschemas(schema, pointer)
+            try:
+                if self._refusal(placed(schema, pointer)) == reason:
+                    place, left = pointer, subschemas(schema, pointer)
+            except (RecursionError, ValueError, KeyError):
+                break  # values nested deeper than Python follows: the place so far
         return place
 
     def _refusal(self, schema: dict[str, Any]) -> str | None:
@@ -213,7 +216,10 @@ def _text_of(asked: StructuredOutputs) -> str:
         options["whitespace_flexible"] = not asked.disable_any_whitespace
         if not asked.disable_any_whitespace:
             options["whitespace_pattern"] = asked.whitespace_pattern or WHITESPACE
-        return LLMatcher.grammar_from_json_schema(schema, overrides=options)  # type: ignore[arg-type]
+        try:
+            return LLMatcher.grammar_from_json_schema(schema, overrides=options)  # type: ignore[arg-type]
+        except ValueError as error:  # values that are nested deeper than it reads
+            raise RequestError(field, f"#: cannot be read: {str(error)[:200]}") from None
     if asked.regex is not None:
         return LLMatcher.grammar_from_regex(asked.regex)
     if asked.choice is not None:

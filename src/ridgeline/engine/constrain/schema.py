@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from ridgeline.errors import RequestError
 
@@ -43,8 +43,7 @@ FORMATS = frozenset(
 
 def check_schema(text: str, field: str = "structured_outputs.json") -> None:
     """Raises RequestError with the pointer of what is not supported or is no schema. text: JSON."""
-    schema = json.loads(text)
-    _Walk(field).walk(schema, schema)
+    _Walk(field).walk(json.loads(text))
 
 
 def check_lark(text: str, field: str) -> None:
@@ -69,14 +68,14 @@ def subschemas(schema: Any, pointer: str) -> list[tuple[str, Any]]:
     parts = list(_Walk("").parts(pointer, found))
     target = found.get("$ref")
     if isinstance(target, str) and target.startswith("#/"):
-        parts.append((target, None))
+        parts.append((unquote(target), None))
     return parts
 
 
 def resolved(root: Any, pointer: str) -> Any:
     """What a pointer ("#/a/0") leads to. Raises KeyError."""
     node = root
-    for step in unquote(pointer).split("/")[1:]:
+    for step in pointer.split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
         if isinstance(node, list) and name.isdecimal() and int(name) < len(node):
             node = node[int(name)]
@@ -103,7 +102,7 @@ def placed(schema: Mapping[str, Any], pointer: str) -> dict[str, Any]:
         return parts
 
     root = {key: part for key, part in moved(schema).items() if key not in ("$id", "$schema")}
-    return {"$ref": home + pointer[1:], "$defs": {"root": root}}
+    return {"$ref": home + quote(pointer[1:], safe="/~"), "$defs": {"root": root}}
 
 
 def spaced(text: str, whitespace: str) -> str:
@@ -126,12 +125,14 @@ class _Walk:
         self._field = field
         self._num_nodes = 0
 
-    def walk(self, schema: Any, root: Any = None) -> None:
-        """root: where references lead; None: they are not looked up."""
+    def walk(self, schema: Any) -> None:
+        """A reference leads to a schema that is walked too, so nothing goes by unchecked."""
+        walked, targets = set[str](), list[tuple[str, str]]()
         left: list[tuple[str, Any, int]] = [("#", schema, 0)]
         while left:
             pointer, node, depth = left.pop()
             self._num_nodes += 1
+            walked.add(pointer)
             if depth > MAX_DEPTH or self._num_nodes > MAX_NODES:
                 self._refuse(
                     pointer, f"schemas may be nested {MAX_DEPTH} deep and be {MAX_NODES} in all"
@@ -142,12 +143,12 @@ class _Walk:
                 self._refuse(pointer, "a schema is an object, or true or false")
             self._check(pointer, node)
             target = node.get("$ref", "")
-            if root is not None and target.startswith("#/"):
-                try:
-                    resolved(root, target)
-                except KeyError:
-                    self._refuse(f"{pointer}/$ref", f"{target[:80]!r} leads nowhere")
+            if target.startswith("#/"):
+                targets.append((f"{pointer}/$ref", target))
             left += [(where, part, depth + 1) for where, part in self.parts(pointer, node)]
+        for where, target in targets:
+            if unquote(target) not in walked:
+                self._refuse(where, f"{target[:80]!r} leads to no schema in it")
 
     def _check(self, pointer: str, node: Mapping[str, Any]) -> None:
         for key, value in node.items():

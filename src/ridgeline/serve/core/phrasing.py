@@ -7,11 +7,13 @@ of, and a maker of parsers for the answers. It runs in a thread: nothing here to
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
+from ridgeline.engine.constrain.schema import check_schema
 from ridgeline.engine.prompts import Prompts, Tokenized
 from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import ModelError, RequestError
@@ -164,6 +166,8 @@ class Phrasing:
             if required:
                 raise RequestError("tool_choice", "a call and a response_format cannot both be had")
             return sampling
+        for tool in chosen:  # here, where a refusal can say whose schema it is
+            check_schema(json.dumps(dict(tool.parameters)), f"tools.{tool.name}")
         grammar = tool_grammar(
             form,
             [(tool.name, tool.parameters) for tool in chosen],
