@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
+import httpx
 import ollama
 import openai
 import pytest
+from pydantic import BaseModel, ConfigDict
 
-from serve.tool_server import KEY
+from serve.tool_server import KEY, SINGLE_KEY
 
 SAID: list[Any] = [{"role": "user", "content": "Hello"}]
 WEATHER = {
@@ -458,3 +463,124 @@ def test_a_refused_schema_says_whose_it_is_and_where(of_openai: openai.OpenAI) -
 def test_clients_retry(url: str) -> None:
     with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=1) as client:
         assert [model.id for model in client.models.list()] == ["tiny", "alias"]
+
+
+class Weather(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    city: Literal["Ulm", "Bern"]
+    days: Literal[1, 2]
+
+
+def test_chat_parses_into_models(of_openai: openai.OpenAI) -> None:
+    made = of_openai.chat.completions.parse(
+        model="tiny", messages=SAID, response_format=Weather, temperature=0, max_tokens=256
+    )
+    found = made.choices[0].message.parsed
+    assert isinstance(found, Weather)
+    assert found.city in ("Ulm", "Bern")
+
+
+def test_responses_parse_into_models(of_openai: openai.OpenAI) -> None:
+    made = of_openai.responses.parse(
+        model="tiny", input="Hello", text_format=Weather, temperature=0, max_output_tokens=256
+    )
+    assert isinstance(made.output_parsed, Weather)
+
+
+def test_openai_async(url: str) -> None:
+    asked: Any = {"model": "tiny", "messages": SAID, "max_tokens": 8, "temperature": 0}
+
+    async def main() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+            create = client.chat.completions.create
+
+            async def streamed() -> str:
+                pieces = await create(**asked, stream=True)
+                return "".join([one.choices[0].delta.content or "" async for one in pieces])
+
+            async def whole() -> str:
+                return (await create(**asked)).choices[0].message.content or ""
+
+            return await asyncio.gather(streamed(), whole(), streamed(), whole())
+
+    assert len(set(asyncio.run(main()))) == 1
+
+
+def test_ollama_async(url: str) -> None:
+    asked: Any = {"model": "tiny", "messages": SAID, "options": {"seed": 1, "num_predict": 8}}
+
+    async def main() -> tuple[str, str]:
+        client = ollama.AsyncClient(host=url, headers={"Authorization": f"Bearer {KEY}"})
+        whole = (await client.chat(**asked)).message.content or ""
+        lines = await client.chat(**asked, stream=True)
+        pieces = [line.message.content or "" async for line in lines]
+        await client._client.aclose()
+        return whole, "".join(pieces)
+
+    whole, folded = asyncio.run(main())
+    assert whole == folded
+
+
+def test_clients_come_back_after_a_refusal(url: str) -> None:
+    """The limit of a key is one at once: who is second is told to wait, and is answered then."""
+    asked: Any = {"model": "tiny", "prompt": "Hi", "temperature": 0}
+    long = asked | {"max_tokens": 400, "extra_body": {"ignore_eos": True}}
+    statuses: list[int] = []
+    http = httpx.Client(event_hooks={"response": [lambda one: statuses.append(one.status_code)]})
+    with openai.OpenAI(
+        base_url=f"{url}/v1", api_key=SINGLE_KEY, max_retries=8, http_client=http
+    ) as client:
+        held = client.completions.create(**long, stream=True)
+        next(held)
+        with pytest.raises(openai.RateLimitError) as refused:
+            client.with_options(max_retries=0).completions.create(**asked, max_tokens=1)
+        assert int(refused.value.response.headers["retry-after"]) >= 1
+        timer = threading.Timer(0.3, held.close)
+        timer.start()
+        made = client.completions.create(**asked, max_tokens=1)
+        timer.join()
+        assert made.usage is not None
+        assert made.usage.completion_tokens == 1
+    assert statuses[-1] == 200
+    assert statuses.count(429) >= 2
+
+
+NODE = """
+import OpenAI from "openai";
+const client = new OpenAI({ baseURL: process.argv[2], apiKey: process.argv[3], maxRetries: 0 });
+const asked = {
+  model: "tiny", messages: [{ role: "user", content: "Hello" }], max_tokens: 8, temperature: 0,
+};
+const whole = (await client.chat.completions.create(asked)).choices[0].message.content;
+let folded = "";
+for await (const chunk of await client.chat.completions.create({ ...asked, stream: true }))
+  folded += chunk.choices[0]?.delta?.content ?? "";
+let refused = 0;
+try {
+  await client.chat.completions.create({ ...asked, nonsense: 1 });
+} catch (error) {
+  refused = error.status;
+}
+console.log(JSON.stringify({ whole, folded, refused }));
+"""
+
+
+def test_openai_for_node(url: str, tmp_path: Path, of_openai: openai.OpenAI) -> None:
+    """RIDGELINE_TEST_NODE_MODULES: a node_modules folder with the package openai."""
+    modules = os.environ.get("RIDGELINE_TEST_NODE_MODULES", "")
+    if shutil.which("node") is None or not (Path(modules) / "openai").is_dir():
+        pytest.skip("needs node and its package openai")
+    (tmp_path / "node_modules").symlink_to(modules)
+    script = tmp_path / "ask.mjs"
+    script.write_text(NODE)
+    done = subprocess.run(
+        ["node", str(script), f"{url}/v1", KEY], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    alone = of_openai.chat.completions.create(
+        model="tiny", messages=SAID, max_tokens=8, temperature=0
+    )
+    assert found["whole"] == found["folded"] == alone.choices[0].message.content
+    assert found["refused"] == 400

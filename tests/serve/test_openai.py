@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -10,7 +12,13 @@ import httpx
 import pytest
 from tiny import chunks_of, tiny_core, within
 
+from ridgeline.engine.request import SamplingParams
+from ridgeline.serve.core.ask import Ask
 from ridgeline.serve.core.core import Core
+from ridgeline.serve.core.events import TextDelta
+from ridgeline.serve.core.http import compact
+from ridgeline.serve.openai.chat_answer import ChatBuilder
+from ridgeline.serve.openai.completion_answer import CompletionBuilder
 
 PROMPTS = ["Hello there", "A second, somewhat longer prompt about nothing", "z", "Hello there!"]
 SAMPLED = {"temperature": 0.9, "seed": 7, "max_tokens": 12, "ignore_eos": True}
@@ -202,6 +210,47 @@ def test_what_a_stream_does_not_carry_is_refused_by_name(core: Core) -> None:
                 answer = await client.post(path, json=given)
                 assert answer.status_code == 400
                 assert answer.json()["error"]["param"] == field
+
+    within(core, check)
+
+
+def test_a_chunk_written_in_parts_is_the_chunk() -> None:
+    """What is written once for a stream and what is new in a chunk are the JSON of both."""
+    for text in ("x", 'say "\u2028"\n\\ \U0001f600', "\x00\x7f"):
+        event = TextDelta(1, text)
+        chat = ChatBuilder("chatcmpl-1", 'a "name"', 2, False)
+        plain = ChatBuilder("chatcmpl-1", 'a "name"', 2, False)
+        plain._head["created"] = chat._head["created"]
+        assert chat.said(event) == [compact(chunk) for chunk in plain.take(event)]
+        assert chat._texts == plain._texts
+        of_text, other = (
+            CompletionBuilder("cmpl-1", "m", 2, ["", ""], None, chr) for _ in range(2)
+        )
+        other._head["created"] = of_text._head["created"]
+        assert of_text.said(1, event) == [compact(chunk) for chunk in other.take(1, event)]
+        assert of_text._texts == other._texts
+
+
+def test_pieces_that_wait_for_a_slow_reader_come_as_one(core: Core) -> None:
+    ask = Ask("Hi", SamplingParams(max_tokens=20, temperature=0, ignore_eos=True))
+    ids = replace(ask, sampling=replace(ask.sampling, logprobs=0))
+
+    async def check(_client: httpx.AsyncClient) -> None:
+        found = []
+        for asked in (ask, ids):
+            pieces = []
+            steps = core.engine.load.num_steps + 20
+            async for event in core.answer(asked):
+                if not pieces:
+                    while core.engine.load.num_steps < steps:
+                        await asyncio.sleep(0.002)
+                if isinstance(event, TextDelta):
+                    pieces.append(event)
+            found.append(pieces)
+        few, many = found
+        assert len(few) < 6 < len(many)
+        assert "".join(one.text for one in few) == "".join(one.text for one in many)
+        assert sum((one.token_ids for one in few), ()) == sum((one.token_ids for one in many), ())
 
     within(core, check)
 

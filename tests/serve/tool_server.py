@@ -6,11 +6,12 @@ python tests/serve/tool_server.py STATE_FOLDER prints its port, and serves until
 from __future__ import annotations
 
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 from ridgeline.model.text.chat import ChatTemplate
 from ridgeline.serve.core.core import Core, ServeOptions
-from ridgeline.serve.core.keys import Keys
+from ridgeline.serve.core.keys import Keys, Tenant
 from ridgeline.serve.server import listen, serve
 
 TEMPLATE = (
@@ -21,6 +22,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}{# <think> </think> #}"
 )
 KEY = "key-of-the-tests"
+SINGLE_KEY = "key-of-one-at-once"
 
 
 def main() -> None:
@@ -30,7 +32,9 @@ def main() -> None:
     # The tiny vocabulary has no "}", without which no JSON object ends: in place of "he" it has.
     llm.tokenizer._known[125] = b"}"
     llm.prompts._template = ChatTemplate(TEMPLATE)
-    options = ServeOptions(("tiny", "alias"), keys=Keys.of([KEY]), state=Path(sys.argv[1]))
+    tenants = {KEY: Tenant("key-0"), SINGLE_KEY: Tenant("single", max_concurrent=1)}
+    keys = Keys((sha256(key.encode()).digest(), tenant) for key, tenant in tenants.items())
+    options = ServeOptions(("tiny", "alias"), keys=keys, state=Path(sys.argv[1]))
     listening = listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
     serve(Core(llm, options), listening, lambda: print(port, flush=True))

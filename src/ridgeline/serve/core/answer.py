@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from ridgeline.async_engine import AsyncEngine
+from ridgeline.async_engine import AsyncEngine, AsyncStream
 from ridgeline.engine.ledger import phase_seconds
 from ridgeline.engine.outputs import Delta, RequestOutput
 from ridgeline.errors import RequestError
@@ -111,7 +112,8 @@ async def answer(
             service=ask.service,
         )
         try:
-            async for event in events(stream, phrased, ask.sampling.n):
+            deltas = merged(stream) if _may_merge(ask, phrased) else stream
+            async for event in events(deltas, phrased, ask.sampling.n):
                 if isinstance(event, Done):
                     num_tokens += event.usage.completion_tokens
                     for hook in hooks:
@@ -131,6 +133,30 @@ def check_length(num_prompt: int, max_context: int) -> None:
             f"has {num_prompt} tokens; this model's maximum context length is {max_context}, the "
             "answer included. Shorten it, or set truncate_prompt_tokens",
         )
+
+
+def _may_merge(ask: Ask, phrased: Phrased) -> bool:
+    """Not where somebody looks at single tokens: logprobs, ids in and out, a parser's count of the
+    tokens of a reasoning section.
+    """
+    ids = isinstance(ask.prompt, Mapping)
+    return ask.sampling.logprobs is None and not ids and phrased.parser(0) is None
+
+
+async def merged(stream: AsyncStream) -> AsyncIterator[Delta]:
+    """The pieces, those of an answer that are there at once as one: a loop that is behind says more
+    at a time.
+    """
+    while pieces := await stream.some():
+        held = pieces[0]
+        for piece in pieces[1:]:
+            if held.index == piece.index and held.finish_reason is None and held.output is None:
+                text, ids = held.text + piece.text, held.token_ids + piece.token_ids
+                held = replace(piece, text=text, token_ids=ids)
+            else:
+                yield held
+                held = piece
+        yield held
 
 
 async def events(

@@ -260,8 +260,8 @@ async def streamed(
     try:
         async for event in events:
             raise_error(event)
-            for chunk in builder.take(event):
-                yield None, compact(chunk)
+            for said in builder.said(event):
+                yield None, said
         yield None, "[DONE]"
     except Exception as error:
         yield None, compact(error_body(fault_of(error)))

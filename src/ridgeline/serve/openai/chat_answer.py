@@ -18,6 +18,7 @@ from ridgeline.serve.core.events import (
     ToolCallBegin,
     Usage,
 )
+from ridgeline.serve.core.http import compact
 
 
 class ChatBuilder:
@@ -25,6 +26,9 @@ class ChatBuilder:
 
     def __init__(self, chat_id: str, model: str, count: int, logprobs: bool) -> None:
         self._head = {"id": chat_id, "created": int(time.time()), "model": model}
+        # What the chunks of one stream have in common, written once.
+        chunk = {**self._head, "object": "chat.completion.chunk", "choices": []}
+        self._before = compact(chunk).removesuffix("]}") + '{"index":'
         self._wants_logprobs = logprobs
         self._texts = [""] * count
         self._reasoning = [""] * count
@@ -40,6 +44,16 @@ class ChatBuilder:
         self._shows_usage = usage
         first = {"role": "assistant", "content": ""}
         return [self._chunk(index, dict(first)) for index in range(len(self._texts))]
+
+    def said(self, event: AnswerEvent) -> list[str]:
+        """The chunks that `take` gives, as JSON: for texts, of which there are many, only what is
+        new is written.
+        """
+        if isinstance(event, TextDelta) and event.text and not self._wants_logprobs:
+            self._texts[event.index] += event.text
+            delta = f'{event.index},"delta":{{"content":{compact(event.text)}}}'
+            return [f'{self._before}{delta},"finish_reason":null,"logprobs":null}}]}}']
+        return [compact(chunk) for chunk in self.take(event)]
 
     def take(self, event: AnswerEvent) -> list[dict[str, Any]]:
         if isinstance(event, TextDelta):

@@ -161,8 +161,8 @@ async def streamed(
     try:
         async for number, event in events:
             raise_error(event)
-            for chunk in builder.take(number, event):
-                yield None, compact(chunk)
+            for said in builder.said(number, event):
+                yield None, said
         if usage:
             yield None, compact(builder.usage_chunk())
         yield None, "[DONE]"
