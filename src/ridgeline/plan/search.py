@@ -29,8 +29,9 @@ MTOK = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """rate: requests/s; None: as many as the SLO allows. ttft, itl: seconds, of the 99th percentile
-    of the first and of the mean of later ones; None: any. count: accelerators at most.
+    """rate: requests/s; None: as many as the SLO allows. ttft, itl: seconds, of the first token and
+    of the mean of later ones; None: any. percentile: of 100 requests, so many must keep `ttft`.
+    count: accelerators at most. max_usd_per_hour: of the whole.
     """
 
     input_tokens: int
@@ -39,6 +40,8 @@ class Asked:
     rate: float | None = None
     ttft: float | None = None
     itl: float | None = None
+    percentile: float = 50.0
+    max_usd_per_hour: float | None = None
     precisions: tuple[str, ...] = ("bf16", "fp8", "nvfp4", "int4")
     kv: tuple[str, ...] = ("bf16", "fp8")
     engine: str = "vllm"
@@ -100,7 +103,9 @@ class Choice:
 
     @property
     def prompts_share(self) -> float:
-        """Of the time that computing takes, what prompts take."""
+        """Of the time that computing takes, what prompts take; apart, what their workers are."""
+        if self.prefill_workers:
+            return self.prefill_workers / (self.prefill_workers + self.workers)
         per_request = self.output_tokens * self.tpot / max(1.0, self.in_flight)
         return min(1.0, self.delta / max(self.delta, per_request))
 
@@ -132,7 +137,8 @@ class Choice:
 class Searched:
     """ranked: those that keep the SLO at the rate, the cheapest first. front: of these and of all
     that fit, those that nothing beats in both ITL and cost of output. best_ttft, best_itl: seconds
-    of the nearest, where nothing keeps it. num_priced, num_fitting: candidates.
+    of the nearest, where nothing keeps it. too_dear: USD an hour of the cheapest that keeps it, and
+    costs more than was allowed. num_priced, num_fitting: candidates.
     """
 
     ranked: tuple[Choice, ...]
@@ -142,6 +148,7 @@ class Searched:
     num_priced: int
     num_fitting: int
     too_large: str
+    too_dear: float = inf
 
 
 def search(
@@ -170,8 +177,10 @@ def search(
                     keys.append((index, p, w))
     solved = Cases(cases).solve(deployments[0][3].profile)
     # Open arrivals have no burst with which a measurement begins: TTFT without its wave.
-    p = deployments[0][3].profile
-    floor, prompts, steps = (p[f"ttft.{n}.{asked.engine}"] for n in ("floor", "prompts", "steps"))
+    profile = deployments[0][3].profile
+    floor, prompts, steps = (
+        profile[f"ttft.{n}.{asked.engine}"] for n in ("floor", "prompts", "steps")
+    )
     points: dict[tuple[int, int, int], list[_Point]] = {}
     for i, key in enumerate(keys):
         point = _Point(
@@ -183,7 +192,7 @@ def search(
         )
         points.setdefault(key, []).append(point)
     ranked, fitting = [], []
-    best_ttft = best_itl = inf
+    best_ttft = best_itl = too_dear = inf
     for (index, p, w), of in points.items():
         accelerator, precision, kv, d = deployments[index]
         gpus = d.mesh.gpus * (p + w)
@@ -192,20 +201,15 @@ def search(
             best_ttft, best_itl = min(best_ttft, point.ttft), min(best_itl, point.tpot)
             made = _choice(asked, accelerator, precision, kv, d, (p, w), point, most)
             fitting.append(made)
-        within = [point for point in of if _keeps(asked, point, point.rate, p)]
-        if not within:
+        found = _operated(asked, of, p, most)
+        if found is None:
             continue
-        capacity = max(point.rate for point in within)
-        if asked.rate is None:
-            point = max(within, key=lambda q: q.rate)
-            replicas, rate = most, point.rate
-        else:
-            replicas = ceil(asked.rate / capacity)
-            if replicas > most:
-                continue
-            rate = asked.rate / replicas
-            point = min((q for q in within if q.rate >= rate), key=lambda q: q.rate)
+        point, replicas, rate, capacity = found
         made = _choice(asked, accelerator, precision, kv, d, (p, w), point, replicas, rate)
+        paid = made.usd_per_hour
+        if asked.max_usd_per_hour is not None and paid and paid[0] > asked.max_usd_per_hour:
+            too_dear = min(too_dear, paid[0])
+            continue
         ranked.append(replace(made, most_rate=capacity * replicas))
     ranked.sort(key=_rank)
     return Searched(
@@ -216,6 +220,7 @@ def search(
         len(cases),
         len(deployments),
         too_large,
+        too_dear,
     )
 
 
@@ -228,16 +233,54 @@ class _Point:
     delta: float
 
 
-def _waits(point: _Point, rate: float, readers: int) -> tuple[float, float]:
-    """Median and 99th percentile of the wait for others' prompts: a queue of even jobs."""
-    busy = min(0.98, rate * point.delta / max(1, readers))
-    mean = busy / (2.0 * (1.0 - busy)) * point.delta
-    tail = mean / max(busy, 1e-9)
-    return max(0.0, log(max(1.0, 2.0 * busy))) * tail, max(0.0, log(max(1.0, 100.0 * busy))) * tail
+def _wait(point: _Point, rate: float, readers: int, percentile: float) -> float:
+    """Seconds that others' prompts are waited for: a queue of even jobs (M/D/1, its tail taken for
+    exponential).
+    """
+    busy = rate * point.delta / max(1, readers)
+    if busy >= 1:
+        return inf
+    if busy <= 0:
+        return 0.0
+    tail = point.delta / max(1, readers) / (2.0 * (1.0 - busy))
+    return max(0.0, log(busy / (1.0 - percentile / 100.0))) * tail
+
+
+# Of a point's greatest rate: at less of it, the wait for others' prompts is shorter.
+FRACTIONS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+
+
+def _operated(
+    asked: Asked, points: Sequence[_Point], readers: int, most: int
+) -> tuple[_Point, int, float, float] | None:
+    """How it is run so that it keeps the SLO: at which point, by how many replicas, each one's
+    requests/s, and the most that one could; None: no way with `most` replicas.
+
+    At a rate, so many are in flight as that rate keeps: the first point that reaches it.
+    """
+
+    def at(rate: float) -> _Point | None:
+        reaching = [q for q in points if q.rate >= rate]
+        point = min(reaching, key=lambda q: q.rate, default=None)
+        return point if point is not None and _keeps(asked, point, rate, readers) else None
+
+    rates = sorted({f * q.rate for q in points for f in FRACTIONS}, reverse=True)
+    capacity = next((rate for rate in rates if at(rate) is not None), None)
+    if capacity is None or most < 1:
+        return None
+    if asked.rate is None:
+        replicas, rate = most, capacity
+    else:
+        replicas = ceil(asked.rate / capacity * (1 - 1e-9))
+        if replicas > most:
+            return None
+        rate = asked.rate / replicas
+    point = at(rate)
+    return None if point is None else (point, replicas, rate, capacity)
 
 
 def _keeps(asked: Asked, point: _Point, rate: float, readers: int) -> bool:
-    late = point.ttft + _waits(point, rate, readers)[1]
+    late = point.ttft + _wait(point, rate, readers, asked.percentile)
     return not (
         (asked.ttft is not None and late > asked.ttft)
         or (asked.itl is not None and point.tpot > asked.itl)
@@ -251,7 +294,7 @@ def _choice(
     """rate: of one replica, where it is less than the point's."""
     p, w = split
     at = point.rate if rate is None else rate
-    median, late = _waits(point, at, p)
+    median, late = (_wait(point, at, p, percentile) for percentile in (50.0, 99.0))
     gpus = d.mesh.gpus * (p + w) * replicas
     context = asked.input_tokens + asked.output_tokens // 2
     rows = max(1, round(point.in_flight / w))

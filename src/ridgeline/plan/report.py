@@ -1,0 +1,254 @@
+"""What a search found, told: rows of a table, reasons, a page with plots, and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from ridgeline.cost.deployment import expert_imbalance
+from ridgeline.plan.search import Choice, Searched
+from ridgeline.plan.svg import Axes, page, stacked, table
+from ridgeline.units import format_bytes
+
+HEAD = (
+    "on", "GPUs", "how", "$/MTok out", "req/s of most", "TTFT p50", "p99", "ITL",
+    "tok/s", "J/token", "binds",
+)  # fmt: skip
+WORDS = ("on", "how", "binds")
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:,.0f} ms" if seconds < 10 else f"{seconds:,.1f} s"
+
+
+def dollars(of: tuple[float, float] | None) -> str:
+    if of is None:
+        return "no price"
+    low, high = of
+    return f"{low:.2f}" if high <= 1.005 * low else f"{low:.2f} - {high:.2f}"
+
+
+def cells(c: Choice) -> tuple[str, ...]:
+    """Of `HEAD`."""
+    joules = c.joules_per_token
+    return (
+        c.accelerator.name,
+        str(c.gpus),
+        c.name,
+        dollars(c.usd_per_mtok("output")),
+        f"{c.rate:.3g} of {c.most_rate:.3g}",
+        milliseconds(c.ttft_p50),
+        milliseconds(c.ttft_p99),
+        f"{1e3 * c.tpot:.1f} ms",
+        f"{c.tokens_per_second:,.0f}",
+        "-" if joules is None else f"{joules:.2f}",
+        c.binds,
+    )
+
+
+def distinct(ranked: Sequence[Choice], most: int) -> list[Choice]:
+    """The best of each way of being laid out: a list of one idea's variants tells little."""
+    found: list[Choice] = []
+    seen: set[tuple[str, str, str, int, int]] = set()
+    for c in ranked:
+        key = (
+            c.accelerator.name, c.precision, str(c.deployment.mesh), c.prefill_workers, c.workers,
+        )  # fmt: skip
+        if key not in seen:
+            seen.add(key)
+            found.append(c)
+    return found[:most]
+
+
+def why_lost(best: Choice, other: Choice) -> str:
+    """What the runner-up is worse at, in a sentence."""
+    mine, theirs = best.usd_per_mtok("output"), other.usd_per_mtok("output")
+    worse = []
+    if mine is not None and theirs is not None and theirs[0] > 1.005 * mine[0]:
+        worse.append(f"{theirs[0] / mine[0] - 1:.0%} dearer")
+    if other.gpus > best.gpus:
+        worse.append(f"{other.gpus} accelerators where {best.gpus} do")
+    if not worse and other.most_rate < best.most_rate:
+        worse.append(
+            f"the same price, and at most {other.most_rate:.3g} requests/s where "
+            f"{best.most_rate:.3g} are had"
+        )
+    if not worse:
+        worse.append(f"the same price, ITL {1e3 * other.tpot:.1f} ms")
+    better = []
+    if other.tpot < 0.95 * best.tpot:
+        better.append(f"ITL {1e3 * other.tpot:.1f} ms instead of {1e3 * best.tpot:.1f}")
+    if other.ttft_p99 < 0.95 * best.ttft_p99:
+        better.append(
+            f"TTFT p99 {milliseconds(other.ttft_p99)} instead of {milliseconds(best.ttft_p99)}"
+        )
+    return ", ".join(worse) + (f"; it has {' and '.join(better)}" if better else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Bytes of one rank. cache: of the requests in flight; free: for more of them."""
+
+    weights: float
+    values: float
+    cache: float
+    free: float
+    usable: float
+
+
+def ledger(c: Choice) -> Ledger:
+    room = c.deployment.memory()
+    context = c.input_tokens + c.output_tokens / 2
+    each = c.in_flight / max(1, c.workers) / max(1, c.deployment.mesh.dp)
+    cache = room.row_bytes(context) * each
+    used = room.weight_bytes + room.value_bytes + cache
+    return Ledger(
+        room.weight_bytes, room.value_bytes, cache, max(0.0, room.usable - used), room.usable
+    )
+
+
+def failure_axis(c: Choice) -> list[tuple[str, str]]:
+    """Where it breaks, and what that looks like."""
+    per_replica = c.most_rate / c.replicas
+    found = [
+        (
+            "queue",
+            f"above {c.most_rate:.3g} requests/s the SLO is lost ({c.rate / c.most_rate:.0%} of "
+            "it is asked)",
+        ),
+        (
+            "cache",
+            f"room for {c.limit:,.0f} requests of this length at a time in a replica, "
+            f"{c.in_flight:.0f} are in flight; beyond it they wait or are computed again",
+        ),
+    ]
+    if c.replicas > 1:
+        left = per_replica * (c.replicas - 1)
+        found.append(
+            (
+                "a replica lost",
+                f"the others keep the SLO up to {left:.3g} requests/s: "
+                + ("enough" if left >= c.rate else f"not for {c.rate:.3g}"),
+            )
+        )
+    else:
+        found.append(("a rank lost", "there is one replica: nothing is served until it is back"))
+    skew = expert_imbalance(c.deployment, max(1.0, c.in_flight))
+    if skew > 1.0:
+        found.append(
+            ("experts", f"the busiest rank computes {skew:.2f} times the mean; copies help")
+        )
+    return found
+
+
+def break_even(c: Choice, api_usd_per_mtok: float) -> str:
+    """When an API at this price of output tokens is the cheaper one."""
+    if c.usd_per_hour is None:
+        return "no price of this accelerator is known: nothing to compare with"
+    low, high, _date = c.usd_per_hour
+    even = [usd * 1e6 / (3600.0 * c.output_tokens * api_usd_per_mtok) for usd in (low, high)]
+    if even[0] > c.most_rate:
+        return (
+            f"do not host it: an API at ${api_usd_per_mtok:g}/MTok of output is cheaper even at "
+            f"the {c.most_rate:.3g} requests/s that this can serve"
+        )
+    return (
+        f"an API at ${api_usd_per_mtok:g}/MTok of output is cheaper below {even[0]:.3g} requests/s "
+        f"at the least price of these accelerators, below {even[1]:.3g} at the greatest"
+    )
+
+
+def fields(c: Choice) -> dict[str, object]:
+    """In JSON's types: seconds, bytes, USD."""
+    memory = ledger(c)
+    return {
+        "accelerator": c.accelerator.name,
+        "gpus": c.gpus,
+        "replicas": c.replicas,
+        "precision": c.precision,
+        "kv": c.kv,
+        "mesh": str(c.deployment.mesh),
+        "prefill_workers": c.prefill_workers,
+        "decode_workers": c.workers if c.prefill_workers else 0,
+        "in_flight": c.in_flight,
+        "requests_per_second": c.rate,
+        "most_requests_per_second": c.most_rate,
+        "ttft_p50": c.ttft_p50,
+        "ttft_p99": c.ttft_p99,
+        "ttft_factor": c.spread_ttft,
+        "itl": c.tpot,
+        "itl_factor": c.spread,
+        "output_tokens_per_second": c.tokens_per_second,
+        "joules_per_token": c.joules_per_token,
+        "usd_per_hour": None if c.usd_per_hour is None else list(c.usd_per_hour),
+        "usd_per_mtok": {
+            name: None if (paid := c.usd_per_mtok(name)) is None else list(paid)
+            for name in ("output", "input", "generated", "total")
+        },
+        "binds": c.binds,
+        "rank_bytes": {
+            "weights": memory.weights,
+            "values": memory.values,
+            "cache": memory.cache,
+            "free": memory.free,
+            "usable": memory.usable,
+        },
+    }
+
+
+def html(title: str, subtitle: str, found: Searched, shown: Sequence[Choice]) -> str:
+    """One page that needs nothing beside it."""
+    parts = [table(HEAD, [cells(c) for c in shown], words=WORDS, best=0)]
+    front = [(c, c.usd_per_mtok("output")) for c in found.front]
+    priced = [(c, paid[0]) for c, paid in front if paid is not None]
+    if len(priced) > 1:
+        xs, ys = [1e3 * c.tpot for c, _ in priced], [usd for _, usd in priced]
+        axes = Axes(
+            900, 420, (min(xs) / 1.3, max(xs) * 1.3), (min(ys) / 1.3, max(ys) * 1.3),
+            log=(True, True),
+        )  # fmt: skip
+        axes.grid(
+            "ms between an answer's tokens",
+            "$ a million output tokens, at the least price",
+            lambda x: f"{x:g}",
+            lambda y: f"{y:g}",
+        )
+        axes.polyline(list(zip(xs, ys, strict=True)), "front")
+        for (c, usd), x in zip(priced, xs, strict=True):
+            tip = f"{c.accelerator.name} {c.name}: {x:.1f} ms, ${usd:.2f}"
+            axes.circle(x, usd, 6, "#3b7dd8", tip)
+        parts.append("<h2>What nothing beats in both speed and cost, at full load</h2>")
+        parts.append(axes.element("Pareto front of inter-token latency and cost"))
+    bars = []
+    for c in shown[:6]:
+        m = ledger(c)
+        bars.append(
+            (
+                f"{c.precision} {c.deployment.mesh}",
+                (
+                    ("weights", m.weights, "#3b7dd8"),
+                    ("values", m.values, "#9a6fb0"),
+                    ("cache", m.cache, "#d98b2b"),
+                    ("free", m.free, "#8fbf8f"),
+                ),
+            )
+        )
+    most = max((ledger(c).usable for c in shown[:6]), default=1.0)
+    parts.append("<h2>A rank's memory</h2>")
+    parts.append(stacked(bars, most, format_bytes(most)))
+    return page(title, subtitle, parts)
+
+
+def nearest(found: Searched) -> str:
+    """Of a search that found nothing: the best that can be had."""
+    if found.too_dear < inf:
+        return (
+            f"what keeps it costs ${found.too_dear:,.2f} an hour at least; raise --max-cost, or "
+            "loosen --slo"
+        )
+    return (
+        f"the best first token comes after {milliseconds(found.best_ttft)}, the best ITL is "
+        f"{1e3 * found.best_itl:.1f} ms (not necessarily of one configuration, nor at this rate); "
+        "loosen --slo, lower --rate, or give more --count"
+    )

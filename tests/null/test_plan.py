@@ -1,0 +1,177 @@
+"""`ridgeline plan`: what is found keeps what was asked, costs add up, nonsense gets one line."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from ridgeline.cli.main import main
+from ridgeline.cost.accelerator import load_accelerator
+from ridgeline.errors import CapacityError, RequestError
+from ridgeline.model.configurations import load_configuration
+from ridgeline.plan.launch import ENGINES, launch
+from ridgeline.plan.report import break_even, distinct, failure_axis, ledger, why_lost
+from ridgeline.plan.search import Asked, Searched, search
+
+H100 = load_accelerator("h100")
+ASKED = Asked(1000, 200, 4, rate=8.0, ttft=0.5, itl=0.03, precisions=("fp8",), kv=("fp8",))
+
+
+@pytest.fixture(scope="module")
+def found() -> Searched:
+    return search(load_configuration("llama-3.1-8b").config, [H100], ASKED)
+
+
+def test_what_is_ranked_keeps_the_slo_and_the_budget(found: Searched) -> None:
+    assert len(found.ranked) > 3
+    costs = []
+    for choice in found.ranked:
+        assert choice.gpus <= ASKED.count
+        assert choice.rate == pytest.approx(8.0)
+        assert choice.most_rate >= 8.0 * (1 - 1e-9)
+        assert choice.ttft_p50 <= 0.5
+        assert choice.ttft_p50 <= choice.ttft_p99
+        assert choice.tpot <= 0.03
+        assert choice.in_flight <= choice.limit
+        paid = choice.usd_per_mtok("output")
+        assert paid is not None
+        costs.append(paid[0])
+    assert costs == sorted(costs)
+
+
+def test_costs_add_up(found: Searched) -> None:
+    for choice in found.ranked[:20]:
+        assert choice.usd_per_hour is not None
+        low, high, _date = choice.usd_per_hour
+        hourly = choice.rate * 3600 / 1e6
+        for bound, usd in enumerate((low, high)):
+            parts = [choice.usd_per_mtok(what) for what in ("input", "generated")]
+            tokens = (choice.input_tokens, choice.output_tokens)
+            summed = sum(
+                part[bound] * count * hourly
+                for part, count in zip(parts, tokens, strict=True)
+                if part is not None
+            )
+            assert summed == pytest.approx(usd)
+
+
+def test_a_rank_holds_what_it_is_given(found: Searched) -> None:
+    for choice in found.ranked[:20]:
+        memory = ledger(choice)
+        assert memory.weights > 0
+        assert memory.weights + memory.values + memory.cache <= memory.usable
+
+
+def test_a_tighter_slo_is_never_cheaper(found: Searched) -> None:
+    config = load_configuration("llama-3.1-8b").config
+    tight = search(config, [H100], replace(ASKED, itl=0.012, percentile=99.0))
+    best, tighter = (s.ranked[0].usd_per_mtok("output") for s in (found, tight))
+    assert best is not None
+    assert tighter is not None
+    assert tighter[0] >= best[0]
+    assert all(c.ttft_p99 <= 0.5 for c in tight.ranked)
+
+
+def test_the_front_is_one(found: Searched) -> None:
+    points = [(c.tpot, paid[0]) for c in found.front if (paid := c.usd_per_mtok("output"))]
+    assert len(points) > 2
+    assert points == sorted(points)
+    assert all(a[1] > b[1] for a, b in pairwise(points))
+
+
+def test_reasons(found: Searched) -> None:
+    best, *others = distinct(found.ranked, 5)
+    assert others
+    assert all(why_lost(best, other) for other in others)
+    assert {"queue", "cache"} <= {what for what, _ in failure_axis(best)}
+    assert "do not host it" in break_even(best, 0.001)
+    assert "cheaper below" in break_even(best, 100.0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_launch_says_the_layout(found: Searched, engine: str) -> None:
+    for choice in found.ranked:
+        text = launch(choice, "owner/model", engine)
+        assert "owner/model" in text
+        tp = choice.deployment.mesh.tp
+        if engine == "vllm":
+            assert f"--tensor-parallel-size {tp}" in text
+            assert "--quantization fp8" in text
+            assert ("--kv-transfer-config" in text) == (choice.prefill_workers > 0)
+
+
+def test_experts_are_laid_out_across_ranks() -> None:
+    config = load_configuration("qwen3-235b").config
+    asked = replace(ASKED, count=8, rate=None, ttft=None, precisions=("nvfp4",))
+    ranked = search(config, [load_accelerator("b200")], asked).ranked
+    assert any(c.deployment.mesh.ep > 1 for c in ranked)
+    assert all(c.rate == c.most_rate for c in ranked)
+
+
+def test_nothing_that_fits_says_how_many_would() -> None:
+    config = load_configuration("llama-3.3-70b").config
+    with pytest.raises(CapacityError, match="take --count"):
+        search(config, [H100], replace(ASKED, count=1, precisions=("bf16",)))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--gpu", "h300"], "nearest: h200"),
+        (["--rate", "0"], "--rate"),
+        (["--count", "0"], "--count"),
+        (["--slo", "ttft=1us"], "the best first token comes after"),
+        (["--slo", "speed=3"], "--slo"),
+        (["--emit", "ollama"], "there are: ridgeline, vllm"),
+        (["--max-cost", "0.01"], "costs \\$"),
+        (["--precision", "fp3"], "there are: bf16"),
+        (["--slo-at", "p42"], "there are: p50"),
+    ],
+)
+def test_nonsense_gets_one_line(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--count", "2"] if "--count" not in words else []
+    quick = [] if "--precision" in words else ["--precision", "fp8", "--kv", "fp8"]
+    assert main(["plan", "llama-3.1-8b", *common, *quick, *words]) == 2
+    said = capsys.readouterr().err
+    assert len(said.strip().splitlines()) == 1
+    assert re.search(told, said)
+
+
+def test_json_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "plan.html"
+    words = ["plan", "llama-3.1-8b", "--gpu", "h100", "--count", "2", "--rate", "4"]
+    words += ["--precision", "fp8", "--kv", "fp8", "--json", "--html", str(page)]
+    words += ["--emit", "sglang"]
+    assert main(words) == 0
+    first = capsys.readouterr().out
+    told = json.loads(first)
+    (ranked,) = (one["ranked"] for one in told["models"].values())
+    assert ranked[0]["usd_per_mtok"]["output"][0] > 0
+    assert "sglang.launch_server --model-path meta-llama/" in told["launch"]
+    text = page.read_text(encoding="utf-8")
+    assert "<svg" in text
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert main(words) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_a_trace_is_the_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tmp_path / "t.jsonl"
+    lines = [{"timestamp": 500 * i, "input_length": 900, "output_length": 90} for i in range(9)]
+    trace.write_text("".join(json.dumps(one | {"hash_ids": []}) + "\n" for one in lines))
+    words = ["plan", "llama-3.1-8b", "--count", "1", "--precision", "fp8", "--kv", "fp8"]
+    assert main([*words, "--trace", str(trace)]) == 0
+    assert "900 + 90 tokens, 2 requests/s" in capsys.readouterr().out
+
+
+def test_errors_are_typed() -> None:
+    for wrong in ({"input_tokens": 0}, {"count": 9999}, {"rate": -1.0}):
+        with pytest.raises(RequestError):
+            replace(ASKED, **wrong).check()  # type: ignore[arg-type]
