@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ridgeline import LLM, SamplingParams
+from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.engine.request import Request
 from ridgeline.engine.schedule import step
 from ridgeline.engine.schedule.state import SchedulerState
@@ -97,7 +98,7 @@ def test_any_engine(
     blocks: int | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _, expected = together
+    whole, expected = together
     preempted: list[str] = []
     preempt = step._preempt
 
@@ -106,7 +107,9 @@ def test_any_engine(
         preempt(state, request)
 
     monkeypatch.setattr(step, "_preempt", counted)
-    block_bytes = 30 * 16 * 3 * 2 * 64 * 2  # layers, tokens, KV heads, k and v, channels, float16
+    executor = whole.assembled.executor
+    assert isinstance(executor, CpuExecutor)
+    block_bytes = executor.unit_memory()["kv_block"]
     llm = LLM(
         str(smollm2_path),
         max_rows=max_rows,
