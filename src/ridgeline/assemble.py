@@ -61,15 +61,16 @@ class Options:
     backend: "cpu", "reference" (NumPy, slow, the definition) or "null" (no arithmetic).
     context_length: tokens of a prompt and its answer. memory: bytes of the KV cache. kv_format: how
     keys and values are kept, "bf16", "f16" or "int8"; "f32" in the reference backend. max_rows:
-    requests that run at once. max_tokens_per_step: new tokens that a step computes at most.
-    policy: who goes first, "fcfs", "priority" or "fair". max_waiting: requests that may wait; one
-    more is refused as Overloaded, with the time when to come back; None: any number. itl_target:
-    seconds between the tokens of an answer that prompts must leave: beside answers that are being
-    written, a step has as much of a prompt as fits that time. expert_counts: outputs say how often
-    each expert of a mixture was chosen. threads, isa: of the CPU backend,
-    over `Settings`. record: a file to which everything that the engine is told and does is written,
-    for `ridgeline replay`; token ids, no text. task: "generate", "embed" or "classify". pooling: of
-    an encoder, "mean" or "cls", over its files'. positions: "dropped" leaves rotations out (DroPE).
+    requests that run at once. max_tokens_per_step: new tokens that a step computes at most. policy:
+    who goes first, "fcfs", "priority" or "fair". max_waiting: requests that may wait; one more is
+    refused as Overloaded, with the time when to come back; None: any number. itl_target: seconds
+    between the tokens of an answer that prompts must leave: beside answers that are being written,
+    a step has as much of a prompt as fits that time; itl_steps: the same, as so many times what a
+    step takes that writes in every row. expert_counts: outputs say how often each expert of a
+    mixture was chosen. threads, isa: of the CPU backend, over `Settings`. record: a file to which
+    everything that the engine is told and does is written, for `ridgeline replay`; token ids, no
+    text. task: "generate", "embed" or "classify". pooling: of an encoder, "mean" or "cls", over its
+    files'. positions: "dropped" leaves rotations out (DroPE).
     """
 
     backend: str = "cpu"
@@ -81,6 +82,7 @@ class Options:
     policy: str = "fcfs"
     max_waiting: int | None = None
     itl_target: float | None = None
+    itl_steps: float | None = None
     expert_counts: bool = False
     threads: int | None = None
     isa: str | None = None
@@ -287,7 +289,7 @@ def assemble(
     executor = build(graph, opened, sizes, settings)
     precision = replace(precision, attention=attention_arithmetic(executor))
     replay = device is not None
-    if device is None and options.itl_target is not None:
+    if device is None and (options.itl_target or (options.itl_steps and options.record)):
         device = machine_device(graph, settings)
     known = device
     # A record must be had again on other machines: it is told by limits, which it holds itself.
@@ -306,6 +308,7 @@ def assemble(
         policy=options.policy,
         max_waiting=options.max_waiting,
         itl_target=options.itl_target,
+        itl_steps=options.itl_steps,
         seconds=step_seconds,
         constraints=constraints,
         experts=counter_of(graph, executor) if options.expert_counts else None,
@@ -371,6 +374,7 @@ def replay_options(header: Mapping[str, Any]) -> tuple[str, Options]:
             policy=str(header.get("policy", "fcfs")),
             max_waiting=header.get("max_waiting"),
             itl_target=header.get("itl_target"),
+            itl_steps=header.get("itl_steps"),
         )
     except (KeyError, TypeError, ValueError):
         raise RidgelineError("record: its header does not say which engine it was") from None
@@ -406,6 +410,7 @@ def _recorder(
         "policy": options.policy,
         "max_waiting": options.max_waiting,
         "itl_target": options.itl_target,
+        "itl_steps": options.itl_steps,
         "device": None if device is None else asdict(device),
         "sizes": settled,
     }

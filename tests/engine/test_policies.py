@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -214,11 +215,39 @@ def test_a_prompt_is_cut_so_that_answers_keep_their_pace(target: float) -> None:
         assert chunks[0] >= (target - 0.010 - 0.002) / 0.001 - 1 - context * 0.01 - 1
 
 
+def test_a_pace_in_steps_follows_what_is_learned() -> None:
+    factor = [1.0]
+
+    def seconds(shape: StepShape) -> float:
+        return factor[0] * step_seconds(shape)
+
+    limits = replace(state(rows=4).limits, itl_steps=2.0)
+    at = SchedulerState.empty(limits, 200, seconds=seconds)
+    admit(at, request("a", max_tokens=100))
+    step(at, 0)
+    admit(at, request("long", 300, 5))
+    chunks = []
+    for learned in (1.0, 50.0):
+        factor[0] = learned
+        assert at.pace is not None
+        at.pace.forget()
+        target = at.step_target
+        assert target is not None
+        assert target == pytest.approx(2 * seconds(StepShape.decode(4, 400)), rel=0.2)
+        plan = step(at, 0)
+        chunks.append(max(row.num_new for row in plan.rows))
+        assert seconds(plan.shape) <= target
+    assert 1 < chunks[0] < 300
+    assert chunks[1] == pytest.approx(chunks[0], abs=4), "a machine 50 times slower, the same chunk"
+
+
 def test_a_pace_that_no_step_can_keep_is_refused() -> None:
     with pytest.raises(RequestError, match="itl_target"):
         state(itl_seconds=0.001)
     with pytest.raises(RequestError, match="cost model"):
         SchedulerState.empty(Limits(1, 8, 40, 4, itl_seconds=1.0), 10)
+    with pytest.raises(RequestError, match="itl_steps"):
+        state(itl_steps=0.5)
 
 
 def test_a_policy_is_chosen_by_name(tmp_path: Path) -> None:

@@ -65,6 +65,11 @@ FLAGS: dict[str, Flag] = {
         "prompt tokens of a step = most n with predicted seconds(step) <= target",
         "chunk",
     ),
+    "itl-steps": Flag(
+        "The same in steps: prompts leave answers a token in so many steps of all rows.",
+        "itl target = itl_steps * predicted seconds(a step that writes in every row)",
+        "chunk",
+    ),
     "expert-counts": Flag("Outputs say how often each expert was chosen.", "counted per token"),
     "experts": Flag("A heat map of the experts that tokens went to.", "counted per token"),
     "threads": Flag(

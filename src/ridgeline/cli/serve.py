@@ -32,6 +32,10 @@ be limited, weight, requests_per_minute, tokens_per_minute and max_concurrent. S
 finishes what runs and refuses what is new; the same again ends at once.
 """
 
+# Under load chunks of prompts shrink first: an answer's token comes in so many times what it takes
+# when every row writes. Less would make prompts dear, each chunk reads all weights again.
+ITL_STEPS = 4
+
 _MACHINE = "Model and machine"
 _ACCESS = "Who may call"
 _LIMITS = "Limits"
@@ -128,7 +132,8 @@ def serve(
         float | None,
         typer.Option(
             help="Seconds between the tokens of an answer that prompts must leave; chunks of "
-            "prompts shrink to it.",
+            "prompts shrink to it. 0: prompts shrink for nobody. [default: 4 steps that write in "
+            "every row, as predicted]",
             rich_help_panel=_MACHINE,
         ),
     ] = None,
@@ -221,7 +226,8 @@ def serve(
             max_rows=max_rows,
             max_tokens_per_step=max_tokens_per_step,
             policy=policy or ("fair" if keys else "fcfs"),
-            itl_target=itl_target,
+            itl_target=itl_target or None,
+            itl_steps=ITL_STEPS if itl_target is None else None,
             threads=threads,
         )
     options = ServeOptions(
@@ -238,6 +244,11 @@ def serve(
         hosts=tuple(allowed_host or ()) if loopback else None,
         access_log=_say if access_log else None,
     )
+    if itl_target is None and (target := llm.session.engine.state.step_target) is not None:
+        _say(
+            f"note: beside answers, prompts get what {ITL_STEPS} steps of {max_rows} answers leave "
+            f"(about {1e3 * target:.0f} ms by a first prediction); --itl-target 0: all there is"
+        )
     for note in llm.notes:
         _say(f"note: {note}")
     where = f"[{host}]" if ":" in host else host

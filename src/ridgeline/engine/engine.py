@@ -40,12 +40,13 @@ class Engine:
     """Many requests on one model. Not thread-safe: one caller steps it.
 
     max_tokens_per_step bounds a step's new tokens; a longer prompt is computed in chunks, with the
-    same result. max_context bounds a request's prompt and answer together. policy: a key
-    of `POLICIES`. max_waiting: see `Limits`. itl_target: seconds that a step may take while answers
-    are being written; prompts get what that leaves. seconds: what a step takes by the cost model;
-    without it nothing is predicted. One that learns is told what steps took. experts: counts those
-    that tokens are routed to, in `Request.experts`. constraints: compiles the grammars of requests
-    that come with one and no follower of it (a replay). clock: seconds.
+    same result. max_context bounds a request's prompt and answer together. policy: a key of
+    `POLICIES`. max_waiting: see `Limits`. itl_target: seconds that a step may take while answers
+    are being written; prompts get what that leaves; itl_steps: see `Limits`. seconds: what a step
+    takes by the cost model; without it nothing is predicted. One that learns is told what steps
+    took. experts: counts those that tokens are routed to, in `Request.experts`. constraints:
+    compiles the grammars of requests that come with one and no follower of it (a replay). clock:
+    seconds.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Engine:
         policy: str = "fcfs",
         max_waiting: int | None = None,
         itl_target: float | None = None,
+        itl_steps: float | None = None,
         seconds: Callable[[StepShape], float] | None = None,
         observer: Observer | None = None,
         constraints: Constraints | None = None,
@@ -77,6 +79,7 @@ class Engine:
             block_tokens=executor.block_tokens,
             max_waiting=max_waiting,
             itl_seconds=itl_target,
+            itl_steps=itl_steps,
             is_recurrent=executor.num_slots > 0,
         )
         if policy not in POLICIES:

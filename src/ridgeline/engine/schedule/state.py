@@ -17,6 +17,9 @@ from ridgeline.engine.schedule.policies.queue import Queue
 from ridgeline.errors import RequestError
 from ridgeline.step import NO_BLOCK, ONE_GROUP, BlockGroup, StepShape
 
+# Tokens of an answer and its prompt, where a pace is wanted before there are any.
+USUAL_CONTEXT = 512
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -24,6 +27,8 @@ class Limits:
 
     max_waiting: requests in the queue; None: any number. itl_seconds: what a step may take, by the
     cost model, while answers are being written; None: prompts go as fast as the budget lets them.
+    itl_steps: the same, where itl_seconds is None, as so many times what a step of all rows takes
+    by the cost model as it is then.
     is_recurrent: rows have a state besides their blocks, so that another row's blocks help only up
     to where there is a snapshot of it.
     """
@@ -34,6 +39,7 @@ class Limits:
     block_tokens: int
     max_waiting: int | None = None
     itl_seconds: float | None = None
+    itl_steps: float | None = None
     is_recurrent: bool = False
 
     @property
@@ -103,8 +109,11 @@ class SchedulerState:
         """num_snapshots: slots for recurrent states beside those of the rows. groups: of layers, as
         the executor has them. queue: the policy; first come, first served if None. seconds: what a
         step takes by the cost model; needed for itl_seconds and for admission by predicted finish
-        time. Raises RequestError for an itl_seconds that no step can meet.
+        time. Raises RequestError for an itl_seconds that no step can meet, or
+        an itl_steps below 1.
         """
+        if limits.itl_steps is not None and not 1 <= limits.itl_steps < 1e6:
+            raise RequestError("itl_steps", f"{limits.itl_steps!r} is not a number of 1 or more")
         if limits.itl_seconds is not None:
             if seconds is None:
                 raise RequestError("itl_target", "needs a cost model, and there is none")
@@ -122,6 +131,16 @@ class SchedulerState:
             free_rows=list(range(limits.max_rows))[::-1],
             snapshots=SnapshotPool(limits.max_rows, num_snapshots),
         )
+
+    @property
+    def step_target(self) -> float | None:
+        """Seconds that a step may take while answers are being written; None: any. It follows what
+        is learned of the machine, so that a first guess too low starves no prompt.
+        """
+        if self.limits.itl_seconds is not None or self.limits.itl_steps is None or not self.pace:
+            return self.limits.itl_seconds
+        context = min(USUAL_CONTEXT, self.limits.max_context)
+        return self.limits.itl_steps * self.pace.decode_seconds(self.limits.max_rows, context)
 
     @property
     def num_waiting(self) -> int:

@@ -346,7 +346,7 @@ def _prompt_tokens(state: SchedulerState, step: _Step, prompt_context: int) -> i
     """Tokens of prompts that the step may have in all, beside the answers that are being written;
     0: it takes too long already.
     """
-    target = state.limits.itl_seconds
+    target = state.step_target
     if target is None or state.pace is None or step.num_decode == 0:
         return state.limits.max_tokens_per_step
     # As if one prompt had them all: dearer than what the step will have.
