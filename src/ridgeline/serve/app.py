@@ -26,6 +26,7 @@ from ridgeline.serve.metrics.access_log import AccessLog
 from ridgeline.serve.ollama import routes as ollama
 from ridgeline.serve.openai import chat, completions
 from ridgeline.serve.openai.errors import error_body as openai_error
+from ridgeline.serve.page import routes as page
 from ridgeline.serve.plain import tokens
 from ridgeline.serve.responses import routes as responses
 
@@ -51,6 +52,7 @@ DIALECTS: dict[str, Dialect] = {
     "ollama": Dialect(ollama.router, ollama.error_body, ("/api/",)),
     "tokens": Dialect(tokens.router),
     "telemetry": Dialect(metrics.router),
+    "page": Dialect(page.router),
 }
 
 

@@ -1,0 +1,133 @@
+// A conversation over /v1/chat/completions, streamed. It keeps its turns here and nowhere else.
+
+const at = (id) => document.getElementById(id);
+const turns = [];
+let running = null;
+
+export function headers() {
+  const key = at("key").value.trim();
+  return key ? { authorization: `Bearer ${key}` } : {};
+}
+
+at("key").value = sessionStorage.getItem("key") || "";
+at("key").addEventListener("change", () => sessionStorage.setItem("key", at("key").value.trim()));
+
+function shown(role, text) {
+  const box = document.createElement("div");
+  box.className = `turn ${role}`;
+  const who = document.createElement("span");
+  who.className = "who";
+  who.textContent = role === "user" ? "You" : role === "error" ? "Error" : "Model";
+  const reason = document.createElement("span");
+  reason.className = "reason";
+  const body = document.createElement("span");
+  body.textContent = text;
+  if (role === "error") body.className = "error";
+  box.append(who, reason, body);
+  at("log").append(box);
+  at("log").scrollTop = at("log").scrollHeight;
+  return { body, reason };
+}
+
+function asked() {
+  const number = (id) => (at(id).value === "" ? undefined : Number(at(id).value));
+  return {
+    messages: turns,
+    stream: true,
+    stream_options: { include_usage: true },
+    temperature: number("temperature"),
+    top_p: number("top_p"),
+    max_tokens: number("max_tokens"),
+    seed: number("seed"),
+  };
+}
+
+// The lines `data: ...` of a body, as they come; one may be cut anywhere.
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let kept = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    kept += value;
+    const parts = kept.split("\n\n");
+    kept = parts.pop();
+    for (const part of parts) {
+      const data = part.replace(/^data: /, "");
+      if (data === "[DONE]") return;
+      yield JSON.parse(data);
+    }
+  }
+}
+
+async function send(text) {
+  turns.push({ role: "user", content: text });
+  shown("user", text);
+  const answer = shown("assistant", "");
+  running = new AbortController();
+  at("stop").disabled = false;
+  at("send").disabled = true;
+  const began = performance.now();
+  let first = null, said = "", usage = null;
+  try {
+    const response = await fetch("/v1/chat/completions", {
+      method: "POST",
+      headers: { "content-type": "application/json", ...headers() },
+      body: JSON.stringify(asked()),
+      signal: running.signal,
+    });
+    if (!response.ok) throw new Error((await response.json()).error?.message || response.statusText);
+    for await (const event of events(response)) {
+      if (event.error) throw new Error(event.error.message);
+      if (event.usage) usage = event.usage;
+      const delta = event.choices?.[0]?.delta || {};
+      if (first === null && (delta.content || delta.reasoning_content)) first = performance.now();
+      if (delta.reasoning_content) answer.reason.textContent += delta.reasoning_content;
+      if (delta.content) {
+        said += delta.content;
+        answer.body.textContent = said;
+      }
+      at("log").scrollTop = at("log").scrollHeight;
+    }
+  } catch (error) {
+    if (error.name !== "AbortError") shown("error", error.message);
+  }
+  turns.push({ role: "assistant", content: said });
+  at("stop").disabled = true;
+  at("send").disabled = false;
+  running = null;
+  if (usage && first !== null) {
+    const seconds = (performance.now() - first) / 1000;
+    const rate = (usage.completion_tokens - 1) / Math.max(seconds, 1e-3);
+    at("told").textContent =
+      `${usage.prompt_tokens} + ${usage.completion_tokens} tokens ` +
+      `(${usage.prompt_tokens_details.cached_tokens} cached), first after ` +
+      `${Math.round(first - began)} ms, ${rate.toFixed(0)} tok/s`;
+  }
+}
+
+at("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = at("prompt").value.trim();
+  if (!text || running) return;
+  at("prompt").value = "";
+  send(text);
+});
+at("prompt").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    at("form").requestSubmit();
+  }
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && running) running.abort();
+});
+at("stop").addEventListener("click", () => running?.abort());
+at("clear").addEventListener("click", () => {
+  running?.abort();
+  turns.length = 0;
+  at("log").replaceChildren();
+  at("told").textContent = "";
+  at("prompt").focus();
+});
+at("prompt").focus();

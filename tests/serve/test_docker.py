@@ -1,0 +1,55 @@
+"""docker/ and docs/serving.md, as far as that goes without running a container."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tiny import tiny_core
+
+from ridgeline.cli.main import COMMANDS
+from ridgeline.serve.app import build_routes
+from ridgeline.serve.metrics.exposition import names
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_each_expression_names_metrics_that_there_are() -> None:
+    board = json.loads((ROOT / "docker/grafana/dashboards/ridgeline.json").read_text())
+    known = set(names())
+    expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    assert len(expressions) > 15
+    for expression in expressions:
+        found = re.findall(r"(?:ridgeline|vllm):\w+", expression)
+        assert found, expression
+        for name in found:
+            assert name in known or re.sub(r"_(bucket|sum|count)$", "", name) in known, name
+
+
+def test_containers_use_what_there_is() -> None:
+    docker = (ROOT / "docker/Dockerfile").read_text()
+    assert 'ENTRYPOINT ["ridgeline", "serve"]' in docker
+    assert "serve" in COMMANDS
+    core = tiny_core()
+    paths = build_routes(core).openapi()["paths"]
+    core.close()
+    assert "/readyz" in paths
+    compose = (ROOT / "docker/compose.yaml").read_text()
+    for mounted in re.findall(r"- (\./[\w./-]+):", compose):
+        theirs = mounted in ("./keys.toml", "./scrape.key")  # written by whoever runs it
+        assert theirs or (ROOT / "docker" / mounted).exists(), mounted
+    assert (ROOT / "docker" / ".." / "docker/Dockerfile").exists()
+    for port in re.findall(r'ports: \["([^"]+)"\]', compose):
+        assert port.startswith("127.0.0.1:")
+    assert "ridgeline:8000" in (ROOT / "docker/prometheus.yml").read_text()
+
+
+def test_every_path_is_in_the_docs() -> None:
+    text = (ROOT / "docs/serving.md").read_text()
+    core = tiny_core()
+    document = build_routes(core).openapi()
+    core.close()
+    for path in document["paths"]:
+        stem = path if path in ("/explain/{request_id}",) else path.split("/{")[0]
+        assert f"`{stem}`" in text, path

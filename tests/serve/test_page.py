@@ -1,0 +1,158 @@
+"""The page at `/`: its files and their policy; and in headless Chromium, where there is one, that a
+conversation streams and the live view moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+import websockets
+from tiny import tiny_core, within
+
+from ridgeline.serve.app import build_app
+from ridgeline.serve.page.routes import KINDS
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def test_files_are_whole_and_call_nobody_else() -> None:
+    core = tiny_core()
+
+    async def check(client: httpx.AsyncClient) -> None:
+        index = await client.get("/")
+        assert index.headers["content-type"] == KINDS["index.html"]
+        policy = index.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        named = set(re.findall(r'(?:src|href)="/page/([^"]+)"', index.text))
+        assert named == set(KINDS) - {"index.html"}
+        assert not re.search(r"<script(?![^>]*src=)|<style| on[a-z]+=| style=", index.text)
+        for name in named:
+            file = await client.get(f"/page/{name}")
+            assert file.headers["content-type"] == KINDS[name]
+            elsewhere = re.findall(r"https?://[^\s\"')]+", file.text)
+            assert set(elsewhere) <= {"http://www.w3.org/2000/svg"}
+        for path in ("/page/nothing.js", "/page/..%2f__init__.py", "/page/routes.py"):
+            assert (await client.get(path)).status_code == 404
+
+    within(core, check)
+
+
+def test_what_is_typed_has_a_name() -> None:
+    core = tiny_core()
+
+    async def check(client: httpx.AsyncClient) -> None:
+        text = (await client.get("/")).text
+        for name in re.findall(r'<(?:textarea|input) id="([^"]+)"', text):
+            wrapped = re.search(rf'<label>[^<]*<input id="{name}"', text)
+            assert wrapped or f'<label for="{name}">' in text, name
+        script = (await client.get("/page/chat.js")).text
+        live = (await client.get("/page/live.js")).text
+        for name in re.findall(r'at\("([^"]+)"\)', script + live):
+            assert f'id="{name}"' in text, name
+
+    within(core, check)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_a_conversation_streams_and_the_live_view_moves(tmp_path: Path) -> None:
+    with _served() as port, _browser(tmp_path) as address:
+        asyncio.run(asyncio.wait_for(_used(port, address), 60))
+
+
+async def _used(port: int, address: str) -> None:
+    async with websockets.connect(address, max_size=None) as socket_:
+        number = 0
+
+        async def call(method: str, **params: Any) -> Any:
+            nonlocal number
+            number += 1
+            await socket_.send(json.dumps({"id": number, "method": method, "params": params}))
+            while True:
+                told = json.loads(await socket_.recv())
+                if told.get("id") == number:
+                    assert "error" not in told, told
+                    return told["result"]
+
+        async def value(expression: str) -> Any:
+            found = await call("Runtime.evaluate", expression=expression, returnByValue=True)
+            return found["result"].get("value")
+
+        async def until(expression: str) -> None:
+            for _ in range(400):
+                if await value(expression):
+                    return
+                await asyncio.sleep(0.05)
+            raise AssertionError(expression)
+
+        await call("Page.enable")
+        await call("Page.navigate", url=f"http://127.0.0.1:{port}/")
+        await until("document.querySelector('#model')?.textContent === 'tiny'")
+        assert await value("document.activeElement.id") == "prompt"
+        await call("Input.insertText", text="hello")
+        for kind, text in (("keyDown", "\r"), ("keyUp", "")):
+            key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": text}
+            await call("Input.dispatchKeyEvent", type=kind, **key)
+        await until("document.querySelectorAll('.turn').length >= 2")
+        await until("document.querySelector('#told').textContent.includes('tokens')")
+        assert await value("document.querySelectorAll('.turn.error').length") == 0
+        await until("document.querySelectorAll('#steps .bar').length > 1")
+        await until("document.querySelectorAll('#numbers dd').length === 8")
+        await call("Emulation.setDeviceMetricsOverride", width=360, height=740,
+                   deviceScaleFactor=1, mobile=True)  # fmt: skip
+        assert await value("document.documentElement.scrollWidth <= 360")
+        assert await value("getComputedStyle(document.querySelector('main')).display") == "block"
+
+
+@contextmanager
+def _served() -> Iterator[int]:
+    core = tiny_core()
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(build_app(core), log_config=None, ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: server.run(sockets=[listening]), daemon=True)
+    thread.start()
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        core.close()
+
+
+@contextmanager
+def _browser(folder: Path) -> Iterator[str]:
+    """A page's debugging address."""
+    assert CHROMIUM is not None
+    words = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
+    words += [f"--user-data-dir={folder}", "--disable-dev-shm-usage", "about:blank"]
+    process = subprocess.Popen([CHROMIUM, *words], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if match := re.search(r"ws://127\.0\.0\.1:(\d+)/", line):
+                break
+        else:
+            pytest.skip("Chromium does not start here")
+        with urllib.request.urlopen(f"http://127.0.0.1:{match[1]}/json", timeout=10) as answer:
+            pages = json.load(answer)
+        yield next(one["webSocketDebuggerUrl"] for one in pages if one["type"] == "page")
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stderr.close()
