@@ -80,17 +80,23 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8191)
     parser.add_argument("--overhead", action="store_true")
     parser.add_argument("--peer", type=int)
-    parser.add_argument("command", nargs="*")
-    asked = parser.parse_args()
+    words = sys.argv[1:]
+    command = []
+    if "--" in words:  # argparse gives a positional's rest away to the one before it
+        place = words.index("--")
+        words, command = words[:place], words[place + 1 :]
+    asked = parser.parse_args(words)
+    if (asked.peer is None) != (not command):
+        parser.error("--peer PORT and, after --, the command of its server: both or none")
     texts = prompts(asked.prompts, asked.requests)
     own = ridgeline(asked.model, asked.port)
     contenders = {"ridgeline": (own, asked.port)}
     if asked.peer is not None:
-        contenders["peer"] = (asked.command, asked.peer)
+        contenders["peer"] = (command, asked.peer)
     walls: dict[str, list[float]] = {"http": [], "offline": []}
     for turn in range(asked.rounds):
-        for name, (command, port) in contenders.items():
-            with server(command, port):
+        for name, (started, port) in contenders.items():
+            with server(started, port):
                 warm = ["Warm up: tell me of a river."] * 4
                 asyncio.run(load(port, warm, asked.tokens, None))
                 found = figures(asyncio.run(load(port, texts, asked.tokens, asked.rate)))
@@ -101,8 +107,8 @@ def main() -> None:
                 walls["http"].append(found["wall_s"])
         if asked.overhead:
             given = json.dumps([texts, asked.tokens])
-            command = [sys.executable, "-c", _OFFLINE, asked.model]
-            done = subprocess.run(command, input=given, capture_output=True, text=True, check=True)
+            offline = [sys.executable, "-c", _OFFLINE, asked.model]
+            done = subprocess.run(offline, input=given, capture_output=True, text=True, check=True)
             walls["offline"].append(float(done.stdout))
             print(json.dumps({"offline_wall_s": round(walls["offline"][-1], 3)}), flush=True)
     if asked.overhead:
