@@ -21,7 +21,7 @@ import httpx
 import pytest
 import uvicorn
 import websockets
-from tiny import tiny_core, within
+from tiny import slow_steps, tiny_core, within
 
 from ridgeline.serve.app import build_app
 from ridgeline.serve.page.routes import KINDS
@@ -103,15 +103,31 @@ async def _used(port: int, address: str) -> None:
         await call("Page.navigate", url=f"http://127.0.0.1:{port}/")
         await until("document.querySelector('#model')?.textContent === 'tiny'")
         assert await value("document.activeElement.id") == "prompt"
+        out = "document.querySelectorAll('#numbers dd')[2]?.textContent"
+        await until(f"{out} === '0'")
         await call("Input.insertText", text="hello")
         for kind, text in (("keyDown", "\r"), ("keyUp", "")):
             key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": text}
             await call("Input.dispatchKeyEvent", type=kind, **key)
         await until("document.querySelectorAll('.turn').length >= 2")
+        # In pieces: there is text while the answer can still be stopped.
+        await until(
+            "!document.querySelector('#stop').disabled && "
+            "document.querySelectorAll('.turn')[1].textContent.length > 'Model'.length"
+        )
         await until("document.querySelector('#told').textContent.includes('tokens')")
+        await until(f"{out} === '256'")
         assert await value("document.querySelectorAll('.turn.error').length") == 0
         await until("document.querySelectorAll('#steps .bar').length > 1")
         await until("document.querySelectorAll('#numbers dd').length === 8")
+        await call("Input.insertText", text="again")
+        for kind, text in (("keyDown", "\r"), ("keyUp", "")):
+            key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": text}
+            await call("Input.dispatchKeyEvent", type=kind, **key)
+        await until("!document.querySelector('#stop').disabled")
+        escape = {"key": "Escape", "code": "Escape", "windowsVirtualKeyCode": 27}
+        await call("Input.dispatchKeyEvent", type="keyDown", **escape)
+        await until("document.querySelector('#stop').disabled")
         await call("Emulation.setDeviceMetricsOverride", width=360, height=740,
                    deviceScaleFactor=1, mobile=True)  # fmt: skip
         assert await value("document.documentElement.scrollWidth <= 360")
@@ -121,6 +137,9 @@ async def _used(port: int, address: str) -> None:
 @contextmanager
 def _served() -> Iterator[int]:
     core = tiny_core()
+    slow_steps(core, 0.01)
+    # Answers end by their length only: random weights may end one before anybody has looked.
+    core.llm.session._samplings.stop_ids = lambda params: frozenset()  # type: ignore[method-assign]
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     config = uvicorn.Config(build_app(core), log_config=None, ws="none")
@@ -148,7 +167,7 @@ def _browser(folder: Path) -> Iterator[str]:
             if match := re.search(r"ws://127\.0\.0\.1:(\d+)/", line):
                 break
         else:
-            pytest.skip("Chromium does not start here")
+            pytest.fail("Chromium is here and does not start")
         with urllib.request.urlopen(f"http://127.0.0.1:{match[1]}/json", timeout=10) as answer:
             pages = json.load(answer)
         yield next(one["webSocketDebuggerUrl"] for one in pages if one["type"] == "page")

@@ -60,11 +60,20 @@ async function* events(response) {
   }
 }
 
+async function reason(response) {
+  try {
+    return (await response.json()).error.message;
+  } catch {
+    return `${response.status} ${response.statusText}`;
+  }
+}
+
 async function send(text) {
-  turns.push({ role: "user", content: text });
+  const turn = { role: "user", content: text };
+  turns.push(turn);
   shown("user", text);
   const answer = shown("assistant", "");
-  running = new AbortController();
+  const mine = (running = new AbortController());
   at("stop").disabled = false;
   at("send").disabled = true;
   const began = performance.now();
@@ -74,9 +83,9 @@ async function send(text) {
       method: "POST",
       headers: { "content-type": "application/json", ...headers() },
       body: JSON.stringify(asked()),
-      signal: running.signal,
+      signal: mine.signal,
     });
-    if (!response.ok) throw new Error((await response.json()).error?.message || response.statusText);
+    if (!response.ok) throw new Error(await reason(response));
     for await (const event of events(response)) {
       if (event.error) throw new Error(event.error.message);
       if (event.usage) usage = event.usage;
@@ -92,7 +101,12 @@ async function send(text) {
   } catch (error) {
     if (error.name !== "AbortError") shown("error", error.message);
   }
-  turns.push({ role: "assistant", content: said });
+  // What was cleared meanwhile is gone; a question without an answer is not a part of what follows.
+  if (turns.includes(turn)) {
+    if (said) turns.push({ role: "assistant", content: said });
+    else turns.splice(turns.indexOf(turn), 1);
+  }
+  if (running !== mine) return;
   at("stop").disabled = true;
   at("send").disabled = false;
   running = null;
