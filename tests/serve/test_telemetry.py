@@ -126,6 +126,27 @@ def test_a_request_is_explained_to_its_own_key_only() -> None:
     within(core, check)
 
 
+def test_nobody_learns_from_misses_what_another_tenant_has_sent() -> None:
+    names = ("first", "second", "third")  # a key is a tenant where there is no file
+    core = tiny_core(keys=Keys.of(f"a-key-of-{name}" for name in names))
+
+    async def check(client: httpx.AsyncClient) -> None:
+        async def miss(name: str, prompt: str) -> object:
+            key = {"authorization": f"Bearer a-key-of-{name}"}
+            answer = await client.post(
+                "/v1/completions", json=ASK | {"prompt": prompt}, headers=key
+            )
+            told = await client.get(f"/explain/{answer.json()['id']}", headers=key)
+            return told.json()["cache_miss"]
+
+        await miss("first", "a secret that is longer than one block of the cache is")
+        guessed = await miss("second", "a secret that is longer than one block of the cache is")
+        other = await miss("third", "no secret, and longer than one block of the cache is too")
+        assert guessed == other == {"kind": "new", "position": 0}
+
+    within(core, check)
+
+
 def test_the_live_view_is_small_and_true() -> None:
     core = tiny_core()
 
@@ -141,6 +162,8 @@ def test_the_live_view_is_small_and_true() -> None:
         assert all(math.isfinite(told[k]) for k in ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99"))
         assert told["operators"], "the engine's timers"
         assert 0 < sum(one["share"] for one in told["operators"]) <= 1
+        listed = [one["name"] for one in told["operators"]]
+        assert len(listed) == len(set(listed))
         assert all(one["flops_per_second"] > 0 for one in told["operators"])
 
     within(core, check)

@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from typing import Any
 
+from ridgeline.engine.kv.prefix import CacheMiss
 from ridgeline.engine.ledger import PHASES, Ledger
 from ridgeline.serve.core.ask import Ask
 from ridgeline.serve.core.events import Done
@@ -43,6 +44,9 @@ def explained(done: Done, delivered: float) -> dict[str, Any]:
     """
     output = done.output
     miss = output.cache_miss
+    if miss is not None and miss.kind == "salt":
+        # That somebody else's cache has the same tokens is theirs to know: as if nobody's had.
+        miss = CacheMiss("new", 0)
     return {
         "request_id": output.request_id,
         "prompt_tokens": len(output.prompt_token_ids),

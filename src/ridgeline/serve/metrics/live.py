@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ridgeline.assemble import kept_roofs
 from ridgeline.cost.count import LAYER, count_step
 from ridgeline.engine.book import Histogram
+from ridgeline.model.graph.work import NO_WORK, Work
 from ridgeline.serve.core.core import Core
 from ridgeline.step import StepShape
 
@@ -59,15 +60,17 @@ def dots(core: Core, shape: StepShape, timers: tuple[OperatorTime, ...]) -> list
         name = LAYER.sub("layers.*.", timer.name)
         seconds[name] = seconds.get(name, 0.0) + 1e-9 * timer.nanoseconds
     whole = sum(seconds.values())
-    found = []
+    asked: dict[str, Work] = {}  # rows of one name may differ by layer: in formats, or windows
     for row in count_step(made.bound_graph, shape, made.precision).rows:
-        took = seconds.get(row.name, 0.0)
-        work = row.work
+        asked[row.name] = asked.get(row.name, NO_WORK) + row.work
+    found = []
+    for name, work in asked.items():
+        took = seconds.get(name, 0.0)
         moved = work.weight_bytes + work.kv_read_bytes + work.kv_write_bytes
         if took > 0 and moved > 0 and work.total_flops > 0:
             found.append(
                 {
-                    "name": row.name.removeprefix("layers.*."),
+                    "name": name.removeprefix("layers.*."),
                     "flops_per_byte": work.total_flops / moved,
                     "flops_per_second": work.total_flops / took,
                     "share": took / whole,
