@@ -34,16 +34,6 @@ using Pairs = nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb
 using Words = nb::ndarray<const std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Lines = nb::ndarray<const std::int32_t, nb::shape<-1, 6>, nb::c_contig, nb::device::cpu>;
 
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
-// A view that leaves the arena is a caller's fault; so are activations where an operator takes or gives floats.
-void check_floats(const Program& program, const View& view) {
-  program.check_view(view);
-  require(!view.kind, "an operator takes or gives floats where the plan has activations");
-}
-
 ActivationKind kind_named(const std::string& name) {
   static constexpr std::pair<const char*, ActivationKind> kKinds[] = {{"int8", ActivationKind::int8},
                                                                       {"int8x2", ActivationKind::int8x2},
@@ -55,17 +45,6 @@ ActivationKind kind_named(const std::string& name) {
 }
 
 const std::byte* bytes_of(const Bytes& array) { return reinterpret_cast<const std::byte*>(array.data()); }
-
-struct NormSpec {
-  std::string kind;
-  float eps;
-  std::int64_t groups, width;
-  const float* weight;
-  const float* bias;
-  bool by_group;
-
-  NormArgs args() const { return {kind == "layer", eps, groups, width, weight, bias, by_group}; }
-};
 
 Matrix pack(Program& program, const std::string& format, const Bytes& raw, std::int64_t n, std::int64_t k,
             std::int64_t row_bytes, const std::function<void()>& release) {
@@ -248,99 +227,6 @@ void add_select_rows(Program& program, const std::string& name, const View& x, c
   program.add(std::make_unique<SelectRows>(name, x, y));
 }
 
-struct Rotation {
-  std::vector<double> frequencies;
-  double magnitude;
-  bool interleaved;
-};
-
-void rotate_with(Program& program, HeadsToCache::Spec& spec, const std::optional<Rotation>& rotation) {
-  if (!rotation || rotation->frequencies.empty()) return;
-  require(2 * static_cast<std::int64_t>(rotation->frequencies.size()) <= spec.head_dim, "a rotation exceeds its head");
-  spec.table = program.rope_table(rotation->frequencies, rotation->magnitude);
-  spec.interleaved = rotation->interleaved;
-}
-
-void add_rope(Program& program, const std::string& name, const View& x, const View& y, std::int64_t heads,
-              std::int64_t head_dim, const Rotation& rotation) {
-  for (const View& view : {x, y}) {
-    check_floats(program, view);
-    require(!view.sampled && heads > 0 && head_dim > 0 && view.width == heads * head_dim, "rope: heads do not fit");
-  }
-  HeadsToCache::Spec spec;
-  spec.head_dim = head_dim;
-  spec.q_heads = heads;
-  spec.q = x;
-  spec.q_out = y;
-  rotate_with(program, spec, rotation);
-  program.add(std::make_unique<HeadsToCache>(name, "rope", spec));
-}
-
-int add_cache(Program& program, std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim,
-              std::int64_t column, const std::string& format, bool latent) {
-  return program.add_cache(kv_heads, key_dim, value_dim, column, cache_format_of(format), latent);
-}
-
-void check_kv(const HeadsToCache::Spec& spec) {
-  require(!spec.k.sampled && !spec.v.sampled && spec.k.width == spec.place.kv_heads * spec.place.key_dim &&
-              spec.v.width == spec.place.kv_heads * spec.place.value_dim,
-          "k and v are not as wide as the cache");
-}
-
-void add_kv_write(Program& program, const std::string& name, const View& k, const View& v, int cache) {
-  for (const View& view : {k, v}) check_floats(program, view);
-  HeadsToCache::Spec spec;
-  spec.writes_kv = true;
-  spec.place = program.cache(cache);
-  spec.head_dim = spec.place.key_dim;
-  spec.k = k;
-  spec.v = v;
-  check_kv(spec);
-  program.add(std::make_unique<HeadsToCache>(name, "kv_write", spec));
-}
-
-void add_rope_kv_write(Program& program, const std::string& name, const View& qkv, const View& q_out, int cache,
-                       std::int64_t heads, const std::optional<Rotation>& rotation,
-                       const std::optional<NormSpec>& q_norm, const std::optional<NormSpec>& k_norm) {
-  for (const View& view : {qkv, q_out}) check_floats(program, view);
-  HeadsToCache::Spec spec;
-  spec.writes_kv = true;
-  spec.place = program.cache(cache);
-  spec.head_dim = spec.place.key_dim;
-  spec.q_heads = heads;
-  const std::int64_t q_width = heads * spec.head_dim, k_width = spec.place.kv_heads * spec.place.key_dim;
-  spec.q = {qkv.offset, qkv.ld, q_width, qkv.sampled};
-  spec.k = {qkv.offset + q_width, qkv.ld, k_width, qkv.sampled};
-  spec.v = {qkv.offset + q_width + k_width, qkv.ld, spec.place.kv_heads * spec.place.value_dim, qkv.sampled};
-  spec.q_out = q_out;
-  require(heads > 0 && q_out.width == q_width && !q_out.sampled && qkv.width == q_width + k_width + spec.v.width,
-          "q, k and v do not fill their value");
-  check_kv(spec);
-  rotate_with(program, spec, rotation);
-  for (const auto& norm : {q_norm, k_norm})
-    require(!norm || (norm->groups == 1 && norm->width == spec.head_dim), "a head's norm is not as wide as the head");
-  spec.has_q_norm = q_norm.has_value();
-  spec.has_k_norm = k_norm.has_value();
-  if (q_norm) spec.q_norm = q_norm->args();
-  if (k_norm) spec.k_norm = k_norm->args();
-  program.add(std::make_unique<HeadsToCache>(name, "rope_kv_write", spec));
-}
-
-void add_attention(Program& program, const std::string& name, const View& q, const View& out, int cache,
-                   std::int64_t heads, float scale, float softcap, bool causal, std::int64_t ahead,
-                   const std::optional<Floats>& sinks) {
-  for (const View& view : {q, out}) check_floats(program, view);
-  const KvPlace& place = program.cache(cache);
-  require(heads > 0 && heads % place.kv_heads == 0 && !q.sampled && !out.sampled && q.width == heads * place.key_dim &&
-              out.width == heads * place.value_dim,
-          "an attention's heads are not its cache's");
-  require(!place.latent && (!sinks || sinks->size() == static_cast<std::size_t>(heads)),
-          "an attention has a sink a head, and a cache of keys and values");
-  const float* kept = sinks ? program.keep(sinks->data(), heads) : nullptr;
-  program.add(
-      std::make_unique<Attention>(name, Attention::Spec{q, out, place, heads, scale, softcap, causal, ahead, kept}));
-}
-
 // masks: called when the logits are there; row -> the words of its mask.
 void run(Program& program, const Lines& lines, const Ids& new_blocks, bool sampling, nb::handle masks) {
   static_assert(sizeof(PlanLine) == 6 * sizeof(std::int32_t));
@@ -372,6 +258,16 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> logits(const Program& program) {
 }
 
 }  // namespace
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+// A view that leaves the arena is a caller's fault; so are activations where an operator takes or gives floats.
+void check_floats(const Program& program, const View& view) {
+  program.check_view(view);
+  require(!view.kind, "an operator takes or gives floats where the plan has activations");
+}
 
 Activation activation_named(const std::string& name) {
   static constexpr std::pair<const char*, Activation> kActivations[] = {{"silu", Activation::silu},
@@ -417,7 +313,6 @@ NB_MODULE(_native, m) {
         return kernels_for(Isa::portable).activation_row_bytes(kind_named(kind), width);
       },
       "kind"_a, "width"_a);
-  bind_attention(m);
   bind_linear(m);
   bind_roofs(m);
 
@@ -430,16 +325,10 @@ NB_MODULE(_native, m) {
       "offset"_a, "ld"_a, "width"_a, "sampled"_a, "kind"_a = "");
   nb::class_<Matrix>(m, "Matrix");
   nb::class_<NormSpec>(m, "Norm");
-  nb::class_<Rotation>(m, "Rotation")
-      .def(
-          "__init__",
-          [](Rotation* self, std::vector<double> frequencies, double magnitude, bool interleaved) {
-            new (self) Rotation{std::move(frequencies), magnitude, interleaved};
-          },
-          "frequencies"_a, "magnitude"_a, "interleaved"_a);
   bind_sampling(m);
 
   nb::class_<Program> program(m, "Program");
+  bind_attention(m, program);
   bind_experts(program);
   bind_latent(program);
   bind_recurrent(program);
@@ -457,8 +346,6 @@ NB_MODULE(_native, m) {
           "isa"_a, "threads"_a, "num_blocks"_a, "max_rows"_a, "max_tokens"_a, "max_sampled"_a, "max_context"_a,
           "vocab"_a, "vocab_ids"_a, "arena_bytes"_a, "num_slots"_a = 0, "windows"_a = std::vector<std::int64_t>{0},
           "counts_only"_a = false)
-      .def("add_cache", &add_cache, "kv_heads"_a, "key_dim"_a, "value_dim"_a, "column"_a, "format"_a,
-           "latent"_a = false)
       .def("pack", &pack, "format"_a, "raw"_a, "n"_a, "k"_a, "row_bytes"_a, "release"_a)
       .def(
           "write_weights",
@@ -485,12 +372,6 @@ NB_MODULE(_native, m) {
       .def("add_elementwise", &add_elementwise, "name"_a, "type"_a, "a"_a, "b"_a, "y"_a, "number"_a = 0.0f,
            "activation"_a = "")
       .def("add_select_rows", &add_select_rows, "name"_a, "x"_a, "y"_a)
-      .def("add_rope", &add_rope, "name"_a, "x"_a, "y"_a, "heads"_a, "head_dim"_a, "rotation"_a)
-      .def("add_kv_write", &add_kv_write, "name"_a, "k"_a, "v"_a, "cache"_a)
-      .def("add_rope_kv_write", &add_rope_kv_write, "name"_a, "qkv"_a, "q_out"_a, "cache"_a, "heads"_a,
-           "rotation"_a.none(), "q_norm"_a.none(), "k_norm"_a.none())
-      .def("add_attention", &add_attention, "name"_a, "q"_a, "out"_a, "cache"_a, "heads"_a, "scale"_a, "softcap"_a,
-           "causal"_a, "ahead"_a = -1, "sinks"_a = nb::none())
       .def("finish", &Program::finish, "logits"_a)
       .def(
           "open_row",

@@ -3,25 +3,46 @@
 
 #include <nanobind/nanobind.h>
 
+#include <cstdint>
 #include <string>
 
 #include "attention.h"
 #include "elementwise.h"
 #include "linear.h"
+#include "norm.h"
 
 namespace ridgeline {
 
 class Program;
+struct View;
 
 // A packed weight, as Python holds it.
 struct Matrix {
   PackedMatrix packed;
 };
 
+// A norm, its weights kept by the program.
+struct NormSpec {
+  std::string kind;
+  float eps;
+  std::int64_t groups, width;
+  const float* weight;
+  const float* bias;
+  bool by_group;
+
+  NormArgs args() const { return {kind == "layer", eps, groups, width, weight, bias, by_group}; }
+};
+
 // Throws std::invalid_argument for a name that no activation has.
 Activation activation_named(const std::string& name);
 
-void bind_attention(nanobind::module_& m);  // module_attention.cpp
+// std::invalid_argument with the message unless the condition holds.
+void require(bool condition, const char* message);
+
+// A view that leaves the arena is a caller's fault; so are activations where an operator takes or gives floats.
+void check_floats(const Program& program, const View& view);
+
+void bind_attention(nanobind::module_& m, nanobind::class_<Program>& program);  // module_attention.cpp
 void bind_experts(nanobind::class_<Program>& program);    // module_experts.cpp
 void bind_latent(nanobind::class_<Program>& program);     // module_latent.cpp
 void bind_linear(nanobind::module_& m);     // module_linear.cpp

@@ -23,15 +23,6 @@ namespace {
 
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
-void check_floats(const Program& program, const View& view) {
-  program.check_view(view);
-  require(!view.kind, "an operator takes or gives floats where the plan has activations");
-}
-
 void add_weigh(Program& program, const std::string& name, const View& x, const View& g, const View& y) {
   for (const View& view : {x, g, y}) check_floats(program, view);
   require(x.width == y.width && g.width == 1 && x.sampled == y.sampled && g.sampled == y.sampled,

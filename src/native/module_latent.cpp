@@ -21,15 +21,6 @@ using namespace nb::literals;
 namespace ridgeline {
 namespace {
 
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
-void check_floats(const Program& program, const View& view) {
-  program.check_view(view);
-  require(!view.kind, "an operator takes or gives floats where the plan has activations");
-}
-
 void add_latent_write(Program& program, const std::string& name, const View& latent, const View& turned, int cache) {
   for (const View& view : {latent, turned}) check_floats(program, view);
   const KvPlace& place = program.cache(cache);

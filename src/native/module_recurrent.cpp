@@ -22,10 +22,6 @@ namespace {
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Pairs = nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
 
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
 // Values of tokens, as floats.
 void check_values(const Program& program, const std::vector<View>& views, std::size_t count) {
   require(views.size() == count, "a recurrence takes and gives other values");
