@@ -5,14 +5,12 @@ What is read is held to be hostile: numbers that are none, or absurd, make a pro
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from ridgeline.cost.kept import entry_name, read_entries, write_entries
 from ridgeline.cost.kernels import KernelProfile
 
 # Of what is timed and how it is priced; kept profiles of another version are not used.
@@ -27,41 +25,23 @@ def load_profile(
     cache_dir: Path, machine: Mapping[str, str], isa: str, threads: int
 ) -> KernelProfile | None:
     """What was kept of this machine; None if nothing was, or nothing that can be trusted."""
-    fields = _read(cache_dir / _FILE).get(_key(machine, isa, threads))
+    fields = _entries(cache_dir).get(_key(machine, isa, threads))
     return None if fields is None else _profile(fields, isa, threads)
 
 
 def store_profile(cache_dir: Path, machine: Mapping[str, str], profile: KernelProfile) -> bool:
     """Keeps it in place of what was kept before. False: the cache cannot be written."""
-    path = cache_dir / _FILE
-    known = _read(path)
+    known = _entries(cache_dir)
     known[_key(machine, profile.isa, profile.threads)] = asdict(profile)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".kernels-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(known, file, indent=1)
-        Path(temporary).replace(path)
-    except OSError:
-        return False
-    return True
+    return write_entries(cache_dir / _FILE, known)
+
+
+def _entries(cache_dir: Path) -> dict[str, dict[str, object]]:
+    return read_entries(cache_dir / _FILE, having="prices", largest=_LARGEST_FILE)
 
 
 def _key(machine: Mapping[str, str], isa: str, threads: int) -> str:
-    facts = {**machine, "isa": isa, "threads": str(threads), "profile": str(VERSION)}
-    return "; ".join(f"{name}={value}" for name, value in sorted(facts.items()))
-
-
-def _read(path: Path) -> dict[str, dict[str, object]]:
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            return {}
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(known, dict):
-        return {}
-    return {k: v for k, v in known.items() if isinstance(v, dict) and "prices" in v}
+    return entry_name(machine, isa=isa, threads=threads, profile=VERSION)
 
 
 def _profile(fields: Mapping[str, object], isa: str, threads: int) -> KernelProfile | None:

@@ -8,10 +8,7 @@ know how anything is measured: that is the `Meter`, of a backend or of a test.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +25,7 @@ from ridgeline.cost.device import (
     Roofs,
     mode_name,
 )
+from ridgeline.cost.kept import entry_name, read_entries, write_entries
 from ridgeline.cost.kernel_samples import TimedStep
 from ridgeline.units import KIB, MIB
 
@@ -156,7 +154,7 @@ def measure(
 
 def load(cache_dir: Path, machine: Mapping[str, str], isa: str) -> Roofs | None:
     """What was kept of this machine; None if nothing was, or nothing that can be trusted."""
-    fields = _read(_path(cache_dir)).get(_key(machine, isa))
+    fields = _entries(cache_dir).get(_key(machine, isa))
     return None if fields is None else _roofs(fields, machine, isa)
 
 
@@ -164,8 +162,7 @@ def store(cache_dir: Path, roofs: Roofs) -> bool:
     """Keeps them in place of what was kept of the same machine. False: the cache cannot be written,
     which is no error: the next one measures again.
     """
-    path = _path(cache_dir)
-    known = _read(path)
+    known = _entries(cache_dir)
     known[_key(roofs.machine, roofs.isa)] = {
         "measured_at": roofs.measured_at,
         "cache_bytes": roofs.cache_bytes,
@@ -174,41 +171,20 @@ def store(cache_dir: Path, roofs: Roofs) -> bool:
         "peaks": [[p.arithmetic, p.threads, p.gigaoperations_per_second] for p in roofs.peaks],
         "barriers": [[b.threads, b.nanoseconds] for b in roofs.barriers],
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".roofs-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(known, file, indent=1)
-        Path(temporary).replace(path)
-    except OSError:
-        return False
-    return True
+    return write_entries(cache_dir / _FILE, known)
 
 
-def _path(cache_dir: Path) -> Path:
-    return cache_dir / "roofs.json"
-
-
-def _key(machine: Mapping[str, str], isa: str) -> str:
-    facts = {**machine, "isa": isa, "measurement": str(VERSION)}
-    return "; ".join(f"{name}={value}" for name, value in sorted(facts.items()))
-
-
+_FILE = "roofs.json"
 _LARGEST_FILE = 1 << 20
 _MOST_ROWS = 4096
 
 
-def _read(path: Path) -> dict[str, dict[str, object]]:
-    """The file's entries; what is none is left out, and gone when the file is next written."""
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            return {}
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(known, dict):
-        return {}
-    return {k: v for k, v in known.items() if isinstance(v, dict) and "measured_at" in v}
+def _entries(cache_dir: Path) -> dict[str, dict[str, object]]:
+    return read_entries(cache_dir / _FILE, having="measured_at", largest=_LARGEST_FILE)
+
+
+def _key(machine: Mapping[str, str], isa: str) -> str:
+    return entry_name(machine, isa=isa, measurement=VERSION)
 
 
 def _roofs(fields: Mapping[str, object], machine: Mapping[str, str], isa: str) -> Roofs | None:
