@@ -37,6 +37,7 @@ def test_what_is_ranked_keeps_the_slo_and_the_budget(found: Searched) -> None:
         assert choice.ttft_p50 <= 0.5
         assert choice.ttft_p50 <= choice.ttft_p99
         assert choice.tpot <= 0.03
+        assert 0.9 <= choice.within <= 1.0
         assert choice.in_flight <= choice.limit
         paid = choice.usd_per_mtok("output")
         assert paid is not None
@@ -88,7 +89,9 @@ def test_reasons(found: Searched) -> None:
     best, *others = distinct(found.ranked, 5)
     assert others
     assert all(why_lost(best, other) for other in others)
-    assert {"queue", "cache"} <= {what for what, _ in failure_axis(best)}
+    assert {"queue", "cache"} <= {what for what, _ in failure_axis(best, has_slo=True)}
+    said = " ".join(text for _, text in failure_axis(best, has_slo=False))
+    assert "SLO" not in said
     assert "do not host it" in break_even(best, 0.001)
     assert "cheaper below" in break_even(best, 100.0)
 
@@ -152,7 +155,10 @@ def test_json_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(words) == 0
     first = capsys.readouterr().out
     told = json.loads(first)
-    (ranked,) = (one["ranked"] for one in told["models"].values())
+    (one,) = told["models"].values()
+    ranked = one["ranked"]
+    assert one["front"]
+    assert "queue" in one["breaks"]
     assert ranked[0]["usd_per_mtok"]["output"][0] > 0
     assert "sglang.launch_server --model-path meta-llama/" in told["launch"]
     text = page.read_text(encoding="utf-8")
@@ -160,6 +166,21 @@ def test_json_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert main(words) == 0
     assert capsys.readouterr().out == first
+
+
+def test_a_model_that_does_not_fit_keeps_nobody_from_an_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["--gpu", "h100", "--count", "1", "--precision", "fp8", "--kv", "fp8"]
+    words = ["plan", "llama-3.1-405b", "--compare", "llama-3.1-8b", *quick]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"405B.*nothing fits", said)
+    assert "Llama-3.1-8B" in said
+    page = tmp_path / "plan.html"
+    assert main([*words, "--html", str(page)]) == 2
+    assert "--html is of" in capsys.readouterr().err
+    assert not page.exists()
 
 
 def test_a_trace_is_the_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ridgeline.cli import machine_options as machine
 from ridgeline.cli.progress import show_progress
 from ridgeline.cli.spinner import show_spinner
 from ridgeline.cli.stages import show_stages
@@ -63,11 +64,8 @@ def latency(
     batch: Annotated[str, typer.Option(help="Rows that decode at once, with commas.")] = "1",
     output: Annotated[int, typer.Option(help="Tokens of each row that a sample times.")] = 64,
     repeat: Annotated[int, typer.Option(help="Samples of each figure.")] = 5,
-    kv_format: Annotated[
-        str | None,
-        typer.Option(help="How keys and values are kept: bf16, f16 or int8. [default: bf16]"),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
+    kv_format: machine.KvFormat = None,
+    threads: machine.Threads = None,
     backend: Annotated[str, typer.Option(help="cpu, or reference (NumPy: slow).")] = "cpu",
     profile: Annotated[
         bool, typer.Option("--profile", help="Operators by time, with their roofs.")

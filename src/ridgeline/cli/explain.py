@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ridgeline.cli import machine_options as machine
 from ridgeline.cli.inspect import STEP_EXAMPLES, parse_step
 from ridgeline.cli.progress import show_progress
 from ridgeline.cli.spinner import show_spinner
@@ -58,11 +59,8 @@ def explain(
     step: Annotated[
         str, typer.Option(help=f"The step: {STEP_EXAMPLES}; one prompt at a time.")
     ] = DEFAULT_STEP,
-    kv_format: Annotated[
-        str | None,
-        typer.Option(help="How keys and values are kept: bf16, f16 or int8. [default: bf16]"),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
+    kv_format: machine.KvFormat = None,
+    threads: machine.Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
     html: Annotated[Path | None, typer.Option(help="One page with all of it, to a file.")] = None,
 ) -> None:

@@ -20,7 +20,6 @@ from ridgeline.errors import CapacityError, RequestError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ridgeline.cost.accelerator import Accelerator
     from ridgeline.plan.search import Asked, Choice, Searched
 
 EXAMPLES = """
@@ -35,9 +34,10 @@ Examples:
 
   ridgeline plan qwen3-235b --gpu h200 --trace azure.csv --slo ttft=1s --emit vllm
 
-Without --rate: as much as so many accelerators can serve within the SLO. TTFT keeps the SLO at the
-median, or as --slo-at says; ITL is an answer's mean. $/MTok puts all cost on output tokens; --json
-has input and output apart. Predictions are held to measurements in docs/accuracy.md.
+Without --rate: as much as so many accelerators can serve within the SLO. Nine of ten requests keep
+its TTFT, or as many as --slo-at says; ITL is an answer's mean, in which prompts of others lie as
+longer gaps (`ridgeline simulate` has them one by one). $/MTok puts all cost on output tokens;
+--json has input and output apart. Predictions are held to measurements in docs/accuracy.md.
 """
 
 
@@ -59,7 +59,9 @@ def plan(
         Path | None, typer.Option(help="Lengths and rate from a trace: their means.")
     ] = None,
     slo: Annotated[str, typer.Option(help="As ttft=500ms,itl=40ms.")] = "",
-    slo_at: Annotated[str, typer.Option(help="Where TTFT keeps it: p50, p90 or p99.")] = "p50",
+    slo_at: Annotated[
+        str, typer.Option(help="So many of 100 requests keep TTFT: p50, p90 or p99.")
+    ] = "p90",
     precision: Annotated[
         str, typer.Option(help="Of weights, tried: bf16,fp8,nvfp4,int4,int8,mxfp4.")
     ] = "bf16,fp8,nvfp4,int4",
@@ -84,8 +86,9 @@ def plan(
     """What serves a load within an SLO at the least cost, of all that can be laid out."""
     from ridgeline.cost.accelerator import load_accelerator
     from ridgeline.plan.launch import ENGINES, launch
-    from ridgeline.plan.report import distinct, fields
+    from ridgeline.plan.report import distinct, failure_axis, fields, nearest
     from ridgeline.plan.report import html as page_of
+    from ridgeline.plan.search import search
 
     settings: Settings = context.obj
     if emit is not None and emit not in ENGINES:
@@ -99,42 +102,77 @@ def plan(
     accelerators = [load_accelerator(name) for name in _listed("--gpu", gpu)]
     models = [planned_model(one, settings) for one in (model, *_listed("--compare", compare))]
     found: dict[str, Searched] = {}
+    lost: dict[str, str] = {}  # models that nothing serves, and what could be had
     with show_stages("searching") as report:
         for index, (name, config) in enumerate(models):
             report(name, index, len(models))
-            found[name] = _search(name, config, accelerators, asked, single=len(models) == 1)
+            try:
+                found[name] = search(config, accelerators, asked)
+            except CapacityError as error:
+                lost[name] = str(error)
+                continue
+            if not found[name].ranked:
+                lost[name] = f"nothing keeps {_load_text(asked)}: {nearest(found.pop(name))}"
     name = models[0][0]
-    if not any(one.ranked for one in found.values()):
-        raise CapacityError(f"nothing keeps {_load_text(asked)} with any of {', '.join(found)}")
+    if not found:
+        raise CapacityError("; ".join(f"{one}: {why}" for one, why in lost.items()))
+    if name in lost and (html is not None or emit is not None):
+        option = "--html" if html is not None else "--emit"
+        raise CapacityError(f"{option} is of {name}: {lost[name]}")
     shown = {n: distinct(one.ranked, top) for n, one in found.items()}
     best = {n: choices[0] for n, choices in shown.items() if choices}
-    if html is not None and name in best:
+    if html is not None:
         subtitle = f"{_load_text(asked)}; {found[name].num_priced:,} candidates"
-        write(html, page_of(f"{name}: a plan", subtitle, found[name], shown[name]))
-    started = None
-    if emit is not None and name in best:
-        started = launch(best[name], _checkpoint(model), emit)
+        roof = _roof(name, models[0][1], best[name])
+        write(html, page_of(f"{name}: a plan", subtitle, found[name], shown[name], roof))
+    started = None if emit is None else launch(best[name], _checkpoint(model), emit)
     if as_json:
         told = {
             "models": {
-                n: {"ranked": [fields(c) for c in shown[n]], "priced": one.num_priced}
+                n: {
+                    "ranked": [fields(c) for c in shown[n]],
+                    "front": [fields(c) for c in one.front],
+                    "breaks": dict(failure_axis(best[n], has_slo=_has_slo(asked))),
+                    "priced": one.num_priced,
+                }
                 for n, one in found.items()
             },
-            "launch": None
-            if emit is None or name not in best
-            else launch(best[name], _checkpoint(model), emit),
+            "nothing_serves": lost,
+            "launch": started,
         }
         sys.stdout.write(json.dumps(told, indent=1) + "\n")
         return
-    if emit is not None:
-        if started is None:
-            raise CapacityError(f"nothing keeps {_load_text(asked)} with {name}")
+    if started is not None:
         sys.stdout.write(started)
         return
     if name in best:
         _show(name, found[name], shown[name], asked, api_price)
     if len(models) > 1:
-        _show_compared(best, found)
+        _show_compared(best, lost)
+
+
+def _has_slo(asked: Asked) -> bool:
+    return asked.ttft is not None or asked.itl is not None
+
+
+def _roof(name: str, config: Mapping[str, object], best: Choice) -> str:
+    """A step of its answers under its accelerator's roof; "" where rows or stages are apart, which
+    `ridgeline roofline` does not draw.
+    """
+    from ridgeline.plan.draw_roofline import svg
+    from ridgeline.plan.roofline import roofline
+    from ridgeline.step import StepShape
+
+    mesh = best.deployment.mesh
+    if mesh.dp > 1 or mesh.pp > 1:
+        return ""
+    rows = max(1, round(best.in_flight / max(1, best.workers)))
+    context = best.input_tokens + best.output_tokens // 2
+    found = roofline(
+        name, config, best.accelerator, StepShape.decode(rows, context),
+        step=f"decode:{rows}@{context}", precision=best.precision, kv=best.kv, tp=mesh.tp,
+    )  # fmt: skip
+    return svg(found)
 
 
 def _asked(
@@ -212,19 +250,6 @@ def _listed(option: str, text: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _search(
-    name: str, config: Mapping[str, object], accelerators: Sequence[Accelerator], asked: Asked,
-    *, single: bool,
-) -> Searched:  # fmt: skip
-    from ridgeline.plan.report import nearest
-    from ridgeline.plan.search import search
-
-    found = search(config, accelerators, asked)
-    if not found.ranked and single:
-        raise CapacityError(f"nothing keeps {_load_text(asked)} with {name}: {nearest(found)}")
-    return found
-
-
 def _load_text(asked: Asked) -> str:
     parts = [f"{asked.input_tokens:,} + {asked.output_tokens:,} tokens"]
     parts.append("as fast as it goes" if asked.rate is None else f"{asked.rate:g} requests/s")
@@ -271,11 +296,6 @@ def _show(
     say(f"{name}: {_load_text(asked)}", "bold")
     console.print(ranking)
     say("")
-    say(
-        f"80 % intervals: ITL {1e3 * best.tpot / best.spread:.1f} - "
-        f"{1e3 * best.tpot * best.spread:.1f} ms, TTFT {1e3 * best.ttft_p50 / best.spread_ttft:.0f}"
-        f" - {1e3 * best.ttft_p50 * best.spread_ttft:.0f} ms"
-    )
     if best.usd_per_hour is not None:
         low, high, date = best.usd_per_hour
         say(
@@ -292,7 +312,7 @@ def _show(
     )
     if len(shown) > 1:
         say(f"runner-up: {shown[1].name}: {why_lost(best, shown[1])}")
-    for what, text in failure_axis(best):
+    for what, text in failure_axis(best, has_slo=_has_slo(asked)):
         say(f"{what}: {text}")
     if api_price is not None:
         say(f"host it? {break_even(best, api_price)}")
@@ -303,14 +323,13 @@ def _show(
     )
 
 
-def _show_compared(best: Mapping[str, Choice], found: Mapping[str, Searched]) -> None:
-    from ridgeline.plan.report import HEAD, WORDS, cells, nearest
+def _show_compared(best: Mapping[str, Choice], lost: Mapping[str, str]) -> None:
+    from ridgeline.plan.report import HEAD, WORDS, cells
 
     rows = [(name, *cells(choice)) for name, choice in best.items()]
     made = _table(rows, ("model", *HEAD), ("model", *WORDS))
     console = console_for([made])
     console.print()
     console.print(made)
-    for name, one in found.items():
-        if name not in best:
-            console.print(f"{name}: nothing keeps it: {nearest(one)}", markup=False)
+    for name, why in lost.items():
+        console.print(f"{name}: {why}", markup=False)

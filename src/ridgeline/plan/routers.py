@@ -6,6 +6,7 @@ that have not ended. It does not look into engines.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ _POINTS = 64  # of each replica on the ring
 _NAMES_KEPT = 1 << 20
 
 
-class Router:
+class Router(ABC):
     """`choose` picks one of the replicas that are alive, by number, ascending. load: tokens of each
     replica's requests that have not ended, prompts and answers as long as they may get.
     """
@@ -31,8 +32,8 @@ class Router:
         self.load = [0] * num_replicas
         self.block_tokens = block_tokens
 
-    def choose(self, request: Request, alive: Sequence[int]) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def choose(self, request: Request, alive: Sequence[int]) -> int: ...
 
     def least(self, alive: Sequence[int]) -> int:
         load = self.load
@@ -78,8 +79,8 @@ class _Ring(Router):
         self._places = [place for place, _ in points]
         self._owners = [number for _, number in points]
 
-    def key(self, request: Request) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def key(self, request: Request) -> bytes: ...
 
     def choose(self, request: Request, alive: Sequence[int]) -> int:
         start = bisect_right(self._places, _hash(self.key(request)))

@@ -40,7 +40,7 @@ class Asked:
     rate: float | None = None
     ttft: float | None = None
     itl: float | None = None
-    percentile: float = 50.0
+    percentile: float = 90.0
     max_usd_per_hour: float | None = None
     precisions: tuple[str, ...] = ("bf16", "fp8", "nvfp4", "int4")
     kv: tuple[str, ...] = ("bf16", "fp8")
@@ -60,8 +60,9 @@ class Asked:
 @dataclass(frozen=True, slots=True)
 class Choice:
     """One way to serve. gpus: of all replicas. in_flight: requests at a time, of one replica.
-    rate: requests/s that it is run at; most_rate: that it could within the SLO. Seconds with 80 %
-    intervals as factors `spread_*`. usd_per_hour: least and most; None: no price is known.
+    rate: requests/s that it is run at; most_rate: that it could within the SLO. within: share of
+    the requests whose first token keeps it. Seconds with 80 % intervals as factors `spread_*`.
+    usd_per_hour: least and most; None: no price is known.
     """
 
     accelerator: Accelerator
@@ -78,6 +79,7 @@ class Choice:
     most_rate: float
     ttft_p50: float
     ttft_p99: float
+    within: float
     tpot: float
     delta: float
     spread: float
@@ -233,17 +235,33 @@ class _Point:
     delta: float
 
 
-def _wait(point: _Point, rate: float, readers: int, percentile: float) -> float:
-    """Seconds that others' prompts are waited for: a queue of even jobs (M/D/1, its tail taken for
-    exponential).
+def _queue(point: _Point, rate: float, readers: int) -> tuple[float, float]:
+    """How busy who computes prompts is, and the mean wait, in seconds, of those who find them so:
+    a queue of even jobs (M/D/1, its tail taken for exponential). Infinite where it never ends.
     """
     busy = rate * point.delta / max(1, readers)
     if busy >= 1:
+        return 1.0, inf
+    return busy, point.delta / max(1, readers) / (2.0 * (1.0 - busy))
+
+
+def _wait(point: _Point, rate: float, readers: int, percentile: float) -> float:
+    """Seconds that others' prompts are waited for: more by nobody but 100 - percentile of 100."""
+    busy, mean = _queue(point, rate, readers)
+    if mean == inf:
         return inf
-    if busy <= 0:
+    return max(0.0, log(max(busy, 1e-12) / (1.0 - percentile / 100.0))) * mean
+
+
+def _share_within(asked: Asked, point: _Point, rate: float, readers: int) -> float:
+    """Of the requests, those whose first token keeps `asked.ttft`."""
+    if asked.ttft is None:
+        return 1.0
+    spare = asked.ttft - point.ttft
+    if spare < 0:
         return 0.0
-    tail = point.delta / max(1, readers) / (2.0 * (1.0 - busy))
-    return max(0.0, log(busy / (1.0 - percentile / 100.0))) * tail
+    busy, mean = _queue(point, rate, readers)
+    return 0.0 if mean == inf else 1.0 - busy * exp(-spare / mean)
 
 
 # Of a point's greatest rate: at less of it, the wait for others' prompts is shorter.
@@ -313,6 +331,7 @@ def _choice(
         most_rate=point.rate * replicas,
         ttft_p50=point.ttft + median,
         ttft_p99=point.ttft + late,
+        within=_share_within(asked, point, at, p),
         tpot=point.tpot,
         delta=point.delta,
         spread=exp(d.profile.spread),
