@@ -404,4 +404,47 @@ RECURRENT = (
         dtype="F16",
         gguf_type=None,
     ),
+    # Rates of decay by channel, latents that are not turned, experts in groups.
+    Case(
+        "kimi_linear",
+        {
+            key: value
+            for key, value in _hybrid(
+                "KimiLinearForCausalLM",
+                "kimi_linear",
+                head_dim=10,
+                num_key_value_heads=4,
+                linear_attn_config={
+                    "kda_layers": [1, 3],
+                    "full_attn_layers": [2],
+                    "num_heads": 3,
+                    "head_dim": 20,
+                    "short_conv_kernel_size": 4,
+                },
+                kv_lora_rank=24,
+                q_lora_rank=None,
+                qk_nope_head_dim=12,
+                qk_rope_head_dim=6,
+                v_head_dim=20,
+                pad_token_id=VOCAB - 1,
+                mla_use_nope=True,
+                model_max_length=512,
+                num_experts=8,
+                num_experts_per_token=3,
+                num_shared_experts=1,
+                num_expert_group=4,
+                topk_group=2,
+                moe_intermediate_size=24,
+                moe_layer_freq=1,
+                moe_renormalize=True,
+                moe_router_activation_func="sigmoid",
+                use_grouped_topk=True,
+                routed_scaling_factor=2.446,
+                first_k_dense_replace=1,
+                num_nextn_predict_layers=0,
+            ).items()
+            if key != "max_position_embeddings"
+        },
+        gguf_type=None,
+    ),
 )

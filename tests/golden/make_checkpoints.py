@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import zlib
 from pathlib import Path
@@ -74,12 +75,17 @@ def random_weight(case: Case, name: str, shape: tuple[int, ...]) -> F32:
 
 
 def weight_shapes(folder: Path, case: Case) -> dict[str, tuple[int, ...]]:
-    """Names and shapes as transformers saves them, without a tied output matrix."""
+    """Names and shapes as transformers saves them, without a tied output matrix; an MLP among
+    mixtures as Kimi published it (transformers reads both names and writes the other).
+    """
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     with TemporaryDirectory() as saved:
         model.save_pretrained(saved)
         tensors = load_file(Path(saved) / "model.safetensors")
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = {
+        re.sub(r"block_sparse_moe\.(\w+_proj)", r"mlp.\1", name): tuple(tensor.shape)
+        for name, tensor in tensors.items()
+    }
     if case.config["tie_word_embeddings"]:
         shapes.pop("lm_head.weight", None)
     return dict(sorted(shapes.items()))

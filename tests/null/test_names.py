@@ -76,6 +76,10 @@ def test_two_weights_share_a_stored_name_only_as_parts_of_one_tensor(architectur
         ["layers.{i}.moe.gate", "layers.{i}.moe.up"],
     ]
     fused["Qwen3NextForCausalLM"] = [[f"layers.{{i}}.delta.conv_{x}" for x in "qkv"]]
+    fused["KimiLinearForCausalLM"] = [  # a layer has one or the other
+        [f"layers.{{i}}.attn.{x}", f"layers.{{i}}.delta.{y}"]
+        for x, y in (*zip("qkv", "qkv", strict=True), ("o", "out"))
+    ]
     fused["FalconH1ForCausalLM"] = [[f"layers.{{i}}.ssm.conv_{x}" for x in "xbc"]]
     assert shared == fused.get(architecture, [])
 

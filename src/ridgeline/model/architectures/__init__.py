@@ -32,6 +32,7 @@ from ridgeline.model.architectures.granite import build_granite, build_granite_m
 from ridgeline.model.architectures.granite_hybrid import build_granite_hybrid
 from ridgeline.model.architectures.heads import classifier
 from ridgeline.model.architectures.jamba import build_jamba
+from ridgeline.model.architectures.kimi_linear import build_kimi_linear
 from ridgeline.model.architectures.lfm2 import build_lfm2, build_lfm2_moe
 from ridgeline.model.architectures.llama import build_llama, build_mistral
 from ridgeline.model.architectures.mamba import (
@@ -221,6 +222,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "GraniteMoeHybridForCausalLM": hf(
         build_granite_hybrid, names_recurrent.HF_GRANITE_HYBRID, "granitemoehybrid"
     ),
+    "KimiLinearForCausalLM": hf(build_kimi_linear, names_recurrent.HF_KIMI_LINEAR, "kimi_linear"),
     "Lfm2ForCausalLM": hf(build_lfm2, names_recurrent.HF_LFM2, "lfm2"),
     "Lfm2MoeForCausalLM": hf(build_lfm2_moe, names_recurrent.HF_LFM2_MOE, "lfm2_moe"),
     "Qwen3NextForCausalLM": hf(build_qwen3_next, names_recurrent.HF_QWEN3_NEXT, "qwen3_next"),

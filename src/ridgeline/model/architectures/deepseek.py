@@ -144,8 +144,10 @@ def read_scale(rope: RopeSettings, head_dim: int) -> float:
     return scale * (0.1 * weight * math.log(factor) + 1.0) ** 2
 
 
-def attends_to_latents(latent: Latent, turn: Rotation) -> Branch:
-    """Attention over a cache of one latent and one turned key a token."""
+def attends_to_latents(latent: Latent, turn: Rotation | None) -> Branch:
+    """Attention over a cache of one latent and one turned key a token; turn None: these channels
+    are not turned (Kimi Linear).
+    """
     head = latent.nope + latent.rope
 
     def branch(b: Builder, layer: str, i: int, x: Value) -> Value:
@@ -158,11 +160,13 @@ def attends_to_latents(latent: Latent, turn: Rotation) -> Branch:
         q = linear(b, f"{name}.{part}", q, latent.heads * head, split="heads")
         groups = SplitGroups(latent.heads, (latent.nope, latent.rope))
         q_nope, q_rope = b.add(f"{name}.q_split", groups, q)
-        q_rope = b.one(f"{name}.q_rope", Rope(latent.heads, latent.rope, turn), q_rope)
+        if turn is not None:
+            q_rope = b.one(f"{name}.q_rope", Rope(latent.heads, latent.rope, turn), q_rope)
         kv = linear(b, f"{name}.kv_a", x, latent.rank + latent.rope, bias=latent.bias)
         c, k_rope = b.add(f"{name}.kv_split", Split((latent.rank, latent.rope)), kv)
         c = norm(b, f"{name}.kv_a_norm", c, rms)
-        k_rope = b.one(f"{name}.k_rope", Rope(1, latent.rope, turn), k_rope)
+        if turn is not None:
+            k_rope = b.one(f"{name}.k_rope", Rope(1, latent.rope, turn), k_rope)
         state = KvState(f"{layer}.kv", 1, latent.rank + latent.rope, latent.rank, latent=True)
         b.add(f"{name}.kv_write", KvWrite(), c, k_rope, state=state)
         rows = latent.heads * (latent.nope + latent.value)

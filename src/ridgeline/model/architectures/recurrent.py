@@ -1,8 +1,8 @@
 """Mixers that carry a state from token to token instead of a cache of all tokens: functions with
 explicit arguments, as `blocks`.
 
-Mamba: Gu and Dao 2023. Mamba 2: Dao and Gu 2024. Gated DeltaNet: Yang et al. 2024. Does not know
-any architecture, configuration or file.
+Mamba: Gu and Dao 2023. Mamba 2: Dao and Gu 2024. Gated DeltaNet: Yang et al. 2024. Kimi Delta
+Attention: Kimi team 2025. Does not know any architecture, configuration or file.
 """
 
 from __future__ import annotations
@@ -225,4 +225,34 @@ def delta_net(
     )
     y = norm(b, f"{name}.norm", y, Norm("rms", norm_eps, num_groups=sizes.value_heads))
     y = b.one(f"{name}.gate", GatedActivation("silu"), gate, y)
+    return linear(b, f"{name}.out", y, width(x))
+
+
+def kimi_delta(
+    b: Builder, layer: str, x: Value, sizes: DeltaSizes, *, norm_eps: float, log_a: bool = True
+) -> Value:
+    """Kimi Delta Attention's mixer: each of q, k and v has a filter, each key channel a decay; the
+    decays and the gate are made through as many channels as a head has.
+    """
+    name, heads, keys, values = f"{layer}.delta", sizes.value_heads, sizes.keys, sizes.values
+    parts = [linear(b, f"{name}.{p}", x, n) for p, n in (("q", keys), ("k", keys), ("v", values))]
+    beta = linear(b, f"{name}.beta", x, heads)
+    decay = linear(b, f"{name}.decay_a", x, sizes.key_dim)
+    gate = linear(b, f"{name}.gate_a", x, sizes.value_dim)
+    decay = linear(b, f"{name}.decay_b", decay, keys)
+    gate = linear(b, f"{name}.gate_b", gate, values)
+    q, k, v = (
+        causal_conv(b, f"{name}.conv_{part}", u, sizes.taps, silu=True)
+        for part, u in zip("qkv", parts, strict=True)
+    )
+    op = DeltaRule(heads, heads, sizes.key_dim, sizes.value_dim, by_channel=True, log_a=log_a)
+    y = b.one(
+        f"{name}.rule",
+        op,
+        *(q, k, v, decay, beta),
+        weights=(b.weight(f"{name}.a", heads), b.weight(f"{name}.dt_bias", keys)),
+        state=RowState(f"{name}.state", heads, sizes.key_dim * sizes.value_dim),
+    )
+    y = norm(b, f"{name}.norm", y, Norm("rms", norm_eps, num_groups=heads))
+    y = b.one(f"{name}.gate", GatedActivation("sigmoid"), gate, y)
     return linear(b, f"{name}.out", y, width(x))

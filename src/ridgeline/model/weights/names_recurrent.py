@@ -6,7 +6,12 @@ import re
 
 from ridgeline.model.weights.names import HF_LLAMA, Root, Row
 from ridgeline.model.weights.names_dense import without
-from ridgeline.model.weights.names_moe import HF_GRANITE_MOE, HF_QWEN_MOE
+from ridgeline.model.weights.names_moe import (
+    HF_DEEPSEEK,
+    HF_GRANITE_MOE,
+    HF_MIXTRAL,
+    HF_QWEN_MOE,
+)
 
 
 def hf_mixer(stored: str) -> dict[str, str]:
@@ -134,6 +139,35 @@ HF_QWEN3_NEXT: dict[str, Row] = {
     "layers.{i}.delta.qkvz": "{body}layers.{i}.linear_attn.in_proj_qkvz",
     "layers.{i}.delta.ba": "{body}layers.{i}.linear_attn.in_proj_ba",
     **{f"layers.{{i}}.delta.conv_{x}": "{body}layers.{i}.linear_attn.conv1d" for x in "qkv"},
+}
+
+# Of every expert and of its neighbours Mixtral's names, of latent attention DeepSeek's.
+HF_KIMI_LINEAR: dict[str, Row] = {
+    **HF_DEEPSEEK,
+    **HF_MIXTRAL,
+    "layers.{i}.moe.correction.bias": (
+        "{body}layers.{i}.block_sparse_moe.gate.e_score_correction_bias"
+    ),
+    **{
+        f"layers.{{i}}.shared.mlp.{w}": (
+            f"{{body}}layers.{{i}}.block_sparse_moe.shared_experts.{w}_proj"
+        )
+        for w in ("gate", "up", "down")
+    },
+    **{
+        f"layers.{{i}}.delta.{ours}": f"{{body}}layers.{{i}}.self_attn.{theirs}"
+        for ours, theirs in {
+            **{w: f"{w}_proj" for w in "qkv"},
+            **{f"conv_{w}": f"{w}_conv1d" for w in "qkv"},
+            **{f"decay_{w}": f"f_{w}_proj" for w in "ab"},
+            **{f"gate_{w}": f"g_{w}_proj" for w in "ab"},
+            "beta": "b_proj",
+            "a": "A_log",
+            "dt_bias": "dt_bias",
+            "norm": "o_norm",
+            "out": "o_proj",
+        }.items()
+    },
 }
 
 GGUF_MAMBA: dict[str, str] = {
