@@ -32,6 +32,7 @@ using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::c
 using Ids = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Pairs = nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
 using Words = nb::ndarray<const std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Lines = nb::ndarray<const std::int32_t, nb::shape<-1, 6>, nb::c_contig, nb::device::cpu>;
 
 ActivationKind kind_named(const std::string& name) {
@@ -257,6 +258,33 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> logits(const Program& program) {
   return nb::ndarray<nb::numpy, float, nb::ndim<2>>(copy, {rows, vocab}, owner);
 }
 
+// What the next step finds in a value that no operator makes: [rows, width], no more rows than the largest step has.
+void write_rows(Program& program, const View& view, const Rows& rows) {
+  check_floats(program, view);
+  const Limits& limits = program.rows().limits();
+  require(static_cast<std::int64_t>(rows.shape(1)) == view.width &&
+              static_cast<std::int64_t>(rows.shape(0)) <= (view.sampled ? limits.max_sampled : limits.max_tokens),
+          "what is written is no rows of the value");
+  float* out = reinterpret_cast<float*>(program.arena()) + view.offset;
+  for (std::size_t r = 0; r < rows.shape(0); r++)
+    std::memcpy(out + static_cast<std::int64_t>(r) * view.ld, rows.data() + r * rows.shape(1),
+                rows.shape(1) * sizeof(float));
+}
+
+// A copy of the first rows of an output of the last step.
+nb::ndarray<nb::numpy, float, nb::ndim<2>> read_rows(Program& program, const View& view, std::int64_t rows) {
+  check_floats(program, view);
+  const Limits& limits = program.rows().limits();
+  require(rows >= 0 && rows <= (view.sampled ? limits.max_sampled : limits.max_tokens), "no step has so many rows");
+  const std::size_t count = static_cast<std::size_t>(rows), width = static_cast<std::size_t>(view.width);
+  float* copy = new float[std::max<std::size_t>(count * width, 1)];
+  const nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+  const float* values = reinterpret_cast<const float*>(program.arena()) + view.offset;
+  for (std::size_t r = 0; r < count; r++)
+    std::memcpy(copy + r * width, values + static_cast<std::int64_t>(r) * view.ld, width * sizeof(float));
+  return nb::ndarray<nb::numpy, float, nb::ndim<2>>(copy, {count, width}, owner);
+}
+
 }  // namespace
 
 void require(bool condition, const char* message) {
@@ -397,6 +425,8 @@ NB_MODULE(_native, m) {
       .def("run", &run, "lines"_a, "new_blocks"_a, "sampling"_a, "masks"_a = nb::none())
       .def("samples", &samples)
       .def("logits", &logits)
+      .def("write_rows", &write_rows, "view"_a, "rows"_a)
+      .def("read_rows", &read_rows, "view"_a, "rows"_a)
       .def("times",
            [](Program& program) {
              nb::list out;

@@ -110,6 +110,15 @@ void add_split_groups(Program& program, const std::string& name, const View& x, 
   program.add(std::make_unique<SplitGroups>(name, x, outputs, groups));
 }
 
+void add_join(Program& program, const std::string& name, const View& a, const View& b, const View& y) {
+  for (const View& view : {a, b, y}) {
+    program.check_view(view);
+    require(!view.kind && view.sampled == y.sampled, "joined values differ in rows, or are not floats");
+  }
+  require(a.width + b.width == y.width, "what is joined is not as wide as its parts");
+  program.add(std::make_unique<Join>(name, a, b, y));
+}
+
 void copy_slots(Program& program, const Pairs& pairs) {
   program.copy_slots(pairs.data(), static_cast<std::int64_t>(pairs.shape(0)));
 }
@@ -126,6 +135,7 @@ void bind_recurrent(nb::class_<Program>& program) {
       .def("add_delta_rule", &add_delta_rule, "name"_a, "values"_a, "key_heads"_a,
            "by_channel"_a, "a"_a, "dt_bias"_a)
       .def("add_split_groups", &add_split_groups, "name"_a, "x"_a, "outputs"_a, "groups"_a)
+      .def("add_join", &add_join, "name"_a, "a"_a, "b"_a, "y"_a)
       .def("copy_slots", &copy_slots, "pairs"_a, nb::call_guard<nb::gil_scoped_release>());
 }
 

@@ -148,4 +148,16 @@ void SplitGroups::run(const StepContext& context, Worker& worker) {
   }
 }
 
+Join::Join(std::string name, View a, View b, View y) : Operator(std::move(name), "join"), a_(a), b_(b), y_(y) {}
+
+void Join::run(const StepContext& context, Worker& worker) {
+  std::int64_t begin, end;
+  worker.share(context.rows(y_), begin, end);
+  for (std::int64_t r = begin; r < end; r++) {
+    float* y = context.at(y_) + r * y_.ld;
+    std::memcpy(y, at(context, a_, r), static_cast<std::size_t>(a_.width) * sizeof(float));
+    std::memcpy(y + a_.width, at(context, b_, r), static_cast<std::size_t>(b_.width) * sizeof(float));
+  }
+}
+
 }  // namespace ridgeline

@@ -88,4 +88,14 @@ class SplitGroups final : public Operator {
   std::int64_t groups_;
 };
 
+// b's columns after a's.
+class Join final : public Operator {
+ public:
+  Join(std::string name, View a, View b, View y);
+  void run(const StepContext& context, Worker& worker) override;
+
+ private:
+  View a_, b_, y_;
+};
+
 }  // namespace ridgeline

@@ -17,7 +17,8 @@ class Case:
     of the GGUF's matrices, None where there is no twin. `short_tokens`, where not 0, asks for a
     second prompt of that length (LongRoPE takes other factors below the original context). `draw`
     makes other random weights: of mixtures, where those of the first draw send a token to an
-    expert by a margin that is less than the rounding of a backend.
+    expert by a margin that is less than the rounding of a backend. `predictors` modules of
+    multi-token prediction are in the file besides.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Case:
     gguf_type: str | None = "F16"
     short_tokens: int = 0
     draw: int = 0
+    predictors: int = 0
 
 
 def decoder(**changes: Any) -> dict[str, Any]:

@@ -252,4 +252,30 @@ MIXTURES = (
         ),
         gguf_type=None,
     ),
+    # Multi-token prediction: two modules of DeepSeek's, each with copies of what is the model's.
+    Case(
+        "mtp_deepseek_v3",
+        _latent(
+            "DeepseekV3ForCausalLM",
+            "deepseek_v3",
+            scoring_func="sigmoid",
+            topk_method="noaux_tc",
+            num_nextn_predict_layers=2,
+        ),
+        gguf_type=None,
+        predictors=2,
+    ),
+    Case(
+        "mtp_glm4_moe",
+        _grouped(
+            "Glm4MoeForCausalLM",
+            "glm4_moe",
+            use_qk_norm=True,
+            partial_rotary_factor=0.5,
+            head_dim=16,
+            num_nextn_predict_layers=1,
+        ),
+        gguf_type=None,
+        predictors=1,
+    ),
 )

@@ -447,4 +447,22 @@ RECURRENT = (
         },
         gguf_type=None,
     ),
+    # Qwen3-Next's module of multi-token prediction: `mtp.*`, a layer with attention.
+    Case(
+        "mtp_qwen3_next",
+        _hybrid(
+            "Qwen3NextForCausalLM",
+            "qwen3_next",
+            num_hidden_layers=2,
+            rms_norm_eps=1e-6,
+            partial_rotary_factor=0.25,
+            decoder_sparse_step=1,
+            norm_topk_prob=True,
+            **_DELTA | {"layer_types": ["linear_attention", "full_attention"]},
+            **_MIXTURE,
+        ),
+        dtype="F16",
+        gguf_type=None,
+        predictors=1,
+    ),
 )

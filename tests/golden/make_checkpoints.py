@@ -25,6 +25,7 @@ import shutil
 import zlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ from gguf_twin import F32, write_gguf
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.cache_utils import MtpCache
+from transformers.modeling_layers import MtpModel
 
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 # Families that norm with 1 + w.
@@ -40,6 +43,15 @@ _ONE_PLUS_WEIGHT = (
     *("gemma3_text", "gemma", "gemma2", "nemotron"),
     *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
 )
+# Tensors of modules of multi-token prediction; of these models' layers, two or three.
+PREDICTOR = re.compile(
+    r"mtp\.|model\.layers\.\d+\.(enorm|hnorm|eh_proj|shared_head|embed_tokens)|model\.layers\.[23]\."
+)
+QWEN_PREDICTOR_NORMS = ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm")
+PREDICTOR_COPIES = {
+    "embed_tokens.weight": "model.embed_tokens.weight",
+    "shared_head.head.weight": "lm_head.weight",
+}
 _SMALLEST = 2.0**-14  # F16's smallest normal number: below it BF16 values are not exact in F16
 
 
@@ -91,11 +103,64 @@ def weight_shapes(folder: Path, case: Case) -> dict[str, tuple[int, ...]]:
     return dict(sorted(shapes.items()))
 
 
-def oracle_logits(folder: Path, token_ids: NDArray[np.int32]) -> F32:
-    """transformers' logits [tokens, vocab], computed in float32 from the stored weights."""
+def predictor_shapes(case: Case, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the modules of multi-token prediction, as they are published: each is the
+    model's last layer and what joins; DeepSeek's and GLM's have copies of embedding and output.
+    """
+    last, width = case.config["num_hidden_layers"] - 1, case.config["hidden_size"]
+    layer, found = f"model.layers.{last}.", {}
+    for k in range(case.predictors):
+        own = {name.removeprefix(layer): s for name, s in shapes.items() if name.startswith(layer)}
+        if case.config["model_type"] == "qwen3_next":
+            found |= {f"mtp.layers.{k}.{name}": shape for name, shape in own.items()}
+            found |= {f"mtp.{n}.weight": (width,) for n in QWEN_PREDICTOR_NORMS}
+            found["mtp.fc.weight"] = (width, 2 * width)
+            continue
+        own |= {f"{norm}.weight": (width,) for norm in ("enorm", "hnorm", "shared_head.norm")}
+        own |= {"eh_proj.weight": (width, 2 * width)}
+        own |= dict.fromkeys(PREDICTOR_COPIES, (VOCAB, width))
+        found |= {f"model.layers.{last + 1 + k}.{name}": shape for name, shape in own.items()}
+    return dict(sorted(found.items()))
+
+
+def predicted_logits(model: Any, case: Case, token_ids: NDArray[np.int32]) -> dict[str, F32]:
+    """Of each module of multi-token prediction its logits [tokens - 1 - k, vocab] where the true
+    tokens come: module k at position i sees the hidden state that the model, or the module before,
+    gave there and token i + 1 + k.
+    """
+    if case.config["model_type"] == "qwen3_next":  # not known to transformers of it
+        model.config.num_mtp_layers, model.config.mtp_layer_types = 1, ["full_attention"]
+    else:
+        first = case.config["num_hidden_layers"]
+        numbers = "|".join(str(first + k) for k in range(case.predictors))
+        model._keys_to_ignore_on_load_unexpected = [rf"model\.layers\.({numbers})\..*"]
+    modules = MtpModel.from_pretrained(model).eval()
+    ids = torch.from_numpy(token_ids).long()[None]
+    cache = MtpCache(config=model.config.get_mtp_config())
+    found = {}
+    with torch.inference_mode():
+        hidden = model.model(ids).last_hidden_state
+        for k in range(case.predictors):
+            count = ids.shape[1] - 1 - k
+            positions = torch.arange(1 + k, ids.shape[1])[None]
+            hidden = modules.forward_layer(
+                k, hidden[:, :count], positions, cache, input_ids=ids[:, 1 + k :]
+            )
+            found[f"predicted_{k}"] = modules._project_to_logits(hidden)[0].numpy()
+    return found
+
+
+def oracle_logits(folder: Path, token_ids: NDArray[np.int32], case: Case) -> dict[str, F32]:
+    """transformers' logits [tokens, vocab], computed in float32 from the stored weights; and those
+    of the modules of multi-token prediction.
+    """
     model, info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
+    if case.predictors:
+        info["unexpected_keys"] = [
+            name for name in info["unexpected_keys"] if not PREDICTOR.match(name)
+        ]
     wrong = {kind: names for kind, names in info.items() if names}
     if wrong:
         raise ValueError(f"{folder.name}: transformers did not take every weight: {wrong}")
@@ -103,7 +168,8 @@ def oracle_logits(folder: Path, token_ids: NDArray[np.int32]) -> F32:
         logits: F32 = model.eval()(torch.from_numpy(token_ids).long()[None]).logits[0].numpy()
     if logits.dtype != np.float32 or not np.isfinite(logits).all():
         raise ValueError(f"{folder.name}: the oracle's logits are not finite float32")
-    return logits
+    predicted = predicted_logits(model, case, token_ids) if case.predictors else {}
+    return {"logits": logits} | predicted
 
 
 def make(case: Case, out: Path, float32_gguf: Path | None) -> None:
@@ -112,10 +178,15 @@ def make(case: Case, out: Path, float32_gguf: Path | None) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(case.config, indent=1) + "\n")
-    weights = {
-        name: random_weight(case, name, shape)
-        for name, shape in weight_shapes(folder, case).items()
-    }
+    shapes = weight_shapes(folder, case)
+    shapes |= predictor_shapes(case, shapes)
+    weights = {name: random_weight(case, name, shape) for name, shape in shapes.items()}
+    for name in weights:
+        copied = next(
+            (c for c in PREDICTOR_COPIES if name.endswith(c) and PREDICTOR.match(name)), ""
+        )
+        if copied:
+            weights[name] = weights[PREDICTOR_COPIES[copied]]
     stored = {name: torch.from_numpy(w).to(_DTYPES[case.dtype]) for name, w in weights.items()}
     for name, tensor in stored.items():
         if not torch.equal(tensor.float(), torch.from_numpy(weights[name])):
@@ -132,7 +203,8 @@ def make(case: Case, out: Path, float32_gguf: Path | None) -> None:
         if count:
             ids = _generator(case.name, prefix, "prompt").integers(0, VOCAB - 2, count)
             expected[prefix + "token_ids"] = ids.astype(np.int32)
-            expected[prefix + "logits"] = oracle_logits(folder, ids.astype(np.int32))
+            found = oracle_logits(folder, ids.astype(np.int32), case)
+            expected |= {prefix + name: values for name, values in found.items()}
     np.savez(folder / "expected.npz", allow_pickle=False, **expected)
     size = sum(file.stat().st_size for file in folder.iterdir())
     spread = float(expected["logits"].std())

@@ -27,6 +27,7 @@ from ridgeline.model.graph.ops import (
     Experts,
     GatedActivation,
     GatedLinear,
+    Join,
     KvWrite,
     LatentAttention,
     Linear,
@@ -587,6 +588,20 @@ CASES: dict[str, Case] = {
             ((CUT,), (), 4, None),
         ),
         refused={"8 channels do not part into 3 groups": with_op(SplitGroups(3, (3, 1)))},
+    ),
+    "join": Case(
+        Join(),
+        (value(0, TOKENS, 8), value(1, TOKENS, 4)),
+        ((TOKENS, 12),),
+        Work(activation_bytes=2.0 * 4 * 24),
+        shards=(
+            ((REPLICATED, REPLICATED), (), 4, (Join(), (REPLICATED,))),
+            ((CUT, CUT), (), 2, None),
+        ),
+        refused={
+            "as many rows are needed": with_inputs(value(0, TOKENS, 8), value(1, SAMPLED, 4)),
+            "takes 2 inputs": with_inputs(value(0, TOKENS, 8)),
+        },
     ),
     "causal_conv": Case(
         CausalConv(4, bias=True, silu=True),

@@ -14,11 +14,15 @@ from typing import Any
 
 import pytest
 
-from ridgeline.cost.count import count_kv_bytes, count_parameters
+from ridgeline.cost.count import count_kv_bytes, count_parameters, count_step
 from ridgeline.errors import ModelError
 from ridgeline.model.architectures import ARCHITECTURES
 from ridgeline.model.graph.node import Graph
+from ridgeline.model.graph.work import Precision
 from ridgeline.model.opened import describe
+from ridgeline.model.passes.fuse import fuse
+from ridgeline.model.predictors import describe_predictors
+from ridgeline.step import StepShape
 
 DATA = Path(__file__).parent / "data"
 MODELS: dict[str, dict[str, Any]] = json.loads((DATA / "models.json").read_text())
@@ -76,3 +80,25 @@ def test_the_largest_graphs_are_built_within_a_second() -> None:
             graph_of(name)
             seconds.append(time.process_time() - start)
         assert min(seconds) < 1
+
+
+def test_modules_of_multi_token_prediction() -> None:
+    """README_WEIGHTS.md of DeepSeek V3: 11.5 G of its own, and 2.4 G active with the embedding and
+    the output matrix (0.9 G each) that it shares with the model.
+    """
+    config = MODELS["deepseek-ai/DeepSeek-V3"]["config"]
+    (module,) = describe_predictors(config)
+    counted, shared = count_parameters(module), 2 * 129280 * 7168
+    assert counted.total - shared == pytest.approx(11.5e9, rel=0.01)
+    # 2.54 with the joining matrix, which the published figure seems to leave out.
+    assert counted.active - 2 * 7168**2 == pytest.approx(2.4e9, rel=0.02)
+    assert count_kv_bytes(module).per_token == 2 * (512 + 64)
+    # A draft for each of 8 rows reads attention, the experts that are chosen, and the head.
+    step = StepShape.decode(8, 4096)
+    main = count_step(fuse(describe(config)), step, Precision()).total
+    draft = count_step(fuse(module), step, Precision()).total
+    assert 0.01 < draft.weight_bytes / main.weight_bytes < 0.04
+    assert 0.01 < draft.total_flops / main.total_flops < 0.1
+    for name in ("zai-org/GLM-4.5-Air", "Qwen/Qwen3.5-35B-A3B"):
+        assert len(describe_predictors(MODELS[name]["config"])) == 1
+    assert describe_predictors(MODELS["Qwen/Qwen3-8B"]["config"]) == ()

@@ -19,8 +19,10 @@ from ridgeline.model.graph.node import Graph, RowState, Value
 from ridgeline.model.graph.ops import (
     CausalConv,
     DeltaRule,
+    Join,
     Operator,
     SelectiveScan,
+    Split,
     SplitGroups,
     SsdScan,
 )
@@ -242,3 +244,15 @@ def test_groups_are_parted(isa: str) -> None:
     cpu = executor(one_operator(5, (42,), add), {"table": x}, isa)
     found = compute(cpu, [5])
     assert np.array_equal(found, x.reshape(5, 3, 14)[:, :, 9:].reshape(5, 15))
+
+
+@isas
+def test_values_are_joined(isa: str) -> None:
+    x = np.arange(5 * 42, dtype=np.float32).reshape(5, 42)
+
+    def add(b: Builder, values: tuple[Value, ...]) -> Value:
+        first, second = b.add("part", Split((35, 7)), *values)
+        return b.one("op", Join(), second, first)
+
+    cpu = executor(one_operator(5, (42,), add), {"table": x}, isa)
+    assert np.array_equal(compute(cpu, [5]), np.concatenate([x[:, 35:], x[:, :35]], axis=1))

@@ -29,7 +29,12 @@ from ridgeline.model.weights.sentence import read_sentence_files
 CONFIG = "config.json"
 
 PREDICTORS = "the multi-token prediction module"
-PREDICTOR_COUNTS = ("num_nextn_predict_layers", "num_mtp_modules", "num_mtp_layers")
+PREDICTOR_COUNTS = (
+    "num_nextn_predict_layers",
+    "num_mtp_modules",
+    "num_mtp_layers",
+    "mtp_num_hidden_layers",
+)
 LAYER = re.compile(r"(?:model\.)?layers\.(\d{1,4})\.")
 
 DTYPES: dict[str, str] = {
@@ -98,6 +103,8 @@ def open_model(
     weights = bind(graph, checkpoint, row.names, root)
     is_tied = all(weight.name != "head.weight" for weight in graph.weights)
     predictors = predictors_in(weights.unused, config)
+    if row.predictors is not None and row.predictors.from_zero:
+        predictors |= {name for name in weights.unused if name.startswith("mtp.")}
     check_unused(checkpoint, weights.unused, row.names, root, is_tied, predictors)
     if not isinstance(name, str) or not name.strip():
         name = path.resolve().name if path.is_dir() else path.stem

@@ -67,7 +67,7 @@ def takes_fine_activations(graph: Graph, node: Node) -> bool:
 
 
 def _makes_logits(graph: Graph) -> set[str]:
-    logits = {value.id for value in graph.outputs}
+    logits = {graph.outputs[0].id}
     for node in reversed(graph.nodes):
         if isinstance(node.op, Softcap | Scale) and node.outputs[0].id in logits:
             logits.add(node.inputs[0].id)

@@ -20,6 +20,7 @@ from ridgeline.backends.cpu.activations import takes_fine_activations
 from ridgeline.backends.cpu.bind_recurrent import (
     bind_causal_conv,
     bind_delta_rule,
+    bind_join,
     bind_selective_scan,
     bind_split_groups,
     bind_ssd_scan,
@@ -33,7 +34,15 @@ from ridgeline.model.graph.ops.activation import Activate, GatedActivation
 from ridgeline.model.graph.ops.attention import Attention, KvWrite
 from ridgeline.model.graph.ops.causal_conv import CausalConv
 from ridgeline.model.graph.ops.delta_rule import DeltaRule
-from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups, Weigh
+from ridgeline.model.graph.ops.elementwise import (
+    Add,
+    Join,
+    Scale,
+    Softcap,
+    Split,
+    SplitGroups,
+    Weigh,
+)
 from ridgeline.model.graph.ops.embed import Embed, PositionEmbed, TypeEmbed
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
@@ -70,16 +79,7 @@ class Binding:
     caches: dict[str, int] = field(default_factory=dict)
 
     def view(self, value: Value) -> _native.View:
-        rows, width = value.shape
-        assert rows in (TOKENS, SAMPLED)
-        assert isinstance(width, int)
-        return _native.View(
-            offset=self.plan.offsets[value.id] // 4,
-            ld=self.plan.row_strides[value.id],
-            width=width,
-            sampled=rows is SAMPLED,
-            kind=self.kinds.get(value.id, ""),
-        )
+        return view_of(self.plan, value, self.kinds.get(value.id, ""))
 
     def columns(self, value: Value, first: int, width: int) -> _native.View:
         rows, _ = value.shape
@@ -190,6 +190,20 @@ class Binding:
             state.format.name,
             state.latent,
         )
+
+
+def view_of(plan: MemoryPlan, value: Value, kind: str = "") -> _native.View:
+    """Where a value of `plan` lies."""
+    rows, width = value.shape
+    assert rows in (TOKENS, SAMPLED)
+    assert isinstance(width, int)
+    return _native.View(
+        offset=plan.offsets[value.id] // 4,
+        ld=plan.row_strides[value.id],
+        width=width,
+        sampled=rows is SAMPLED,
+        kind=kind,
+    )
 
 
 def _keep() -> None:
@@ -480,6 +494,7 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     Experts: _experts,
     Split: _split,
     SplitGroups: bind_split_groups,
+    Join: bind_join,
     CausalConv: bind_causal_conv,
     SelectiveScan: bind_selective_scan,
     SsdScan: bind_ssd_scan,

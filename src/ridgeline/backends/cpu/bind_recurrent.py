@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ridgeline.model.graph.node import Node, Weight
 from ridgeline.model.graph.ops.causal_conv import CausalConv
 from ridgeline.model.graph.ops.delta_rule import DeltaRule
-from ridgeline.model.graph.ops.elementwise import SplitGroups
+from ridgeline.model.graph.ops.elementwise import Join, SplitGroups
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
 
 if TYPE_CHECKING:
@@ -78,6 +78,11 @@ def bind_delta_rule(b: Binding, node: Node, op: DeltaRule) -> None:
 def bind_split_groups(b: Binding, node: Node, op: SplitGroups) -> None:
     outputs = [b.view(value) for value in node.outputs]
     b.program.add_split_groups(node.name, b.view(node.inputs[0]), outputs, op.num_groups)
+
+
+def bind_join(b: Binding, node: Node, op: Join) -> None:
+    first, second, y = (b.view(value) for value in (*node.inputs, *node.outputs))
+    b.program.add_join(node.name, first, second, y)
 
 
 def decay_rate(b: Binding, weight: Weight, log_a: bool) -> Floats:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ridgeline.backends.cpu import _native, packed_weights
-from ridgeline.backends.cpu.bind import bind
+from ridgeline.backends.cpu.bind import bind, view_of
 from ridgeline.backends.cpu.program import (
     ProgramLimits,
     empty_program,
@@ -33,6 +33,8 @@ from ridgeline.model.graph.ops.pool import Pool
 from ridgeline.model.passes.state_groups import state_groups
 from ridgeline.step import Masks, RowSampling, Sampled, Scored, StepPlan, StepResult
 from ridgeline.units import KIB, MIB
+
+Floats = npt.NDArray[np.float32]
 
 BLOCK_TOKENS = 16
 
@@ -154,6 +156,10 @@ class CpuExecutor:
         # Pools, and segments of texts, need whole sequences.
         self._takes_whole = any(isinstance(node.op, Pool | TypeEmbed) for node in graph.nodes)
         self._pools = any(isinstance(node.op, Pool) for node in graph.nodes)
+        # Of a predictor, what it is given; and what a graph gives beside logits.
+        self._given = [view_of(plan, value) for value in graph.inputs[1:]]
+        self._gives = [view_of(plan, value) for value in graph.outputs[1:]]
+        self._num_tokens = 0
         self._tables = [node.weights[0] for node in graph.nodes if isinstance(node.op, Embed)]
         try:
             self._program = packed_weights.load(
@@ -196,10 +202,15 @@ class CpuExecutor:
         except (ValueError, IndexError) as error:
             raise EngineError(str(error)) from None
 
-    def submit(self, plan: StepPlan, masks: Masks | None = None) -> None:
-        """Runs the step without the interpreter's lock, and samples; `collect` has the result."""
+    def submit(
+        self, plan: StepPlan, masks: Masks | None = None, *, hidden: Floats | None = None
+    ) -> None:
+        """Runs the step without the interpreter's lock, and samples; `collect` has the result.
+
+        hidden: [tokens of the step, width], if the graph is a predictor's.
+        """
         self._require_idle()
-        self._run(plan, sampling=True, masks=masks)
+        self._run(plan, sampling=True, masks=masks, hidden=hidden)
         sampled = map(_sampled, self._program.samples()) if plan.rows else ()
         self._result = StepResult(tuple(sampled))
 
@@ -209,13 +220,21 @@ class CpuExecutor:
         result, self._result = self._result, None
         return result
 
-    def forward(self, plan: StepPlan) -> npt.NDArray[np.float32]:
+    def forward(self, plan: StepPlan, *, hidden: Floats | None = None) -> Floats:
         """Logits [sum of num_logits, vocab_size], a copy; fills the cache, samples nothing."""
         self._require_idle()
         if not plan.rows:
             return np.zeros((0, self.vocab_size), np.float32)
-        self._run(plan, sampling=False)
+        self._run(plan, sampling=False, hidden=hidden)
         return np.asarray(self._program.logits())
+
+    def hidden(self) -> Floats:
+        """A copy of the last step's hidden states [tokens, width], of a graph that gives some
+        (`passes.hidden.with_hidden`, predictors).
+        """
+        if not self._gives:
+            raise EngineError(f"{self._graph.name} gives no hidden states")
+        return np.asarray(self._program.read_rows(self._gives[0], self._num_tokens))
 
     def timers(self) -> tuple[OperatorTime, ...]:
         """Time by operator in graph order, sampling last, since the program was made or reset."""
@@ -252,9 +271,18 @@ class CpuExecutor:
         if self._result is not None:
             raise EngineError("a step is in flight; collect it first")
 
-    def _run(self, plan: StepPlan, *, sampling: bool, masks: Masks | None = None) -> None:
+    def _run(
+        self,
+        plan: StepPlan,
+        *,
+        sampling: bool,
+        masks: Masks | None = None,
+        hidden: Floats | None = None,
+    ) -> None:
         if not plan.rows:
             return
+        if (hidden is None) != (not self._given):
+            raise EngineError(f"{self._graph.name} takes {len(self._given)} hidden states a token")
         lines: list[tuple[int, int, int, int, int, int]] = []
         new_blocks: list[int] = []
         num_tokens = 0
@@ -274,9 +302,16 @@ class CpuExecutor:
             if plan.slot_copies:
                 pairs = [(copy.source, copy.target) for copy in plan.slot_copies]
                 self._program.copy_slots(np.array(pairs, np.int32))
+            if hidden is not None:
+                if len(hidden) != num_tokens:
+                    raise EngineError(
+                        f"{len(hidden)} hidden states for a step of {num_tokens} tokens"
+                    )
+                self._program.write_rows(self._given[0], np.ascontiguousarray(hidden, np.float32))
             self._program.run(np.array(lines, np.int32), blocks, sampling, masks)
         except (ValueError, IndexError, OverflowError, RuntimeError) as error:
             raise EngineError(str(error)) from None
+        self._num_tokens = num_tokens
         self._num_looked_up += num_tokens
         if self._num_looked_up * LOOKUP_BYTES >= RESIDENT_TABLE_BYTES:
             self._num_looked_up = 0

@@ -1,11 +1,19 @@
-"""elementwise: add, multiply by a number, soft cap, weigh; and the split into column ranges."""
+"""elementwise: add, multiply by a number, soft cap, weigh; splits into columns, and the join."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ridgeline.backends.reference.call import Array, Call
-from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups, Weigh
+from ridgeline.model.graph.ops.elementwise import (
+    Add,
+    Join,
+    Scale,
+    Softcap,
+    Split,
+    SplitGroups,
+    Weigh,
+)
 from ridgeline.model.graph.ops.scale_by import ScaleBy
 
 
@@ -44,3 +52,7 @@ def split_groups(op: SplitGroups, call: Call) -> tuple[Array, ...]:
     groups = x.reshape(*x.shape[:-1], op.num_groups, -1)
     parts = np.split(groups, np.cumsum(op.sizes)[:-1], axis=-1)
     return tuple(part.reshape(*x.shape[:-1], -1) for part in parts)
+
+
+def join(op: Join, call: Call) -> tuple[Array]:
+    return (np.concatenate(call.inputs, axis=-1),)

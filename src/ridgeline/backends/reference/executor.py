@@ -82,6 +82,7 @@ class ReferenceExecutor:
         ]
         self._dtype = np.dtype(dtype)
         self._in_flight: StepResult | None = None
+        self._hidden: Array | None = None
 
     def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
         self._table.open_row(row, token_ids, sampling)
@@ -92,11 +93,15 @@ class ReferenceExecutor:
     def close_row(self, row: int) -> None:
         self._table.close_row(row)
 
-    def submit(self, plan: StepPlan, masks: Masks | None = None) -> None:
-        """Runs the step (nothing here is asynchronous) and appends each row's token to it."""
+    def submit(
+        self, plan: StepPlan, masks: Masks | None = None, *, hidden: Array | None = None
+    ) -> None:
+        """Runs the step (nothing here is asynchronous) and appends each row's token to it. hidden:
+        [tokens of the step, width], if the graph is a predictor's.
+        """
         self._require_idle()
         rows = self._begin(plan, sampling=True)
-        logits = self._logits(rows)
+        logits = self._logits(rows, hidden)
         given = {} if masks is None else masks()
         sampled = []
         for row, end in zip(rows, np.cumsum([r.num_logits for r in rows]), strict=True):
@@ -114,10 +119,16 @@ class ReferenceExecutor:
         result, self._in_flight = self._in_flight, None
         return result
 
-    def forward(self, plan: StepPlan) -> npt.NDArray[np.float32]:
+    def forward(self, plan: StepPlan, *, hidden: Array | None = None) -> npt.NDArray[np.float32]:
         """Logits [sum of num_logits, vocab_size]; fills the cache, samples nothing."""
         self._require_idle()
-        return self._logits(self._begin(plan, sampling=False)).astype(np.float32)
+        return self._logits(self._begin(plan, sampling=False), hidden).astype(np.float32)
+
+    def hidden(self) -> Array:
+        """See `CpuExecutor.hidden`."""
+        if self._hidden is None:
+            raise EngineError(f"{self._ranks[0].graph.name} gives no hidden states")
+        return self._hidden
 
     def chosen_experts(self) -> dict[str, npt.NDArray[np.int32]]:
         """See `CpuExecutor.chosen_experts`."""
@@ -154,12 +165,20 @@ class ReferenceExecutor:
         if self._in_flight is not None:
             raise EngineError("a step is in flight; collect it first")
 
-    def _logits(self, rows: Sequence[BoundRow]) -> Array:
+    def _logits(self, rows: Sequence[BoundRow], hidden: Array | None = None) -> Array:
         if not rows:
             return np.zeros((0, self.vocab_size), self._dtype)
         token_ids = np.concatenate([row.token_ids[row.num_context :] for row in rows])
+        given = [token_ids] if hidden is None else [token_ids, hidden.astype(self._dtype)]
         for rank in self._ranks:
-            rank.values = {rank.graph.inputs[0].id: token_ids}
+            if len(given) != len(rank.graph.inputs) or any(len(x) != len(token_ids) for x in given):
+                raise EngineError(
+                    f"{rank.graph.name} takes {len(rank.graph.inputs) - 1} hidden states a token, "
+                    f"and the step has {len(token_ids)} tokens"
+                )
+            rank.values = {
+                value.id: array for value, array in zip(rank.graph.inputs, given, strict=True)
+            }
         # Overflow and NaN are a row's own fault, which sampling reports.
         with np.errstate(all="ignore"):
             for index, node in enumerate(self._ranks[0].graph.nodes):
@@ -171,7 +190,9 @@ class ReferenceExecutor:
                 else:
                     for rank in self._ranks:
                         rank.run(index, rows)
-        logits = self._ranks[0].values[self._ranks[0].graph.outputs[0].id]
+        first = self._ranks[0]
+        logits, *also = [first.values[value.id] for value in first.graph.outputs]
+        self._hidden = also[0] if also else None
         for rank in self._ranks:
             rank.values = {}
         return logits

@@ -13,6 +13,7 @@ from ridgeline.backends.reference.collectives import all_gather, all_reduce
 from ridgeline.backends.reference.delta_rule import delta_rule
 from ridgeline.backends.reference.elementwise import (
     add,
+    join,
     scale,
     scale_by,
     softcap,
@@ -57,6 +58,7 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.Weigh: weigh,
     ops.Split: split,
     ops.SplitGroups: split_groups,
+    ops.Join: join,
     ops.CausalConv: causal_conv,
     ops.SelectiveScan: selective_scan,
     ops.SsdScan: ssd_scan,

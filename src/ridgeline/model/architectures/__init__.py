@@ -68,6 +68,7 @@ from ridgeline.model.architectures.qwen_moe import build_qwen2_moe, build_qwen3_
 from ridgeline.model.architectures.seed_oss import build_seed_oss
 from ridgeline.model.architectures.smollm3 import build_smollm3
 from ridgeline.model.architectures.stablelm import build_nemotron, build_stablelm
+from ridgeline.model.architectures.stack import Assemble
 from ridgeline.model.architectures.starcoder2 import build_starcoder2
 from ridgeline.model.graph.build import FormatOf
 from ridgeline.model.graph.check import check_graph
@@ -77,6 +78,7 @@ from ridgeline.model.weights import (
     names_dense,
     names_encoders,
     names_moe,
+    names_predictors,
     names_recurrent,
 )
 from ridgeline.model.weights.names import Names, Root
@@ -100,6 +102,20 @@ class Architecture:
     names: Names
     stored: Stored = AS_PUBLISHED
     model_types: tuple[str, ...] = ()
+    predictors: Predictors | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Predictors:
+    """How the modules of multi-token prediction become graphs (`model/predictors.py`).
+
+    build: the architecture's, told what to assemble. from_zero: layers of modules are numbered from
+    0 and not on from the model's.
+    """
+
+    build: Callable[[Fields, FormatOf, Stored, int | None, Assemble], Graph]
+    names: Names
+    from_zero: bool = False
 
 
 def hf(
@@ -107,9 +123,10 @@ def hf(
     modules: Mapping[str, names.Row],
     model_type: str,
     roots: tuple[Root, ...] = names.HF_ROOTS,
+    predictors: Predictors | None = None,
 ) -> Architecture:
     layout = Names(modules, roots, names.HF_HARMLESS)
-    return Architecture("hf", build, layout, model_types=(model_type,))
+    return Architecture("hf", build, layout, model_types=(model_type,), predictors=predictors)
 
 
 def gguf(
@@ -161,6 +178,16 @@ HF_QWEN3_5_MOE = replace(
     HF_QWEN3_5, build=build_qwen3_5_moe, model_types=("qwen3_5_moe", "qwen3_5_moe_text")
 )
 
+QWEN_PREDICTORS = Predictors(
+    build_qwen3_next,
+    Names(names_predictors.HF_QWEN3_NEXT, names.HF_GEMMA3_ROOTS),
+    from_zero=True,
+)
+HF_QWEN3_5 = replace(HF_QWEN3_5, predictors=replace(QWEN_PREDICTORS, build=build_qwen3_5))
+HF_QWEN3_5_MOE = replace(
+    HF_QWEN3_5_MOE, predictors=replace(QWEN_PREDICTORS, build=build_qwen3_5_moe)
+)
+
 # By `architectures[0]` of config.json and by `general.architecture` of GGUF.
 ARCHITECTURES: dict[str, Architecture] = {
     "LlamaForCausalLM": hf(build_llama, names.HF_LLAMA, "llama"),
@@ -196,7 +223,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "OlmoeForCausalLM": hf(build_olmoe, names_moe.HF_QWEN_MOE, "olmoe"),
     "GraniteMoeForCausalLM": hf(build_granite_moe, names_moe.HF_GRANITE_MOE, "granitemoe"),
     "MiniMaxM2ForCausalLM": hf(build_minimax_m2, names_moe.HF_MINIMAX_M2, "minimax_m2"),
-    "Glm4MoeForCausalLM": hf(build_glm4_moe, names_moe.HF_DEEPSEEK_MOE, "glm4_moe"),
+    "Glm4MoeForCausalLM": hf(
+        build_glm4_moe,
+        names_moe.HF_DEEPSEEK_MOE,
+        "glm4_moe",
+        predictors=Predictors(build_glm4_moe, Names(names_predictors.HF_GLM4_MOE, names.HF_ROOTS)),
+    ),
     "Dots1ForCausalLM": hf(build_dots1, names_moe.HF_DEEPSEEK_MOE, "dots1"),
     "DeciLMForCausalLM": hf(build_decilm, names.HF_LLAMA, "nemotron-nas"),
     "Gemma4ForCausalLM": HF_GEMMA4,
@@ -225,7 +257,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "KimiLinearForCausalLM": hf(build_kimi_linear, names_recurrent.HF_KIMI_LINEAR, "kimi_linear"),
     "Lfm2ForCausalLM": hf(build_lfm2, names_recurrent.HF_LFM2, "lfm2"),
     "Lfm2MoeForCausalLM": hf(build_lfm2_moe, names_recurrent.HF_LFM2_MOE, "lfm2_moe"),
-    "Qwen3NextForCausalLM": hf(build_qwen3_next, names_recurrent.HF_QWEN3_NEXT, "qwen3_next"),
+    "Qwen3NextForCausalLM": hf(
+        build_qwen3_next,
+        names_recurrent.HF_QWEN3_NEXT,
+        "qwen3_next",
+        predictors=QWEN_PREDICTORS,
+    ),
     "Qwen3_5MoeForCausalLM": HF_QWEN3_5_MOE,
     "Qwen3_5MoeForConditionalGeneration": HF_QWEN3_5_MOE,
     "Qwen3_5ForCausalLM": HF_QWEN3_5,
@@ -237,6 +274,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         build_deepseek_v3,
         Names(names_moe.HF_DEEPSEEK, names.HF_ROOTS, names.HF_HARMLESS),
         model_types=("deepseek_v3", "kimi_k2"),
+        predictors=Predictors(
+            build_deepseek_v3, Names(names_predictors.HF_DEEPSEEK, names.HF_ROOTS)
+        ),
     ),
     "llama": gguf(build_llama_or_mixtral, names_moe.GGUF_MOE, Stored(interleaved_rope=True)),
     "qwen2": gguf(build_qwen2, names.GGUF_LLAMA),

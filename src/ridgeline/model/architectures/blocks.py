@@ -193,6 +193,13 @@ def head(
     return logits if softcap is None else b.one("softcap", Softcap(softcap), logits)
 
 
+def logits_of(b: Builder, x: Value, vocab: int, *, tied: Weight | None) -> Value:
+    """Logits of hidden states that have had their norm, of the tokens that want them."""
+    x = b.one("select", SelectRows(), x)
+    table = tied or b.weight("head.weight", vocab, width(x), axes=("vocab", None))
+    return b.one("head", Linear(), x, weights=(table,))
+
+
 def width(x: Value) -> int:
     channels = x.shape[-1]
     assert isinstance(channels, int)

@@ -20,7 +20,7 @@ from ridgeline.model.architectures.rope_scaling import (
     read_rope,
     rotation,
 )
-from ridgeline.model.architectures.stack import Branch, Norms, build_decoder
+from ridgeline.model.architectures.stack import Assemble, Branch, Norms, build_decoder
 from ridgeline.model.graph.build import Builder, FormatOf
 from ridgeline.model.graph.node import Graph, KvState, Value
 from ridgeline.model.graph.ops import (
@@ -75,7 +75,11 @@ def by_softmax(mixture: Mixture, grouped: bool) -> Mixture:
 
 
 def build_deepseek_v3(
-    config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
+    config: Fields,
+    format_of: FormatOf,
+    stored: Stored,
+    context_length: int | None,
+    assemble: Assemble = build_decoder,
 ) -> Graph:
     config.require_neutral({"topk_method": ("noaux_tc",)})
     layers = config.integer("num_hidden_layers", 1, 1024)
@@ -89,6 +93,7 @@ def build_deepseek_v3(
         context_length,
         mixtures,
         Defaults(vocab=129280, heads=128, head_dim=1, positions=4096),
+        assemble,
     )
 
 
@@ -99,6 +104,7 @@ def build_latent(
     context_length: int | None,
     mixtures: tuple[Mixture | None, ...],
     defaults: Defaults,
+    assemble: Assemble = build_decoder,
 ) -> Graph:
     sizes = read_sizes(config, defaults)
     config.require_neutral(neutral(*GROUPED) | {"mlp_bias": (False,), "head_dim": ()})
@@ -122,7 +128,7 @@ def build_latent(
         bias=config.boolean("attention_bias", False),
     )
     interleaved = config.boolean("rope_interleave", True)
-    return build_decoder(
+    return assemble(
         name,
         sizes,
         format_of,

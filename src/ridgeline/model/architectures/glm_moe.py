@@ -9,7 +9,7 @@ from ridgeline.model.architectures.decoder import Defaults, neutral, read_activa
 from ridgeline.model.architectures.fields import Fields
 from ridgeline.model.architectures.mixture import GROUPED, mixes, read_grouped
 from ridgeline.model.architectures.rope_scaling import choose_context, read_rope, rotation
-from ridgeline.model.architectures.stack import Norms, attends, build_decoder
+from ridgeline.model.architectures.stack import Assemble, Norms, attends, build_decoder
 from ridgeline.model.graph.build import FormatOf
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops import Norm
@@ -18,7 +18,11 @@ GLM = Defaults(vocab=151552, heads=96, kv_heads=8, positions=131072, eps=1e-5)
 
 
 def build_glm4_moe(
-    config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
+    config: Fields,
+    format_of: FormatOf,
+    stored: Stored,
+    context_length: int | None,
+    assemble: Assemble = build_decoder,
 ) -> Graph:
     sizes = read_sizes(config, GLM)
     config.require_neutral(neutral(*GROUPED, "use_qk_norm") | {"mlp_bias": (False,)})
@@ -28,7 +32,7 @@ def build_glm4_moe(
         config, sizes.layers, top_k=8, shared=1, experts=128, hidden=1408, dense=1
     )
     rms = Norm("rms", sizes.eps)
-    return build_decoder(
+    return assemble(
         "glm4_moe",
         sizes,
         format_of,

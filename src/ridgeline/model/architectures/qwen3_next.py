@@ -30,7 +30,13 @@ from ridgeline.model.architectures.mixture import Mixture, mixes, read_mixture
 from ridgeline.model.architectures.qwen_moe import read_layers
 from ridgeline.model.architectures.recurrent import DeltaSizes, delta_net
 from ridgeline.model.architectures.rope_scaling import choose_context, read_rope, rotation
-from ridgeline.model.architectures.stack import Branch, Norms, build_decoder, feeds
+from ridgeline.model.architectures.stack import (
+    Assemble,
+    Branch,
+    Norms,
+    build_decoder,
+    feeds,
+)
 from ridgeline.model.graph.build import Builder, FormatOf
 from ridgeline.model.graph.node import Graph, KvState, Value
 from ridgeline.model.graph.ops import (
@@ -51,7 +57,11 @@ ROTATED_SHARE = 0.25
 
 
 def build_qwen3_next(
-    config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
+    config: Fields,
+    format_of: FormatOf,
+    stored: Stored,
+    context_length: int | None,
+    assemble: Assemble = build_decoder,
 ) -> Graph:
     sizes = read_sizes(config, QWEN3_NEXT)
     config.require_neutral(neutral("num_experts") | {"use_sliding_window": (False,)})
@@ -68,22 +78,41 @@ def build_qwen3_next(
     )
     tied = config.boolean("tie_word_embeddings", False)
     return build_delta(
-        "qwen3_next", config, sizes, format_of, stored, context_length, feed, tied, joint=True
+        "qwen3_next",
+        config,
+        sizes,
+        format_of,
+        stored,
+        context_length,
+        feed,
+        tied,
+        assemble,
+        joint=True,
     )
 
 
 def build_qwen3_5(
-    config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
+    config: Fields,
+    format_of: FormatOf,
+    stored: Stored,
+    context_length: int | None,
+    assemble: Assemble = build_decoder,
 ) -> Graph:
     config, tied = text_of(config)
     sizes = read_sizes(config, QWEN3_5)
     config.require_neutral(NEUTRAL | {"attn_output_gate": (True,)})
     feed = feeds(sizes.mlp, read_activation(config, "hidden_act", "silu"))
-    return build_delta("qwen3_5", config, sizes, format_of, stored, context_length, feed, tied)
+    return build_delta(
+        "qwen3_5", config, sizes, format_of, stored, context_length, feed, tied, assemble
+    )
 
 
 def build_qwen3_5_moe(
-    config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
+    config: Fields,
+    format_of: FormatOf,
+    stored: Stored,
+    context_length: int | None,
+    assemble: Assemble = build_decoder,
 ) -> Graph:
     config, tied = text_of(config)
     # No layer is without experts: the field may be left out.
@@ -94,7 +123,9 @@ def build_qwen3_5_moe(
     mixture = read_shared_mixture(config, num_experts=256, top_k=8, normalize=True)
     activation = read_activation(config, "hidden_act", "silu")
     feed = mixes((mixture,) * sizes.layers, sizes.mlp, activation)
-    return build_delta("qwen3_5_moe", config, sizes, format_of, stored, context_length, feed, tied)
+    return build_delta(
+        "qwen3_5_moe", config, sizes, format_of, stored, context_length, feed, tied, assemble
+    )
 
 
 def build_delta(
@@ -106,6 +137,7 @@ def build_delta(
     context_length: int | None,
     feed: Branch,
     tied: bool,
+    assemble: Assemble,
     *,
     joint: bool = False,
 ) -> Graph:
@@ -133,7 +165,7 @@ def build_delta(
         bias=config.boolean("attention_bias", False),
     )
     kinds = read_period(config, sizes.layers)
-    return build_decoder(
+    return assemble(
         name,
         sizes,
         format_of,

@@ -17,6 +17,8 @@ from ridgeline.model.architectures.blocks import (
     embed,
     gated_mlp,
     head,
+    linear,
+    logits_of,
     mlp,
     norm,
     scaled,
@@ -24,11 +26,13 @@ from ridgeline.model.architectures.blocks import (
 from ridgeline.model.architectures.decoder import Sizes
 from ridgeline.model.graph.build import Builder, FormatOf
 from ridgeline.model.graph.node import Graph, Value
-from ridgeline.model.graph.ops import Norm, Rotation
+from ridgeline.model.graph.ops import Join, Norm, Rotation
 from ridgeline.model.graph.ops.activation import Activation
 
 # (builder, layer's name, layer's number, x [TOKENS, width]) -> y [TOKENS, width]
 Branch = Callable[[Builder, str, int, Value], Value]
+# `build_decoder`, or what takes its arguments and builds something else of them.
+Assemble = Callable[..., Graph]
 Order = Literal["pre", "post", "sandwich", "parallel"]
 
 
@@ -149,3 +153,39 @@ def build_decoder(
         scale=logit_scale,
     )
     return b.finish(logits, context)
+
+
+def build_predictor(
+    name: str,
+    sizes: Sizes,
+    format_of: FormatOf,
+    *,
+    context: int,
+    norms: Norms,
+    attend: Branch,
+    feed: Branch,
+    tied: bool,
+    number: int,
+    from_zero: bool,
+) -> Graph:
+    """A module of multi-token prediction (`predictors`): the hidden state of a token and the
+    embedding of the next, a norm each, joined and taken through one layer of the model's last kind.
+
+    Takes what `build_decoder` takes. number: of the module. from_zero: its layer is called so,
+    rather than by a number behind those of the model's layers. Outputs: logits, and the hidden
+    states that the next module goes on from.
+    """
+    b = Builder(f"{name}_predictor", format_of)
+    x, table = embed(b, sizes.vocab, sizes.width)
+    hidden = b.hidden(sizes.width)
+    layer = f"layers.{number if from_zero else sizes.layers + number}"
+    x = norms(b, f"{layer}.embed_norm", x)
+    hidden = norms(b, f"{layer}.hidden_norm", hidden)
+    x = b.one(f"{layer}.joined", Join(), x, hidden)
+    x = linear(b, f"{layer}.join", x, sizes.width)
+    for part, branch in (("attn", attend), ("mlp", feed)):
+        y = branch(b, layer, sizes.layers - 1, norms(b, f"{layer}.{part}_norm", x))
+        x = add(b, f"{layer}.{part}_add", x, y)
+    x = norms(b, f"{layer}.last_norm", x)
+    logits = logits_of(b, x, sizes.vocab, tied=table if tied else None)
+    return b.finish(logits, context, x)

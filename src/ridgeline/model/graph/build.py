@@ -21,6 +21,12 @@ class Builder:
         self._nodes: list[Node] = []
         self._next_id = 0
         self.token_ids = self._value((TOKENS,), integer=True)
+        self._inputs = [self.token_ids]
+
+    def hidden(self, width: int) -> Value:
+        """Hidden states [TOKENS, width] that are given with the token ids."""
+        self._inputs.append(self._value((TOKENS, width)))
+        return self._inputs[-1]
 
     def weight(self, name: str, *shape: int, axes: tuple[str | None, ...] = ()) -> Weight:
         """A weight of `shape`; axes labels its dimensions (none by default)."""
@@ -58,8 +64,10 @@ class Builder:
         (output,) = self.add(name, op, *inputs, weights=weights, state=state)
         return output
 
-    def finish(self, logits: Value, max_context: int) -> Graph:
-        return Graph(self._name, tuple(self._nodes), (self.token_ids,), (logits,), max_context)
+    def finish(self, logits: Value, max_context: int, *also: Value) -> Graph:
+        """also: what the graph gives beside logits."""
+        inputs, outputs = tuple(self._inputs), (logits, *also)
+        return Graph(self._name, tuple(self._nodes), inputs, outputs, max_context)
 
     def _value(self, shape: Shape, integer: bool = False) -> Value:
         self._next_id += 1

@@ -125,8 +125,9 @@ class Node:
 class Graph:
     """A model: nodes in an order that can be executed.
 
-    inputs: (token ids [TOKENS],). outputs: (logits [SAMPLED, vocab],). max_context: tokens that
-    positions reach.
+    inputs: (token ids [TOKENS],); of a predictor also hidden states [TOKENS, width], which another
+    graph has given. outputs: (logits [SAMPLED, vocab],), and hidden states [TOKENS, width] where
+    they are asked for. max_context: tokens that positions reach.
     """
 
     name: str

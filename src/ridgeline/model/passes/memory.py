@@ -35,7 +35,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """All keys are value ids; every value but the graph's inputs (token ids) has an offset.
+    """All keys are value ids; every value but token ids has an offset.
 
     offsets: bytes from the arena's start, of the first element of a view too. row_strides: elements
     from one row to the next. views: the outputs of splits. in_place: output -> the input whose
@@ -69,11 +69,12 @@ def plan_memory(
     """
     sizes: dict[Dim, int] = {TOKENS: max_tokens, SAMPLED: max_sampled, SEQUENCES: max_sequences}
     inputs = {value.id for value in graph.inputs}
+    given = tuple(value for value in graph.inputs if not value.integer)
     lives, views, in_place = _lives(graph, inputs, row_bytes)
 
     value_bytes: dict[int, int] = {}
     row_strides: dict[int, int] = {}
-    for value in (value for node in graph.nodes for value in node.outputs):
+    for value in (*given, *(value for node in graph.nodes for value in node.outputs)):
         view = views.get(value.id)
         row_strides[value.id] = view.row_stride if view else _elements(value.shape[1:], sizes)
         if view is None and value.id not in in_place:
@@ -137,6 +138,11 @@ def _lives(
                 last_of_owner[view.base] = max(
                     last_of_owner.get(view.base, 0), last_use.get(value.id, 0)
                 )
+    for value in graph.inputs:
+        if not value.integer:
+            # There before the first node runs.
+            owner_of[value.id] = value.id
+            lives[value.id] = _Life(0, last_of_owner.get(value.id, 0))
     for index, node in enumerate(graph.nodes):
         for position, value in enumerate(node.outputs):
             if value.id in views:

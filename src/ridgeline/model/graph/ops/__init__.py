@@ -5,7 +5,15 @@ from ridgeline.model.graph.ops.attention import Attention, KvWrite
 from ridgeline.model.graph.ops.causal_conv import CausalConv
 from ridgeline.model.graph.ops.collectives import AllGather, AllReduce
 from ridgeline.model.graph.ops.delta_rule import DeltaRule
-from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups, Weigh
+from ridgeline.model.graph.ops.elementwise import (
+    Add,
+    Join,
+    Scale,
+    Softcap,
+    Split,
+    SplitGroups,
+    Weigh,
+)
 from ridgeline.model.graph.ops.embed import Embed, PositionEmbed, TypeEmbed
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
@@ -44,6 +52,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "weigh": Weigh,
     "split": Split,
     "split_groups": SplitGroups,
+    "join": Join,
     "causal_conv": CausalConv,
     "selective_scan": SelectiveScan,
     "ssd_scan": SsdScan,
@@ -68,6 +77,7 @@ __all__ = [
     "Experts",
     "GatedActivation",
     "GatedLinear",
+    "Join",
     "KvWrite",
     "LatentAttention",
     "Linear",

@@ -1,5 +1,5 @@
 """elementwise: add, multiply by a number, soft cap, weigh; and the split of a value into column
-ranges, or into those of each of its groups.
+ranges, or into those of each of its groups, and the join of two.
 """
 
 from __future__ import annotations
@@ -212,4 +212,34 @@ class SplitGroups(Operator):
             self,
             f"{inputs[0].shape[-1]} channels do not part into {self.num_groups} groups of "
             f"{self.sizes}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Join(Operator):
+    """(a [*, A], b [*, B]) -> [*, A + B]: b's columns after a's. Copies."""
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        first, second = inputs[0][-1], inputs[1][-1]
+        assert isinstance(first, int)
+        assert isinstance(second, int)
+        return ((*inputs[0][:-1], first + second),)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        return Work(activation_bytes=moved_bytes(node, step, precision))
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        return Sharded(self, (REPLICATED,)) if inputs == (REPLICATED, REPLICATED) else None
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
+    ) -> None:
+        require_counts(self, inputs, weights, 2, 0)
+        a, b = inputs
+        require(
+            a.shape[:-1] == b.shape[:-1] and not (a.integer or b.integer),
+            self,
+            f"joins columns of {a.shape} and {b.shape}: as many rows are needed",
         )
