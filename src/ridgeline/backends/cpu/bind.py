@@ -25,6 +25,11 @@ from ridgeline.backends.cpu.bind_recurrent import (
     bind_split_groups,
     bind_ssd_scan,
 )
+from ridgeline.backends.cpu.bind_tables import (
+    bind_embed,
+    bind_position_embed,
+    bind_type_embed,
+)
 from ridgeline.backends.cpu.weights import Weights
 from ridgeline.errors import ModelError
 from ridgeline.model.formats import FORMATS, quantize
@@ -246,29 +251,6 @@ def bind(
     program.finish(binding.view(graph.outputs[0]))
 
 
-def _table(b: Binding, table: Weight) -> tuple[str, npt.NDArray[np.uint8], int]:
-    """A table's format, its bytes as the file has them, and those of a row."""
-    if table.format.name in _native.packed_formats():
-        return table.format.name, b.weights.raw(table), row_bytes(table)
-    return "F32", b.weights.float32(table).view(np.uint8).reshape(-1), 4 * table.shape[1]
-
-
-def _embed(b: Binding, node: Node, op: Embed) -> None:
-    y = b.view(node.outputs[0])
-    b.program.add_embed(node.name, y, *_table(b, node.weights[0]), op.scale)
-
-
-def _position_embed(b: Binding, node: Node, op: PositionEmbed) -> None:
-    y = b.view(node.outputs[0])
-    b.program.add_position_embed(node.name, y, *_table(b, node.weights[0]), op.first)
-
-
-def _type_embed(b: Binding, node: Node, op: TypeEmbed) -> None:
-    y = b.view(node.outputs[0])
-    separator = -1 if op.separator is None else op.separator
-    b.program.add_type_embed(node.name, y, *_table(b, node.weights[0]), separator)
-
-
 def _linear(b: Binding, node: Node, op: Linear) -> None:
     b.program.add_linear(
         node.name,
@@ -471,9 +453,9 @@ def _pool(b: Binding, node: Node, op: Pool) -> None:
 
 # Each function takes its own operator class, hence Any.
 BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
-    Embed: _embed,
-    PositionEmbed: _position_embed,
-    TypeEmbed: _type_embed,
+    Embed: bind_embed,
+    PositionEmbed: bind_position_embed,
+    TypeEmbed: bind_type_embed,
     Linear: _linear,
     GatedLinear: _gated_linear,
     Norm: _norm,
