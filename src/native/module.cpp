@@ -357,6 +357,7 @@ NB_MODULE(_native, m) {
 
   nb::class_<Program> program(m, "Program");
   bind_attention(m, program);
+  bind_cross(m, program);
   bind_experts(program);
   bind_latent(program);
   bind_recurrent(program);

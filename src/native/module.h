@@ -43,6 +43,7 @@ void require(bool condition, const char* message);
 void check_floats(const Program& program, const View& view);
 
 void bind_attention(nanobind::module_& m, nanobind::class_<Program>& program);  // module_attention.cpp
+void bind_cross(nanobind::module_& m, nanobind::class_<Program>& program);  // module_cross.cpp
 void bind_experts(nanobind::class_<Program>& program);    // module_experts.cpp
 void bind_latent(nanobind::class_<Program>& program);     // module_latent.cpp
 void bind_linear(nanobind::module_& m);     // module_linear.cpp

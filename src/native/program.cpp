@@ -80,6 +80,18 @@ StatePlace Program::add_state(std::int64_t floats) {
   return place;
 }
 
+void Program::share_cross(std::shared_ptr<CrossMemory> memory) {
+  if (!memory || cross_ || finished_) throw std::invalid_argument("a program sees one memory of encoders");
+  if (rows_.limits().max_rows > memory->rows())
+    throw std::invalid_argument("a memory of encoders has a place for every row");
+  cross_ = std::move(memory);
+}
+
+const CrossMemory& Program::cross_memory() const {
+  if (!cross_) throw std::invalid_argument("the program sees no encoder");
+  return *cross_;
+}
+
 const KvPlace& Program::cache(int index) const { return caches_.at(static_cast<std::size_t>(index)); }
 
 const RopeTable* Program::rope_table(const std::vector<double>& frequencies, double magnitude) {

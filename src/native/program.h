@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "operators_attention.h"
+#include "operators_cross.h"
 #include "operators_recurrent.h"
 #include "roofs.h"
 #include "weight_store.h"
@@ -49,6 +50,9 @@ class Program {
   const KvPlace& cache(int index) const;
   // Of every row, that many floats that its recurrent operators carry from token to token.
   StatePlace add_state(std::int64_t floats);
+  // What decoders see of encoders, in this program and in others; before operators that use it.
+  void share_cross(std::shared_ptr<CrossMemory> memory);
+  const CrossMemory& cross_memory() const;
   const RopeTable* rope_table(const std::vector<double>& frequencies, double magnitude);
   // A matrix of n rows of `row_bytes` in `format`, packed by all threads a few megabytes at a time; `release` is called
   // after each, when `raw` read so far need not stay in memory. `raw` is not needed afterwards. Throws
@@ -134,6 +138,7 @@ class Program {
   std::vector<std::size_t> column_bytes_;  // that the caches of each column take of a block
   std::size_t kv_block_stride_ = 0;
   std::int64_t state_stride_ = 0;  // floats
+  std::shared_ptr<CrossMemory> cross_;
   View logits_;
   bool finished_ = false;
 

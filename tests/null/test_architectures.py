@@ -75,6 +75,20 @@ ALSO: dict[str, dict[str, Any]] = {
 }
 
 
+WHISPER: dict[str, Any] = {
+    "vocab_size": 96,
+    "d_model": 64,
+    "num_mel_bins": 8,
+    "encoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 80,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 72,
+    "max_source_positions": 50,
+}
+
+
 def of(architecture: str, **changes: Any) -> dict[str, Any]:
     """The small model as `architecture`; None leaves a field out."""
     config = LLAMA | {"architectures": [architecture]} | ALSO.get(architecture, {}) | changes
@@ -106,7 +120,8 @@ def refusal(config: dict[str, Any], context_length: int | None = None) -> str:
 
 # What gives embeddings or classes, no logits of tokens.
 OTHERS = [name for name in ARCHITECTURES if "Bert" in name or "SequenceClassification" in name]
-DECODERS = [name for name in ARCHITECTURES if name not in OTHERS]
+SPEECH = [name for name in ARCHITECTURES if name.startswith("Whisper")]
+DECODERS = [name for name in ARCHITECTURES if name not in (*OTHERS, *SPEECH)]
 
 
 @pytest.mark.parametrize("architecture", OTHERS)
@@ -199,7 +214,7 @@ def test_biases_stand_where_the_configuration_says() -> None:
 def test_which_architectures_turn_neighbouring_channels() -> None:
     interleaved = {
         name: turned[0].op.rotation.interleaved  # type: ignore[attr-defined]
-        for name in ARCHITECTURES
+        for name in (*DECODERS, *OTHERS)
         if (turned := nodes(built(of(name)), Rope))
     }
     published = ["CohereForCausalLM", "Cohere2ForCausalLM", "GlmForCausalLM", "Glm4ForCausalLM"]
@@ -426,13 +441,52 @@ def test_a_bad_configuration_is_one_line_that_names_the_field(name: str) -> None
 ABSURD = (-1, 0, 10**30, 1.5, "many", [3], True, float("nan"))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*DECODERS, *OTHERS])
 def test_each_architecture_names_a_field_that_is_missing_or_absurd(architecture: str) -> None:
     """Sizes are read by all."""
     for field in ("hidden_size", "num_hidden_layers", "vocab_size"):
         for value in ABSURD:
             assert field in refusal(of(architecture) | {field: value})
     assert "hidden_size" in refusal(of(architecture, hidden_size=None))
+
+
+@pytest.mark.parametrize("architecture", SPEECH)
+def test_a_speech_model_names_a_field_that_is_missing_or_absurd(architecture: str) -> None:
+    config = WHISPER | {"architectures": [architecture]}
+    sizes = ("d_model", "num_mel_bins", "max_source_positions", "max_target_positions")
+    parts = [f"{of}_{x}" for of in ("encoder", "decoder") for x in ("layers", "ffn_dim")]
+    heads = [f"{of}_attention_heads" for of in ("encoder", "decoder")]
+    for field in (*sizes, *parts, *heads, "vocab_size"):
+        for value in ABSURD:
+            assert field in refusal(config | {field: value})
+    for field in ("d_model", *parts, *heads):
+        assert f"{field} is missing" in refusal({k: v for k, v in config.items() if k != field})
+    for field, value, reason in (
+        ("scale_embedding", True, "can only be absent or False"),
+        ("decoder_attention_heads", 5, "does not divide d_model = 64"),
+        ("tie_word_embeddings", False, "output matrix is its embedding"),
+        ("activation_function", "swiglu", "is not supported"),
+    ):
+        assert reason in refusal(config | {field: value})
+    assert "449 tokens are asked for" in refusal(config, 449)
+
+
+@pytest.mark.parametrize("architecture", SPEECH)
+def test_a_speech_model_builds_two_sound_graphs(architecture: str) -> None:
+    graph = built(WHISPER | {"architectures": [architecture]})
+    check_graph(graph)
+    assert graph.outputs[0].shape == (SAMPLED, 96)
+    assert graph.encoder is not None
+    assert graph.cross_states == graph.encoder.cross_states
+    assert [state.name for state in graph.cross_states] == ["layers.0.cross", "layers.1.cross"]
+    assert (graph.max_context, graph.encoder.max_context) == (448, 50)
+    assert [state.name for state in graph.encoder.states] == ["kv"]
+    names = [node.name for node in (*graph.encoder.nodes, *graph.nodes)]
+    assert len(set(names)) == len(names)
+    key_biases = [w for w in graph.weights if w.name.endswith(".k.bias")]
+    assert len(key_biases) == (3 + 2 + 2 if architecture == "WhisperSpec" else 0)
+    with pytest.raises(ModelError, match="over what no encoder writes"):
+        check_graph(replace(graph, encoder=None))
 
 
 def test_an_unsupported_architecture_is_named_with_what_is_supported() -> None:

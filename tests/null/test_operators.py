@@ -12,7 +12,7 @@ from ridgeline.errors import ModelError
 from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.dims import SAMPLED, TOKENS, Shape
 from ridgeline.model.graph.kv_format import KvFormat
-from ridgeline.model.graph.node import KvState, Node, RowState, State, Value, Weight
+from ridgeline.model.graph.node import CrossState, KvState, Node, RowState, State, Value, Weight
 from ridgeline.model.graph.ops import (
     OPERATORS,
     Activate,
@@ -22,6 +22,9 @@ from ridgeline.model.graph.ops import (
     AllReduce,
     Attention,
     CausalConv,
+    Conv1d,
+    CrossAttention,
+    CrossWrite,
     DeltaRule,
     Embed,
     Experts,
@@ -63,6 +66,8 @@ ROWS, COLUMNS = Placement(split=0), Placement(split=1)
 
 ROTATION = Rotation((1.0, 0.1))
 BYTES = KvFormat("bytes", element_bytes=1)
+HEARD = CrossState("cross", positions=6, kv_heads=2, key_dim=8, value_dim=4, format=BYTES)
+CROSS = CrossAttention(4, 8, 4, scale=0.5)
 STATE = KvState("kv", kv_heads=2, key_dim=8, value_dim=8, format=BYTES)
 
 
@@ -601,6 +606,76 @@ CASES: dict[str, Case] = {
         refused={
             "as many rows are needed": with_inputs(value(0, TOKENS, 8), value(1, SAMPLED, 4)),
             "takes 2 inputs": with_inputs(value(0, TOKENS, 8)),
+        },
+    ),
+    "conv1d": Case(
+        Conv1d(3, frames=2, stride=2),
+        x(TOKENS, 2 * 5),
+        ((TOKENS, 8),),
+        # 4 frames of 8 channels come out, each of 3 frames of 5.
+        Work(
+            {"bf16": 4 * 8 * 2.0 * 3 * 5},
+            weight_bytes=4 * (8 * 5 * 3 + 8),
+            activation_bytes=2 * 4 * (10 + 8),
+        ),
+        (weight("w", 8, 5, 3), weight("b", 8)),
+        shards=(
+            (
+                (REPLICATED,),
+                (REPLICATED, REPLICATED),
+                2,
+                (Conv1d(3, frames=2, stride=2), (REPLICATED,)),
+            ),
+            ((REPLICATED,), (ROWS, ROWS), 2, None),
+        ),
+        refused={
+            "4 taps; an odd number": with_op(Conv1d(4, 2, 2)),
+            "2 frames do not part into steps of 3": with_op(Conv1d(3, 2, 3)),
+            "goes over the step's tokens": with_inputs(value(0, SAMPLED, 10)),
+            r"w has shape \(8, 15\)": with_weights(weight("w", 8, 15), weight("b", 8)),
+            "x has 11 channels; 2 frames of 5": with_inputs(value(0, TOKENS, 11)),
+            r"b has shape \(5,\)": with_weights(weight("w", 8, 5, 3), weight("b", 5)),
+        },
+    ),
+    "cross_write": Case(
+        CrossWrite(),
+        (value(0, TOKENS, 16), value(1, TOKENS, 8)),
+        (),
+        Work(kv_write_bytes=4 * 24, activation_bytes=2 * 4 * 24),
+        state=HEARD,
+        shards=(
+            ((REPLICATED, REPLICATED), (), 2, (CrossWrite(), ())),
+            ((CUT, CUT), (), 2, None),
+        ),
+        refused={
+            "k and v have": with_inputs(value(0, TOKENS, 16), value(1, TOKENS, 16)),
+            "to no state of cross attention": with_state(STATE),
+        },
+    ),
+    "cross_attention": Case(
+        CROSS,
+        x(TOKENS, 32),
+        ((TOKENS, 16),),
+        # 4 tokens see 6 positions each; two rows' 6 positions of 2 x (8 + 4) numbers are read.
+        Work(
+            {"bf16": 24 * 2.0 * 4 * 12},
+            kv_read_bytes=2 * 6 * 24,
+            activation_bytes=2 * 4 * (32 + 16),
+        ),
+        state=HEARD,
+        shards=(
+            ((REPLICATED,), (), 2, (CROSS, (REPLICATED,))),
+            ((CUT,), (), 2, None),
+        ),
+        refused={
+            "has no state of an encoder": with_state(STATE),
+            "3 heads of 8": with_op(replace(CROSS, num_heads=3)),
+            "do not part over 3 KV heads": with_state(replace(HEARD, kv_heads=3)),
+            "head sizes are not the state's": with_state(replace(HEARD, value_dim=8)),
+            "0 positions": with_state(replace(HEARD, positions=0)),
+            "a head of 8 channels is too wide for narrow, which holds 7": with_state(
+                replace(HEARD, format=KvFormat("narrow", 1, max_channels=7))
+            ),
         },
     ),
     "causal_conv": Case(

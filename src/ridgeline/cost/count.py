@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ridgeline.model.graph.dims import num_elements
-from ridgeline.model.graph.node import Graph, KvState, Node, State
+from ridgeline.model.graph.node import CrossState, Graph, KvState, Node, State
 from ridgeline.model.graph.ops import OPERATORS, Experts
 from ridgeline.model.graph.work import NO_WORK, SUM_BYTES, Precision, Work
 from ridgeline.step import StepShape
@@ -126,6 +126,11 @@ def count_state_bytes(graph: Graph, rolling_bytes: float = 2.0) -> int:
     )
 
 
+def count_cross_bytes(graph: Graph) -> int:
+    """Bytes that a row's cross attention reads of its encoder, over all layers."""
+    return sum(state.num_bytes for state in graph.cross_states)
+
+
 def count_step(graph: Graph, step: StepShape, precision: Precision) -> StepCount:
     """The operator table of one step; give it the graph that is executed, which is the fused one.
 
@@ -181,6 +186,8 @@ def cost_key(node: Node) -> object:
 def _state_key(state: State) -> object:
     if isinstance(state, KvState):
         return (state.kv_heads, state.key_dim, state.value_dim, state.window, state.format)
+    if isinstance(state, CrossState):
+        return (state.positions, state.kv_heads, state.key_dim, state.value_dim, state.format)
     return (state.parts, state.part_elements, state.is_rolling)
 
 

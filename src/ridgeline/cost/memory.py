@@ -22,12 +22,14 @@ class Needs:
     """What a backend will allocate, by its own count, before a weight is read.
 
     fixed_bytes: by kind ("weights", "arena" and others), all but cache and recurrent states.
-    block_bytes: of a KV block; state_bytes: of a slot of recurrent states.
+    block_bytes: of a KV block; state_bytes: of a slot of recurrent states; cross_bytes: of what a
+    row's cross attention sees.
     """
 
     fixed_bytes: Mapping[str, int]
     block_bytes: int
     state_bytes: int
+    cross_bytes: int = 0
 
     @property
     def weight_bytes(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ridgeline.cost.count import count_state_bytes
+from ridgeline.cost.count import count_cross_bytes, count_state_bytes
 from ridgeline.cost.memory import Needs, check_fits, memory_ledger
 from ridgeline.errors import CapacityError
 from ridgeline.model.graph.node import Graph
@@ -98,6 +98,16 @@ def plan_sizes(
     # snapshot at least where it can be, then up to two snapshots a row.
     state_bytes = count_state_bytes(graph, rolling_bytes) if needs is None else needs.state_bytes
     num_slots, whole = 0, budget
+    cross_bytes = count_cross_bytes(graph) if needs is None else needs.cross_bytes
+    if cross_bytes:
+        # What rows see of their encoders is there for as long as they are: half of the memory.
+        if budget < cross_bytes:
+            raise CapacityError(
+                f"memory: {format_bytes(budget)} do not hold what one row sees of its encoder, "
+                f"{format_bytes(cross_bytes)}"
+            )
+        max_rows = min(max_rows, max(1, budget // 2 // cross_bytes))
+        budget -= max_rows * cross_bytes
     if state_bytes:
         if budget < state_bytes:
             raise CapacityError(
@@ -127,5 +137,5 @@ def plan_sizes(
         max_rows=max_rows,
         max_tokens_per_step=max_tokens_per_step,
         num_slots=num_slots,
-        memory=whole if state_bytes else num_blocks * ledger.block_bytes,
+        memory=whole if state_bytes or cross_bytes else num_blocks * ledger.block_bytes,
     )

@@ -68,7 +68,8 @@ class OpenedModel:
 def open_model(
     path: Path, *, context_length: int | None = None, pooling: str | None = None
 ) -> OpenedModel:
-    """A GGUF file or a Hugging Face directory as a checked graph with bound weights.
+    """A GGUF file, or a directory of Hugging Face's or CTranslate2's, as a checked graph with
+    bound weights.
 
     context_length: tokens to build for (see `architectures.build`). pooling: of an encoder, over
     what its files say ("mean" or "cls"). Reads headers and, of the
@@ -82,6 +83,10 @@ def open_model(
         config: Mapping[str, object] = gguf_config(checkpoint)
         words: Mapping[str, str] = spelled(architecture)
         name = checkpoint.metadata.get("general.name")
+    elif checkpoint.kind == "ct2":
+        words, name, where = {}, None, str(path)
+        config = checkpoint.metadata
+        architecture, row = find_architecture(config, where, "ct2")
     else:
         words, name = {}, None
         where = str(path / CONFIG if path.is_dir() else path.with_name(CONFIG))

@@ -24,6 +24,18 @@ def measure_read_bandwidth(num_bytes: int, threads: int, rounds: int) -> list[fl
 def activation_kind(format: str) -> str: ...
 def activation_row_bytes(kind: str, width: int) -> int: ...
 
+class CrossMemory:
+    def __init__(
+        self,
+        positions: int,
+        rows: int,
+        layers: Sequence[tuple[int, int, int]],
+        format: str,
+        counts_only: bool = False,
+    ) -> None: ...
+    @property
+    def row_bytes(self) -> int: ...
+
 class RoofMeter:
     def __init__(self, isa: str, threads: int) -> None: ...
     def read(self, num_bytes: int, rounds: int) -> list[float]: ...
@@ -135,6 +147,22 @@ class Program:
         format: str,
         latent: bool = False,
     ) -> int: ...
+    def share_cross(self, memory: CrossMemory) -> None: ...
+    def add_conv1d(
+        self,
+        name: str,
+        x: View,
+        y: View,
+        matrix: Matrix,
+        bias: NDArray[np.float32],
+        taps: int,
+        frames: int,
+        stride: int,
+    ) -> None: ...
+    def add_cross_write(self, name: str, k: View, v: View, layer: int) -> None: ...
+    def add_cross_attention(
+        self, name: str, q: View, out: View, layer: int, heads: int, scale: float
+    ) -> None: ...
     def add_latent_write(self, name: str, latent: View, turned: View, cache: int) -> None: ...
     def add_latent_attention(
         self,

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ridgeline.backends.cpu import _native
 from ridgeline.backends.cpu.activations import takes_fine_activations
+from ridgeline.backends.cpu.bind_cross import CROSS_BINDERS
 from ridgeline.backends.cpu.bind_recurrent import (
     bind_causal_conv,
     bind_delta_rule,
@@ -465,6 +466,7 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     RopeKvWrite: _rope_kv_write,
     Attention: _attention,
     LatentAttention: _latent_attention,
+    **CROSS_BINDERS,
     GatedActivation: _gated_activation,
     Activate: _activate,
     Add: _add,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ import numpy.typing as npt
 
 from ridgeline.backends.cpu import _native, packed_weights
 from ridgeline.backends.cpu.bind import bind, view_of
+from ridgeline.backends.cpu.bind_cross import cross_memory
+from ridgeline.backends.cpu.encoder import CpuEncoder
 from ridgeline.backends.cpu.program import (
+    BLOCK_TOKENS,
     ProgramLimits,
     empty_program,
     layout_of,
@@ -35,8 +38,6 @@ from ridgeline.step import Masks, RowSampling, Sampled, Scored, StepPlan, StepRe
 from ridgeline.units import KIB, MIB
 
 Floats = npt.NDArray[np.float32]
-
-BLOCK_TOKENS = 16
 
 # Embedding rows are read from the mapped file, and a row brings its neighbours in (64 KB on Linux).
 # Of a table larger than this, so much may stay before its pages are given back. Bringing a row in
@@ -126,6 +127,7 @@ class CpuExecutor:
         quantize_early: bool = True,
     ) -> None:
         check_graph(graph)
+        encoder, graph = graph.encoder, replace(graph, encoder=None)
         self.isa = choose_isa(isa)
         self.block_tokens = BLOCK_TOKENS
         self.num_blocks = num_blocks
@@ -162,14 +164,20 @@ class CpuExecutor:
         self._num_tokens = 0
         self._tables = [node.weights[0] for node in graph.nodes if isinstance(node.op, Embed)]
         try:
+            cross = cross_memory(graph.cross_states, max_rows)
+            self._cross_bytes = 0 if cross is None else cross.row_bytes * max_rows
             self._program = packed_weights.load(
                 packed_folder,
                 graph,
                 source,
                 self.isa,
-                lambda: empty_program(graph, limits, plan),
+                lambda: empty_program(graph, limits, plan, cross=cross),
                 lambda program: bind(program, graph, plan, weights, layout.kinds),
             )
+            self._encoder = None
+            if encoder is not None:
+                assert cross is not None
+                self._encoder = CpuEncoder(encoder, weights, limits, cross, packed_folder, source)
         except MemoryError:
             raise CapacityError(
                 f"{graph.name}: the system refused memory for the weights, {num_blocks} KV blocks "
@@ -182,6 +190,22 @@ class CpuExecutor:
             self._program.open_row(row, _ids(token_ids), how)
         except (ValueError, IndexError) as error:
             raise EngineError(str(error)) from None
+
+    def encode(self, row: int, frames: Floats, num_rows: int = 0) -> Floats | None:
+        """Of a model with an encoder: what cross attention sees in this row from now on. frames
+        [positions, width] float32: all that the encoder reads. It is computed at once; nothing is
+        done for the array that was the row's last. num_rows: as many of the encoder's last rows are
+        given back. EngineError for frames of another shape.
+        """
+        self._require_idle()
+        if self._encoder is None or not 0 <= row < self.max_rows:
+            raise EngineError(f"row {row}: there is no encoder for it")
+        return self._encoder.run(row, frames, num_rows)
+
+    @property
+    def encoder_steps(self) -> int:
+        """How often something was encoded."""
+        return 0 if self._encoder is None else self._encoder.num_steps
 
     def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
         try:
@@ -250,8 +274,15 @@ class CpuExecutor:
         self._program.reset_times()
 
     def memory(self) -> dict[str, int]:
-        """Bytes that are allocated, by kind: see `program.memory_of`."""
-        return memory_of(self._program, self._graph)
+        """Bytes that are allocated, by kind: see `program.memory_of`. cross: what the rows' cross
+        attention sees; the other kinds are those of decoder and encoder together.
+        """
+        kinds = memory_of(self._program, self._graph)
+        if self._encoder is not None:
+            own = memory_of(self._encoder.program, self._encoder.graph)
+            kinds = {kind: size + own[kind] for kind, size in kinds.items()}
+            kinds["cross"] = self._cross_bytes
+        return kinds
 
     def unit_memory(self) -> dict[str, int]:
         """Bytes of one KV block, and of the recurrent states of one slot."""

@@ -7,7 +7,7 @@ size is described a second time, and no weight is read. Does not know steps or r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,14 @@ import numpy.typing as npt
 from ridgeline.backends.cpu import _native
 from ridgeline.backends.cpu.activations import activation_kinds, row_bytes
 from ridgeline.backends.cpu.bind import bind
+from ridgeline.backends.cpu.bind_cross import cross_memory
 from ridgeline.cost.memory import Needs
 from ridgeline.model.graph.node import Graph, Weight
 from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.passes.memory import MemoryPlan, plan_memory
 from ridgeline.model.passes.state_groups import state_groups
+
+BLOCK_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +61,19 @@ def layout_of(graph: Graph, limits: ProgramLimits, quantize_early: bool = True) 
 
 
 def empty_program(
-    graph: Graph, limits: ProgramLimits, plan: MemoryPlan, counts_only: bool = False
+    graph: Graph,
+    limits: ProgramLimits,
+    plan: MemoryPlan,
+    counts_only: bool = False,
+    cross: _native.CrossMemory | None = None,
 ) -> _native.Program:
-    """Raises MemoryError where the system refuses the arena."""
+    """cross: what its operators of cross attention write or see. Raises MemoryError where the
+    system refuses the arena.
+    """
     width = graph.outputs[0].shape[-1]
     assert isinstance(width, int)
     tables = [node.weights[0].shape[0] for node in graph.nodes if isinstance(node.op, Embed)]
-    return _native.Program(
+    program = _native.Program(
         isa=limits.isa,
         threads=limits.threads,
         num_blocks=limits.num_blocks,
@@ -79,24 +88,60 @@ def empty_program(
         windows=[window or 0 for window in state_groups(graph).column_windows],
         counts_only=counts_only,
     )
+    if cross is not None:
+        program.share_cross(cross)
+    return program
 
 
 def predict_memory(graph: Graph, limits: ProgramLimits) -> dict[str, int]:
-    """Bytes by kind as `memory_of` will say of the program, before a weight is read."""
-    layout = layout_of(graph, limits)
-    program = empty_program(graph, limits, layout.plan, counts_only=True)
-    bind(program, graph, layout.plan, _NoWeights(), layout.kinds)
-    return memory_of(program, graph)
+    """Bytes by kind as the executor's `memory` will say, before a weight is read."""
+    _, kinds = _counted(replace(graph, encoder=None), limits)
+    if graph.encoder is None:
+        return kinds
+    _, own = _counted(graph.encoder, encoder_limits(graph.encoder, limits))
+    together = {kind: size + own[kind] for kind, size in kinds.items()}
+    return together | {"cross": _cross_row_bytes(graph) * limits.max_rows}
 
 
 def predict_needs(graph: Graph, limits: ProgramLimits) -> Needs:
-    """What does not depend on how large the cache is; it is sized after that."""
-    layout = layout_of(graph, limits)
-    program = empty_program(graph, limits, layout.plan, counts_only=True)
-    bind(program, graph, layout.plan, _NoWeights(), layout.kinds)
-    kinds = memory_of(program, graph)
+    """What does not depend on how large the cache is; it is sized after that. An encoder's own
+    cache is as large as it is.
+    """
+    program, kinds = _counted(replace(graph, encoder=None), limits)
     fixed = {kind: size for kind, size in kinds.items() if kind not in ("kv", "states")}
-    return Needs(fixed, program.kv_block_bytes, program.state_bytes)
+    if graph.encoder is None:
+        return Needs(fixed, program.kv_block_bytes, program.state_bytes)
+    _, own = _counted(graph.encoder, encoder_limits(graph.encoder, limits))
+    fixed = {kind: size + fixed.get(kind, 0) for kind, size in own.items()}
+    return Needs(fixed, program.kv_block_bytes, program.state_bytes, _cross_row_bytes(graph))
+
+
+def encoder_limits(graph: Graph, limits: ProgramLimits) -> ProgramLimits:
+    """Of an encoder, by those of its decoder: one row's positions in one step, any of which may be
+    asked for.
+    """
+    return ProgramLimits(
+        isa=limits.isa,
+        threads=limits.threads,
+        num_blocks=-(-graph.max_context // BLOCK_TOKENS),
+        max_rows=limits.max_rows,
+        max_tokens=graph.max_context,
+        max_sampled=graph.max_context,
+    )
+
+
+def _counted(graph: Graph, limits: ProgramLimits) -> tuple[_native.Program, dict[str, int]]:
+    """A program that only counts, and its bytes by kind."""
+    layout = layout_of(graph, limits)
+    cross = cross_memory(graph.cross_states, limits.max_rows, counts_only=True)
+    program = empty_program(graph, limits, layout.plan, counts_only=True, cross=cross)
+    bind(program, graph, layout.plan, _NoWeights(), layout.kinds)
+    return program, memory_of(program, graph)
+
+
+def _cross_row_bytes(graph: Graph) -> int:
+    memory = cross_memory(graph.cross_states, 1, counts_only=True)
+    return 0 if memory is None else memory.row_bytes
 
 
 def memory_of(program: _native.Program, graph: Graph) -> dict[str, int]:

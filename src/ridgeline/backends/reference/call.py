@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from ridgeline.backends.reference.kv_formats import kept
 from ridgeline.backends.reference.state_table import BoundRow
 from ridgeline.model.graph.node import KvState, RowState
 from ridgeline.step import first_entry
+
+if TYPE_CHECKING:
+    from ridgeline.backends.reference.cross_attention import CrossMemory
 
 Array = npt.NDArray[Any]  # of the executor's float type, float64 within a sum
 Ints = npt.NDArray[np.int64]
@@ -104,6 +107,7 @@ class Call:
     """One application: inputs and weights in the order of the operator's docstring.
 
     rows: the step's, in plan order; their new tokens lie one after the other along TOKENS.
+    cross: the layer's keys and values of encoders.
     """
 
     inputs: tuple[Array, ...]
@@ -111,6 +115,7 @@ class Call:
     rows: Sequence[BoundRow]
     cache: KvCache | None
     memory: RowMemory | None = None
+    cross: CrossMemory | None = None
 
     @property
     def positions(self) -> Ints:

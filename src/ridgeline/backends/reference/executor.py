@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ridgeline.backends.reference.call import Array, Call, KvCache, RowMemory
+from ridgeline.backends.reference.cross_attention import CrossMemory
 from ridgeline.backends.reference.sample import fault_of, sample, score
 from ridgeline.backends.reference.state_table import BoundRow, StateTable
 from ridgeline.backends.reference.table import COLLECTIVES, REFERENCE
@@ -51,8 +53,14 @@ class ReferenceExecutor:
         dtype: Literal["float32", "float64"] = "float32",
     ) -> None:
         graphs = (graph,) if isinstance(graph, Graph) else tuple(graph)
+        encoder = graphs[0].encoder
+        if encoder is not None and len(graphs) > 1:
+            raise ModelError(f"{graphs[0].name}: a model with an encoder runs on one rank")
+        check_graph(graphs[0])
+        graphs = tuple(replace(rank, encoder=None) for rank in graphs)
         for rank in graphs:
-            check_graph(rank)
+            if encoder is None:
+                check_graph(rank)
             if [type(n.op) for n in rank.nodes] != [type(n.op) for n in graphs[0].nodes]:
                 raise ModelError(f"{rank.name}: its operators are not those of {graphs[0].name}")
         width = graphs[0].outputs[0].shape[-1]
@@ -77,15 +85,48 @@ class ReferenceExecutor:
             windows=layouts[0].column_windows,
         )
         self._ranks = [
-            _Rank(rank, layout, weights, num_blocks, self.num_slots, np.dtype(dtype))
+            _Rank(rank, layout, weights, num_blocks, self.num_slots, np.dtype(dtype), max_rows)
             for rank, layout in zip(graphs, layouts, strict=True)
         ]
+        self._encoder = None
+        if encoder is not None:
+            blocks, layout = -(-encoder.max_context // BLOCK_TOKENS), state_groups(encoder)
+            self._encoder = _Rank(
+                encoder, layout, weights, blocks, 0, np.dtype(dtype), max_rows, self._ranks[0].cross
+            )
         self._dtype = np.dtype(dtype)
         self._in_flight: StepResult | None = None
         self._hidden: Array | None = None
 
     def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
         self._table.open_row(row, token_ids, sampling)
+
+    def encode(self, row: int, frames: npt.NDArray[np.float32], num_rows: int = 0) -> Array:
+        """See `CpuExecutor.encode`."""
+        rank = self._encoder
+        if rank is None or not 0 <= row < self.max_rows:
+            raise EngineError(f"row {row}: there is no encoder for it")
+        positions = rank.graph.max_context
+        blocks = -(-positions // BLOCK_TOKENS)
+        bound = BoundRow(
+            row=row,
+            num_new=positions,
+            num_context=0,
+            num_logits=num_rows,
+            token_ids=np.zeros(positions, np.int64),
+            block_table=np.arange(blocks)[:, None],
+            sampling=RowSampling(),
+        )
+        ids, given = rank.graph.inputs
+        if frames.shape != (positions, given.shape[1]):
+            raise EngineError(f"row {row}: frames of {frames.shape} are not {given.shape[1]} each")
+        rank.values = {ids.id: bound.token_ids, given.id: np.asarray(frames, self._dtype)}
+        with np.errstate(all="ignore"):
+            for index in range(len(rank.graph.nodes)):
+                rank.run(index, (bound,))
+        found = rank.values[rank.graph.outputs[0].id]
+        rank.values = {}
+        return found
 
     def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
         self._table.append_tokens(row, token_ids)
@@ -220,8 +261,14 @@ class _Rank:
         num_blocks: int,
         num_slots: int,
         dtype: npt.DTypeLike,
+        num_rows: int,
+        cross: dict[str, CrossMemory] | None = None,
     ) -> None:
         self.graph = graph
+        # An encoder writes where its decoder reads.
+        self.cross = cross or {
+            state.name: CrossMemory(state, num_rows, dtype) for state in graph.cross_states
+        }
         self.values: dict[int, Array] = {}
         self.chosen: dict[str, npt.NDArray[np.int32]] = {}
         self._weights: dict[str, Array] = {
@@ -271,6 +318,7 @@ class _Rank:
             rows=rows,
             cache=self._caches.get(name),
             memory=self._memories.get(name),
+            cross=self.cross.get(name),
         )
         if isinstance(node.op, Experts):
             self.chosen[node.name] = call.inputs[1][:, : node.op.top_k].astype(np.int32)

@@ -10,6 +10,8 @@ from ridgeline.backends.reference.attention import attention, kv_write
 from ridgeline.backends.reference.call import Array, Call
 from ridgeline.backends.reference.causal_conv import causal_conv
 from ridgeline.backends.reference.collectives import all_gather, all_reduce
+from ridgeline.backends.reference.conv1d import conv1d
+from ridgeline.backends.reference.cross_attention import cross_attention, cross_write
 from ridgeline.backends.reference.delta_rule import delta_rule
 from ridgeline.backends.reference.elementwise import (
     add,
@@ -38,6 +40,7 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.Embed: embed,
     ops.PositionEmbed: position_embed,
     ops.TypeEmbed: type_embed,
+    ops.Conv1d: conv1d,
     ops.Linear: linear,
     ops.Norm: norm,
     ops.AddNorm: add_norm,
@@ -46,6 +49,8 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.RopeKvWrite: rope_kv_write,
     ops.Attention: attention,
     ops.LatentAttention: latent_attention,
+    ops.CrossWrite: cross_write,
+    ops.CrossAttention: cross_attention,
     ops.GatedActivation: gated_activation,
     ops.GatedLinear: gated_linear,
     ops.Activate: activate,

@@ -70,6 +70,7 @@ from ridgeline.model.architectures.smollm3 import build_smollm3
 from ridgeline.model.architectures.stablelm import build_nemotron, build_stablelm
 from ridgeline.model.architectures.stack import Assemble
 from ridgeline.model.architectures.starcoder2 import build_starcoder2
+from ridgeline.model.architectures.whisper import build_whisper
 from ridgeline.model.graph.build import FormatOf
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
@@ -80,12 +81,13 @@ from ridgeline.model.weights import (
     names_moe,
     names_predictors,
     names_recurrent,
+    names_whisper,
 )
 from ridgeline.model.weights.names import Names, Root
 
 __all__ = ["ARCHITECTURES", "Architecture", "Source", "build", "find_architecture"]
 
-Source = Literal["hf", "gguf"]
+Source = Literal["hf", "gguf", "ct2"]
 BuildGraph = Callable[[Fields, FormatOf, Stored, int | None], Graph]
 
 
@@ -151,6 +153,12 @@ def modernbert(build: BuildGraph) -> Architecture:
     return Architecture("hf", build, layout, model_types=("modernbert",))
 
 
+HF_WHISPER = Architecture(
+    "hf",
+    build_whisper,
+    Names(names_whisper.HF_WHISPER, names_whisper.WHISPER_ROOTS, names_whisper.WHISPER_HARMLESS),
+    model_types=("whisper",),
+)
 HF_QWEN3 = {**names.HF_LLAMA, **names.HF_HEAD_NORMS}
 GGUF_QWEN3 = {**names.GGUF_LLAMA, **names.GGUF_HEAD_NORMS}
 SCORED = {"head": "{head}score"}
@@ -269,6 +277,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "Qwen3_5ForConditionalGeneration": HF_QWEN3_5,
     "GptOssForCausalLM": hf(build_gpt_oss, names_moe.HF_GPT_OSS, "gpt_oss"),
     "DeepseekV2ForCausalLM": hf(build_deepseek_v2, names_moe.HF_DEEPSEEK, "deepseek_v2"),
+    "WhisperForConditionalGeneration": HF_WHISPER,
+    "WhisperSpec": Architecture(
+        "ct2", build_whisper, Names(names_whisper.CT2_WHISPER), Stored(key_bias=True)
+    ),
     "DeepseekV3ForCausalLM": Architecture(
         "hf",
         build_deepseek_v3,

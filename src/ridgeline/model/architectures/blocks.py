@@ -43,12 +43,14 @@ class Stored:
 
     interleaved_rope: rows of q and k are ordered for rotary pairs (2i, 2i + 1). norm_has_one: norm
     weights hold the 1 of Gemma's 1 + w. plain_decay: the decay rates of recurrences are stored as
-    they are, -exp of what is published.
+    they are, -exp of what is published. key_bias: keys have a bias where the model has none (it
+    is zero).
     """
 
     interleaved_rope: bool = False
     norm_has_one: bool = False
     plain_decay: bool = False
+    key_bias: bool = False
 
 
 AS_PUBLISHED = Stored()

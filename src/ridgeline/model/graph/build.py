@@ -64,10 +64,12 @@ class Builder:
         (output,) = self.add(name, op, *inputs, weights=weights, state=state)
         return output
 
-    def finish(self, logits: Value, max_context: int, *also: Value) -> Graph:
+    def finish(
+        self, logits: Value, max_context: int, *also: Value, encoder: Graph | None = None
+    ) -> Graph:
         """also: what the graph gives beside logits."""
         inputs, outputs = tuple(self._inputs), (logits, *also)
-        return Graph(self._name, tuple(self._nodes), inputs, outputs, max_context)
+        return Graph(self._name, tuple(self._nodes), inputs, outputs, max_context, encoder)
 
     def _value(self, shape: Shape, integer: bool = False) -> Value:
         self._next_id += 1

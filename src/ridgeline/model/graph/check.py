@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ridgeline.errors import ModelError
 from ridgeline.model.graph.node import Graph
+from ridgeline.model.graph.ops.cross_attention import CrossAttention
 
 
 def check_graph(graph: Graph) -> None:
@@ -33,3 +34,10 @@ def check_graph(graph: Graph) -> None:
     for value in graph.outputs:
         if made.get(value.id) != value:
             raise ModelError(f"{graph.name}: output value {value.id} is never made")
+    if graph.encoder is not None:
+        check_graph(graph.encoder)
+    written = () if graph.encoder is None else graph.encoder.cross_states
+    if any(isinstance(node.op, CrossAttention) for node in graph.nodes) and (
+        written != graph.cross_states
+    ):
+        raise ModelError(f"{graph.name}: its cross attention is over what no encoder writes")

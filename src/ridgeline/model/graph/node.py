@@ -97,7 +97,35 @@ class RowState:
         return self.parts * self.part_elements
 
 
-State = KvState | RowState
+@dataclass(frozen=True, slots=True)
+class CrossState:
+    """One layer's keys and values of what a row's encoder has read: as many positions in every row.
+
+    Written once a request by the encoder's graph, read by every step of the decoder's. It lies at
+    the row's number, apart from blocks.
+    """
+
+    name: str
+    positions: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    format: KvFormat = BF16
+
+    @property
+    def bytes_per_position(self) -> int:
+        """With the scales, where the format has some."""
+        return self.kv_heads * (
+            self.format.head_bytes(self.key_dim) + self.format.head_bytes(self.value_dim)
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Of one row."""
+        return self.positions * self.bytes_per_position
+
+
+State = KvState | RowState | CrossState
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +154,10 @@ class Graph:
     """A model: nodes in an order that can be executed.
 
     inputs: (token ids [TOKENS],); of a predictor also hidden states [TOKENS, width], which another
-    graph has given. outputs: (logits [SAMPLED, vocab],), and hidden states [TOKENS, width] where
-    they are asked for. max_context: tokens that positions reach.
+    graph has given, and of an encoder what a request comes with. outputs: (logits [SAMPLED,
+    vocab],), and hidden states [TOKENS, width] where they are asked for. max_context: tokens that
+    positions reach. encoder: the graph that reads what a request comes with (the sound of its
+    audio) in one step of max_context positions, and writes what this graph's cross attention sees.
     """
 
     name: str
@@ -135,12 +165,15 @@ class Graph:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     max_context: int
+    encoder: Graph | None = None
 
     @property
     def weights(self) -> tuple[Weight, ...]:
-        """Each weight once (a tied embedding is one weight), in order of first use."""
+        """Each weight once (a tied embedding is one weight), in order of first use; the encoder's
+        first.
+        """
         seen: dict[str, Weight] = {}
-        for node in self.nodes:
+        for node in (*(() if self.encoder is None else self.encoder.nodes), *self.nodes):
             for weight in node.weights:
                 seen.setdefault(weight.name, weight)
         return tuple(seen.values())
@@ -160,5 +193,14 @@ class Graph:
         seen: dict[str, RowState] = {}
         for node in self.nodes:
             if isinstance(node.state, RowState):
+                seen.setdefault(node.state.name, node.state)
+        return tuple(seen.values())
+
+    @property
+    def cross_states(self) -> tuple[CrossState, ...]:
+        """Each once, in order of first use."""
+        seen: dict[str, CrossState] = {}
+        for node in self.nodes:
+            if isinstance(node.state, CrossState):
                 seen.setdefault(node.state.name, node.state)
         return tuple(seen.values())

@@ -27,6 +27,8 @@ def fuse(graph: Graph) -> Graph:
     """`graph` with every rewrite of `REWRITES` applied, in that order."""
     for rewrite in REWRITES.values():
         graph = rewrite(graph)
+    if graph.encoder is not None:
+        graph = replace(graph, encoder=fuse(graph.encoder))
     check_graph(graph)
     return graph
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.kv_format import KvFormat
-from ridgeline.model.graph.node import Graph, KvState
+from ridgeline.model.graph.node import CrossState, Graph, KvState
 
 # Latents are small already, and all heads' keys and values are made of them.
 LATENT_FORMATS = ("bf16", "f32")
@@ -20,10 +20,11 @@ def with_kv_format(graph: Graph, kv_format: KvFormat) -> Graph:
     for node in graph.nodes:
         latent = isinstance(node.state, KvState) and node.state.latent
         stays = latent and kv_format.name not in LATENT_FORMATS
-        if isinstance(node.state, KvState) and not stays:
+        if isinstance(node.state, KvState | CrossState) and not stays:
             state = replace(node.state, format=kv_format)
             node = replace(node, state=state)
         nodes.append(node)
-    changed = replace(graph, nodes=tuple(nodes))
+    encoder = None if graph.encoder is None else with_kv_format(graph.encoder, kv_format)
+    changed = replace(graph, nodes=tuple(nodes), encoder=encoder)
     check_graph(changed)
     return changed

@@ -62,11 +62,15 @@ def shard(graph: Graph, ways: int) -> tuple[Graph, ...]:
         raise ModelError(f"{graph.name}: cannot be cut in {ways} parts; use 1 or more")
     if ways == 1:
         return (graph,)
+    if graph.encoder is not None:
+        raise ModelError(f"{graph.name}: a model with an encoder is not cut; use one part")
     return _cut(graph, ways, range(ways))
 
 
 def shard_rank(graph: Graph, ways: int, rank: int = 0) -> Graph:
     """The graph of one of the ranks that `shard` gives: what pricing a rank needs."""
+    if graph.encoder is not None and ways > 1:
+        raise ModelError(f"{graph.name}: a model with an encoder is not cut; use one part")
     if not 0 <= rank < ways:
         raise ModelError(f"{graph.name}: rank {rank} is not among {ways}")
     return graph if ways == 1 else _cut(graph, ways, (rank,))[0]

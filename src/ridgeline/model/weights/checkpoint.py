@@ -25,12 +25,13 @@ from ridgeline.model.weights.contents import (
     quoted,
     unreadable,
 )
+from ridgeline.model.weights.ctranslate2 import is_ctranslate2, open_ctranslate2
 from ridgeline.model.weights.gguf import MAGIC, open_gguf
 from ridgeline.model.weights.safetensors import open_directory, open_file
 
 __all__ = ["Checkpoint", "TensorInfo", "open_checkpoint"]
 
-Kind = Literal["gguf", "safetensors"]
+Kind = Literal["gguf", "safetensors", "ct2"]
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
@@ -109,10 +110,13 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A GGUF file (or any part of a split one), a Hugging Face directory, or a .safetensors file.
+    """A GGUF file (or any part of a split one), a Hugging Face directory, one of CTranslate2, or a
+    .safetensors file.
 
     ModelError names the file and the field that is wrong, missing or not supported.
     """
+    if is_directory(path) and is_ctranslate2(path):
+        return Checkpoint(path, "ct2", open_ctranslate2(path))
     if is_directory(path):
         return Checkpoint(path, "safetensors", open_directory(path))
     with open_regular(path) as file:

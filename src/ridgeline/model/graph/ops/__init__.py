@@ -4,6 +4,8 @@ from ridgeline.model.graph.ops.activation import Activate, GatedActivation
 from ridgeline.model.graph.ops.attention import Attention, KvWrite
 from ridgeline.model.graph.ops.causal_conv import CausalConv
 from ridgeline.model.graph.ops.collectives import AllGather, AllReduce
+from ridgeline.model.graph.ops.conv1d import Conv1d
+from ridgeline.model.graph.ops.cross_attention import CrossAttention, CrossWrite
 from ridgeline.model.graph.ops.delta_rule import DeltaRule
 from ridgeline.model.graph.ops.elementwise import (
     Add,
@@ -32,6 +34,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "embed": Embed,
     "position_embed": PositionEmbed,
     "type_embed": TypeEmbed,
+    "conv1d": Conv1d,
     "linear": Linear,
     "norm": Norm,
     "add_norm": AddNorm,
@@ -40,6 +43,8 @@ OPERATORS: dict[str, type[Operator]] = {
     "rope_kv_write": RopeKvWrite,
     "attention": Attention,
     "latent_attention": LatentAttention,
+    "cross_write": CrossWrite,
+    "cross_attention": CrossAttention,
     "gated_activation": GatedActivation,
     "gated_linear": GatedLinear,
     "activate": Activate,
@@ -72,6 +77,9 @@ __all__ = [
     "AllReduce",
     "Attention",
     "CausalConv",
+    "Conv1d",
+    "CrossAttention",
+    "CrossWrite",
     "DeltaRule",
     "Embed",
     "Experts",
