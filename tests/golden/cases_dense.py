@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from case import Case, decoder
+from case import VOCAB, Case, decoder
 
 
 def _family(architecture: str, model_type: str, *absent: str, **changes: Any) -> dict[str, Any]:
@@ -17,6 +17,20 @@ def _family(architecture: str, model_type: str, *absent: str, **changes: Any) ->
         if key not in changes:
             del config[key]
     return config
+
+
+def _neox(**changes: Any) -> dict[str, Any]:
+    return _family(
+        "GPTNeoXForCausalLM",
+        "gpt_neox",
+        *("rms_norm_eps", "rope_theta", "rope_scaling", "num_key_value_heads"),
+        hidden_act="gelu",
+        hidden_size=64,
+        layer_norm_eps=1e-5,
+        rotary_pct=0.25,
+        rotary_emb_base=10000,
+        **changes,
+    )
 
 
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
@@ -104,6 +118,45 @@ DENSE = (
             use_qk_norm=False,
             tie_word_embeddings=True,
         ),
+    ),
+    # Command R+: each head of q and k has a norm with weights of its own.
+    Case(
+        "cohere_plus",
+        _family(
+            "CohereForCausalLM",
+            "cohere",
+            "rms_norm_eps",
+            "rope_scaling",
+            layer_norm_eps=1e-5,
+            logit_scale=0.25,
+            attention_bias=True,
+            use_qk_norm=True,
+            tie_word_embeddings=True,
+        ),
+        gguf_type=None,
+    ),
+    # Pythia: branches beside each other, q, k and v by head, a quarter of each head turns.
+    Case("gpt_neox", _neox(use_parallel_residual=True)),
+    Case("gpt_neox_plain", _neox(use_parallel_residual=False, tie_word_embeddings=True)),
+    # Inputs before outputs, learned positions.
+    Case(
+        "gpt2",
+        {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "vocab_size": VOCAB,
+            "n_embd": 48,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 64,
+            "n_inner": None,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": 1e-5,
+            "scale_attn_weights": True,
+            "tie_word_embeddings": True,
+            "bos_token_id": VOCAB - 2,
+            "eos_token_id": VOCAB - 1,
+        },
     ),
     # No positions in every fourth layer, windows in the others.
     Case(

@@ -37,6 +37,8 @@ _ARCHITECTURES = {
     "cohere2": gguf.MODEL_ARCH.COHERE2,
     "phi": gguf.MODEL_ARCH.PHI2,
     "starcoder2": gguf.MODEL_ARCH.STARCODER2,
+    "gpt2": gguf.MODEL_ARCH.GPT2,
+    "gpt_neox": gguf.MODEL_ARCH.GPTNEOX,
     "glm4": gguf.MODEL_ARCH.GLM4,
     "exaone4": gguf.MODEL_ARCH.EXAONE4,
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
@@ -99,6 +101,10 @@ def _write_vocabulary(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> Non
 
 
 def _write_rope(writer: gguf.GGUFWriter, config: Mapping[str, Any], head_dim: int) -> None:
+    if config["model_type"] == "gpt_neox":
+        writer.add_rope_dimension_count(int(head_dim * config["rotary_pct"]))
+        writer.add_parallel_residual(config["use_parallel_residual"])
+        return  # llama.cpp's converter writes no base: 10000
     rope = config.get("rope_parameters") or {"rope_theta": config["rope_theta"]}
     scaling = config.get("rope_scaling") or {}
     theta = rope["rope_theta"]
@@ -164,9 +170,23 @@ def _write_mamba(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
         writer.add_ssm_dt_b_c_rms(config["model_type"] == "falcon_mamba")
 
 
+def _write_gpt2(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    writer.add_name("golden")
+    writer.add_context_length(config["n_positions"])
+    writer.add_embedding_length(config["n_embd"])
+    writer.add_block_count(config["n_layer"])
+    writer.add_feed_forward_length(config["n_inner"] or 4 * config["n_embd"])
+    writer.add_head_count(config["n_head"])
+    writer.add_layer_norm_eps(config["layer_norm_epsilon"])
+    writer.add_vocab_size(config["vocab_size"])
+
+
 def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     if "mamba" in config["model_type"]:
         _write_mamba(writer, config)
+        return
+    if config["model_type"] == "gpt2":
+        _write_gpt2(writer, config)
         return
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
@@ -177,7 +197,8 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(heads)
-    writer.add_head_count_kv(config["num_key_value_heads"])
+    if "num_key_value_heads" in config:
+        writer.add_head_count_kv(config["num_key_value_heads"])
     for key in ("layer_norm_eps", "norm_epsilon"):
         if key in config:
             writer.add_layer_norm_eps(config[key])
@@ -239,6 +260,12 @@ def _stored(name: str, weight: F32, config: Mapping[str, Any]) -> F32:
         return weight[:, None]
     if config["model_type"] == "mamba2" and name.endswith("mixer.norm.weight"):
         return weight.reshape(config["n_groups"], -1)
+    if config["model_type"] == "gpt2" and re.search(r"(c_\w+)\.weight", name):
+        return np.ascontiguousarray(weight.T)
+    if "query_key_value" in name:
+        heads = config["num_attention_heads"]
+        by_head = weight.reshape(heads, 3, -1, *weight.shape[1:])
+        return np.ascontiguousarray(by_head.swapaxes(0, 1)).reshape(weight.shape)
     if config["model_type"] in _SHIFTED and name.endswith("norm.weight"):
         return weight + np.float32(1.0)
     if config["model_type"] in _REORDERED and ".q_proj." in name:
@@ -272,7 +299,8 @@ def write_gguf(
     the very same weights.
     """
     architecture = _ARCHITECTURES[config["model_type"]]
-    names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
+    layers = config.get("num_hidden_layers", config.get("n_layer"))
+    names = gguf.get_tensor_name_map(architecture, layers)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_file_type(_FILE_TYPES[matrix_type])
     _write_hyperparameters(writer, config)

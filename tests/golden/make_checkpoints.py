@@ -47,6 +47,7 @@ _ONE_PLUS_WEIGHT = (
 PREDICTOR = re.compile(
     r"mtp\.|model\.layers\.\d+\.(enorm|hnorm|eh_proj|shared_head|embed_tokens)|model\.layers\.[23]\."
 )
+NORM = re.compile(r"(layer_norm|\.ln_\w)\.weight$")
 QWEN_PREDICTOR_NORMS = ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm")
 PREDICTOR_COPIES = {
     "embed_tokens.weight": "model.embed_tokens.weight",
@@ -74,7 +75,7 @@ def random_weight(case: Case, name: str, shape: tuple[int, ...]) -> F32:
         values = 1.0 + 0.5 * noise  # rates of decay from 1 to 7
     elif name.endswith((".bias", "dt_bias")):
         values = 0.3 * noise
-    elif name.endswith((".D", "norm_f.weight", "layernorm.weight")):
+    elif name.endswith((".D", "norm_f.weight", "layernorm.weight")) or NORM.search(name):
         values = 1.0 + 0.3 * noise
     elif "embed" in name:
         values = 0.5 * noise
@@ -107,6 +108,8 @@ def predictor_shapes(case: Case, shapes: dict[str, tuple[int, ...]]) -> dict[str
     """Names and shapes of the modules of multi-token prediction, as they are published: each is the
     model's last layer and what joins; DeepSeek's and GLM's have copies of embedding and output.
     """
+    if not case.predictors:
+        return {}
     last, width = case.config["num_hidden_layers"] - 1, case.config["hidden_size"]
     layer, found = f"model.layers.{last}.", {}
     for k in range(case.predictors):

@@ -61,6 +61,8 @@ ALSO: dict[str, dict[str, Any]] = {
     "qwen3moe": QWEN_MOE,
     "Dots1ForCausalLM": GROUPED | {"n_shared_experts": 1},
     "mamba2": {"num_heads": 4, "head_dim": 32, "n_groups": 2, "state_size": 8},
+    "GPTNeoXForCausalLM": {"num_key_value_heads": None},
+    "gptneox": {"num_key_value_heads": None},
     "NemotronHForCausalLM": {"hybrid_override_pattern": "M*M", "mamba_num_heads": 8},
     "JambaForCausalLM": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "BambaForCausalLM": {"attn_layer_indices": [2]},

@@ -27,6 +27,8 @@ from ridgeline.model.architectures.gemma3 import build_gemma3
 from ridgeline.model.architectures.gemma4 import build_gemma4
 from ridgeline.model.architectures.glm import build_glm, build_glm4
 from ridgeline.model.architectures.glm_moe import build_dots1, build_glm4_moe
+from ridgeline.model.architectures.gpt2 import build_gpt2
+from ridgeline.model.architectures.gpt_neox import build_gpt_neox
 from ridgeline.model.architectures.gpt_oss import build_gpt_oss
 from ridgeline.model.architectures.granite import build_granite, build_granite_moe
 from ridgeline.model.architectures.granite_hybrid import build_granite_hybrid
@@ -175,6 +177,19 @@ HF_GEMMA4 = Architecture(
     Names(names_dense.HF_GEMMA4, names.HF_GEMMA3_ROOTS, names.HF_GEMMA3_HARMLESS),
     model_types=("gemma4", "gemma4_text"),
 )
+HF_GPT2 = Architecture(
+    "hf",
+    build_gpt2,
+    Names(names_dense.HF_GPT2, names_dense.GPT2_ROOTS, names_dense.GPT2_HARMLESS),
+    model_types=("gpt2",),
+)
+HF_GPT_NEOX = Architecture(
+    "hf",
+    build_gpt_neox,
+    Names(names_dense.HF_GPT_NEOX, names_dense.NEOX_ROOTS, names_dense.NEOX_HARMLESS),
+    Stored(qkv_by_head=True),
+    model_types=("gpt_neox",),
+)
 HF_MAMBA, MAMBA_ROOTS = names_recurrent.HF_MAMBA, names_recurrent.MAMBA_ROOTS
 HF_QWEN3_5 = Architecture(
     "hf",
@@ -225,6 +240,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "StableLmForCausalLM": hf(build_stablelm, names.HF_LLAMA, "stablelm"),
     "NemotronForCausalLM": hf(build_nemotron, names_dense.HF_UNGATED, "nemotron"),
     "ArceeForCausalLM": hf(build_arcee, names_dense.HF_UNGATED, "arcee"),
+    "GPT2LMHeadModel": HF_GPT2,
+    "GPTNeoXForCausalLM": HF_GPT_NEOX,
     "MixtralForCausalLM": hf(build_mixtral, names_moe.HF_MIXTRAL, "mixtral"),
     "Qwen2MoeForCausalLM": hf(build_qwen2_moe, names_moe.HF_QWEN_MOE, "qwen2_moe"),
     "Qwen3MoeForCausalLM": hf(build_qwen3_moe, names_moe.HF_QWEN_MOE, "qwen3_moe"),
@@ -306,6 +323,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "command-r": gguf(build_cohere, names.GGUF_LLAMA),
     "cohere2": gguf(build_cohere2, names.GGUF_LLAMA),
     "phi2": gguf(build_phi, names.GGUF_LLAMA),
+    "gpt2": gguf(build_gpt2, names_dense.GGUF_GPT2),
+    "gptneox": gguf(build_gpt_neox, names_dense.GGUF_GPT_NEOX),
     "starcoder2": gguf(build_starcoder2, names.GGUF_LLAMA),
     "glm4": gguf(build_glm4, names_dense.GGUF_GLM4),
     "exaone4": gguf(build_exaone4, names_dense.GGUF_POST_NORMS),

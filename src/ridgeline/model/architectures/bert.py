@@ -15,13 +15,14 @@ from ridgeline.model.architectures.blocks import (
     linear,
     mlp,
     norm,
+    position_embed,
 )
 from ridgeline.model.architectures.decoder import Defaults, neutral, read_activation, read_sizes
 from ridgeline.model.architectures.fields import MAX_VOCAB, Fields
 from ridgeline.model.architectures.heads import pooled, read_num_classes
 from ridgeline.model.graph.build import Builder, FormatOf
 from ridgeline.model.graph.node import Graph, Value
-from ridgeline.model.graph.ops import Activate, Norm, PositionEmbed, TypeEmbed
+from ridgeline.model.graph.ops import Activate, Norm, TypeEmbed
 
 BERT = Defaults(vocab=30522, heads=12, positions=512, eps=1e-12, eps_name="layer_norm_eps")
 NEUTRAL = {"position_embedding_type": ("absolute",), "is_decoder": (False,)}
@@ -62,13 +63,7 @@ def encode(
     b = Builder("bert", format_of)
     layer_norm = Norm("layer", sizes.eps)
     x, _ = embed(b, sizes.vocab, sizes.width)
-    table = b.weight("position_embed.weight", sizes.positions, sizes.width)
-    x = add(
-        b,
-        "position_add",
-        x,
-        b.one("position_embed", PositionEmbed(), b.token_ids, weights=(table,)),
-    )
+    x = add(b, "position_add", x, position_embed(b, sizes.positions, sizes.width))
     table = b.weight("type_embed.weight", types, sizes.width)
     x = add(
         b, "type_add", x, b.one("type_embed", TypeEmbed(separator), b.token_ids, weights=(table,))

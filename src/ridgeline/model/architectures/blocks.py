@@ -19,11 +19,13 @@ from ridgeline.model.graph.ops import (
     KvWrite,
     Linear,
     Norm,
+    PositionEmbed,
     Rope,
     Rotation,
     Scale,
     SelectRows,
     Softcap,
+    SplitGroups,
 )
 from ridgeline.model.graph.ops.activation import Activation
 
@@ -44,13 +46,15 @@ class Stored:
     interleaved_rope: rows of q and k are ordered for rotary pairs (2i, 2i + 1). norm_has_one: norm
     weights hold the 1 of Gemma's 1 + w. plain_decay: the decay rates of recurrences are stored as
     they are, -exp of what is published. key_bias: keys have a bias where the model has none (it
-    is zero).
+    is zero). qkv_by_head: one matrix has q, k and v, of each head after
+    those of the one before it (GPT-NeoX).
     """
 
     interleaved_rope: bool = False
     norm_has_one: bool = False
     plain_decay: bool = False
     key_bias: bool = False
+    qkv_by_head: bool = False
 
 
 AS_PUBLISHED = Stored()
@@ -60,6 +64,12 @@ def embed(b: Builder, vocab: int, width: int, scale: float = 1.0) -> tuple[Value
     """The hidden states of the step's tokens, and the table, for a head that is tied to it."""
     table = b.weight("embed.weight", vocab, width, axes=("vocab", None))
     return b.one("embed", Embed(scale), b.token_ids, weights=(table,)), table
+
+
+def position_embed(b: Builder, positions: int, width: int) -> Value:
+    """A learned row for each position."""
+    table = b.weight("position_embed.weight", positions, width)
+    return b.one("position_embed", PositionEmbed(), b.token_ids, weights=(table,))
 
 
 def linear(
@@ -88,6 +98,21 @@ def norm(
     return b.one(name, op, x, weights=weights)
 
 
+def head_norms(
+    b: Builder, name: str, q: Value, k: Value, op: Norm, heads: Heads
+) -> tuple[Value, Value]:
+    """`op` of each head of q and of k: with the same weights, or each with its own (`by_group`)."""
+    normed = []
+    for leaf, x, count, axis in (("q", q, heads.query, "heads"), ("k", k, heads.kv, "kv_heads")):
+        of_head = replace(op, num_groups=count)
+        if op.by_group:
+            weight = b.weight(f"{name}.{leaf}_norm.weight", width(x), axes=(axis,))
+            normed.append(b.one(f"{name}.{leaf}_norm", of_head, x, weights=(weight,)))
+        else:
+            normed.append(norm(b, f"{name}.{leaf}_norm", x, of_head))
+    return normed[0], normed[1]
+
+
 def scaled(b: Builder, name: str, x: Value, factor: float) -> Value:
     """factor * x; x itself if the factor is 1."""
     return x if factor == 1 else b.one(name, Scale(factor), x)
@@ -114,21 +139,28 @@ def attention(
     causal: bool = True,
     ahead: int | None = None,
     sinks: bool = False,
+    by_head: bool = False,
 ) -> Value:
     """Self-attention of grouped heads over the layer's cache.
 
+    by_head: see `Stored.qkv_by_head`; as many heads of k and v as of q.
     head_norm: of each q and k head. whole_norm: of all q's channels together, and of k's (OLMo 2).
     Not causal: keys and values are of this step only, so all layers of a window share one cache;
     ahead: how far such attention sees ahead.
     sinks: see `Attention`.
     """
     name, q_width, kv_width = f"{layer}.attn", heads.query * heads.dim, heads.kv * heads.dim
-    q = linear(b, f"{name}.q", x, q_width, bias=qkv_bias, split="heads")
-    k = linear(b, f"{name}.k", x, kv_width, bias=qkv_bias, split="kv_heads")
-    v = linear(b, f"{name}.v", x, kv_width, bias=qkv_bias, split="kv_heads")
+    if by_head:
+        assert heads.query == heads.kv
+        joint = linear(b, f"{name}.qkv", x, 3 * q_width, bias=qkv_bias, split="heads")
+        groups = SplitGroups(heads.query, (heads.dim,) * 3)
+        q, k, v = b.add(f"{name}.qkv_split", groups, joint)
+    else:
+        q = linear(b, f"{name}.q", x, q_width, bias=qkv_bias, split="heads")
+        k = linear(b, f"{name}.k", x, kv_width, bias=qkv_bias, split="kv_heads")
+        v = linear(b, f"{name}.v", x, kv_width, bias=qkv_bias, split="kv_heads")
     if head_norm is not None:
-        q = norm(b, f"{name}.q_norm", q, replace(head_norm, num_groups=heads.query))
-        k = norm(b, f"{name}.k_norm", k, replace(head_norm, num_groups=heads.kv))
+        q, k = head_norms(b, name, q, k, head_norm, heads)
     if whole_norm is not None:
         q = norm(b, f"{name}.q_norm", q, whole_norm)
         k = norm(b, f"{name}.k_norm", k, whole_norm)

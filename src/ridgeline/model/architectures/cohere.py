@@ -1,5 +1,5 @@
-"""Command R and Command R7B (Cohere 2024): both branches read one layer norm without a bias,
-neighbouring channels turn together, logits are scaled.
+"""Command R, Command R+ and Command R7B (Cohere 2024): both branches read one layer norm without a
+bias, neighbouring channels turn together, logits are scaled.
 
 Cohere 2 (R7B, Command A) turns q and k in its windowed layers only: the others have no positions.
 """
@@ -36,8 +36,9 @@ def build_cohere(
 ) -> Graph:
     layers = config.integer("num_hidden_layers", 1, MAX_LAYERS)
     config.require_neutral({"sliding_window": (), "layer_types": ()})
+    normed = config.boolean("use_qk_norm", False)
     return build_parallel(
-        "cohere", config, format_of, context_length, (FULL,) * layers, None, (FULL,)
+        "cohere", config, format_of, context_length, (FULL,) * layers, None, (FULL,), normed
     )
 
 
@@ -61,10 +62,14 @@ def build_parallel(
     types: tuple[str, ...],
     window: int | None,
     turned: tuple[str, ...],
+    normed: bool = False,
 ) -> Graph:
-    """turned: the kinds of layers whose q and k turn."""
+    """turned: the kinds of layers whose q and k turn. normed: each head of q and k has a norm with
+    weights of its own (Command R+).
+    """
     sizes = read_sizes(config, COHERE)
-    config.require_neutral(neutral("logit_scale") | {"use_parallel_block": (True,)})
+    read = ("logit_scale", "use_qk_norm") if normed else ("logit_scale",)
+    config.require_neutral(neutral(*read) | {"use_parallel_block": (True,)})
     rope = read_rope(config, sizes.heads.dim, sizes.positions)
     context = choose_context(rope, context_length, config.where)
     turn = rotation(rope, context, interleaved=True)
@@ -81,6 +86,7 @@ def build_parallel(
             windows(config, types, window),
             qkv_bias=bias,
             output_bias=bias,
+            head_norm=Norm("layer", sizes.eps, by_group=True) if normed else None,
         ),
         feed=feeds(sizes.mlp, read_activation(config, "hidden_act", "silu")),
         tied=config.boolean("tie_word_embeddings", True),

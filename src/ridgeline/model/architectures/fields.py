@@ -122,6 +122,14 @@ class Fields:
         """The same, where a field that is not there has `value`."""
         return self if self.has(name) else replace(self, values={**self.values, name: value})
 
+    def renamed(self, names: Mapping[str, str]) -> Fields:
+        """The same under our names: ours -> the file's, for those that the file does not call by
+        ours. Messages keep the file's.
+        """
+        found = {ours: t for ours, t in names.items() if not self.has(ours) and t in self.values}
+        values = {ours: self.values[theirs] for ours, theirs in found.items()}
+        return replace(self, values={**self.values, **values}, spelled={**found, **self.spelled})
+
     def section(self, name: str) -> Fields:
         """The object under `name`; an empty one if it is not there."""
         value = self.values.get(name)

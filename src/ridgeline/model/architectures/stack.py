@@ -21,6 +21,7 @@ from ridgeline.model.architectures.blocks import (
     logits_of,
     mlp,
     norm,
+    position_embed,
     scaled,
 )
 from ridgeline.model.architectures.decoder import Sizes
@@ -33,7 +34,7 @@ from ridgeline.model.graph.ops.activation import Activation
 Branch = Callable[[Builder, str, int, Value], Value]
 # `build_decoder`, or what takes its arguments and builds something else of them.
 Assemble = Callable[..., Graph]
-Order = Literal["pre", "post", "sandwich", "parallel"]
+Order = Literal["pre", "post", "sandwich", "parallel", "beside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class Norms:
     """The norm of the residual stream, and where a layer has it.
 
     order: "pre" before each branch (x + f(norm(x))), "post" after it (x + norm(f(x)), OLMo 2),
-    "sandwich" both, "parallel" one norm that both branches read (x + f(norm(x)) + g(norm(x))).
+    "sandwich" both, "parallel" one norm that both branches read (x + f(norm(x)) + g(norm(x))),
+    "beside" the same with a norm for each (GPT-NeoX).
     weight, bias: what the norm has.
     """
 
@@ -66,6 +68,7 @@ def attends(
     head_norm: Norm | None = None,
     whole_norm: Norm | None = None,
     sinks: bool = False,
+    by_head: bool = False,
 ) -> Branch:
     """Self-attention as `blocks.attention` has it, each layer with a rotation and a window of its
     own; scale None: 1 / sqrt(head_dim).
@@ -86,6 +89,7 @@ def attends(
             head_norm=head_norm,
             whole_norm=whole_norm,
             sinks=sinks,
+            by_head=by_head,
         )
 
     return branch
@@ -116,18 +120,25 @@ def build_decoder(
     logit_scale: float = 1.0,
     softcap: float | None = None,
     head_bias: bool = False,
+    positions: bool = False,
 ) -> Graph:
     """embed, `sizes.layers` layers of the branches `attend` and `feed`, norm, head.
 
+    positions: each of them has a row of a table, which is added to the token's (GPT-2).
     branch_scale: of what a branch adds to the residual stream (Granite). softcap: of the logits.
     """
     b = Builder(name, format_of)
     x, table = embed(b, sizes.vocab, sizes.width, scale=embed_scale)
+    if positions:
+        x = add(b, "position_add", x, position_embed(b, sizes.positions, sizes.width))
     for i in range(sizes.layers):
         layer = f"layers.{i}"
-        if norms.order == "parallel":
+        if norms.order in ("parallel", "beside"):
             y = norms(b, f"{layer}.attn_norm", x)
-            attended, fed = attend(b, layer, i, y), feed(b, layer, i, y)
+            attended = attend(b, layer, i, y)
+            if norms.order == "beside":
+                y = norms(b, f"{layer}.mlp_norm", x)
+            fed = feed(b, layer, i, y)
             x = add(b, f"{layer}.attn_add", x, attended)
             x = add(b, f"{layer}.mlp_add", x, fed)
             continue

@@ -18,7 +18,7 @@ from ridgeline.model.formats import FORMATS, Format, dequantize
 from ridgeline.model.graph.node import Graph, Weight
 from ridgeline.model.weights.checkpoint import Checkpoint
 from ridgeline.model.weights.contents import quoted
-from ridgeline.model.weights.names import Names, Root, Stack
+from ridgeline.model.weights.names import Columns, Names, Root, Stack
 from ridgeline.model.weights.places import (
     TILE,
     Mxfp4Rows,
@@ -107,8 +107,11 @@ def bind(graph: Graph, checkpoint: Checkpoint, names: Names, root: Root) -> Boun
     stored: dict[str, list[Weight]] = {}
     places: dict[str, Place] = {}
     for weight in graph.weights:
-        stack = names.stack(weight.name, root)
-        if stack is not None:
+        stack, columns = names.stack(weight.name, root), names.columns(weight.name)
+        if columns is not None:
+            tensor = names.stored(weight.name, root)
+            places[weight.name] = place_columns(checkpoint, weight, tensor, columns)
+        elif stack is not None:
             places[weight.name] = place_in_stack(checkpoint, weight, stack)
         elif names.is_per_expert(weight.name):
             each = [names.stored(weight.name, root, e) for e in range(weight.shape[0])]
@@ -195,6 +198,29 @@ def place_mxfp4(checkpoint: Checkpoint, weight: Weight, stack: Stack) -> Mxfp4Ro
     return Mxfp4Rows(stack.blocks, stack.scales, first, step, out, shape)
 
 
+def place_columns(checkpoint: Checkpoint, weight: Weight, tensor: str, columns: Columns) -> Strided:
+    """A matrix [out, in] among the columns of a tensor [in, parts * out]."""
+    out, width = weight.shape
+    found, needed = checkpoint.tensors[tensor].shape, (width, columns.parts * out)
+    if found != needed:
+        raise ModelError(
+            f"{checkpoint.path}: tensor {quoted(tensor)} has shape {found}; {needed} is needed "
+            f"({weight.name})"
+        )
+    require_plain(checkpoint, weight, tensor)
+    element = weight.format.block_bytes
+    strides = (element, columns.parts * out * element, 1)
+    return Strided(tensor, columns.part * out * element, (out, width, element), strides)
+
+
+def require_plain(checkpoint: Checkpoint, weight: Weight, tensor: str) -> None:
+    if weight.format.block_elements != 1:
+        raise ModelError(
+            f"{checkpoint.path}: tensor {quoted(tensor)} is stored inputs first, in blocks: "
+            f"{weight.format.name} is not supported so"
+        )
+
+
 def place_in_stack(checkpoint: Checkpoint, weight: Weight, stack: Stack) -> Strided | Mxfp4Rows:
     """A weight [E, out, in], or a bias [E, out], within a tensor that has it in another order."""
     is_bias = len(weight.shape) == 2
@@ -218,12 +244,8 @@ def place_in_stack(checkpoint: Checkpoint, weight: Weight, stack: Stack) -> Stri
     step = stack.parts if stack.interleaved else 1
     first = stack.part if stack.interleaved else stack.part * out
     if stack.transposed or is_bias:
+        require_plain(checkpoint, weight, tensor)
         element = weight.format.block_bytes
-        if weight.format.block_elements != 1:
-            raise ModelError(
-                f"{checkpoint.path}: tensor {quoted(tensor)} is stored inputs first, in blocks: "
-                f"{weight.format.name} is not supported so"
-            )
         inputs = () if is_bias else (weight.shape[2],)
         row = stack.parts * out * element
         each = row * (1 if is_bias else weight.shape[2])

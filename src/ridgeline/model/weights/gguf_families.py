@@ -131,6 +131,10 @@ def mamba2(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, ob
     return {"head_dim": inner // heads, "expand": inner / width}
 
 
+def gpt_neox(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    return {"use_parallel_residual": read_scalar(checkpoint, "gptneox.use_parallel_residual")}
+
+
 LAYER_NORM = "attention.layer_norm_epsilon"
 MAMBA = {
     "layer_norm_epsilon": "attention.layer_norm_rms_epsilon",
@@ -167,6 +171,13 @@ FAMILIES: dict[str, Family] = {
         more=mamba2,
     ),
     "phi2": Family({"layer_norm_eps": LAYER_NORM}, known=("use_parallel_residual",)),
+    "gpt2": Family({"layer_norm_epsilon": LAYER_NORM}),
+    "gptneox": Family(
+        {"layer_norm_eps": LAYER_NORM},
+        {"attention_bias": "blk.0.attn_qkv.bias"},
+        known=("use_parallel_residual",),
+        more=gpt_neox,
+    ),
     "starcoder2": Family({"norm_epsilon": LAYER_NORM}, {"use_bias": "blk.0.ffn_down.bias"}),
     "glm4": Family(flags=QKV_BIASES),
     "exaone4": Family(more=exaone4),

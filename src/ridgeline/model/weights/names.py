@@ -56,7 +56,18 @@ class Stack:
         return f"{self.weight}_scales"
 
 
-Row = str | Stack
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A module whose matrix is stored inputs first: one of `parts` equal runs of its columns. Its
+    bias lies there as any other.
+    """
+
+    module: str
+    part: int = 0
+    parts: int = 1
+
+
+Row = str | Stack | Columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +93,9 @@ class Names:
             return stack.bias if leaf == "bias" else stack.weight
         row = self.modules.get(f"{module}.{leaf}")
         if row is None:
-            row = f"{self.modules[module]}.{leaf}"
+            whole = self.modules[module]
+            assert not isinstance(whole, Stack)
+            row = f"{whole.module if isinstance(whole, Columns) else whole}.{leaf}"
         assert isinstance(row, str)
         return row.format(i=number, e=expert, body=root.body, head=root.head)
 
@@ -91,6 +104,12 @@ class Names:
         module, number, _ = parse(name)
         row = self.modules.get(module)
         return row.at(number, root) if isinstance(row, Stack) else None
+
+    def columns(self, name: str) -> Columns | None:
+        """Which columns of a matrix that is stored inputs first the weight is, if it is one."""
+        module, _, leaf = parse(name)
+        row = self.modules.get(module)
+        return row if isinstance(row, Columns) and leaf == "weight" else None
 
     def is_per_expert(self, name: str) -> bool:
         """Whether each expert has a tensor of its own."""

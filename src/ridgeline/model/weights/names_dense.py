@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from ridgeline.model.weights.names import (
     GGUF_HEAD_NORMS,
     GGUF_LLAMA,
     GGUF_PHI3,
     HF_HEAD_NORMS,
     HF_LLAMA,
+    Columns,
+    Root,
+    Row,
 )
 
 
@@ -36,7 +41,7 @@ HF_GEMMA4: dict[str, str] = {
 HF_OLMO: dict[str, str] = without(
     HF_LLAMA, "layers.{i}.attn_norm", "layers.{i}.mlp_norm", "final_norm"
 )
-HF_COHERE: dict[str, str] = without(HF_LLAMA, "layers.{i}.mlp_norm")
+HF_COHERE: dict[str, str] = without(HF_LLAMA, "layers.{i}.mlp_norm") | HF_HEAD_NORMS
 HF_PHI: dict[str, str] = {
     **without(HF_LLAMA, "layers.{i}.mlp_norm", "layers.{i}.mlp.gate"),
     "layers.{i}.attn.o": "{body}layers.{i}.self_attn.dense",
@@ -49,6 +54,37 @@ HF_STARCODER2: dict[str, str] = {
     "layers.{i}.mlp.up": "{body}layers.{i}.mlp.c_fc",
     "layers.{i}.mlp.down": "{body}layers.{i}.mlp.c_proj",
 }
+HF_GPT_NEOX: dict[str, str] = {
+    "embed": "{body}embed_in",
+    "layers.{i}.attn_norm": "{body}layers.{i}.input_layernorm",
+    "layers.{i}.attn.qkv": "{body}layers.{i}.attention.query_key_value",
+    "layers.{i}.attn.o": "{body}layers.{i}.attention.dense",
+    "layers.{i}.mlp_norm": "{body}layers.{i}.post_attention_layernorm",
+    "layers.{i}.mlp.up": "{body}layers.{i}.mlp.dense_h_to_4h",
+    "layers.{i}.mlp.down": "{body}layers.{i}.mlp.dense_4h_to_h",
+    "final_norm": "{body}final_layer_norm",
+    "head": "{head}embed_out",
+}
+NEOX_ROOTS = (Root("gpt_neox."), Root())
+# Masks that old checkpoints carry, and rotary tables: the configuration says the same.
+NEOX_HARMLESS = re.compile(r".*\.attention\.(bias|masked_bias)|.*\.rotary_emb\.inv_freq")
+# Matrices have inputs before outputs.
+HF_GPT2: dict[str, Row] = {
+    "embed": "{body}wte",
+    "position_embed": "{body}wpe",
+    "layers.{i}.attn_norm": "{body}h.{i}.ln_1",
+    "layers.{i}.attn.q": Columns("{body}h.{i}.attn.c_attn", part=0, parts=3),
+    "layers.{i}.attn.k": Columns("{body}h.{i}.attn.c_attn", part=1, parts=3),
+    "layers.{i}.attn.v": Columns("{body}h.{i}.attn.c_attn", part=2, parts=3),
+    "layers.{i}.attn.o": Columns("{body}h.{i}.attn.c_proj"),
+    "layers.{i}.mlp_norm": "{body}h.{i}.ln_2",
+    "layers.{i}.mlp.up": Columns("{body}h.{i}.mlp.c_fc"),
+    "layers.{i}.mlp.down": Columns("{body}h.{i}.mlp.c_proj"),
+    "final_norm": "{body}ln_f",
+    "head": "{head}lm_head",
+}
+GPT2_ROOTS = (Root("transformer."), Root())
+GPT2_HARMLESS = re.compile(r".*\.attn\.(bias|masked_bias)")
 HF_UNGATED: dict[str, str] = without(HF_LLAMA, "layers.{i}.mlp.gate")
 HF_GLM: dict[str, str] = {
     **HF_LLAMA,
@@ -73,6 +109,13 @@ GGUF_POST_NORMS: dict[str, str] = {
     "layers.{i}.attn_post_norm": "blk.{i}.post_attention_norm",
     "layers.{i}.mlp_post_norm": "blk.{i}.post_ffw_norm",
 }
+GGUF_GPT_NEOX: dict[str, str] = {
+    **GGUF_LLAMA,
+    "layers.{i}.attn.q": "blk.{i}.attn_qkv",
+    "layers.{i}.attn.k": "blk.{i}.attn_qkv",
+    "layers.{i}.attn.v": "blk.{i}.attn_qkv",
+}
+GGUF_GPT2: dict[str, str] = {**GGUF_GPT_NEOX, "position_embed": "position_embd"}
 GGUF_SEED_OSS: dict[str, str] = {
     **GGUF_LLAMA,
     "layers.{i}.mlp_norm": "blk.{i}.post_attention_norm",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ridgeline.model.weights import names_moe, names_recurrent
-from ridgeline.model.weights.names import Row, Stack
+from ridgeline.model.weights.names import Columns, Row, Stack
 
 # Of what stands around a module's layer, as DeepSeek calls it.
 AROUND: dict[str, str] = {
@@ -27,12 +27,12 @@ def moved(rows: Mapping[str, Row], to: str) -> dict[str, Row]:
     def place(stored: str) -> str:
         return stored.replace("{body}layers", to)
 
-    return {
-        module: replace(row, weight=place(row.weight), bias=place(row.bias))
-        if isinstance(row, Stack)
-        else place(row)
-        for module, row in rows.items()
-    }
+    def placed(row: Row) -> Row:
+        if isinstance(row, Stack):
+            return replace(row, weight=place(row.weight), bias=place(row.bias))
+        return replace(row, module=place(row.module)) if isinstance(row, Columns) else place(row)
+
+    return {module: placed(row) for module, row in rows.items()}
 
 
 HF_DEEPSEEK: dict[str, Row] = {**names_moe.HF_DEEPSEEK, **AROUND}

@@ -55,8 +55,11 @@ class Norm(Operator):
         (x,) = inputs
         if x == REPLICATED:
             return Sharded(self, (REPLICATED,))
-        cuts = self.num_groups % ways == 0 and self.num_groups > 1 and not self.by_group
-        if x.split == -1 and cuts:
+        cuts = self.num_groups % ways == 0 and self.num_groups > 1
+        own = (
+            [w.split == 0 for w in weights] if self.by_group else [w.split is None for w in weights]
+        )
+        if x.split == -1 and cuts and all(own):
             return Sharded(replace(self, num_groups=self.num_groups // ways), (x,))
         return None
 
