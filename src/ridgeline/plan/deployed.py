@@ -114,7 +114,23 @@ def replica_on(
         return deploy(described, chip=chip, mesh=mesh, profile=profile)
 
     deployment = on(mesh) if mesh is not None else _fewest(on, accelerator)
-    mesh = deployment.mesh
+    return replica_of(name, described, deployment, accelerator, knobs, price=price)
+
+
+def replica_of(
+    name: str,
+    described: Described,
+    deployment: Deployment,
+    accelerator: Accelerator,
+    knobs: Knobs,
+    *,
+    price: str | None = None,
+    times: Times | None = None,
+) -> ReplicaKind:
+    """The engine of a deployment. times: what its steps take; None: what the deployment says.
+    CapacityError where no block of the cache fits beside the weights.
+    """
+    mesh, profile = deployment.mesh, deployment.profile
     groups, num_blocks, slots = _sizes(described, deployment, knobs)
     kv_by_window = _kv_by_window(described)
     limits = Limits(
@@ -126,7 +142,7 @@ def replica_on(
         knobs.itl_target,
         is_recurrent=slots > 0,
     )
-    times = deployment.step_times()
+    times = times or deployment.step_times()
     return ReplicaKind(
         name=name,
         machine=f"{mesh.gpus} x {accelerator.title}, {mesh}",
