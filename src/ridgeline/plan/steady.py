@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import exp
+from math import ceil, exp, inf
 
 import numpy as np
 
@@ -35,7 +35,9 @@ UNMIXED = ("sglang",)
 class Load:
     """concurrency: requests in flight over the whole deployment. input_tokens, output_tokens: of
     each on average. varied: their lengths differ by some percent, so that requests do not stay in
-    step. drafts: tokens that a predictor proposes a step; acceptance: of each, given the last.
+    step. drafts: tokens that a predictor proposes a step; acceptance: of each, given the last;
+    draft_share: of a step's time, what proposing one takes. chunk: new tokens that a step of one
+    data-parallel group has at most; longer prompts take several steps.
     """
 
     concurrency: float
@@ -44,10 +46,17 @@ class Load:
     varied: bool = True
     drafts: int = 0
     acceptance: float = 0.7
+    draft_share: float = 0.0
+    chunk: float = inf
 
     @property
     def tokens_per_step(self) -> float:
         return sum(self.acceptance**i for i in range(self.drafts + 1))
+
+    @property
+    def chunks(self) -> float:
+        """Steps that a prompt takes."""
+        return float(max(1, ceil(self.input_tokens / max(1.0, self.chunk))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,51 +102,15 @@ class Cases:
     """Cases priced together: features once, then `solve` for any profile."""
 
     def __init__(self, cases: Sequence[Case]) -> None:
-        parts: list[Pieces] = []
-        sizes: list[int] = []
         num = len(cases)
-        self.steps = len(SHARES) + 2
-        self.rows = np.zeros((num, self.steps))
-        self.eager = np.zeros((num, self.steps))
-        self.limit, self.group, self.most = np.zeros(num), np.ones(num), np.zeros(num)
-        for index, case in enumerate(cases):
-            load, deployment = case.load, case.deployment
-            dp, pp = deployment.mesh.dp, deployment.mesh.pp
-            here = load.concurrency / case.workers
-            context = load.input_tokens + load.output_tokens / 2
-            limit = max(1.0, deployment.room.rows(context) * dp)
-            most = max(1.0, min(here, limit))
-            decode = np.maximum(1.0, most * SHARES)
-            writing = uniform_steps(
-                deployment.windows, decode=decode, context=context, drafts=float(load.drafts)
-            )
-            at = case.prefill or deployment
-            # Data-parallel groups compute prompts side by side.
-            group = float(max(1, min(at.mesh.dp, int(load.concurrency))))
-            beside = 0.0 if case.prefill else max(1.0, most * SHARES[_MIDDLE])
-            reading = uniform_steps(
-                at.windows,
-                decode=np.array([beside, 0.0]),
-                context=context,
-                drafts=float(load.drafts),
-                prompts=group,
-                prompt_tokens=load.input_tokens,
-            )
-            parts += [deployment.pieces(writing), at.pieces(reading)]
-            sizes += [len(SHARES), 2]
-            self.rows[index] = (
-                np.concatenate([decode / dp, (np.array([beside, 0.0]) + group) / at.mesh.dp]) / pp
-            )
-            self.eager[index] = np.concatenate([deployment.eager(writing), at.eager(reading)])
-            self.limit[index], self.group[index] = limit * case.workers, group
-            self.most[index] = most
-        self.pieces = Pieces.joined(parts, sizes)
-        self.num = num
+        self.num, self.steps = num, len(SHARES) + 2
         loads = [case.load for case in cases]
-        self.engine = np.array([ENGINES.index(c.deployment.engine) for c in cases], np.intp)
         self.in_flight = np.array([load.concurrency for load in loads])
         self.output = np.array([load.output_tokens for load in loads])
         self.accepted = np.array([load.tokens_per_step for load in loads])
+        self.proposing = np.array([1.0 + load.drafts * load.draft_share for load in loads])
+        self.chunks = np.array([load.chunks for load in loads])
+        self.engine = np.array([ENGINES.index(c.deployment.engine) for c in cases], np.intp)
         self.workers = np.array([float(case.workers) for case in cases])
         self.apart = np.array([case.prefill is not None for case in cases])
         self.readers = np.array(
@@ -146,7 +119,79 @@ class Cases:
         self.in_step = np.array(
             [c.deployment.engine in UNMIXED and not c.load.varied for c in cases]
         )
+        self.limit, self.most = np.zeros(num), np.zeros(num)
+        for index, case in enumerate(cases):
+            load, d = case.load, case.deployment
+            context = load.input_tokens + load.output_tokens / 2
+            limit = max(1.0, d.room.rows(context) * d.mesh.dp)
+            self.most[index] = max(1.0, min(load.concurrency / case.workers, limit))
+            self.limit[index] = limit * case.workers
+        # Data-parallel groups compute prompts side by side.
+        self.group = np.array(
+            [
+                float(max(1, min((c.prefill or c.deployment).mesh.dp, int(c.load.concurrency))))
+                for c in cases
+            ]
+        )
+        self.rows = np.zeros((num, self.steps))
+        self.eager = np.zeros((num, self.steps))
+        self.pieces = self._pieces(cases)
         self.sizes = np.log(np.maximum(1.0, self.most[:, None] * SHARES[None, :]))
+
+    def _pieces(self, cases: Sequence[Case]) -> Pieces:
+        """Steps of answers at `SHARES`, one with a prompt beside answers and one of it alone."""
+        alike: dict[tuple[int, int], list[int]] = {}
+        for index, case in enumerate(cases):
+            alike.setdefault((id(case.deployment), id(case.prefill)), []).append(index)
+        parts: list[Pieces] = []
+        sizes: list[int] = []
+        places: list[Array] = []  # of each step, in a table of (case, step)
+        shares = len(SHARES)
+        for indices in alike.values():
+            of = np.array(indices)
+            deployment = cases[indices[0]].deployment
+            at = cases[indices[0]].prefill or deployment
+            loads = [cases[index].load for index in indices]
+            prompts = np.array([load.input_tokens for load in loads])
+            context = prompts + np.array([load.output_tokens for load in loads]) / 2
+            drafts = np.array([float(load.drafts) for load in loads])
+            tokens = prompts / self.chunks[of]
+            decode = np.maximum(1.0, self.most[of][:, None] * SHARES[None, :])
+            apart = self.apart[of]
+            beside = np.where(apart, 0.0, np.maximum(1.0, self.most[of] * SHARES[_MIDDLE]))
+            both = np.stack([beside, np.zeros(len(of))], 1)
+            writing = uniform_steps(
+                deployment.windows,
+                decode=decode.ravel(),
+                context=context.repeat(shares),
+                drafts=drafts.repeat(shares),
+            )
+            reading = uniform_steps(
+                at.windows,
+                decode=both.ravel(),
+                context=context.repeat(2),
+                drafts=drafts.repeat(2),
+                prompts=self.group[of].repeat(2),
+                prompt_tokens=tokens.repeat(2),
+                prompt_context=((prompts - tokens) / 2).repeat(2),
+            )
+            parts += [deployment.pieces(writing), at.pieces(reading)]
+            sizes += [shares * len(of), 2 * len(of)]
+            table = of[:, None] * self.steps + np.arange(self.steps)[None, :]
+            places += [table[:, :shares].ravel(), table[:, shares:].ravel()]
+            read = (both + self.group[of][:, None]) / at.mesh.dp
+            self.rows[of] = (
+                np.concatenate([decode / deployment.mesh.dp, read], 1) / deployment.mesh.pp
+            )
+            self.eager[of] = np.concatenate(
+                [
+                    deployment.eager(writing).reshape(-1, shares),
+                    at.eager(reading).reshape(-1, 2),
+                ],
+                1,
+            )
+        joined = Pieces.joined(parts, sizes)
+        return replace(joined, steps=np.concatenate(places)[joined.steps])
 
     def solve(self, profile: Profile) -> Solved:
         device = np.bincount(
@@ -157,9 +202,10 @@ class Cases:
             of = self.engine == index
             if of.any():
                 seconds[of] = with_host(device[of], self.rows[of], self.eager[of], engine, profile)
-        writing = np.log(seconds[:, : len(SHARES)])
-        alone = seconds[:, -1] / self.group
-        mixed = np.maximum(seconds[:, -2] - seconds[:, _MIDDLE], 1e-6) / self.group
+        writing = np.log(seconds[:, : len(SHARES)] * self.proposing[:, None])
+        each = self.chunks / self.group
+        alone = seconds[:, -1] * each
+        mixed = np.maximum(seconds[:, -2] - seconds[:, _MIDDLE], 1e-6) * each
         unmixed = np.isin(self.engine, [ENGINES.index(name) for name in UNMIXED])
         delta = np.where(unmixed | self.apart, alone, mixed)
         floor, prompts, steps, wave = (
