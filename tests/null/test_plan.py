@@ -14,9 +14,10 @@ from ridgeline.cli.main import main
 from ridgeline.cost.accelerator import load_accelerator
 from ridgeline.errors import CapacityError, RequestError
 from ridgeline.model.configurations import load_configuration
+from ridgeline.plan.choice import Asked
 from ridgeline.plan.launch import ENGINES, launch
 from ridgeline.plan.report import break_even, distinct, failure_axis, ledger, why_lost
-from ridgeline.plan.search import Asked, Searched, search
+from ridgeline.plan.search import Searched, search
 
 H100 = load_accelerator("h100")
 ASKED = Asked(1000, 200, 4, rate=8.0, ttft=0.5, itl=0.03, precisions=("fp8",), kv=("fp8",))
@@ -149,7 +150,7 @@ def test_nonsense_gets_one_line(
 
 def test_json_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "plan.html"
-    words = ["plan", "llama-3.1-8b", "--gpu", "h100", "--count", "2", "--rate", "4"]
+    words = ["plan", "llama-3.1-8b", "--gpu", "h100", "--count", "2", "--rate", "4", "--top", "2"]
     words += ["--precision", "fp8", "--kv", "fp8", "--json", "--html", str(page)]
     words += ["--emit", "sglang"]
     assert main(words) == 0
@@ -171,7 +172,7 @@ def test_json_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_a_model_that_does_not_fit_keeps_nobody_from_an_answer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quick = ["--gpu", "h100", "--count", "1", "--precision", "fp8", "--kv", "fp8"]
+    quick = ["--gpu", "h100", "--count", "1", "--precision", "fp8", "--kv", "fp8", "--no-trials"]
     words = ["plan", "llama-3.1-405b", "--compare", "llama-3.1-8b", *quick]
     assert main(words) == 0
     said = capsys.readouterr().out

@@ -67,7 +67,7 @@ def find_knees(
     for _ in range(_HALVINGS):
         rate = (low + high) / 2 if low else 0.9 * throughput
         found = simulate_fleet(one, open_load(rate, count))
-        if _grows(found):
+        if queue_grows(found):
             high = rate
             if not low:
                 low = 0.3 * throughput
@@ -103,7 +103,7 @@ def find_slo_rate(
     return low
 
 
-def _grows(found: Outcome) -> bool:
+def queue_grows(found: Outcome) -> bool:
     """Whether those who came last waited longer than those before them, by a part of the time."""
     waits = sorted(zip(found.tally.arrivals, found.tally.ttft, strict=True))
     third = len(waits) // 3

@@ -7,10 +7,11 @@ it as a comment.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from math import ceil
 
-from ridgeline.plan.search import Choice
+from ridgeline.plan.choice import Choice, Drafter
 
 # Weights that engines make themselves of a bf16 checkpoint as they load it; others are files.
 _MADE_AT_LOAD = ("bf16", "fp8")
@@ -31,12 +32,6 @@ def _notes(c: Choice, engine: str) -> list[str]:
     return notes
 
 
-def _rows(c: Choice) -> int:
-    """Of one engine: what the caches have room for, and no more than is wanted."""
-    workers = max(1, c.workers)
-    return max(1, min(ceil(1.25 * c.in_flight / workers), int(c.limit / workers)))
-
-
 def _context(c: Choice) -> int:
     return ceil(1.25 * (c.input_tokens + c.output_tokens) / 256) * 256
 
@@ -55,8 +50,11 @@ def _vllm(c: Choice, model: str) -> list[str]:
         "--enable-expert-parallel" if mesh.ep > 1 else "",
         "--quantization fp8" if c.precision == "fp8" else "",
         "--kv-cache-dtype fp8" if c.kv == "fp8" else "",
-        f"--max-num-seqs {_rows(c)}",
+        # Of each data-parallel group, which is an engine of its own.
+        f"--max-num-seqs {ceil(c.rows / mesh.dp)}",
+        f"--max-num-batched-tokens {c.chunk}",
         f"--max-model-len {_context(c)}",
+        _vllm_drafts(c),
     )
     if not c.prefill_workers:
         return [_words(*common)]
@@ -66,6 +64,17 @@ def _vllm(c: Choice, model: str) -> list[str]:
         "disaggregated proxy",
         _words(*common, sent),
     ]
+
+
+def _vllm_drafts(c: Choice) -> str:
+    if not c.drafts or c.drafter is None:
+        return ""
+    fields: dict[str, object] = {"method": c.drafter.method, "num_speculative_tokens": c.drafts}
+    if c.drafter.method == "draft":
+        fields = {"model": c.drafter.name, "num_speculative_tokens": c.drafts}
+    elif c.drafter.method == "ngram":
+        fields |= {"prompt_lookup_max": 4}
+    return f"--speculative-config '{json.dumps(fields)}'"
 
 
 def _sglang(c: Choice, model: str) -> list[str]:
@@ -78,8 +87,11 @@ def _sglang(c: Choice, model: str) -> list[str]:
         f"--ep-size {mesh.ep}" if mesh.ep > 1 else "",
         "--quantization fp8" if c.precision == "fp8" else "",
         "--kv-cache-dtype fp8_e4m3" if c.kv == "fp8" else "",
-        f"--max-running-requests {_rows(c)}",
+        f"--max-running-requests {c.rows}",
+        # It parts both by the data-parallel groups itself.
+        f"--chunked-prefill-size {c.chunk * mesh.dp}",
         f"--context-length {_context(c)}",
+        *_sglang_drafts(c),
     )
     if not c.prefill_workers:
         return [_words(*common)]
@@ -87,6 +99,23 @@ def _sglang(c: Choice, model: str) -> list[str]:
         line
         for role, count in (("prefill", c.prefill_workers), ("decode", c.workers))
         for line in (f"# {count} of", _words(*common, f"--disaggregation-mode {role}"))
+    ]
+
+
+def _sglang_drafts(c: Choice) -> list[str]:
+    if not c.drafts or c.drafter is None:
+        return []
+    if c.drafter.method == "ngram":
+        return [
+            "--speculative-algorithm NGRAM",
+            f"--speculative-num-draft-tokens {c.drafts}",
+        ]
+    algorithm = "EAGLE" if c.drafter.method == "mtp" else "STANDALONE"
+    return [
+        f"--speculative-algorithm {algorithm}",
+        f"--speculative-draft-model-path {c.drafter.name}" if c.drafter.name else "",
+        f"--speculative-num-steps {c.drafts} --speculative-eagle-topk 1",
+        f"--speculative-num-draft-tokens {c.drafts + 1}",
     ]
 
 
@@ -98,40 +127,60 @@ def _trtllm(c: Choice, model: str) -> list[str]:
             f"# {c.prefill_workers} for prompts and {c.workers} for answers: trtllm-serve "
             "disaggregated, with a worker of these sizes each"
         )
-    extra = []
+    extra = ["enable_chunked_prefill: true"]
     if mesh.dp > 1:
         extra.append("enable_attention_dp: true")
     if c.kv == "fp8":
         extra.append("kv_cache_config: {dtype: fp8}")
-    if extra:
-        text = "\\n".join(extra)
-        lines.append(f"printf '{text}\\n' > options.yaml")
+    if c.drafts and c.drafter is not None:
+        extra.append(f"speculative_config: {_trtllm_drafts(c, c.drafter)}")
+    text = "\\n".join(extra)
+    lines.append(f"printf '{text}\\n' > options.yaml")
     lines.append(
         _words(
             f"trtllm-serve {model}",
             f"--tp_size {mesh.ranks}",
             f"--pp_size {mesh.pp}" if mesh.pp > 1 else "",
             f"--ep_size {mesh.ep}" if mesh.ep > 1 else "",
-            f"--max_batch_size {_rows(c)}",
+            f"--max_batch_size {ceil(c.rows / mesh.dp)}",
+            f"--max_num_tokens {c.chunk}",
             f"--max_seq_len {_context(c)}",
-            "--extra_llm_api_options options.yaml" if extra else "",
+            "--extra_llm_api_options options.yaml",
         )
     )
     return lines
 
 
+def _trtllm_drafts(c: Choice, drafter: Drafter) -> str:
+    if drafter.method == "mtp":
+        return f"{{decoding_type: MTP, num_nextn_predict_layers: {c.drafts}}}"
+    if drafter.method == "ngram":
+        return f"{{decoding_type: NGram, max_draft_len: {c.drafts}, max_matching_ngram_size: 4}}"
+    return (
+        f"{{decoding_type: DraftTarget, max_draft_len: {c.drafts}, "
+        f"speculative_model_dir: {drafter.name}}}"
+    )
+
+
 def _llama_cpp(c: Choice, model: str) -> list[str]:
-    rows = _rows(c)
+    rows = c.rows
     lines = [f"# MODEL.gguf: {model} as {_GGUF.get(c.precision, 'Q4_K_M')}"]
     if c.prefill_workers:
         lines.append("# it has no prompts and answers apart: this is one engine of both")
     gpus = c.deployment.mesh.gpus
+    is_drafted = c.drafts > 0 and c.drafter is not None and c.drafter.method == "draft"
+    if is_drafted and c.drafter is not None:
+        lines.append(f"# DRAFT.gguf: {c.drafter.name}")
+    elif c.drafts:
+        lines.append("# it has no such predictor: answers are slower than planned")
     lines.append(
         _words(
             "llama-server -m MODEL.gguf",
             "-ngl 999",
             f"--split-mode row --tensor-split {','.join(['1'] * gpus)}" if gpus > 1 else "",
             f"-np {rows} -c {rows * _context(c)}",
+            f"-b {c.chunk} -ub {c.chunk}",
+            f"-md DRAFT.gguf --draft-max {c.drafts}" if is_drafted else "",
             "-ctk q8_0 -ctv q8_0" if c.kv == "fp8" else "",
         )
     )
@@ -142,7 +191,10 @@ def _ridgeline(c: Choice, model: str) -> list[str]:
     return [
         "# Ridgeline's own kernels run on CPUs so far: on this accelerator the plan is for others",
         _words(
-            f"ridgeline serve {model}", f"--max-rows {_rows(c)}", f"--context-length {_context(c)}"
+            f"ridgeline serve {model}",
+            f"--max-rows {c.rows}",
+            f"--max-tokens-per-step {c.chunk}",
+            f"--context-length {_context(c)}",
         ),
     ]
 

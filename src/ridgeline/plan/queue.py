@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from math import exp, inf, lgamma, log
+from math import ceil, exp, inf, lgamma, log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +26,14 @@ _BASES = np.exp2(np.arange(-7.0, 6.0))
 _SHARES = np.array([0.0, *np.arange(0.05, 0.9, 0.05), *np.arange(0.9, 0.99, 0.01), 0.99, 0.999])
 _MOST = 80  # prompts that wait
 _MOMENTS = (np.arange(8) + 0.5) / 8  # of a step, at which one comes
-MOST_BATCH = 32
+_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Waits in front of `servers` engines that are given requests evenly, at `rate` requests/s all
-    together. prompt: seconds that a prompt adds to a step; base: of a step without prompts; batch:
-    prompts that one step may take.
+    """Waits in front of `servers` engines, each request at the one that has the least to do, at
+    `rate` requests/s all together. prompt: seconds that a prompt adds to a step; base: of a step
+    without prompts; batch: prompts that one step may take, at least 1.
     """
 
     rate: float
@@ -43,10 +43,13 @@ class Queue:
     servers: int = 1
 
     @property
+    def batched(self) -> int:
+        return max(size for size in _BATCHES if size <= max(1.0, self.batch))
+
+    @property
     def busy(self) -> float:
         """Of what prompts can be computed, how much is asked; at 1 the queue never ends."""
-        batch = max(1.0, self.batch)
-        return self.rate / self.servers * (self.prompt + self.base / batch)
+        return self.rate / self.servers * (self.prompt + self.base / self.batched)
 
     def wait(self, share: float) -> float:
         """Seconds beyond a step with one's own prompt that so many of all do not exceed."""
@@ -55,17 +58,30 @@ class Queue:
         share = 1.0 - (1.0 - share) / self._pooled
         if share <= 0.0:
             return 0.0
-        return float(np.interp(share, _SHARES, self._curve())) * self.prompt / self.servers**0.5
+        return float(np.interp(share, _SHARES, self._curves()[0])) * self._unit
 
     def within(self, seconds: float) -> float:
         """Of all requests, those who wait no longer."""
         if self.busy >= 1.0 or seconds < 0:
             return 0.0
-        curve = self._curve()
-        found = float(np.interp(seconds / self.prompt * self.servers**0.5, curve, _SHARES))
-        if seconds / self.prompt * self.servers**0.5 >= curve[-1]:
+        curve = self._curves()[0]
+        if seconds >= curve[-1] * self._unit:
             return 1.0
+        found = float(np.interp(seconds / self._unit, curve, _SHARES))
         return 1.0 - (1.0 - found) * self._pooled
+
+    def beside(self, share: float) -> float:
+        """Prompts in a step, which such a share of all steps do not exceed."""
+        if self.busy >= 1.0:
+            return float(self.batched)
+        # Whole prompts, but between whole ones where it lies between marks of the table.
+        return float(ceil(np.interp(share, _SHARES, self._curves()[1]) - 0.25))
+
+    @property
+    def _unit(self) -> float:
+        # With several engines the shortest of their rests is waited for, and its batch, which is
+        # not shorter: between 1 and one in so many.
+        return float(self.prompt / self.servers**0.75)
 
     @property
     def _pooled(self) -> float:
@@ -74,17 +90,14 @@ class Queue:
         """
         return min(1.0, erlang_c(self.servers, self.busy) / max(self.busy, 1e-12))
 
-    def _curve(self) -> Floats:
-        """Waits in units of a prompt at `_SHARES`."""
-        table = _table(int(min(MOST_BATCH, max(1.0, self.batch))))
-        load = min(max(self.rate / self.servers * self.prompt, _BUSY[0]), _BUSY[-1])
+    def _curves(self) -> Floats:
+        """At `_SHARES`: waits in units of a prompt, and prompts of steps."""
+        table = _table(self.batched)
+        busy = min(max(self.busy, _BUSY[0]), _BUSY[-1])
         base = min(max(self.base / self.prompt, _BASES[0]), _BASES[-1])
-        # Of a batch that is bounded the base counts, too: the busyness is that of all.
-        full = 1.0 / (1.0 + base / max(1.0, min(MOST_BATCH, int(self.batch))))
-        load = min(max(load / full, _BUSY[0]), _BUSY[-1])
-        i = min(int(np.searchsorted(_BUSY, load, "right")) - 1, len(_BUSY) - 2)
+        i = min(int(np.searchsorted(_BUSY, busy, "right")) - 1, len(_BUSY) - 2)
         j = min(int(np.searchsorted(_BASES, base, "right")) - 1, len(_BASES) - 2)
-        x = (load - _BUSY[i]) / (_BUSY[i + 1] - _BUSY[i])
+        x = (busy - _BUSY[i]) / (_BUSY[i + 1] - _BUSY[i])
         y = log(base / _BASES[j]) / log(_BASES[j + 1] / _BASES[j])
         low = table[i, j] * (1 - y) + table[i, j + 1] * y
         high = table[i + 1, j] * (1 - y) + table[i + 1, j + 1] * y
@@ -103,8 +116,10 @@ def erlang_c(servers: int, busy: float) -> float:
 
 @cache
 def _table(batch: int) -> Floats:
-    """Waits at [busy, base, share], in units of a prompt's time. busy: of what can be computed."""
-    found = np.empty((len(_BUSY), len(_BASES), len(_SHARES)))
+    """[busy, base, (wait in units of a prompt's time, prompts of a step), share]. busy: of what can
+    be computed; base: of a step without prompts, in the same units.
+    """
+    found = np.empty((len(_BUSY), len(_BASES), 2, len(_SHARES)))
     for j, base in enumerate(_BASES):
         for i, busy in enumerate(_BUSY):
             rate = float(busy) / (1.0 + float(base) / batch)
@@ -119,13 +134,14 @@ def _waits(rate: float, base: float, batch: int) -> Floats:
     # After a step: who was not taken, and who came while it ran.
     chain = np.zeros((_MOST + 1, _MOST + 1))
     come = _poisson(rate * seconds, _MOST)
-    for n in range(_MOST + 1):
-        left = n - taken[n]
-        chain[n, left:] = come[n, : _MOST + 1 - left]
-        chain[n, _MOST] += max(0.0, 1.0 - chain[n].sum())
+    for row, left in enumerate((waiting - taken).tolist()):
+        chain[row, left:] = come[row, : _MOST + 1 - left]
+        chain[row, _MOST] += max(0.0, 1.0 - chain[row].sum())
     system = (chain - np.eye(_MOST + 1)).T
     system[-1] = 1.0
     state = np.clip(np.linalg.solve(system, np.eye(_MOST + 1)[-1]), 0.0, None)
+    known = np.cumsum(state) / state.sum()
+    beside = taken[np.searchsorted(known, _SHARES - 1e-9).clip(0, _MOST)].astype(np.float64)
     weights = state * seconds
     weights /= weights.sum()
     kept = weights > 1e-7
@@ -137,10 +153,10 @@ def _waits(rate: float, base: float, batch: int) -> Floats:
     full = ahead // batch
     remaining = (seconds[:, None] - passed)[:, :, None]
     behind = rate * (remaining + full * (base + batch))
-    beside = np.minimum(batch, ahead - full * batch + 1 + behind)
-    wait = remaining + full * (base + batch) + beside - 1.0
+    own = np.minimum(batch, ahead - full * batch + 1 + behind)
+    wait = remaining + full * (base + batch) + own - 1.0
     shares = weights[:, None, None] * before / len(_MOMENTS)
-    return _quantiles(wait.ravel(), shares.ravel())
+    return np.stack([_quantiles(wait.ravel(), shares.ravel()), beside])
 
 
 def _quantiles(values: Floats, weights: Floats) -> Floats:

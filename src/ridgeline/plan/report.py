@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import inf
 
 from ridgeline.cost.deployment import expert_imbalance
-from ridgeline.plan.search import Choice, Searched
+from ridgeline.plan.choice import Choice
+from ridgeline.plan.search import Searched
 from ridgeline.plan.svg import Axes, page, stacked, table
 from ridgeline.units import format_bytes
 
 HEAD = (
     "on", "GPUs", "how", "$/MTok out", "req/s of most", "TTFT p50", "80 %", "p99", "in time",
-    "ITL", "80 %", "tok/s", "J/token", "binds",
+    "ITL", "80 %", "gap p99", "tok/s", "J/token", "binds",
 )  # fmt: skip
 WORDS = ("on", "how", "binds")
 
@@ -41,20 +42,26 @@ def dollars(of: tuple[float, float] | None) -> str:
 
 
 def cells(c: Choice) -> tuple[str, ...]:
-    """Of `HEAD`."""
-    joules = c.joules_per_token
+    """Of `HEAD`: as it was simulated, or where nobody looked, by the formulas."""
+    joules, seen = c.joules_per_token, c.seen
+    median, late, within, itl, gap = (
+        (c.ttft_p50, c.ttft_p99, c.within, c.tpot, c.gap_p99)
+        if seen is None
+        else (seen.ttft_p50, seen.ttft_p99, seen.within, seen.itl_p50, seen.gap_p99)
+    )
     return (
         c.accelerator.name,
         str(c.gpus),
         c.name,
         dollars(c.usd_per_mtok("output")),
         f"{c.rate:.3g} of {c.most_rate:.3g}",
-        milliseconds(c.ttft_p50),
-        between(c.ttft_p50, c.spread_ttft),
-        milliseconds(c.ttft_p99),
-        f"{100 * c.within:.1f} %" if c.within < 1 else "-",
-        f"{1e3 * c.tpot:.1f} ms",
-        between(c.tpot, c.spread),
+        milliseconds(median),
+        between(median, c.spread_ttft),
+        milliseconds(late),
+        f"{100 * within:.1f} %" if within < 1 else "-",
+        f"{1e3 * itl:.1f} ms",
+        between(itl, c.spread),
+        milliseconds(gap),
         f"{c.tokens_per_second:,.0f}",
         "-" if joules is None else f"{joules:.2f}",
         c.binds,
@@ -64,10 +71,11 @@ def cells(c: Choice) -> tuple[str, ...]:
 def distinct(ranked: Sequence[Choice], most: int) -> list[Choice]:
     """The best of each way of being laid out: a list of one idea's variants tells little."""
     found: list[Choice] = []
-    seen: set[tuple[str, str, str, int, int]] = set()
+    seen: set[tuple[str, str, str, int, int, int]] = set()
     for c in ranked:
         key = (
             c.accelerator.name, c.precision, str(c.deployment.mesh), c.prefill_workers, c.workers,
+            c.drafts,
         )  # fmt: skip
         if key not in seen:
             seen.add(key)
@@ -198,6 +206,13 @@ def fields(c: Choice) -> dict[str, object]:
         "share_within_ttft": c.within,
         "itl": c.tpot,
         "itl_factor": c.spread,
+        "gap_p99": c.gap_p99,
+        "chunk": c.chunk,
+        "rows_per_engine": c.rows,
+        "drafts": c.drafts,
+        "drafter": None if c.drafter is None else c.drafter.method,
+        "acceptance": None if c.drafter is None else c.drafter.acceptance,
+        "simulated": None if c.seen is None else asdict(c.seen),
         "output_tokens_per_second": c.tokens_per_second,
         "joules_per_token": c.joules_per_token,
         "usd_per_hour": None if c.usd_per_hour is None else list(c.usd_per_hour),
@@ -273,6 +288,19 @@ def nearest(found: Searched) -> str:
         )
     return (
         f"the best first token comes after {milliseconds(found.best_ttft)}, the best ITL is "
-        f"{1e3 * found.best_itl:.1f} ms (not necessarily of one configuration, nor at this rate); "
+        f"{1e3 * found.best_itl:.1f} ms, 99 of 100 gaps within "
+        f"{1e3 * found.best_gap:.1f} ms (not necessarily of one configuration, nor at this rate); "
         "loosen --slo, lower --rate, or give more --count"
+    )
+
+
+def nearest_tried(lost: Sequence[Choice]) -> str:
+    """Of choices that keep the SLO by the formulas but not in the simulator."""
+    seen = [(c.seen.within, c) for c in lost if c.seen is not None]
+    if not seen:
+        return "none of those that formulas find can be simulated"
+    within, best = max(seen, key=lambda pair: pair[0])
+    return (
+        f"in the simulator {best.gpus} x {best.accelerator.name} {best.name} come nearest, with "
+        f"{within:.1%} of requests; loosen --slo or --slo-at, lower --rate, or give more --count"
     )

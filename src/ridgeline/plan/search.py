@@ -1,146 +1,43 @@
-"""Which precision, parallelism, replicas and batch serve a load at the least cost.
+"""Which precision, parallelism, replicas, batch and chunk serve a load at the least cost.
 
 Every candidate is a `Deployment` and as many requests in flight as its caches have room for, solved
-in closed form (steady.py), thousands at once. Memory first: what does not fit is not priced; then
-the SLO; then cost. Whole groups of accelerators are counted, as they are rented.
+in closed form (steady.py, queue.py), thousands at once. Memory first: what does not fit is not
+priced; then the SLO; then cost. Whole groups of accelerators are counted, as they are rented.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, exp, inf, log
+from math import ceil, exp, inf
 
-from ridgeline.cost.accelerator import PAID_CLASSES, Accelerator
+from ridgeline.cost.accelerator import Accelerator
 from ridgeline.cost.chip import Mesh
 from ridgeline.cost.deployment import Deployment, deploy
-from ridgeline.cost.described import describe
+from ridgeline.cost.described import Described, describe
+from ridgeline.cost.steps import uniform_steps
 from ridgeline.errors import CapacityError, RequestError, RidgelineError
 from ridgeline.model.graph.ops import Experts
+from ridgeline.plan.choice import Asked, Choice, price_of
 from ridgeline.plan.deployed import PRECISIONS
+from ridgeline.plan.operating import Point, operated
 from ridgeline.plan.steady import Case, Cases, Load
 from ridgeline.step import StepShape
 from ridgeline.units import format_bytes
 
 IN_FLIGHT = tuple(sorted({round(2 ** (i / 2)) for i in range(25)}))
 SPLITS = ((1, 1), (1, 2), (2, 1), (1, 3), (3, 1), (1, 5), (5, 3), (3, 5))
-MTOK = 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """rate: requests/s; None: as many as the SLO allows. ttft, itl: seconds, of the first token and
-    of the mean of later ones; None: any. percentile: of 100 requests, so many must keep `ttft`.
-    count: accelerators at most. max_usd_per_hour: of the whole.
-    """
-
-    input_tokens: int
-    output_tokens: int
-    count: int
-    rate: float | None = None
-    ttft: float | None = None
-    itl: float | None = None
-    percentile: float = 90.0
-    max_usd_per_hour: float | None = None
-    precisions: tuple[str, ...] = ("bf16", "fp8", "nvfp4", "int4")
-    kv: tuple[str, ...] = ("bf16", "fp8")
-    engine: str = "vllm"
-    price_class: str | None = None
-
-    def check(self) -> None:
-        for option, value in (("--input", self.input_tokens), ("--output", self.output_tokens)):
-            if not 1 <= value <= 1 << 22:
-                raise RequestError(option, f"{value} is not 1 to {1 << 22} tokens")
-        if not 1 <= self.count <= 4096:
-            raise RequestError("--count", f"{self.count} is not 1 to 4096 accelerators")
-        if self.rate is not None and not 0 < self.rate < 1e9:
-            raise RequestError("--rate", f"{self.rate:g} requests a second: give one above 0")
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One way to serve. gpus: of all replicas. in_flight: requests at a time, of one replica.
-    rate: requests/s that it is run at; most_rate: that it could within the SLO. within: share of
-    the requests whose first token keeps it. Seconds with 80 % intervals as factors `spread_*`.
-    usd_per_hour: least and most; None: no price is known.
-    """
-
-    accelerator: Accelerator
-    deployment: Deployment
-    precision: str
-    kv: str
-    prefill_workers: int
-    workers: int
-    replicas: int
-    gpus: int
-    in_flight: float
-    limit: float
-    rate: float
-    most_rate: float
-    ttft_p50: float
-    ttft_p99: float
-    within: float
-    tpot: float
-    delta: float
-    spread: float
-    spread_ttft: float
-    usd_per_hour: tuple[float, float, str] | None
-    binds: str
-    input_tokens: int
-    output_tokens: int
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.rate * self.output_tokens
-
-    @property
-    def watts(self) -> float | None:
-        figure = self.accelerator.watts
-        return None if figure is None else figure.value * self.gpus
-
-    @property
-    def joules_per_token(self) -> float | None:
-        """Of output, at the power that is provisioned: an upper bound."""
-        return None if self.watts is None else self.watts / self.tokens_per_second
-
-    @property
-    def prompts_share(self) -> float:
-        """Of the time that computing takes, what prompts take; apart, what their workers are."""
-        if self.prefill_workers:
-            return self.prefill_workers / (self.prefill_workers + self.workers)
-        per_request = self.output_tokens * self.tpot / max(1.0, self.in_flight)
-        return min(1.0, self.delta / max(self.delta, per_request))
-
-    def usd_per_mtok(self, what: str) -> tuple[float, float] | None:
-        """Least and most, of "output" (all cost on it), "input" and "generated" (cost parted by
-        the time that each takes), or "total" tokens.
-        """
-        if self.usd_per_hour is None:
-            return None
-        low, high, _date = self.usd_per_hour
-        tokens = {
-            "output": (1.0, self.output_tokens),
-            "total": (1.0, self.input_tokens + self.output_tokens),
-            "input": (self.prompts_share, self.input_tokens),
-            "generated": (1.0 - self.prompts_share, self.output_tokens),
-        }
-        share, count = tokens[what]
-        scale = share * MTOK / (3600.0 * self.rate * count)
-        return low * scale, high * scale
-
-    @property
-    def name(self) -> str:
-        split = f" {self.prefill_workers}P:{self.workers}D" if self.prefill_workers else ""
-        copies = f" x {self.replicas}" if self.replicas > 1 else ""
-        return f"{self.precision}/{self.kv} {self.deployment.mesh}{split}{copies}"
+_LAYER = re.compile(r"layers\.(\d+)\.")
+_DRAFTED_ROWS = 16  # at which a draft model's step is held against the model's
 
 
 @dataclass(frozen=True, slots=True)
 class Searched:
     """ranked: those that keep the SLO at the rate, the cheapest first. front: of these and of all
-    that fit, those that nothing beats in both ITL and cost of output. best_ttft, best_itl: seconds
-    of the nearest, where nothing keeps it. too_dear: USD an hour of the cheapest that keeps it, and
-    costs more than was allowed. num_priced, num_fitting: candidates.
+    that fit, those that nothing beats in both ITL and cost of output. best_ttft, best_itl,
+    best_gap: seconds of the nearest, where nothing keeps it. too_dear: USD an hour of the cheapest
+    that keeps it, and costs more than was allowed. num_priced, num_fitting: candidates.
     """
 
     ranked: tuple[Choice, ...]
@@ -151,6 +48,22 @@ class Searched:
     num_fitting: int
     too_large: str
     too_dear: float = inf
+    best_gap: float = inf
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What is laid out, before it is known how many it serves."""
+
+    accelerator: Accelerator
+    precision: str
+    kv: str
+    described: Described
+    deployment: Deployment
+
+
+# Of a layout (by index): workers for prompts (0: together), for answers, chunk, drafts.
+_Key = tuple[int, int, int, int, int]
 
 
 def search(
@@ -158,169 +71,138 @@ def search(
 ) -> Searched:
     """RequestError and CapacityError say in one line what nobody can do, and what could be had."""
     asked.check()
-    deployments, too_large = _deployments(config, accelerators, asked)
-    if not deployments:
+    layouts, too_large = _layouts(config, accelerators, asked)
+    if not layouts:
         raise CapacityError(too_large or "there is nothing to search")
-    cases: list[Case] = []
-    keys: list[tuple[int, int, int]] = []
-    for index, (_a, _p, _kv, d) in enumerate(deployments):
-        copies = asked.count // d.mesh.gpus
-        limit = d.room.rows(asked.input_tokens + asked.output_tokens) * d.mesh.dp
-        for concurrency in IN_FLIGHT:
-            if concurrency > limit:
-                break
-            load = Load(concurrency, asked.input_tokens, asked.output_tokens)
-            cases.append(Case(d, load))
-            keys.append((index, 0, 1))
-            for p, w in SPLITS if concurrency >= 4 else ():
-                if p + w <= copies:
-                    whole = replace(load, concurrency=float(concurrency * w))
-                    cases.append(Case(d, whole, prefill=d, prefill_workers=p, workers=w))
-                    keys.append((index, p, w))
-    solved = Cases(cases).solve(deployments[0][3].profile)
-    # Open arrivals have no burst with which a measurement begins: TTFT without its wave.
-    profile = deployments[0][3].profile
-    floor, prompts, steps = (
-        profile[f"ttft.{n}.{asked.engine}"] for n in ("floor", "prompts", "steps")
-    )
-    points: dict[tuple[int, int, int], list[_Point]] = {}
+    cases, keys = _cases(layouts, asked)
+    profile = layouts[0].deployment.profile
+    solved = Cases(cases).solve(profile)
+    floor = profile[f"ttft.floor.{asked.engine}"]
+    points: dict[_Key, list[Point]] = {}
     for i, key in enumerate(keys):
-        point = _Point(
-            cases[i].load.concurrency,
-            float(solved.requests_per_second[i]),
-            floor + prompts * float(solved.delta[i]) + steps * float(solved.step[i]),
-            float(solved.tpot[i]),
-            float(solved.delta[i]),
+        case = cases[i]
+        _index, p, w, chunk, _drafts = key
+        groups = max(1, min(case.deployment.mesh.dp, int(case.load.concurrency)))
+        delta, step = float(solved.delta[i]), float(solved.step[i])
+        point = Point(
+            in_flight=case.load.concurrency,
+            rate=float(solved.requests_per_second[i]),
+            # Prompts of other groups are computed at the same time, one's own takes all of its own.
+            first=floor + (0.0 if p else step) + groups * delta,
+            tpot=float(solved.tpot[i]),
+            delta=delta,
+            step=step,
+            chunks=case.load.chunks,
+            batch=groups
+            * (chunk - (0 if p else case.load.concurrency / groups))
+            / asked.input_tokens,
+            readers=p,
+            draft_share=case.load.draft_share,
         )
         points.setdefault(key, []).append(point)
     ranked, fitting = [], []
-    best_ttft = best_itl = too_dear = inf
-    for (index, p, w), of in points.items():
-        accelerator, precision, kv, d = deployments[index]
-        gpus = d.mesh.gpus * (p + w)
-        most = asked.count // gpus
+    best_ttft = best_itl = best_gap = too_dear = inf
+    for key, of in points.items():
+        index, p, w, _chunk, _drafts = key
+        layout = layouts[index]
+        most = asked.count // (layout.deployment.mesh.gpus * (p + w))
         for point in of:
-            best_ttft, best_itl = min(best_ttft, point.ttft), min(best_itl, point.tpot)
-            made = _choice(asked, accelerator, precision, kv, d, (p, w), point, most)
-            fitting.append(made)
-        found = _operated(asked, of, p, most)
+            best_ttft, best_itl = min(best_ttft, point.first), min(best_itl, point.tpot)
+            best_gap = min(best_gap, point.gap(0.3 * point.rate))
+            fitting.append(_choice(asked, layout, key, point, most))
+        found = operated(asked, of, most)
         if found is None:
             continue
         point, replicas, rate, capacity = found
-        made = _choice(asked, accelerator, precision, kv, d, (p, w), point, replicas, rate)
+        made = _choice(asked, layout, key, point, replicas, rate)
         paid = made.usd_per_hour
         if asked.max_usd_per_hour is not None and paid and paid[0] > asked.max_usd_per_hour:
             too_dear = min(too_dear, paid[0])
             continue
         ranked.append(replace(made, most_rate=capacity * replicas))
-    ranked.sort(key=_rank)
+    ranked.sort(key=rank)
     return Searched(
         tuple(ranked),
         _front(fitting),
         best_ttft,
         best_itl,
         len(cases),
-        len(deployments),
+        len(layouts),
         too_large,
         too_dear,
+        best_gap,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Point:
-    in_flight: float
-    rate: float
-    ttft: float
-    tpot: float
-    delta: float
+def _cases(layouts: Sequence[_Layout], asked: Asked) -> tuple[list[Case], list[_Key]]:
+    cases: list[Case] = []
+    keys: list[_Key] = []
+    for index, layout in enumerate(layouts):
+        d = layout.deployment
+        copies = asked.count // d.mesh.gpus
+        limit = d.room.rows(asked.input_tokens + asked.output_tokens) * d.mesh.dp
+        proposing = _draft_share(layout, asked) if any(asked.drafts) else 0.0
+        for drafts in asked.drafts:
+            share = proposing if drafts else 0.0
+            acceptance = asked.drafter.acceptance if asked.drafter else 0.0
+            for concurrency in IN_FLIGHT:
+                if concurrency > limit:
+                    break
+                load = Load(
+                    concurrency, asked.input_tokens, asked.output_tokens,
+                    drafts=drafts, acceptance=acceptance, draft_share=share,
+                )  # fmt: skip
+                for chunk in asked.chunks:
+                    # Answers go first: what they leave of a step must bring a prompt on.
+                    left = chunk - concurrency * (1 + drafts) / d.mesh.dp
+                    if left >= min(chunk / 4, asked.input_tokens):
+                        cases.append(Case(d, replace(load, chunk=left)))
+                        keys.append((index, 0, 1, chunk, drafts))
+                chunk = max(asked.chunks)  # of prompts alone, which keep nobody waiting
+                for p, w in SPLITS if concurrency >= 4 else ():
+                    if p + w <= copies:
+                        whole = replace(load, concurrency=float(concurrency * w), chunk=chunk)
+                        cases.append(Case(d, whole, prefill=d, prefill_workers=p, workers=w))
+                        keys.append((index, p, w, chunk, drafts))
+    return cases, keys
 
 
-def _queue(point: _Point, rate: float, readers: int) -> tuple[float, float]:
-    """How busy who computes prompts is, and the mean wait, in seconds, of those who find them so:
-    a queue of even jobs (M/D/1, its tail taken for exponential). Infinite where it never ends.
+def _draft_share(layout: _Layout, asked: Asked) -> float:
+    """Of a step of answers, what proposing one token takes: a predictor is a layer of the model
+    (and its own output matrix, which is left out), a draft model steps on the same ranks.
     """
-    busy = rate * point.delta / max(1, readers)
-    if busy >= 1:
-        return 1.0, inf
-    return busy, point.delta / max(1, readers) / (2.0 * (1.0 - busy))
-
-
-def _wait(point: _Point, rate: float, readers: int, percentile: float) -> float:
-    """Seconds that others' prompts are waited for: more by nobody but 100 - percentile of 100."""
-    busy, mean = _queue(point, rate, readers)
-    if mean == inf:
-        return inf
-    return max(0.0, log(max(busy, 1e-12) / (1.0 - percentile / 100.0))) * mean
-
-
-def _share_within(asked: Asked, point: _Point, rate: float, readers: int) -> float:
-    """Of the requests, those whose first token keeps `asked.ttft`."""
-    if asked.ttft is None:
-        return 1.0
-    spare = asked.ttft - point.ttft
-    if spare < 0:
+    drafter, d = asked.drafter, layout.deployment
+    if drafter is None or drafter.method == "ngram":
         return 0.0
-    busy, mean = _queue(point, rate, readers)
-    return 0.0 if mean == inf else 1.0 - busy * exp(-spare / mean)
+    if drafter.described is None:
+        layers = {m[1] for n in layout.described.graph.nodes if (m := _LAYER.match(n.name))}
+        return 1.0 / max(1, len(layers))
+    small = deploy(drafter.described, chip=d.chip, mesh=Mesh(tp=d.mesh.tp), engine=d.engine)
+    context = asked.input_tokens + asked.output_tokens / 2
 
+    def step(of: Deployment) -> float:
+        steps = uniform_steps(of.windows, decode=float(_DRAFTED_ROWS), context=context)
+        return float(of.price(steps)[0])
 
-# Of a point's greatest rate: at less of it, the wait for others' prompts is shorter.
-FRACTIONS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-
-
-def _operated(
-    asked: Asked, points: Sequence[_Point], readers: int, most: int
-) -> tuple[_Point, int, float, float] | None:
-    """How it is run so that it keeps the SLO: at which point, by how many replicas, each one's
-    requests/s, and the most that one could; None: no way with `most` replicas.
-
-    At a rate, so many are in flight as that rate keeps: the first point that reaches it.
-    """
-
-    def at(rate: float) -> _Point | None:
-        reaching = [q for q in points if q.rate >= rate]
-        point = min(reaching, key=lambda q: q.rate, default=None)
-        return point if point is not None and _keeps(asked, point, rate, readers) else None
-
-    rates = sorted({f * q.rate for q in points for f in FRACTIONS}, reverse=True)
-    capacity = next((rate for rate in rates if at(rate) is not None), None)
-    if capacity is None or most < 1:
-        return None
-    if asked.rate is None:
-        replicas, rate = most, capacity
-    else:
-        replicas = ceil(asked.rate / capacity * (1 - 1e-9))
-        if replicas > most:
-            return None
-        rate = asked.rate / replicas
-    point = at(rate)
-    return None if point is None else (point, replicas, rate, capacity)
-
-
-def _keeps(asked: Asked, point: _Point, rate: float, readers: int) -> bool:
-    late = point.ttft + _wait(point, rate, readers, asked.percentile)
-    return not (
-        (asked.ttft is not None and late > asked.ttft)
-        or (asked.itl is not None and point.tpot > asked.itl)
-    )
+    return step(small) / step(d)
 
 
 def _choice(
-    asked: Asked, accelerator: Accelerator, precision: str, kv: str, d: Deployment,
-    split: tuple[int, int], point: _Point, replicas: int, rate: float | None = None,
-) -> Choice:  # fmt: skip
+    asked: Asked, layout: _Layout, key: _Key, point: Point, replicas: int, rate: float | None = None
+) -> Choice:
     """rate: of one replica, where it is less than the point's."""
-    p, w = split
+    _index, p, w, chunk, drafts = key
+    d, accelerator = layout.deployment, layout.accelerator
     at = point.rate if rate is None else rate
-    median, late = (_wait(point, at, p, percentile) for percentile in (50.0, 99.0))
+    queue = point.queue(at, replicas)
     gpus = d.mesh.gpus * (p + w) * replicas
     context = asked.input_tokens + asked.output_tokens // 2
     rows = max(1, round(point.in_flight / w))
     return Choice(
         accelerator=accelerator,
         deployment=d,
-        precision=precision,
-        kv=kv,
+        precision=layout.precision,
+        kv=layout.kv,
         prefill_workers=p,
         workers=w,
         replicas=replicas,
@@ -329,9 +211,9 @@ def _choice(
         limit=d.room.rows(asked.input_tokens + asked.output_tokens) * d.mesh.dp * w,
         rate=at * replicas,
         most_rate=point.rate * replicas,
-        ttft_p50=point.ttft + median,
-        ttft_p99=point.ttft + late,
-        within=_share_within(asked, point, at, p),
+        ttft_p50=point.first + (0.0 if rate is None else queue.wait(0.5)),
+        ttft_p99=point.first + (0.0 if rate is None else queue.wait(0.99)),
+        within=1.0 if asked.ttft is None else queue.within(asked.ttft - point.first),
         tpot=point.tpot,
         delta=point.delta,
         spread=exp(d.profile.spread),
@@ -340,25 +222,16 @@ def _choice(
         binds=d.step_seconds(StepShape.decode(rows, context)).binds if rate is not None else "",
         input_tokens=asked.input_tokens,
         output_tokens=asked.output_tokens,
+        chunk=chunk,
+        drafts=drafts,
+        draft_share=point.draft_share,
+        drafter=asked.drafter if drafts else None,
+        gap_p99=point.gap(at) if rate is not None else point.step,
+        described=layout.described,
     )
 
 
-def price_of(
-    accelerator: Accelerator, gpus: int, price_class: str | None
-) -> tuple[float, float, str] | None:
-    """USD an hour from the least to the most of a class, or of all classes that one pays."""
-    classes = (price_class,) if price_class else PAID_CLASSES
-    found = [r for r in (accelerator.price_range(name) for name in classes) if r is not None]
-    if not found:
-        return None
-    return (
-        gpus * min(r[0] for r in found),
-        gpus * max(r[1] for r in found),
-        max(r[2] for r in found),
-    )
-
-
-def _rank(choice: Choice) -> tuple[float, float, float]:
+def rank(choice: Choice) -> tuple[float, float, float]:
     cost = choice.usd_per_mtok("output")
     return (cost[0] if cost else inf, choice.gpus / choice.most_rate, choice.tpot)
 
@@ -377,11 +250,11 @@ def _front(choices: Sequence[Choice]) -> tuple[Choice, ...]:
     return tuple(front)
 
 
-def _deployments(
+def _layouts(
     config: Mapping[str, object], accelerators: Sequence[Accelerator], asked: Asked
-) -> tuple[list[tuple[Accelerator, str, str, Deployment]], str]:
+) -> tuple[list[_Layout], str]:
     """All that fit with one row of the load, and why the nearest one did not."""
-    found: list[tuple[Accelerator, str, str, Deployment]] = []
+    found: list[_Layout] = []
     nearest, told = inf, ""
     for precision in asked.precisions:
         if precision not in PRECISIONS:
@@ -389,6 +262,13 @@ def _deployments(
             raise RequestError("--precision", f"{precision!r}; there are: {known}")
         for kv in asked.kv:
             described = describe(config, PRECISIONS[precision], kv=kv)
+            longest = asked.input_tokens + asked.output_tokens
+            if longest > described.graph.max_context:
+                raise RequestError(
+                    "--input",
+                    f"{longest} tokens with the answer; {described.graph.name} is made for "
+                    f"{described.graph.max_context}",
+                )
             mixture = any(isinstance(node.op, Experts) for node in described.graph.nodes)
             for accelerator in accelerators:
                 chip = accelerator.chip()
@@ -404,7 +284,7 @@ def _deployments(
                     context = asked.input_tokens + asked.output_tokens
                     needed = d.room.weight_bytes + d.room.value_bytes + d.room.row_bytes(context)
                     if needed <= d.room.usable:
-                        found.append((accelerator, precision, kv, d))
+                        found.append(_Layout(accelerator, precision, kv, described, d))
                     elif needed / d.room.usable < nearest:
                         nearest = needed / d.room.usable
                         told = (

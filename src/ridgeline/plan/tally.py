@@ -138,13 +138,16 @@ class Ticket:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts and columns; one value a finished request, in the order in which they finished."""
+    """Counts and columns; one value a finished request, in the order in which they finished. good:
+    whether it met the SLO. tpot: of those with two tokens and more only.
+    """
 
     slo: Slo = field(default_factory=Slo)
     arrivals: array[float] = field(default_factory=lambda: array("d"))
     ttft: array[float] = field(default_factory=lambda: array("d"))
     e2e: array[float] = field(default_factory=lambda: array("d"))
     tpot: array[float] = field(default_factory=lambda: array("d"))
+    good: bytearray = field(default_factory=bytearray)
     num_good: int = 0
     num_finished: int = 0
     num_refused: int = 0
@@ -184,9 +187,11 @@ class Tally:
             tpot = (now - ticket.first) / gaps
             self.tpot.append(tpot)
         slo = self.slo
-        self.num_good += (
+        good = (
             ttft <= slo.ttft and e2e <= slo.e2e and tpot <= slo.itl and ticket.late <= 0.01 * gaps
         )
+        self.good.append(good)
+        self.num_good += good
 
     def refuse(self, why: str) -> None:
         self.num_refused += 1

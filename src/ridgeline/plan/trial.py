@@ -1,0 +1,275 @@
+"""Choices of the search, tried: what their users would see, by the scheduler that serves.
+
+The search's formulas know means; a trial has every request, each step and all queues
+(`simulate.py`), under arrivals at random or those of a trace. Where too many requests miss the SLO,
+a replica more is tried, or a lower rate. Nothing depends on how long a trial takes: the same
+question has the same answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, inf, isnan
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.cost.lines import MOST_DECODED
+from ridgeline.errors import RidgelineError
+from ridgeline.plan.choice import Asked, Choice, Seen, price_of
+from ridgeline.plan.deployed import Knobs, ReplicaKind, replica_of
+from ridgeline.plan.fleet import Fleet, Outcome, Transfer
+from ridgeline.plan.knees import queue_grows
+from ridgeline.plan.load import Load
+from ridgeline.plan.replica import Times
+from ridgeline.plan.simulate import simulate_fleet
+from ridgeline.plan.tally import Slo
+from ridgeline.step import StepShape
+
+LEAST_REQUESTS, MOST_REQUESTS = 1000, 12000
+# Tokens of prompts in a trial, for which long ones are fewer; but so many requests at least.
+MOST_TOKENS, FEWEST_REQUESTS = 24_000_000, 120
+# Requests of all trials together, and trials at least: what half a minute is for.
+ALL_REQUESTS = 30000
+LEAST_TRIALS = 2
+# What is left out of a trial: while it fills, and while it empties.
+_FILLS, _EMPTIES = 0.2, 0.95
+# Of the rate that formulas find, tried where it is too much, or too little.
+_SLOWER = (0.35, 0.45, 0.55, 0.65, 0.72, 0.79, 0.86, 0.93)
+_FASTER = (1.07, 1.15, 1.3, 1.5, 2.0)
+
+# (requests a second, how many) -> who comes when.
+Loads = Callable[[float, int], Load]
+
+
+class Drafted:
+    """Step times of an engine that checks drafted tokens, for a simulator in which each row has a
+    token a step: a step takes what it takes for each token that it yields.
+    """
+
+    def __init__(self, times: Times, drafts: int, per_step: float, proposing: float) -> None:
+        self._times = times
+        self._drafts = drafts
+        self._factor = proposing / per_step
+
+    def __call__(self, shape: StepShape) -> float:
+        contexts = tuple(
+            context
+            for new, context in zip(shape.new_tokens, shape.context_lens, strict=True)
+            if new <= MOST_DECODED
+        )
+        if not contexts:
+            return self._times(shape)
+        checked, plain = self._answers(contexts, 1 + self._drafts), self._answers(contexts, 1)
+        if len(contexts) == shape.num_sequences:
+            return checked * self._factor
+        return self._times(shape) - plain + checked * self._factor
+
+    def _answers(self, contexts: tuple[int, ...], new: int) -> float:
+        return self._times(StepShape((new,) * len(contexts), contexts, new * len(contexts)))
+
+    def decode_run(self, contexts: Sequence[int], count: int) -> NDArray[np.float64]:
+        plain = self._times.decode_run(contexts, count)
+        known = tuple(contexts)
+        ratio = self._answers(known, 1 + self._drafts) / self._answers(known, 1)
+        return np.asarray(plain * (ratio * self._factor))
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """ranked: those that were tried and kept, the cheapest first; lost: those that keep the SLO by
+    the formulas but not here, as they were last tried.
+    """
+
+    ranked: tuple[Choice, ...]
+    lost: tuple[Choice, ...]
+
+
+def try_choices(
+    choices: Sequence[Choice],
+    asked: Asked,
+    loads: Loads,
+    rank: Callable[[Choice], tuple[float, ...]],
+    *,
+    wanted: int,
+    block_tokens: int = 64,
+    shares_prefixes: bool = False,
+) -> Tried:
+    """Of the choices, the best first, until so many are found that keep the SLO, or there is no
+    time for more. shares_prefixes: of what the formulas know nothing, so that more may be had.
+    """
+    kept: list[Choice] = []
+    lost: list[Choice] = []
+    spent = 0
+    for number, choice in enumerate(choices):
+        count = num_requests(choice)
+        if len(kept) >= wanted:
+            break
+        if number >= LEAST_TRIALS and spent + count > ALL_REQUESTS:
+            break
+        engine = engine_of(choice, asked, block_tokens)
+        trial = _Trial(engine, asked, loads, count, shares_prefixes)
+        found = trial.adjusted(choice)
+        spent += trial.runs * count
+        (kept if keeps(found, asked) else lost).append(found)
+    return Tried(tuple(sorted(kept, key=rank)), tuple(lost))
+
+
+def num_requests(choice: Choice) -> int:
+    """Enough for the fleet to fill and to be full for a while, as far as there is time."""
+    wanted = max(LEAST_REQUESTS, min(MOST_REQUESTS, ceil(4 * choice.in_flight * choice.replicas)))
+    return max(FEWEST_REQUESTS, min(wanted, MOST_TOKENS // choice.input_tokens))
+
+
+def keeps(choice: Choice, asked: Asked) -> bool:
+    seen = choice.seen
+    return seen is not None and not seen.grows and seen.within >= asked.percentile / 100.0
+
+
+@dataclass(slots=True)
+class _Trial:
+    """Runs of one engine. goes_up: formulas may have found too low a rate, or too many replicas.
+    runs: how many there were.
+    """
+
+    kind: ReplicaKind
+    asked: Asked
+    loads: Loads
+    count: int
+    goes_up: bool
+    runs: int = 0
+
+    def run(self, choice: Choice) -> Choice:
+        self.runs += 1
+        load = self.loads(choice.rate, self.count)
+        return replace(choice, seen=see(choice, self.kind, self.asked, load))
+
+    def adjusted(self, choice: Choice) -> Choice:
+        """With as few replicas, or at such a rate, as keeps the SLO; else as it was tried last."""
+        if self.asked.rate is None:
+            return self._at_its_rate(choice)
+        most = self.asked.count * choice.replicas // choice.gpus
+        found = self.run(choice)
+        if keeps(found, self.asked):
+            while found.replicas > 1:
+                fewer = self.run(with_replicas(choice, found.replicas - 1, self.asked))
+                if not keeps(fewer, self.asked):
+                    break
+                found = fewer
+            return found
+        for replicas in range(choice.replicas + 1, min(most, 2 * choice.replicas + 1) + 1):
+            found = self.run(with_replicas(choice, replicas, self.asked))
+            if keeps(found, self.asked):
+                break
+        return found
+
+    def _at_its_rate(self, choice: Choice) -> Choice:
+        """The greatest of a few parts of the rate that formulas find; by halving."""
+        found = self.run(choice)
+        is_kept = keeps(found, self.asked)
+        shares = _FASTER if is_kept else _SLOWER
+        if is_kept and not self.goes_up:
+            return found
+        # Shares rise from what is kept (or is the last hope) to what is not.
+        low, high = (-1 if is_kept else 0), len(shares)
+        while high - low > 1:
+            middle = (low + high) // 2
+            other = self.run(replace(choice, rate=shares[middle] * choice.rate))
+            if keeps(other, self.asked):
+                low, found = middle, other
+            else:
+                high = middle
+        if not keeps(found, self.asked):
+            found = self.run(replace(choice, rate=shares[0] * choice.rate))
+        return replace(found, most_rate=found.rate)
+
+
+def with_replicas(choice: Choice, replicas: int, asked: Asked) -> Choice:
+    """The same engines, more or fewer of them, for the same rate."""
+    gpus = choice.gpus // choice.replicas * replicas
+    return replace(
+        choice,
+        replicas=replicas,
+        gpus=gpus,
+        in_flight=choice.in_flight * choice.replicas / replicas,
+        most_rate=choice.most_rate * replicas / choice.replicas,
+        usd_per_hour=price_of(choice.accelerator, gpus, asked.price_class),
+    )
+
+
+def engine_of(choice: Choice, asked: Asked, block_tokens: int) -> ReplicaKind:
+    """As `launch.py` starts it."""
+    d = choice.deployment
+    times: Times = d.step_times()
+    if choice.drafts and choice.drafter is not None:
+        per_step = sum(choice.drafter.acceptance**i for i in range(choice.drafts + 1))
+        times = Drafted(times, choice.drafts, per_step, 1.0 + choice.drafts * choice.draft_share)
+    knobs = Knobs(
+        max_rows=choice.rows, step_tokens=choice.chunk * d.mesh.dp, block_tokens=block_tokens
+    )
+    return replica_of(
+        d.name, choice.described, d, choice.accelerator, knobs, price=asked.price_class, times=times
+    )
+
+
+def see(choice: Choice, kind: ReplicaKind, asked: Asked, load: Load) -> Seen | None:
+    """None where the engine can serve none of these requests, or has no link to send them over."""
+    prefill = choice.prefill_workers * choice.replicas
+    if prefill and not kind.link_bytes_per_second:
+        return None
+    fleet = Fleet(
+        kind.make,
+        kind.times,
+        replicas=(choice.prefill_workers + choice.workers) * choice.replicas,
+        prefill=prefill,
+        transfer=Transfer(kind.kv_bytes, kind.link_bytes_per_second or inf) if prefill else None,
+    )
+    d = choice.deployment
+    floor = d.profile[f"ttft.floor.{d.engine}"]
+    slo = Slo(
+        ttft=inf if asked.ttft is None else asked.ttft - floor,
+        itl=inf if asked.itl is None else asked.itl,
+        itl99=inf if asked.gap is None else asked.gap,
+    )
+    try:
+        found = simulate_fleet(fleet, load, slo)
+    except RidgelineError:
+        return None
+    return _seen(found, floor)
+
+
+def _seen(found: Outcome, floor: float) -> Seen | None:
+    tally = found.tally
+    if not tally.num_finished:
+        return None
+    arrivals = np.asarray(tally.arrivals)
+    ordered = np.sort(arrivals)
+    low, high = (ordered[int(share * (len(ordered) - 1))] for share in (_FILLS, _EMPTIES))
+    within = (arrivals >= low) & (arrivals <= high)
+    first = np.sort(np.asarray(tally.ttft)[within]) + floor
+    tpot = np.asarray(tally.tpot)
+    if len(tpot) == len(arrivals):
+        tpot = tpot[within]
+    tpot = np.sort(tpot) if len(tpot) else np.zeros(1)
+    gap = tally.gaps.percentile(0.99)
+    good = np.frombuffer(tally.good, np.int8)[within]
+    missed = found.num_requests - tally.num_finished
+    return Seen(
+        requests=found.num_requests,
+        rate=found.num_requests / found.last_arrival if found.last_arrival > 0 else 0.0,
+        ttft_p50=_at(first, 0.5),
+        ttft_p90=_at(first, 0.9),
+        ttft_p99=_at(first, 0.99),
+        itl_p50=_at(tpot, 0.5),
+        itl_p90=_at(tpot, 0.9),
+        gap_p99=0.0 if isnan(gap) else gap,
+        within=float(good.mean()) * (1.0 - missed / found.num_requests),
+        preemptions=found.num_preemptions,
+        grows=queue_grows(found),
+        hit_rate=tally.cached_tokens / max(1, tally.prompt_tokens),
+    )
+
+
+def _at(ordered: NDArray[np.float64], share: float) -> float:
+    return float(ordered[max(0, ceil(share * len(ordered)) - 1)])
