@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ridgeline.step import StepShape
 
@@ -25,6 +26,8 @@ MOST_AT_ONCE = 4.0
 TOLERANCE = 0.1
 # A prompt's part of a step that is less than this is lost in the noise of the rest.
 LEAST_SHARE = 0.25
+# Least times that are remembered, of the shapes that were asked about last.
+KEPT_SHAPES = 512
 
 
 @dataclass(slots=True)
@@ -96,7 +99,9 @@ class StepSeconds:
     def _parts(self, shape: StepShape) -> tuple[float, float]:
         """Least seconds of the rows that write an answer, and what the others add."""
         if self._least is None:
-            self._least = self._build()
+            # A step is asked about when it is booked and when it is learned from; steps that might
+            # be, after each change of the factors.
+            self._least = lru_cache(KEPT_SHAPES)(self._build())
         whole = self._least(shape)
         writing = [c for n, c in zip(shape.new_tokens, shape.context_lens, strict=True) if n == 1]
         if len(writing) == shape.num_sequences:
