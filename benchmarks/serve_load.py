@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from serve_client import Reply, percentile, post, prompts, ridgeline, server
+from serve_client import Reply, percentile, post, prompts, ridgeline, run, server
 
 _OFFLINE = """
 import json, sys, time
@@ -98,8 +98,8 @@ def main() -> None:
         for name, (started, port) in contenders.items():
             with server(started, port):
                 warm = ["Warm up: tell me of a river."] * 4
-                asyncio.run(load(port, warm, asked.tokens, None))
-                found = figures(asyncio.run(load(port, texts, asked.tokens, asked.rate)))
+                run(load(port, warm, asked.tokens, None))
+                found = figures(run(load(port, texts, asked.tokens, asked.rate)))
             print(
                 json.dumps({"server": name, "round": turn, "rate": asked.rate} | found), flush=True
             )

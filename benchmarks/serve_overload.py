@@ -16,7 +16,7 @@ import random
 import time
 from typing import Any
 
-from serve_client import Reply, percentile, post, prompts, resident_bytes, ridgeline, server
+from serve_client import Reply, percentile, post, prompts, resident_bytes, ridgeline, run, server
 
 
 async def overload(port: int, pid: int, asked: argparse.Namespace) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def main() -> None:
     asked = parser.parse_args()
     more = ("--max-rows", str(asked.rows), "--max-ttft", str(asked.max_ttft))
     with server(ridgeline(asked.model, asked.port, *more), asked.port) as pid:
-        print(json.dumps(asyncio.run(overload(asked.port, pid, asked)), indent=1))
+        print(json.dumps(run(overload(asked.port, pid, asked)), indent=1))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from serve_client import get, open_files, post, prompts, resident_bytes, ridgeline, server
+from serve_client import get, open_files, post, prompts, resident_bytes, ridgeline, run, server
 
 
 async def soak(port: int, pid: int, asked: argparse.Namespace) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8193)
     asked = parser.parse_args()
     with server(ridgeline(asked.model, asked.port), asked.port) as pid:
-        found = asyncio.run(soak(asked.port, pid, asked))
+        found = run(soak(asked.port, pid, asked))
     print(json.dumps(found, indent=1))
     raise SystemExit(bool(found["faults"] or found["leaks"]))
 

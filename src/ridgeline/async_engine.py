@@ -51,25 +51,31 @@ class AsyncStream(AsyncIterator[Delta]):
     async def __anext__(self) -> Delta:
         if self._done:
             raise StopAsyncIteration
-        try:
-            delta = await self._mailbox.take()
-        except BaseException:
-            self.close()
-            raise
-        if delta.output is not None:
-            self.output, self._done = delta.output, True
-        return delta
+        await self._filled()
+        return self._taken()
 
     async def some(self) -> list[Delta]:
         """All pieces that are there; waits for one if there is none. Empty: nothing more comes."""
         if self._done:
             return []
-        first = await anext(self)
-        pieces = [first, *self._mailbox.deltas]
-        self._mailbox.deltas.clear()
-        if pieces[-1].output is not None:
-            self.output, self._done = pieces[-1].output, True
+        await self._filled()
+        pieces = [self._taken()]
+        while self._mailbox.deltas:
+            pieces.append(self._taken())
         return pieces
+
+    async def _filled(self) -> None:
+        try:
+            await self._mailbox.filled()
+        except BaseException:
+            self.close()
+            raise
+
+    def _taken(self) -> Delta:
+        delta = self._mailbox.deltas.popleft()
+        if delta.output is not None:
+            self.output, self._done = delta.output, True
+        return delta
 
     def abort(self) -> None:
         """Ends the answers as "abort": the last piece says so and has what was said until then."""

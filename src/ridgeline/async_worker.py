@@ -55,22 +55,30 @@ class Load:
 
 
 class Mailbox:
-    """Pieces on their way from the thread to one reader's loop."""
+    """Pieces on their way from the thread to the one reader on its loop. The thread puts pieces in
+    and then has `ring` called on the loop.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.ready = asyncio.Event()
         self.deltas: deque[Delta] = deque()
         self.fault: EngineError | None = None
+        self._waiter: asyncio.Future[None] | None = None
 
-    async def take(self) -> Delta:
+    def ring(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def filled(self) -> None:
+        """Waits until there are pieces; raises what has stopped the engine."""
         while not self.deltas:
             if self.fault is not None:
                 raise self.fault
-            self.ready.clear()
-            if not self.deltas and self.fault is None:
-                await self.ready.wait()
-        return self.deltas.popleft()
+            self._waiter = self.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
 
 
 class Worker:
@@ -283,7 +291,7 @@ def _ring(loop: asyncio.AbstractEventLoop, mailboxes: Sequence[Mailbox]) -> bool
 
     def ring() -> None:
         for mailbox in mailboxes:
-            mailbox.ready.set()
+            mailbox.ring()
 
     try:
         loop.call_soon_threadsafe(ring)

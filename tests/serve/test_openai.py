@@ -16,7 +16,7 @@ from ridgeline.engine.request import SamplingParams
 from ridgeline.serve.core.ask import Ask
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.events import TextDelta
-from ridgeline.serve.core.http import compact
+from ridgeline.serve.core.http import compact, sent
 from ridgeline.serve.openai.chat_answer import ChatBuilder
 from ridgeline.serve.openai.completion_answer import CompletionBuilder
 
@@ -221,13 +221,14 @@ def test_a_chunk_written_in_parts_is_the_chunk() -> None:
         chat = ChatBuilder("chatcmpl-1", 'a "name"', 2, False)
         plain = ChatBuilder("chatcmpl-1", 'a "name"', 2, False)
         plain._head["created"] = chat._head["created"]
-        assert chat.said(event) == [compact(chunk) for chunk in plain.take(event)]
+        assert chat.said(event) == "".join(sent(compact(chunk)) for chunk in plain.take(event))
         assert chat._texts == plain._texts
         of_text, other = (
             CompletionBuilder("cmpl-1", "m", 2, ["", ""], None, chr) for _ in range(2)
         )
         other._head["created"] = of_text._head["created"]
-        assert of_text.said(1, event) == [compact(chunk) for chunk in other.take(1, event)]
+        chunks = other.take(1, event)
+        assert of_text.said((1, event)) == "".join(sent(compact(chunk)) for chunk in chunks)
         assert of_text._texts == other._texts
 
 
@@ -240,12 +241,11 @@ def test_pieces_that_wait_for_a_slow_reader_come_as_one(core: Core) -> None:
         for asked in (ask, ids):
             pieces = []
             steps = core.engine.load.num_steps + 20
-            async for event in core.answer(asked):
+            async for batch in core.answer(asked):
                 if not pieces:
                     while core.engine.load.num_steps < steps:
                         await asyncio.sleep(0.002)
-                if isinstance(event, TextDelta):
-                    pieces.append(event)
+                pieces += [event for event in batch if isinstance(event, TextDelta)]
             found.append(pieces)
         few, many = found
         assert len(few) < 6 < len(many)

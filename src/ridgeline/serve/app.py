@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ridgeline import __version__
 from ridgeline.errors import RidgelineError
@@ -20,7 +21,7 @@ from ridgeline.serve.batches import routes as batches
 from ridgeline.serve.core import health
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import Fault, Kind, fault_of
-from ridgeline.serve.core.guard import ErrorBody, Guard
+from ridgeline.serve.core.guard import ANSWERING, ErrorBody, Guard
 from ridgeline.serve.metrics import routes as metrics
 from ridgeline.serve.metrics.access_log import AccessLog
 from ridgeline.serve.ollama import routes as ollama
@@ -56,15 +57,37 @@ DIALECTS: dict[str, Dialect] = {
 }
 
 
+Handler = Callable[[Request], Awaitable[Response]]
+
+
 def build_app(core: Core) -> ASGIApp:
     """The ASGI application; its lifespan is the watchdog's."""
-    guarded = Guard(build_routes(core), core, error_body_of)
+    direct: dict[str, Handler] = {}
+    guarded = Guard(_Direct(build_routes(core, direct), direct), core, error_body_of)
     write = core.options.access_log
     return guarded if write is None else AccessLog(guarded, write)
 
 
-def build_routes(core: Core) -> FastAPI:
-    """The routes, without the guard."""
+class _Direct:
+    """An application of which some paths, that are called often, are found by their whole: no
+    patterns are tried and no middleware is passed. Their handlers tell all errors themselves.
+    """
+
+    def __init__(self, app: ASGIApp, handlers: Mapping[str, Handler]) -> None:
+        self._app = app
+        self._handlers = handlers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = self._handlers.get(scope["path"]) if scope["type"] == "http" else None
+        if handler is None or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+        else:
+            response = await handler(Request(scope, receive, send))
+            await response(scope, receive, send)
+
+
+def build_routes(core: Core, direct: dict[str, Handler] | None = None) -> FastAPI:
+    """The routes, without the guard. direct: is given the handlers of answering paths."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -85,10 +108,19 @@ def build_routes(core: Core) -> FastAPI:
         redoc_url=None,
     )
     for dialect in DIALECTS.values():
-        app.include_router(dialect.router(core))
+        router = dialect.router(core)
+        app.include_router(router)
+        if direct is not None:
+            direct |= _answering(router)
     _tell_errors(app)
     _describe(app)
     return app
+
+
+def _answering(router: APIRouter) -> dict[str, Handler]:
+    routes = [r for r in router.routes if isinstance(r, APIRoute) and r.path in ANSWERING]
+    assert all(route.methods == {"POST"} for route in routes)
+    return {route.path: route.get_route_handler() for route in routes}
 
 
 def error_body_of(path: str) -> ErrorBody:

@@ -7,6 +7,7 @@ same again: the process ends at once.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -28,6 +29,8 @@ logger = logging.getLogger("ridgeline.serve")
 
 HEADER_SECONDS = 10.0
 MAX_HEADER_BYTES = 64 << 10
+# Objects made until the youngest are looked through, and how often that until older ones are.
+GC_THRESHOLDS = (5_000, 20, 20)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -159,8 +162,14 @@ def serve(core: Core, listening: socket.socket, ready: Callable[[], None] = lamb
     """Serves until a signal ends it. ready: called once requests are answered."""
     # Between steps the engine's thread runs Python; requests should not wait 5 ms for their turn.
     sys.setswitchinterval(0.001)
+    app = build_app(core)
+    # What lives as long as the process is not looked through for garbage again and again: that
+    # took tens of milliseconds, in which no step began and nothing was written.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     config = uvicorn.Config(
-        build_app(core),
+        app,
         http=BoundedProtocol,
         ws="none",
         log_config=None,

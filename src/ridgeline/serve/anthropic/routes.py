@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -18,8 +18,8 @@ from ridgeline.serve.anthropic.conversation import messages_of, tools_of
 from ridgeline.serve.anthropic.message import MessageBuilder
 from ridgeline.serve.core.ask import Ask, Conversation, NamedTool, Reasoning, Tool, ToolChoice
 from ridgeline.serve.core.core import Core
-from ridgeline.serve.core.errors import Fault, fault_of
-from ridgeline.serve.core.events import AnswerEvent
+from ridgeline.serve.core.errors import Fault
+from ridgeline.serve.core.events import AnswerEvent, raise_error
 from ridgeline.serve.core.http import (
     EVENTS,
     begun,
@@ -29,11 +29,11 @@ from ridgeline.serve.core.http import (
     key_of,
     read_body,
     route_of,
+    sent,
     server_sent,
     while_there,
 )
 from ridgeline.serve.core.phrasing import constrained
-from ridgeline.serve.openai.chat import raise_error
 
 _KINDS = {
     "invalid_request": "invalid_request_error",
@@ -89,7 +89,8 @@ def router(core: Core) -> APIRouter:
         builder = MessageBuilder(message_id, core.model)
         if body.stream:
             events = await while_there(request, begun(core.answer(ask)))
-            return server_sent(streamed(builder, events), events, headers)
+            start = "".join(sent(compact(data), name) for name, data in builder.start())
+            return server_sent(events, said_by(builder), told_error, first=start, headers=headers)
         await while_there(request, folded(builder, core.answer(ask)))
         whole = builder.whole() | ({"ignored_fields": ignored} if ignored else {})
         return JSONResponse(whole, headers=headers)
@@ -189,24 +190,21 @@ def ask_of(core: Core, body: MessagesBody, tenant: str, message_id: str) -> Ask:
     )
 
 
-async def folded(builder: MessageBuilder, events: AsyncIterator[AnswerEvent]) -> None:
+async def folded(builder: MessageBuilder, events: AsyncIterator[list[AnswerEvent]]) -> None:
     async with closing(events):
-        async for event in events:
-            raise_error(event)
-            builder.take(event)
+        async for batch in events:
+            for event in batch:
+                raise_error(event)
+                builder.take(event)
 
 
-async def streamed(
-    builder: MessageBuilder, events: AsyncIterator[AnswerEvent]
-) -> AsyncIterator[tuple[str | None, str]]:
-    for name, data in builder.start():
-        yield name, compact(data)
-    try:
-        async for event in events:
-            raise_error(event)
-            for name, data in builder.take(event):
-                yield name, compact(data)
-    except Exception as error:
-        yield "error", compact(error_body(fault_of(error)))
-    finally:
-        await events.aclose()  # type: ignore[attr-defined]
+def said_by(builder: MessageBuilder) -> Callable[[AnswerEvent], str]:
+    def said(event: AnswerEvent) -> str:
+        raise_error(event)
+        return "".join(sent(compact(data), name) for name, data in builder.take(event))
+
+    return said
+
+
+def told_error(fault: Fault) -> str:
+    return sent(compact(error_body(fault)), "error")

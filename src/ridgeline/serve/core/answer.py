@@ -1,4 +1,8 @@
-"""An `Ask` becomes events: phrased, given to the engine, and what it writes understood."""
+"""An `Ask` becomes events: phrased, given to the engine, and what it writes understood.
+
+Events come in batches, those that are there at once: a step's piece of an answer, its end and what
+it was all together pass through the layers above in one go.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from ridgeline.async_engine import AsyncEngine, AsyncStream
+from ridgeline.async_engine import AsyncEngine
 from ridgeline.engine.ledger import phase_seconds
 from ridgeline.engine.outputs import Delta, RequestOutput
 from ridgeline.errors import RequestError
@@ -28,7 +32,7 @@ from ridgeline.serve.core.events import (
 )
 from ridgeline.serve.core.phrasing import Phrased, Phrasing
 from ridgeline.serve.parse.parser import Parser
-from ridgeline.serve.parse.parts import CallArguments, CallBegin, Part, Reasoning, Text
+from ridgeline.serve.parse.parts import CallArguments, CallBegin, Part, Reasoning
 
 
 class Understood:
@@ -42,25 +46,29 @@ class Understood:
         self._logprobs: Logprobs | None = None
         self.reasoning_tokens = 0
 
-    def take(self, delta: Delta) -> Iterator[AnswerEvent]:
+    def take(self, delta: Delta) -> list[AnswerEvent]:
         self._ids += delta.token_ids
         if delta.logprobs is not None:
             self._logprobs = (self._logprobs or ()) + delta.logprobs
         ended = delta.finish_reason is not None
-        parts: list[Part] = [Text(delta.text)]
-        if self._parser is not None:
+        found: list[AnswerEvent] = []
+        if self._parser is None:
+            if delta.text:
+                found.append(TextDelta(self._index, delta.text, *self._tokens()))
+        else:
             parts = self._parser.feed(delta.text, delta.token_ids)
             if ended:
                 parts += self._parser.finish()
-        for part in parts:
-            yield from self._event(part)
+            for part in parts:
+                found += self._event(part)
         if ended and self._ids:
-            yield TextDelta(self._index, "", *self._tokens())
+            found.append(TextDelta(self._index, "", *self._tokens()))
         if delta.finish_reason is not None:
             finish: AnswerFinish = delta.finish_reason
             if finish == "stop" and self._calls >= 0:
                 finish = "tool_calls"
-            yield AnswerEnd(self._index, finish, delta.stop_reason, delta.error)
+            found.append(AnswerEnd(self._index, finish, delta.stop_reason, delta.error))
+        return found
 
     def _event(self, part: Part) -> Iterator[AnswerEvent]:
         if isinstance(part, CallBegin):
@@ -87,8 +95,8 @@ async def answer(
     ask: Ask,
     hooks: Sequence[Callable[[Ask, Done], None]] = (),
     max_answers: int = 128,
-) -> AsyncIterator[AnswerEvent]:
-    """Raises before the first event what `AsyncEngine.stream` raises, and what the front door does;
+) -> AsyncIterator[list[AnswerEvent]]:
+    """Raises before the first batch what `AsyncEngine.stream` raises, and what the front door does;
     closing it frees all. hooks: told of the end.
     """
     arrival = time.monotonic()
@@ -112,13 +120,22 @@ async def answer(
             service=ask.service,
         )
         try:
-            deltas = merged(stream) if _may_merge(ask, phrased) else stream
-            async for event in events(deltas, phrased, ask.sampling.n):
-                if isinstance(event, Done):
-                    num_tokens += event.usage.completion_tokens
+            understood = [
+                Understood(index, phrased.parser(index)) for index in range(ask.sampling.n)
+            ]
+            merges = _may_merge(ask, phrased)
+            while pieces := await stream.some():
+                batch: list[AnswerEvent] = []
+                for delta in merged(pieces) if merges and len(pieces) > 1 else pieces:
+                    batch += understood[delta.index].take(delta)
+                if stream.output is not None:
+                    done = Done(usage_of(stream.output, understood), stream.output)
+                    num_tokens += done.usage.completion_tokens
                     for hook in hooks:
-                        hook(ask, event)
-                yield event
+                        hook(ask, done)
+                    batch.append(done)
+                if batch:
+                    yield batch
         finally:
             stream.close()
     finally:
@@ -143,31 +160,19 @@ def _may_merge(ask: Ask, phrased: Phrased) -> bool:
     return ask.sampling.logprobs is None and not ids and phrased.parser(0) is None
 
 
-async def merged(stream: AsyncStream) -> AsyncIterator[Delta]:
-    """The pieces, those of an answer that are there at once as one: a loop that is behind says more
-    at a time.
+def merged(pieces: Sequence[Delta]) -> Iterator[Delta]:
+    """Those of an answer that follow one another as one: a loop that is behind says more at a
+    time.
     """
-    while pieces := await stream.some():
-        held = pieces[0]
-        for piece in pieces[1:]:
-            if held.index == piece.index and held.finish_reason is None and held.output is None:
-                text, ids = held.text + piece.text, held.token_ids + piece.token_ids
-                held = replace(piece, text=text, token_ids=ids)
-            else:
-                yield held
-                held = piece
-        yield held
-
-
-async def events(
-    stream: AsyncIterator[Delta], phrased: Phrased, count: int
-) -> AsyncIterator[AnswerEvent]:
-    understood = [Understood(index, phrased.parser(index)) for index in range(count)]
-    async for delta in stream:
-        for event in understood[delta.index].take(delta):
-            yield event
-        if delta.output is not None:
-            yield Done(usage_of(delta.output, understood), delta.output)
+    held = pieces[0]
+    for piece in pieces[1:]:
+        if held.index == piece.index and held.finish_reason is None and held.output is None:
+            text, ids = held.text + piece.text, held.token_ids + piece.token_ids
+            held = replace(piece, text=text, token_ids=ids)
+        else:
+            yield held
+            held = piece
+    yield held
 
 
 def usage_of(output: RequestOutput, understood: Sequence[Understood] = ()) -> Usage:

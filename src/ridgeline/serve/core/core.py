@@ -126,9 +126,10 @@ class Core:
             cache_salt=cache_salt,
         )
 
-    def answer(self, ask: Ask) -> AsyncIterator[AnswerEvent]:
-        """Raises, before the first event, RequestError for what could never run, and Overloaded for
-        what cannot run soon enough. Closing it ends the request and frees its memory.
+    def answer(self, ask: Ask) -> AsyncIterator[list[AnswerEvent]]:
+        """Events in batches, those that are there at once. Raises, before the first, RequestError
+        for what could never run, and Overloaded for what cannot run soon enough. Closing it ends
+        the request and frees its memory.
         """
         return answer(self.engine, self.phrasing, self.door, ask, self.done_hooks, self.limit)
 

@@ -13,6 +13,7 @@ from typing import Literal
 from ridgeline.engine.answer import Logprob
 from ridgeline.engine.outputs import RequestOutput
 from ridgeline.errors import RidgelineError
+from ridgeline.serve.core.errors import HttpError
 
 AnswerFinish = Literal["stop", "length", "tool_calls", "abort", "deadline", "error"]
 Logprobs = tuple[Mapping[int, Logprob], ...]
@@ -102,3 +103,12 @@ class Done:
 
 
 AnswerEvent = TextDelta | ReasoningDelta | ToolCallBegin | ToolCallArguments | AnswerEnd | Done
+
+
+def raise_error(event: AnswerEvent) -> None:
+    """An answer that failed, or was not done in time, is an error and no answer."""
+    if isinstance(event, AnswerEnd):
+        if event.error is not None:
+            raise event.error
+        if event.finish_reason == "deadline":
+            raise HttpError(504, "timeout", "the request was not done by its deadline")

@@ -10,10 +10,11 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from inspect import signature
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import JsonSchemaMode
@@ -42,6 +43,8 @@ def route_of(body: Callable[[Fault], dict[str, Any]]) -> type[APIRoute]:
     class DialectRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handler = super().get_route_handler()
+            if list(signature(self.endpoint).parameters) == ["request"]:
+                handler = self.endpoint  # there is nothing to be looked up, or converted
 
             async def told(request: Request) -> Response:
                 try:
@@ -182,10 +185,15 @@ async def begun(events: AsyncIterator[E]) -> Begun[E]:
 
 async def while_there(request: Request, work: Awaitable[R]) -> R:
     """The result of `work`; if the client goes away first, it is cancelled: ClientGone."""
+    return await while_connected(request.receive, work)
+
+
+async def while_connected(receive: Receive, work: Awaitable[R]) -> R:
+    """The same, of an ASGI connection."""
     task = asyncio.ensure_future(work)
 
     async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
+        while (await receive())["type"] != "http.disconnect":
             pass
 
     watch = asyncio.create_task(gone())
@@ -200,44 +208,75 @@ async def while_there(request: Request, work: Awaitable[R]) -> R:
         await asyncio.gather(task, watch, return_exceptions=True)
 
 
-class Streamed(StreamingResponse):
-    """A stream made of `events`, which are closed when the response is over, however it ended: the
-    generators between may not have begun, or be dropped half read.
+class Streamed(Response):
+    """A stream made of batches of `events`, which are closed when the response is over, however it
+    ended; a client that goes away ends it at once.
+
+    said: an event as text. first: what comes before all; last: after all, had once the events are
+    over; wrong: an error, of the events or of `said` or `last`, in place of what would follow.
+    What is there at once is one piece of the body: one wakeup and one write for the client.
     """
 
     def __init__(
         self,
-        lines: AsyncIterator[str],
-        events: Begun[Any],
+        events: Begun[list[Any]],
+        said: Callable[[Any], str],
+        wrong: Callable[[Fault], str],
         kind: str,
+        *,
+        first: str = "",
+        last: Callable[[], Awaitable[str]] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(lines, media_type=kind, headers=headers)
-        self._events = events
+        self.status_code, self.media_type, self.background = 200, kind, None
+        self.init_headers(headers)
+        self._events, self._said, self._wrong = events, said, wrong
+        self._first, self._last = first, last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            await while_connected(receive, self._tell(send))
+        except ClientGone:
+            pass
         finally:
             await self._events.aclose()
 
+    async def _tell(self, send: Send) -> None:
+        start = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start", **start})
+        text = self._first
+        try:
+            async for batch in self._events:
+                for event in batch:
+                    text += self._said(event)
+                if text:
+                    body = {"body": text.encode(), "more_body": True}
+                    await send({"type": "http.response.body", **body})
+                    text = ""
+            if self._last is not None:
+                text += await self._last()
+        except Exception as error:
+            text += self._wrong(fault_of(error))
+        await send({"type": "http.response.body", "body": text.encode(), "more_body": False})
+
 
 def server_sent(
-    pieces: AsyncIterator[tuple[str | None, str]],
-    events: Begun[Any],
+    events: Begun[list[Any]],
+    said: Callable[[Any], str],
+    wrong: Callable[[Fault], str],
+    *,
+    first: str = "",
+    last: Callable[[], Awaitable[str]] | None = None,
     headers: Mapping[str, str] | None = None,
-) -> StreamingResponse:
-    """Pieces by name (None: unnamed) and data, made of `events`, as text/event-stream."""
-
-    async def lines() -> AsyncIterator[str]:
-        try:
-            async for name, data in pieces:
-                yield f"data: {data}\n\n" if name is None else f"event: {name}\ndata: {data}\n\n"
-        finally:
-            await pieces.aclose()  # type: ignore[attr-defined]
-
+) -> Streamed:
+    """As text/event-stream; see `Streamed`."""
     kept = {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
-    return Streamed(lines(), events, EVENTS, kept)
+    return Streamed(events, said, wrong, EVENTS, first=first, last=last, headers=kept)
+
+
+def sent(data: str, name: str | None = None) -> str:
+    """One event of a text/event-stream."""
+    return f"data: {data}\n\n" if name is None else f"event: {name}\ndata: {data}\n\n"
 
 
 # Made once: `json.dumps` makes one at each call that asks for other separators than its own.

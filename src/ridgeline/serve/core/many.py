@@ -9,27 +9,29 @@ from ridgeline.serve.core.ask import Ask
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.events import AnswerEvent
 
+Numbered = tuple[int, AnswerEvent]
 
-async def answer_many(core: Core, asks: Sequence[Ask]) -> AsyncIterator[tuple[int, AnswerEvent]]:
-    """Each event with the number of its ask, as they come; the first error of any ends all.
-    Raises what `Core.answer` does; closing it frees all.
+
+async def answer_many(core: Core, asks: Sequence[Ask]) -> AsyncIterator[list[Numbered]]:
+    """Each event with the number of its ask, in batches as they come; the first error of any ends
+    all. Raises what `Core.answer` does; closing it frees all.
     """
     if len(asks) == 1:
         events = core.answer(asks[0])
         try:
-            async for event in events:
-                yield 0, event
+            async for batch in events:
+                yield [(0, event) for event in batch]
         finally:
             await events.aclose()  # type: ignore[attr-defined]
         return
-    queue: asyncio.Queue[tuple[int, AnswerEvent] | BaseException | None] = asyncio.Queue()
+    queue: asyncio.Queue[list[Numbered] | BaseException | None] = asyncio.Queue()
 
     async def pump(number: int, ask: Ask) -> None:
         try:
             events = core.answer(ask)
             try:
-                async for event in events:
-                    queue.put_nowait((number, event))
+                async for batch in events:
+                    queue.put_nowait([(number, event) for event in batch])
             finally:
                 await events.aclose()  # type: ignore[attr-defined]
         except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -18,8 +18,8 @@ from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import ModelError, RequestError
 from ridgeline.serve.core.ask import Ask, Conversation, Reasoning, Tool
 from ridgeline.serve.core.core import Core
-from ridgeline.serve.core.errors import Fault, fault_of
-from ridgeline.serve.core.events import AnswerEvent
+from ridgeline.serve.core.errors import Fault
+from ridgeline.serve.core.events import AnswerEvent, raise_error
 from ridgeline.serve.core.http import (
     LINES,
     Streamed,
@@ -42,7 +42,6 @@ from ridgeline.serve.ollama.bodies import (
     messages_of,
     sampling_of,
 )
-from ridgeline.serve.openai.chat import raise_error
 
 NEVER = "2318-01-01T00:00:00Z"
 
@@ -184,29 +183,30 @@ async def answered(
     lines = Lines(body.model, form, logprobs=body.logprobs)
     if body.stream:
         events = await while_there(request, begun(core.answer(ask)))
-        return Streamed(streamed(lines, events), events, LINES, headers)
+        return Streamed(events, said_by(lines), told_error, LINES, headers=headers)
 
     async def folded() -> None:
         async with closing(events := core.answer(ask)):
-            async for event in events:
-                raise_error(event)
-                lines.take(event)
+            async for batch in events:
+                for event in batch:
+                    raise_error(event)
+                    lines.take(event)
 
     await while_there(request, folded())
     whole = lines.whole() | ({"ignored_fields": ignored} if ignored else {})
     return JSONResponse(whole, headers=headers)
 
 
-async def streamed(lines: Lines, events: AsyncIterator[AnswerEvent]) -> AsyncIterator[str]:
-    try:
-        async for event in events:
-            raise_error(event)
-            for line in lines.take(event):
-                yield compact(line) + "\n"
-    except Exception as error:
-        yield compact(error_body(fault_of(error))) + "\n"
-    finally:
-        await events.aclose()  # type: ignore[attr-defined]
+def said_by(lines: Lines) -> Callable[[AnswerEvent], str]:
+    def said(event: AnswerEvent) -> str:
+        raise_error(event)
+        return "".join(compact(line) + "\n" for line in lines.take(event))
+
+    return said
+
+
+def told_error(fault: Fault) -> str:
+    return compact(error_body(fault)) + "\n"
 
 
 def loaded(core: Core, empty: dict[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import RequestError
 from ridgeline.serve.core.ask import Ask, Conversation, NamedTool, Reasoning, Tool, ToolChoice
 from ridgeline.serve.core.core import Core
-from ridgeline.serve.core.errors import HttpError, fault_of
-from ridgeline.serve.core.events import AnswerEnd, AnswerEvent
+from ridgeline.serve.core.errors import Fault
+from ridgeline.serve.core.events import AnswerEvent, raise_error
 from ridgeline.serve.core.http import (
     EVENTS,
     begun,
@@ -25,6 +25,7 @@ from ridgeline.serve.core.http import (
     key_of,
     read_body,
     route_of,
+    sent,
     server_sent,
     while_there,
 )
@@ -59,8 +60,15 @@ def router(core: Core) -> APIRouter:
             headers["ridgeline-ignored-fields"] = ", ".join(ignored)
         if body.stream:
             events = await while_there(request, begun(core.answer(ask)))
-            usage = wants_usage(body.stream_options)
-            return server_sent(streamed(builder, events, usage), events, headers)
+            start = builder.start(wants_usage(body.stream_options))
+            return server_sent(
+                events,
+                builder.said,
+                told_error,
+                first="".join(sent(compact(chunk)) for chunk in start),
+                last=told_end,
+                headers=headers,
+            )
         await while_there(request, folded(builder, core.answer(ask)))
         whole = builder.whole() | ({"ignored_fields": ignored} if ignored else {})
         return JSONResponse(whole, headers=headers)
@@ -245,37 +253,21 @@ def constrained_by(params: SamplingParams, body: ConstrainedBody) -> SamplingPar
     return constrained(params, field, **wanted) if wanted else params
 
 
-async def folded(builder: ChatBuilder, events: AsyncIterator[AnswerEvent]) -> None:
+async def folded(builder: ChatBuilder, events: AsyncIterator[list[AnswerEvent]]) -> None:
     async with closing(events):
-        async for event in events:
-            raise_error(event)
-            builder.take(event)
+        async for batch in events:
+            for event in batch:
+                raise_error(event)
+                builder.take(event)
 
 
-async def streamed(
-    builder: ChatBuilder, events: AsyncIterator[AnswerEvent], usage: bool
-) -> AsyncIterator[tuple[str | None, str]]:
-    for chunk in builder.start(usage):
-        yield None, compact(chunk)
-    try:
-        async for event in events:
-            raise_error(event)
-            for said in builder.said(event):
-                yield None, said
-        yield None, "[DONE]"
-    except Exception as error:
-        yield None, compact(error_body(fault_of(error)))
-    finally:
-        await events.aclose()  # type: ignore[attr-defined]
+def told_error(fault: Fault) -> str:
+    """An error, as the end of a stream of OpenAI's."""
+    return sent(compact(error_body(fault)))
 
 
-def raise_error(event: AnswerEvent) -> None:
-    """An answer that failed, or was not done in time, is an error and no answer."""
-    if isinstance(event, AnswerEnd):
-        if event.error is not None:
-            raise event.error
-        if event.finish_reason == "deadline":
-            raise HttpError(504, "timeout", "the request was not done by its deadline")
+async def told_end() -> str:
+    return sent("[DONE]")
 
 
 def now() -> int:

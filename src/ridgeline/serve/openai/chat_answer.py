@@ -17,8 +17,9 @@ from ridgeline.serve.core.events import (
     ToolCallArguments,
     ToolCallBegin,
     Usage,
+    raise_error,
 )
-from ridgeline.serve.core.http import compact
+from ridgeline.serve.core.http import compact, sent
 
 
 class ChatBuilder:
@@ -28,7 +29,7 @@ class ChatBuilder:
         self._head = {"id": chat_id, "created": int(time.time()), "model": model}
         # What the chunks of one stream have in common, written once.
         chunk = {**self._head, "object": "chat.completion.chunk", "choices": []}
-        self._before = compact(chunk).removesuffix("]}") + '{"index":'
+        self._before = "data: " + compact(chunk).removesuffix("]}") + '{"index":'
         self._wants_logprobs = logprobs
         self._texts = [""] * count
         self._reasoning = [""] * count
@@ -45,15 +46,16 @@ class ChatBuilder:
         first = {"role": "assistant", "content": ""}
         return [self._chunk(index, dict(first)) for index in range(len(self._texts))]
 
-    def said(self, event: AnswerEvent) -> list[str]:
-        """The chunks that `take` gives, as JSON: for texts, of which there are many, only what is
-        new is written.
+    def said(self, event: AnswerEvent) -> str:
+        """The chunks that `take` gives, as they are sent: for texts, of which there are many, only
+        what is new is written. Raises as `raise_error` does.
         """
         if isinstance(event, TextDelta) and event.text and not self._wants_logprobs:
             self._texts[event.index] += event.text
             delta = f'{event.index},"delta":{{"content":{compact(event.text)}}}'
-            return [f'{self._before}{delta},"finish_reason":null,"logprobs":null}}]}}']
-        return [compact(chunk) for chunk in self.take(event)]
+            return f'{self._before}{delta},"finish_reason":null,"logprobs":null}}]}}\n\n'
+        raise_error(event)
+        return "".join(sent(compact(chunk)) for chunk in self.take(event))
 
     def take(self, event: AnswerEvent) -> list[dict[str, Any]]:
         if isinstance(event, TextDelta):

@@ -8,8 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ridgeline.engine.answer import Logprob
-from ridgeline.serve.core.events import AnswerEnd, AnswerEvent, Done, TextDelta, Usage
-from ridgeline.serve.core.http import compact
+from ridgeline.serve.core.events import (
+    AnswerEnd,
+    AnswerEvent,
+    Done,
+    TextDelta,
+    Usage,
+    raise_error,
+)
+from ridgeline.serve.core.http import compact, sent
 from ridgeline.serve.openai.chat_answer import scores_of, usage_of
 
 Entry = Mapping[int, Logprob] | None
@@ -39,7 +46,7 @@ class CompletionBuilder:
         self._head = {"id": completion_id, "created": int(time.time()), "model": model}
         # What the chunks of one stream have in common, written once.
         chunk = {**self._head, "object": "text_completion", "choices": []}
-        self._before = compact(chunk).removesuffix("]}") + '{"index":'
+        self._before = "data: " + compact(chunk).removesuffix("]}") + '{"index":'
         self._piece = piece
         self._count = count
         self._echoes = echoes
@@ -58,16 +65,18 @@ class CompletionBuilder:
             self._chunk(index, text, None, None) for index, text in enumerate(self._texts) if text
         ]
 
-    def said(self, number: int, event: AnswerEvent) -> list[str]:
-        """The chunks that `take` gives, as JSON: for texts, of which there are many, only what is
-        new is written.
+    def said(self, numbered: tuple[int, AnswerEvent]) -> str:
+        """The chunks that `take` gives, as they are sent: for texts, of which there are many, only
+        what is new is written. Raises as `raise_error` does.
         """
+        number, event = numbered
         if isinstance(event, TextDelta) and event.text and self._num_logprobs is None:
             index = number * self._count + event.index
             self._texts[index] += event.text
             choice = f'{index},"text":{compact(event.text)},"logprobs":null'
-            return [f'{self._before}{choice},"finish_reason":null,"stop_reason":null}}]}}']
-        return [compact(chunk) for chunk in self.take(number, event)]
+            return f'{self._before}{choice},"finish_reason":null,"stop_reason":null}}]}}\n\n'
+        raise_error(event)
+        return "".join(sent(compact(chunk)) for chunk in self.take(number, event))
 
     def take(self, number: int, event: AnswerEvent) -> list[dict[str, Any]]:
         if isinstance(event, Done):

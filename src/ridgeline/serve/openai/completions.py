@@ -15,8 +15,7 @@ from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import RequestError
 from ridgeline.serve.core.ask import Ask
 from ridgeline.serve.core.core import Core
-from ridgeline.serve.core.errors import fault_of
-from ridgeline.serve.core.events import AnswerEvent
+from ridgeline.serve.core.events import raise_error
 from ridgeline.serve.core.http import (
     EVENTS,
     begun,
@@ -26,18 +25,24 @@ from ridgeline.serve.core.http import (
     key_of,
     read_body,
     route_of,
+    sent,
     server_sent,
     while_there,
 )
-from ridgeline.serve.core.many import answer_many
+from ridgeline.serve.core.many import Numbered, answer_many
 from ridgeline.serve.openai.answers import TextCompletion
-from ridgeline.serve.openai.chat import check_stream, constrained_by, raise_error, wants_usage
+from ridgeline.serve.openai.chat import (
+    check_stream,
+    constrained_by,
+    told_end,
+    told_error,
+    wants_usage,
+)
 from ridgeline.serve.openai.chat_bodies import ConstrainedBody, StreamOptions
 from ridgeline.serve.openai.completion_answer import CompletionBuilder
 from ridgeline.serve.openai.errors import error_body
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Numbered = AsyncIterator[tuple[int, AnswerEvent]]
 
 
 class CompletionBody(ConstrainedBody):
@@ -84,8 +89,20 @@ def router(core: Core) -> APIRouter:
         events = answer_many(core, asks)
         if body.stream:
             started = await while_there(request, begun(events))
-            usage = wants_usage(body.stream_options)
-            return server_sent(streamed(builder, started, usage), started, headers)
+
+            async def end() -> str:
+                wanted = wants_usage(body.stream_options)
+                usage = sent(compact(builder.usage_chunk())) if wanted else ""
+                return usage + await told_end()
+
+            return server_sent(
+                started,
+                builder.said,
+                told_error,
+                first="".join(sent(compact(chunk)) for chunk in builder.start()),
+                last=end,
+                headers=headers,
+            )
         await while_there(request, folded(builder, events))
         whole = builder.whole() | ({"ignored_fields": ignored} if ignored else {})
         return JSONResponse(whole, headers=headers)
@@ -146,27 +163,9 @@ def _echo(core: Core, body: CompletionBody, ask: Ask) -> str:
     return core.prompts.tokenizer.decode(ask.prompt, skip_special=False)
 
 
-async def folded(builder: CompletionBuilder, events: Numbered) -> None:
+async def folded(builder: CompletionBuilder, events: AsyncIterator[list[Numbered]]) -> None:
     async with closing(events):
-        async for number, event in events:
-            raise_error(event)
-            builder.take(number, event)
-
-
-async def streamed(
-    builder: CompletionBuilder, events: Numbered, usage: bool
-) -> AsyncIterator[tuple[str | None, str]]:
-    for chunk in builder.start():
-        yield None, compact(chunk)
-    try:
-        async for number, event in events:
-            raise_error(event)
-            for said in builder.said(number, event):
-                yield None, said
-        if usage:
-            yield None, compact(builder.usage_chunk())
-        yield None, "[DONE]"
-    except Exception as error:
-        yield None, compact(error_body(fault_of(error)))
-    finally:
-        await events.aclose()  # type: ignore[attr-defined]
+        async for batch in events:
+            for number, event in batch:
+                raise_error(event)
+                builder.take(number, event)

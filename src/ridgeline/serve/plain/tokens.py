@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -15,8 +16,7 @@ from ridgeline.errors import RequestError
 from ridgeline.serve.core.ask import Ask, Conversation, Reasoning
 from ridgeline.serve.core.bodies import Body
 from ridgeline.serve.core.core import Core
-from ridgeline.serve.core.errors import fault_of
-from ridgeline.serve.core.events import AnswerEnd, AnswerEvent, Done, TextDelta
+from ridgeline.serve.core.events import AnswerEnd, AnswerEvent, Done, TextDelta, raise_error
 from ridgeline.serve.core.http import (
     EVENTS,
     begun,
@@ -26,11 +26,12 @@ from ridgeline.serve.core.http import (
     key_of,
     read_body,
     route_of,
+    sent,
     server_sent,
     while_there,
 )
 from ridgeline.serve.openai.answers import Finished, UsageAnswer
-from ridgeline.serve.openai.chat import check_stream, messages_of, raise_error
+from ridgeline.serve.openai.chat import check_stream, messages_of, told_end, told_error
 from ridgeline.serve.openai.chat_answer import logprobs_of, scores_of, usage_of
 from ridgeline.serve.openai.chat_bodies import Message, SamplingBody
 from ridgeline.serve.openai.errors import error_body
@@ -157,7 +158,8 @@ def router(core: Core) -> APIRouter:
         )
         if body.stream:
             events = await while_there(request, begun(core.answer(ask)))
-            return server_sent(_streamed(request_id, events), events)
+            said = partial(_said, request_id)
+            return server_sent(events, said, told_error, last=told_end)
         done, ends = await while_there(request, _folded(core.answer(ask)))
         choices = [
             {
@@ -200,38 +202,30 @@ def _tokens(core: Core, body: TokenizeBody) -> list[int]:
     return core.prompts.tokenizer.encode(body.prompt, add_special=body.add_special_tokens)
 
 
-async def _folded(events: AsyncIterator[AnswerEvent]) -> tuple[Done, dict[int, AnswerEnd]]:
+async def _folded(events: AsyncIterator[list[AnswerEvent]]) -> tuple[Done, dict[int, AnswerEnd]]:
     ends: dict[int, AnswerEnd] = {}
     async with closing(events):
-        async for event in events:
-            raise_error(event)
-            if isinstance(event, AnswerEnd):
-                ends[event.index] = event
-            elif isinstance(event, Done):
-                return event, ends
+        async for batch in events:
+            for event in batch:
+                raise_error(event)
+                if isinstance(event, AnswerEnd):
+                    ends[event.index] = event
+                elif isinstance(event, Done):
+                    return event, ends
     raise AssertionError("the last event is Done")
 
 
-async def _streamed(
-    request_id: str, events: AsyncIterator[AnswerEvent]
-) -> AsyncIterator[tuple[str | None, str]]:
-    try:
-        async for event in events:
-            raise_error(event)
-            if isinstance(event, TextDelta):
-                piece: dict[str, Any] = {"index": event.index, "token_ids": event.token_ids}
-                piece["text"] = event.text
-                if event.logprobs is not None:
-                    piece["logprobs"] = logprobs_of(event.logprobs)
-            elif isinstance(event, AnswerEnd):
-                piece = {"index": event.index, "finish_reason": event.finish_reason}
-                piece["stop_reason"] = event.stop_reason
-            else:
-                assert isinstance(event, Done)
-                piece = {"usage": usage_of(event.usage)}
-            yield None, compact({"request_id": request_id, **piece})
-        yield None, "[DONE]"
-    except Exception as error:
-        yield None, compact(error_body(fault_of(error)))
-    finally:
-        await events.aclose()  # type: ignore[attr-defined]
+def _said(request_id: str, event: AnswerEvent) -> str:
+    raise_error(event)
+    if isinstance(event, TextDelta):
+        piece: dict[str, Any] = {"index": event.index, "token_ids": event.token_ids}
+        piece["text"] = event.text
+        if event.logprobs is not None:
+            piece["logprobs"] = logprobs_of(event.logprobs)
+    elif isinstance(event, AnswerEnd):
+        piece = {"index": event.index, "finish_reason": event.finish_reason}
+        piece["stop_reason"] = event.stop_reason
+    else:
+        assert isinstance(event, Done)
+        piece = {"usage": usage_of(event.usage)}
+    return sent(compact({"request_id": request_id, **piece}))

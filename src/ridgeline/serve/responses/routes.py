@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,10 +15,11 @@ from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import RequestError
 from ridgeline.serve.core.ask import Ask, Conversation, NamedTool, Reasoning, Tool
 from ridgeline.serve.core.core import Core
-from ridgeline.serve.core.errors import HttpError, fault_of
+from ridgeline.serve.core.errors import Fault, HttpError, fault_of
 from ridgeline.serve.core.events import AnswerEvent
 from ridgeline.serve.core.http import (
     EVENTS,
+    Begun,
     begun,
     closing,
     compact,
@@ -26,6 +27,7 @@ from ridgeline.serve.core.http import (
     key_of,
     read_body,
     route_of,
+    sent,
     server_sent,
     while_there,
 )
@@ -120,7 +122,7 @@ def router(core: Core) -> APIRouter:
             return JSONResponse(begin(desk, builder, ask, tenant, keep), headers=headers)
         if body.stream:
             events = await while_there(request, begun(core.answer(ask)))
-            return server_sent(streamed(builder, events, keep), events, headers)
+            return streamed(builder, events, keep, headers)
         await while_there(request, folded(builder, core.answer(ask)))
         await asyncio.to_thread(keep)
         return JSONResponse(builder.response, headers=headers)
@@ -300,30 +302,43 @@ def head_of(core: Core, body: ResponsesBody) -> dict[str, Any]:
     }
 
 
-async def folded(builder: ResponseBuilder, events: AsyncIterator[AnswerEvent]) -> None:
+async def folded(builder: ResponseBuilder, events: AsyncIterator[list[AnswerEvent]]) -> None:
     async with closing(events):
-        async for event in events:
-            builder.take(event)
+        async for batch in events:
+            for event in batch:
+                builder.take(event)
 
 
-async def streamed(
-    builder: ResponseBuilder, events: AsyncIterator[AnswerEvent], keep: Any
-) -> AsyncIterator[tuple[str | None, str]]:
-    for event in builder.start():
-        yield event["type"], compact(event)
-    try:
-        async for answered in events:
-            made = builder.take(answered)
-            if made and made[-1]["type"] in _LAST:
-                await asyncio.to_thread(keep)
-            for event in made:
-                yield event["type"], compact(event)
-    except Exception as error:
-        fault = fault_of(error)
-        for event in builder.failed("server_error", fault.message):
-            yield event["type"], compact(event)
-    finally:
-        await events.aclose()  # type: ignore[attr-defined]
+def streamed(
+    builder: ResponseBuilder,
+    events: Begun[list[AnswerEvent]],
+    keep: Callable[[], None],
+    headers: Mapping[str, str],
+) -> Response:
+    """keep: stores the response; whoever hears its last event finds it stored."""
+    held: list[dict[str, Any]] = []
+
+    def said(answered: AnswerEvent) -> str:
+        made = builder.take(answered)
+        if made and made[-1]["type"] in _LAST:
+            held.extend(made)
+            return ""
+        return _told(made)
+
+    async def last() -> str:
+        if held:
+            await asyncio.to_thread(keep)
+        return _told(held)
+
+    def wrong(fault: Fault) -> str:
+        return _told(builder.failed("server_error", fault.message))
+
+    first = _told(builder.start())
+    return server_sent(events, said, wrong, first=first, last=last, headers=headers)
+
+
+def _told(events: Sequence[dict[str, Any]]) -> str:
+    return "".join(sent(compact(event), event["type"]) for event in events)
 
 
 _LAST = ("response.completed", "response.incomplete", "response.failed")
