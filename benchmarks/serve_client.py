@@ -34,6 +34,7 @@ class Reply:
     """sent: when, in seconds of the run; stamps: of pieces with text. retry_after: of a refusal."""
 
     sent: float
+    ended: float = 0.0
     status: int = 0
     first_byte: float = 0.0
     stamps: list[float] = field(default_factory=list)
@@ -97,6 +98,7 @@ async def post(
     finally:
         if transport is not None:
             transport.abort()
+    reply.ended = time.perf_counter()
     if exchange is not None:
         _read(exchange.pieces, reply)
         if not reply.status and exchange.over.done():

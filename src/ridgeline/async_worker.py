@@ -28,8 +28,10 @@ from ridgeline.step import StepShape
 if TYPE_CHECKING:
     from ridgeline.assemble import OperatorTime
 
-# Predictions are made anew after so long at the soonest: they look at all that wait.
+# Predictions look at all that wait. They are made anew after so long at the soonest, and take such
+# a part of the thread's time at most.
 _OUTLOOK_SECONDS = 0.02
+_OUTLOOK_SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Worker:
         self._assembled = llm.assembled
         self._predicts = predicts
         self._outlook = (0.0, 0.0, 0.0)
-        self._looked = 0.0
+        self._looked = self._look_again = 0.0
         self._num_steps = 0
         self.step_began: float | None = None
         self.wants_sample = False
@@ -195,8 +197,10 @@ class Worker:
     def _load(self) -> Load:
         state = self._session.engine.state
         now = time.monotonic()
-        if self._predicts and now - self._looked > _OUTLOOK_SECONDS:
+        if self._predicts and now > self._look_again:
             self._outlook, self._looked = outlook(state), now
+            took = time.monotonic() - now
+            self._look_again = now + max(_OUTLOOK_SECONDS, took / _OUTLOOK_SHARE)
         return Load(
             len(state.running),
             state.num_waiting,
@@ -255,6 +259,7 @@ class Worker:
                 return True
 
     def _deliver(self, groups: Sequence[Group]) -> None:
+        self.load = self._load()  # before: who hears of an end may ask again at once
         ready: dict[asyncio.AbstractEventLoop, list[tuple[Group, Mailbox]]] = {}
         for group in groups:
             if group.id not in self._running:
@@ -270,7 +275,7 @@ class Worker:
                 for group, _ in given:  # the loop is closed: nobody will read these
                     self._running.pop(group.id, None)
                     self._session.abandon(group)
-        self.load = self._load()
+                self.load = self._load()
 
     def _give_up(self, error: Exception) -> None:
         """Not even an error could be handled: everyone who waits is told, and nobody may come."""

@@ -230,6 +230,7 @@ def test_refusals_do_not_wait_for_a_long_step() -> None:
         slow_steps(core, 1.0)
         asked = asyncio.create_task(client.post("/v1/completions", json=SHORT))
         while core.engine.step_began is None:
+            assert not asked.done()
             await asyncio.sleep(0.001)
         second = asyncio.create_task(client.post("/v1/completions", json=SHORT))
         await asyncio.sleep(0.005)

@@ -25,13 +25,22 @@ def wait_seconds(state: SchedulerState, num_ahead: int | None = None) -> float:
     ahead = waiting if num_ahead is None else sorted(waiting, key=lambda r: r.rank)[:num_ahead]
     if not ahead and state.free_rows:
         return 0.0
-    prompts = sum(len(r.token_ids) for r in ahead)
-    answers = sum(expected_output(state, r) for r in ahead)
+    # One walk: a queue of hundreds is looked at between two steps.
+    usual = USUAL_OUTPUT if state.mean_output is None else max(1.0, state.mean_output)
+    prompts, answers = 0, 0.0
+    for request in ahead:
+        length = len(request.token_ids)
+        begun = length > request.num_prompt  # before it was preempted
+        prompts += length
+        answers += expected_output(state, request) if begun else min(request.max_tokens, usual)
+    tokens = prompts
     for request in state.running:
         prompts += max(0, request.num_prompt - request.num_planned)
+        tokens += len(request.token_ids)
         answers += expected_output(state, request)
     rows = state.limits.max_rows
-    context = _mean_context(state, [*ahead, *state.running])
+    mean = (tokens + answers / 2) / max(1, len(ahead) + len(state.running))
+    context = min(state.limits.max_context, int(mean))
     # Half of what runs is done when the first row falls free.
     share = 1.0 if ahead else 1.0 / rows
     decode = state.pace.decode_seconds(rows, context) * answers / rows
