@@ -8,6 +8,7 @@
 #include "recurrent.h"
 #include "rope.h"
 #include "sample.h"
+#include "streams.h"
 
 #ifndef RIDGELINE_ISA
 #error "kernel headers are for files that are compiled per instruction set"
@@ -60,6 +61,22 @@ void ssd_scan(const SsdArgs& args, std::int64_t count, float* state);
 // delta_rule.cpp
 std::size_t delta_scratch_bytes(std::int64_t key_dim);
 void delta_rule(const DeltaArgs& args, std::int64_t count, float* state, std::byte* scratch);
+
+// rg_lru.cpp
+void rg_lru(const LruArgs& args, std::int64_t tile_begin, std::int64_t tile_end, std::int64_t count, float* state);
+void token_shift(const ShiftArgs& args, std::int64_t tile_begin, std::int64_t tile_end, std::int64_t count,
+                 float* state);
+
+// wkv7.cpp
+std::size_t wkv7_scratch_bytes(std::int64_t head_dim);
+void wkv7(const WkvArgs& args, std::int64_t count, float* state, std::byte* scratch);
+
+// streams.cpp
+void mix_rows(const MixArgs& args, std::int64_t rows, std::int64_t cols);
+void match_rows(float floor, const float* x, std::int64_t ldx, const float* like, std::int64_t ldl, float* y,
+                std::int64_t ldy, std::int64_t rows, std::int64_t cols);
+void keep_rows(float z, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows,
+               std::int64_t cols);
 
 // sample.cpp
 std::size_t sample_scratch_bytes(std::int64_t vocab, std::int64_t max_context);

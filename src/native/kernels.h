@@ -13,6 +13,7 @@
 #include "recurrent.h"
 #include "rope.h"
 #include "sample.h"
+#include "streams.h"
 
 namespace ridgeline {
 
@@ -96,6 +97,22 @@ struct Kernels {
   void (*ssd_scan)(const SsdArgs& args, std::int64_t count, float* state);
   std::size_t (*delta_scratch_bytes)(std::int64_t key_dim);
   void (*delta_rule)(const DeltaArgs& args, std::int64_t count, float* state, std::byte* scratch);
+
+  // rg_lru.cpp, wkv7.cpp
+  void (*rg_lru)(const LruArgs& args, std::int64_t tile_begin, std::int64_t tile_end, std::int64_t count, float* state);
+  void (*token_shift)(const ShiftArgs& args, std::int64_t tile_begin, std::int64_t tile_end, std::int64_t count,
+                      float* state);
+  std::size_t (*wkv7_scratch_bytes)(std::int64_t head_dim);
+  void (*wkv7)(const WkvArgs& args, std::int64_t count, float* state, std::byte* scratch);
+
+  // ---- streams (streams.cpp)
+  void (*mix_rows)(const MixArgs& args, std::int64_t rows, std::int64_t cols);
+  // y = x sqrt(mean(like^2) / max(mean(x^2), floor))
+  void (*match_rows)(float floor, const float* x, std::int64_t ldx, const float* like, std::int64_t ldl, float* y,
+                     std::int64_t ldy, std::int64_t rows, std::int64_t cols);
+  // y = max(0, x - (mean + z std))
+  void (*keep_rows)(float z, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows,
+                    std::int64_t cols);
 
   // ---- sample (sample.cpp)
   std::size_t (*sample_scratch_bytes)(std::int64_t vocab, std::int64_t max_context);

@@ -361,6 +361,7 @@ NB_MODULE(_native, m) {
   bind_experts(program);
   bind_latent(program);
   bind_recurrent(program);
+  bind_streams(program);
   program
       .def(
           "__init__",

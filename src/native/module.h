@@ -49,6 +49,7 @@ void bind_latent(nanobind::class_<Program>& program);     // module_latent.cpp
 void bind_linear(nanobind::module_& m);     // module_linear.cpp
 void bind_recurrent(nanobind::class_<Program>& program);  // module_recurrent.cpp
 void bind_roofs(nanobind::module_& m);      // module_roofs.cpp
+void bind_streams(nanobind::class_<Program>& program);    // module_streams.cpp
 void bind_sampling(nanobind::module_& m);   // module_sampling.cpp
 // std::invalid_argument for a name that is no cache format's.
 CacheFormat cache_format_of(const std::string& name);

@@ -96,6 +96,51 @@ void add_delta_rule(Program& program, const std::string& name, const std::vector
   program.add(std::make_unique<DeltaRule>(name, spec));
 }
 
+void add_rg_lru(Program& program, const std::string& name, const std::vector<View>& values, const Floats& rate) {
+  check_values(program, values, 4);
+  const View &x = values[0], &r = values[1], &i = values[2], &y = values[3];
+  require(x.width == r.width && x.width == i.width && x.width == y.width, "a recurrent unit's values differ in width");
+  const std::int64_t lanes = tiles_of(x.width) * kLanes;
+  RgLru::Spec spec{x, r, i, y, {}, nullptr};
+  spec.rate = keep(program, rate, lanes, "a recurrent unit's rates are not its tiles");
+  spec.place = program.add_state(lanes);
+  program.add(std::make_unique<RgLru>(name, spec));
+}
+
+void add_token_shift(Program& program, const std::string& name, const View& x, const std::vector<View>& outputs,
+                     const std::vector<Floats>& weights) {
+  require(!outputs.empty() && outputs.size() == weights.size() && outputs.size() <= kMaxShifts,
+          "a token is shifted into 1 to 8 values");
+  check_values(program, outputs, outputs.size());
+  check_values(program, {x}, 1);
+  const std::int64_t lanes = tiles_of(x.width) * kLanes;
+  ShiftArgs args{};
+  args.channels = x.width;
+  args.count = static_cast<int>(outputs.size());
+  for (std::size_t j = 0; j < outputs.size(); j++) {
+    require(outputs[j].width == x.width, "a shifted value has another width");
+    args.weight[j] = keep(program, weights[j], lanes, "a shift's weights are not its tiles");
+  }
+  program.add(std::make_unique<TokenShift>(name, x, outputs, program.add_state(lanes), args));
+}
+
+void add_wkv7(Program& program, const std::string& name, const std::vector<View>& values, std::int64_t heads,
+              const Floats& direction, const Floats& change, const Floats& bonus) {
+  check_values(program, values, 7);
+  const std::int64_t width = values[0].width;
+  for (const View& view : values) require(view.width == width, "time mixing's values differ in width");
+  require(heads > 0 && width % heads == 0, "time mixing's channels do not part into its heads");
+  Wkv7::Spec spec{values[0], values[1], values[2], values[3], values[4], values[5], values[6], {}, heads,
+                  nullptr,   nullptr,   nullptr};
+  const char* message = "time mixing has one number a channel";
+  spec.direction = keep(program, direction, width, message);
+  spec.change = keep(program, change, width, message);
+  spec.bonus = keep(program, bonus, width, message);
+  const std::int64_t head_dim = width / heads;
+  spec.place = program.add_state(heads * tiles_of(head_dim) * head_dim * kLanes);
+  program.add(std::make_unique<Wkv7>(name, spec));
+}
+
 void add_split_groups(Program& program, const std::string& name, const View& x, const std::vector<View>& outputs,
                       std::int64_t groups) {
   std::int64_t width = 0;
@@ -135,6 +180,9 @@ void bind_recurrent(nb::class_<Program>& program) {
       .def("add_delta_rule", &add_delta_rule, "name"_a, "values"_a, "key_heads"_a,
            "by_channel"_a, "a"_a, "dt_bias"_a)
       .def("add_split_groups", &add_split_groups, "name"_a, "x"_a, "outputs"_a, "groups"_a)
+      .def("add_rg_lru", &add_rg_lru, "name"_a, "values"_a, "rate"_a)
+      .def("add_token_shift", &add_token_shift, "name"_a, "x"_a, "outputs"_a, "weights"_a)
+      .def("add_wkv7", &add_wkv7, "name"_a, "values"_a, "heads"_a, "direction"_a, "change"_a, "bonus"_a)
       .def("add_join", &add_join, "name"_a, "a"_a, "b"_a, "y"_a)
       .def("copy_slots", &copy_slots, "pairs"_a, nb::call_guard<nb::gil_scoped_release>());
 }

@@ -2,30 +2,10 @@
 #include "norm.h"
 
 #include "family_kernels.h"
-#include "simd.h"
+#include "row_sums.h"
 
 namespace ridgeline::RIDGELINE_ISA {
 namespace {
-
-// Four running sums over the vectors of a slice, joined as (0 + 1) + (2 + 3): the order depends on the width alone.
-template <class F>
-inline float sum_over(std::int64_t width, F term) {
-  Vec sums[4] = {zeros(), zeros(), zeros(), zeros()};
-  std::int64_t i = 0;
-  for (; i + 4 * kWidth <= width; i += 4 * kWidth)
-    for (int j = 0; j < 4; j++) sums[j] = term(i + j * kWidth, kWidth, sums[j]);
-  for (int j = 0; i < width; i += kWidth, j++) sums[j] = term(i, width - i, sums[j]);
-  return sum(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
-}
-
-inline Vec load_part(const float* p, std::int64_t n) { return n >= kWidth ? load(p) : load_n(p, n); }
-inline void store_part(float* p, Vec a, std::int64_t n) {
-  if (n >= kWidth) {
-    store(p, a);
-  } else {
-    store_n(p, a, n);
-  }
-}
 
 void norm_slice(const NormArgs& args, const float* x, float* y) {
   const std::int64_t width = args.width;
@@ -37,12 +17,7 @@ void norm_slice(const NormArgs& args, const float* x, float* y) {
   const float squares = sum_over(width, [&](std::int64_t i, std::int64_t n, Vec acc) {
     Vec v = load_part(x + i, n);
     if (args.layer) {
-      v = sub(v, all(mean));
-      if (n < kWidth) {
-        float lane[kWidth];
-        store(lane, v);
-        v = load_n(lane, n);
-      }
+      v = first_part(sub(v, all(mean)), n);
     }
     return fma(v, v, acc);
   });

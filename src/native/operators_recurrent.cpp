@@ -131,6 +131,81 @@ void DeltaRule::run(const StepContext& context, Worker& worker) {
   });
 }
 
+RgLru::RgLru(std::string name, Spec spec) : Operator(std::move(name), "rg_lru"), spec_(spec) {}
+
+void RgLru::run(const StepContext& context, Worker& worker) {
+  const std::int64_t tiles = tiles_of(spec_.x.width);
+  each_part(context, worker, (tiles + kConvTiles - 1) / kConvTiles, [&](const StepRow& row, std::int64_t part) {
+    const std::int64_t begin = part * kConvTiles, end = std::min(begin + kConvTiles, tiles);
+    float* state = state_of(context, row, spec_.place.offset + begin * kLanes, (end - begin) * kLanes);
+    const std::int64_t token = row.token_begin;
+    const LruArgs args{spec_.x.width,
+                       spec_.rate,
+                       at(context, spec_.x, token),
+                       at(context, spec_.r, token),
+                       at(context, spec_.i, token),
+                       spec_.x.ld,
+                       spec_.r.ld,
+                       spec_.i.ld,
+                       context.at(spec_.y) + token * spec_.y.ld,
+                       spec_.y.ld,
+                       row.num_context == 0};
+    context.kernels.rg_lru(args, begin, end, row.num_new, state);
+  });
+}
+
+TokenShift::TokenShift(std::string name, View x, std::vector<View> outputs, StatePlace place, ShiftArgs args)
+    : Operator(std::move(name), "token_shift"), x_(x), outputs_(std::move(outputs)), place_(place), args_(args) {}
+
+void TokenShift::run(const StepContext& context, Worker& worker) {
+  const std::int64_t tiles = tiles_of(x_.width);
+  each_part(context, worker, (tiles + kConvTiles - 1) / kConvTiles, [&](const StepRow& row, std::int64_t part) {
+    const std::int64_t begin = part * kConvTiles, end = std::min(begin + kConvTiles, tiles);
+    float* state = state_of(context, row, place_.offset + begin * kLanes, (end - begin) * kLanes);
+    ShiftArgs args = args_;
+    args.x = at(context, x_, row.token_begin);
+    args.ldx = x_.ld;
+    for (std::size_t j = 0; j < outputs_.size(); j++) {
+      args.y[j] = context.at(outputs_[j]) + row.token_begin * outputs_[j].ld;
+      args.ldy[j] = outputs_[j].ld;
+    }
+    context.kernels.token_shift(args, begin, end, row.num_new, state);
+  });
+}
+
+Wkv7::Wkv7(std::string name, Spec spec) : Operator(std::move(name), "wkv7"), spec_(spec) {}
+
+std::size_t Wkv7::scratch_bytes(const Kernels& kernels) const {
+  return kernels.wkv7_scratch_bytes(spec_.v.width / spec_.heads);
+}
+
+void Wkv7::run(const StepContext& context, Worker& worker) {
+  const std::int64_t head_dim = spec_.v.width / spec_.heads, head_floats = tiles_of(head_dim) * head_dim * kLanes;
+  each_part(context, worker, spec_.heads, [&](const StepRow& row, std::int64_t head) {
+    float* state = state_of(context, row, spec_.place.offset + head * head_floats, head_floats);
+    const std::int64_t token = row.token_begin, column = head * head_dim;
+    const WkvArgs args{head_dim,
+                       spec_.direction + column,
+                       spec_.change + column,
+                       spec_.bonus + column,
+                       at(context, spec_.r, token, column),
+                       at(context, spec_.w, token, column),
+                       at(context, spec_.k, token, column),
+                       at(context, spec_.v, token, column),
+                       at(context, spec_.a, token, column),
+                       spec_.r.ld,
+                       spec_.w.ld,
+                       spec_.k.ld,
+                       spec_.v.ld,
+                       spec_.a.ld,
+                       context.at(spec_.y) + token * spec_.y.ld + column,
+                       context.at(spec_.own) + token * spec_.own.ld + column,
+                       spec_.y.ld,
+                       spec_.own.ld};
+    context.kernels.wkv7(args, row.num_new, state, worker.scratch);
+  });
+}
+
 SplitGroups::SplitGroups(std::string name, View x, std::vector<View> outputs, std::int64_t groups)
     : Operator(std::move(name), "split_groups"), x_(x), outputs_(std::move(outputs)), groups_(groups) {}
 

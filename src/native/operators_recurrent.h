@@ -77,6 +77,48 @@ class DeltaRule final : public Operator {
   Spec spec_;
 };
 
+class RgLru final : public Operator {
+ public:
+  struct Spec {
+    View x, r, i, y;
+    StatePlace place;
+    const float* rate;
+  };
+  RgLru(std::string name, Spec spec);
+  void run(const StepContext& context, Worker& worker) override;
+
+ private:
+  Spec spec_;
+};
+
+class TokenShift final : public Operator {
+ public:
+  TokenShift(std::string name, View x, std::vector<View> outputs, StatePlace place, ShiftArgs args);
+  void run(const StepContext& context, Worker& worker) override;
+
+ private:
+  View x_;
+  std::vector<View> outputs_;
+  StatePlace place_;
+  ShiftArgs args_;
+};
+
+class Wkv7 final : public Operator {
+ public:
+  struct Spec {
+    View r, w, k, v, a, y, own;
+    StatePlace place;
+    std::int64_t heads;
+    const float *direction, *change, *bonus;
+  };
+  Wkv7(std::string name, Spec spec);
+  void run(const StepContext& context, Worker& worker) override;
+  std::size_t scratch_bytes(const Kernels& kernels) const override;
+
+ private:
+  Spec spec_;
+};
+
 class SplitGroups final : public Operator {
  public:
   SplitGroups(std::string name, View x, std::vector<View> outputs, std::int64_t groups);

@@ -56,4 +56,39 @@ struct DeltaArgs {
   std::int64_t ldy;
 };
 
+// The real-gated linear recurrent unit. rate [tiles][16]: -8 softplus(a); x, r, i, y [tokens, channels]; state
+// [tiles][16]. starts: the first token is the row's first.
+struct LruArgs {
+  std::int64_t channels;
+  const float* rate;
+  const float *x, *r, *i;
+  std::int64_t ldx, ldr, ldi;
+  float* y;
+  std::int64_t ldy;
+  bool starts;
+};
+
+// x [tokens, channels] -> each of `count` outputs, y = x + weight (x' - x); weights [tiles][16]; state [tiles][16].
+constexpr int kMaxShifts = 8;
+struct ShiftArgs {
+  std::int64_t channels;
+  int count;
+  const float* weight[kMaxShifts];
+  const float* x;
+  std::int64_t ldx;
+  float* y[kMaxShifts];
+  std::int64_t ldy[kMaxShifts];
+};
+
+// One head of RWKV-7. r, w, k, v, a, y, own [tokens, head_dim]; direction, change, bonus [head_dim]; state [tiles of
+// head_dim][head_dim][16].
+struct WkvArgs {
+  std::int64_t head_dim;
+  const float *direction, *change, *bonus;
+  const float *r, *w, *k, *v, *a;
+  std::int64_t ldr, ldw, ldk, ldv, lda;
+  float *y, *own;
+  std::int64_t ldy, ldo;
+};
+
 }  // namespace ridgeline

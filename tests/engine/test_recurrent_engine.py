@@ -73,7 +73,10 @@ def answers(of: Engine, asked: list[Request]) -> dict[str, list[tuple[int | None
     return found
 
 
-@pytest.mark.parametrize("case", ["mamba", "nemotron_h", "lfm2", "qwen3_next", "kimi_linear"])
+CASES = ["mamba", "nemotron_h", "lfm2", "qwen3_next", "kimi_linear", "recurrent_gemma"]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_a_request_has_the_same_tokens_alone_and_in_any_company(case: str) -> None:
     alone: dict[str, list[tuple[int | None, float]]] = {}
     for each in requests():

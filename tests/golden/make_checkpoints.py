@@ -41,6 +41,7 @@ _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 # Families that norm with 1 + w.
 _ONE_PLUS_WEIGHT = (
     *("gemma3_text", "gemma", "gemma2", "nemotron"),
+    "recurrent_gemma",
     *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
 )
 # Tensors of modules of multi-token prediction; of these models' layers, two or three.
@@ -73,7 +74,7 @@ def random_weight(case: Case, name: str, shape: tuple[int, ...]) -> F32:
         values = centre + 0.3 * noise
     elif name.endswith("A_log"):
         values = 1.0 + 0.5 * noise  # rates of decay from 1 to 7
-    elif name.endswith((".bias", "dt_bias")):
+    elif name.endswith((".bias", "dt_bias", "gate_bias")):
         values = 0.3 * noise
     elif name.endswith((".D", "norm_f.weight", "layernorm.weight")) or NORM.search(name):
         values = 1.0 + 0.3 * noise

@@ -21,6 +21,7 @@ from ridgeline.model.graph.ops import (
     AllGather,
     AllReduce,
     Attention,
+    BlockLinear,
     CausalConv,
     Conv1d,
     CrossAttention,
@@ -31,13 +32,17 @@ from ridgeline.model.graph.ops import (
     GatedActivation,
     GatedLinear,
     Join,
+    KeepLargest,
     KvWrite,
     LatentAttention,
     Linear,
+    MatchSize,
+    Mix,
     Norm,
     Operator,
     Pool,
     PositionEmbed,
+    RgLru,
     Rope,
     RopeKvWrite,
     Rotation,
@@ -50,8 +55,10 @@ from ridgeline.model.graph.ops import (
     Split,
     SplitGroups,
     SsdScan,
+    TokenShift,
     TypeEmbed,
     Weigh,
+    Wkv7,
 )
 from ridgeline.model.graph.ops.linear import merged
 from ridgeline.model.graph.ops.operator import PARTIAL, REPLICATED, Placement
@@ -677,6 +684,145 @@ CASES: dict[str, Case] = {
                 replace(HEARD, format=KvFormat("narrow", 1, max_channels=7))
             ),
         },
+    ),
+    "rg_lru": Case(
+        RgLru(),
+        (value(0, TOKENS, 8), value(1, TOKENS, 8), value(2, TOKENS, 8)),
+        ((TOKENS, 8),),
+        # 20 operations for each of 32 outputs; two rows' states, read and written.
+        Work(
+            {"f32": 20.0 * 32},
+            weight_bytes=4 * 8,
+            kv_read_bytes=2 * 8 * 4.0,
+            kv_write_bytes=2 * 8 * 4.0,
+            activation_bytes=2.0 * 4 * 32,
+        ),
+        (weight("a", 8),),
+        RowState("s", 8, 1),
+        shards=(
+            ((REPLICATED,) * 3, (REPLICATED,), 2, (RgLru(), (REPLICATED,))),
+            ((CUT,) * 3, (ROWS,), 2, None),
+        ),
+        refused={
+            "differ in shape": with_inputs(
+                value(0, TOKENS, 8), value(1, TOKENS, 8), value(2, TOKENS, 4)
+            ),
+            "a has shape": with_weights(weight("a", 4)),
+            "8 x 1 are needed": with_state(RowState("s", 4, 2)),
+        },
+    ),
+    "token_shift": Case(
+        TokenShift(2),
+        x(TOKENS, 8),
+        ((TOKENS, 8), (TOKENS, 8)),
+        Work(
+            {"f32": 3.0 * 64},
+            weight_bytes=4 * 16,
+            kv_read_bytes=2 * 8 * 2.0,
+            kv_write_bytes=2 * 8 * 2.0,
+            activation_bytes=2.0 * 4 * 24,
+        ),
+        (weight("a", 8), weight("b", 8)),
+        RowState("s", 8, 1, is_rolling=True),
+        shards=(
+            ((REPLICATED,), (REPLICATED,) * 2, 2, (TokenShift(2), (REPLICATED, REPLICATED))),
+            ((CUT,), (ROWS,) * 2, 2, None),
+        ),
+        refused={
+            "takes 3 weights, not 2": with_op(TokenShift(3)),
+            "takes 0 weights": with_op(TokenShift(0)),
+            "b has shape": with_weights(weight("a", 8), weight("b", 4)),
+            "8 x 1 are needed": with_state(RowState("s", 8, 1)),
+        },
+    ),
+    "wkv7": Case(
+        Wkv7(2),
+        tuple(value(i, TOKENS, 8) for i in range(5)),
+        ((TOKENS, 8), (TOKENS, 8)),
+        # Two heads of 4 x 4 numbers for 4 tokens.
+        Work(
+            {"f32": 9.0 * 4 * 32},
+            weight_bytes=4 * 24,
+            kv_read_bytes=2 * 32 * 4.0,
+            kv_write_bytes=2 * 32 * 4.0,
+            activation_bytes=2.0 * 4 * 56,
+        ),
+        (weight("kk", 8), weight("ka", 8), weight("rk", 8)),
+        RowState("s", 2, 16),
+        shards=(
+            ((REPLICATED,) * 5, (REPLICATED,) * 3, 2, (Wkv7(2), (REPLICATED, REPLICATED))),
+            ((CUT,) * 5, (ROWS,) * 3, 2, None),
+        ),
+        refused={
+            "8 channels do not part into 3 heads": with_op(Wkv7(3)),
+            "rk has shape": with_weights(weight("kk", 8), weight("ka", 8), weight("rk", 2, 4)),
+            "2 x 16 are needed": with_state(RowState("s", 2, 8)),
+            "differ in shape": with_inputs(
+                *(value(i, TOKENS, 8) for i in range(4)), value(4, TOKENS, 2)
+            ),
+        },
+    ),
+    "block_linear": Case(
+        BlockLinear(),
+        x(TOKENS, 8),
+        ((TOKENS, 6),),
+        # Two groups of 4 x 3, for 4 tokens.
+        Work({"f32": 2.0 * 24 * 4}, weight_bytes=4 * (24 + 6), activation_bytes=2.0 * 4 * 14),
+        (weight("w", 2, 4, 3), weight("b", 2, 3)),
+        shards=(
+            ((REPLICATED,), (REPLICATED,) * 2, 2, (BlockLinear(), (REPLICATED,))),
+            ((CUT,), (ROWS, ROWS), 2, None),
+        ),
+        refused={
+            "8 channels do not part into 3 groups of 4": with_weights(
+                weight("w", 3, 4, 3), weight("b", 3, 3)
+            ),
+            "b has shape": with_weights(weight("w", 2, 4, 3), weight("b", 6)),
+            "not a matrix for each group": with_weights(weight("w", 8, 3), weight("b", 2, 3)),
+        },
+    ),
+    "mix": Case(
+        Mix(2, 3),
+        (value(0, TOKENS, 8), value(1, TOKENS, 8), value(2, TOKENS, 6)),
+        ((TOKENS, 8),) * 3,
+        Work({"f32": 4.0 * 96}, activation_bytes=2.0 * 4 * (22 + 24)),
+        shards=(
+            ((REPLICATED,) * 3, (), 2, (Mix(2, 3), (REPLICATED,) * 3)),
+            ((CUT,) * 3, (), 2, None),
+        ),
+        refused={
+            "mixes by": with_op(Mix(2, 2)),
+            "takes 2 inputs": with_op(Mix(1, 3)),
+            "into nothing": with_op(Mix(2, 0)),
+            "streams differ": with_inputs(
+                value(0, TOKENS, 8), value(1, TOKENS, 4), value(2, TOKENS, 6)
+            ),
+        },
+    ),
+    "match_size": Case(
+        MatchSize(),
+        pair(TOKENS, 8),
+        ((TOKENS, 8),),
+        Work({"f32": 5.0 * 32}, activation_bytes=2.0 * 4 * 24),
+        shards=(
+            ((REPLICATED,) * 2, (), 2, (MatchSize(), (REPLICATED,))),
+            ((CUT,) * 2, (), 2, None),
+        ),
+        refused={
+            "differ in shape": with_inputs(value(0, TOKENS, 8), value(1, TOKENS, 4)),
+            "is not positive": with_op(MatchSize(0.0)),
+        },
+    ),
+    "keep_largest": Case(
+        KeepLargest(1.5),
+        x(TOKENS, 8),
+        ((TOKENS, 8),),
+        Work({"f32": 6.0 * 32}, activation_bytes=2.0 * 4 * 16),
+        shards=(
+            ((REPLICATED,), (), 2, (KeepLargest(1.5), (REPLICATED,))),
+            ((CUT,), (), 2, None),
+        ),
+        refused={"takes 1 inputs": with_inputs(*pair(TOKENS, 8))},
     ),
     "causal_conv": Case(
         CausalConv(4, bias=True, silu=True),

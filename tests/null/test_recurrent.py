@@ -29,9 +29,12 @@ from ridgeline.model.graph.ops import (
     CausalConv,
     DeltaRule,
     Operator,
+    RgLru,
     SelectiveScan,
     SplitGroups,
     SsdScan,
+    TokenShift,
+    Wkv7,
 )
 from ridgeline.model.opened import describe, open_model
 from ridgeline.step import PlanRow, RowSampling, SlotCopy, StepPlan
@@ -53,10 +56,10 @@ def run(
     """Two tokens of row 1 and then, beside a row 0 of three, the other two."""
     memory = RowMemory(state, 2, np.float64)
     first = Call(tuple(x[:2] for x in inputs), weights, [row(1, 0, 2)], None, memory)
-    (head,) = REFERENCE[type(op)](op, first)
+    head, *_ = REFERENCE[type(op)](op, first)
     rows = [row(0, 0, 3), row(1, 2, 2)]
     other = tuple(np.concatenate([x[1:], x[2:]]) for x in inputs)
-    (tail,) = REFERENCE[type(op)](op, Call(other, weights, rows, None, memory))
+    tail, *_ = REFERENCE[type(op)](op, Call(other, weights, rows, None, memory))
     return np.concatenate([head, tail[3:]])
 
 
@@ -149,6 +152,60 @@ def test_delta_rule(by_channel: bool) -> None:
                     s[i, j, m] += key[j] * change
                 expected = sum(s[i, j, m] * query[j] for j in range(keys))
                 assert found[t, i * values + m] == pytest.approx(expected, rel=1e-9)
+
+
+def test_rg_lru() -> None:
+    x, r, i, a = normal(4, 2), normal(4, 2, seed=1), normal(4, 2, seed=2), normal(2, seed=3)
+    found = run(RgLru(), RowState("s", 2, 1), (x, r, i), (a,))
+    h = np.zeros(2)
+    for t in range(4):
+        for c in range(2):
+            decay = math.exp(-8 * sigmoid(r[t, c]) * softplus(a[c]))
+            gated = sigmoid(i[t, c]) * x[t, c]
+            h[c] = decay * h[c] + (math.sqrt(1 - decay**2) if t else 1.0) * gated
+            assert found[t, c] == pytest.approx(h[c], rel=1e-9)
+
+
+def test_token_shift() -> None:
+    x, m = normal(4, 2), normal(2, seed=1)
+    found = run(TokenShift(1), RowState("s", 2, 1, is_rolling=True), (x,), (m,))
+    for t in range(4):
+        for c in range(2):
+            before = x[t - 1, c] if t else 0.0
+            assert found[t, c] == pytest.approx(x[t, c] + m[c] * (before - x[t, c]), rel=1e-12)
+
+
+def test_wkv7() -> None:
+    """The recurrence as the paper writes it: a transition matrix, diagonal and rank one."""
+    heads, size = 2, 3
+    r, w, k, v, a = (normal(4, heads * size, seed=i) for i in range(5))
+    kk, ka, rk = (normal(heads * size, seed=10 + i) for i in range(3))
+    state = RowState("s", heads, size * size)
+    found = run(Wkv7(heads), state, (r, w, k, v, a), (kk, ka, rk))
+    for h in range(heads):
+        at = slice(h * size, (h + 1) * size)
+        s = np.zeros((size, size))
+        for t in range(4):
+            rate = np.array([sigmoid(x) for x in a[t, at]])
+            decay = np.exp(-np.exp([-0.5 - softplus(-x) for x in w[t, at]]))
+            direction = k[t, at] * kk[at]
+            direction = direction / np.linalg.norm(direction)
+            key = k[t, at] * (1 + (rate - 1) * ka[at])
+            transition = np.diag(decay) - np.outer(direction, rate * direction)
+            s = s @ transition + np.outer(v[t, at], key)
+            assert found[t, at] == pytest.approx(s @ r[t, at], rel=1e-9)
+            bonus = float(np.sum(r[t, at] * key * rk[at]))
+            own = REFERENCE[Wkv7](
+                Wkv7(heads),
+                Call(
+                    tuple(x[: t + 1] for x in (r, w, k, v, a)),
+                    (kk, ka, rk),
+                    [row(1, 0, t + 1)],
+                    None,
+                    RowMemory(state, 2, np.float64),
+                ),
+            )[1]
+            assert own[t, at] == pytest.approx(bonus * v[t, at], rel=1e-9)
 
 
 def test_groups_are_parted() -> None:

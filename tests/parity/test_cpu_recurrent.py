@@ -21,10 +21,13 @@ from ridgeline.model.graph.ops import (
     DeltaRule,
     Join,
     Operator,
+    RgLru,
     SelectiveScan,
     Split,
     SplitGroups,
     SsdScan,
+    TokenShift,
+    Wkv7,
 )
 from ridgeline.step import PlanRow, RowSampling, SlotCopy, StepPlan
 
@@ -84,6 +87,17 @@ def delta(key_heads: int, heads: int, keys: int, values: int, *, by_channel: boo
     )
 
 
+def shift(channels: int, count: int) -> Case:
+    state = RowState("s", channels, 1, is_rolling=True)
+    return Case(TokenShift(count), (channels,), ((channels,),) * count, state)
+
+
+def wkv7(heads: int, head_dim: int) -> Case:
+    width = heads * head_dim
+    state = RowState("s", heads, head_dim**2)
+    return Case(Wkv7(heads), (width,) * 5, ((width,),) * 3, state)
+
+
 CASES = {
     "conv 4": conv(200, 4),
     "conv 3": conv(48, 3, bias=False, silu=False),
@@ -95,6 +109,11 @@ CASES = {
     "delta 64": delta(2, 4, 64, 64),
     "delta 12 x 20": delta(1, 3, 12, 20),
     "delta by channel": delta(3, 3, 24, 40, by_channel=True),
+    "rg_lru 130": Case(RgLru(), (130,) * 3, ((130,),), RowState("s", 130, 1)),
+    "shift 6": shift(70, 6),
+    "shift 1": shift(33, 1),
+    "wkv7 64": wkv7(2, 64),
+    "wkv7 20": wkv7(3, 20),
 }
 cases = pytest.mark.parametrize("name", CASES)
 
@@ -110,7 +129,10 @@ def graph_and_numbers(case: Case) -> tuple[Graph, dict[str, Floats]]:
 
     def add(b: Builder, values: tuple[Value, ...]) -> Value:
         weights = tuple(b.weight(f"w{i}", *shape) for i, shape in enumerate(case.weights))
-        return b.one("op", case.op, *values, weights=weights, state=case.state)
+        y, *others = b.add("op", case.op, *values, weights=weights, state=case.state)
+        for i, other in enumerate(others):
+            y = b.one(f"join.{i}", Join(), y, other)
+        return y
 
     return one_operator(TOKENS, case.widths, add), arrays
 

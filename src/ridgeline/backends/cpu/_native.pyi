@@ -363,6 +363,36 @@ class Program:
     def add_split_groups(
         self, name: str, x: View, outputs: Sequence[View], groups: int
     ) -> None: ...
+    def add_rg_lru(self, name: str, values: Sequence[View], rate: NDArray[np.float32]) -> None: ...
+    def add_token_shift(
+        self,
+        name: str,
+        x: View,
+        outputs: Sequence[View],
+        weights: Sequence[NDArray[np.float32]],
+    ) -> None: ...
+    def add_wkv7(
+        self,
+        name: str,
+        values: Sequence[View],
+        heads: int,
+        direction: NDArray[np.float32],
+        change: NDArray[np.float32],
+        bonus: NDArray[np.float32],
+    ) -> None: ...
+    def add_block_linear(
+        self,
+        name: str,
+        x: View,
+        y: View,
+        matrices: Sequence[Matrix],
+        bias: NDArray[np.float32],
+    ) -> None: ...
+    def add_mix(
+        self, name: str, x: Sequence[View], numbers: View, y: Sequence[View], offset: float
+    ) -> None: ...
+    def add_match_size(self, name: str, x: View, like: View, y: View, floor: float) -> None: ...
+    def add_keep_largest(self, name: str, x: View, y: View, z: float) -> None: ...
     def add_join(self, name: str, a: View, b: View, y: View) -> None: ...
     def copy_slots(self, pairs: NDArray[np.int32]) -> None: ...
     def finish(self, logits: View) -> None: ...

@@ -18,13 +18,23 @@ import numpy.typing as npt
 from ridgeline.backends.cpu import _native
 from ridgeline.backends.cpu.activations import takes_fine_activations
 from ridgeline.backends.cpu.bind_cross import CROSS_BINDERS
+from ridgeline.backends.cpu.bind_experts import bind_experts, bind_route
 from ridgeline.backends.cpu.bind_recurrent import (
     bind_causal_conv,
     bind_delta_rule,
     bind_join,
+    bind_rg_lru,
     bind_selective_scan,
     bind_split_groups,
     bind_ssd_scan,
+    bind_token_shift,
+    bind_wkv7,
+)
+from ridgeline.backends.cpu.bind_streams import (
+    bind_block_linear,
+    bind_keep_largest,
+    bind_match_size,
+    bind_mix,
 )
 from ridgeline.backends.cpu.bind_tables import (
     bind_embed,
@@ -38,6 +48,7 @@ from ridgeline.model.graph.dims import SAMPLED, TOKENS
 from ridgeline.model.graph.node import Graph, KvState, Node, Value, Weight
 from ridgeline.model.graph.ops.activation import Activate, GatedActivation
 from ridgeline.model.graph.ops.attention import Attention, KvWrite
+from ridgeline.model.graph.ops.block_linear import BlockLinear
 from ridgeline.model.graph.ops.causal_conv import CausalConv
 from ridgeline.model.graph.ops.delta_rule import DeltaRule
 from ridgeline.model.graph.ops.elementwise import (
@@ -57,11 +68,15 @@ from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.operator import Operator
 from ridgeline.model.graph.ops.pool import Pool
+from ridgeline.model.graph.ops.rg_lru import RgLru
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
 from ridgeline.model.graph.ops.scale_by import ScaleBy
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
+from ridgeline.model.graph.ops.streams import KeepLargest, MatchSize, Mix
+from ridgeline.model.graph.ops.token_shift import TokenShift
+from ridgeline.model.graph.ops.wkv7 import Wkv7
 from ridgeline.model.passes.memory import MemoryPlan
 from ridgeline.model.passes.state_groups import StateGroups, state_groups
 
@@ -400,46 +415,6 @@ def _weigh(b: Binding, node: Node, op: Weigh) -> None:
     b.program.add_weigh(node.name, x, g, y)
 
 
-def _route(b: Binding, node: Node, op: Route) -> None:
-    router, *vectors = node.weights
-    bias = b.floats(vectors.pop(0)) if op.bias else None
-    correction = b.floats(vectors.pop(0)) if op.correction else None
-    b.program.add_route(
-        node.name,
-        b.view(node.inputs[0]),
-        b.view(node.outputs[0]),
-        b.float_matrix(router),
-        bias,
-        correction,
-        op.top_k,
-        op.scores == "sigmoid",
-        op.normalize,
-        op.scale,
-        op.num_groups,
-        op.top_groups,
-        op.group_best,
-    )
-
-
-def _experts(b: Binding, node: Node, op: Experts) -> None:
-    matrices, biases = op.matrices(node.weights), op.biases(node.weights)
-    up, down = matrices[-2:]
-    b.program.add_experts(
-        node.name,
-        b.view(node.inputs[0]),
-        b.view(node.inputs[1]),
-        b.view(node.outputs[0]),
-        b.entries(matrices[0]) if op.gated else [],
-        b.entries(up),
-        b.entries(down),
-        [b.floats(bias) for bias in biases],
-        op.top_k,
-        op.first_expert,
-        op.activation,
-        op.weigh_input,
-    )
-
-
 def _split(b: Binding, node: Node, op: Split) -> None:
     """Its outputs are columns of its input: nothing to run."""
 
@@ -474,8 +449,8 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     ScaleBy: _scale_by,
     Softcap: _softcap,
     Weigh: _weigh,
-    Route: _route,
-    Experts: _experts,
+    Route: bind_route,
+    Experts: bind_experts,
     Split: _split,
     SplitGroups: bind_split_groups,
     Join: bind_join,
@@ -483,6 +458,13 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     SelectiveScan: bind_selective_scan,
     SsdScan: bind_ssd_scan,
     DeltaRule: bind_delta_rule,
+    RgLru: bind_rg_lru,
+    TokenShift: bind_token_shift,
+    Wkv7: bind_wkv7,
+    BlockLinear: bind_block_linear,
+    Mix: bind_mix,
+    MatchSize: bind_match_size,
+    KeepLargest: bind_keep_largest,
     SelectRows: _select_rows,
     Pool: _pool,
 }

@@ -14,7 +14,10 @@ from ridgeline.model.graph.node import Node, Weight
 from ridgeline.model.graph.ops.causal_conv import CausalConv
 from ridgeline.model.graph.ops.delta_rule import DeltaRule
 from ridgeline.model.graph.ops.elementwise import Join, SplitGroups
+from ridgeline.model.graph.ops.rg_lru import DECAY, RgLru
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
+from ridgeline.model.graph.ops.token_shift import TokenShift
+from ridgeline.model.graph.ops.wkv7 import Wkv7
 
 if TYPE_CHECKING:
     from ridgeline.backends.cpu.bind import Binding
@@ -73,6 +76,24 @@ def bind_delta_rule(b: Binding, node: Node, op: DeltaRule) -> None:
         a=decay_rate(b, a, op.log_a),
         dt_bias=b.floats(dt_bias),
     )
+
+
+def bind_rg_lru(b: Binding, node: Node, op: RgLru) -> None:
+    a = b.weights.float32(node.weights[0]).astype(np.float64)
+    rate = (-DECAY * np.logaddexp(0, a)).astype(np.float32)
+    values = [b.view(value) for value in (*node.inputs, *node.outputs)]
+    b.program.add_rg_lru(node.name, values, tiled(rate))
+
+
+def bind_token_shift(b: Binding, node: Node, op: TokenShift) -> None:
+    weights = [tiled(b.weights.float32(weight)) for weight in node.weights]
+    outputs = [b.view(value) for value in node.outputs]
+    b.program.add_token_shift(node.name, b.view(node.inputs[0]), outputs, weights)
+
+
+def bind_wkv7(b: Binding, node: Node, op: Wkv7) -> None:
+    values = [b.view(value) for value in (*node.inputs, *node.outputs)]
+    b.program.add_wkv7(node.name, values, op.num_heads, *(b.floats(w) for w in node.weights))
 
 
 def bind_split_groups(b: Binding, node: Node, op: SplitGroups) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ridgeline.backends.reference.activation import activate, gated_activation, gated_linear
 from ridgeline.backends.reference.attention import attention, kv_write
+from ridgeline.backends.reference.block_linear import block_linear
 from ridgeline.backends.reference.call import Array, Call
 from ridgeline.backends.reference.causal_conv import causal_conv
 from ridgeline.backends.reference.collectives import all_gather, all_reduce
@@ -29,9 +30,13 @@ from ridgeline.backends.reference.latent import latent_attention
 from ridgeline.backends.reference.linear import linear
 from ridgeline.backends.reference.norm import add_norm, norm
 from ridgeline.backends.reference.pool import pool
+from ridgeline.backends.reference.rg_lru import rg_lru
 from ridgeline.backends.reference.rope import rope, rope_kv_write
 from ridgeline.backends.reference.rows import select_rows
 from ridgeline.backends.reference.state_space import selective_scan, ssd_scan
+from ridgeline.backends.reference.streams import keep_largest, match_size, mix
+from ridgeline.backends.reference.token_shift import token_shift
+from ridgeline.backends.reference.wkv7 import wkv7
 from ridgeline.model.graph import ops
 from ridgeline.model.graph.ops.operator import Operator
 
@@ -68,6 +73,13 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.SelectiveScan: selective_scan,
     ops.SsdScan: ssd_scan,
     ops.DeltaRule: delta_rule,
+    ops.RgLru: rg_lru,
+    ops.TokenShift: token_shift,
+    ops.Wkv7: wkv7,
+    ops.BlockLinear: block_linear,
+    ops.Mix: mix,
+    ops.MatchSize: match_size,
+    ops.KeepLargest: keep_largest,
     ops.SelectRows: select_rows,
     ops.Pool: pool,
     ops.AllReduce: all_reduce,

@@ -67,6 +67,7 @@ from ridgeline.model.architectures.qwen3_next import (
     build_qwen3_next,
 )
 from ridgeline.model.architectures.qwen_moe import build_qwen2_moe, build_qwen3_moe
+from ridgeline.model.architectures.recurrent_gemma import build_recurrent_gemma
 from ridgeline.model.architectures.seed_oss import build_seed_oss
 from ridgeline.model.architectures.smollm3 import build_smollm3
 from ridgeline.model.architectures.stablelm import build_nemotron, build_stablelm
@@ -278,6 +279,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "FalconH1ForCausalLM": hf(build_falcon_h1, names_recurrent.HF_FALCON_H1, "falcon_h1"),
     "GraniteMoeHybridForCausalLM": hf(
         build_granite_hybrid, names_recurrent.HF_GRANITE_HYBRID, "granitemoehybrid"
+    ),
+    "RecurrentGemmaForCausalLM": hf(
+        build_recurrent_gemma, names_recurrent.HF_RECURRENT_GEMMA, "recurrent_gemma"
     ),
     "KimiLinearForCausalLM": hf(build_kimi_linear, names_recurrent.HF_KIMI_LINEAR, "kimi_linear"),
     "Lfm2ForCausalLM": hf(build_lfm2, names_recurrent.HF_LFM2, "lfm2"),

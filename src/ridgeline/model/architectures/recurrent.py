@@ -2,7 +2,8 @@
 explicit arguments, as `blocks`.
 
 Mamba: Gu and Dao 2023. Mamba 2: Dao and Gu 2024. Gated DeltaNet: Yang et al. 2024. Kimi Delta
-Attention: Kimi team 2025. Does not know any architecture, configuration or file.
+Attention: Kimi team 2025. Griffin: De et al. 2024. Does not know any architecture, configuration or
+file.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from ridgeline.model.architectures.blocks import linear, norm, scaled, width
 from ridgeline.model.graph.build import Builder
 from ridgeline.model.graph.node import RowState, Value
 from ridgeline.model.graph.ops import (
+    BlockLinear,
     CausalConv,
     DeltaRule,
     GatedActivation,
     Norm,
+    RgLru,
     SelectiveScan,
     Split,
     SplitGroups,
     SsdScan,
 )
+from ridgeline.model.graph.ops.activation import Activation
 
 NO_LIMITS = (0.0, float("inf"))
 
@@ -256,3 +260,43 @@ def kimi_delta(
     y = norm(b, f"{name}.norm", y, Norm("rms", norm_eps, num_groups=heads))
     y = b.one(f"{name}.gate", GatedActivation("sigmoid"), gate, y)
     return linear(b, f"{name}.out", y, width(x))
+
+
+def griffin(
+    b: Builder,
+    layer: str,
+    x: Value,
+    *,
+    channels: int,
+    blocks: int,
+    taps: int,
+    activation: Activation,
+) -> Value:
+    """Griffin's recurrent block: a filter and a recurrent unit, times an activated branch; each of
+    `blocks` blocks of channels makes its own gates.
+    """
+    name, each = f"{layer}.lru", channels // blocks
+    u = linear(b, f"{name}.x", x, channels, bias=True)
+    y = linear(b, f"{name}.y", x, channels, bias=True)
+    u = causal_conv(b, f"{name}.conv", u, taps, bias=True)
+    r, i = (
+        b.one(
+            f"{name}.{gate}_gate",
+            BlockLinear(),
+            u,
+            weights=(
+                b.weight(f"{name}.{gate}_gate.weight", blocks, each, each),
+                b.weight(f"{name}.{gate}_gate.bias", blocks, each),
+            ),
+        )
+        for gate in ("recurrent", "input")
+    )
+    h = b.one(
+        f"{name}.unit",
+        RgLru(),
+        *(u, r, i),
+        weights=(b.weight(f"{name}.a", channels),),
+        state=RowState(f"{name}.state", channels, 1),
+    )
+    h = b.one(f"{name}.gate", GatedActivation(activation), y, h)
+    return linear(b, f"{name}.out", h, width(x), bias=True)

@@ -13,7 +13,16 @@ from dataclasses import replace
 from ridgeline.model.graph.dims import SAMPLED, TOKENS
 from ridgeline.model.graph.node import Graph, Node, Value
 from ridgeline.model.graph.ops.activation import Activate, GatedActivation
-from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split, SplitGroups, Weigh
+from ridgeline.model.graph.ops.block_linear import BlockLinear
+from ridgeline.model.graph.ops.elementwise import (
+    Add,
+    Join,
+    Scale,
+    Softcap,
+    Split,
+    SplitGroups,
+    Weigh,
+)
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear
@@ -22,6 +31,7 @@ from ridgeline.model.graph.ops.operator import Operator
 from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
 from ridgeline.model.graph.ops.scale_by import ScaleBy
+from ridgeline.model.graph.ops.streams import KeepLargest, MatchSize, Mix
 
 # A row of their outputs depends on that row of their inputs and on weights alone.
 ROW_BY_ROW: tuple[type[Operator], ...] = (
@@ -40,6 +50,11 @@ ROW_BY_ROW: tuple[type[Operator], ...] = (
     Weigh,
     Route,
     Experts,
+    BlockLinear,
+    Join,
+    Mix,
+    MatchSize,
+    KeepLargest,
 )
 
 

@@ -170,6 +170,30 @@ HF_KIMI_LINEAR: dict[str, Row] = {
     },
 }
 
+HF_RECURRENT_GEMMA: dict[str, str] = {
+    **without(HF_LLAMA, "final_norm"),
+    "layers.{i}.attn_norm": "{body}layers.{i}.temporal_pre_norm",
+    **{f"layers.{{i}}.attn.{w}": f"{{body}}layers.{{i}}.temporal_block.{w}_proj" for w in "qkvo"},
+    "layers.{i}.lru.x": "{body}layers.{i}.temporal_block.linear_x",
+    "layers.{i}.lru.y": "{body}layers.{i}.temporal_block.linear_y",
+    "layers.{i}.lru.conv": "{body}layers.{i}.temporal_block.conv_1d",
+    "layers.{i}.lru.out": "{body}layers.{i}.temporal_block.linear_out",
+    "layers.{i}.lru.a": "{body}layers.{i}.temporal_block.rg_lru.recurrent_param",
+    **{
+        f"layers.{{i}}.lru.{gate}_gate.{leaf}": (
+            f"{{body}}layers.{{i}}.temporal_block.rg_lru.{gate}_gate_{leaf}"
+        )
+        for gate in ("recurrent", "input")
+        for leaf in ("weight", "bias")
+    },
+    "layers.{i}.mlp_norm": "{body}layers.{i}.channel_pre_norm",
+    **{
+        f"layers.{{i}}.mlp.{w}": f"{{body}}layers.{{i}}.mlp_block.{w}_proj"
+        for w in ("gate", "up", "down")
+    },
+    "final_norm": "{body}final_norm",
+}
+
 GGUF_MAMBA: dict[str, str] = {
     "embed": "token_embd",
     "layers.{i}.mixer_norm": "blk.{i}.attn_norm",

@@ -2,6 +2,7 @@
 
 from ridgeline.model.graph.ops.activation import Activate, GatedActivation
 from ridgeline.model.graph.ops.attention import Attention, KvWrite
+from ridgeline.model.graph.ops.block_linear import BlockLinear
 from ridgeline.model.graph.ops.causal_conv import CausalConv
 from ridgeline.model.graph.ops.collectives import AllGather, AllReduce
 from ridgeline.model.graph.ops.conv1d import Conv1d
@@ -24,11 +25,15 @@ from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.operator import Operator
 from ridgeline.model.graph.ops.pool import Pool
+from ridgeline.model.graph.ops.rg_lru import RgLru
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
 from ridgeline.model.graph.ops.scale_by import ScaleBy
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
+from ridgeline.model.graph.ops.streams import KeepLargest, MatchSize, Mix
+from ridgeline.model.graph.ops.token_shift import TokenShift
+from ridgeline.model.graph.ops.wkv7 import Wkv7
 
 OPERATORS: dict[str, type[Operator]] = {
     "embed": Embed,
@@ -62,6 +67,13 @@ OPERATORS: dict[str, type[Operator]] = {
     "selective_scan": SelectiveScan,
     "ssd_scan": SsdScan,
     "delta_rule": DeltaRule,
+    "rg_lru": RgLru,
+    "token_shift": TokenShift,
+    "wkv7": Wkv7,
+    "block_linear": BlockLinear,
+    "mix": Mix,
+    "match_size": MatchSize,
+    "keep_largest": KeepLargest,
     "select_rows": SelectRows,
     "pool": Pool,
     "all_reduce": AllReduce,
@@ -76,6 +88,7 @@ __all__ = [
     "AllGather",
     "AllReduce",
     "Attention",
+    "BlockLinear",
     "CausalConv",
     "Conv1d",
     "CrossAttention",
@@ -86,13 +99,17 @@ __all__ = [
     "GatedActivation",
     "GatedLinear",
     "Join",
+    "KeepLargest",
     "KvWrite",
     "LatentAttention",
     "Linear",
+    "MatchSize",
+    "Mix",
     "Norm",
     "Operator",
     "Pool",
     "PositionEmbed",
+    "RgLru",
     "Rope",
     "RopeKvWrite",
     "Rotation",
@@ -105,6 +122,8 @@ __all__ = [
     "Split",
     "SplitGroups",
     "SsdScan",
+    "TokenShift",
     "TypeEmbed",
     "Weigh",
+    "Wkv7",
 ]

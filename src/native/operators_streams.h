@@ -1,0 +1,58 @@
+// Operators on several residual streams, and linears of groups of channels.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "operators.h"
+
+namespace ridgeline {
+
+// A matrix for each group of channels.
+class BlockLinear final : public Operator {
+ public:
+  struct Block {
+    PackedMatrix matrix;
+    const float* bias;
+  };
+  BlockLinear(std::string name, View x, View y, std::vector<Block> blocks);
+  void run(const StepContext& context, Worker& worker) override;
+  std::size_t scratch_bytes(const Kernels& kernels) const override;
+
+ private:
+  View x_, y_;
+  std::vector<Block> blocks_;
+};
+
+class Mix final : public Operator {
+ public:
+  Mix(std::string name, std::vector<View> x, View numbers, std::vector<View> y, float offset);
+  void run(const StepContext& context, Worker& worker) override;
+
+ private:
+  std::vector<View> x_, y_;
+  View numbers_;
+  float offset_;
+};
+
+class MatchSize final : public Operator {
+ public:
+  MatchSize(std::string name, View x, View like, View y, float floor);
+  void run(const StepContext& context, Worker& worker) override;
+
+ private:
+  View x_, like_, y_;
+  float floor_;
+};
+
+class KeepLargest final : public Operator {
+ public:
+  KeepLargest(std::string name, View x, View y, float z);
+  void run(const StepContext& context, Worker& worker) override;
+
+ private:
+  View x_, y_;
+  float z_;
+};
+
+}  // namespace ridgeline
