@@ -61,6 +61,13 @@ void add_match_size(Program& program, const std::string& name, const View& x, co
   program.add(std::make_unique<MatchSize>(name, x, like, y, floor));
 }
 
+void add_scale_columns(Program& program, const std::string& name, const View& x, const View& y, const Floats& factors) {
+  for (const View& view : {x, y}) check_floats(program, view);
+  require(x.width == y.width && x.sampled == y.sampled && static_cast<std::int64_t>(factors.size()) == y.width,
+          "columns are scaled by one number each");
+  program.add(std::make_unique<ScaleColumns>(name, x, y, program.keep(factors.data(), y.width)));
+}
+
 void add_keep_largest(Program& program, const std::string& name, const View& x, const View& y, float z) {
   for (const View& view : {x, y}) check_floats(program, view);
   require(x.width == y.width && x.sampled == y.sampled, "what is kept differs in shape");
@@ -74,6 +81,7 @@ void bind_streams(nb::class_<Program>& program) {
       .def("add_block_linear", &add_block_linear, "name"_a, "x"_a, "y"_a, "matrices"_a, "bias"_a)
       .def("add_mix", &add_mix, "name"_a, "x"_a, "numbers"_a, "y"_a, "offset"_a)
       .def("add_match_size", &add_match_size, "name"_a, "x"_a, "like"_a, "y"_a, "floor"_a)
+      .def("add_scale_columns", &add_scale_columns, "name"_a, "x"_a, "y"_a, "factors"_a)
       .def("add_keep_largest", &add_keep_largest, "name"_a, "x"_a, "y"_a, "z"_a);
 }
 

@@ -67,6 +67,16 @@ void MatchSize::run(const StepContext& context, Worker& worker) {
                              like_.ld, context.at(y_) + begin * y_.ld, y_.ld, end - begin, y_.width);
 }
 
+ScaleColumns::ScaleColumns(std::string name, View x, View y, const float* factors)
+    : Operator(std::move(name), "scale_by"), x_(x), y_(y), factors_(factors) {}
+
+void ScaleColumns::run(const StepContext& context, Worker& worker) {
+  std::int64_t begin, end;
+  worker.share(context.rows(y_), begin, end);
+  context.kernels.gated_rows(Activation::identity, factors_, 0, context.at(x_) + begin * x_.ld, x_.ld,
+                             context.at(y_) + begin * y_.ld, y_.ld, end - begin, y_.width);
+}
+
 KeepLargest::KeepLargest(std::string name, View x, View y, float z)
     : Operator(std::move(name), "keep_largest"), x_(x), y_(y), z_(z) {}
 

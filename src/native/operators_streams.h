@@ -45,6 +45,17 @@ class MatchSize final : public Operator {
   float floor_;
 };
 
+// A number for each column.
+class ScaleColumns final : public Operator {
+ public:
+  ScaleColumns(std::string name, View x, View y, const float* factors);
+  void run(const StepContext& context, Worker& worker) override;
+
+ private:
+  View x_, y_;
+  const float* factors_;
+};
+
 class KeepLargest final : public Operator {
  public:
   KeepLargest(std::string name, View x, View y, float z);

@@ -411,4 +411,40 @@ DENSE = (
         ),
         gguf_type=None,
     ),
+    # Gemma 3n: streams, a path beside attention, embeddings by layer, gates that keep their
+    # largest, two layers that attend to the keys of others; MLPs of two sizes.
+    Case(
+        "gemma3n",
+        {
+            key: value
+            for key, value in _family(
+                "Gemma3nForCausalLM",
+                "gemma3n_text",
+                hidden_activation="gelu_pytorch_tanh",
+                num_hidden_layers=4,
+                intermediate_size=[96, 64, 96, 64],
+                head_dim=16,
+                attention_bias=False,
+                hidden_size_per_layer_input=24,
+                vocab_size_per_layer_input=128,
+                altup_num_inputs=3,
+                altup_active_idx=1,
+                altup_correct_scale=True,
+                altup_coef_clip=120.0,
+                laurel_rank=20,
+                num_kv_shared_layers=2,
+                activation_sparsity_pattern=[0.7, 0.0, 0.7, 0.0],
+                final_logit_softcapping=30.0,
+                sliding_window=12,
+                layer_types=["sliding_attention", "full_attention"] * 2,
+                rope_theta=1000000.0,
+                rope_local_base_freq=10000.0,
+                rope_scaling=None,
+                pad_token_id=0,
+                tie_word_embeddings=True,
+            ).items()
+            if key not in ("hidden_act", "mlp_bias")
+        },
+        gguf_type=None,
+    ),
 )

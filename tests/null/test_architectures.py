@@ -71,6 +71,8 @@ ALSO: dict[str, dict[str, Any]] = {
     "Qwen3_5ForCausalLM": {"full_attention_interval": 3},
     "Qwen3NextForCausalLM": {"full_attention_interval": 2, "mlp_only_layers": [0]},
     "DeepseekV2ForCausalLM": GROUPED,
+    "Gemma3nForCausalLM": {"num_kv_shared_layers": 0},
+    "Gemma3nForConditionalGeneration": {"num_kv_shared_layers": 0},
     "RecurrentGemmaForCausalLM": {"block_types": ["recurrent", "attention"]},
     "KimiLinearForCausalLM": {
         "layer_types": ["linear_attention", "full_attention", "linear_attention"]

@@ -1114,3 +1114,12 @@ def test_an_embedding_reads_no_row_twice() -> None:
 
 def test_merged_linears_keep_their_order() -> None:
     assert merged((Linear(bias=True), Linear(2, bias=True))) == Linear(3, bias=True)
+
+
+def test_scale_by_channel() -> None:
+    op, (w,) = ScaleBy(by_channel=True), (weight("w", 8),)
+    op.check(x(TOKENS, 8), (w,), None)
+    with pytest.raises(ModelError, match=r"has shape \(1,\); \(8,\) is needed"):
+        op.check(x(TOKENS, 8), (weight("w", 1),), None)
+    assert op.shard((REPLICATED,), (REPLICATED,), 2) is not None
+    assert op.shard((CUT,), (REPLICATED,), 2) is None

@@ -102,3 +102,24 @@ def test_modules_of_multi_token_prediction() -> None:
     for name in ("zai-org/GLM-4.5-Air", "Qwen/Qwen3.5-35B-A3B"):
         assert len(describe_predictors(MODELS[name]["config"])) == 1
     assert describe_predictors(MODELS["Qwen/Qwen3-8B"]["config"]) == ()
+
+
+@pytest.mark.parametrize(
+    ("layers", "mlp", "shared", "total"), [(30, 8192, 10, 4.46e9), (35, 16384, 15, 6.87e9)]
+)
+def test_gemma_3n(layers: int, mlp: int, shared: int, total: float) -> None:
+    """E2B and E4B without their towers, as llama.cpp counts its files of them (those have matrices
+    of keys and values also for layers that share others', half a percent).
+    """
+    text = {
+        "hidden_size": 2048,
+        "intermediate_size": [mlp] * layers,
+        "num_hidden_layers": layers,
+        "num_kv_shared_layers": shared,
+    }
+    config = {"architectures": ["Gemma3nForConditionalGeneration"], "text_config": text}
+    graph = describe(config)
+    assert count_parameters(graph).total == pytest.approx(total, rel=0.01)
+    # 20 layers have keys and values of their own, 4 of them without a window.
+    kv = count_kv_bytes(graph)
+    assert (kv.per_token, kv.unbounded) == (20 * 2048, 4 * 2048)

@@ -401,8 +401,11 @@ def _scale(b: Binding, node: Node, op: Scale) -> None:
 
 def _scale_by(b: Binding, node: Node, op: ScaleBy) -> None:
     x, y = b.view(node.inputs[0]), b.view(node.outputs[0])
-    factor = float(b.floats(node.weights[0])[0])
-    b.program.add_elementwise(node.name, "scale", x, x, y, number=factor)
+    factors = b.floats(node.weights[0])
+    if op.by_channel:
+        b.program.add_scale_columns(node.name, x, y, factors)
+    else:
+        b.program.add_elementwise(node.name, "scale", x, x, y, number=float(factors[0]))
 
 
 def _softcap(b: Binding, node: Node, op: Softcap) -> None:

@@ -24,6 +24,7 @@ from ridgeline.model.architectures.falcon_h1 import build_falcon_h1
 from ridgeline.model.architectures.fields import Fields, quote
 from ridgeline.model.architectures.gemma import build_gemma, build_gemma2
 from ridgeline.model.architectures.gemma3 import build_gemma3
+from ridgeline.model.architectures.gemma3n import build_gemma3n
 from ridgeline.model.architectures.gemma4 import build_gemma4
 from ridgeline.model.architectures.glm import build_glm, build_glm4
 from ridgeline.model.architectures.glm_moe import build_dots1, build_glm4_moe
@@ -191,6 +192,12 @@ HF_GPT_NEOX = Architecture(
     Stored(qkv_by_head=True),
     model_types=("gpt_neox",),
 )
+HF_GEMMA3N = Architecture(
+    "hf",
+    build_gemma3n,
+    Names(names_dense.HF_GEMMA3N, names.HF_GEMMA3_ROOTS, names_dense.GEMMA3N_HARMLESS),
+    model_types=("gemma3n", "gemma3n_text"),
+)
 HF_MAMBA, MAMBA_ROOTS = names_recurrent.HF_MAMBA, names_recurrent.MAMBA_ROOTS
 HF_QWEN3_5 = Architecture(
     "hf",
@@ -257,6 +264,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "Dots1ForCausalLM": hf(build_dots1, names_moe.HF_DEEPSEEK_MOE, "dots1"),
     "DeciLMForCausalLM": hf(build_decilm, names.HF_LLAMA, "nemotron-nas"),
+    "Gemma3nForCausalLM": HF_GEMMA3N,
+    "Gemma3nForConditionalGeneration": HF_GEMMA3N,
     "Gemma4ForCausalLM": HF_GEMMA4,
     "Gemma4ForConditionalGeneration": HF_GEMMA4,
     "LlamaForSequenceClassification": hf(classifier(build_llama), names.HF_LLAMA | SCORED, "llama"),

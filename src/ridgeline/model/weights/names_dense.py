@@ -124,3 +124,42 @@ GGUF_GLM4: dict[str, str] = {
     **GGUF_GEMMA2,
     "layers.{i}.mlp.gate": GGUF_PHI3["layers.{i}.mlp.gate"],
 }
+
+_GEMMA3N_PARTS: dict[str, str] = {
+    "attn_norm": "input_layernorm",
+    "attn_post_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+    "laurel.left": "laurel.linear_left",
+    "laurel.right": "laurel.linear_right",
+    "laurel.norm": "laurel.post_laurel_norm",
+    "altup.router": "altup.modality_router",
+    "altup.router_norm": "altup.router_norm",
+    "altup.predict": "altup.prediction_coefs",
+    "altup.correct": "altup.correction_coefs",
+    "altup.scale.weight": "altup.correct_output_scale",
+    "by_layer.gate": "per_layer_input_gate",
+    "by_layer.project": "per_layer_projection",
+    "by_layer.norm": "post_per_layer_input_norm",
+}
+HF_GEMMA3N: dict[str, str] = {
+    **HF_LLAMA,
+    **HF_HEAD_NORMS,
+    **{f"layers.{{i}}.{a}": f"{{body}}layers.{{i}}.{b}" for a, b in _GEMMA3N_PARTS.items()},
+    "by_layer.embed": "{body}embed_tokens_per_layer",
+    "by_layer.project": "{body}per_layer_model_projection",
+    "by_layer.norm": "{body}per_layer_projection_norm",
+    **{
+        f"streams.{i}.{ours}": f"{{body}}{theirs}.{i}"
+        for i in range(7)
+        for ours, theirs in (
+            ("make", "altup_projections"),
+            ("unmake", "altup_unembed_projections"),
+        )
+    },
+}
+# Towers; and keys and values of layers that attend to those of others.
+GEMMA3N_HARMLESS = re.compile(
+    r".*\.rotary_emb\..*|(model\.)?(vision_tower|audio_tower|embed_vision|embed_audio)\..*|"
+    r".*layers\.\d+\.self_attn\.(k_proj|v_proj|k_norm)\.weight"
+)

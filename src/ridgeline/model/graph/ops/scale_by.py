@@ -1,4 +1,4 @@
-"""scale_by: multiply by a number that is a parameter."""
+"""scale_by: multiply by a number, or a number for each channel, that is a parameter."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ScaleBy(Operator):
-    """x -> w * x; weights (w [1],) (Gemma 4's layers)."""
+    """x [*, D] -> w * x; weights (w [1],) or, if `by_channel`, (w [D],) (Gemma 4 and 3n)."""
+
+    by_channel: bool = False
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return (inputs[0],)
@@ -39,14 +41,16 @@ class ScaleBy(Operator):
     def shard(
         self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
     ) -> Sharded | None:
-        return Sharded(self, inputs)
+        (x,) = inputs
+        return None if self.by_channel and x.split is not None else Sharded(self, inputs)
 
     def check(
         self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 1, 1)
+        needed = inputs[0].shape[-1:] if self.by_channel else (1,)
         require(
-            weights[0].shape == (1,),
+            weights[0].shape == needed,
             self,
-            f"{weights[0].name} has shape {weights[0].shape}; (1,) is needed",
+            f"{weights[0].name} has shape {weights[0].shape}; {needed} is needed",
         )
