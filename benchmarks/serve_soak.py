@@ -4,7 +4,9 @@
 
 Streams and whole answers, several at once, deadlines, clients that hang up, bodies that are no
 JSON, and SIGSTOP for a moment. At the end, and once a minute: blocks, requests, file handles and
-resident memory. A status of 500 or above that is not 503 or 504 is a failure.
+resident memory. A status of 500 or above that is not 503 or 504 is a failure. The KV cache is small
+(--memory), so that all of it is in use within a minute: a large one is touched bit by bit for as
+long as there are new prompts to keep, and memory grows without a leak.
 """
 
 from __future__ import annotations
@@ -90,9 +92,11 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--seconds", type=float, default=1200)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--memory", type=int, default=256 << 20)
     parser.add_argument("--port", type=int, default=8193)
     asked = parser.parse_args()
-    with server(ridgeline(asked.model, asked.port), asked.port) as pid:
+    command = ridgeline(asked.model, asked.port, "--memory", str(asked.memory))
+    with server(command, asked.port) as pid:
         found = run(soak(asked.port, pid, asked))
     print(json.dumps(found, indent=1))
     raise SystemExit(bool(found["faults"] or found["leaks"]))

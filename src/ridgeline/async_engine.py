@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.async_worker import Load, Mailbox, Worker
+from ridgeline.engine.book import Book
 from ridgeline.engine.outputs import Delta, RequestOutput
 from ridgeline.engine.prompts import Message, Prompt, Tokenized
 from ridgeline.engine.request import ORDINARY_SERVICE, SamplingParams, Service
@@ -115,6 +116,11 @@ class AsyncEngine:
     def load(self) -> Load:
         """As of the last step. Safe to call anywhere."""
         return self._worker.load
+
+    @property
+    def book(self) -> Book:
+        """What the engine's steps were and gave; filled by its thread, to be read only."""
+        return self._worker.book
 
     @property
     def step_began(self) -> float | None:

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ridgeline.engine.book import Book
 from ridgeline.engine.constrain.compile import Grammar
 from ridgeline.engine.outputs import Delta
 from ridgeline.engine.prompts import Tokenized
@@ -42,6 +43,7 @@ class Load:
     As predicted, if the engine was asked to, else 0: wait_seconds, until a newcomer would be begun;
     prompt_seconds, for a token of a prompt; answer_seconds, what an answer takes of all rows'
     time. moment: when it was so, of `time.monotonic()`. num_steps: that have ended.
+    num_preemptions: times that a running request gave its memory to others.
     """
 
     running: int
@@ -54,6 +56,7 @@ class Load:
     answer_seconds: float = 0.0
     moment: float = 0.0
     num_steps: int = 0
+    num_preemptions: int = 0
 
 
 class Mailbox:
@@ -210,7 +213,12 @@ class Worker:
             *self._outlook,
             moment=self._looked,
             num_steps=self._num_steps,
+            num_preemptions=state.num_preemptions,
         )
+
+    @property
+    def book(self) -> Book:
+        return self._session.engine.book
 
     def describe_step(self) -> str:
         state = self._session.engine.state
@@ -237,7 +245,7 @@ class Worker:
     def _sampled(self) -> Sequence[Group]:
         self._assembled.reset_timers()
         groups = self._session.step()
-        timers, shape = self._assembled.timers(), self._session.engine.book.last_shape
+        timers, shape = self._assembled.timers(), self.book.last_shape
         if timers and shape is not None:
             self.sample, self.wants_sample = (shape, timers), False
         return groups

@@ -6,11 +6,12 @@ import json
 import re
 from pathlib import Path
 
+import yaml
 from tiny import tiny_core
 
 from ridgeline.cli.main import COMMANDS
 from ridgeline.serve.app import build_routes
-from ridgeline.serve.metrics.exposition import names
+from ridgeline.serve.metrics.exposition import COUNTERS, GAUGES, HISTOGRAMS, LABELLED, names
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,6 +26,42 @@ def test_each_expression_names_metrics_that_there_are() -> None:
         assert found, expression
         for name in found:
             assert name in known or re.sub(r"_(bucket|sum|count)$", "", name) in known, name
+
+
+def test_the_docs_tell_of_each_series_and_of_no_other() -> None:
+    text = (ROOT / "docs/serving.md").read_text()
+    rows = re.findall(r"^\| `(ridgeline:\w+)` \| (yes|no) \| (.+) \|$", text, re.MULTILINE)
+    told = [name for name, *_ in rows]
+    told += [name.replace("ridgeline:", "vllm:") for name, alias, _ in rows if alias == "yes"]
+    assert sorted(told) == sorted(names())
+    texts = {**HISTOGRAMS, **LABELLED}
+    for name, _, what in rows:
+        stem = name.removeprefix("ridgeline:")
+        known = texts.get(stem) or texts.get(stem.removesuffix("_total"))
+        one = known[0] if known else GAUGES.get(stem) or COUNTERS[stem.removesuffix("_total")]
+        assert what == one
+
+
+def test_configurations_parse_and_name_what_there_is() -> None:
+    compose = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
+    services = compose["services"]
+    assert set(services) == {"ridgeline", "prometheus", "grafana"}
+    build = services["ridgeline"]["build"]
+    assert (ROOT / "docker" / build["context"] / build["dockerfile"]).is_file()
+    named = {v.split(":")[0] for s in services.values() for v in s["volumes"]}
+    assert {one for one in named if not one.startswith("./")} == set(compose["volumes"])
+    scrape = yaml.safe_load((ROOT / "docker/prometheus.yml").read_text())["scrape_configs"]
+    assert [one["metrics_path"] for one in scrape] == ["/metrics"]
+    mounts = [v.split(":")[1] for v in services["prometheus"]["volumes"]]
+    assert scrape[0]["authorization"]["credentials_file"] in mounts
+    for found in (ROOT / "docker/grafana/provisioning").rglob("*.y*ml"):
+        told = yaml.safe_load(found.read_text())
+        assert told["apiVersion"] == 1
+        for source in told.get("datasources", []):
+            assert source["url"] == "http://prometheus:9090"
+        for provider in told.get("providers", []):
+            folder = provider["options"]["path"]
+            assert any(v.split(":")[1] == folder for v in services["grafana"]["volumes"])
 
 
 def test_containers_use_what_there_is() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tiny import MODEL, client_of, hanging_up, settled, slow_steps, tiny_core, within
+from tiny import MODEL, client_of, hanging_up, posted, settled, slow_steps, tiny_core, within
 
 from ridgeline.serve.app import build_app
 from ridgeline.serve.batches.routes import Desk
@@ -122,23 +122,8 @@ def test_a_stream_that_nobody_begins_to_read_frees_all(
         raise OSError("the client has gone")
 
     async def check(_client: httpx.AsyncClient) -> None:
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": "1.1",
-            "method": "POST",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "scheme": "http",
-            "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 80),
-            "state": {},
-        }
         with suppress(Exception):
-            await build_app(core)(scope, receive, send)
+            await build_app(core)(posted(path), receive, send)
         began = core.engine.load.num_steps
         await settled(core)
         assert core.engine.load.num_steps <= began + 2

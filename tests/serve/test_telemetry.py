@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import httpx
 import pytest
@@ -18,12 +19,16 @@ from tiny import tiny_core, within
 
 from ridgeline import SamplingParams
 from ridgeline.config import read_settings
+from ridgeline.engine.ledger import Trace
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.keys import Keys
-from ridgeline.serve.metrics.exposition import COUNTERS, GAUGES, HISTOGRAMS, LABELLED, names
+from ridgeline.serve.metrics.exposition import names
+from ridgeline.serve.metrics.spans import phases
 
 BODY = {"model": "tiny", "prompt": "hello, hello, hello, hello", "max_tokens": 12, "seed": 1}
 ASK = BODY | {"ignore_eos": True}
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
 def _values(text: str) -> dict[str, float]:
@@ -58,7 +63,8 @@ def test_metrics_say_what_was_done_under_both_names() -> None:
             assert values[f"{prefix}:request_success_total{reason}"] == 3
             assert values[f"{prefix}:prefix_cache_hits_total"] > 0
             assert values[f"{prefix}:num_requests_running"] == 0
-            assert values[f"{prefix}:ready"] == 1
+        assert values["ridgeline:ready"] == 1
+        assert "vllm:ready" not in values
         queue, prefill, decode, whole = (
             values[f"ridgeline:{name}_sum"]
             for name in (
@@ -85,7 +91,7 @@ def test_each_name_is_exposed_and_says_what_it_is() -> None:
             family = name.removesuffix("_total")
             assert name in shown or family in shown, name
         helps = [line.split(" ", 3)[3] for line in text.splitlines() if line.startswith("# HELP")]
-        assert len(helps) == 2 * (len(HISTOGRAMS) + len(GAUGES) + len(COUNTERS) + len(LABELLED))
+        assert len(helps) == len(list(names()))
         assert all(len(one) > 10 for one in helps)
 
     within(core, check)
@@ -206,10 +212,34 @@ def test_spans_go_to_the_collector_that_is_set() -> None:
         core = tiny_core(settings=settings)
 
         async def check(client: httpx.AsyncClient) -> None:
+            traced = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+            paths = {
+                "/v1/completions": ASK,
+                "/v1/chat/completions": CHAT,
+                "/v1/messages": CHAT | {"model": "tiny"},
+                "/v1/responses": {"model": "tiny", "input": "Hi", "max_output_tokens": 3},
+                "/api/chat": {"model": "tiny", "stream": False, "options": {"num_predict": 3}}
+                | {"messages": CHAT["messages"]},
+                "/generate": {"token_ids": [1, 2], "max_tokens": 3},
+            }
+            for path, body in paths.items():
+                answer = await client.post(path, json=body, headers=traced)
+                assert answer.status_code == 200, answer.text
             assert (await client.post("/v1/completions", json=ASK)).status_code == 200
 
         within(core, check)
         core.close()
+    found = [
+        span
+        for body in bodies
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+    roots = [span for span in found if span.name == "llm_request"]
+    assert len(roots) == 7
+    assert [span.parent_span_id.hex() for span in roots] == [PARENT] * 6 + [""]
+    assert {span.trace_id.hex() for span in roots[:6]} == {TRACE} != {roots[6].trace_id.hex()}
     spans = {
         span.name: span
         for body in bodies
@@ -225,6 +255,44 @@ def test_spans_go_to_the_collector_that_is_set() -> None:
         assert spans[name].parent_span_id == whole.span_id
         assert whole.start_time_unix_nano <= spans[name].start_time_unix_nano
     assert abs(spans["decode"].end_time_unix_nano - whole.end_time_unix_nano) < 1e6
+
+
+def test_phases_of_a_preempted_request_are_where_they_were() -> None:
+    trace = Trace(arrival=1.0, submitted=1.5)
+    trace.book(2.0, 3.0, 0.5, 0, 8, 0)  # half of its prompt
+    trace.book(6.0, 7.0, 0.5, 0, 8, 1)  # again, after it was preempted
+    trace.book(7.0, 8.0, 0.5, 8, 8, 1)
+    trace.first_token = trace.last_token = 8.0
+    trace.book(8.5, 9.0, 0.5, 16, 1, 1)
+    trace.close(9.25, 1)
+    ledger = trace.ledger()
+    assert phases(ledger) == [
+        ("queue", 1.0, 2.0),
+        ("prefill", 2.0, 8.0),
+        ("decode", 8.0, 9.25),
+        ("preempted", 3.0, 6.0),
+    ]
+    assert sum(ledger.seconds.values()) == pytest.approx(ledger.end - ledger.arrival)
+    waiting = Trace(arrival=1.0, submitted=1.5)
+    waiting.close(4.0, 0)
+    assert phases(waiting.ledger()) == [("queue", 1.0, 4.0)]
+
+
+def test_metrics_are_for_their_own_keys_where_there_are_some() -> None:
+    keys = Keys.of(["first-key"])
+    for given, metrics in ((keys, None), (keys.with_metrics(["scrape-key"]), "scrape-key")):
+        core = tiny_core(keys=given)
+
+        async def check(client: httpx.AsyncClient, metrics: str | None = metrics) -> None:
+            for path in ("/metrics", "/live", "/v1/models"):
+                for key in ("first-key", "scrape-key", None):
+                    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+                    status = (await client.get(path, headers=headers)).status_code
+                    wanted = "first-key" if path == "/v1/models" else metrics or "first-key"
+                    assert status == (200 if key == wanted else 401), (path, key)
+
+        within(core, check)
+        core.close()
 
 
 @contextmanager

@@ -89,6 +89,25 @@ def chunks_of(text: str) -> list[dict[str, Any]]:
     return [json.loads(one) for one in data]
 
 
+def posted(path: str) -> dict[str, Any]:
+    """ASGI's scope of a POST with a JSON body."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+        "state": {},
+    }
+
+
 @asynccontextmanager
 async def hanging_up(
     app: ASGIApp, path: str, body: dict[str, Any]
@@ -119,22 +138,7 @@ async def hanging_up(
         more.clear()
         return sent
 
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "POST",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "scheme": "http",
-        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 80),
-        "state": {},
-    }
-    task = asyncio.ensure_future(app(scope, receive, send))
+    task = asyncio.ensure_future(app(posted(path), receive, send))
     try:
         yield some
     finally:

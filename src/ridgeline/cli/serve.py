@@ -62,6 +62,14 @@ def serve(
         Path | None,
         typer.Option(help="TOML file of keys, tenants and their limits.", rich_help_panel=_ACCESS),
     ] = None,
+    metrics_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A key that alone may read /metrics and /live, and nothing else; may be repeated. "
+            "Without one, any key may.",
+            rich_help_panel=_ACCESS,
+        ),
+    ] = None,
     insecure: Annotated[
         bool,
         typer.Option(
@@ -168,9 +176,12 @@ def serve(
 
     if api_key and api_keys is not None:
         raise RidgelineError("--api-key and --api-keys: give one")
-    if any(len(key) < 8 for key in api_key or ()):
-        raise RidgelineError("--api-key: a key needs 8 characters at least")
+    for flag, given in (("--api-key", api_key), ("--metrics-key", metrics_key)):
+        if any(len(key) < 8 for key in given or ()):
+            raise RidgelineError(f"{flag}: a key needs 8 characters at least")
     keys = Keys.of(api_key or ()) if api_keys is None else read_keys(api_keys)
+    if metrics_key:
+        keys = keys.with_metrics(metrics_key)
     loopback = is_loopback(host)
     if not loopback and not keys and not insecure:
         raise RidgelineError(

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-# Chunks beyond so many are added up in the last one: a ledger's size is bounded.
+# Chunks beyond so many are added up in the last one, and preemptions beyond so many are counted and
+# have no moments: a ledger's size is bounded.
 MAX_CHUNKS = 64
+MAX_GAPS = 64
 
 PHASES: dict[str, str] = {
     "tokenizing": "from the request's arrival until its text was templated and tokenized",
@@ -39,7 +41,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """seconds: of each of `PHASES`; they sum to end - arrival. steps: that had a row for it."""
+    """seconds: of each of `PHASES`; they sum to end - arrival. steps: that had a row for it.
+    first_step, first_token: when they began and ended; None if they never came. gaps: from when it
+    gave its memory to others until it had a row again.
+    """
 
     arrival: float
     end: float
@@ -47,6 +52,9 @@ class Ledger:
     chunks: tuple[Chunk, ...]
     steps: int
     preemptions: int
+    first_step: float | None = None
+    first_token: float | None = None
+    gaps: tuple[tuple[float, float], ...] = ()
 
     @property
     def total_seconds(self) -> float:
@@ -65,6 +73,7 @@ class Trace:
     arrival: float
     submitted: float
     until: float = 0.0
+    first_step: float | None = None
     first_token: float | None = None
     last_token: float = 0.0
     end: float | None = None
@@ -81,6 +90,7 @@ class Trace:
     preempted: float = 0.0
     recompute: float = 0.0
     chunks: list[Chunk] = field(default_factory=list)
+    gaps: list[tuple[float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.until = self.submitted
@@ -92,6 +102,8 @@ class Trace:
         the row's.
         """
         self._wait(began, preemptions)
+        if self.first_step is None:
+            self.first_step = began
         self.steps += 1
         run = ended - began
         if context + tokens <= self.most_tokens:
@@ -125,6 +137,8 @@ class Trace:
             self.queue += gap
         elif preemptions != self.preemptions:
             self.preempted += gap
+            if len(self.gaps) < MAX_GAPS:
+                self.gaps.append((self.until, max(moment, self.until)))
         elif self.first_token is None:
             self.prefill_outside += gap
         else:
@@ -142,6 +156,9 @@ class Trace:
             chunks=tuple(self.chunks),
             steps=self.steps,
             preemptions=self.preemptions,
+            first_step=self.first_step,
+            first_token=self.first_token,
+            gaps=tuple(self.gaps),
         )
 
 

@@ -31,6 +31,7 @@ from ridgeline.serve.core.http import (
     route_of,
     sent,
     server_sent,
+    traced,
     while_there,
 )
 from ridgeline.serve.core.phrasing import constrained
@@ -82,7 +83,7 @@ def router(core: Core) -> APIRouter:
         body, ignored = await read_body(core, request, MessagesBody)
         core.check_model(body.model)
         message_id = core.new_id("msg_")
-        ask = ask_of(core, body, tenant, message_id)
+        ask = traced(ask_of(core, body, tenant, message_id), request)
         headers = {"request-id": message_id}
         if ignored:
             headers["ridgeline-ignored-fields"] = ", ".join(ignored)

@@ -60,7 +60,9 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """truncate: a longer prompt loses its beginning, down to so many tokens; None: is refused."""
+    """truncate: a longer prompt loses its beginning, down to so many tokens; None: is refused.
+    traceparent: the client's trace, as W3C's Trace Context has it.
+    """
 
     prompt: Conversation | Prompt
     sampling: SamplingParams
@@ -71,3 +73,4 @@ class Ask:
     service: Service = ORDINARY_SERVICE
     request_id: str | None = None
     truncate: int | None = None
+    traceparent: str | None = None

@@ -112,6 +112,12 @@ class Core:
             raise HttpError(401, "authentication", "this server wants an API key, and this is none")
         return found.name
 
+    def check_metrics_key(self, key: str | None) -> None:
+        if not self.options.keys.may_read_metrics(key):
+            raise HttpError(
+                401, "authentication", "this wants a key that may read metrics, and this is none"
+            )
+
     def service(
         self,
         tenant: str,

@@ -36,6 +36,8 @@ ANSWERING = frozenset(
         "/generate",
     }
 )
+# What is told of everybody: see `Keys.may_read_metrics`.
+METRICS = frozenset({"/metrics", "/live"})
 _LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -68,7 +70,9 @@ class Guard:
         headers = dict(scope["headers"])
         path = scope["path"]
         _check_origin(headers, self._core.options.hosts)
-        if path not in OPEN_PATHS and not path.startswith(OPEN_FOLDERS):
+        if path in METRICS:
+            self._core.check_metrics_key(_key(headers))
+        elif path not in OPEN_PATHS and not path.startswith(OPEN_FOLDERS):
             self._core.tenant(_key(headers))
         size = headers.get(b"content-length", b"0")
         most = self._core.options.max_body_bytes

@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from inspect import signature
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from pydantic.json_schema import JsonSchemaMode
 from starlette.types import Receive, Scope, Send
 
 from ridgeline.errors import RequestError
+from ridgeline.serve.core.ask import Ask
 from ridgeline.serve.core.bodies import Body, without
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import Fault, HttpError, fault_of
@@ -66,6 +68,12 @@ def key_of(request: Request) -> str | None:
     if given[:7].lower() == "bearer ":
         return given[7:].strip()
     return request.headers.get("x-api-key")
+
+
+def traced(ask: Ask, request: Request) -> Ask:
+    """An ask that goes on with the client's trace, if it has one."""
+    parent = request.headers.get("traceparent")
+    return ask if parent is None else replace(ask, traceparent=parent)
 
 
 async def read_json(core: Core, request: Request) -> Any:

@@ -2,12 +2,16 @@
 
 A TOML file, which only its owner should be able to read:
 
+    metrics_keys = ["..."]       # may be left out: see below
     [tenants.acme]
     keys = ["sk-..."]            # or "sha256:..." of a key, in hex
     weight = 2                   # of the machine, beside others; 1 if not said
     requests_per_minute = 600    # these three: no limit if not said
     tokens_per_minute = 100000   # of prompts and answers together
     max_concurrent = 16
+
+What the server tells of everybody, `/metrics` and `/live`, may be read with any key; where there
+are `metrics_keys`, with those alone, and they open nothing else.
 """
 
 from __future__ import annotations
@@ -37,19 +41,39 @@ class Tenant:
 
 
 class Keys:
-    """SHA-256 digests of keys, each with its tenant. Keys themselves are not kept."""
+    """SHA-256 digests of keys, each with its tenant. Keys themselves are not kept. metrics: the
+    digests of those that alone may read metrics; none: any key may.
+    """
 
-    def __init__(self, digests: Iterable[tuple[bytes, Tenant]] = ()) -> None:
+    def __init__(
+        self, digests: Iterable[tuple[bytes, Tenant]] = (), metrics: Iterable[bytes] = ()
+    ) -> None:
         self._digests = tuple(digests)
+        self._metrics = tuple(metrics)
         self.tenants = {tenant.name: tenant for _, tenant in self._digests}
 
     def __bool__(self) -> bool:
         return bool(self._digests)
 
     @staticmethod
-    def of(keys: Iterable[str]) -> Keys:
+    def of(keys: Iterable[str], metrics: Iterable[str] = ()) -> Keys:
         """Keys without a file: one tenant each, numbered, without limits."""
-        return Keys((_digest(key), Tenant(f"key-{i}")) for i, key in enumerate(keys))
+        tenants = [(_digest(key), Tenant(f"key-{i}")) for i, key in enumerate(keys)]
+        return Keys(tenants, map(_digest, metrics))
+
+    def with_metrics(self, keys: Iterable[str]) -> Keys:
+        """These, and more that may read metrics."""
+        return Keys(self._digests, (*self._metrics, *map(_digest, keys)))
+
+    def may_read_metrics(self, key: str | None) -> bool:
+        """As for `tenant_of`, the time it takes says nothing of keys."""
+        if not self._metrics:
+            return not self or self.tenant_of(key) is not None
+        given = _digest(key or "")
+        found = False
+        for digest in self._metrics:
+            found |= hmac.compare_digest(digest, given)
+        return found and key is not None
 
     def tenant_of(self, key: str | None) -> Tenant | None:
         """Whose key it is, None if nobody's. The time it takes depends on how many keys there are,
@@ -70,10 +94,17 @@ def read_keys(path: Path) -> Keys:
     except (OSError, ValueError) as error:
         raise RidgelineError(f"--api-keys: {path} cannot be read: {error}") from None
     tenants = content.get("tenants")
-    if set(content) != {"tenants"} or not isinstance(tenants, dict) or not tenants:
+    if set(content) - {"metrics_keys"} != {"tenants"} or not isinstance(tenants, dict):
+        tenants = None
+    if not tenants:
         raise RidgelineError(
-            f"--api-keys: {path} must hold tables [tenants.NAME], and nothing else"
+            f"--api-keys: {path} must hold tables [tenants.NAME], perhaps metrics_keys before "
+            "them, and nothing else"
         )
+    metrics: list[bytes] = []
+    if "metrics_keys" in content:
+        where = f"--api-keys: {path}: metrics_keys"
+        metrics = [_stored(where, key) for key in _list_of_keys(where, content["metrics_keys"])]
     found: list[tuple[bytes, Tenant]] = []
     for name, entry in tenants.items():
         where = f"--api-keys: {path}: tenants.{name}"
@@ -81,7 +112,15 @@ def read_keys(path: Path) -> Keys:
     digests = [digest for digest, _ in found]
     if len(set(digests)) != len(digests):
         raise RidgelineError(f"--api-keys: {path}: two tenants have the same key")
-    return Keys(found)
+    return Keys(found, metrics)
+
+
+def _list_of_keys(where: str, keys: Any) -> list[str]:
+    if not isinstance(keys, list) or not keys or not all(isinstance(k, str) for k in keys):
+        raise RidgelineError(f"{where}: must be a list of at least one key")
+    if any(len(key) < 8 for key in keys):
+        raise RidgelineError(f"{where}: a key needs 8 characters at least")
+    return keys
 
 
 def _entry(where: str, name: str, entry: Any) -> list[tuple[bytes, Tenant]]:
@@ -91,11 +130,7 @@ def _entry(where: str, name: str, entry: Any) -> list[tuple[bytes, Tenant]]:
         raise RidgelineError(
             f"{where}: {', '.join(sorted(unknown))}: not known; there are: {known}"
         )
-    keys = entry.get("keys")
-    if not isinstance(keys, list) or not keys or not all(isinstance(k, str) for k in keys):
-        raise RidgelineError(f"{where}.keys: must be a list of at least one key")
-    if any(len(key) < 8 for key in keys):
-        raise RidgelineError(f"{where}.keys: a key needs 8 characters at least")
+    keys = _list_of_keys(f"{where}.keys", entry.get("keys"))
     for field in _FIELDS - {"keys"}:
         value = entry.get(field, 1)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
@@ -108,7 +143,7 @@ def _entry(where: str, name: str, entry: Any) -> list[tuple[bytes, Tenant]]:
         tokens_per_minute=entry.get("tokens_per_minute"),
         max_concurrent=None if concurrent is None else int(concurrent),
     )
-    return [(_stored(where, key), tenant) for key in keys]
+    return [(_stored(f"{where}.keys", key), tenant) for key in keys]
 
 
 def _stored(where: str, key: str) -> bytes:
@@ -119,7 +154,7 @@ def _stored(where: str, key: str) -> bytes:
     except ValueError:
         digest = b""
     if len(digest) != 32:
-        raise RidgelineError(f"{where}.keys: sha256: must be followed by 64 hexadecimal digits")
+        raise RidgelineError(f"{where}: sha256: must be followed by 64 hexadecimal digits")
     return digest
 
 

@@ -1,4 +1,4 @@
-"""Metrics as Prometheus reads them: `ridgeline:NAME`, and the same as `vllm:NAME`.
+"""Metrics as Prometheus reads them: `ridgeline:NAME`, and `vllm:NAME` for those that vLLM has.
 
 Dashboards made for vLLM find what they know; the two are one number. The engine's book is read
 where it lies: nothing waits for a step, and no step for a scrape. The only label is the model's
@@ -22,7 +22,21 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from ridgeline.engine.book import Book, Histogram
 from ridgeline.serve.core.core import Core
 
-PREFIXES = ("ridgeline", "vllm")
+# Those that vLLM has no series of this meaning for: they are ours alone.
+OWN = frozenset(
+    {
+        "step_seconds",
+        "answers_open",
+        "predicted_ttft_seconds",
+        "uptime_seconds",
+        "ready",
+        "prompt_tokens_computed",
+        "steps",
+        "failed_steps",
+        "step_time_seconds",
+        "requests_refused",
+    }
+)
 
 # Name, what it is, and of which histogram of the book.
 HISTOGRAMS: dict[str, tuple[str, str]] = {
@@ -81,9 +95,14 @@ LABELLED: dict[str, tuple[str, str]] = {
 
 def names() -> Iterator[str]:
     """Of all series, as dashboards write them, without what a histogram adds."""
-    for prefix in PREFIXES:
-        yield from (f"{prefix}:{name}" for name in (*HISTOGRAMS, *GAUGES))
-        yield from (f"{prefix}:{name}_total" for name in (*COUNTERS, *LABELLED))
+    for name in (*HISTOGRAMS, *GAUGES):
+        yield from _aliases(name)
+    for name in (*COUNTERS, *LABELLED):
+        yield from (f"{alias}_total" for alias in _aliases(name))
+
+
+def _aliases(name: str) -> tuple[str, ...]:
+    return (f"ridgeline:{name}",) if name in OWN else (f"ridgeline:{name}", f"vllm:{name}")
 
 
 class EngineCollector(Collector):
@@ -94,33 +113,33 @@ class EngineCollector(Collector):
         self._ready = ready
 
     def collect(self) -> Iterable[Metric]:
-        for prefix in PREFIXES:
-            yield from self._collect(prefix)
-
-    def _collect(self, prefix: str) -> Iterator[Metric]:
         core, model = self._core, self._core.model
-        book = core.llm.session.engine.book
+        book = core.engine.book
         for name, (text, which) in HISTOGRAMS.items():
-            made = HistogramMetricFamily(f"{prefix}:{name}", text, labels=["model_name"])
             histogram: Histogram = getattr(book, which)
-            made.add_metric([model], *_cumulative(histogram))
-            yield made
+            for alias in _aliases(name):
+                made = HistogramMetricFamily(alias, text, labels=["model_name"])
+                made.add_metric([model], *_cumulative(histogram))
+                yield made
         gauges = _gauges(core, self._ready)
         for name, text in GAUGES.items():
-            gauge = GaugeMetricFamily(f"{prefix}:{name}", text, labels=["model_name"])
-            gauge.add_metric([model], gauges[name])
-            yield gauge
+            for alias in _aliases(name):
+                gauge = GaugeMetricFamily(alias, text, labels=["model_name"])
+                gauge.add_metric([model], gauges[name])
+                yield gauge
         counts = _counts(core, book)
         for name, text in COUNTERS.items():
-            counter = CounterMetricFamily(f"{prefix}:{name}", text, labels=["model_name"])
-            counter.add_metric([model], counts[name])
-            yield counter
+            for alias in _aliases(name):
+                counter = CounterMetricFamily(alias, text, labels=["model_name"])
+                counter.add_metric([model], counts[name])
+                yield counter
         labelled = {"request_success": book.ended, "requests_refused": core.door.refused}
         for name, (text, label) in LABELLED.items():
-            counter = CounterMetricFamily(f"{prefix}:{name}", text, labels=["model_name", label])
-            for reason, count in sorted(labelled[name].items()):
-                counter.add_metric([model, reason], count)
-            yield counter
+            for alias in _aliases(name):
+                counter = CounterMetricFamily(alias, text, labels=["model_name", label])
+                for reason, count in sorted(labelled[name].items()):
+                    counter.add_metric([model, reason], count)
+                yield counter
 
 
 def exposition(core: Core, ready: bool) -> bytes:
@@ -158,7 +177,7 @@ def _counts(core: Core, book: Book) -> dict[str, float]:
         "prompt_tokens_computed": book.computed_prompt_tokens,
         "prefix_cache_queries": book.cache_queries,
         "prefix_cache_hits": book.cache_hits,
-        "num_preemptions": core.llm.session.engine.state.num_preemptions,
+        "num_preemptions": core.engine.load.num_preemptions,
         "steps": book.num_steps,
         "failed_steps": book.num_failed_steps,
         "step_time_seconds": book.step_seconds,

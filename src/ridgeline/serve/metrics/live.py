@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.assemble import kept_roofs
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
     from ridgeline.assemble import OperatorTime
 
 
-def live(core: Core) -> dict[str, Any]:
-    """Moments and durations in seconds; quantiles are upper bounds of their buckets."""
-    load, book = core.engine.load, core.llm.session.engine.book
+def live(core: Core, roof: dict[str, float] | None) -> dict[str, Any]:
+    """roof: see `Roof`. Moments and durations in seconds; quantiles are upper bounds of their
+    buckets.
+    """
+    load, book = core.engine.load, core.engine.book
     return {
         "model": core.model,
         "running": load.running,
@@ -39,7 +42,7 @@ def live(core: Core) -> dict[str, Any]:
         "prompt_tokens": book.prompt_tokens,
         "cache_hit_rate": book.cache_hits / max(1, book.cache_queries),
         "operators": operators(core),
-        "roof": roof(core),
+        "roof": roof,
     }
 
 
@@ -79,8 +82,25 @@ def dots(core: Core, shape: StepShape, timers: tuple[OperatorTime, ...]) -> list
     return sorted(found, key=lambda one: -one["share"])
 
 
-def roof(core: Core) -> dict[str, float] | None:
-    """This machine's, as `ridgeline measure` kept it; None if it has not been measured."""
+class Roof:
+    """This machine's, as `ridgeline measure` kept it; None if it has not been measured. The file is
+    read once in so many seconds: somebody may measure while the server runs.
+    """
+
+    def __init__(self, core: Core, seconds: float = 60.0) -> None:
+        self._core = core
+        self._seconds = seconds
+        self._until = 0.0
+        self._kept: dict[str, float] | None = None
+
+    def get(self) -> dict[str, float] | None:
+        now = time.monotonic()
+        if now >= self._until:
+            self._kept, self._until = _roof(self._core), now + self._seconds
+        return self._kept
+
+
+def _roof(core: Core) -> dict[str, float] | None:
     made = core.llm.assembled
     roofs = kept_roofs(core.llm.settings, made.isa)
     if roofs is None:

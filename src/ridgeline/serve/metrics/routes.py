@@ -14,7 +14,7 @@ from ridgeline.serve.core.health import trouble
 from ridgeline.serve.core.http import key_of
 from ridgeline.serve.metrics.explain import Explanations
 from ridgeline.serve.metrics.exposition import exposition
-from ridgeline.serve.metrics.live import live
+from ridgeline.serve.metrics.live import Roof, live
 from ridgeline.serve.metrics.spans import Spans
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -22,7 +22,7 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 def router(core: Core) -> APIRouter:
     routes = APIRouter(tags=["telemetry"])
-    explanations = Explanations()
+    explanations, roof = Explanations(), Roof(core)
     core.done_hooks.append(explanations.add)
     endpoint = core.llm.settings.otel_endpoint
     if endpoint is not None:
@@ -51,6 +51,6 @@ def router(core: Core) -> APIRouter:
 
     @routes.get("/live", response_model=dict[str, Any], summary="What the engine is doing now")
     async def now() -> JSONResponse:
-        return JSONResponse(await asyncio.to_thread(live, core))
+        return JSONResponse(await asyncio.to_thread(lambda: live(core, roof.get())))
 
     return routes

@@ -1,7 +1,8 @@
 """Requests as OpenTelemetry spans, sent where OTEL_EXPORTER_OTLP_ENDPOINT says, once they end.
 
-A span for the request, and one below it for each of queue, prefill and decode, whose moments are
-the ledger's. The SDK is an extra: it is asked for only where an endpoint is set.
+A span for the request, and one below it for each of queue, prefill and decode, and for each time
+that it was preempted, whose moments are the ledger's. A client's `traceparent` (W3C Trace Context)
+is gone on with. The SDK is an extra: it is asked for only where an endpoint is set.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ridgeline import __version__
-from ridgeline.engine.ledger import phase_seconds
+from ridgeline.engine.ledger import Ledger
 from ridgeline.errors import RidgelineError
 from ridgeline.serve.core.ask import Ask
 from ridgeline.serve.core.events import Done
@@ -69,25 +70,42 @@ class Spans:
         for name, seconds in ledger.seconds.items():
             attributes[f"ridgeline.seconds.{name}"] = seconds
         whole = self._tracer.start_span(
-            "llm_request", start_time=_nanoseconds(epoch + ledger.arrival), attributes=attributes
+            "llm_request",
+            context=_parent(ask.traceparent),
+            start_time=_nanoseconds(epoch + ledger.arrival),
+            attributes=attributes,
         )
         within = trace.set_span_in_context(whole)
-        moment = ledger.arrival
-        for name, seconds in phase_seconds([ledger]).items():
-            if name == "total_seconds":
-                continue
-            part = self._tracer.start_span(
-                name.removesuffix("_seconds"),
-                context=within,
-                start_time=_nanoseconds(epoch + moment),
-            )
-            moment += seconds
-            part.end(_nanoseconds(epoch + moment))
+        for name, began, ended in phases(ledger):
+            start = _nanoseconds(epoch + began)
+            part = self._tracer.start_span(name, context=within, start_time=start)
+            part.end(_nanoseconds(epoch + ended))
         whole.end(_nanoseconds(epoch + ledger.end))
 
     def close(self) -> None:
         """Sends what has not been sent."""
         self._provider.shutdown()
+
+
+def _parent(traceparent: str | None) -> Any:
+    """The context that a client's header names; None, a trace of its own, if it names none."""
+    if traceparent is None:
+        return None
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    return TraceContextTextMapPropagator().extract({"traceparent": traceparent})
+
+
+def phases(ledger: Ledger) -> list[tuple[str, float, float]]:
+    """By name, from when to when: one after the other, without a gap; preemptions lie in them."""
+    first_step = ledger.end if ledger.first_step is None else ledger.first_step
+    first_token = ledger.end if ledger.first_token is None else ledger.first_token
+    found = [("queue", ledger.arrival, first_step)]
+    if ledger.first_step is not None:
+        found.append(("prefill", first_step, first_token))
+    if ledger.first_token is not None:
+        found.append(("decode", first_token, ledger.end))
+    return found + [("preempted", began, ended) for began, ended in ledger.gaps]
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -30,6 +30,7 @@ from ridgeline.serve.core.http import (
     key_of,
     read_body,
     route_of,
+    traced,
     while_there,
 )
 from ridgeline.serve.core.phrasing import constrained
@@ -180,6 +181,7 @@ async def answered(
     headers = {"x-request-id": ask.request_id or ""}
     if ignored:
         headers["ridgeline-ignored-fields"] = ", ".join(ignored)
+    ask = traced(ask, request)
     lines = Lines(body.model, form, logprobs=body.logprobs)
     if body.stream:
         events = await while_there(request, begun(core.answer(ask)))

@@ -27,6 +27,7 @@ from ridgeline.serve.core.http import (
     route_of,
     sent,
     server_sent,
+    traced,
     while_there,
 )
 from ridgeline.serve.core.phrasing import constrained
@@ -53,7 +54,7 @@ def router(core: Core) -> APIRouter:
         body, ignored = await read_body(core, request, ChatBody)
         core.check_model(body.model)
         chat_id = core.new_id("chatcmpl-")
-        ask = ask_of(core, body, tenant, chat_id)
+        ask = traced(ask_of(core, body, tenant, chat_id), request)
         builder = ChatBuilder(chat_id, core.model, ask.sampling.n, bool(body.logprobs))
         headers = {"x-request-id": chat_id}
         if ignored:

@@ -27,6 +27,7 @@ from ridgeline.serve.core.http import (
     route_of,
     sent,
     server_sent,
+    traced,
     while_there,
 )
 from ridgeline.serve.core.many import Numbered, answer_many
@@ -70,7 +71,7 @@ def router(core: Core) -> APIRouter:
         body, ignored = await read_body(core, request, CompletionBody)
         core.check_model(body.model)
         completion_id = core.new_id("cmpl-")
-        asks = asks_of(core, body, tenant, completion_id)
+        asks = [traced(a, request) for a in asks_of(core, body, tenant, completion_id)]
         echoes = [_echo(core, body, ask) for ask in asks]
         count = asks[0].sampling.n
         piece = partial(logprob_piece, core.prompts.tokenizer)

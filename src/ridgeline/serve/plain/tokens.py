@@ -155,6 +155,7 @@ def router(core: Core) -> APIRouter:
             SamplingParams(max_tokens=body.max_tokens, logprobs=body.logprobs, **body.given()),
             service=core.service(tenant, body.priority, body.cache_salt, body.timeout_seconds),
             request_id=request_id,
+            traceparent=request.headers.get("traceparent"),
         )
         if body.stream:
             events = await while_there(request, begun(core.answer(ask)))

@@ -29,6 +29,7 @@ from ridgeline.serve.core.http import (
     route_of,
     sent,
     server_sent,
+    traced,
     while_there,
 )
 from ridgeline.serve.core.phrasing import constrained
@@ -110,6 +111,7 @@ def router(core: Core) -> APIRouter:
         check(body)
         response_id = core.new_id("resp_")
         ask, items = await desk.prepare(body, tenant, response_id)
+        ask = traced(ask, request)
         head = head_of(core, body) | ({"ignored_fields": ignored} if ignored else {})
         builder = ResponseBuilder(response_id, head, wants_logprobs=wants_logprobs(body))
         headers = {"x-request-id": response_id}
