@@ -35,7 +35,7 @@ def choices() -> list[Choice]:
 
 
 def test_the_formula_is_near_what_is_seen(choices: list[Choice]) -> None:
-    coming = coming_of(None, ASKED)
+    coming = coming_of(None, 1000, 100)
     for choice in choices[:3]:
         load = coming.loads(choice.rate, 1500)
         seen = see(choice, engine_of(choice, ASKED, 64), ASKED, load)
@@ -46,7 +46,7 @@ def test_the_formula_is_near_what_is_seen(choices: list[Choice]) -> None:
 
 
 def test_what_keeps_the_slo_keeps_it_with_no_more_than_it_needs(choices: list[Choice]) -> None:
-    coming = coming_of(None, ASKED)
+    coming = coming_of(None, 1000, 100)
     tight = replace(ASKED, ttft=0.16, percentile=99.0)
     tried = try_choices(choices, tight, coming.loads, rank, wanted=2)
     assert tried.ranked
@@ -69,11 +69,11 @@ def test_a_fleet_that_cannot_keep_up_is_lost_though_its_answers_are_fast(
     asked = replace(ASKED, ttft=None, rate=None)
     apart = next(c for c in choices if c.prefill_workers)
     too_much = replace(apart, rate=2.5 * apart.most_rate)
-    load = coming_of(None, asked).loads(too_much.rate, 1500)
+    load = coming_of(None, 1000, 100).loads(too_much.rate, 1500)
     seen = see(too_much, engine_of(apart, asked, 64), asked, load)
     assert seen is not None
     assert seen.grows
-    tried = try_choices([too_much], asked, coming_of(None, asked).loads, rank, wanted=1)
+    tried = try_choices([too_much], asked, coming_of(None, 1000, 100).loads, rank, wanted=1)
     found = (*tried.ranked, *tried.lost)[0]
     assert found.rate < too_much.rate
 
@@ -86,7 +86,7 @@ def test_gaps_that_must_be_short_cut_prompts_in_chunks() -> None:
     best = ranked(asked)[0]
     assert best.chunk < 8192
     assert best.gap_p99 <= bound
-    load = coming_of(None, asked).loads(best.rate, 1000)
+    load = coming_of(None, 1000, 100).loads(best.rate, 1000)
     seen = see(best, engine_of(best, asked, 64), asked, load)
     assert seen is not None
     assert seen.gap_p99 <= bound * 1.15
@@ -113,7 +113,7 @@ def test_drafts_that_are_accepted_make_answers_faster() -> None:
     assert drafted.tpot < plain.tpot
     assert "draft3" in drafted.name
     assert 0.05 < drafted.draft_share < 1.0
-    load = coming_of(None, asked).loads(2.0, 400)
+    load = coming_of(None, 1000, 100).loads(2.0, 400)
     seen = [see(c, engine_of(c, asked, 64), asked, load) for c in (plain, drafted)]
     assert seen[0] is not None
     assert seen[1] is not None

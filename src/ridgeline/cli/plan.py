@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ridgeline.cli.plan_asked import Coming
     from ridgeline.plan.choice import Asked, Choice
     from ridgeline.plan.search import Searched
+    from ridgeline.plan.traces import Arrival
 
 EXAMPLES = """
 Examples:
@@ -37,6 +38,9 @@ Examples:
   ridgeline plan llama-3.3-70b --gpu h100 --rate 4 --slo ttft=2s,itl99=60ms --emit vllm
 
   ridgeline plan qwen3-235b --gpu h200 --trace azure.csv --slo ttft=1s --emit vllm
+
+  ridgeline plan smollm2 --hardware this --compare qwen-0.5b.gguf --input 500 --output 100 --slo
+  ttft=2s,itl=50ms --watts 65 --usd-per-kwh 0.3 --emit ridgeline
 
 Formulas search; the best are then run through the simulator (the engine's own scheduler, request by
 request), whose figures stand in the table; --json has both. Nine of ten requests keep the SLO, or
@@ -55,6 +59,9 @@ def plan(
     gpu: Annotated[
         str, typer.Option(help="Accelerators, as `ridgeline roofline --list` names them.")
     ] = "h200",
+    hardware: Annotated[
+        str | None, typer.Option(help="this: this machine's CPU, in place of accelerators.")
+    ] = None,
     count: Annotated[int, typer.Option(help="Of them, at most.")] = 8,
     num_input: Annotated[int, typer.Option("--input", help="Tokens of a prompt.")] = 2000,
     num_output: Annotated[int, typer.Option("--output", help="Tokens of an answer.")] = 300,
@@ -72,9 +79,15 @@ def plan(
         str, typer.Option(help="So many of 100 requests keep it: p50, p90 or p99.")
     ] = "p90",
     precision: Annotated[
-        str, typer.Option(help="Of weights, tried: bf16,fp8,nvfp4,int4,int8,mxfp4.")
+        str,
+        typer.Option(
+            help="Of weights, tried: bf16,fp8,nvfp4,int4,int8,mxfp4; on this machine "
+            "stored,bf16,q8_0,q5_0,q4_1,q4_0. [default there: stored,q8_0,q4_0]"
+        ),
     ] = "bf16,fp8,nvfp4,int4",
-    kv: Annotated[str, typer.Option(help="Of the cache, tried.")] = "bf16,fp8",
+    kv: Annotated[
+        str, typer.Option(help="Of the cache, tried. [default on this machine: bf16,f16,int8]")
+    ] = "bf16,fp8",
     chunk: Annotated[
         str,
         typer.Option(
@@ -99,6 +112,11 @@ def plan(
         str | None, typer.Option(help="A class of prices: on-demand, reserved, spot or owned.")
     ] = None,
     max_cost: Annotated[float | None, typer.Option(help="USD an hour, of all.")] = None,
+    watts: Annotated[
+        float | None, typer.Option(help="That this machine draws while it computes.")
+    ] = None,
+    usd_per_kwh: Annotated[float | None, typer.Option(help="Of its power.")] = None,
+    usd_per_hour: Annotated[float | None, typer.Option(help="Of this machine.")] = None,
     api_price: Annotated[
         float | None, typer.Option(help="USD a million output tokens elsewhere: host it or not?")
     ] = None,
@@ -144,6 +162,20 @@ def plan(
     arrivals = arrivals_of(trace)
     if arrivals is not None:
         num_input, num_output, rate = means_of(arrivals, rate)
+    if hardware is not None:
+        if hardware != "this":
+            raise RequestError("--hardware", f"{hardware!r}; there is: this. Others are --gpu's")
+        _plan_here(
+            context, [model, *listed("--compare", compare)], arrivals, num_input, num_output, rate,
+            slo, slo_at, precision, kv, chunk, (watts, usd_per_kwh, usd_per_hour), top, emit, html,
+            as_json,
+        )  # fmt: skip
+        return
+    for option, value in (
+        ("--watts", watts), ("--usd-per-kwh", usd_per_kwh), ("--usd-per-hour", usd_per_hour),
+    ):  # fmt: skip
+        if value is not None:
+            raise RequestError(option, "is of this machine; accelerators have prices of their own")
     accelerators = [load_accelerator(name) for name in listed("--gpu", gpu)]
     models = [planned_model(one, settings) for one in (model, *listed("--compare", compare))]
     drafter = drafter_of(models[0][1], drafts, draft_model, acceptance, precision, settings)
@@ -151,7 +183,7 @@ def plan(
         num_input, num_output, count, rate, slo, slo_at, precision, kv, engine, price, max_cost,
         api_price, chunk, drafts, drafter,
     )  # fmt: skip
-    coming = coming_of(arrivals, asked)
+    coming = coming_of(arrivals, num_input, num_output)
     planned: dict[str, _Planned] = {}
     lost: dict[str, str] = {}  # models that nothing serves, and what could be had
     with show_stages("searching") as report:
@@ -207,6 +239,39 @@ def plan(
         show(name, planned[name].found, planned[name].shown, asked, api_price)
     if len(models) > 1:
         show_compared(best, lost)
+
+
+# Options that say nothing of this machine.
+_OF_ACCELERATORS = (
+    "gpu", "count", "drafts", "acceptance", "draft_model", "engine", "price", "max_cost",
+    "api_price", "tried",
+)  # fmt: skip
+
+
+def _plan_here(
+    context: typer.Context, models: Sequence[str], arrivals: Sequence[Arrival] | None,
+    num_input: int, num_output: int, rate: float | None, slo: str, slo_at: str, precision: str,
+    kv: str, chunk: str, costs: tuple[float | None, float | None, float | None], top: int,
+    emit: str | None, html: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    from ridgeline.cli.plan_asked import asked_here, coming_of
+    from ridgeline.cli.plan_here import plan_here, threads_here
+
+    def is_said(name: str) -> bool:
+        source = context.get_parameter_source(name)
+        return source is not None and source.name == "COMMANDLINE"
+
+    for name in _OF_ACCELERATORS:
+        if is_said(name):
+            option = "--trials" if name == "tried" else "--" + name.replace("_", "-")
+            raise RequestError(option, "is of accelerators; leave it out with --hardware this")
+    settings: Settings = context.obj
+    asked = asked_here(
+        num_input, num_output, rate, slo, slo_at, precision if is_said("precision") else None,
+        kv if is_said("kv") else None, chunk, costs, threads_here(settings),
+    )  # fmt: skip
+    coming = coming_of(arrivals, num_input, num_output)
+    plan_here(models, settings, asked, coming, top=top, emit=emit, html=html, as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True)

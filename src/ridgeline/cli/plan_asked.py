@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ridgeline.errors import RequestError, RidgelineError
 from ridgeline.plan.asked import parse_slo
 from ridgeline.plan.choice import CHUNKS, DEFAULT_CHUNK, Asked, Drafter
 from ridgeline.plan.deployed import PRECISIONS
+from ridgeline.plan.here_search import AskedHere
 from ridgeline.plan.load import Lengths, poisson, recorded
 from ridgeline.plan.traces import HASHED_TOKENS, Arrival, read_trace
 from ridgeline.plan.trial import Loads
@@ -24,6 +25,7 @@ from ridgeline.plan.trial import Loads
 # second token (arXiv 2412.19437, 5.4.3); further tokens, and drafts of other models, less.
 MTP_ACCEPTANCE = 0.85
 ACCEPTANCE = 0.7
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0}
 
 
 def make_asked(
@@ -31,9 +33,8 @@ def make_asked(
     precision: str, kv: str, engine: str, price: str | None, max_cost: float | None,
     api_price: float | None, chunk: str, drafts: str, drafter: Drafter | None,
 ) -> Asked:  # fmt: skip
-    percentiles = {"p50": 50.0, "p90": 90.0, "p99": 99.0}
     for option, value, known in (
-        ("--slo-at", slo_at, tuple(percentiles)),
+        ("--slo-at", slo_at, tuple(PERCENTILES)),
         ("--engine", engine, ENGINES),
         ("--price", price or PAID_CLASSES[0], PAID_CLASSES),
     ):
@@ -54,7 +55,7 @@ def make_asked(
         rate=rate,
         ttft=level.ttft if isfinite(level.ttft) else None,
         itl=level.itl if isfinite(level.itl) else None,
-        percentile=percentiles[slo_at],
+        percentile=PERCENTILES[slo_at],
         max_usd_per_hour=max_cost,
         precisions=tuple(listed("--precision", precision)),
         kv=tuple(listed("--kv", kv)),
@@ -67,6 +68,36 @@ def make_asked(
         drafter=drafter,
     )
     asked.check()
+    return asked
+
+
+def asked_here(
+    num_input: int, num_output: int, rate: float | None, slo: str, slo_at: str,
+    precision: str | None, kv: str | None, chunk: str,
+    costs: tuple[float | None, float | None, float | None], threads: tuple[int, ...],
+) -> AskedHere:  # fmt: skip
+    """precision, kv: None: those that this machine has."""
+    level = parse_slo(slo)
+    if isfinite(level.e2e):
+        raise RequestError("--slo", "plan keeps ttft, itl and itl99; simulate has e2e, too")
+    if slo_at not in PERCENTILES:
+        raise RequestError("--slo-at", f"{slo_at!r}; there are: {', '.join(PERCENTILES)}")
+    ttft, itl, gap = (b if isfinite(b) else None for b in (level.ttft, level.itl, level.itl99))
+    watts, usd_per_kwh, usd_per_hour = costs
+    asked = AskedHere(
+        num_input, num_output, rate, ttft, itl, gap, PERCENTILES[slo_at], threads=threads,
+        watts=watts, usd_per_kwh=usd_per_kwh, usd_per_hour=usd_per_hour,
+    )  # fmt: skip
+    if precision is not None:
+        asked = replace(asked, precisions=tuple(listed("--precision", precision)))
+    if kv is not None:
+        asked = replace(asked, kv=tuple(listed("--kv", kv)))
+    if chunk:
+        asked = replace(asked, chunks=whole_numbers("--chunk", chunk))
+    elif gap is not None:
+        asked = replace(asked, chunks=(128, 256, 512))
+    if not all(16 <= size <= 1 << 16 for size in asked.chunks):
+        raise RequestError("--chunk", f"tokens of a step, from 16 to {1 << 16}")
     return asked
 
 
@@ -145,7 +176,7 @@ class Coming:
     shares_prefixes: bool = False
 
 
-def coming_of(arrivals: Sequence[Arrival] | None, asked: Asked) -> Coming:
+def coming_of(arrivals: Sequence[Arrival] | None, num_input: int, num_output: int) -> Coming:
     if arrivals is not None:
         hashed = any(arrival.prefix for arrival in arrivals)
         return Coming(
@@ -153,7 +184,7 @@ def coming_of(arrivals: Sequence[Arrival] | None, asked: Asked) -> Coming:
             HASHED_TOKENS if hashed else 64,
             hashed,
         )
-    prompts, answers = (Lengths(n, n) for n in (asked.input_tokens, asked.output_tokens))
+    prompts, answers = (Lengths(n, n) for n in (num_input, num_output))
     return Coming(lambda rate, count: poisson(rate, prompts, answers, count, seed=0))
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def _table(rows: Sequence[Sequence[str]], head: Sequence[str], words: Sequence[str]) -> Table:
+def table_of(rows: Sequence[Sequence[str]], head: Sequence[str], words: Sequence[str]) -> Table:
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, header_style="dim")
@@ -41,7 +41,7 @@ def show(
     from ridgeline.units import format_bytes
 
     best = shown[0]
-    ranking = _table([cells(c) for c in shown], HEAD, WORDS)
+    ranking = table_of([cells(c) for c in shown], HEAD, WORDS)
     console = console_for([ranking])
 
     def say(text: str, style: str = "") -> None:
@@ -81,7 +81,7 @@ def show_compared(best: Mapping[str, Choice], lost: Mapping[str, str]) -> None:
     from ridgeline.plan.report import HEAD, WORDS, cells
 
     rows = [(name, *cells(choice)) for name, choice in best.items()]
-    made = _table(rows, ("model", *HEAD), ("model", *WORDS))
+    made = table_of(rows, ("model", *HEAD), ("model", *WORDS))
     console = console_for([made])
     console.print()
     console.print(made)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -21,12 +21,14 @@ from ridgeline.assemble import (
 )
 from ridgeline.config import Settings
 from ridgeline.cost.count import count_kv_bytes
+from ridgeline.cost.device import Device
 from ridgeline.cost.free_memory import available_bytes
-from ridgeline.cost.kernel_times import kernel_seconds
+from ridgeline.cost.kernel_times import KernelTimes, kernel_seconds
 from ridgeline.cost.sizes import BLOCK_TOKENS, plan_sizes
 from ridgeline.cost.step_times import StepTimes, least_seconds
 from ridgeline.engine.schedule.state import Limits
 from ridgeline.model.graph.kv_format import KV_FORMATS
+from ridgeline.model.graph.node import Graph
 from ridgeline.model.opened import open_model
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.kv_format import with_kv_format
@@ -65,10 +67,40 @@ def replica_here(
     kernels, or, where nothing was timed, the roofline's: then a bound, and said to be one.
     """
     knobs.check()
-    options = replace(options, max_rows=knobs.max_rows, max_tokens_per_step=knobs.step_tokens)
-    kv_format = kv_format_of(options)
+    kv_format_of(options)  # before a download
     opened = open_model(resolve(parse_reference(model), settings, progress))
-    graph = fuse(with_kv_format(opened.graph, KV_FORMATS[kv_format]))
+    return engine_here(opened.name, opened.graph, settings, knobs, options).kind
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHere:
+    """weight_bytes, fixed_bytes: that the backend would allocate, of weights and of all but the
+    cache; cache_bytes: of the cache. factor: half the width of the 80 % interval of a step of one
+    answer; None where nothing was timed.
+    """
+
+    kind: ReplicaKind
+    weight_bytes: int
+    fixed_bytes: int
+    cache_bytes: int
+    factor: float | None
+
+
+def engine_here(
+    name: str,
+    graph: Graph,
+    settings: Settings,
+    knobs: Knobs,
+    options: Options,
+    limits_of: Callable[[Graph, Settings], Device] = machine_device,
+) -> EngineHere:
+    """A graph as this machine's engine would run it, with the settings' threads. limits_of: asked
+    where nothing was timed. CapacityError where it does not fit.
+    """
+    knobs.check()
+    options = replace(options, max_rows=knobs.max_rows, max_tokens_per_step=knobs.step_tokens)
+    graph = fuse(with_kv_format(graph, KV_FORMATS[kv_format_of(options)]))
+    needs = cpu_needs(graph, options, settings)
     sizes = plan_sizes(
         graph,
         memory=options.memory,
@@ -77,15 +109,19 @@ def replica_here(
         context_is_asked=False,
         rolling_bytes=CPU_PRECISION.rolling_bytes,
         available=available_bytes(),
-        needs=cpu_needs(graph, options, settings),
+        needs=needs,
     )
     isa = machine_isa(settings)
     seconds = kernel_seconds(
         graph, CPU_PRECISION, kept_profile(settings, isa), kept_roofs(settings, isa)
     )
     note = "steps as `ridgeline measure` timed this machine's kernels"
+    factor = None
+    if isinstance(seconds, KernelTimes):
+        one = seconds.step(StepShape.decode(1, 512))
+        factor = one.high / one.seconds
     if seconds is None:
-        seconds = least_seconds(graph, CPU_PRECISION, machine_device(graph, settings))
+        seconds = least_seconds(graph, CPU_PRECISION, limits_of(graph, settings))
         note = "steps by this machine's roofline, the least possible times: run `ridgeline measure`"
     times: Times = seconds if isinstance(seconds, StepTimes) else AnyTimes(seconds)
     limits = Limits(
@@ -95,12 +131,13 @@ def replica_here(
         BLOCK_TOKENS,
         knobs.max_waiting,
         knobs.itl_target,
+        options.itl_steps,
         is_recurrent=sizes.num_slots > 0,
     )
     per_token = count_kv_bytes(graph)
     width = sum(group.blocks for group in sizes.groups)
-    return ReplicaKind(
-        name=opened.name,
+    kind = ReplicaKind(
+        name=name,
         machine=f"this machine, {settings.threads} threads, {isa}",
         make=partial(
             empty_state,
@@ -119,3 +156,5 @@ def replica_here(
         kv_bytes=lambda tokens: sum(per_token.held(tokens).values()),
         notes=(note,),
     )
+    fixed = needs.weight_bytes + needs.arena_bytes + needs.shared_bytes
+    return EngineHere(kind, needs.weight_bytes, fixed, sizes.memory, factor)

@@ -236,10 +236,11 @@ def see(choice: Choice, kind: ReplicaKind, asked: Asked, load: Load) -> Seen | N
         found = simulate_fleet(fleet, load, slo)
     except RidgelineError:
         return None
-    return _seen(found, floor)
+    return seen_of(found, floor)
 
 
-def _seen(found: Outcome, floor: float) -> Seen | None:
+def seen_of(found: Outcome, floor: float = 0.0) -> Seen | None:
+    """floor: seconds that a server and its client add to a first token. None of nothing."""
     tally = found.tally
     if not tally.num_finished:
         return None
