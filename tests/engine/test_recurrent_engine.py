@@ -73,7 +73,7 @@ def answers(of: Engine, asked: list[Request]) -> dict[str, list[tuple[int | None
     return found
 
 
-CASES = ["mamba", "nemotron_h", "lfm2", "qwen3_next", "kimi_linear", "recurrent_gemma"]
+CASES = ["mamba", "nemotron_h", "lfm2", "qwen3_next", "kimi_linear", "recurrent_gemma", "rwkv7"]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -28,6 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import rwkv7_oracle
 import torch
 from cases import CASES, PROMPT_TOKENS, VOCAB, Case
 from gguf_twin import F32, write_gguf
@@ -72,6 +73,8 @@ def random_weight(case: Case, name: str, shape: tuple[int, ...]) -> F32:
     if name.endswith("norm.weight"):
         centre = 0.0 if case.config["model_type"] in _ONE_PLUS_WEIGHT else 1.0
         values = centre + 0.3 * noise
+    elif re.search(r"attn\.x_\w$|attn\.k_\w$|ffn\.x_k$", name):
+        values = 0.6 + 0.3 * noise  # RWKV-7's mixes, and what its keys are multiplied by
     elif name.endswith("A_log"):
         values = 1.0 + 0.5 * noise  # rates of decay from 1 to 7
     elif name.endswith((".bias", "dt_bias", "gate_bias")):
@@ -92,6 +95,8 @@ def weight_shapes(folder: Path, case: Case) -> dict[str, tuple[int, ...]]:
     """Names and shapes as transformers saves them, without a tied output matrix; an MLP among
     mixtures as Kimi published it (transformers reads both names and writes the other).
     """
+    if case.config["model_type"] == "rwkv7":
+        return rwkv7_oracle.shapes(case.config)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     with TemporaryDirectory() as saved:
         model.save_pretrained(saved)
@@ -207,7 +212,10 @@ def make(case: Case, out: Path, float32_gguf: Path | None) -> None:
         if count:
             ids = _generator(case.name, prefix, "prompt").integers(0, VOCAB - 2, count)
             expected[prefix + "token_ids"] = ids.astype(np.int32)
-            found = oracle_logits(folder, ids.astype(np.int32), case)
+            if case.config["model_type"] == "rwkv7":
+                found = {"logits": rwkv7_oracle.logits(weights, ids.astype(np.int32))}
+            else:
+                found = oracle_logits(folder, ids.astype(np.int32), case)
             expected |= {prefix + name: values for name, values in found.items()}
     np.savez(folder / "expected.npz", allow_pickle=False, **expected)
     size = sum(file.stat().st_size for file in folder.iterdir())

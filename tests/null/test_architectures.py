@@ -73,6 +73,8 @@ ALSO: dict[str, dict[str, Any]] = {
     "DeepseekV2ForCausalLM": GROUPED,
     "Gemma3nForCausalLM": {"num_kv_shared_layers": 0},
     "Gemma3nForConditionalGeneration": {"num_kv_shared_layers": 0},
+    "RWKV7ForCausalLM": {f"{name}_low_rank_dim": 8 for name in ("decay", "a", "v", "gate")}
+    | {"hidden_act": "sqrelu", "attn": None},
     "RecurrentGemmaForCausalLM": {"block_types": ["recurrent", "attention"]},
     "KimiLinearForCausalLM": {
         "layer_types": ["linear_attention", "full_attention", "linear_attention"]

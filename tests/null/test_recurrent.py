@@ -416,3 +416,30 @@ def test_counts_of_a_recurrent_model_by_hand() -> None:
 def test_contradictions_are_named(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         describe(CONFIG | changes)
+
+
+@pytest.mark.parametrize(
+    ("wide", "layers", "ranks", "published"),
+    [
+        (768, 12, (64, 64, 32, 128), 191_034_624),
+        (1024, 24, (64, 64, 32, 128), 450_767_872),
+        (2048, 24, (96, 96, 64, 256), 1_527_404_544),
+        (2560, 32, (96, 96, 64, 320), 2_947_735_040),
+    ],
+)
+def test_counts_of_rwkv7_are_the_papers(
+    wide: int, layers: int, ranks: tuple[int, ...], published: int
+) -> None:
+    """Peng et al. 2025, the table of the World models: to the last parameter."""
+    names = [f"{name}_low_rank_dim" for name in ("decay", "a", "v", "gate")]
+    config = {
+        "architectures": ["RWKV7ForCausalLM"],
+        "hidden_size": wide,
+        "num_hidden_layers": layers,
+        "vocab_size": 65536,
+    }
+    graph = describe(config | dict(zip(names, ranks, strict=True)))
+    assert count_parameters(graph).total == published
+    assert count_kv_bytes(graph).per_token == 0
+    # Of each layer a matrix of 64 x 64 a head, and the last token of two shifts.
+    assert count_state_bytes(graph) == layers * (4 * 64 * wide + 2 * 2 * wide)

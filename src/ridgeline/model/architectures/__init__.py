@@ -69,6 +69,7 @@ from ridgeline.model.architectures.qwen3_next import (
 )
 from ridgeline.model.architectures.qwen_moe import build_qwen2_moe, build_qwen3_moe
 from ridgeline.model.architectures.recurrent_gemma import build_recurrent_gemma
+from ridgeline.model.architectures.rwkv7 import build_rwkv7
 from ridgeline.model.architectures.seed_oss import build_seed_oss
 from ridgeline.model.architectures.smollm3 import build_smollm3
 from ridgeline.model.architectures.stablelm import build_nemotron, build_stablelm
@@ -288,6 +289,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "FalconH1ForCausalLM": hf(build_falcon_h1, names_recurrent.HF_FALCON_H1, "falcon_h1"),
     "GraniteMoeHybridForCausalLM": hf(
         build_granite_hybrid, names_recurrent.HF_GRANITE_HYBRID, "granitemoehybrid"
+    ),
+    "RWKV7ForCausalLM": replace(
+        hf(build_rwkv7, names_recurrent.HF_RWKV7, "rwkv7"), model_types=("rwkv7", "rwkv7_fla")
     ),
     "RecurrentGemmaForCausalLM": hf(
         build_recurrent_gemma, names_recurrent.HF_RECURRENT_GEMMA, "recurrent_gemma"

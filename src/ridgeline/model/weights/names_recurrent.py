@@ -194,6 +194,29 @@ HF_RECURRENT_GEMMA: dict[str, str] = {
     "final_norm": "{body}final_norm",
 }
 
+# RWKV-7 as flash-linear-attention's converter writes it.
+HF_RWKV7: dict[str, str] = {
+    "embed": "{body}embeddings",
+    "layers.{i}.first_norm": "{body}layers.{i}.pre_norm",
+    "layers.{i}.attn_norm": "{body}layers.{i}.attn_norm",
+    **{f"layers.{{i}}.time.x_{x}": f"{{body}}layers.{{i}}.attn.x_{x}" for x in "rwkvag"},
+    **{f"layers.{{i}}.time.{x}": f"{{body}}layers.{{i}}.attn.{x}_proj" for x in "rkv"},
+    **{
+        f"layers.{{i}}.time.{ours}.{part}": f"{{body}}layers.{{i}}.attn.{theirs}_lora.lora.{n}"
+        for ours, theirs in (("decay", "w"), ("rate", "a"), ("value", "v"), ("gate", "g"))
+        for part, n in (("down", 0), ("up", 2))
+    },
+    **{f"layers.{{i}}.time.{x}": f"{{body}}layers.{{i}}.attn.{x}" for x in ("k_k", "k_a", "r_k")},
+    "layers.{i}.time.norm": "{body}layers.{i}.attn.g_norm",
+    "layers.{i}.time.out": "{body}layers.{i}.attn.o_proj",
+    "layers.{i}.mlp_norm": "{body}layers.{i}.ffn_norm",
+    "layers.{i}.mlp.x_k": "{body}layers.{i}.ffn.x_k",
+    "layers.{i}.mlp.up": "{body}layers.{i}.ffn.key",
+    "layers.{i}.mlp.down": "{body}layers.{i}.ffn.value",
+    "final_norm": "{body}norm",
+    "head": "{head}lm_head",
+}
+
 GGUF_MAMBA: dict[str, str] = {
     "embed": "token_embd",
     "layers.{i}.mixer_norm": "blk.{i}.attn_norm",
