@@ -66,6 +66,7 @@ struct AttentionArgs {
   float scale;
   float softcap;        // 0: none
   std::int64_t window;  // 0: none
+  bool chunked;         // see first_visible
   bool causal;
   std::int64_t ahead;  // of others than causal ones: positions that a query sees ahead, -1: all
   const float* sinks;  // a score of each head of the group that has no value, or null
@@ -106,6 +107,13 @@ struct CacheWrites {
 
 // Floats of what one chunk leaves of one vector: outputs, then their largest score and sum of weights, padded.
 static inline std::int64_t partial_floats(std::int64_t value_dim) { return padded_to_16(value_dim) + kBlockTokens; }
+
+// The first token that a query at `position` sees: at most `window` back, itself included, or if `chunked`, the first of
+// its chunk of so many.
+static inline std::int64_t first_visible(std::int64_t window, bool chunked, std::int64_t position) {
+  if (window <= 0 || position < window) return 0;
+  return chunked ? position / window * window : position - window + 1;
+}
 
 // New tokens that one work item takes, so that its queries and running outputs stay in cache.
 static inline std::int64_t queries_per_item(std::int64_t group, std::int64_t head_dim) {

@@ -68,7 +68,7 @@ struct Range {
   std::int64_t first, last;
 };
 Range visible(const AttentionArgs& args, std::int64_t position) {
-  const std::int64_t first = args.window > 0 && position >= args.window ? position - args.window + 1 : 0;
+  const std::int64_t first = first_visible(args.window, args.chunked, position);
   std::int64_t last = args.causal ? position : args.num_context + args.num_new - 1;
   if (args.ahead >= 0 && position + args.ahead < last) last = position + args.ahead;
   return {first, last};

@@ -123,7 +123,7 @@ void add_rope_kv_write(Program& program, const std::string& name, const View& qk
 
 void add_attention(Program& program, const std::string& name, const View& q, const View& out, int cache,
                    std::int64_t heads, float scale, float softcap, bool causal, std::int64_t ahead,
-                   const std::optional<Floats>& sinks) {
+                   const std::optional<Floats>& sinks, bool chunked) {
   for (const View& view : {q, out}) check_floats(program, view);
   const KvPlace& place = program.cache(cache);
   require(heads > 0 && heads % place.kv_heads == 0 && !q.sampled && !out.sampled && q.width == heads * place.key_dim &&
@@ -133,7 +133,15 @@ void add_attention(Program& program, const std::string& name, const View& q, con
           "an attention has a sink a head, and a cache of keys and values");
   const float* kept = sinks ? program.keep(sinks->data(), heads) : nullptr;
   program.add(
-      std::make_unique<Attention>(name, Attention::Spec{q, out, place, heads, scale, softcap, causal, ahead, kept}));
+      std::make_unique<Attention>(name, Attention::Spec{q, out, place, heads, scale, softcap, causal, ahead, kept, chunked}));
+}
+
+void add_scale_by_position(Program& program, const std::string& name, const View& x, const View& y, double period,
+                           double beta, std::int64_t first) {
+  for (const View& view : {x, y}) check_floats(program, view);
+  require(!x.sampled && !y.sampled && x.width == y.width, "tokens are scaled by their positions");
+  require(period > 0 && first >= 0, "a scale by position has a period above 0");
+  program.add(std::make_unique<ScaleByPosition>(name, x, y, ScaleByPosition::Spec{period, beta, first}));
 }
 
 }  // namespace
@@ -167,7 +175,8 @@ void bind_attention(nb::module_& m, nb::class_<Program>& program) {
       .def("add_rope_kv_write", &add_rope_kv_write, "name"_a, "qkv"_a, "q_out"_a, "cache"_a, "heads"_a,
            "rotation"_a.none(), "q_norm"_a.none(), "k_norm"_a.none())
       .def("add_attention", &add_attention, "name"_a, "q"_a, "out"_a, "cache"_a, "heads"_a, "scale"_a, "softcap"_a,
-           "causal"_a, "ahead"_a = -1, "sinks"_a = nb::none());
+           "causal"_a, "ahead"_a = -1, "sinks"_a = nb::none(), "chunked"_a = false)
+      .def("add_scale_by_position", &add_scale_by_position, "name"_a, "x"_a, "y"_a, "period"_a, "beta"_a, "first"_a);
 }
 
 }  // namespace ridgeline

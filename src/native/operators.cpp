@@ -1,6 +1,7 @@
 #include "operators.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -164,6 +165,23 @@ void Elementwise::run(const StepContext& context, Worker& worker) {
       return context.kernels.gated_rows(activation_, at(a_), a_.ld, at(b_), b_.ld, at(y_), y_.ld, rows, cols);
     case Kind::activate:
       return context.kernels.activate_rows(activation_, at(a_), a_.ld, at(y_), y_.ld, rows, cols);
+  }
+}
+
+ScaleByPosition::ScaleByPosition(std::string name, View x, View y, Spec spec)
+    : Operator(std::move(name), "scale_by_position"), x_(x), y_(y), spec_(spec) {}
+
+void ScaleByPosition::run(const StepContext& context, Worker& worker) {
+  std::int64_t begin, end;
+  worker.share(context.rows(y_), begin, end);
+  for (const StepRow& row : context.step.rows) {
+    const std::int64_t last = std::min(end, row.token_begin + row.num_new);
+    for (std::int64_t t = std::max(begin, row.token_begin); t < last; t++) {
+      const auto position = static_cast<double>(row.num_context + t - row.token_begin + spec_.first);
+      const double factor = 1.0 + spec_.beta * std::log1p(std::floor(position / spec_.period));
+      context.kernels.scale_rows(static_cast<float>(factor), context.at(x_) + t * x_.ld, x_.ld,
+                                 context.at(y_) + t * y_.ld, y_.ld, 1, y_.width);
+    }
   }
 }
 

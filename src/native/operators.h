@@ -220,6 +220,21 @@ class Elementwise final : public Operator {
   Activation activation_;
 };
 
+// (1 + beta log(1 + floor((position + first) / period))) * x, in float64 up to the factor.
+class ScaleByPosition final : public Operator {
+ public:
+  struct Spec {
+    double period, beta;
+    std::int64_t first;
+  };
+  ScaleByPosition(std::string name, View x, View y, Spec spec);
+  void run(const StepContext& context, Worker& worker) override;
+
+ private:
+  View x_, y_;
+  Spec spec_;
+};
+
 class SelectRows final : public Operator {
  public:
   SelectRows(std::string name, View x, View y);

@@ -155,6 +155,7 @@ AttentionArgs Attention::args(const StepContext& context, const StepRow& row, st
   out.scale = spec_.scale;
   out.softcap = spec_.softcap;
   out.window = place.window;
+  out.chunked = spec_.chunked;
   out.causal = spec_.causal;
   out.ahead = spec_.ahead;
   out.sinks = spec_.sinks ? spec_.sinks + kv_head * group : nullptr;
@@ -175,9 +176,8 @@ namespace {
 struct Chunks {
   std::int64_t begin, end;
 };
-Chunks chunks_of(const StepRow& row, std::int64_t window) {
-  std::int64_t first = 0;
-  if (window > 0 && row.num_context >= window) first = row.num_context - window + 1;
+Chunks chunks_of(const StepRow& row, std::int64_t window, bool chunked) {
+  const std::int64_t first = first_visible(window, chunked, row.num_context);
   return {first / kChunkTokens, (row.num_context + row.num_new - 1) / kChunkTokens + 1};
 }
 
@@ -191,7 +191,7 @@ bool Attention::splits_context(const StepContext& context, int num_threads) cons
   std::int64_t most = 0, floats = 0;
   for (const StepRow& row : rows) {
     if (row.num_new > queries_per_item(group, spec_.place.key_dim)) return false;
-    const Chunks chunks = chunks_of(row, spec_.place.window);
+    const Chunks chunks = chunks_of(row, spec_.place.window, spec_.chunked);
     most = std::max(most, chunks.end - chunks.begin);
     floats += partials_floats(chunks.end - chunks.begin) * row.num_new;
   }
@@ -246,7 +246,7 @@ void Attention::run_split(const StepContext& context, Worker& worker) const {
   const std::int64_t stride = ridgeline::partial_floats(spec_.place.value_dim);
   std::int64_t total = 0;
   for (const StepRow& row : context.step.rows) {
-    const Chunks chunks = chunks_of(row, spec_.place.window);
+    const Chunks chunks = chunks_of(row, spec_.place.window, spec_.chunked);
     total += (chunks.end - chunks.begin) * kv_heads;
   }
   std::int64_t begin, end;
@@ -254,7 +254,7 @@ void Attention::run_split(const StepContext& context, Worker& worker) const {
   std::int64_t first = 0;
   float* partials = context.partials;
   for (const StepRow& row : context.step.rows) {
-    const Chunks chunks = chunks_of(row, spec_.place.window);
+    const Chunks chunks = chunks_of(row, spec_.place.window, spec_.chunked);
     const std::int64_t count = chunks.end - chunks.begin, floats = row.num_new * group * stride;
     const std::int64_t last = std::min(end - first, count * kv_heads) - 1;
     for (std::int64_t i = std::max(begin - first, std::int64_t{0}); i <= last; i++) {
@@ -270,7 +270,7 @@ void Attention::run_split(const StepContext& context, Worker& worker) const {
   std::int64_t item = 0;
   partials = context.partials;
   for (const StepRow& row : context.step.rows) {
-    const Chunks chunks = chunks_of(row, spec_.place.window);
+    const Chunks chunks = chunks_of(row, spec_.place.window, spec_.chunked);
     const std::int64_t floats = (chunks.end - chunks.begin) * row.num_new * group * stride;
     for (std::int64_t kv_head = 0; kv_head < kv_heads; kv_head++, item++, partials += floats)
       if (item % worker.num_threads == worker.thread)

@@ -72,6 +72,7 @@ class Attention final : public Operator {
     bool causal;
     std::int64_t ahead;
     const float* sinks = nullptr;  // of each head, or null
+    bool chunked = false;
   };
   Attention(std::string name, Spec spec);
   void run(const StepContext& context, Worker& worker) override;

@@ -373,6 +373,31 @@ DENSE = (
         ),
         gguf_type=None,
     ),
+    # Ministral 3: YaRN as DeepSeek spells it; queries that grow with every 16 positions.
+    Case(
+        "ministral3",
+        _family(
+            "Ministral3ForCausalLM",
+            "ministral3",
+            "rope_theta",
+            "rope_scaling",
+            head_dim=16,
+            sliding_window=None,
+            rope_parameters={
+                "type": "yarn",
+                "rope_type": "yarn",
+                "rope_theta": 1000000.0,
+                "factor": 16.0,
+                "original_max_position_embeddings": 16,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "llama_4_scaling_beta": 0.5,
+            },
+        ),
+        gguf_type=None,
+    ),
     # Gemma 4 31B: global layers with larger and fewer heads, whose keys are their values, and of
     # whose pairs a quarter turns.
     Case(

@@ -18,7 +18,17 @@ from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.dims import SAMPLED
 from ridgeline.model.graph.node import Graph, Node
-from ridgeline.model.graph.ops import Attention, Embed, Linear, Norm, Rope, SelectRows, Softcap
+from ridgeline.model.graph.ops import (
+    Attention,
+    Embed,
+    Experts,
+    Linear,
+    Norm,
+    Rope,
+    ScaleByPosition,
+    SelectRows,
+    Softcap,
+)
 
 DATA = Path(__file__).parent / "data"
 LLAMA: dict[str, Any] = {
@@ -228,9 +238,49 @@ def test_which_architectures_turn_neighbouring_channels() -> None:
     assert {name for name, value in interleaved.items() if value} == {
         *published,
         *("Ernie4_5ForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
+        *("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
         *("command-r", "cohere2", "glm4", "ernie4_5"),
         *("llama", "granite", "smollm3", "arcee"),  # whose rows GGUF reorders
     }
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [
+        ("Mistral3ForConditionalGeneration", "Ministral3ForCausalLM"),
+        ("Mistral3ForConditionalGeneration", "MistralForCausalLM"),
+        ("Llama4ForConditionalGeneration", "Llama4ForCausalLM"),
+    ],
+)
+def test_the_language_part_of_a_model_that_sees_is_built(outer: str, inner: str) -> None:
+    kinds = {"MistralForCausalLM": "mistral", "Ministral3ForCausalLM": "ministral3"}
+    text = of(inner) | {"model_type": kinds.get(inner, "llama4_text")}
+    whole = {"architectures": [outer], "text_config": text, "vision_config": {"hidden_size": 8}}
+    assert built(whole) == built(text)
+    assert "text_config: hidden_size" in refusal(
+        whole | {"text_config": text | {"hidden_size": -1}}
+    )
+
+
+def test_llama4_layers() -> None:
+    """Chunks where q and k turn, neither in every fourth layer; experts in every second."""
+    config = of(
+        "Llama4ForCausalLM",
+        num_hidden_layers=4,
+        interleave_moe_layer_step=2,
+        attention_chunk_size=64,
+        floor_scale=32,
+    )
+    graph = built(config)
+    assert windows(graph) == [64, 64, 64, None]
+    chunked = [node.op.chunked for node in nodes(graph, Attention)]  # type: ignore[attr-defined]
+    assert chunked == [True, True, True, False]
+    assert [node.name for node in nodes(graph, ScaleByPosition)] == ["layers.3.attn.q_temperature"]
+    mixed = [node.name for node in nodes(graph, Experts)]
+    assert mixed == ["layers.1.moe.experts", "layers.3.moe.experts"]
+    assert "no_rope_layers" in refusal(config | {"no_rope_layers": [1, 0]})
+    assert "layer_types" in refusal(config | {"layer_types": ["sliding_attention"] * 4})
+    assert "moe_layers" in refusal(config | {"moe_layers": [4]})
 
 
 def test_gemma_norms_add_one_unless_the_file_has_it() -> None:
@@ -399,10 +449,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
                 "rope_type": "llama3",
                 "factor": 8.0,
                 "low_freq_factor": 4.0,
-                "high_freq_factor": 4.0,
+                "high_freq_factor": 3.0,
             }
         },
-        "must be above low_freq_factor",
+        "must not be below low_freq_factor",
     ),
     "longrope length": (
         LLAMA | {"rope_scaling": {"type": "su", "long_factor": [1.0], "short_factor": [1.0]}},

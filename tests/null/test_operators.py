@@ -49,6 +49,7 @@ from ridgeline.model.graph.ops import (
     Route,
     Scale,
     ScaleBy,
+    ScaleByPosition,
     SelectiveScan,
     SelectRows,
     Softcap,
@@ -351,6 +352,7 @@ CASES: dict[str, Case] = {
             "do not part over 3 KV heads": with_state(replace(STATE, kv_heads=3)),
             "head sizes": with_state(replace(STATE, value_dim=4)),
             "window 0 is empty": with_state(replace(STATE, window=0)),
+            "which says how long they are": with_op(replace(ATTENTION, chunked=True)),
             "a head of 8 channels is too wide for a cache in narrow, which holds 7": with_state(
                 replace(STATE, format=KvFormat("narrow", 1, max_channels=7))
             ),
@@ -523,6 +525,18 @@ CASES: dict[str, Case] = {
             ((PARTIAL,), (), 2, None),
         ),
         refused={"takes 1 inputs, not 2": with_inputs(*pair(TOKENS, 8))},
+    ),
+    "scale_by_position": Case(
+        ScaleByPosition(8, 0.1),
+        x(TOKENS, 8),
+        ((TOKENS, 8),),
+        Work({"f32": 32.0}, activation_bytes=2 * 2 * 32),
+        shards=(((CUT,), (), 2, (ScaleByPosition(8, 0.1), (CUT,))),),
+        refused={
+            "takes 1 inputs, not 2": with_inputs(*pair(TOKENS, 8)),
+            "rows that are not the step's tokens": with_inputs(value(0, SAMPLED, 8)),
+            "period 0 is not above 0": with_op(ScaleByPosition(0, 0.1)),
+        },
     ),
     "scale_by": Case(
         ScaleBy(),

@@ -41,6 +41,7 @@ class Shape:
     softcap: float | None = None
     causal: bool = True
     ahead: int | None = None
+    chunked: bool = False
     tokens: int = 700
     scale: float = 0.125
     kv_format: str = "bf16"
@@ -66,6 +67,8 @@ SHAPES = [
     Shape(heads=3, kv_heads=1, window=16),
     Shape(heads=3, kv_heads=1, window=257),
     Shape(heads=3, kv_heads=1, window=300, softcap=2.0),
+    Shape(heads=3, kv_heads=1, window=16, chunked=True, tokens=300),
+    Shape(heads=3, kv_heads=1, window=300, chunked=True),
     Shape(heads=16, kv_heads=1, softcap=20.0, tokens=280),
     Shape(heads=64, kv_heads=1, head_dim=32, value_dim=32, tokens=40),
     Shape(heads=3, kv_heads=1, causal=False, tokens=300),
@@ -77,7 +80,7 @@ SHAPES = [
 SHAPES += [
     replace(shape, kv_format=name, tokens=min(shape.tokens, 300))
     for name in FORMATS[1:]
-    for shape in (*SHAPES[:6], *SHAPES[7:10], SHAPES[11], SHAPES[13])
+    for shape in (*SHAPES[:6], *SHAPES[7:10], SHAPES[11], SHAPES[13], SHAPES[15])
 ]
 CAUSAL = [shape for shape in SHAPES if shape.causal]
 
@@ -100,6 +103,7 @@ def attending(shape: Shape, isa: str, table: Floats, threads: int = 2) -> CpuExe
         shape.softcap,
         shape.causal,
         shape.ahead,
+        chunked=shape.chunked,
     )
 
     def add(b: Builder, values: tuple[Value, ...]) -> Value:
@@ -138,7 +142,9 @@ def expected(shape: Shape, table: Floats) -> tuple[Doubles, Doubles]:
     hidden = (key > query) if shape.causal else np.zeros((n, n), bool)
     if shape.ahead is not None:
         hidden = hidden | (key > query + shape.ahead)
-    if shape.window is not None:
+    if shape.window is not None and shape.chunked:
+        hidden = hidden | (key // shape.window != query // shape.window)
+    elif shape.window is not None:
         hidden = hidden | (key <= query - shape.window)
     out, bound = (np.empty((n, shape.heads, shape.value_dim)) for _ in range(2))
     for head in range(shape.heads):

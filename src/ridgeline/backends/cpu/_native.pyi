@@ -322,6 +322,10 @@ class Program:
         causal: bool,
         ahead: int = -1,
         sinks: NDArray[np.float32] | None = None,
+        chunked: bool = False,
+    ) -> None: ...
+    def add_scale_by_position(
+        self, name: str, x: View, y: View, period: float, beta: float, first: int
     ) -> None: ...
     def add_causal_conv(
         self,

@@ -39,6 +39,7 @@ from ridgeline.backends.cpu.bind_streams import (
 from ridgeline.backends.cpu.bind_tables import (
     bind_embed,
     bind_position_embed,
+    bind_scale_by_position,
     bind_type_embed,
 )
 from ridgeline.backends.cpu.weights import Weights
@@ -72,7 +73,7 @@ from ridgeline.model.graph.ops.rg_lru import RgLru
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
-from ridgeline.model.graph.ops.scale_by import ScaleBy
+from ridgeline.model.graph.ops.scale_by import ScaleBy, ScaleByPosition
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
 from ridgeline.model.graph.ops.streams import KeepLargest, MatchSize, Mix
 from ridgeline.model.graph.ops.token_shift import TokenShift
@@ -342,6 +343,7 @@ def _attention(b: Binding, node: Node, op: Attention) -> None:
         op.causal,
         -1 if op.ahead is None else op.ahead,
         b.floats(node.weights[0]) if op.sinks else None,
+        op.chunked,
     )
 
 
@@ -450,6 +452,7 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     Add: _add,
     Scale: _scale,
     ScaleBy: _scale_by,
+    ScaleByPosition: bind_scale_by_position,
     Softcap: _softcap,
     Weigh: _weigh,
     Route: bind_route,

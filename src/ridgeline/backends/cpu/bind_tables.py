@@ -1,4 +1,6 @@
-"""Binders of operators that look up rows of a table, which stays as its file has it."""
+"""Binders of operators that look up rows of a table, which stays as its file has it, or go by a
+token's position.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import numpy.typing as npt
 from ridgeline.backends.cpu import _native
 from ridgeline.model.graph.node import Node, Weight
 from ridgeline.model.graph.ops.embed import Embed, PositionEmbed, TypeEmbed
+from ridgeline.model.graph.ops.scale_by import ScaleByPosition
 
 if TYPE_CHECKING:
     from ridgeline.backends.cpu.bind import Binding
@@ -36,3 +39,8 @@ def bind_type_embed(b: Binding, node: Node, op: TypeEmbed) -> None:
     y = b.view(node.outputs[0])
     separator = -1 if op.separator is None else op.separator
     b.program.add_type_embed(node.name, y, *_table(b, node.weights[0]), separator)
+
+
+def bind_scale_by_position(b: Binding, node: Node, op: ScaleByPosition) -> None:
+    x, y = b.view(node.inputs[0]), b.view(node.outputs[0])
+    b.program.add_scale_by_position(node.name, x, y, op.period, op.beta, op.first)

@@ -28,7 +28,7 @@ def attention(op: Attention, call: Call) -> tuple[Array]:
     for row, q in call.by_row(call.inputs[0]):
         keys, values = call.cache.read(row)
         queries = q.reshape(row.num_new, op.num_heads, op.head_dim)
-        hidden = unseen(row.num_context, row.num_new, state.window, op.causal, op.ahead)
+        hidden = unseen(row.num_context, row.num_new, state.window, op.causal, op.ahead, op.chunked)
         heads = [
             attend_head(
                 op,
@@ -67,7 +67,12 @@ def attend_head(
 
 
 def unseen(
-    num_context: int, num_new: int, window: int | None, causal: bool, ahead: int | None = None
+    num_context: int,
+    num_new: int,
+    window: int | None,
+    causal: bool,
+    ahead: int | None = None,
+    chunked: bool = False,
 ) -> Array:
     """[new, all]: whether the query must not see the key."""
     query = np.arange(num_context, num_context + num_new)[:, None]
@@ -77,6 +82,8 @@ def unseen(
         hidden |= key > query
     if ahead is not None:
         hidden |= key > query + ahead
-    if window is not None:
+    if window is not None and chunked:
+        hidden |= key // window != query // window
+    elif window is not None:
         hidden |= key <= query - window
     return hidden

@@ -14,7 +14,7 @@ from ridgeline.model.graph.ops.elementwise import (
     SplitGroups,
     Weigh,
 )
-from ridgeline.model.graph.ops.scale_by import ScaleBy
+from ridgeline.model.graph.ops.scale_by import ScaleBy, ScaleByPosition
 
 
 def add(op: Add, call: Call) -> tuple[Array]:
@@ -30,6 +30,13 @@ def scale(op: Scale, call: Call) -> tuple[Array]:
 def scale_by(op: ScaleBy, call: Call) -> tuple[Array]:
     (x,), (weight,) = call.inputs, call.weights
     return (x * weight.astype(x.dtype),)
+
+
+def scale_by_position(op: ScaleByPosition, call: Call) -> tuple[Array]:
+    (x,) = call.inputs
+    rounds = np.floor((call.positions + op.first) / op.period)
+    factors = 1 + op.beta * np.log1p(rounds)
+    return (x * factors[:, None].astype(x.dtype),)
 
 
 def softcap(op: Softcap, call: Call) -> tuple[Array]:

@@ -38,6 +38,7 @@ from ridgeline.model.architectures.jamba import build_jamba
 from ridgeline.model.architectures.kimi_linear import build_kimi_linear
 from ridgeline.model.architectures.lfm2 import build_lfm2, build_lfm2_moe
 from ridgeline.model.architectures.llama import build_llama, build_mistral
+from ridgeline.model.architectures.llama4 import build_llama4
 from ridgeline.model.architectures.mamba import (
     build_falcon_mamba,
     build_gguf_mamba,
@@ -45,6 +46,7 @@ from ridgeline.model.architectures.mamba import (
     build_mamba2,
 )
 from ridgeline.model.architectures.minimax_m2 import build_minimax_m2
+from ridgeline.model.architectures.ministral3 import build_ministral3, build_mistral3
 from ridgeline.model.architectures.mixtral import build_llama_or_mixtral, build_mixtral
 from ridgeline.model.architectures.modernbert import (
     build_modernbert,
@@ -199,6 +201,18 @@ HF_GEMMA3N = Architecture(
     Names(names_dense.HF_GEMMA3N, names.HF_GEMMA3_ROOTS, names_dense.GEMMA3N_HARMLESS),
     model_types=("gemma3n", "gemma3n_text"),
 )
+HF_LLAMA4 = Architecture(
+    "hf",
+    build_llama4,
+    Names(names_moe.HF_LLAMA4, names.HF_GEMMA3_ROOTS, names.SEEING_HARMLESS),
+    model_types=("llama4", "llama4_text"),
+)
+HF_MISTRAL3 = Architecture(
+    "hf",
+    build_mistral3,
+    Names(names.HF_LLAMA, names.HF_GEMMA3_ROOTS, names.SEEING_HARMLESS),
+    model_types=("mistral3",),
+)
 HF_MAMBA, MAMBA_ROOTS = names_recurrent.HF_MAMBA, names_recurrent.MAMBA_ROOTS
 HF_QWEN3_5 = Architecture(
     "hf",
@@ -230,6 +244,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "Gemma3ForConditionalGeneration": HF_GEMMA3,
     "Phi3ForCausalLM": hf(build_phi3, names.HF_PHI3, "phi3"),
     "MinistralForCausalLM": hf(build_mistral, names.HF_LLAMA, "ministral"),
+    "Ministral3ForCausalLM": hf(build_ministral3, names.HF_LLAMA, "ministral3"),
+    "Mistral3ForConditionalGeneration": HF_MISTRAL3,
+    "Llama4ForCausalLM": HF_LLAMA4,
+    "Llama4ForConditionalGeneration": HF_LLAMA4,
     "GemmaForCausalLM": hf(build_gemma, names.HF_LLAMA, "gemma"),
     "Gemma2ForCausalLM": hf(build_gemma2, names_dense.HF_GEMMA2, "gemma2"),
     "OlmoForCausalLM": hf(build_olmo, names_dense.HF_OLMO, "olmo"),

@@ -23,6 +23,7 @@ from ridgeline.model.graph.ops import (
     Rope,
     Rotation,
     Scale,
+    ScaleByPosition,
     SelectRows,
     Softcap,
     SplitGroups,
@@ -140,9 +141,14 @@ def attention(
     ahead: int | None = None,
     sinks: bool = False,
     by_head: bool = False,
+    turned_norm: Norm | None = None,
+    temperature: ScaleByPosition | None = None,
+    chunked: bool = False,
 ) -> Value:
     """Self-attention of grouped heads over the layer's cache.
 
+    turned_norm: of each q and k head once it has turned, without weights. temperature: of queries,
+    by their positions. chunked: see `Attention`.
     by_head: see `Stored.qkv_by_head`; as many heads of k and v as of q.
     head_norm: of each q and k head. whole_norm: of all q's channels together, and of k's (OLMo 2).
     Not causal: keys and values are of this step only, so all layers of a window share one cache;
@@ -167,11 +173,25 @@ def attention(
     if rotation is not None:
         q = b.one(f"{name}.q_rope", Rope(heads.query, heads.dim, rotation), q)
         k = b.one(f"{name}.k_rope", Rope(heads.kv, heads.dim, rotation), k)
+    if turned_norm is not None:
+        q_norm, k_norm = (replace(turned_norm, num_groups=n) for n in (heads.query, heads.kv))
+        q = norm(b, f"{name}.q_turned_norm", q, q_norm, weight=False)
+        k = norm(b, f"{name}.k_turned_norm", k, k_norm, weight=False)
+    if temperature is not None:
+        q = b.one(f"{name}.q_temperature", temperature, q)
     cache = f"{layer}.kv" if causal else "kv" if window is None else "local_kv"
     state = KvState(cache, heads.kv, heads.dim, heads.dim, window)
     b.add(f"{name}.kv_write", KvWrite(), k, v, state=state)
     op = Attention(
-        heads.query, heads.dim, heads.dim, scale, softcap, causal, ahead=ahead, sinks=sinks
+        heads.query,
+        heads.dim,
+        heads.dim,
+        scale,
+        softcap,
+        causal,
+        ahead=ahead,
+        sinks=sinks,
+        chunked=chunked,
     )
     scores = (b.weight(f"{name}.sinks.weight", heads.query, axes=("heads",)),) if sinks else ()
     y = b.one(f"{name}.attend", op, q, weights=scores, state=state)

@@ -54,6 +54,7 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "no_rope_layer_interval": (),
     "use_qk_norm": (False,),
     "use_mrope": (False,),
+    "attention_chunk_size": (),
     "rope_interleaved": (False,),
     "clip_qkv": (),
 }

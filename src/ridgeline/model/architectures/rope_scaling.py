@@ -46,6 +46,8 @@ KNOWN_KEYS = frozenset(
         "finetuned",
         "mrope_section",
         "mrope_interleaved",
+        "llama_4_scaling_beta",  # of queries' temperature, which `ministral3.py` reads
+        "max_position_embeddings",  # Ministral 3 has it here too
     }
 )
 
@@ -230,12 +232,14 @@ def llama3(settings: RopeSettings, context: int) -> tuple[list[float], float]:
     section, factor = settings.section, read_factor(settings)
     low = section.number("low_freq_factor", 1e-6, MAX_FACTOR)
     high = section.number("high_freq_factor", 1e-6, MAX_FACTOR)
-    if not low < high:
-        section.refuse("high_freq_factor", f"must be above low_freq_factor = {low:g}")
+    if low > high:
+        section.refuse("high_freq_factor", f"must not be below low_freq_factor = {low:g}")
     scaled = []
     for frequency in plain(settings, context)[0]:
         turns = settings.original * frequency / (2 * math.pi)
-        kept = min(1.0, max(0.0, (turns - low) / (high - low)))
+        # Llama 4 Scout blends none: the two are one.
+        kept = float(turns > low) if low == high else (turns - low) / (high - low)
+        kept = min(1.0, max(0.0, kept))
         scaled.append(frequency * (kept + (1 - kept) / factor))
     return scaled, 1.0
 

@@ -27,7 +27,7 @@ from ridgeline.model.architectures.blocks import (
 from ridgeline.model.architectures.decoder import Sizes
 from ridgeline.model.graph.build import Builder, FormatOf
 from ridgeline.model.graph.node import Graph, Value
-from ridgeline.model.graph.ops import Join, Norm, Rotation
+from ridgeline.model.graph.ops import Join, Norm, Rotation, ScaleByPosition
 from ridgeline.model.graph.ops.activation import Activation
 
 # (builder, layer's name, layer's number, x [TOKENS, width]) -> y [TOKENS, width]
@@ -69,6 +69,7 @@ def attends(
     whole_norm: Norm | None = None,
     sinks: bool = False,
     by_head: bool = False,
+    temperature: ScaleByPosition | None = None,
 ) -> Branch:
     """Self-attention as `blocks.attention` has it, each layer with a rotation and a window of its
     own; scale None: 1 / sqrt(head_dim).
@@ -90,6 +91,7 @@ def attends(
             whole_norm=whole_norm,
             sinks=sinks,
             by_head=by_head,
+            temperature=temperature,
         )
 
     return branch

@@ -217,5 +217,10 @@ HF_HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq")
 HF_GEMMA3_HARMLESS = re.compile(
     r".*\.rotary_emb\.inv_freq|(model\.)?(vision_tower|multi_modal_projector)\..*"
 )
+# As a model that also sees has it.
+SEEING_HARMLESS = re.compile(
+    r".*\.rotary_emb\.inv_freq"
+    r"|(model\.)?(vision_tower|vision_model|multi_modal_projector|mm_projector)\..*"
+)
 # Read with the configuration (`gguf_config`), not as weights.
 GGUF_HARMLESS = re.compile(r"(blk\.\d+\.)?rope_(freqs|factors_long|factors_short)\.weight")

@@ -45,6 +45,24 @@ GGUF_MOE: dict[str, Row] = {
     "layers.{i}.shared.weigh": "blk.{i}.ffn_gate_inp_shexp",
 }
 
+# Of each expert gate before up, both inputs first.
+HF_LLAMA4: dict[str, Row] = {
+    **{
+        module: row.replace(".mlp.", ".feed_forward.") if isinstance(row, str) else row
+        for module, row in HF_QWEN_MOE.items()
+    },
+    "layers.{i}.moe.router": "{body}layers.{i}.feed_forward.router",
+    "layers.{i}.moe.gate": Stack(
+        "{body}layers.{i}.feed_forward.experts.gate_up_proj", part=0, parts=2, transposed=True
+    ),
+    "layers.{i}.moe.up": Stack(
+        "{body}layers.{i}.feed_forward.experts.gate_up_proj", part=1, parts=2, transposed=True
+    ),
+    "layers.{i}.moe.down": Stack(
+        "{body}layers.{i}.feed_forward.experts.down_proj", transposed=True
+    ),
+}
+
 HF_DEEPSEEK_MOE: dict[str, Row] = {
     **HF_QWEN_MOE,
     "layers.{i}.moe.correction.bias": "{body}layers.{i}.mlp.gate.e_score_correction_bias",

@@ -29,7 +29,7 @@ from ridgeline.model.graph.ops.rg_lru import RgLru
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
-from ridgeline.model.graph.ops.scale_by import ScaleBy
+from ridgeline.model.graph.ops.scale_by import ScaleBy, ScaleByPosition
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
 from ridgeline.model.graph.ops.streams import KeepLargest, MatchSize, Mix
 from ridgeline.model.graph.ops.token_shift import TokenShift
@@ -58,6 +58,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "add": Add,
     "scale": Scale,
     "scale_by": ScaleBy,
+    "scale_by_position": ScaleByPosition,
     "softcap": Softcap,
     "weigh": Weigh,
     "split": Split,
@@ -116,6 +117,7 @@ __all__ = [
     "Route",
     "Scale",
     "ScaleBy",
+    "ScaleByPosition",
     "SelectRows",
     "SelectiveScan",
     "Softcap",

@@ -80,9 +80,10 @@ class Attention(Operator):
     Query head h reads KV head h // (num_heads // kv_heads) (grouped queries, Ainslie et al. 2023).
     scores = scale * q.k, then softcap * tanh(scores / softcap) if softcap. causal: a token sees
     itself and what precedes it in its own row, at most `state.window` positions back, itself
-    included. Not causal: it sees its whole row, at most so far back, and `ahead` positions ahead.
-    included. sinks: one more score a head, which takes its share of the softmax and gives nothing
-    (gpt-oss).
+    included; chunked: of its own of the chunks of so many positions that the row parts into
+    (Llama 4), priced as the window that it is within. Not causal: it sees its whole row, at most so
+    far back, and `ahead` positions ahead. sinks: one more score a head, which takes its share of
+    the softmax and gives nothing (gpt-oss).
     """
 
     num_heads: int
@@ -93,6 +94,7 @@ class Attention(Operator):
     causal: bool = True
     ahead: int | None = None
     sinks: bool = False
+    chunked: bool = False
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return ((*inputs[0][:-1], self.num_heads * self.value_dim),)
@@ -151,6 +153,11 @@ class Attention(Operator):
         require(not state.latent, self, "the cache keeps latents")
         require(state.window is None or state.window > 0, self, f"window {state.window} is empty")
         require_kept(self, state)
+        require(
+            not self.chunked or (self.causal and state.window is not None),
+            self,
+            "chunks are of causal attention with a window, which says how long they are",
+        )
         require(
             self.ahead is None or (not self.causal and self.ahead >= 0),
             self,
