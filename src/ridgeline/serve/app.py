@@ -62,10 +62,18 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 def build_app(core: Core) -> ASGIApp:
     """The ASGI application; its lifespan is the watchdog's."""
+    return logged(build_guard(core), core)
+
+
+def build_guard(core: Core) -> Guard:
+    """The application without its log."""
     direct: dict[str, Handler] = {}
-    guarded = Guard(_Direct(build_routes(core, direct), direct), core, error_body_of)
+    return Guard(_Direct(build_routes(core, direct), direct), core, error_body_of)
+
+
+def logged(guard: Guard, core: Core) -> ASGIApp:
     write = core.options.access_log
-    return guarded if write is None else AccessLog(guarded, write)
+    return guard if write is None else AccessLog(guard, write)
 
 
 class _Direct:

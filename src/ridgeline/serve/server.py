@@ -19,68 +19,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ridgeline.errors import RidgelineError
-from ridgeline.serve.app import build_app
+from ridgeline.serve.app import build_guard, logged
+from ridgeline.serve.core.admission import FrontDoor
 from ridgeline.serve.core.core import Core
+from ridgeline.serve.protocol import protocol_of
 
 logger = logging.getLogger("ridgeline.serve")
 
-HEADER_SECONDS = 10.0
-MAX_HEADER_BYTES = 64 << 10
+# While so many newcomers are turned away in a tick, the loop rests between its turns: what comes in
+# that time is handled in one go. Waking for each would take the engine's cores from it twice: by
+# its own work, and by the threads of a step that wait for the one that was driven off its core.
+CALM_TICK_SECONDS, CALM_REFUSALS, REST_SECONDS = 0.05, 4, 0.004
 # Objects made until the youngest are looked through, and how often that until older ones are.
 GC_THRESHOLDS = (5_000, 20, 20)
-
-
-class BoundedProtocol(HttpToolsProtocol):
-    """HTTP whose headers must be small and come soon: else one could hold connections, and memory,
-    for nothing.
-    """
-
-    _waiting: asyncio.TimerHandle | None = None
-    _num_header_bytes = 0
-    _in_headers = True
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._waiting = self.loop.call_later(HEADER_SECONDS, self._too_slow)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._done_waiting()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self._in_headers:
-            self._num_header_bytes += len(data)
-            if self._waiting is None:  # a further request on this connection
-                self._waiting = self.loop.call_later(HEADER_SECONDS, self._too_slow)
-        super().data_received(data)
-        if self._in_headers and self._num_header_bytes > MAX_HEADER_BYTES:
-            self.send_400_response("The headers are too large.")
-
-    def on_message_begin(self) -> None:
-        self._in_headers = True
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._in_headers, self._num_header_bytes = False, 0
-        self._done_waiting()
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._in_headers = True
-        super().on_message_complete()
-
-    def _too_slow(self) -> None:
-        self._waiting = None
-        if not self.transport.is_closing():
-            self.transport.abort()
-
-    def _done_waiting(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
 
 
 class _Server(uvicorn.Server):
@@ -91,11 +44,13 @@ class _Server(uvicorn.Server):
         self._core = core
         self._ready = ready
         self._drain: asyncio.Task[None] | None = None
+        self._calm: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
+        self._calm = asyncio.create_task(_calm(self._core.door))
         if not self.should_exit:
             self._ready()
 
@@ -134,6 +89,22 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
+async def _calm(door: FrontDoor) -> None:
+    """See `REST_SECONDS`. Runs until it is cancelled."""
+    before, ticked, resting = 0, 0.0, False
+    while True:
+        now = time.monotonic()
+        if now >= ticked + CALM_TICK_SECONDS:
+            refused = door.num_refused
+            resting = refused - before >= CALM_REFUSALS
+            before, ticked = refused, now
+        if resting:
+            time.sleep(REST_SECONDS)
+            await asyncio.sleep(0)
+        else:
+            await asyncio.sleep(CALM_TICK_SECONDS)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; raises RidgelineError that says why not."""
     try:
@@ -162,7 +133,8 @@ def serve(core: Core, listening: socket.socket, ready: Callable[[], None] = lamb
     """Serves until a signal ends it. ready: called once requests are answered."""
     # Between steps the engine's thread runs Python; requests should not wait 5 ms for their turn.
     sys.setswitchinterval(0.001)
-    app = build_app(core)
+    guard = build_guard(core)
+    app = logged(guard, core)
     # What lives as long as the process is not looked through for garbage again and again: that
     # took tens of milliseconds, in which no step began and nothing was written.
     gc.collect()
@@ -170,7 +142,7 @@ def serve(core: Core, listening: socket.socket, ready: Callable[[], None] = lamb
     gc.set_threshold(*GC_THRESHOLDS)
     config = uvicorn.Config(
         app,
-        http=BoundedProtocol,
+        http=protocol_of(guard if core.options.access_log is None else None),
         ws="none",
         log_config=None,
         access_log=False,

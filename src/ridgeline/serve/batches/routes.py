@@ -28,6 +28,7 @@ from ridgeline.serve.openai.chat_bodies import ChatBody
 from ridgeline.serve.openai.completion_answer import CompletionBuilder
 from ridgeline.serve.openai.errors import error_body
 from ridgeline.serve.responses import routes as responses
+from ridgeline.serve.responses.background import folded
 from ridgeline.serve.responses.bodies import ResponsesBody
 from ridgeline.serve.responses.response import ResponseBuilder
 from ridgeline.serve.responses.store import documents_of
@@ -106,7 +107,7 @@ class Desk:
             responses.head_of(core, asked),
             wants_logprobs=responses.wants_logprobs(asked),
         )
-        await responses.folded(made, core.answer(_late(ask)))
+        await folded(core.answer(_late(ask)), made)
         if asked.store is not False:
             await asyncio.to_thread(self.responses.store.keep, tenant, made.response, items)
         return made.response

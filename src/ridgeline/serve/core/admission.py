@@ -128,6 +128,10 @@ class FrontDoor:
             if entry.account.tokens is not None:
                 entry.account.tokens.take(num_tokens)
 
+    @property
+    def num_refused(self) -> int:
+        return sum(self.refused.values())
+
     def _account(self, name: str) -> _Account | None:
         tenant = self.tenants.get(name)
         if tenant is None:

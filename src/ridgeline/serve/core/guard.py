@@ -54,17 +54,23 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return  # no WebSocket is spoken here
-        try:
-            self._check(scope)
-        except RidgelineError as error:
-            fault = fault_of(error)
-            body = json.dumps(self._error_body(scope["path"])(fault))
-            refusal = Response(body, fault.status, fault.headers, "application/json")
+        refusal = self.refusal(scope)
+        if refusal is not None:
             await refusal(scope, receive, send)
             return
         options = self._core.options
         counted = _Body(receive, options.max_body_bytes, options.body_seconds)
         await self._app(scope, counted.receive, send)
+
+    def refusal(self, scope: Scope) -> Response | None:
+        """What somebody is told who is not let in; of a scope its method, path and headers."""
+        try:
+            self._check(scope)
+        except RidgelineError as error:
+            fault = fault_of(error)
+            body = json.dumps(self._error_body(scope["path"])(fault))
+            return Response(body, fault.status, fault.headers, "application/json")
+        return None
 
     def _check(self, scope: Scope) -> None:
         headers = dict(scope["headers"])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
@@ -15,13 +15,12 @@ from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import RequestError
 from ridgeline.serve.core.ask import Ask, Conversation, NamedTool, Reasoning, Tool
 from ridgeline.serve.core.core import Core
-from ridgeline.serve.core.errors import Fault, HttpError, fault_of
+from ridgeline.serve.core.errors import Fault, HttpError
 from ridgeline.serve.core.events import AnswerEvent
 from ridgeline.serve.core.http import (
     EVENTS,
     Begun,
     begun,
-    closing,
     compact,
     documented,
     key_of,
@@ -34,6 +33,7 @@ from ridgeline.serve.core.http import (
 )
 from ridgeline.serve.core.phrasing import constrained
 from ridgeline.serve.openai.errors import error_body
+from ridgeline.serve.responses.background import Background, folded
 from ridgeline.serve.responses.bodies import NamedChoice, ResponsesBody
 from ridgeline.serve.responses.items import messages_of, read_items, tools_of
 from ridgeline.serve.responses.response import ResponseBuilder
@@ -42,22 +42,14 @@ from ridgeline.serve.responses.store import Store, documents_of
 _INCLUDED = ("message.output_text.logprobs", "reasoning.encrypted_content")
 
 
-@dataclass(slots=True)
-class Running:
-    """A response in the background."""
-
-    tenant: str
-    builder: ResponseBuilder
-    task: asyncio.Task[None]
-
-
 class Desk:
     """What one server knows of responses: those that are kept, and those that run on their own."""
 
     def __init__(self, core: Core) -> None:
         self.core = core
-        self.store = Store(documents_of(core))
-        self.running: dict[str, Running] = {}
+        documents = documents_of(core)
+        self.store = Store(documents)
+        self.background = Background(core, self.store, documents, self.made)
 
     async def prepare(
         self, body: ResponsesBody, tenant: str, response_id: str
@@ -78,18 +70,14 @@ class Desk:
         items = before + read_items(body.input, known)
         return ask_of(self.core, body, tenant, response_id, items), items
 
-    async def background(self, builder: ResponseBuilder, ask: Ask, keep: Any) -> None:
-        """Answers while nobody waits; what became of it is kept."""
-        try:
-            await folded(builder, self.core.answer(ask))
-        except asyncio.CancelledError:
-            builder.cancelled()
-        except Exception as error:
-            fault = fault_of(error)
-            builder.failed("server_error", fault.message)
-        finally:
-            await asyncio.to_thread(keep)
-            self.running.pop(builder.response["id"], None)
+    async def made(
+        self, body: ResponsesBody, tenant: str, response_id: str
+    ) -> tuple[Ask, list[dict[str, Any]], ResponseBuilder]:
+        """The same, and who writes the response."""
+        ask, items = await self.prepare(body, tenant, response_id)
+        head = head_of(self.core, body)
+        builder = ResponseBuilder(response_id, head, wants_logprobs=wants_logprobs(body))
+        return ask, items, builder
 
 
 class ResponseAnswer(BaseModel):
@@ -100,8 +88,17 @@ class ResponseAnswer(BaseModel):
 
 
 def router(core: Core) -> APIRouter:
-    routes = APIRouter(route_class=route_of(error_body), tags=["openai"])
     desk = Desk(core)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await desk.background.resume()
+        try:
+            yield
+        finally:
+            await desk.background.stop()
+
+    routes = APIRouter(route_class=route_of(error_body), tags=["openai"], lifespan=lifespan)
 
     @routes.post("/v1/responses", openapi_extra=documented(ResponsesBody, ResponseAnswer, EVENTS))
     async def create_response(request: Request) -> Response:
@@ -110,10 +107,10 @@ def router(core: Core) -> APIRouter:
         core.check_model(body.model)
         check(body)
         response_id = core.new_id("resp_")
-        ask, items = await desk.prepare(body, tenant, response_id)
+        ask, items, builder = await desk.made(body, tenant, response_id)
         ask = traced(ask, request)
-        head = head_of(core, body) | ({"ignored_fields": ignored} if ignored else {})
-        builder = ResponseBuilder(response_id, head, wants_logprobs=wants_logprobs(body))
+        if ignored:
+            builder.response["ignored_fields"] = ignored
         headers = {"x-request-id": response_id}
 
         def keep() -> None:
@@ -121,11 +118,12 @@ def router(core: Core) -> APIRouter:
                 desk.store.keep(tenant, builder.response, items)
 
         if body.background:
-            return JSONResponse(begin(desk, builder, ask, tenant, keep), headers=headers)
+            queued = await desk.background.begin(body, tenant, ask, items, builder)
+            return JSONResponse(queued, headers=headers)
         if body.stream:
             events = await while_there(request, begun(core.answer(ask)))
             return streamed(builder, events, keep, headers)
-        await while_there(request, folded(builder, core.answer(ask)))
+        await while_there(request, folded(core.answer(ask), builder))
         await asyncio.to_thread(keep)
         return JSONResponse(builder.response, headers=headers)
 
@@ -151,10 +149,7 @@ def router(core: Core) -> APIRouter:
     @routes.post("/v1/responses/{response_id}/cancel")
     async def cancel_response(request: Request, response_id: str) -> Response:
         tenant = core.tenant(key_of(request))
-        running = desk.running.get(response_id)
-        if running is not None and running.tenant == tenant:
-            running.task.cancel()
-            await asyncio.wait([running.task])
+        await desk.background.cancel(tenant, response_id)
         response, _ = await found(desk, tenant, response_id)
         if response["status"] not in ("cancelled",):
             raise RequestError("response_id", f"the response is {response['status']} already")
@@ -164,6 +159,7 @@ def router(core: Core) -> APIRouter:
     async def delete_response(request: Request, response_id: str) -> Response:
         tenant = core.tenant(key_of(request))
         await found(desk, tenant, response_id)
+        await desk.background.cancel(tenant, response_id)
         await asyncio.to_thread(desk.store.remove, tenant, response_id)
         return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
@@ -181,16 +177,10 @@ def listed_item(item: dict[str, Any]) -> dict[str, Any]:
     return {"status": "completed", **item, "content": [part]}
 
 
-def begin(desk: Desk, builder: ResponseBuilder, ask: Ask, tenant: str, keep: Any) -> dict[str, Any]:
-    task = asyncio.create_task(desk.background(builder, ask, keep))
-    desk.running[builder.response["id"]] = Running(tenant, builder, task)
-    return {**builder.response, "status": "queued", "output": []}
-
-
 async def found(
     desk: Desk, tenant: str, response_id: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    running = desk.running.get(response_id)
+    running = desk.background.running.get(response_id)
     if running is not None and running.tenant == tenant:
         return running.builder.response, []
     try:
@@ -302,13 +292,6 @@ def head_of(core: Core, body: ResponsesBody) -> dict[str, Any]:
         "truncation": "disabled",
         "user": body.user,
     }
-
-
-async def folded(builder: ResponseBuilder, events: AsyncIterator[list[AnswerEvent]]) -> None:
-    async with closing(events):
-        async for batch in events:
-            for event in batch:
-                builder.take(event)
 
 
 def streamed(

@@ -1,0 +1,152 @@
+"""Responses in the background: what was promised outlives the server's end, as batches do.
+
+What a response was asked with is on the disk before its id is told. A server that ends, or is
+killed, leaves it there, and the next one over the same model answers it from its beginning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ridgeline.errors import EngineError, Overloaded
+from ridgeline.serve.batches.journal import Documents
+from ridgeline.serve.core.ask import Ask
+from ridgeline.serve.core.core import Core
+from ridgeline.serve.core.errors import fault_of
+from ridgeline.serve.core.events import AnswerEvent
+from ridgeline.serve.core.http import closing
+from ridgeline.serve.responses.bodies import ResponsesBody
+from ridgeline.serve.responses.response import ResponseBuilder
+from ridgeline.serve.responses.store import Store
+
+BEGUN = "responses-begun"
+# Servers that may end while they answer one response; it may be what ends them.
+MAX_TRIES = 3
+AGAIN_SECONDS = 0.5
+
+Items = list[dict[str, Any]]
+# What a body asks for, under an id: the ask, the items it is made of, and who writes the response.
+Prepare = Callable[[ResponsesBody, str, str], Awaitable[tuple[Ask, Items, ResponseBuilder]]]
+
+
+@dataclass(slots=True)
+class Running:
+    tenant: str
+    items: Items
+    builder: ResponseBuilder
+    task: asyncio.Task[None]
+
+
+class Background:
+    """Owned by the event loop."""
+
+    def __init__(self, core: Core, store: Store, documents: Documents, prepare: Prepare) -> None:
+        self._core = core
+        self._store = store
+        self._documents = documents
+        self._prepare = prepare
+        self._stopping = False
+        self.running: dict[str, Running] = {}
+
+    async def begin(
+        self, body: ResponsesBody, tenant: str, ask: Ask, items: Items, builder: ResponseBuilder
+    ) -> dict[str, Any]:
+        """The response as it is now, queued; on the disk, and under way."""
+        queued = {**builder.response, "status": "queued", "output": []}
+        entry = {
+            "id": queued["id"],
+            "created_at": queued["created_at"],
+            "tenant": tenant,
+            "tries": 1,
+            "body": body.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        }
+        await asyncio.to_thread(self._store.keep, tenant, queued, items)
+        await asyncio.to_thread(self._documents.write, BEGUN, entry["id"], entry)
+        self._start(tenant, ask, items, builder)
+        return queued
+
+    async def resume(self) -> None:
+        """Begins what the server before has not ended."""
+        for entry in await asyncio.to_thread(self._documents.every, BEGUN):
+            name, tenant = entry["id"], entry["tenant"]
+            entry["tries"] += 1
+            try:
+                response, items = await asyncio.to_thread(self._store.get, tenant, name)
+            except KeyError:  # deleted since
+                await asyncio.to_thread(self._documents.remove, BEGUN, name)
+                continue
+            try:
+                if entry["tries"] > MAX_TRIES:
+                    raise EngineError(f"the server ended {MAX_TRIES} times while this was written")
+                await asyncio.to_thread(self._documents.write, BEGUN, name, entry)
+                body = ResponsesBody.model_validate(entry["body"])
+                ask, items, builder = await self._prepare(body, tenant, name)
+            except Exception as error:
+                builder = ResponseBuilder(name, response, wants_logprobs=False)
+                builder.failed("server_error", fault_of(error).message)
+                await self._end(tenant, builder, items)
+                continue
+            builder.response["created_at"] = entry["created_at"]
+            self._start(tenant, ask, items, builder)
+
+    async def cancel(self, tenant: str, response_id: str) -> None:
+        """Ends it, if it runs and is the tenant's."""
+        one = self.running.get(response_id)
+        if one is None or one.tenant != tenant:
+            return
+        one.task.cancel()
+        await asyncio.wait([one.task])
+        if response_id in self.running:  # it had not begun
+            one.builder.cancelled()
+            await self._end(tenant, one.builder, one.items)
+
+    async def stop(self) -> None:
+        """The server ends: what runs is left for the next one."""
+        self._stopping = True
+        tasks = [one.task for one in self.running.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, tenant: str, ask: Ask, items: Items, builder: ResponseBuilder) -> None:
+        task = asyncio.create_task(self._run(tenant, ask, items, builder))
+        self.running[builder.response["id"]] = Running(tenant, items, builder, task)
+
+    async def _run(self, tenant: str, ask: Ask, items: Items, builder: ResponseBuilder) -> None:
+        try:
+            await self._answer(ask, builder)
+        except asyncio.CancelledError:
+            if self._stopping:
+                return
+            builder.cancelled()
+        except Exception as error:
+            builder.failed("server_error", fault_of(error).message)
+        await self._end(tenant, builder, items)
+
+    async def _answer(self, ask: Ask, builder: ResponseBuilder) -> None:
+        """What is promised waits for room; nobody is told to come back."""
+        while True:
+            events = self._core.answer(ask)
+            try:
+                await folded(events, builder)
+                return
+            except Overloaded:
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _end(self, tenant: str, builder: ResponseBuilder, items: Items) -> None:
+        name = builder.response["id"]
+        await asyncio.to_thread(self._store.keep, tenant, builder.response, items)
+        await asyncio.to_thread(self._documents.remove, BEGUN, name)
+        self.running.pop(name, None)
+
+
+async def folded(events: Any, builder: ResponseBuilder) -> None:
+    """Takes all events of an answer."""
+    async with closing(events):
+        async for batch in events:
+            event: AnswerEvent
+            for event in batch:
+                builder.take(event)

@@ -1,0 +1,106 @@
+"""Responses in the background outlive the server that began them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+from tiny import client_of, slow_steps, tiny_core
+
+from ridgeline.serve.app import build_routes
+from ridgeline.serve.core.core import Core
+
+ASK = {"model": "tiny", "input": "Hi", "max_output_tokens": 30, "temperature": 0, "seed": 1}
+BEHIND = ASK | {"background": True, "metadata": {"a": "b"}}
+
+
+async def ended(client: httpx.AsyncClient, name: str) -> dict[str, Any]:
+    async with asyncio.timeout(20):
+        while True:
+            found: dict[str, Any] = (await client.get(f"/v1/responses/{name}")).json()
+            if found["status"] not in ("queued", "in_progress"):
+                return found
+            await asyncio.sleep(0.01)
+
+
+def text_of(response: dict[str, Any]) -> str:
+    return "".join(part["text"] for item in response["output"] for part in item["content"])
+
+
+async def begun_and_left(core: Core) -> dict[str, Any]:
+    """A response of a server that ends while it is being written."""
+    slow_steps(core, 0.02)
+    app = build_routes(core)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        told: dict[str, Any] = (await client.post("/v1/responses", json=BEHIND)).json()
+        assert told["status"] == "queued"
+        while not core.engine.load.running:
+            await asyncio.sleep(0.002)
+        again = (await client.get(f"/v1/responses/{told['id']}")).json()
+        assert again["status"] in ("queued", "in_progress")
+    core.close()
+    return told
+
+
+def test_the_next_server_answers_what_one_before_it_began(tmp_path: Path) -> None:
+    async def run() -> None:
+        told = await begun_and_left(tiny_core(state=tmp_path))
+        core = tiny_core(state=tmp_path)
+        app = build_routes(core)
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            found = await ended(client, told["id"])
+            plain = (await client.post("/v1/responses", json=ASK)).json()
+            assert found["status"] == plain["status"]
+            assert found["usage"]["output_tokens"] == plain["usage"]["output_tokens"]
+            assert text_of(found) == text_of(plain)
+            assert found["created_at"] == told["created_at"]
+            assert found["metadata"] == {"a": "b"}
+        core.close()
+        assert not list((tmp_path / "responses-begun").glob("*"))
+
+    asyncio.run(run())
+
+
+def test_what_ends_server_after_server_is_given_up(tmp_path: Path) -> None:
+    async def run() -> None:
+        told = await begun_and_left(tiny_core(state=tmp_path))
+        (path,) = (tmp_path / "responses-begun").glob("*.json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"tries": 3}))
+        core = tiny_core(state=tmp_path)
+        app = build_routes(core)
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            found = await ended(client, told["id"])
+            assert found["status"] == "failed"
+            assert "ended 3 times" in found["error"]["message"]
+        core.close()
+
+    asyncio.run(run())
+
+
+def test_what_was_cancelled_or_deleted_stays_so(tmp_path: Path) -> None:
+    async def run() -> None:
+        core = tiny_core(state=tmp_path)
+        slow_steps(core, 0.02)
+        app = build_routes(core)
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            first = (await client.post("/v1/responses", json=BEHIND)).json()["id"]
+            cancelled = await client.post(f"/v1/responses/{first}/cancel")
+            assert cancelled.json()["status"] == "cancelled"
+            gone = (await client.post("/v1/responses", json=BEHIND)).json()["id"]
+            assert (await client.delete(f"/v1/responses/{gone}")).json()["deleted"]
+            assert (await client.get(f"/v1/responses/{gone}")).status_code == 404
+            second = (await client.post("/v1/responses", json=BEHIND)).json()["id"]
+        core.close()
+        (tmp_path / "responses" / f"{second}.json").unlink()
+        core = tiny_core(state=tmp_path)
+        app = build_routes(core)
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            assert (await client.get(f"/v1/responses/{first}")).json()["status"] == "cancelled"
+            assert (await client.get(f"/v1/responses/{second}")).status_code == 404
+            assert not core.door.running
+        core.close()
+
+    asyncio.run(run())
