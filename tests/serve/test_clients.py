@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import anthropic
 import httpx
+import jsonschema
 import ollama
 import openai
 import pytest
@@ -546,41 +547,56 @@ def test_clients_come_back_after_a_refusal(url: str) -> None:
     assert statuses.count(429) >= 2
 
 
-NODE = """
-import OpenAI from "openai";
-const client = new OpenAI({ baseURL: process.argv[2], apiKey: process.argv[3], maxRetries: 0 });
-const asked = {
-  model: "tiny", messages: [{ role: "user", content: "Hello" }], max_tokens: 8, temperature: 0,
-};
-const whole = (await client.chat.completions.create(asked)).choices[0].message.content;
-let folded = "";
-for await (const chunk of await client.chat.completions.create({ ...asked, stream: true }))
-  folded += chunk.choices[0]?.delta?.content ?? "";
-let refused = 0;
-try {
-  await client.chat.completions.create({ ...asked, nonsense: 1 });
-} catch (error) {
-  refused = error.status;
-}
-console.log(JSON.stringify({ whole, folded, refused }));
-"""
+@pytest.fixture(scope="module")
+def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with Node's package openai. RIDGELINE_TEST_NODE_MODULES: where it is already."""
+    given = os.environ.get("RIDGELINE_TEST_NODE_MODULES", "")
+    if shutil.which("node") is None:
+        pytest.skip("needs node")
+    if (Path(given) / "openai").is_dir():
+        return Path(given)
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm, or RIDGELINE_TEST_NODE_MODULES")
+    folder = tmp_path_factory.mktemp("node")
+    install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), "openai@6"]
+    try:
+        done = subprocess.run(install, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        pytest.skip("npm cannot install openai: it takes too long")
+    if done.returncode:
+        pytest.skip(f"npm cannot install openai: {done.stderr.strip()[-200:]}")
+    return folder / "node_modules"
 
 
-def test_openai_for_node(url: str, tmp_path: Path, of_openai: openai.OpenAI) -> None:
-    """RIDGELINE_TEST_NODE_MODULES: a node_modules folder with the package openai."""
-    modules = os.environ.get("RIDGELINE_TEST_NODE_MODULES", "")
-    if shutil.which("node") is None or not (Path(modules) / "openai").is_dir():
-        pytest.skip("needs node and its package openai")
-    (tmp_path / "node_modules").symlink_to(modules)
+def test_openai_for_node(
+    url: str, tmp_path: Path, node_modules: Path, of_openai: openai.OpenAI
+) -> None:
+    (tmp_path / "node_modules").symlink_to(node_modules)
     script = tmp_path / "ask.mjs"
-    script.write_text(NODE)
+    shutil.copy(Path(__file__).parent / "node_client.mjs", script)
     done = subprocess.run(
-        ["node", str(script), f"{url}/v1", KEY], capture_output=True, text=True, timeout=60
+        ["node", str(script), url, KEY], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     alone = of_openai.chat.completions.create(
-        model="tiny", messages=SAID, max_tokens=8, temperature=0
+        model="tiny", messages=SAID, max_tokens=12, temperature=0, seed=1
     )
-    assert found["whole"] == found["folded"] == alone.choices[0].message.content
-    assert found["refused"] == 400
+    text = alone.choices[0].message.content
+    assert found["whole"] == found["streamed"] == found["helper"] == found["after"] == text
+    assert found["models"] == ["tiny", "alias"]
+    assert found["usage"] == found["streamedUsage"] == 12
+    assert found["calls"]
+    for name, arguments in found["calls"]:
+        assert name == "weather"
+        jsonschema.validate(arguments, WEATHER)
+    jsonschema.validate(found["parsed"], WEATHER)
+    assert found["completion"] == found["completionStreamed"]
+    response = found["response"]
+    assert response == found["responseStreamed"] == found["retrieved"] == found["behind"]
+    assert found["queued"] == "queued"
+    assert found["lastEvent"] in ("response.completed", "response.incomplete")
+    assert found["file"] == ["b.jsonl", True]
+    assert found["badField"] == ["BadRequestError", 400, "temperature"]
+    assert found["unknownModel"] == ["NotFoundError", 404, "model"]
+    assert found["wrongKey"] == ["AuthenticationError", 401, None]
