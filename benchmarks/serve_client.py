@@ -93,6 +93,8 @@ async def post(
                 lambda: _Exchange(head.encode() + data), "127.0.0.1", port
             )
             await exchange.over
+            if not exchange.pieces:
+                raise ConnectionError("closed without an answer")
     except TimeoutError:
         pass
     finally:
@@ -101,8 +103,6 @@ async def post(
     reply.ended = time.perf_counter()
     if exchange is not None:
         _read(exchange.pieces, reply)
-        if not reply.status and exchange.over.done():
-            raise ConnectionError("closed without an answer")
     return reply
 
 

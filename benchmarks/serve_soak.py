@@ -27,6 +27,7 @@ from serve_client import get, open_files, post, prompts, resident_bytes, ridgeli
 async def soak(port: int, pid: int, asked: argparse.Namespace) -> dict[str, Any]:
     texts = prompts(None, 64)
     statuses: Counter[int] = Counter()
+    refusals: Counter[str] = Counter()
     end = time.perf_counter() + asked.seconds
     chance = random.Random(2)
 
@@ -51,6 +52,9 @@ async def soak(port: int, pid: int, asked: argparse.Namespace) -> dict[str, Any]
             try:
                 reply = await post(port, path, body, hang_up)
                 statuses[reply.status] += 1
+                if reply.status == 429:
+                    refusals[json.loads(reply.body)["error"]["message"].split(",")[0][:60]] += 1
+                    await asyncio.sleep(min(reply.retry_after or 1.0, 5.0))
             except (OSError, asyncio.IncompleteReadError):
                 statuses[-1] += 1
 
@@ -84,7 +88,14 @@ async def soak(port: int, pid: int, asked: argparse.Namespace) -> dict[str, Any]
         and not (name in ("fds", "tasks") and after[name] <= before[name] + 3)
     ]
     told = {str(status): count for status, count in sorted(statuses.items())}
-    return {"before": before, "after": after, "statuses": told, "faults": faults, "leaks": leaks}
+    return {
+        "before": before,
+        "after": after,
+        "statuses": told,
+        "refusals": refusals.most_common(5),
+        "faults": faults,
+        "leaks": leaks,
+    }
 
 
 def main() -> None:

@@ -122,6 +122,10 @@ class AsyncEngine:
         """What the engine's steps were and gave; filled by its thread, to be read only."""
         return self._worker.book
 
+    def block_states(self) -> bytearray:
+        """See `BlockPool.states`: a look from another thread."""
+        return self._worker.block_states()
+
     @property
     def step_began(self) -> float | None:
         """When the step that runs began, of `time.monotonic()`; None between steps."""

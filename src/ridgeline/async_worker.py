@@ -220,6 +220,9 @@ class Worker:
     def book(self) -> Book:
         return self._session.engine.book
 
+    def block_states(self) -> bytearray:
+        return self._session.engine.state.pool.states()
+
     def describe_step(self) -> str:
         state = self._session.engine.state
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import math
@@ -15,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tiny import tiny_core, within
+from tiny import settled, slow_steps, tiny_core, within
 
 from ridgeline import SamplingParams
 from ridgeline.config import read_settings
@@ -23,6 +24,7 @@ from ridgeline.engine.ledger import Trace
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.keys import Keys
 from ridgeline.serve.metrics.exposition import names
+from ridgeline.serve.metrics.live import kv_map
 from ridgeline.serve.metrics.spans import phases
 
 BODY = {"model": "tiny", "prompt": "hello, hello, hello, hello", "max_tokens": 12, "seed": 1}
@@ -255,6 +257,33 @@ def test_spans_go_to_the_collector_that_is_set() -> None:
         assert spans[name].parent_span_id == whole.span_id
         assert whole.start_time_unix_nano <= spans[name].start_time_unix_nano
     assert abs(spans["decode"].end_time_unix_nano - whole.end_time_unix_nano) < 1e6
+
+
+def test_the_map_of_the_cache_is_what_the_pool_holds() -> None:
+    core = tiny_core()
+
+    async def check(client: httpx.AsyncClient) -> None:
+        empty = (await client.get("/live")).json()["kv_map"]
+        assert empty == [[0, 0, 0]] * len(empty)
+        text = "a prompt that is long enough for some whole blocks of tokens"
+        asked = {"prompt": text, "max_tokens": 60, "n": 3, "ignore_eos": True, "seed": 1}
+        slow_steps(core, 0.01)
+        running = asyncio.create_task(client.post("/v1/completions", json=asked))
+        while not any(state == 3 for state in core.engine.block_states()):
+            assert not running.done()
+            await asyncio.sleep(0.002)
+        told = kv_map(core, 10)
+        assert sum(cell[1] for cell in told) > 0
+        assert sum(cell[2] for cell in told) > 0  # the prompt's blocks, which three answers share
+        assert (await running).status_code == 200
+        await settled(core)
+        pool = core.llm.session.engine.state.pool
+        states = core.engine.block_states()
+        assert states.count(1) == pool.num_cached > 0
+        assert states.count(0) == pool.num_free - pool.num_cached
+        assert states.count(2) == states.count(3) == 0
+
+    within(core, check)
 
 
 def test_phases_of_a_preempted_request_are_where_they_were() -> None:

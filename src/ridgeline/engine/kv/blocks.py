@@ -48,6 +48,21 @@ class BlockPool:
         """Blocks of entries that have no owner and can still be found."""
         return self._num_cached_blocks
 
+    def states(self) -> bytearray:
+        """What each block is: 0 empty; 1 kept for its name alone; 2 in use; 3 in use by several. A
+        copy that others may take while this changes; it may then be half of before and of after.
+        """
+        found = bytearray(b"\2" * self.num_blocks)
+        for block in tuple(self._free):
+            found[block] = 0
+        kept = tuple(self._cached)
+        shared = [entry for entry, owners in enumerate(tuple(self._num_owners)) if owners > 1]
+        for state, entries in ((1, kept), (3, shared)):
+            for entry in entries:
+                for block in self.blocks_of(entry):
+                    found[block] = state
+        return found
+
     def num_owners(self, block: int) -> int:
         return self._num_owners[block]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.assemble import kept_roofs
@@ -12,6 +13,8 @@ from ridgeline.engine.book import Histogram
 from ridgeline.model.graph.work import NO_WORK, Work
 from ridgeline.serve.core.core import Core
 from ridgeline.step import StepShape
+
+MAP_CELLS = 384
 
 if TYPE_CHECKING:
     from ridgeline.assemble import OperatorTime
@@ -29,6 +32,7 @@ def live(core: Core, roof: dict[str, float] | None) -> dict[str, Any]:
         "answering": core.door.running,
         "free_blocks": load.free_blocks,
         "num_blocks": load.num_blocks,
+        "kv_map": kv_map(core),
         "uptime_seconds": round(core.uptime_seconds, 3),
         "steps": [
             [round(s.ended, 6), round(s.seconds, 6), s.decode_rows, s.prompt_rows, s.prompt_tokens]
@@ -44,6 +48,19 @@ def live(core: Core, roof: dict[str, float] | None) -> dict[str, Any]:
         "operators": operators(core),
         "roof": roof,
     }
+
+
+def kv_map(core: Core, cells: int = MAP_CELLS) -> list[list[float]]:
+    """The cache's blocks in order, so many to a cell: the shares of a cell's blocks that are kept
+    for their names, in use by one request, and by several. What is left is empty.
+    """
+    states = core.engine.block_states()
+    cells = min(cells, len(states))
+    edges = [len(states) * i // cells for i in range(cells + 1)]
+    return [
+        [round(states.count(state, a, b) / (b - a), 3) for state in (1, 2, 3)]
+        for a, b in pairwise(edges)
+    ]
 
 
 def operators(core: Core) -> list[dict[str, Any]]:

@@ -57,9 +57,20 @@ function steps(told) {
 
 function cache(told) {
   const used = 1 - told.free_blocks / Math.max(1, told.num_blocks);
-  at("kv").replaceChildren(made("rect", { class: "used", x: 0, y: 0, width: 480 * used, height: 26 }));
+  const cells = told.kv_map, wide = 48, side = 10;
+  const sums = [0, 1, 2].map((i) => cells.reduce((sum, cell) => sum + cell[i], 0) / Math.max(1, cells.length));
+  at("kv").setAttribute("viewBox", `0 0 480 ${side * Math.ceil(cells.length / wide)}`);
+  at("kv").replaceChildren(
+    ...cells.flatMap((cell, i) => {
+      const place = { x: side * (i % wide), y: side * Math.floor(i / wide), width: side - 1, height: side - 1 };
+      return ["kept", "used", "shared"].flatMap((name, k) =>
+        cell[k] ? [made("rect", { class: name, "fill-opacity": Math.max(0.15, cell[k]), ...place })] : [],
+      );
+    }),
+  );
   at("kv-text").textContent =
-    `${(told.num_blocks - told.free_blocks).toLocaleString()} of ${told.num_blocks.toLocaleString()} blocks (${(100 * used).toFixed(1)} %)`;
+    `${(told.num_blocks - told.free_blocks).toLocaleString()} of ${told.num_blocks.toLocaleString()} blocks in use (${(100 * used).toFixed(1)} %), ` +
+    `${(100 * sums[2]).toFixed(1)} % by several; ${(100 * sums[0]).toFixed(1)} % kept for prefixes`;
 }
 
 function roof(told) {
