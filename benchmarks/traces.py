@@ -23,7 +23,7 @@ from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.work import Precision
 from ridgeline.model.passes.fuse import fuse
-from ridgeline.plan.simulate import Simulation, simulate
+from ridgeline.plan.one_engine import Simulation, simulate
 from ridgeline.plan.tally import percentile
 from ridgeline.plan.traces import HASHED_TOKENS, as_requests, read_trace, repeated
 

@@ -9,8 +9,8 @@ import pytest
 
 from ridgeline.engine.schedule.state import Limits, SchedulerState
 from ridgeline.errors import RidgelineError
+from ridgeline.plan.one_engine import simulate
 from ridgeline.plan.reuse import Tier, measure_reuse, tier_gains
-from ridgeline.plan.simulate import simulate
 from ridgeline.plan.traces import HASHED_TOKENS, Arrival, as_requests
 from ridgeline.step import StepShape
 

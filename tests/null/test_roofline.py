@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ridgeline.cli.main import main
 from ridgeline.cost.accelerator import load_accelerator
+from ridgeline.cost.described import describe
 from ridgeline.model.configurations import load_configuration
 from ridgeline.plan.canvas import Canvas
-from ridgeline.plan.draw_roofline import characters, html, letters, plotted
+from ridgeline.plan.choice import Asked
+from ridgeline.plan.degrees import divides
+from ridgeline.plan.draw_roofline import characters, html, letters, plotted, svg
 from ridgeline.plan.roofline import FLOORS, Roofline, roofline
+from ridgeline.plan.search import search
 from ridgeline.step import StepShape
 
 
@@ -75,6 +81,34 @@ def test_a_canvas_keeps_marks_apart() -> None:
     assert sum(0x2800 < ord(c) <= 0x28FF for line in lines for c in line) > 10
 
 
+def test_labels_keep_clear_of_each_other(llama: Roofline) -> None:
+    """Peaks of FP8 and INT8 are one height, and many operators one place."""
+    drawn = svg(replace(llama, peaks={**llama.peaks, "int8": llama.peaks["fp8"]}))
+    labels = re.findall(
+        r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(start|middle|end)">([^<]+)<', drawn
+    )
+    boxes = []
+    for x, y, anchor, text in labels:
+        wide = 7.0 * len(text)
+        left = float(x) - {"start": 0.0, "middle": wide / 2, "end": wide}[anchor]
+        boxes.append((left, left + wide, float(y) - 13.0, float(y), text))
+    assert len(boxes) > 6
+    assert {"fp8", "int8"} <= {text.split()[0] for *_, text in boxes}
+    for i, a in enumerate(boxes):
+        for b in boxes[i + 1 :]:
+            apart = a[1] <= b[0] + 0.2 or b[1] <= a[0] + 0.2 or a[3] <= b[2] + 0.2
+            assert apart or b[3] <= a[2] + 0.2, (a, b)
+
+
+def test_heads_that_do_not_part_are_not_laid_out() -> None:
+    heads = describe(load_configuration("qwen2.5-7b").config, "bf16").graph
+    assert [n for n in (1, 2, 3, 4, 7, 8, 14, 28) if divides(heads, n)] == [1, 2, 4, 28]
+    asked = Asked(500, 100, 8, precisions=("bf16",), kv=("bf16",))
+    config = load_configuration("qwen2.5-7b").config
+    ranked = search(config, [load_accelerator("h100")], asked).ranked
+    assert {c.deployment.mesh.tp for c in ranked} == {1, 2, 4}
+
+
 def test_one_page_that_loads_nothing(llama: Roofline) -> None:
     page = html(llama)
     assert page.startswith("<!doctype html>")
@@ -112,6 +146,11 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
         (["llama-3.3-70b", "--kv", "fp3"], "there are: bf16"),
         (["llama-3.3-70b", "--step", "decode:x"], "no step"),
         (["llama-3.3-70b", "--tp", "0"], "not 1 to 1024"),
+        (
+            ["llama-3.3-70b", "--tp", "7"],
+            "64 heads of llama evenly; these do: 1, 2, 4, 8, 16, 32, 64",
+        ),
+        (["llama-3.3-70b", "--tp", "3"], "do not part"),
         (["llama-3.3-70b", "--on", "v100"], "say how much memory"),
         (["llama-3.3-70b", "--html", "/nowhere/x.html"], "cannot be written"),
         ([], "say which"),

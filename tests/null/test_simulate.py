@@ -16,7 +16,7 @@ from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.engine.schedule.state import Limits, SchedulerState
 from ridgeline.errors import RidgelineError
 from ridgeline.model.graph.work import Precision
-from ridgeline.plan.simulate import Simulation, simulate
+from ridgeline.plan.one_engine import Simulation, simulate
 from ridgeline.plan.tally import percentile
 from ridgeline.plan.traces import Arrival, as_requests, read_trace, repeated
 from ridgeline.step import StepShape

@@ -30,7 +30,7 @@ from ridgeline.engine.request import Request
 from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.engine.schedule.state import SchedulerState
 from ridgeline.errors import RidgelineError
-from ridgeline.plan.simulate import Simulation, simulate
+from ridgeline.plan.one_engine import Simulation, simulate
 from ridgeline.step import RowSampling, StepShape
 
 _TEXT_TOKENS = 512

@@ -36,6 +36,9 @@ Examples:
   ridgeline simulate deepseek-v3.1 --on gb200 --precision nvfp4 --dp 16 --ep 16 --rate 20
   --disaggregate 2:1
 
+  ridgeline simulate llama-3.1-8b --on h100 --trace azure.csv --rate 30 --autoscale 1:8 --scale-on
+  queue=64 --scale-delay 90s --slo ttft=1s
+
 A replica is an engine's own scheduler, cache and policy; its steps take what the cost model says.
 Traces: Azure's (CSV) and Mooncake's (JSON lines). Same load and seed: the same bytes of --json.
 """
@@ -96,6 +99,23 @@ def simulate(
         list[str] | None,
         typer.Option(help="replica=2x1.5@30s: steps take 1.5 times as long; repeatable."),
     ] = None,
+    autoscale: Annotated[
+        str | None,
+        typer.Option(metavar="LEAST:MOST", help="Replicas come and go, between so many."),
+    ] = None,
+    scale_on: Annotated[
+        str,
+        typer.Option(
+            help="What a replica is to have: queue=32 (requests, waiting and running) or ttft=1s "
+            "(until its prompts are computed)."
+        ),
+    ] = "queue=32",
+    scale_delay: Annotated[
+        str, typer.Option(help="From a replica's start until it serves; it is paid meanwhile.")
+    ] = "120s",
+    scale_down_after: Annotated[
+        str, typer.Option(help="Fewer replicas must do for so long before one is let go.")
+    ] = "300s",
     lost: Annotated[
         str, typer.Option(help="What a lost replica had written: kept, or anew.")
     ] = "kept",
@@ -144,6 +164,7 @@ def simulate(
     """What a fleet of engines makes of a load: TTFT, ITL, goodput, queue, cache, cost."""
     from ridgeline.cli.spinner import show_spinner
     from ridgeline.plan.asked import (
+        parse_autoscale,
         parse_disaggregation,
         parse_duration,
         parse_failure,
@@ -171,6 +192,12 @@ def simulate(
         raise RequestError(
             "--replicas", f"{replicas}, and --disaggregate {disaggregate} are {prefill + decode}"
         )
+    scaled = None
+    if autoscale is not None:
+        if replicas != 1:
+            raise RequestError("--replicas", "come and go with --autoscale LEAST:MOST")
+        scaled = parse_autoscale(autoscale, scale_on, scale_delay, scale_down_after)
+        replicas = scaled.most
     recording = _trace(trace)
     hashed = recording is not None and any(arrival.prefix for arrival in recording)
     knobs = Knobs(
@@ -229,6 +256,7 @@ def simulate(
         stragglers=tuple(map(parse_straggler, straggler or ())),
         keeps_progress=lost == "kept",
         timeout_seconds=None if timeout is None else parse_duration("--timeout", timeout),
+        autoscale=scaled,
     )
     knees: Knees | None = None
     slo_rate: float | None = None

@@ -6,6 +6,7 @@ import re
 from math import inf
 
 from ridgeline.errors import RequestError
+from ridgeline.plan.autoscale import RULES, Autoscale
 from ridgeline.plan.fleet import Failure, Straggler
 from ridgeline.plan.tally import Slo
 
@@ -75,3 +76,30 @@ def parse_disaggregation(text: str) -> tuple[int, int]:
             "--disaggregate", f"{text!r}; as 2:6: replicas for prompts, and for answers"
         )
     return int(match["prefill"]), int(match["decode"])
+
+
+def parse_autoscale(between: str, on: str, delay: str, down_after: str) -> Autoscale:
+    """`1:8`, `queue=32` or `ttft=1s`, and two durations."""
+    match = _PARTS.fullmatch(between.strip())
+    if match is None:
+        raise RequestError("--autoscale", f"{between!r}; as 1:8: replicas at least, and at most")
+    rule, is_said, target = on.strip().partition("=")
+    if rule not in RULES or not is_said:
+        raise RequestError("--scale-on", f"{on!r}; as queue=32 or ttft=1s")
+    if rule == "ttft":
+        amount = parse_duration("--scale-on", target)
+    else:
+        try:
+            amount = float(target)
+        except ValueError:
+            raise RequestError("--scale-on", f"{target!r} is not a number of requests") from None
+    found = Autoscale(
+        int(match["prefill"]),
+        int(match["decode"]),
+        rule,
+        amount,
+        parse_duration("--scale-delay", delay),
+        calm=parse_duration("--scale-down-after", down_after),
+    )
+    found.check()
+    return found

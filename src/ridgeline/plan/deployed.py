@@ -23,6 +23,7 @@ from ridgeline.engine.schedule.state import Limits, SchedulerState
 from ridgeline.errors import CapacityError, RequestError
 from ridgeline.model.passes.shard import shard_rank
 from ridgeline.model.passes.state_groups import state_groups
+from ridgeline.plan.degrees import check_degree, divides
 from ridgeline.plan.replica import Times
 from ridgeline.step import ONE_GROUP, BlockGroup, StepShape
 from ridgeline.units import format_bytes
@@ -113,7 +114,11 @@ def replica_on(
     def on(mesh: Mesh) -> Deployment:
         return deploy(described, chip=chip, mesh=mesh, profile=profile)
 
-    deployment = on(mesh) if mesh is not None else _fewest(on, accelerator)
+    if mesh is not None:
+        check_degree(described.graph, mesh.tp)
+        deployment = on(mesh)
+    else:
+        deployment = _fewest(on, accelerator, described)
     return replica_of(name, described, deployment, accelerator, knobs, price=price)
 
 
@@ -179,12 +184,16 @@ def _row_bytes(by_window: Mapping[int | None, float], state_bytes: float, tokens
     )
 
 
-def _fewest(on: Callable[[Mesh], Deployment], accelerator: Accelerator) -> Deployment:
+def _fewest(
+    on: Callable[[Mesh], Deployment], accelerator: Accelerator, described: Described
+) -> Deployment:
     """Ranks that share each row, as few as have room for a row of the cache beside the weights."""
     tried: Deployment | None = None
     for ranks in _RANKS:
         if ranks > 1 and accelerator.link(ranks) is None:
             break
+        if not divides(described.graph, ranks):
+            continue
         tried = on(Mesh(tp=ranks))
         if tried.room.rows(8192) >= 1:
             return tried

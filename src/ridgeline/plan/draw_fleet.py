@@ -66,6 +66,8 @@ def lines(fields: Fields) -> list[tuple[str, str]]:
                 f"{_percent(fields['good_share'])}",
             ),
         )
+    if "autoscaling" in fields:
+        shown.append(("replicas", _scaled_line(fields["autoscaling"])))
     if fields["transfers"]["count"]:
         moved = fields["transfers"]
         shown.append(
@@ -90,6 +92,19 @@ def lines(fields: Fields) -> list[tuple[str, str]]:
     if "limits" in fields:
         shown += _limit_lines(fields["limits"])
     return shown
+
+
+def _scaled_line(of: Fields) -> str:
+    text = (
+        f"{of['least']} to {of['most']} by {of['rule']}: {_number(of['mean_replicas'])} on "
+        f"average, {of['peak_replicas']} at the peak; {of['starts']} started "
+        f"({_time(of['delay'])} each), {of['stops']} let go; {of['idle_gpu_hours']:,.3g} GPU hours "
+        f"idle, {of['starting_gpu_hours']:,.3g} starting"
+    )
+    if "idle_and_starting_usd" in of:
+        low, high = of["idle_and_starting_usd"]
+        text += f" (${low:,.3g} to ${high:,.3g})"
+    return f"{text}; {of['most']} all the time: {of['gpu_hours_of_the_most']:,.3g} GPU hours"
 
 
 def _limit_lines(limits: Fields) -> list[tuple[str, str]]:

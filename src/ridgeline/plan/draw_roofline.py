@@ -105,7 +105,7 @@ def svg(found: Roofline, width: int = 900, height: int = 520) -> str:
     )
     for name, peak in found.peaks.items():
         axes.polyline([(peak / bandwidth, peak), (right, peak)], "roof")
-        axes.text(right, peak, f"{name} {format_count(peak)}FLOP/s", dy=-6, anchor="end")
+        axes.label(right, peak, f"{name} {format_count(peak)}FLOP/s", dy=-6, anchor="end")
     total = sum(dot.seconds for dot in found.dots)
     marks = letters(found)
     for dot in reversed(plotted(found)):
@@ -116,9 +116,11 @@ def svg(found: Roofline, width: int = 900, height: int = 520) -> str:
         )
         radius = 5 + 26 * (dot.seconds / total) ** 0.5
         axes.circle(dot.intensity, dot.flops_per_second, radius, COLORS[dot.kind], tip)
-        axes.text(
-            dot.intensity, dot.flops_per_second, marks.get(dot.name, ""), dy=4, anchor="middle"
-        )
+    # The largest first: the nearest place to its dot is its own.
+    for dot in plotted(found):
+        mark = marks.get(dot.name)
+        if mark:
+            axes.label(dot.intensity, dot.flops_per_second, mark, dy=4, anchor="middle")
     return axes.element(f"Roofline: {heading(found)}")
 
 

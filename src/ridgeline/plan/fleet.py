@@ -8,6 +8,7 @@ from math import inf
 
 from ridgeline.engine.schedule.state import SchedulerState
 from ridgeline.errors import RequestError
+from ridgeline.plan.autoscale import Autoscale, Scaled
 from ridgeline.plan.replica import Replica, Times
 from ridgeline.plan.tally import Levels, Tally
 
@@ -47,7 +48,8 @@ class Transfer:
 class Fleet:
     """make: an empty scheduler; times: what its steps take. prefill: of the replicas, the first so
     many only compute prompts, 0: all do both. keeps_progress: what a lost replica had written is
-    not written again (it is prompt where the request goes on); else requests start anew.
+    not written again (it is prompt where the request goes on); else requests start anew. autoscale:
+    then `replicas` are the most that there are.
     """
 
     make: Callable[[], SchedulerState]
@@ -63,6 +65,7 @@ class Fleet:
     make_decode: Callable[[], SchedulerState] | None = None
     times_decode: Times | None = None
     leaps: bool = True
+    autoscale: Autoscale | None = None
 
     def check(self) -> None:
         """RequestError names the option that cannot be."""
@@ -70,6 +73,12 @@ class Fleet:
             raise RequestError("--replicas", f"{self.replicas}; a fleet has one at least")
         if self.prefill and not 0 < self.prefill < self.replicas:
             raise RequestError("--disaggregate", "needs a replica of each kind at least")
+        if self.autoscale is not None:
+            self.autoscale.check()
+            if self.prefill:
+                raise RequestError("--autoscale", "is of replicas that do both: no --disaggregate")
+            if self.autoscale.most != self.replicas:
+                raise RequestError("--autoscale", f"{self.replicas} replicas are not its most")
         for failure in self.failures:
             _check_replica("--fail", failure.replica, self.replicas)
             if not (failure.at >= 0 and failure.seconds > 0):
@@ -83,7 +92,8 @@ class Fleet:
 @dataclass(slots=True)
 class Outcome:
     """What became of a load. seconds: of the virtual clock, until the last request ended. requests:
-    that were asked; each is finished, refused or expired.
+    that were asked; each is finished, refused or expired. up_seconds: of each replica, in which it
+    could serve. scaled: what an autoscaler did.
     """
 
     tally: Tally
@@ -93,10 +103,17 @@ class Outcome:
     last_arrival: float
     replicas: list[Replica]
     up_seconds: list[float]
+    scaled: Scaled | None = None
 
     @property
     def busy_seconds(self) -> float:
         return sum(replica.busy_seconds for replica in self.replicas)
+
+    @property
+    def paid_seconds(self) -> float:
+        """Of all replicas: in which they could serve, and were starting."""
+        starting = 0.0 if self.scaled is None else self.scaled.starting_seconds
+        return sum(self.up_seconds) + starting
 
     @property
     def num_preemptions(self) -> int:

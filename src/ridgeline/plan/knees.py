@@ -89,7 +89,7 @@ def find_slo_rate(
     DistServe has it (Zhong et al., OSDI 2024). fleet: whole, without its failures. 0: not even
     requests that come one by one meet it.
     """
-    calm = replace(fleet, failures=(), stragglers=())
+    calm = replace(fleet, failures=(), stragglers=(), autoscale=None)
     rows = fleet.make().limits.max_rows * fleet.replicas
     full = simulate_fleet(calm, closed_load(min(2 * rows, count), count))
     low, high = 0.0, 1.5 * full.tally.num_finished / full.seconds

@@ -19,6 +19,7 @@ from ridgeline.cost.efficiency import Pieces, piece_seconds
 from ridgeline.cost.precisions import arithmetic_of
 from ridgeline.cost.steps import steps_of
 from ridgeline.errors import CapacityError, RidgelineError
+from ridgeline.plan.degrees import check_degree
 from ridgeline.plan.deployed import PRECISIONS
 from ridgeline.step import StepShape
 from ridgeline.units import format_bytes
@@ -109,6 +110,8 @@ def roofline(
     """tp: ranks of tensor parallelism; None: the fewest that hold the weights and the step's cache
     in `precision`. CapacityError where the accelerator's whole domain does not hold them.
     """
+    if tp is not None:
+        check_degree(describe(config, "bf16").graph, tp)
     chip = accelerator.chip(memory_bytes)
     mesh = Mesh(tp=tp) if tp else _fewest(config, precision, kv, chip, shape, accelerator)
     main = _deployed(config, precision, kv, chip, mesh)

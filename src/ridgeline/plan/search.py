@@ -20,12 +20,14 @@ from ridgeline.cost.steps import uniform_steps
 from ridgeline.errors import CapacityError, RequestError, RidgelineError
 from ridgeline.model.graph.ops import Experts
 from ridgeline.plan.choice import Asked, Choice, price_of
+from ridgeline.plan.degrees import divides
 from ridgeline.plan.deployed import PRECISIONS
 from ridgeline.plan.operating import Point, operated
 from ridgeline.plan.steady import Case, Cases, Load
 from ridgeline.step import StepShape
 from ridgeline.units import format_bytes
 
+WAYS = tuple(2**i for i in range(7))
 IN_FLIGHT = tuple(sorted({round(2 ** (i / 2)) for i in range(25)}))
 SPLITS = ((1, 1), (1, 2), (2, 1), (1, 3), (3, 1), (1, 5), (5, 3), (3, 5))
 _LAYER = re.compile(r"layers\.(\d+)\.")
@@ -269,10 +271,13 @@ def _layouts(
                     f"{longest} tokens with the answer; {described.graph.name} is made for "
                     f"{described.graph.max_context}",
                 )
+            whole_heads = {ways: divides(described.graph, ways) for ways in WAYS}
             mixture = any(isinstance(node.op, Experts) for node in described.graph.nodes)
             for accelerator in accelerators:
                 chip = accelerator.chip()
                 for mesh in meshes(accelerator, asked.count, mixture):
+                    if not whole_heads[mesh.tp]:
+                        continue
                     try:
                         d = deploy(described, chip=chip, mesh=mesh, engine=asked.engine)
                     except CapacityError:
@@ -300,7 +305,7 @@ def _layouts(
 def meshes(accelerator: Accelerator, count: int, mixture: bool) -> list[Mesh]:
     """Powers of two within the scale-up domain; of a mixture also rows apart, experts parted."""
     found = []
-    ways = [2**i for i in range(7) if 2**i <= count]
+    ways = [n for n in WAYS if n <= count]
     domain = max(1, accelerator.domain)
     for tp in [n for n in ways if n <= min(16, max(domain, 8))]:
         found += [Mesh(tp=tp, pp=pp) for pp in (1, 2, 4) if tp * pp <= count]

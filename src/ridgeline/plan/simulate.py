@@ -17,8 +17,8 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from math import inf
+from dataclasses import replace
+from math import inf, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from ridgeline.engine.request import Event, Request
 from ridgeline.engine.schedule.state import SchedulerState
 from ridgeline.errors import EngineError, Overloaded, RequestError, RidgelineError
+from ridgeline.plan.autoscale import Scaler
 from ridgeline.plan.fleet import Failure, Fleet, Outcome, Straggler
 from ridgeline.plan.load import Load
-from ridgeline.plan.replica import Replica, Times
+from ridgeline.plan.replica import Replica
 from ridgeline.plan.routers import Router, make_router, size_of
 from ridgeline.plan.tally import Levels, Slo, Tally, Ticket
 from ridgeline.plan.traces import as_request
@@ -43,10 +44,10 @@ def simulate_fleet(fleet: Fleet, load: Load, slo: Slo | None = None) -> Outcome:
     """Runs a load through a fleet. RequestError for a fleet that cannot be."""
     fleet.check()
     requests = (as_request(i, a) for i, a in enumerate(load.arrivals()))
-    return _Run(fleet, requests, load.users, slo or Slo(), fleet.make).run()
+    return Run(fleet, requests, load.users, slo or Slo(), fleet.make).run()
 
 
-class _Run:
+class Run:
     """Owns the clock, and what is to come."""
 
     def __init__(
@@ -98,12 +99,20 @@ class _Run:
         self.up_seconds = [0.0] * count
         self.num_requests = 0
         self.last_arrival = 0.0
+        self.scaler: Scaler | None = None
+        if fleet.autoscale is not None:
+            self.scaler = Scaler(fleet.autoscale, count, fleet.times, self.replicas[0].state.limits)
+            for replica in self.replicas[fleet.autoscale.least :]:
+                replica.alive = False
+                self.alive["front"].remove(replica.number)
 
     def run(self) -> Outcome:
         for failure in self.fleet.failures:
             self._push(failure.at, _CHANGE, failure)
         for straggler in self.fleet.stragglers:
             self._push(straggler.at, _CHANGE, straggler)
+        if self.scaler is not None:
+            self._push(self.scaler.rule.interval, _CHANGE, self.scaler)
         for _ in range(1 if self.users is None else self.users):
             self._next_request()
             if self.users is not None and self.following is not None:
@@ -152,6 +161,7 @@ class _Run:
             self.last_arrival,
             self.replicas,
             self.up_seconds,
+            None if self.scaler is None else self.scaler.ended(self.now),
         )
 
     def _push(self, moment: float, kind: int, what: object, place: int = 0) -> None:
@@ -351,7 +361,14 @@ class _Run:
         if isinstance(what, Failure):
             self._lose(what)
             return
+        if isinstance(what, Scaler):
+            self._scale(what)
+            return
         assert isinstance(what, Replica)
+        if what.alive:
+            return  # lost, and started anew by the autoscaler before it came back
+        if self.scaler is not None:
+            self.scaler.is_up(what.number, self.now)
         what.alive = True
         self.up_since[what.number] = self.seen_at[what.number] = self.now
         where = "decode" if what.role == "decode" else "front"
@@ -359,6 +376,26 @@ class _Run:
         waiting, self.homeless[where] = self.homeless[where], deque()
         for request in waiting:
             self._send(request, where)
+
+    def _scale(self, scaler: Scaler) -> None:
+        """Looks at the fleet, starts replicas or lets some go, and looks again later."""
+        load, alive = self.routers["front"].load, self.alive["front"]
+        for number in scaler.empty(load):
+            replica = self.replicas[number]
+            self._level(replica)
+            self.up_seconds[number] += self.now - self.up_since[number]
+            replica.alive = False
+        for number in scaler.changes(self.now, self.replicas, alive, load):
+            if number in alive:
+                alive.remove(number)
+            elif self.replicas[number].alive:  # it was about to go
+                alive.append(number)
+                alive.sort()
+            else:
+                ready = self.now + scaler.rule.delay
+                self._push(ready, _CHANGE, self.replicas[number])
+        if alive or scaler.starting or any(isfinite(f.seconds) for f in self.fleet.failures):
+            self._push(self.now + scaler.rule.interval, _CHANGE, scaler)
 
     def _lose(self, failure: Failure) -> None:
         replica = self.replicas[failure.replica]
@@ -373,7 +410,10 @@ class _Run:
         number = replica.number
         self.up_seconds[number] += self.now - self.up_since[number]
         where = "decode" if replica.role == "decode" else "front"
-        self.alive[where].remove(number)
+        if number in self.alive[where]:
+            self.alive[where].remove(number)
+        if self.scaler is not None:
+            self.scaler.leaving.discard(number)
         for request in replica.lose(self.now):
             ticket = self._leave(request)
             self.tally.num_moved += 1
@@ -433,63 +473,4 @@ def _again(request: Request, ticket: Ticket, num_received: int) -> Request:
         arrival=request.arrival,
         deadline=request.deadline,
         num_received=num_received,
-    )
-
-
-@dataclass(slots=True)
-class Simulation:
-    """What became of a load on one replica. Seconds are of the virtual clock.
-
-    ttft_seconds, e2e_seconds: of requests that finished, in the order in which they did; from
-    arrival. tpot_seconds: (e2e - TTFT) / (tokens - 1), of answers of two tokens and more.
-    busy_seconds: time in steps. num_planned_steps: of num_steps, those that were not leapt over.
-    """
-
-    ttft_seconds: list[float] = field(default_factory=list)
-    tpot_seconds: list[float] = field(default_factory=list)
-    e2e_seconds: list[float] = field(default_factory=list)
-    num_finished: int = 0
-    num_refused: int = 0
-    num_expired: int = 0
-    num_preemptions: int = 0
-    num_steps: int = 0
-    num_planned_steps: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    seconds: float = 0.0
-    busy_seconds: float = 0.0
-
-    @property
-    def hit_rate(self) -> float:
-        """Prompt tokens that the prefix cache had."""
-        return self.cached_tokens / max(1, self.prompt_tokens)
-
-
-def simulate(
-    requests: Iterable[Request], state: SchedulerState, times: Times, *, leaps: bool = True
-) -> Simulation:
-    """Runs requests, in order of arrival, through one empty scheduler.
-
-    times: what steps take. leaps: steps that only give each running request a token are not planned
-    one by one; what comes out is the same.
-    """
-    fleet = Fleet(lambda: state, times, leaps=leaps)
-    found = _Run(fleet, requests, None, Slo(), lambda: state).run()
-    tally = found.tally
-    return Simulation(
-        ttft_seconds=list(tally.ttft),
-        tpot_seconds=list(tally.tpot),
-        e2e_seconds=list(tally.e2e),
-        num_finished=tally.num_finished,
-        num_refused=tally.num_refused,
-        num_expired=tally.num_expired,
-        num_preemptions=found.num_preemptions,
-        num_steps=found.num_steps,
-        num_planned_steps=found.num_planned_steps,
-        prompt_tokens=tally.prompt_tokens,
-        cached_tokens=tally.cached_tokens,
-        output_tokens=tally.output_tokens,
-        seconds=found.seconds,
-        busy_seconds=found.busy_seconds,
     )

@@ -10,6 +10,7 @@ from math import inf, isfinite
 
 import numpy as np
 
+from ridgeline.plan.autoscale import Scaled
 from ridgeline.plan.deployed import ReplicaKind
 from ridgeline.plan.fleet import Fleet, Outcome
 from ridgeline.plan.knees import GOOD_SHARE, Knees
@@ -32,6 +33,8 @@ def summary(
     tally, seconds = found.tally, found.seconds
     gpus = kind.gpus * fleet.replicas
     gpu_hours = gpus * seconds / 3600
+    if found.scaled is not None:
+        gpu_hours = kind.gpus * found.paid_seconds / 3600
     rate = found.num_requests / found.last_arrival if found.last_arrival > 0 else None
     means = found.levels.means(seconds)
     fields: dict[str, object] = {
@@ -92,12 +95,41 @@ def summary(
         "over_time": {"part_seconds": found.levels.width, **_by_replica(means)},
         "notes": list(kind.notes),
     }
+    if found.scaled is not None:
+        fields["autoscaling"] = _autoscaling(found, found.scaled, kind, fleet)
     limits = {} if knees is None else _limits(knees, rate, fleet.replicas)
     if slo_rate is not None:
         limits |= {"slo_share": GOOD_SHARE, "slo_kept_to": slo_rate}
         limits["slo_kept_to_per_gpu"] = slo_rate / gpus
     if limits:
         fields["limits"] = limits
+    return fields
+
+
+def _autoscaling(
+    found: Outcome, scaled: Scaled, kind: ReplicaKind, fleet: Fleet
+) -> dict[str, object]:
+    """idle: replicas that are up and have nothing to do; starting: those that do not serve yet."""
+    rule = fleet.autoscale
+    assert rule is not None
+    idle = sum(found.up_seconds) - found.busy_seconds
+    fields: dict[str, object] = {
+        "rule": rule.rule,
+        "target": rule.target,
+        "least": rule.least,
+        "most": rule.most,
+        "delay": rule.delay,
+        "starts": scaled.starts,
+        "stops": scaled.stops,
+        "peak_replicas": scaled.peak,
+        "mean_replicas": _per(found.paid_seconds, found.seconds),
+        "starting_gpu_hours": kind.gpus * scaled.starting_seconds / 3600,
+        "idle_gpu_hours": kind.gpus * idle / 3600,
+        "gpu_hours_of_the_most": kind.gpus * rule.most * found.seconds / 3600,
+    }
+    if kind.usd_per_hour is not None:
+        wasted = kind.gpus * (idle + scaled.starting_seconds) / 3600
+        fields["idle_and_starting_usd"] = [wasted * usd for usd in kind.usd_per_hour]
     return fields
 
 
@@ -115,8 +147,8 @@ def _limits(knees: Knees, rate: float | None, replicas: int) -> dict[str, object
 
 
 def _cost(kind: ReplicaKind, gpu_hours: float, output: int, prompt: int) -> dict[str, object]:
-    """A GPU is paid for as long as the simulation goes, lost or not; it draws what it may at
-    most.
+    """A GPU is paid for as long as the simulation goes, lost or not, or as an autoscaler has it; it
+    draws what it may at most.
     """
     if not output:
         return {}

@@ -40,6 +40,8 @@ svg .roof { stroke: var(--roof); stroke-width: 2; fill: none; }
 svg .front { stroke: var(--accent); stroke-width: 2; fill: none; }
 """
 
+# Of a label, as 12 pixels of a system's font come out.
+_CHARACTER, _LINE = 7.0, 13.0
 MARGIN = (64, 18, 26, 46)  # left, right, top, bottom
 Scale = tuple[float, float]
 
@@ -52,6 +54,7 @@ class Axes:
     ) -> None:
         self.width, self.height, self._x, self._y, self._log = width, height, x, y, log
         self._parts: list[str] = []
+        self._labels: list[tuple[float, float, float, float]] = []
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """In SVG's units, from the upper left corner."""
@@ -115,6 +118,25 @@ class Axes:
             f'<text x="{px + dx:.1f}" y="{py + dy:.1f}" text-anchor="{anchor}"{turn}>'
             f"{escape(text)}</text>"
         )
+
+    def label(self, x: float, y: float, text: str, *, dy: float = 0, anchor: str = "start") -> None:
+        """Text that keeps clear of other labels: as near as there is room, above or below."""
+        px, py = self.at(x, y)
+        wide = _CHARACTER * max(1, len(text))
+        left = px - {"start": 0.0, "middle": wide / 2, "end": wide}[anchor]
+
+        def is_free(shift: float) -> bool:
+            low, high = py + dy + shift - _LINE, py + dy + shift
+            return low >= 0 and not any(
+                left < right_ and left_ < left + wide and low < high_ and low_ < high
+                for left_, right_, low_, high_ in self._labels
+            )
+
+        shifts = sorted((_LINE * step for step in range(-12, 13)), key=lambda s: (abs(s), s))
+        shift = next((s for s in shifts if is_free(s)), 0.0)
+        end = py + dy + shift
+        self._labels.append((left, left + wide, end - _LINE, end))
+        self.text(x, y, text, dy=dy + shift, anchor=anchor)
 
     def element(self, label: str) -> str:
         return (
