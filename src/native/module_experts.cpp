@@ -33,7 +33,7 @@ void add_weigh(Program& program, const std::string& name, const View& x, const V
 void add_route(Program& program, const std::string& name, const View& x, const View& slots, const Matrix& router,
                const std::optional<Floats>& bias, const std::optional<Floats>& correction, std::int64_t top_k,
                bool sigmoid, bool normalize, float scale, std::int64_t num_groups, std::int64_t top_groups,
-               std::int64_t group_best) {
+               std::int64_t group_best, const std::optional<Floats>& gain, double jitter) {
   for (const View& view : {x, slots}) check_floats(program, view);
   const std::int64_t experts = router.packed.n;
   require(router.packed.k == x.width && router.packed.layout == Layout::f32 && x.sampled == slots.sampled &&
@@ -48,7 +48,8 @@ void add_route(Program& program, const std::string& name, const View& x, const V
     return program.keep(vector->data(), experts);
   };
   program.add(std::make_unique<Route>(name, Route::Spec{x, slots, router.packed, kept(bias), kept(correction), top_k,
-                                                        sigmoid, normalize, scale, num_groups, top_groups, group_best}));
+                                                        sigmoid, normalize, scale, num_groups, top_groups, group_best,
+                                                        kept(gain), jitter}));
 }
 
 // biases: of gate, up and down, one row an expert, or nothing.
@@ -110,7 +111,8 @@ void bind_experts(nb::class_<Program>& program) {
   program
       .def("add_weigh", &add_weigh, "name"_a, "x"_a, "g"_a, "y"_a)
       .def("add_route", &add_route, "name"_a, "x"_a, "slots"_a, "router"_a, "bias"_a.none(), "correction"_a.none(),
-           "top_k"_a, "sigmoid"_a, "normalize"_a, "scale"_a, "num_groups"_a, "top_groups"_a, "group_best"_a)
+           "top_k"_a, "sigmoid"_a, "normalize"_a, "scale"_a, "num_groups"_a, "top_groups"_a, "group_best"_a,
+           "gain"_a = nb::none(), "jitter"_a = -1.0)
       .def("add_experts", &add_experts, "name"_a, "x"_a, "slots"_a, "y"_a, "gate"_a, "up"_a, "down"_a, "biases"_a,
            "top_k"_a, "first_expert"_a, "activation"_a, "weigh_input"_a)
       .def("chosen_experts", &chosen_experts);

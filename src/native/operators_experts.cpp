@@ -76,8 +76,29 @@ void Route::run(const StepContext& context, Worker& worker) {
     choose(logits + row * experts, context.at(spec_.slots) + row * spec_.slots.ld, worker.scratch);
 }
 
+// SparseMixer: one expert after the other, each weighed against those left whose logits are near its own.
+void Route::choose_sparse(const float* logits, float* slots, std::byte* scratch) const {
+  const std::int64_t count = spec_.router.n;
+  double* left = reinterpret_cast<double*>(scratch);
+  for (std::int64_t i = 0; i < count; i++) left[i] = logits[i];
+  for (std::int64_t k = 0; k < spec_.top_k; k++) {
+    std::int32_t best = 0;
+    largest(left, count, 1, &best);
+    const double most = left[best];
+    double sum = 0;
+    for (std::int64_t i = 0; i < count; i++) {
+      const double factor = std::max(std::abs(static_cast<double>(logits[i])), most);
+      if (!(most - logits[i] > 2 * spec_.jitter * factor)) sum += std::exp(left[i] - most);
+    }
+    slots[k] = static_cast<float>(best);
+    slots[spec_.top_k + k] = static_cast<float>(1 / sum);
+    left[best] = -std::numeric_limits<double>::infinity();
+  }
+}
+
 // One token's slots, in float64.
 void Route::choose(const float* logits, float* slots, std::byte* scratch) const {
+  if (spec_.jitter >= 0) return choose_sparse(logits, slots, scratch);
   const std::int64_t count = spec_.router.n, top_k = spec_.top_k;
   double* scores = reinterpret_cast<double*>(scratch);
   double *by = scores + count, *sums = by + count;
@@ -118,7 +139,8 @@ void Route::choose(const float* logits, float* slots, std::byte* scratch) const 
   }
   for (std::int64_t k = 0; k < top_k; k++) {
     slots[k] = static_cast<float>(chosen[k]);
-    slots[top_k + k] = static_cast<float>((spec_.normalize ? sums[k] / total : sums[k]) * spec_.scale);
+    const double gain = spec_.gain ? spec_.gain[chosen[k]] : 1.0;
+    slots[top_k + k] = static_cast<float>((spec_.normalize ? sums[k] / total : sums[k]) * spec_.scale * gain);
   }
 }
 

@@ -22,6 +22,8 @@ class Route final : public Operator {
     bool sigmoid, normalize;
     float scale;
     std::int64_t num_groups, top_groups, group_best;
+    const float* gain = nullptr;  // of each expert's weight at the end, or null
+    double jitter = -1;           // below 0: not sparse
   };
   Route(std::string name, const Spec& spec);
   void run(const StepContext& context, Worker& worker) override;
@@ -31,6 +33,7 @@ class Route final : public Operator {
 
  private:
   void choose(const float* logits, float* slots, std::byte* scratch) const;
+  void choose_sparse(const float* logits, float* slots, std::byte* scratch) const;
 
   Spec spec_;
   LinearInput x_;

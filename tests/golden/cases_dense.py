@@ -436,6 +436,46 @@ DENSE = (
         ),
         gguf_type=None,
     ),
+    # Gemma 4 26B-A4B: experts beside the MLP, of which each has a gain.
+    Case(
+        "gemma4_moe",
+        _family(
+            "Gemma4ForCausalLM",
+            "gemma4_text",
+            "rope_theta",
+            "rope_scaling",
+            "hidden_act",
+            hidden_activation="gelu_pytorch_tanh",
+            num_hidden_layers=2,
+            head_dim=12,
+            global_head_dim=24,
+            num_global_key_value_heads=1,
+            attention_k_eq_v=True,
+            attention_bias=False,
+            hidden_size_per_layer_input=0,
+            vocab_size_per_layer_input=128,
+            num_kv_shared_layers=0,
+            enable_moe_block=True,
+            num_experts=8,
+            top_k_experts=3,
+            moe_intermediate_size=16,
+            use_double_wide_mlp=False,
+            use_bidirectional_attention="vision",
+            final_logit_softcapping=4.0,
+            sliding_window=12,
+            layer_types=["sliding_attention", "full_attention"],
+            rope_parameters={
+                "full_attention": {
+                    "rope_type": "proportional",
+                    "partial_rotary_factor": 0.25,
+                    "rope_theta": 1000000.0,
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+            tie_word_embeddings=True,
+        ),
+        gguf_type=None,
+    ),
     # Gemma 3n: streams, a path beside attention, embeddings by layer, gates that keep their
     # largest, two layers that attend to the keys of others; MLPs of two sizes.
     Case(

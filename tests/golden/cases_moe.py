@@ -257,6 +257,32 @@ MIXTURES = (
         ),
         gguf_type=None,
     ),
+    # Phi-3.5-MoE: two experts one after the other, against those whose logits are near (a wide
+    # jitter, so that there are some); layer norms, biases, magnitudes of LongRoPE that are given.
+    Case(
+        "phimoe",
+        _mixture(
+            "PhimoeForCausalLM",
+            "phimoe",
+            num_local_experts=8,
+            router_jitter_noise=0.2,
+            input_jitter_noise=0.0,
+            attention_bias=True,
+            lm_head_bias=True,
+            sliding_window=None,
+            original_max_position_embeddings=256,
+            rope_scaling={
+                "type": "longrope",
+                "original_max_position_embeddings": 256,
+                "long_factor": [1.0, 2.0, 4.0, 8.0],
+                "short_factor": [1.0, 1.1, 1.3, 1.7],
+                "long_mscale": 1.25,
+                "short_mscale": 1.15,
+            },
+        ),
+        gguf_type=None,
+        draw=5,
+    ),
     # DeepSeek V2: latents of queries, too; groups by their best expert; softmax, scaled.
     Case(
         "deepseek_v2",

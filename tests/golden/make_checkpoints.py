@@ -49,7 +49,7 @@ _ONE_PLUS_WEIGHT = (
 PREDICTOR = re.compile(
     r"mtp\.|model\.layers\.\d+\.(enorm|hnorm|eh_proj|shared_head|embed_tokens)|model\.layers\.[23]\."
 )
-NORM = re.compile(r"(layer_norm|\.ln_\w)\.weight$")
+NORM = re.compile(r"(layer_norm|\.ln_\w|layernorm_\d)\.weight$|router\.scale$|per_expert_scale$")
 QWEN_PREDICTOR_NORMS = ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm")
 PREDICTOR_COPIES = {
     "embed_tokens.weight": "model.embed_tokens.weight",

@@ -38,7 +38,7 @@ def open_case(case: str, file: str, num_tokens: int) -> OpenedModel:
     prompts, whose lengths transformers saw.
     """
     path = HERE / case
-    context = num_tokens if case in ("llama_dynamic", "phi3_longrope") else None
+    context = num_tokens if case in ("llama_dynamic", "phi3_longrope", "phimoe") else None
     return open_model(path / file if file.endswith(".gguf") else path, context_length=context)
 
 

@@ -53,6 +53,8 @@ CASES: dict[str, How] = {
     "groups by their best": replace(
         PLAIN, experts=12, route=Route(2, "softmax", False, 1.0, 3, 1, 1)
     ),
+    "gains": replace(PLAIN, route=Route(3, gain=True)),
+    "sparse": replace(PLAIN, route=Route(2, "sparsemixer", False, jitter=0.3)),
     "biases": replace(PLAIN, route=Route(4, bias=True), bias=True, activation="clamped_swiglu"),
     "some of them": replace(PLAIN, first=3),
     "odd sizes": replace(PLAIN, width=50, hidden=70, experts=5),
@@ -72,6 +74,8 @@ def graph_of(how: How) -> Graph:
         router.append(b.weight("router bias", how.experts))
     if how.route.correction:
         router.append(b.weight("correction", how.experts))
+    if how.route.gain:
+        router.append(b.weight("gain", how.experts))
     slots = b.one("route", how.route, x, weights=tuple(router))
     here = how.experts - how.first
     weights = [

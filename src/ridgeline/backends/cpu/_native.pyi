@@ -278,6 +278,8 @@ class Program:
         num_groups: int,
         top_groups: int,
         group_best: int,
+        gain: NDArray[np.float32] | None = None,
+        jitter: float = -1.0,
     ) -> None: ...
     def add_experts(
         self,

@@ -16,6 +16,7 @@ def bind_route(b: Binding, node: Node, op: Route) -> None:
     router, *vectors = node.weights
     bias = b.floats(vectors.pop(0)) if op.bias else None
     correction = b.floats(vectors.pop(0)) if op.correction else None
+    gain = b.floats(vectors.pop(0)) if op.gain else None
     b.program.add_route(
         node.name,
         b.view(node.inputs[0]),
@@ -30,6 +31,8 @@ def bind_route(b: Binding, node: Node, op: Route) -> None:
         op.num_groups,
         op.top_groups,
         op.group_best,
+        gain,
+        op.jitter if op.scores == "sparsemixer" else -1.0,
     )
 
 

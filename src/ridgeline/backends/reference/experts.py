@@ -16,6 +16,8 @@ def route(op: Route, call: Call) -> tuple[Array]:
     logits = (x @ call.weights[0].T).astype(np.float64)
     if op.bias:
         logits = logits + vectors.pop(0)
+    if op.scores == "sparsemixer":
+        return (sparse_slots(op, logits).astype(x.dtype),)
     if op.scores == "sigmoid":
         scores = 1 / (1 + np.exp(-logits))
     else:
@@ -33,7 +35,22 @@ def route(op: Route, call: Call) -> tuple[Array]:
     weights = np.take_along_axis(scores, ids, axis=-1)
     if op.normalize:
         weights = weights / weights.sum(axis=-1, keepdims=True)
-    return (np.concatenate([ids, weights * op.scale], axis=-1).astype(x.dtype),)
+    weights = weights * op.scale
+    if op.gain:
+        weights = weights * vectors.pop(0)[ids]
+    return (np.concatenate([ids, weights], axis=-1).astype(x.dtype),)
+
+
+def sparse_slots(op: Route, logits: Array) -> Array:
+    left, ids, weights = logits.copy(), [], []
+    for _ in range(op.top_k):
+        best = left.argmax(axis=-1)[:, None]
+        most = np.take_along_axis(left, best, axis=-1)
+        far = most - logits > 2 * op.jitter * np.maximum(np.abs(logits), most)
+        ids.append(best)
+        weights.append(1 / np.where(far, 0.0, np.exp(left - most)).sum(axis=-1, keepdims=True))
+        np.put_along_axis(left, best, -np.inf, axis=-1)
+    return np.concatenate([*ids, *weights], axis=-1)
 
 
 def experts(op: Experts, call: Call) -> tuple[Array]:

@@ -62,6 +62,7 @@ from ridgeline.model.architectures.olmo import (
 from ridgeline.model.architectures.olmoe import build_olmoe
 from ridgeline.model.architectures.phi import build_phi
 from ridgeline.model.architectures.phi3 import build_phi3
+from ridgeline.model.architectures.phimoe import build_phimoe
 from ridgeline.model.architectures.qwen2 import build_qwen2
 from ridgeline.model.architectures.qwen3 import build_qwen3
 from ridgeline.model.architectures.qwen3_next import (
@@ -270,6 +271,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "GPT2LMHeadModel": HF_GPT2,
     "GPTNeoXForCausalLM": HF_GPT_NEOX,
     "MixtralForCausalLM": hf(build_mixtral, names_moe.HF_MIXTRAL, "mixtral"),
+    "PhimoeForCausalLM": hf(build_phimoe, names_moe.HF_MIXTRAL, "phimoe"),
+    "PhiMoEForCausalLM": hf(build_phimoe, names_moe.HF_MIXTRAL, "phimoe"),
     "Qwen2MoeForCausalLM": hf(build_qwen2_moe, names_moe.HF_QWEN_MOE, "qwen2_moe"),
     "Qwen3MoeForCausalLM": hf(build_qwen3_moe, names_moe.HF_QWEN_MOE, "qwen3_moe"),
     "OlmoeForCausalLM": hf(build_olmoe, names_moe.HF_QWEN_MOE, "olmoe"),

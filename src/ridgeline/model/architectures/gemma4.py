@@ -1,10 +1,13 @@
-"""Gemma 4, text, dense (Gemma team 2026): heads of two sizes, keys that are values, norms without
+"""Gemma 4, text (Gemma team 2026): heads of two sizes, keys that are values, norms without
 weights.
 
 Windowed layers have more and smaller heads than global ones, which may have no matrix for v: the
 values are what k's matrix gives. q and k are normed by head, v without weights; scores are not
 scaled; a number that is a parameter scales each layer's output. What the smaller sizes have besides
-(embeddings by layer, layers that share keys and values) and experts are refused.
+(embeddings by layer, layers that share keys and values) is refused.
+
+The mixture (26B-A4B) has its experts beside a whole MLP, each of the two with norms of its own; the
+router sees the residual stream, normed, and each expert has a gain.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from ridgeline.model.architectures.blocks import (
     head,
     linear,
     norm,
+    scaled,
     width,
 )
 from ridgeline.model.architectures.decoder import (
@@ -35,17 +39,18 @@ from ridgeline.model.architectures.decoder import (
     windows,
 )
 from ridgeline.model.architectures.fields import MAX_HEAD_DIM, MAX_HEADS, Fields
+from ridgeline.model.architectures.mixture import Mixture, mixture_mlp, read_mixture
 from ridgeline.model.architectures.rope_scaling import choose_context, read_rope, rotation
 from ridgeline.model.graph.build import Builder, FormatOf
 from ridgeline.model.graph.node import Graph, KvState, Value
 from ridgeline.model.graph.ops import Attention, KvWrite, Norm, Rope, Rotation, ScaleBy
+from ridgeline.model.graph.ops.activation import Activation
 
 DEFAULTS = Defaults(vocab=262144, heads=8, kv_heads=4, head_dim=256, positions=131072)
 DEFAULT_WINDOW, DEFAULT_PERIOD, DEFAULT_GLOBAL_DIM = 512, 6, 512
 NEUTRAL = {
     "hidden_size_per_layer_input": (0,),
     "num_kv_shared_layers": (0,),
-    "enable_moe_block": (False,),
     "use_double_wide_mlp": (False,),
     "attention_bias": (False,),
     # Text is read from left to right all the same.
@@ -59,7 +64,7 @@ def build_gemma4(
     if config.has("text_config"):
         config = config.section("text_config")
     sizes = read_sizes(config, DEFAULTS)
-    config.require_neutral(neutral("use_bidirectional_attention") | NEUTRAL)
+    config.require_neutral(neutral("use_bidirectional_attention", "num_experts") | NEUTRAL)
     if not config.has("hidden_size_per_layer_input"):
         config.refuse("hidden_size_per_layer_input", "0 is needed: absent, it would be 256")
     types = read_layer_types(config, sizes.layers) or tuple(
@@ -82,6 +87,7 @@ def build_gemma4(
     context = choose_context(ropes[FULL], context_length, config.where)
     rotations = {kind: rotation(rope, context) for kind, rope in ropes.items()}
     activation = read_activation(config, "hidden_activation", "gelu_pytorch_tanh")
+    mixture = read_experts(config) if config.boolean("enable_moe_block", False) else None
     softcap = config.optional_number("final_logit_softcapping", 1e-6, 1e6)
 
     b = Builder("gemma4", format_of)
@@ -94,11 +100,34 @@ def build_gemma4(
         x = add(b, f"{layer}.attn_add", x, norm(b, f"{layer}.attn_post_norm", y, rms))
         y = norm(b, f"{layer}.mlp_norm", x, rms)
         y = gated_mlp(b, layer, y, hidden=sizes.mlp, activation=activation)
+        if mixture is not None:
+            y = norm(b, f"{layer}.mlp_alone_norm", y, rms)
+            y = add(b, f"{layer}.moe_add", y, mix(b, layer, x, mixture, activation, rms))
         x = add(b, f"{layer}.mlp_add", x, norm(b, f"{layer}.mlp_post_norm", y, rms))
         scalar = b.weight(f"{layer}.scale.weight", 1)
         x = b.one(f"{layer}.scale", ScaleBy(), x, weights=(scalar,))
     tied = table if config.boolean("tie_word_embeddings", True) else None
     return b.finish(head(b, x, sizes.vocab, rms, tied=tied, softcap=softcap), context)
+
+
+def read_experts(config: Fields) -> Mixture:
+    mixture = read_mixture(
+        config.renamed({"num_experts_per_tok": "top_k_experts"}),
+        experts="num_experts",
+        hidden="moe_intermediate_size",
+    )
+    return replace(mixture, route=replace(mixture.route, gain=True))
+
+
+def mix(
+    b: Builder, layer: str, x: Value, mixture: Mixture, activation: Activation, rms: Norm
+) -> Value:
+    """The experts' part, between its own norms."""
+    seen = norm(b, f"{layer}.moe.router_norm", x, rms)
+    seen = scaled(b, f"{layer}.moe.router_scale", seen, width(x) ** -0.5)
+    y = norm(b, f"{layer}.moe_norm", x, rms)
+    y = mixture_mlp(b, layer, y, mixture, activation, routed_by=seen)
+    return norm(b, f"{layer}.moe_post_norm", y, rms)
 
 
 def read_global_heads(config: Fields, local: Heads, shares: bool) -> Heads:

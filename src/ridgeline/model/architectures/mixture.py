@@ -41,9 +41,16 @@ class Mixture:
 
 
 def mixture_mlp(
-    b: Builder, layer: str, x: Value, mixture: Mixture, activation: Activation
+    b: Builder,
+    layer: str,
+    x: Value,
+    mixture: Mixture,
+    activation: Activation,
+    routed_by: Value | None = None,
 ) -> Value:
-    """The experts that each token is routed to, and the shared one."""
+    """The experts that each token is routed to, and the shared one; routed_by: what the router
+    sees, if it is not what the experts see.
+    """
     name, wide = f"{layer}.moe", width(x)
     route, count, hidden = mixture.route, mixture.experts, mixture.hidden
     router = [b.weight(f"{name}.router.weight", count, wide)]
@@ -51,7 +58,11 @@ def mixture_mlp(
         router.append(b.weight(f"{name}.router.bias", count))
     if route.correction:
         router.append(b.weight(f"{name}.correction.bias", count))
-    slots = b.one(f"{name}.route", route, x, weights=tuple(router))
+    if route.gain:
+        router.append(b.weight(f"{name}.gain.weight", count))
+    slots = b.one(
+        f"{name}.route", route, x if routed_by is None else routed_by, weights=tuple(router)
+    )
     seen = linear(b, f"{name}.before", x, mixture.latent) if mixture.latent else x
     sees = width(seen)
     ups = ("gate", "up") if mixture.gated else ("up",)

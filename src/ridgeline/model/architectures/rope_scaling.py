@@ -46,6 +46,8 @@ KNOWN_KEYS = frozenset(
         "finetuned",
         "mrope_section",
         "mrope_interleaved",
+        "long_mscale",  # of Phi-3.5-MoE, as is short_mscale
+        "short_mscale",
         "llama_4_scaling_beta",  # of queries' temperature, which `ministral3.py` reads
         "max_position_embeddings",  # Ministral 3 has it here too
     }
@@ -296,8 +298,9 @@ def longrope(settings: RopeSettings, context: int) -> tuple[list[float], float]:
     frequencies = [
         f / divisor for f, divisor in zip(plain(settings, context)[0], divisors, strict=True)
     ]
-    if section.has("attention_factor"):
-        return frequencies, section.number("attention_factor", 1e-6, MAX_FACTOR)
+    for name in ("attention_factor", f"{'long' if divisors is long else 'short'}_mscale"):
+        if section.has(name):
+            return frequencies, section.number(name, 1e-6, MAX_FACTOR)
     stretch = (
         read_factor(settings) if section.has("factor") else settings.positions / settings.original
     )

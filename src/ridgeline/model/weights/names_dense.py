@@ -13,6 +13,7 @@ from ridgeline.model.weights.names import (
     Columns,
     Root,
     Row,
+    Stack,
 )
 
 
@@ -33,10 +34,20 @@ HF_GEMMA2: dict[str, str] = {
     "layers.{i}.mlp_norm": "{body}layers.{i}.pre_feedforward_layernorm",
     "layers.{i}.mlp_post_norm": "{body}layers.{i}.post_feedforward_layernorm",
 }
-HF_GEMMA4: dict[str, str] = {
+HF_GEMMA4: dict[str, Row] = {
     **HF_GEMMA2,
     **HF_HEAD_NORMS,
     "layers.{i}.scale.weight": "{body}layers.{i}.layer_scalar",
+    # Of those with experts:
+    "layers.{i}.mlp_alone_norm": "{body}layers.{i}.post_feedforward_layernorm_1",
+    "layers.{i}.moe_norm": "{body}layers.{i}.pre_feedforward_layernorm_2",
+    "layers.{i}.moe_post_norm": "{body}layers.{i}.post_feedforward_layernorm_2",
+    "layers.{i}.moe.router_norm.weight": "{body}layers.{i}.router.scale",
+    "layers.{i}.moe.router": "{body}layers.{i}.router.proj",
+    "layers.{i}.moe.gain.weight": "{body}layers.{i}.router.per_expert_scale",
+    "layers.{i}.moe.gate": Stack("{body}layers.{i}.experts.gate_up_proj", part=0, parts=2),
+    "layers.{i}.moe.up": Stack("{body}layers.{i}.experts.gate_up_proj", part=1, parts=2),
+    "layers.{i}.moe.down": Stack("{body}layers.{i}.experts.down_proj"),
 }
 HF_OLMO: dict[str, str] = without(
     HF_LLAMA, "layers.{i}.attn_norm", "layers.{i}.mlp_norm", "final_norm"

@@ -22,7 +22,7 @@ from ridgeline.units import FLOPS_PER_MULTIPLY_ADD
 if TYPE_CHECKING:
     from ridgeline.model.graph.node import Node, State, Value, Weight
 
-Scores = Literal["softmax", "sigmoid"]
+Scores = Literal["softmax", "sigmoid", "sparsemixer"]
 
 FLOPS_PER_SCORE = 8.0  # an exponential, a sum, and the selection's comparisons
 
@@ -30,14 +30,18 @@ FLOPS_PER_SCORE = 8.0  # an exponential, a sum, and the selection's comparisons
 @dataclass(frozen=True, slots=True)
 class Route(Operator):
     """x [*, D] -> slots [*, 2 top_k]: a token's experts, best first, then their weights; weights
-    (router [E, D], if bias b [E], if correction c [E]).
+    (router [E, D], if bias b [E], if correction c [E], if gain g [E]).
 
     logits = x router^T (+ b). scores = softmax or sigmoid of the logits over all experts. Experts
     are chosen by scores (+ c, DeepSeek V3): equals go to the lower number; with groups (of E /
     num_groups experts that follow each other) only in the top_groups groups whose best group_best
     chosen-by figures have the largest sum (DeepSeek V2 and V3). Their weights are the scores
     without c; normalize: over the sum of the chosen ones, which makes of softmax over all experts
-    the softmax over the chosen; then times scale. Numbers of experts are stored as numbers.
+    the softmax over the chosen; then times scale, and times g of the expert. Numbers of experts are
+    stored as numbers.
+
+    sparsemixer (Liu et al. 2024): the expert of the largest logit m, weighed by the softmax over
+    those with m - l <= 2 jitter max(|l|, m); then the same among the others.
     """
 
     top_k: int
@@ -49,6 +53,8 @@ class Route(Operator):
     group_best: int = 1
     bias: bool = False
     correction: bool = False
+    gain: bool = False
+    jitter: float = 0.0
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return ((*inputs[0][:-1], 2 * self.top_k),)
@@ -73,7 +79,7 @@ class Route(Operator):
     def check(
         self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
-        require_counts(self, inputs, weights, 1, 1 + self.bias + self.correction)
+        require_counts(self, inputs, weights, 1, 1 + self.bias + self.correction + self.gain)
         router, width = weights[0], inputs[0].shape[-1]
         require(
             len(router.shape) == 2 and router.shape[1] == width,
@@ -91,6 +97,12 @@ class Route(Operator):
             self.num_groups >= 1 and num_experts % self.num_groups == 0,
             self,
             f"{num_experts} experts do not part into {self.num_groups} groups",
+        )
+        plain = Route(self.top_k, self.scores, False, bias=self.bias, jitter=self.jitter)
+        require(
+            self.scores != "sparsemixer" or (self == plain and self.jitter >= 0),
+            self,
+            "a sparse mixer has no groups, no correction and no scales, and a jitter of 0 or more",
         )
         each = num_experts // self.num_groups
         require(
