@@ -30,6 +30,7 @@ ROOMS = (
     "async_worker",
     "llm",
     "assemble",
+    "options",
     "engine",
     "backends",
     "cost",

@@ -359,6 +359,7 @@ NB_MODULE(_native, m) {
   bind_attention(m, program);
   bind_cross(m, program);
   bind_experts(program);
+  bind_images(program);
   bind_latent(program);
   bind_recurrent(program);
   bind_streams(program);

@@ -45,6 +45,7 @@ void check_floats(const Program& program, const View& view);
 void bind_attention(nanobind::module_& m, nanobind::class_<Program>& program);  // module_attention.cpp
 void bind_cross(nanobind::module_& m, nanobind::class_<Program>& program);  // module_cross.cpp
 void bind_experts(nanobind::class_<Program>& program);    // module_experts.cpp
+void bind_images(nanobind::class_<Program>& program);     // module_images.cpp
 void bind_latent(nanobind::class_<Program>& program);     // module_latent.cpp
 void bind_linear(nanobind::module_& m);     // module_linear.cpp
 void bind_recurrent(nanobind::class_<Program>& program);  // module_recurrent.cpp

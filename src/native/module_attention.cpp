@@ -123,8 +123,9 @@ void add_rope_kv_write(Program& program, const std::string& name, const View& qk
 
 void add_attention(Program& program, const std::string& name, const View& q, const View& out, int cache,
                    std::int64_t heads, float scale, float softcap, bool causal, std::int64_t ahead,
-                   const std::optional<Floats>& sinks, bool chunked) {
+                   const std::optional<Floats>& sinks, bool chunked, bool whole_images) {
   for (const View& view : {q, out}) check_floats(program, view);
+  require(causal || !whole_images, "attention that is not causal sees images whole as it is");
   const KvPlace& place = program.cache(cache);
   require(heads > 0 && heads % place.kv_heads == 0 && !q.sampled && !out.sampled && q.width == heads * place.key_dim &&
               out.width == heads * place.value_dim,
@@ -133,7 +134,8 @@ void add_attention(Program& program, const std::string& name, const View& q, con
           "an attention has a sink a head, and a cache of keys and values");
   const float* kept = sinks ? program.keep(sinks->data(), heads) : nullptr;
   program.add(
-      std::make_unique<Attention>(name, Attention::Spec{q, out, place, heads, scale, softcap, causal, ahead, kept, chunked}));
+      std::make_unique<Attention>(name, Attention::Spec{q, out, place, heads, scale, softcap, causal, ahead, kept, chunked,
+                                                               whole_images}));
 }
 
 void add_scale_by_position(Program& program, const std::string& name, const View& x, const View& y, double period,
@@ -175,7 +177,7 @@ void bind_attention(nb::module_& m, nb::class_<Program>& program) {
       .def("add_rope_kv_write", &add_rope_kv_write, "name"_a, "qkv"_a, "q_out"_a, "cache"_a, "heads"_a,
            "rotation"_a.none(), "q_norm"_a.none(), "k_norm"_a.none())
       .def("add_attention", &add_attention, "name"_a, "q"_a, "out"_a, "cache"_a, "heads"_a, "scale"_a, "softcap"_a,
-           "causal"_a, "ahead"_a = -1, "sinks"_a = nb::none(), "chunked"_a = false)
+           "causal"_a, "ahead"_a = -1, "sinks"_a = nb::none(), "chunked"_a = false, "whole_images"_a = false)
       .def("add_scale_by_position", &add_scale_by_position, "name"_a, "x"_a, "y"_a, "period"_a, "beta"_a, "first"_a);
 }
 

@@ -158,6 +158,8 @@ AttentionArgs Attention::args(const StepContext& context, const StepRow& row, st
   out.chunked = spec_.chunked;
   out.causal = spec_.causal;
   out.ahead = spec_.ahead;
+  out.last_seen =
+      spec_.whole_images && !context.step.last_seen.empty() ? context.step.last_seen.data() + row.token_begin : nullptr;
   out.sinks = spec_.sinks ? spec_.sinks + kv_head * group : nullptr;
   const std::size_t tile = place.latent ? 0 : static_cast<std::size_t>(kv_head);
   out.keys = context.kv + place.key_offset + tile * key_tile_bytes(place.format, place.key_dim);

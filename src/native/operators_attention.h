@@ -73,6 +73,7 @@ class Attention final : public Operator {
     std::int64_t ahead;
     const float* sinks = nullptr;  // of each head, or null
     bool chunked = false;
+    bool whole_images = false;     // a token of an image sees all of the image
   };
   Attention(std::string name, Spec spec);
   void run(const StepContext& context, Worker& worker) override;

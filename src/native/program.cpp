@@ -92,6 +92,17 @@ const CrossMemory& Program::cross_memory() const {
   return *cross_;
 }
 
+const StepImages& Program::take_images(std::int64_t width) {
+  if (images_ || finished_) throw std::invalid_argument("a program has one place for images");
+  images_ = std::make_unique<StepImages>(width, rows_.limits().max_tokens, counts_only_);
+  return *images_;
+}
+
+StepImages& Program::images() {
+  if (!images_) throw std::invalid_argument("the program takes no images");
+  return *images_;
+}
+
 const KvPlace& Program::cache(int index) const { return caches_.at(static_cast<std::size_t>(index)); }
 
 const RopeTable* Program::rope_table(const std::vector<double>& frequencies, double magnitude) {
@@ -187,7 +198,15 @@ void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int3
   if (!finished_) throw std::invalid_argument("the program is not finished");
   if (counts_only_) throw std::invalid_argument("the program only counts its memory");
   book_times();
+  // Whatever becomes of this step, the next one comes with images of its own.
+  struct Forget {
+    StepImages* images;
+    ~Forget() {
+      if (images) images->clear();
+    }
+  } const forget{images_.get()};
   rows_.gather(lines, num_lines, new_blocks, num_new_blocks, sampling, step_);
+  if (images_) images_->show(step_);
   kv_.used(static_cast<std::size_t>(step_.last_block + 1) * kv_block_stride_);
   samples_.clear();
   items_.clear();
@@ -408,7 +427,8 @@ std::vector<std::pair<std::string, std::size_t>> Program::memory() const {
   for (const auto& table : rope_tables_) rope += table->memory.size();
   return {{"weights", weight_bytes()},      {"kv", kv_bytes()},
           {"states", states_.size()},       {"arena", arena_.size()},
-          {"shared", shared_.size()},       {"activations", activations_.size()},
+          {"shared", shared_.size() + (images_ ? images_->num_bytes() : 0)},
+          {"activations", activations_.size()},
           {"partials", partials_.size()},   {"scratch", scratch},
           {"rope", rope}};
 }

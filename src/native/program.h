@@ -12,6 +12,7 @@
 
 #include "operators_attention.h"
 #include "operators_cross.h"
+#include "operators_images.h"
 #include "operators_recurrent.h"
 #include "roofs.h"
 #include "weight_store.h"
@@ -53,6 +54,8 @@ class Program {
   // What decoders see of encoders, in this program and in others; before operators that use it.
   void share_cross(std::shared_ptr<CrossMemory> memory);
   const CrossMemory& cross_memory() const;
+  // Where rows of images of so many numbers are put that come with a step: there is one such place.
+  const StepImages& take_images(std::int64_t width);
   const RopeTable* rope_table(const std::vector<double>& frequencies, double magnitude);
   // A matrix of n rows of `row_bytes` in `format`, packed by all threads a few megabytes at a time; `release` is called
   // after each, when `raw` read so far need not stay in memory. `raw` is not needed afterwards. Throws
@@ -76,6 +79,8 @@ class Program {
   // Throws as RowTable::gather does. The sampled token is appended to its row.
   void run(const PlanLine* lines, std::int64_t num_lines, const std::int32_t* new_blocks, std::int64_t num_new_blocks,
            bool sampling, const std::function<void()>& before_sampling = {});
+  // What is given to it comes with the next step. Throws std::invalid_argument if no operator takes images.
+  StepImages& images();
   // Copies slots of recurrent states, one after the other; throws as RowTable::copy_slot does.
   void copy_slots(const std::int32_t* pairs, std::int64_t num_pairs);
   // Copies whole cache blocks in the order given; throws std::out_of_range for ids beyond the cache.
@@ -139,6 +144,7 @@ class Program {
   std::size_t kv_block_stride_ = 0;
   std::int64_t state_stride_ = 0;  // floats
   std::shared_ptr<CrossMemory> cross_;
+  std::unique_ptr<StepImages> images_;
   View logits_;
   bool finished_ = false;
 

@@ -208,6 +208,7 @@ void RowTable::gather(const PlanLine* lines, std::int64_t num_lines, const std::
   step.segments.clear();
   step.token_ids.clear();
   step.sampled.clear();
+  step.last_seen.clear();
   step.num_tokens = num_tokens;
   step.num_sampled = num_sampled;
   step.end_position = 0;

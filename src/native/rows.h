@@ -81,6 +81,7 @@ struct Step {
   std::vector<Segment> segments;
   std::vector<std::int32_t> token_ids;
   std::vector<std::int64_t> sampled;  // of each row of logits, its token
+  std::vector<std::int32_t> last_seen;  // of each token, the last position that it sees; empty: its own
   std::int64_t num_tokens = 0;
   std::int64_t num_sampled = 0;
   std::int64_t end_position = 0;  // one past the last position of any row

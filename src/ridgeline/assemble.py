@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
@@ -35,6 +34,7 @@ from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.work import Precision, Work
+from ridgeline.model.images import ImageModel, open_images
 from ridgeline.model.opened import OpenedModel, open_model
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.kv_format import with_kv_format
@@ -42,54 +42,16 @@ from ridgeline.model.task import Purpose, purpose_of
 from ridgeline.model.text.load import load_tokenizer
 from ridgeline.model.text.tokenizer import Tokenizer
 from ridgeline.model.weights.sources import Progress, parse_reference, resolve, silent
+from ridgeline.options import Options as Options
+from ridgeline.options import check_numbers
 from ridgeline.step import StepShape
 
 if TYPE_CHECKING:
     from ridgeline.backends.cpu.executor import CpuExecutor
     from ridgeline.backends.cpu.executor import OperatorTime as OperatorTime  # timers() gives them
+    from ridgeline.backends.reference.image_encoder import Tower
+    from ridgeline.backends.reference.row_images import EncodeImage
     from ridgeline.model.text.chat import ChatTemplate
-
-
-# Options that are positive whole numbers.
-COUNTS = ("context_length", "memory", "max_rows", "max_tokens_per_step", "max_waiting", "threads")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to run a model; None: chosen from the model and the machine.
-
-    backend: "cpu", "reference" (NumPy, slow, the definition) or "null" (no arithmetic).
-    context_length: tokens of a prompt and its answer. memory: bytes of the KV cache. kv_format: how
-    keys and values are kept, "bf16", "f16" or "int8"; "f32" in the reference backend. max_rows:
-    requests that run at once. max_tokens_per_step: new tokens that a step computes at most. policy:
-    who goes first, "fcfs", "priority" or "fair". max_waiting: requests that may wait; one more is
-    refused as Overloaded, with the time when to come back; None: any number. itl_target: seconds
-    between the tokens of an answer that prompts must leave: beside answers that are being written,
-    a step has as much of a prompt as fits that time; itl_steps: the same, as so many times what a
-    step takes that writes in every row. expert_counts: outputs say how often each expert of a
-    mixture was chosen. threads, isa: of the CPU backend, over `Settings`. record: a file to which
-    everything that the engine is told and does is written, for `ridgeline replay`; token ids, no
-    text. task: "generate", "embed" or "classify". pooling: of an encoder, "mean" or "cls", over its
-    files'. positions: "dropped" leaves rotations out (DroPE).
-    """
-
-    backend: str = "cpu"
-    context_length: int | None = None
-    memory: int | None = None
-    kv_format: str | None = None
-    max_rows: int = 64
-    max_tokens_per_step: int = 512
-    policy: str = "fcfs"
-    max_waiting: int | None = None
-    itl_target: float | None = None
-    itl_steps: float | None = None
-    expert_counts: bool = False
-    threads: int | None = None
-    isa: str | None = None
-    record: Path | None = None
-    task: str | None = None
-    pooling: str | None = None
-    positions: str = "kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +70,8 @@ class Assembled:
     step_seconds: StepSeconds
     purpose: Purpose
     max_tokens_per_step: int
+    images: ImageModel | None = None
+    """What makes rows of images, of a model that sees them."""
 
     @property
     def vocab_size(self) -> int:
@@ -257,25 +221,21 @@ def assemble(
         raise RequestError("policy", f"{options.policy!r}; there are: {', '.join(POLICIES)}")
     if options.backend not in _BACKENDS:
         raise RequestError("backend", f"{options.backend!r}; there are: {', '.join(_BACKENDS)}")
-    for name in COUNTS:
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise RequestError(name, f"{value} is not a positive whole number")
-    target = options.itl_target
-    if target is not None and not (isinstance(target, int | float) and 0 < target < 3600):
-        raise RequestError("itl_target", f"{target!r} is not a number of seconds above 0")
+    check_numbers(options)
     kv_format_of(options)  # before a download
     path = resolve(parse_reference(model), settings, progress)
     opened = open_model(path, context_length=options.context_length, pooling=options.pooling)
     # Read first: a broken tokenizer is known before weights are packed.
     tokenizer = load_tokenizer(opened.checkpoint)
-    precision, _, build, needs_of = _BACKENDS[options.backend]
+    precision, _, build, needs_of, see = _BACKENDS[options.backend]
     purpose = purpose_of(opened, options.task, options.positions)
     graph = fuse(with_kv_format(purpose.graph, KV_FORMATS[kv_format_of(options)]))
     if purpose.whole and options.max_tokens_per_step < graph.max_context:
         options = replace(options, max_tokens_per_step=graph.max_context)
     threads = options.threads or settings.threads
     settings = replace(settings, threads=threads, isa=options.isa or settings.isa)
+    images = open_images(opened) if purpose.task == "generate" else None
+    tower = None if images is None else see(images, opened, settings)
     sizes = plan_sizes(
         graph,
         memory=options.memory,
@@ -283,10 +243,10 @@ def assemble(
         max_tokens_per_step=options.max_tokens_per_step,
         context_is_asked=options.context_length is not None,
         rolling_bytes=precision.rolling_bytes,
-        available=available_bytes(),
+        available=available_bytes() - (0 if tower is None else tower.num_bytes),
         needs=needs_of(graph, options, settings),
     )
-    executor = build(graph, opened, sizes, settings)
+    executor = build(graph, opened, sizes, settings, None if tower is None else tower.load())
     precision = replace(precision, attention=attention_arithmetic(executor))
     replay = device is not None
     if device is None and (options.itl_target or (options.itl_steps and options.record)):
@@ -327,6 +287,7 @@ def assemble(
         step_seconds=step_seconds,
         purpose=purpose,
         max_tokens_per_step=sizes.max_tokens_per_step,
+        images=images,
     )
 
 
@@ -419,7 +380,9 @@ def _recorder(
     return recorder
 
 
-def _cpu(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) -> Executor:
+def _cpu(
+    graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings, see: EncodeImage | None
+) -> Executor:
     from ridgeline.backends.cpu.executor import CpuExecutor
 
     return CpuExecutor(
@@ -433,10 +396,13 @@ def _cpu(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) ->
         isa=settings.isa,
         packed_folder=settings.cache_dir / "packed" if settings.keep_packed else None,
         source=opened.checkpoint.identity,
+        encode_image=see,
     )
 
 
-def _reference(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) -> Executor:
+def _reference(
+    graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings, see: EncodeImage | None
+) -> Executor:
     from ridgeline.backends.reference.executor import ReferenceExecutor
 
     return ReferenceExecutor(
@@ -445,10 +411,13 @@ def _reference(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settin
         num_blocks=sizes.num_blocks,
         max_rows=sizes.max_rows,
         num_slots=sizes.num_slots,
+        encode_image=see,
     )
 
 
-def _null(graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings) -> Executor:
+def _null(
+    graph: Graph, opened: OpenedModel, sizes: Sizes, settings: Settings, see: EncodeImage | None
+) -> Executor:
     from ridgeline.backends.null.executor import NullExecutor
 
     vocab_size = graph.outputs[0].shape[-1]
@@ -483,16 +452,35 @@ def _unsaid(_graph: Graph, _options: Options, _settings: Settings) -> None:
     """Of backends that say nothing of what they allocate."""
 
 
-_Build = Callable[[Graph, OpenedModel, Sizes, Settings], Executor]
-_NeedsOf = Callable[[Graph, Options, Settings], Needs | None]
+def _cpu_tower(images: ImageModel, opened: OpenedModel, settings: Settings) -> Tower:
+    from ridgeline.backends.cpu.images import tower
 
-# What its figures are in; how it keeps keys and values, its own way first; how it is made;
-# what it will allocate.
-_BACKENDS: dict[str, tuple[Precision, tuple[str, ...], _Build, _NeedsOf]] = {
-    "cpu": (CPU_PRECISION, ("bf16", "f16", "int8"), _cpu, cpu_needs),
-    "reference": (_REFERENCE_PRECISION, ("f32", "bf16", "f16", "int8"), _reference, _unsaid),
-    "null": (CPU_PRECISION, ("bf16", "f16", "int8"), _null, _unsaid),
-}
+    return tower(images, settings, opened.checkpoint.identity)
+
+
+def _reference_tower(images: ImageModel, opened: OpenedModel, settings: Settings) -> Tower:
+    from ridgeline.backends.reference.images import tower
+
+    return tower(images)
+
+
+def _null_tower(images: ImageModel, opened: OpenedModel, settings: Settings) -> None:
+    """Of a backend that computes nothing."""
+
+
+_Build = Callable[[Graph, OpenedModel, Sizes, Settings, "EncodeImage | None"], Executor]
+_NeedsOf = Callable[[Graph, Options, Settings], Needs | None]
+_See = Callable[[ImageModel, OpenedModel, Settings], "Tower | None"]
+
+# What its figures are in; how it keeps keys and values, its own way first; how it is made; what it
+# will allocate; what makes rows of images there.
+_BACKENDS: dict[str, tuple[Precision, tuple[str, ...], _Build, _NeedsOf, _See]] = {
+    "cpu": (CPU_PRECISION, ("bf16", "f16", "int8"), _cpu, cpu_needs, _cpu_tower),
+    "reference": (
+        _REFERENCE_PRECISION, ("f32", "bf16", "f16", "int8"), _reference, _unsaid, _reference_tower,
+    ),
+    "null": (CPU_PRECISION, ("bf16", "f16", "int8"), _null, _unsaid, _null_tower),
+}  # fmt: skip
 
 BACKEND_NAMES = tuple(_BACKENDS)
 

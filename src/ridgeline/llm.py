@@ -71,7 +71,10 @@ class LLM:
         tokenizer = self.assembled.tokenizer
         vocab_size = self.assembled.vocab_size
         self.prompts = Prompts(
-            tokenizer, self.assembled.purpose.num_ids(vocab_size), self.assembled.template
+            tokenizer,
+            self.assembled.purpose.num_ids(vocab_size),
+            self.assembled.template,
+            self.assembled.images,
         )
         self.session = Session(
             self.assembled.engine, tokenizer, vocab_size, self.assembled.constraints
@@ -118,7 +121,8 @@ class LLM:
         *,
         use_tqdm: bool | None = None,
     ) -> list[RequestOutput]:
-        """Continues each prompt: text, token ids, or {"prompt_token_ids": ids}.
+        """Continues each prompt: text, token ids, or {"prompt_token_ids": ids}; a mapping may have
+        "multi_modal_data": {"image": ...} besides, of a model that sees (docs/images.md).
 
         One SamplingParams serves all, or there is one per prompt; None: SamplingParams(). use_tqdm:
         show progress on stderr (default: on a terminal, for more than one prompt). Results are in
@@ -143,7 +147,8 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answers one conversation or several, through the model's own chat template.
 
-        messages: {"role": "user", "content": "..."} and so on, as OpenAI's API has them. tools:
+        messages: {"role": "user", "content": "..."} and so on, as OpenAI's API has them; a content
+        may be a list of parts, {"type": "image", "image": path, bytes or array} among them. tools:
         JSON schemas for the template. chat_template_kwargs: what the template may know besides,
         such as enable_thinking. Raises as `generate` does, RequestError also for messages that the
         template refuses, and ModelError where the model has no template.

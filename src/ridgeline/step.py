@@ -261,6 +261,25 @@ class RowSampling:
     """The same of the tokens that the row has already, where a plan wants their logits."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """An image in a row, told beside the row's tokens and never in a plan: tokens [first, first +
+    count) stand for it, and their ids are those of a placeholder.
+
+    patches: float32 [patches, numbers of a patch], what the model's encoder makes `count` rows of.
+    name: of what is in it; one name, one content (of the prefix cache).
+    """
+
+    first: int
+    count: int
+    patches: npt.NDArray[np.float32]
+    name: bytes
+
+    @property
+    def end(self) -> int:
+        return self.first + self.count
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """How likely the model found tokens that a row had already, in order of position.

@@ -29,6 +29,7 @@ from ridgeline.engine.request import Request
 from ridgeline.errors import CapacityError, EngineError, RequestError
 from ridgeline.step import (
     BlockGroup,
+    Image,
     Masks,
     RowSampling,
     StepPlan,
@@ -205,6 +206,9 @@ class _Recorder:
 
     def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
         self._executor.open_row(row, token_ids, sampling)
+
+    def give_images(self, row: int, images: Sequence[Image]) -> None:
+        self._executor.give_images(row, images)
 
     def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
         self._executor.append_tokens(row, token_ids)

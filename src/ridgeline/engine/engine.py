@@ -117,6 +117,8 @@ class Engine:
             if self._constraints is None:
                 raise RequestError("structured_outputs", "this engine knows no vocabulary")
             request.follower = self._constraints.restore(request.grammar).follow()
+        if request.images and self._observer is not None:
+            raise RequestError("images", "a record of a run has no place for them")
         admit(self._state, request, self._clock() if now is None else now)
         if self._observer is not None:
             self._observer.submitted(request)
@@ -236,6 +238,8 @@ class Engine:
         for request in tuple(state.opened):
             try:
                 self._executor.open_row(request.row, request.token_ids, request.sampling)
+                if request.images:
+                    self._executor.give_images(request.row, request.images)
             except Exception as error:
                 fault = _as_fault(error, "the executor refused this request")
                 events.append(end(state, request, "error", fault))  # takes it out of `opened`, too

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ridgeline.step import BlockGroup, Masks, RowSampling, StepPlan, StepResult
+from ridgeline.step import BlockGroup, Image, Masks, RowSampling, StepPlan, StepResult
 
 
 class Executor(Protocol):
@@ -39,6 +39,9 @@ class Executor(Protocol):
 
     def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
         """Gives a row its tokens; plans compute them, in one step or in several."""
+
+    def give_images(self, row: int, images: Sequence[Image]) -> None:
+        """The images of a row that was just opened. EngineError if the model sees none."""
 
     def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
         """Adds tokens to an open row that no step has sampled (draft tokens, a forced span)."""

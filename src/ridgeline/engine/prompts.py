@@ -7,11 +7,14 @@ several threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ridgeline.engine.prompt_images import placed, taken_out, written_out
 from ridgeline.errors import RequestError
+from ridgeline.model.images import ImageModel
 from ridgeline.model.text.tokenizer import Tokenizer
+from ridgeline.step import Image
 
 if TYPE_CHECKING:
     from ridgeline.model.text.chat import ChatTemplate
@@ -26,16 +29,23 @@ class Tokenized:
 
     text: str | None
     token_ids: list[int]
+    images: tuple[Image, ...] = ()
 
 
 class Prompts:
     """vocab_size: ids below it can be computed, though the tokenizer may have fewer. load_template
-    raises ModelError if the model has none; it is called when first needed.
+    raises ModelError if the model has none; it is called when first needed. images: of a model that
+    sees them.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, vocab_size: int, load_template: Callable[[], ChatTemplate]
+        self,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        load_template: Callable[[], ChatTemplate],
+        images: ImageModel | None = None,
     ) -> None:
+        self._images = images
         self.tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._load_template = load_template
@@ -49,11 +59,14 @@ class Prompts:
 
     def tokenize(self, prompt: Prompt) -> Tokenized:
         """Raises RequestError for anything but text, ids below the vocabulary's size, or a mapping
-        with one of the two.
+        with one of the two; with "multi_modal_data": {"image": one or a list} for each token in the
+        text that an image begins with, or each run of ids that stand for one.
         """
         if isinstance(prompt, str):
             return Tokenized(prompt, self.tokenizer.encode(prompt))
         ids: object = prompt
+        if isinstance(prompt, Mapping) and "multi_modal_data" in prompt:
+            return self._with_images(prompt)
         if isinstance(prompt, Mapping):
             if set(prompt) == {"prompt"} and isinstance(prompt["prompt"], str):
                 return self.tokenize(prompt["prompt"])
@@ -68,6 +81,24 @@ class Prompts:
             )
         return Tokenized(None, list(ids))
 
+    def _with_images(self, prompt: Mapping[str, Any]) -> Tokenized:
+        data = prompt["multi_modal_data"]
+        if not isinstance(data, Mapping) or set(data) != {"image"}:
+            raise RequestError("multi_modal_data", 'holds "image" only: one, or a list of them')
+        many = data["image"] if isinstance(data["image"], list | tuple) else [data["image"]]
+        sources = [(f"multi_modal_data.image[{i}]", image) for i, image in enumerate(many)]
+        images = self._seeing("multi_modal_data")
+        rest = {key: value for key, value in prompt.items() if key != "multi_modal_data"}
+        if isinstance(rest.get("prompt"), str):
+            rest["prompt"] = written_out(rest["prompt"], images, self.tokenizer)
+        plain = self.tokenize(rest)
+        return replace(plain, images=placed(plain.token_ids, sources, images))
+
+    def _seeing(self, where: str) -> ImageModel:
+        if self._images is None:
+            raise RequestError(where, "this model reads text, not images")
+        return self._images
+
     def render(
         self,
         messages: Sequence[Message],
@@ -81,11 +112,17 @@ class Prompts:
         """
         if not messages:
             raise RequestError("messages", "are empty; at least one is needed")
+        messages, sources = taken_out(messages)
+        images = self._seeing(sources[0][0]) if sources else None
         text = self.template.render(
             messages,
             tools=tools,
             add_generation_prompt=add_generation_prompt,
             **dict(variables or {}),
         )
+        if images is not None:
+            text = written_out(text, images, self.tokenizer)
         # The template writes the special tokens itself.
-        return Tokenized(text, self.tokenizer.encode(text, add_special=False))
+        token_ids = self.tokenizer.encode(text, add_special=False)
+        seen = () if images is None else placed(token_ids, sources, images)
+        return Tokenized(text, token_ids, seen)

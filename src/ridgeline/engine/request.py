@@ -21,7 +21,7 @@ from ridgeline.engine.kv.prefix import CacheMiss
 from ridgeline.engine.ledger import Trace
 from ridgeline.errors import RequestError, RidgelineError
 from ridgeline.model.text.stop_regex import MAX_PATTERN_CHARACTERS, StopRegex
-from ridgeline.step import RowSampling, Scored
+from ridgeline.step import Image, RowSampling, Scored
 
 if TYPE_CHECKING:
     from ridgeline.engine.constrain.follow import Follower
@@ -343,7 +343,7 @@ class Request:
     apart. tenant, priority (lower is sooner): for the policies that look at them. arrival,
     deadline: seconds of the clock that `schedule` is told; at its deadline a request ends. fork_of:
     a request whose tokens begin with the same ones; what that has computed is shared, once it has
-    computed its prompt. grammar: what the answer keeps to
+    computed its prompt. images: of the prompt, in order. grammar: what the answer keeps to
     (`constrain.compile.Grammar.text`); follower: how far it is.
 
     The record. number: order of coming. rank: order of service. num_planned: tokens computed once
@@ -375,6 +375,7 @@ class Request:
     deadline: float | None = None
     fork_of: str | None = None
     grammar: str | None = None
+    images: tuple[Image, ...] = ()
     status: Status = Status.WAITING
     number: int = 0
     rank: Rank = (0.0, 0)

@@ -253,6 +253,7 @@ class Session:
                     deadline=None if timeout is None else arrival + timeout,
                     fork_of=f"{name}-0" if index else parent,
                     grammar=None if grammar is None else grammar.text,
+                    images=prompt.images,
                     follower=None if grammar is None else grammar.follow(),
                     trace=Trace(arrival, group.submitted),
                 )

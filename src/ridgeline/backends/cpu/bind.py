@@ -19,6 +19,7 @@ from ridgeline.backends.cpu import _native
 from ridgeline.backends.cpu.activations import takes_fine_activations
 from ridgeline.backends.cpu.bind_cross import CROSS_BINDERS
 from ridgeline.backends.cpu.bind_experts import bind_experts, bind_route
+from ridgeline.backends.cpu.bind_images import IMAGE_BINDERS
 from ridgeline.backends.cpu.bind_recurrent import (
     bind_causal_conv,
     bind_delta_rule,
@@ -344,6 +345,7 @@ def _attention(b: Binding, node: Node, op: Attention) -> None:
         -1 if op.ahead is None else op.ahead,
         b.floats(node.weights[0]) if op.sinks else None,
         op.chunked,
+        op.whole_images,
     )
 
 
@@ -447,6 +449,7 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     Attention: _attention,
     LatentAttention: _latent_attention,
     **CROSS_BINDERS,
+    **IMAGE_BINDERS,
     GatedActivation: _gated_activation,
     Activate: _activate,
     Add: _add,

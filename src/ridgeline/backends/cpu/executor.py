@@ -28,13 +28,14 @@ from ridgeline.backends.cpu.program import (
     memory_of,
 )
 from ridgeline.backends.cpu.weights import Weights
+from ridgeline.backends.reference.row_images import EncodeImage, RowImages
 from ridgeline.errors import CapacityError, EngineError, RidgelineError
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops.embed import Embed, TypeEmbed
-from ridgeline.model.graph.ops.pool import Pool
+from ridgeline.model.graph.ops.pool import GridPool, Pool
 from ridgeline.model.passes.state_groups import state_groups
-from ridgeline.step import Masks, RowSampling, Sampled, Scored, StepPlan, StepResult
+from ridgeline.step import Image, Masks, RowSampling, Sampled, Scored, StepPlan, StepResult
 from ridgeline.units import KIB, MIB
 
 Floats = npt.NDArray[np.float32]
@@ -102,7 +103,7 @@ class CpuExecutor:
     "amx", "avx512", "avx2" or "portable"; None for the best. packed_folder, source: where packed
     weights are kept, and what identifies the files that they come from (see `packed_weights.load`).
     quantize_early: False keeps every value float32 between operators, for tests: the bits are the
-    same.
+    same. encode_image: what makes rows of an image, for a model that sees them.
 
     A request gets the same bits whatever stands beside it in a step, however its prompt is cut,
     and with any number of threads; between instruction sets results differ by rounding. Raises
@@ -125,6 +126,7 @@ class CpuExecutor:
         packed_folder: Path | None = None,
         source: object = None,
         quantize_early: bool = True,
+        encode_image: EncodeImage | None = None,
     ) -> None:
         check_graph(graph)
         encoder, graph = graph.encoder, replace(graph, encoder=None)
@@ -143,6 +145,7 @@ class CpuExecutor:
         self._result: StepResult | None = None
         self._weights = weights
         self._num_looked_up = 0
+        self._images = RowImages(encode_image)
         max_sampled = max_rows if max_logits_per_step is None else max_logits_per_step
         limits = ProgramLimits(
             isa=self.isa,
@@ -156,8 +159,11 @@ class CpuExecutor:
         layout = layout_of(graph, limits, quantize_early)
         plan = layout.plan
         # Pools, and segments of texts, need whole sequences.
-        self._takes_whole = any(isinstance(node.op, Pool | TypeEmbed) for node in graph.nodes)
+        self._takes_whole = any(
+            isinstance(node.op, Pool | GridPool | TypeEmbed) for node in graph.nodes
+        )
         self._pools = any(isinstance(node.op, Pool) for node in graph.nodes)
+        self._squares = [node.op for node in graph.nodes if isinstance(node.op, GridPool)]
         # Of a predictor, what it is given; and what a graph gives beside logits.
         self._given = [view_of(plan, value) for value in graph.inputs[1:]]
         self._gives = [view_of(plan, value) for value in graph.outputs[1:]]
@@ -207,6 +213,9 @@ class CpuExecutor:
         """How often something was encoded."""
         return 0 if self._encoder is None else self._encoder.num_steps
 
+    def give_images(self, row: int, images: Sequence[Image]) -> None:
+        self._images.give(row, images)
+
     def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
         try:
             self._program.append_tokens(row, _ids(token_ids))
@@ -221,6 +230,7 @@ class CpuExecutor:
             raise EngineError(str(error)) from None
 
     def close_row(self, row: int) -> None:
+        self._images.forget(row)
         try:
             self._program.close_row(row)
         except (ValueError, IndexError) as error:
@@ -320,6 +330,11 @@ class CpuExecutor:
         for row, num_new, num_context, num_logits, news, slot in plan.rows:
             if (self._takes_whole and num_context) or (self._pools and num_logits != 1):
                 raise EngineError(f"row {row}: only whole sequences are pooled, into one row each")
+            for pool in self._squares:
+                if (num_new, num_logits) != (pool.num_tokens, pool.num_rows):
+                    raise EngineError(
+                        f"row {row}: only whole squares of {pool.num_tokens} are pooled"
+                    )
             at = row if slot is None else slot
             lines.append((row, num_new, num_context, num_logits, len(news), at))
             num_tokens += num_new
@@ -339,6 +354,9 @@ class CpuExecutor:
                         f"{len(hidden)} hidden states for a step of {num_tokens} tokens"
                     )
                 self._program.write_rows(self._given[0], np.ascontiguousarray(hidden, np.float32))
+            for part in self._images.parts(plan):
+                rows = np.ascontiguousarray(part.rows, np.float32)
+                self._program.give_image(part.token_begin, part.position, rows)
             self._program.run(np.array(lines, np.int32), blocks, sampling, masks)
         except (ValueError, IndexError, OverflowError, RuntimeError) as error:
             raise EngineError(str(error)) from None

@@ -5,6 +5,9 @@ tables as the attention of each group of layers would read it. So a block given 
 early, cached under a wrong name or left unwritten ends in an EngineError that names the row and the
 position.
 
+A token of an image is a hash of what is in the image and of its place there, and a step that ends
+within an image is an error.
+
 With slots a row's recurrent state is the name of all that it has seen, token by token, and a plan
 that goes on from the state of other tokens ends likewise.
 """
@@ -14,16 +17,19 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from ridgeline.backends.reference.row_images import RowImages
 from ridgeline.backends.reference.sample import NO_MASK, NOTHING_LEFT
 from ridgeline.backends.reference.state_table import BoundRow, StateTable
 from ridgeline.errors import EngineError
 from ridgeline.step import (
     ONE_GROUP,
     BlockGroup,
+    Image,
     Masks,
     RowSampling,
     Sampled,
@@ -78,15 +84,20 @@ class NullExecutor:
         self._slot_tokens: Ints = np.full((num_blocks, block_tokens), -1, np.int64)
         self._slot_positions: Ints = np.full((num_blocks, block_tokens), -1, np.int64)
         self._in_flight: StepResult | None = None
+        self._images = RowImages(lambda image: self._image_tokens(image)[:, None])
 
     def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
         self._table.open_row(row, token_ids, sampling)
+
+    def give_images(self, row: int, images: Sequence[Image]) -> None:
+        self._images.give(row, images)
 
     def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
         self._table.append_tokens(row, token_ids)
 
     def close_row(self, row: int) -> None:
         self._table.close_row(row)
+        self._images.forget(row)
 
     def submit(self, plan: StepPlan, masks: Masks | None = None) -> None:
         """Of a constrained row the token is the first one allowed from the hash on, in a circle."""
@@ -149,7 +160,24 @@ class NullExecutor:
             self._slot_positions[copy.target] = self._slot_positions[copy.source]
         for slot_copy in plan.slot_copies:
             self._states[slot_copy.target] = self._states[slot_copy.source]
-        return rows
+        self._images.parts(plan)
+        return tuple(self._with_images(row) for row in rows)
+
+    def _with_images(self, row: BoundRow) -> BoundRow:
+        """With the tokens of images as what they are, not as the placeholder's id."""
+        images = self._images.of(row.row)
+        if not images:
+            return row
+        ids = row.token_ids.copy()
+        for image in images:
+            part = ids[image.first : image.end]
+            part[:] = self._image_tokens(image)[: len(part)]
+        return replace(row, token_ids=ids)
+
+    def _image_tokens(self, image: Image) -> Ints:
+        """Ids that no text has."""
+        first = int.from_bytes(hashlib.blake2b(image.name, digest_size=4).digest(), "little")
+        return self.vocab_size + first + np.arange(image.count, dtype=np.int64)
 
     def _prefixes(self, rows: Sequence[BoundRow]) -> list[tuple[BoundRow, Ints]]:
         """Writes the new tokens of all rows, then reads every row back."""

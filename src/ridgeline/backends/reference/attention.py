@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ridgeline.backends.reference.call import Array, Call
+from ridgeline.backends.reference.row_images import last_seen
 from ridgeline.model.graph.ops.attention import Attention, KvWrite
 
 
@@ -25,10 +26,13 @@ def attention(op: Attention, call: Call) -> tuple[Array]:
     state = call.cache.state
     group = op.num_heads // state.kv_heads
     outputs: list[Array] = []
-    for row, q in call.by_row(call.inputs[0]):
+    seen = last_seen(call.images if op.whole_images else (), call.positions)
+    for (row, q), (_, last) in zip(call.by_row(call.inputs[0]), call.by_row(seen), strict=True):
         keys, values = call.cache.read(row)
         queries = q.reshape(row.num_new, op.num_heads, op.head_dim)
-        hidden = unseen(row.num_context, row.num_new, state.window, op.causal, op.ahead, op.chunked)
+        hidden = unseen(
+            row.num_context, row.num_new, state.window, op.causal, op.ahead, op.chunked, last
+        )
         heads = [
             attend_head(
                 op,
@@ -73,13 +77,16 @@ def unseen(
     causal: bool,
     ahead: int | None = None,
     chunked: bool = False,
+    last: Array | None = None,
 ) -> Array:
-    """[new, all]: whether the query must not see the key."""
+    """[new, all]: whether the query must not see the key. last [new]: of causal queries, the last
+    position that each sees; None: its own.
+    """
     query = np.arange(num_context, num_context + num_new)[:, None]
     key = np.arange(num_context + num_new)[None, :]
     hidden = np.zeros((num_new, num_context + num_new), bool)
     if causal:
-        hidden |= key > query
+        hidden |= key > (query if last is None else last[:, None])
     if ahead is not None:
         hidden |= key > query + ahead
     if window is not None and chunked:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ridgeline.backends.reference.kv_formats import kept
+from ridgeline.backends.reference.row_images import Part
 from ridgeline.backends.reference.state_table import BoundRow
 from ridgeline.model.graph.node import KvState, RowState
 from ridgeline.step import first_entry
@@ -107,7 +108,7 @@ class Call:
     """One application: inputs and weights in the order of the operator's docstring.
 
     rows: the step's, in plan order; their new tokens lie one after the other along TOKENS.
-    cross: the layer's keys and values of encoders.
+    cross: the layer's keys and values of encoders. images: what the step has of them.
     """
 
     inputs: tuple[Array, ...]
@@ -116,6 +117,7 @@ class Call:
     cache: KvCache | None
     memory: RowMemory | None = None
     cross: CrossMemory | None = None
+    images: Sequence[Part] = ()
 
     @property
     def positions(self) -> Ints:

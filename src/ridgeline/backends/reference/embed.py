@@ -1,11 +1,11 @@
-"""embed: rows of a table by token id, by position, and by segment of a text."""
+"""embed: rows of a table by token id, by position, by segment of a text; and rows of images."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ridgeline.backends.reference.call import Array, Call
-from ridgeline.model.graph.ops.embed import Embed, PositionEmbed, TypeEmbed
+from ridgeline.model.graph.ops.embed import Embed, PlaceImages, PositionEmbed, TypeEmbed
 
 
 def embed(op: Embed, call: Call) -> tuple[Array]:
@@ -14,6 +14,13 @@ def embed(op: Embed, call: Call) -> tuple[Array]:
     held = (index >= 0) & (index < len(table))
     rows = np.where(held[:, None], table[np.where(held, index, 0)], 0)
     return ((rows * table.dtype.type(op.scale)).astype(table.dtype),)
+
+
+def place_images(op: PlaceImages, call: Call) -> tuple[Array]:
+    out = call.inputs[0].copy()
+    for part in call.images:
+        out[part.token_begin : part.token_begin + len(part.rows)] = part.rows
+    return (out,)
 
 
 def position_embed(op: PositionEmbed, call: Call) -> tuple[Array]:

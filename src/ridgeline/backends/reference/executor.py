@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ridgeline.backends.reference.call import Array, Call, KvCache, RowMemory
 from ridgeline.backends.reference.cross_attention import CrossMemory
+from ridgeline.backends.reference.row_images import EncodeImage, Part, RowImages
 from ridgeline.backends.reference.sample import fault_of, sample, score
 from ridgeline.backends.reference.state_table import BoundRow, StateTable
 from ridgeline.backends.reference.table import COLLECTIVES, REFERENCE
@@ -20,7 +21,7 @@ from ridgeline.model.graph.node import Graph, Weight
 from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.passes.state_groups import StateGroups, state_groups
-from ridgeline.step import Masks, RowSampling, Sampled, StepPlan, StepResult
+from ridgeline.step import Image, Masks, RowSampling, Sampled, StepPlan, StepResult
 
 BLOCK_TOKENS = 16
 
@@ -38,7 +39,8 @@ class ReferenceExecutor:
     graph: one graph, or the graphs of all ranks of a sharded model, which then run in lock-step.
     num_slots: of recurrent states, if the graph has some; max_rows unless given.
     dtype: of values, weights and cache; sums and transcendental functions of float32 values are
-    taken in float64 where an operator is not a matrix product. Raises ModelError if the ranks'
+    taken in float64 where an operator is not a matrix product. encode_image: what makes rows of an
+    image, for a model that sees them. Raises ModelError if the ranks'
     graphs do not agree, EngineError on a plan that cannot be run.
     """
 
@@ -51,6 +53,7 @@ class ReferenceExecutor:
         max_rows: int,
         num_slots: int | None = None,
         dtype: Literal["float32", "float64"] = "float32",
+        encode_image: EncodeImage | None = None,
     ) -> None:
         graphs = (graph,) if isinstance(graph, Graph) else tuple(graph)
         encoder = graphs[0].encoder
@@ -96,6 +99,7 @@ class ReferenceExecutor:
             )
         self._dtype = np.dtype(dtype)
         self._in_flight: StepResult | None = None
+        self._images = RowImages(encode_image)
         self._hidden: Array | None = None
 
     def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
@@ -128,10 +132,14 @@ class ReferenceExecutor:
         rank.values = {}
         return found
 
+    def give_images(self, row: int, images: Sequence[Image]) -> None:
+        self._images.give(row, images)
+
     def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
         self._table.append_tokens(row, token_ids)
 
     def close_row(self, row: int) -> None:
+        self._images.forget(row)
         self._table.close_row(row)
 
     def submit(
@@ -183,6 +191,9 @@ class ReferenceExecutor:
         for slot_copy in plan.slot_copies:
             for rank in self._ranks:
                 rank.copy_slot(slot_copy.source, slot_copy.target)
+        parts = self._images.parts(plan)
+        for rank in self._ranks:
+            rank.images = parts
         return rows
 
     def _sample(self, row: BoundRow, logits: Array, mask: npt.NDArray[np.uint32] | None) -> Sampled:
@@ -270,6 +281,7 @@ class _Rank:
             state.name: CrossMemory(state, num_rows, dtype) for state in graph.cross_states
         }
         self.values: dict[int, Array] = {}
+        self.images: Sequence[Part] = ()
         self.chosen: dict[str, npt.NDArray[np.int32]] = {}
         self._weights: dict[str, Array] = {
             weight.name: weights.float32(weight).astype(dtype, copy=False)
@@ -319,6 +331,7 @@ class _Rank:
             cache=self._caches.get(name),
             memory=self._memories.get(name),
             cross=self.cross.get(name),
+            images=self.images,
         )
         if isinstance(node.op, Experts):
             self.chosen[node.name] = call.inputs[1][:, : node.op.top_k].astype(np.int32)

@@ -25,12 +25,12 @@ from ridgeline.backends.reference.elementwise import (
     split_groups,
     weigh,
 )
-from ridgeline.backends.reference.embed import embed, position_embed, type_embed
+from ridgeline.backends.reference.embed import embed, place_images, position_embed, type_embed
 from ridgeline.backends.reference.experts import experts, route
 from ridgeline.backends.reference.latent import latent_attention
 from ridgeline.backends.reference.linear import linear
 from ridgeline.backends.reference.norm import add_norm, norm
-from ridgeline.backends.reference.pool import pool
+from ridgeline.backends.reference.pool import grid_pool, pool
 from ridgeline.backends.reference.rg_lru import rg_lru
 from ridgeline.backends.reference.rope import rope, rope_kv_write
 from ridgeline.backends.reference.rows import select_rows
@@ -47,6 +47,7 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.PositionEmbed: position_embed,
     ops.TypeEmbed: type_embed,
     ops.Conv1d: conv1d,
+    ops.PlaceImages: place_images,
     ops.Linear: linear,
     ops.Norm: norm,
     ops.AddNorm: add_norm,
@@ -84,6 +85,7 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.KeepLargest: keep_largest,
     ops.SelectRows: select_rows,
     ops.Pool: pool,
+    ops.GridPool: grid_pool,
     ops.AllReduce: all_reduce,
     ops.AllGather: all_gather,
 }

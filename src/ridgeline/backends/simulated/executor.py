@@ -16,6 +16,7 @@ from ridgeline.errors import EngineError
 from ridgeline.step import (
     ONE_GROUP,
     BlockGroup,
+    Image,
     Masks,
     RowSampling,
     Sampled,
@@ -67,6 +68,10 @@ class SimulatedExecutor:
     def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
         if self._tokens is not None:
             self._tokens.open_row(row, token_ids, sampling)
+
+    def give_images(self, row: int, images: Sequence[Image]) -> None:
+        if self._tokens is not None:
+            self._tokens.give_images(row, images)
 
     def append_tokens(self, row: int, token_ids: Sequence[int]) -> None:
         if self._tokens is not None:

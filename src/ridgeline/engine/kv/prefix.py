@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -45,14 +45,22 @@ def chain_root(salt: bytes) -> bytes:
 
 
 def prefix_hashes(
-    token_ids: Sequence[int], block_tokens: int, salt: bytes = b"", parent: bytes = b""
+    token_ids: Sequence[int],
+    block_tokens: int,
+    salt: bytes = b"",
+    parent: bytes = b"",
+    besides: Callable[[int], bytes] | None = None,
 ) -> Iterator[bytes]:
-    """The name of each full block of `token_ids`; parent: the name of what precedes them."""
+    """The name of each full block of `token_ids`; parent: the name of what precedes them. besides:
+    of the token that a block begins with, what the block holds that its ids do not tell.
+    """
     parent = parent or chain_root(salt)
     ids = memoryview(token_ids if isinstance(token_ids, array) else array("i", token_ids))
     for start in range(0, len(ids) - block_tokens + 1, block_tokens):
         digest = blake2b(parent, digest_size=16, person=b"ridgeline-kv")
         digest.update(ids[start : start + block_tokens])
+        if besides is not None:
+            digest.update(besides(start))
         parent = digest.digest()
         yield parent
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 
 from ridgeline.engine.request import Event, Request, Status
+from ridgeline.engine.schedule.images import check_images
 from ridgeline.engine.schedule.predict import finish_seconds, wait_seconds
 from ridgeline.engine.schedule.state import SchedulerState
 from ridgeline.engine.schedule.step import end
@@ -55,6 +56,7 @@ def _check_possible(state: SchedulerState, request: Request) -> None:
             f"has {request.num_prompt} tokens; the context holds {limits.max_context}, "
             "the answer included",
         )
+    check_images(request, limits.max_tokens_per_step, limits.max_rows)
     sizes = (limits.block_tokens, limits.most_unbooked_tokens)
     groups, num_blocks = state.pool.groups, state.pool.num_blocks
     if most_row_blocks(groups, longest, *sizes) > num_blocks:

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from ridgeline.engine.kv.prefix import CacheMiss, prefix_hashes
 from ridgeline.engine.request import Request, Status
+from ridgeline.engine.schedule.images import in_block
 from ridgeline.engine.schedule.state import SchedulerState
 from ridgeline.step import NO_BLOCK, BlockCopy, BlockGroup, SlotCopy
 
@@ -209,7 +210,14 @@ def name_blocks(request: Request, block_tokens: int) -> None:
     if full > named:
         tokens = request.token_ids[named * block_tokens : full * block_tokens]
         parent = request.names[-1] if named else b""
-        request.names += prefix_hashes(tokens, block_tokens, request.salt, parent)
+        besides = None
+        if request.images:
+            begin = named * block_tokens
+
+            def besides(start: int) -> bytes:
+                return in_block(request, begin + start, block_tokens)
+
+        request.names += prefix_hashes(tokens, block_tokens, request.salt, parent, besides)
 
 
 def blocks_for(state: SchedulerState, num_tokens: int) -> int:
@@ -250,7 +258,8 @@ def _known_prefix(state: SchedulerState, request: Request) -> Known:
         return _prefix_with_snapshot(state, request.names[: most // size])
     cached = _cached_prefix(state, request.names[: most // size])
     parent = state.requests.get(request.fork_of) if request.fork_of is not None else None
-    if parent is not None and parent.row >= 0 and parent.salt == request.salt:
+    same = parent is not None and parent.salt == request.salt and parent.images == request.images
+    if same and parent is not None and parent.row >= 0:
         limit = min(most, parent.num_computed)
         common = _num_alike(parent.token_ids, request.token_ids, limit)
         if common > cached.num_tokens:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ridgeline.engine.request import Event, FinishReason, Rank, Request, Status
+from ridgeline.engine.schedule.images import up_to_images
 from ridgeline.engine.schedule.memory import (
     grow,
     missing_blocks,
@@ -114,6 +115,8 @@ def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
             if request.scores_prompt:
                 num_new = min(num_new, _scorable(state, step, len(prompts) - index - 1))
             num_new = _to_stop(request, num_new)
+            if request.images and num_new > 0:
+                num_new = up_to_images(request, num_new, step.budget)
             if num_new > 0 and _make_room(state, request, request.num_planned + num_new):
                 step.add_prompt(request, num_new)
     # Blocks just taken back are for those who run: admitting now would only preempt again.
@@ -295,7 +298,11 @@ def _join(state: SchedulerState, now: float, step: _Step, request: Request, most
     # What the cache gave is context, which only now is known.
     most = min(most, max(1, _prompt_tokens(state, step, request.num_planned) - step.num_prompt))
     num_new = min(len(request.token_ids) - request.num_planned, most)
-    step.add_prompt(request, _to_stop(request, num_new))
+    num_new = _to_stop(request, num_new)
+    if request.images:
+        num_new = up_to_images(request, num_new, num_new)
+    if num_new > 0:
+        step.add_prompt(request, num_new)
     return missing_blocks(state, request)
 
 

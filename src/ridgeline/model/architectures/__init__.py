@@ -74,6 +74,7 @@ from ridgeline.model.architectures.qwen_moe import build_qwen2_moe, build_qwen3_
 from ridgeline.model.architectures.recurrent_gemma import build_recurrent_gemma
 from ridgeline.model.architectures.rwkv7 import build_rwkv7
 from ridgeline.model.architectures.seed_oss import build_seed_oss
+from ridgeline.model.architectures.siglip import build_gemma3_images
 from ridgeline.model.architectures.smollm3 import build_smollm3
 from ridgeline.model.architectures.stablelm import build_nemotron, build_stablelm
 from ridgeline.model.architectures.stack import Assemble
@@ -89,6 +90,7 @@ from ridgeline.model.weights import (
     names_moe,
     names_predictors,
     names_recurrent,
+    names_vision,
     names_whisper,
 )
 from ridgeline.model.weights.names import Names, Root
@@ -113,6 +115,18 @@ class Architecture:
     stored: Stored = AS_PUBLISHED
     model_types: tuple[str, ...] = ()
     predictors: Predictors | None = None
+    images: ImageTower | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTower:
+    """What makes rows of an image (`model/images.py`).
+
+    build: (configuration, formats) -> a graph of patches in, rows out.
+    """
+
+    build: Callable[[Fields, FormatOf], Graph]
+    names: Names
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +249,10 @@ HF_QWEN3_5_MOE = replace(
     HF_QWEN3_5_MOE, predictors=replace(QWEN_PREDICTORS, build=build_qwen3_5_moe)
 )
 
+GEMMA3_IMAGES = ImageTower(
+    build_gemma3_images, Names(names_vision.HF_GEMMA3_IMAGES, names_vision.IMAGE_ROOTS)
+)
+
 # By `architectures[0]` of config.json and by `general.architecture` of GGUF.
 ARCHITECTURES: dict[str, Architecture] = {
     "LlamaForCausalLM": hf(build_llama, names.HF_LLAMA, "llama"),
@@ -242,7 +260,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "Qwen2ForCausalLM": hf(build_qwen2, names.HF_LLAMA, "qwen2"),
     "Qwen3ForCausalLM": hf(build_qwen3, HF_QWEN3, "qwen3"),
     "Gemma3ForCausalLM": HF_GEMMA3,
-    "Gemma3ForConditionalGeneration": HF_GEMMA3,
+    "Gemma3ForConditionalGeneration": replace(HF_GEMMA3, images=GEMMA3_IMAGES),
     "Phi3ForCausalLM": hf(build_phi3, names.HF_PHI3, "phi3"),
     "MinistralForCausalLM": hf(build_mistral, names.HF_LLAMA, "ministral"),
     "Ministral3ForCausalLM": hf(build_ministral3, names.HF_LLAMA, "ministral3"),

@@ -144,6 +144,7 @@ def attention(
     turned_norm: Norm | None = None,
     temperature: ScaleByPosition | None = None,
     chunked: bool = False,
+    whole_images: bool = False,
 ) -> Value:
     """Self-attention of grouped heads over the layer's cache.
 
@@ -153,7 +154,7 @@ def attention(
     head_norm: of each q and k head. whole_norm: of all q's channels together, and of k's (OLMo 2).
     Not causal: keys and values are of this step only, so all layers of a window share one cache;
     ahead: how far such attention sees ahead.
-    sinks: see `Attention`.
+    sinks, whole_images: see `Attention`.
     """
     name, q_width, kv_width = f"{layer}.attn", heads.query * heads.dim, heads.kv * heads.dim
     if by_head:
@@ -192,6 +193,7 @@ def attention(
         ahead=ahead,
         sinks=sinks,
         chunked=chunked,
+        whole_images=whole_images,
     )
     scores = (b.weight(f"{name}.sinks.weight", heads.query, axes=("heads",)),) if sinks else ()
     y = b.one(f"{name}.attend", op, q, weights=scores, state=state)

@@ -1,7 +1,8 @@
 """Gemma 3, text (Gemma team 2025): sandwich norms with weights 1 + w, norms of q and k heads,
 windowed layers with a rotary base of their own between global ones, scaled embeddings.
 
-Of Gemma3ForConditionalGeneration this is the language part (`text_config`).
+Of Gemma3ForConditionalGeneration this is the language part (`text_config`); with a `vision_config`
+it sees images, each of which is seen whole by its own tokens (siglip.py makes rows of them).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ DEFAULT_QUERY_SCALAR = 256.0
 def build_gemma3(
     config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
 ) -> Graph:
+    sees = config.has("vision_config")
     if config.has("text_config"):
         config = config.section("text_config")
     sizes = read_sizes(config, DEFAULTS)
@@ -80,11 +82,13 @@ def build_gemma3(
             qkv_bias=bias,
             output_bias=bias,
             head_norm=rms,
+            whole_images=sees,
         ),
         feed=feeds(sizes.mlp, activation),
         tied=config.boolean("tie_word_embeddings", True),
         embed_scale=math.sqrt(sizes.width),
         softcap=softcap,
+        sees_images=sees,
     )
 
 

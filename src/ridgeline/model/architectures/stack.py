@@ -27,7 +27,7 @@ from ridgeline.model.architectures.blocks import (
 from ridgeline.model.architectures.decoder import Sizes
 from ridgeline.model.graph.build import Builder, FormatOf
 from ridgeline.model.graph.node import Graph, Value
-from ridgeline.model.graph.ops import Join, Norm, Rotation, ScaleByPosition
+from ridgeline.model.graph.ops import Join, Norm, PlaceImages, Rotation, ScaleByPosition
 from ridgeline.model.graph.ops.activation import Activation
 
 # (builder, layer's name, layer's number, x [TOKENS, width]) -> y [TOKENS, width]
@@ -70,6 +70,7 @@ def attends(
     sinks: bool = False,
     by_head: bool = False,
     temperature: ScaleByPosition | None = None,
+    whole_images: bool = False,
 ) -> Branch:
     """Self-attention as `blocks.attention` has it, each layer with a rotation and a window of its
     own; scale None: 1 / sqrt(head_dim).
@@ -92,6 +93,7 @@ def attends(
             sinks=sinks,
             by_head=by_head,
             temperature=temperature,
+            whole_images=whole_images,
         )
 
     return branch
@@ -123,16 +125,20 @@ def build_decoder(
     softcap: float | None = None,
     head_bias: bool = False,
     positions: bool = False,
+    sees_images: bool = False,
 ) -> Graph:
     """embed, `sizes.layers` layers of the branches `attend` and `feed`, norm, head.
 
     positions: each of them has a row of a table, which is added to the token's (GPT-2).
     branch_scale: of what a branch adds to the residual stream (Granite). softcap: of the logits.
+    sees_images: rows of images stand in for the embeddings of their tokens.
     """
     b = Builder(name, format_of)
     x, table = embed(b, sizes.vocab, sizes.width, scale=embed_scale)
     if positions:
         x = add(b, "position_add", x, position_embed(b, sizes.positions, sizes.width))
+    if sees_images:
+        x = b.one("images", PlaceImages(), x)
     for i in range(sizes.layers):
         layer = f"layers.{i}"
         if norms.order in ("parallel", "beside"):

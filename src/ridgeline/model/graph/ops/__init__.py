@@ -17,14 +17,14 @@ from ridgeline.model.graph.ops.elementwise import (
     SplitGroups,
     Weigh,
 )
-from ridgeline.model.graph.ops.embed import Embed, PositionEmbed, TypeEmbed
+from ridgeline.model.graph.ops.embed import Embed, PlaceImages, PositionEmbed, TypeEmbed
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.latent import LatentAttention
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.operator import Operator
-from ridgeline.model.graph.ops.pool import Pool
+from ridgeline.model.graph.ops.pool import GridPool, Pool
 from ridgeline.model.graph.ops.rg_lru import RgLru
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 from ridgeline.model.graph.ops.route import Route
@@ -40,6 +40,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "position_embed": PositionEmbed,
     "type_embed": TypeEmbed,
     "conv1d": Conv1d,
+    "place_images": PlaceImages,
     "linear": Linear,
     "norm": Norm,
     "add_norm": AddNorm,
@@ -77,6 +78,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "keep_largest": KeepLargest,
     "select_rows": SelectRows,
     "pool": Pool,
+    "grid_pool": GridPool,
     "all_reduce": AllReduce,
     "all_gather": AllGather,
 }
@@ -99,6 +101,7 @@ __all__ = [
     "Experts",
     "GatedActivation",
     "GatedLinear",
+    "GridPool",
     "Join",
     "KeepLargest",
     "KvWrite",
@@ -108,6 +111,7 @@ __all__ = [
     "Mix",
     "Norm",
     "Operator",
+    "PlaceImages",
     "Pool",
     "PositionEmbed",
     "RgLru",

@@ -83,7 +83,8 @@ class Attention(Operator):
     included; chunked: of its own of the chunks of so many positions that the row parts into
     (Llama 4), priced as the window that it is within. Not causal: it sees its whole row, at most so
     far back, and `ahead` positions ahead. sinks: one more score a head, which takes its share of
-    the softmax and gives nothing (gpt-oss).
+    the softmax and gives nothing (gpt-oss). whole_images: causal, and a token of an image sees all
+    of it, which is computed in one step (Gemma 3); counted as if it did not.
     """
 
     num_heads: int
@@ -95,6 +96,7 @@ class Attention(Operator):
     ahead: int | None = None
     sinks: bool = False
     chunked: bool = False
+    whole_images: bool = False
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return ((*inputs[0][:-1], self.num_heads * self.value_dim),)
@@ -163,3 +165,4 @@ class Attention(Operator):
             self,
             f"ahead {self.ahead}: causal attention sees nothing ahead, others 0 or more",
         )
+        require(self.causal or not self.whole_images, self, "sees images whole, and is not causal")

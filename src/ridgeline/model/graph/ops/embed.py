@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ridgeline.model.graph.dims import Shape, num_elements
+from ridgeline.model.graph.dims import TOKENS, Shape, num_elements
 from ridgeline.model.graph.ops.operator import (
     PARTIAL,
     REPLICATED,
@@ -65,6 +65,32 @@ class Embed(Operator):
         require_counts(self, inputs, weights, 1, 1)
         require(inputs[0].integer, self, "looks up token ids, not real numbers")
         require(len(weights[0].shape) == 2, self, f"{weights[0].name} is not a table")
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceImages(Operator):
+    """x [TOKENS, D] -> x, and for the tokens of images the rows that an encoder made of these
+
+    Which tokens these are comes with the step (`Image`); all that an image has of new tokens are in
+    one step.
+    """
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        return (inputs[0],)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        return Work(activation_bytes=moved_bytes(node, step, precision))
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        return Sharded(self, (REPLICATED,)) if inputs == (REPLICATED,) else None
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
+    ) -> None:
+        require_counts(self, inputs, weights, 1, 0)
+        require(inputs[0].shape[0] is TOKENS, self, "goes over the step's tokens only")
 
 
 @dataclass(frozen=True, slots=True)

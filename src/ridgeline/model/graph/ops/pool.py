@@ -1,4 +1,4 @@
-"""pool: one row of numbers for each sequence of a step."""
+"""pool: one row of numbers for each sequence of a step, or for each square of an image."""
 
 from __future__ import annotations
 
@@ -54,3 +54,49 @@ class Pool(Operator):
     ) -> None:
         require_counts(self, inputs, weights, 1, 0)
         require(inputs[0].shape[0] is TOKENS, self, "pools the step's tokens only")
+
+
+@dataclass(frozen=True, slots=True)
+class GridPool(Operator):
+    """x [TOKENS, D] -> [SAMPLED, D]: of each sequence, a square of side * side tokens line by line,
+    the means of squares of kernel * kernel tokens, line by line.
+
+    The step must have whole sequences (no context) that want a row for each small square.
+    """
+
+    side: int
+    kernel: int
+
+    @property
+    def num_tokens(self) -> int:
+        return self.side**2
+
+    @property
+    def num_rows(self) -> int:
+        """That come of a sequence."""
+        return (self.side // self.kernel) ** 2
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        return ((SAMPLED, *inputs[0][1:]),)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        return Work(
+            flops={"f32": float(num_elements(node.inputs[0].shape, step))},
+            activation_bytes=moved_bytes(node, step, precision),
+        )
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        return Sharded(self, inputs)
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
+    ) -> None:
+        require_counts(self, inputs, weights, 1, 0)
+        require(inputs[0].shape[0] is TOKENS, self, "pools the step's tokens only")
+        require(
+            self.kernel >= 1 and self.side >= self.kernel and self.side % self.kernel == 0,
+            self,
+            f"a side of {self.side} tokens does not part into {self.kernel}",
+        )

@@ -1,0 +1,36 @@
+"""What files call the weights of towers that see images, and of what joins these to a decoder."""
+
+from __future__ import annotations
+
+from ridgeline.model.weights.names import Columns, Root, Row
+
+PROJECTOR = "{head}multi_modal_projector"
+
+HF_SIGLIP: dict[str, Row] = {
+    "patch": "{body}embeddings.patch_embedding",
+    "position_embed": "{body}embeddings.position_embedding",
+    "layers.{i}.attn_norm": "{body}encoder.layers.{i}.layer_norm1",
+    **{
+        f"layers.{{i}}.attn.{ours}": f"{{body}}encoder.layers.{{i}}.self_attn.{theirs}"
+        for ours, theirs in {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"}.items()
+    },
+    "layers.{i}.mlp_norm": "{body}encoder.layers.{i}.layer_norm2",
+    "layers.{i}.mlp.up": "{body}encoder.layers.{i}.mlp.fc1",
+    "layers.{i}.mlp.down": "{body}encoder.layers.{i}.mlp.fc2",
+    "final_norm": "{body}post_layernorm",
+}
+
+HF_GEMMA3_IMAGES: dict[str, Row] = {
+    **HF_SIGLIP,
+    "soft_norm": f"{PROJECTOR}.mm_soft_emb_norm",
+    "project": Columns(PROJECTOR),
+    "project.weight": f"{PROJECTOR}.mm_input_projection_weight",
+}
+
+# Where the tower stands (body) and what joins it to the decoder (head): files differ in what stands
+# before, and in a name between.
+IMAGE_ROOTS = tuple(
+    Root(f"{head}vision_tower.{between}", head)
+    for head in ("", "model.")
+    for between in ("vision_model.", "")
+)

@@ -1,0 +1,60 @@
+"""How to run a model: what a caller may choose, and what is checked first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ridgeline.errors import RequestError
+
+# Options that are positive whole numbers.
+COUNTS = ("context_length", "memory", "max_rows", "max_tokens_per_step", "max_waiting", "threads")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run a model; None: chosen from the model and the machine.
+
+    backend: "cpu", "reference" (NumPy, slow, the definition) or "null" (no arithmetic).
+    context_length: tokens of a prompt and its answer. memory: bytes of the KV cache. kv_format: how
+    keys and values are kept, "bf16", "f16" or "int8"; "f32" in the reference backend. max_rows:
+    requests that run at once. max_tokens_per_step: new tokens that a step computes at most. policy:
+    who goes first, "fcfs", "priority" or "fair". max_waiting: requests that may wait; one more is
+    refused as Overloaded, with the time when to come back; None: any number. itl_target: seconds
+    between the tokens of an answer that prompts must leave: beside answers that are being written,
+    a step has as much of a prompt as fits that time; itl_steps: the same, as so many times what a
+    step takes that writes in every row. expert_counts: outputs say how often each expert of a
+    mixture was chosen. threads, isa: of the CPU backend, over `Settings`. record: a file to which
+    everything that the engine is told and does is written, for `ridgeline replay`; token ids, no
+    text. task: "generate", "embed" or "classify". pooling: of an encoder, "mean" or "cls", over its
+    files'. positions: "dropped" leaves rotations out (DroPE).
+    """
+
+    backend: str = "cpu"
+    context_length: int | None = None
+    memory: int | None = None
+    kv_format: str | None = None
+    max_rows: int = 64
+    max_tokens_per_step: int = 512
+    policy: str = "fcfs"
+    max_waiting: int | None = None
+    itl_target: float | None = None
+    itl_steps: float | None = None
+    expert_counts: bool = False
+    threads: int | None = None
+    isa: str | None = None
+    record: Path | None = None
+    task: str | None = None
+    pooling: str | None = None
+    positions: str = "kept"
+
+
+def check_numbers(options: Options) -> None:
+    """RequestError names an option whose value means nothing."""
+    for name in COUNTS:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise RequestError(name, f"{value} is not a positive whole number")
+    target = options.itl_target
+    if target is not None and not (isinstance(target, int | float) and 0 < target < 3600):
+        raise RequestError("itl_target", f"{target!r} is not a number of seconds above 0")
