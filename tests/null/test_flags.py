@@ -21,7 +21,7 @@ from ridgeline.errors import RidgelineError
 from ridgeline.llm import LLM
 
 # Commands whose every option is a setting of how a model is run or measured.
-PUBLIC = ("run", "serve", "bench latency")
+PUBLIC = ("run", "serve", "transcribe", "bench latency")
 
 
 def options() -> Iterator[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+TALK = ROOT / "tests" / "real" / "whisper" / "river.wav"
 LEFT_TO_CI = ("make run", "make test")
 FENCE = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -45,8 +47,14 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize(("page", "command"), commands())
 def test_command(
-    page: str, command: str, smollm2_path: Path, minilm_path: Path, tmp_path: Path
+    page: str,
+    command: str,
+    smollm2_path: Path,
+    minilm_path: Path,
+    whisper_path: Path,
+    tmp_path: Path,
 ) -> None:
+    shutil.copyfile(TALK, tmp_path / "talk.wav")
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         cwd=ROOT if command.startswith(("python", "make")) else tmp_path,
@@ -62,8 +70,14 @@ def test_command(
 
 @pytest.mark.parametrize(("page", "code"), blocks("python"))
 def test_python_block(
-    page: str, code: str, smollm2_path: Path, minilm_path: Path, tmp_path: Path
+    page: str,
+    code: str,
+    smollm2_path: Path,
+    minilm_path: Path,
+    whisper_path: Path,
+    tmp_path: Path,
 ) -> None:
+    shutil.copyfile(TALK, tmp_path / "talk.wav")
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

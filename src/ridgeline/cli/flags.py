@@ -91,7 +91,10 @@ FLAGS: dict[str, Flag] = {
         "A file of all that the engine is told and does, for `ridgeline replay`.",
         "a line a step; token ids, no text",
     ),
-    "task": Flag("What the model is for: generate, embed or classify.", "chooses the graph's tail"),
+    "task": Flag(
+        "What the model is for: generate, embed, classify or transcribe.",
+        "chooses the graph's tail",
+    ),
     "pooling": Flag("An encoder's pooling: mean or cls.", "one row for each text"),
     "positions": Flag("`dropped` leaves rotations out (DroPE).", "q, k unrotated"),
     "settings": Flag("LLM(settings=...): what the environment would say.", "see RIDGELINE_*"),
@@ -190,6 +193,17 @@ FLAGS: dict[str, Flag] = {
     "profile": Flag("bench: operators by time, with their roofs.", "the engine's own timers"),
     "plot": Flag("bench: a roofline with the operators on it.", "operations a byte, against both"),
     "json": Flag("Records instead of tables.", ""),
+    # ---- speech
+    "files": Flag("transcribe: WAV files, read side by side.", "a row each"),
+    "language": Flag(
+        "transcribe: what is spoken; else it is heard.", "the likeliest language token, one window"
+    ),
+    "translate": Flag("transcribe: into English.", "another token after the language's"),
+    "condition-on-previous-text": Flag(
+        "transcribe: each window is told the text so far.", "up to half the context of prompt"
+    ),
+    "srt": Flag("transcribe: SubRip subtitles.", ""),
+    "vtt": Flag("transcribe: WebVTT subtitles.", ""),
     # ---- the environment
     "RIDGELINE_CACHE": Flag(
         "Where models, roofs, profiles and packed weights lie (--cache-dir).", "", "cache"

@@ -63,6 +63,8 @@ def list_models(
 
 def _fields(model: CachedModel) -> dict[str, object]:
     container = "GGUF" if model.kind == "gguf" else "safetensors"
+    if model.kind == "directory" and any(file.name == "model.bin" for file in model.files):
+        container = "CTranslate2"
     return {
         "name": model.reference,
         "kind": model.kind,

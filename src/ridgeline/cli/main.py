@@ -33,6 +33,7 @@ from ridgeline.cli import (
     run,
     serve,
     simulate,
+    transcribe,
 )
 from ridgeline.errors import RidgelineError
 
@@ -66,6 +67,7 @@ COMMANDS: dict[str, Command] = {
     "run": Command(run.run, run.EXAMPLES),
     "serve": Command(serve.serve, serve.EXAMPLES),
     "embed": Command(embed.embed, embed.EXAMPLES),
+    "transcribe": Command(transcribe.transcribe, transcribe.EXAMPLES),
     "inspect": Command(inspect.inspect, inspect.EXAMPLES),
     "pull": Command(pull.pull, pull.EXAMPLES),
     "list": Command(list_models.list_models, list_models.EXAMPLES),

