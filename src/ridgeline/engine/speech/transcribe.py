@@ -6,7 +6,9 @@ Owns the decoder and the sounds that are being read. Not thread-safe: one caller
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ridgeline.engine.speech.decode import Attempt, Decoder, Heard, SpeechExecutor
 from ridgeline.engine.speech.tokens import read_speech_tokens
@@ -22,7 +24,7 @@ from ridgeline.engine.speech.windows import (
 from ridgeline.errors import RequestError, RidgelineError
 from ridgeline.model.audio.mel import HOP, RATE, log_mel
 from ridgeline.model.audio.resample import resample
-from ridgeline.model.audio.wav import Sound
+from ridgeline.model.audio.wav import Sound, sound_of
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.opened import OpenedModel
 from ridgeline.model.text.tokenizer import Tokenizer
@@ -64,6 +66,35 @@ def transcriber_of(
     return Transcriber(executor, setting, each // FRAMES_PER_TIME, max_tokens)
 
 
+def transcribe_all(
+    transcriber: Transcriber,
+    sounds: Sequence[object],
+    params: TranscribeParams | None,
+    told: Callable[[int, Transcript], None] | None,
+) -> list[Transcript]:
+    """See `LLM.transcribe`."""
+    tracks = []
+    for index, sound in enumerate([sound_of(each) for each in sounds]):
+        own = partial(told, index) if told is not None else _nothing
+        tracks.append(transcriber.prepared(sound, params or TranscribeParams(), own))
+    for track in tracks:
+        transcriber.queue(track)
+    try:
+        while transcriber.has_work:
+            transcriber.step()
+    finally:
+        for track in tracks:
+            transcriber.cancel(track, RequestError("sounds", "were interrupted"))
+    failed = next((track.error for track in tracks if track.error is not None), None)
+    if failed is not None:
+        raise failed
+    return [track.transcript for track in tracks if track.transcript is not None]
+
+
+def _nothing(_transcript: Transcript) -> None:
+    """Nobody wants to know."""
+
+
 class Transcriber:
     """mels: of the spectrum that the model hears."""
 
@@ -77,15 +108,13 @@ class Transcriber:
         self._reading: dict[int, Track] = {}
         self._free = list(range(self._decoder.num_rows))[::-1]
 
-    def add(self, sound: Sound, params: TranscribeParams, told: Told = lambda _: None) -> Track:
+    def add(self, sound: Sound, params: TranscribeParams, told: Told = _nothing) -> Track:
         """Queues a sound. RequestError for one that is longer than a day, or a language that the
         model does not know. The spectrum is made here, by who calls.
         """
         return self.queue(self.prepared(sound, params, told))
 
-    def prepared(
-        self, sound: Sound, params: TranscribeParams, told: Told = lambda _: None
-    ) -> Track:
+    def prepared(self, sound: Sound, params: TranscribeParams, told: Told = _nothing) -> Track:
         """What `queue` takes; safe to call in any thread."""
         if sound.seconds > MAX_SECONDS:
             raise RequestError(
