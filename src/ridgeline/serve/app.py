@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ridgeline import __version__
 from ridgeline.errors import RidgelineError
+from ridgeline.model.task import Task
 from ridgeline.serve.anthropic import routes as anthropic
 from ridgeline.serve.batches import routes as batches
 from ridgeline.serve.core import health
@@ -25,7 +26,7 @@ from ridgeline.serve.core.guard import ANSWERING, ErrorBody, Guard
 from ridgeline.serve.metrics import routes as metrics
 from ridgeline.serve.metrics.access_log import AccessLog
 from ridgeline.serve.ollama import routes as ollama
-from ridgeline.serve.openai import chat, completions
+from ridgeline.serve.openai import audio, chat, completions, models
 from ridgeline.serve.openai.errors import error_body as openai_error
 from ridgeline.serve.page import routes as page
 from ridgeline.serve.plain import tokens
@@ -35,25 +36,30 @@ from ridgeline.serve.responses import routes as responses
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """router: makes the routes. error_body: an error as its clients read it, for paths that begin
-    as `paths` do; the longest beginning decides.
+    as `paths` do; the longest beginning decides. tasks: of models that speak it; None: of all.
     """
 
     router: Callable[[Core], APIRouter]
     error_body: ErrorBody = openai_error
     paths: tuple[str, ...] = ()
+    tasks: tuple[Task, ...] | None = None
 
+
+TEXT: tuple[Task, ...] = ("generate", "embed", "classify")
 
 DIALECTS: dict[str, Dialect] = {
     "health": Dialect(health.router),
-    "chat": Dialect(chat.router),
-    "completions": Dialect(completions.router),
-    "responses": Dialect(responses.router),
-    "batches": Dialect(batches.router),
-    "anthropic": Dialect(anthropic.router, anthropic.error_body, ("/v1/messages",)),
-    "ollama": Dialect(ollama.router, ollama.error_body, ("/api/",)),
+    "models": Dialect(models.router),
+    "chat": Dialect(chat.router, tasks=TEXT),
+    "completions": Dialect(completions.router, tasks=TEXT),
+    "responses": Dialect(responses.router, tasks=TEXT),
+    "batches": Dialect(batches.router, tasks=TEXT),
+    "audio": Dialect(audio.router, tasks=("transcribe",)),
+    "anthropic": Dialect(anthropic.router, anthropic.error_body, ("/v1/messages",), TEXT),
+    "ollama": Dialect(ollama.router, ollama.error_body, ("/api/",), TEXT),
     "tokens": Dialect(tokens.router),
     "telemetry": Dialect(metrics.router),
-    "page": Dialect(page.router),
+    "page": Dialect(page.router, tasks=TEXT),
 }
 
 
@@ -116,6 +122,8 @@ def build_routes(core: Core, direct: dict[str, Handler] | None = None) -> FastAP
         redoc_url=None,
     )
     for dialect in DIALECTS.values():
+        if dialect.tasks is not None and core.llm.task not in dialect.tasks:
+            continue
         router = dialect.router(core)
         app.include_router(router)
         if direct is not None:

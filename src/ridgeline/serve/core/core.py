@@ -6,7 +6,7 @@ import itertools
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ridgeline.async_engine import AsyncEngine
@@ -22,6 +22,7 @@ from ridgeline.serve.core.keys import Keys
 from ridgeline.serve.core.phrasing import Phrasing
 
 MAX_BODY_BYTES = 8 << 20
+MAX_SPEECH_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,12 @@ class ServeOptions:
     other name is refused. keys: none: nobody needs one. lenient: fields that are not known are left
     out and listed, not refused. state: a folder for what outlives the process.
 
-    Of one request: max_body_bytes; body_seconds, for it to arrive; max_answers, of all its prompts
-    together (n, best_of); max_prompts, of a completions request. Of the front door, see
-    `FrontDoor`: max_ttft_seconds, max_queue. drain_seconds: for what runs to end after SIGTERM.
-    step_seconds: a step that takes longer is called stuck. hosts: names by which a server on
-    loopback may be called, beside localhost's own; None: any. access_log: told of each HTTP
-    request, a line of JSON.
+    Of one request: max_body_bytes, four times the default for speech; body_seconds, for it to
+    arrive; max_answers, of all its prompts together (n, best_of); max_prompts, of a completions
+    request. Of the front door, see `FrontDoor`: max_ttft_seconds, max_queue. drain_seconds: for
+    what runs to end after SIGTERM. step_seconds: a step that takes longer is called stuck. hosts:
+    names by which a server on loopback may be called, beside localhost's own; None: any.
+    access_log: told of each HTTP request, a line of JSON.
     """
 
     names: tuple[str, ...]
@@ -59,6 +60,8 @@ class Core:
 
     def __init__(self, llm: LLM, options: ServeOptions) -> None:
         self.llm = llm
+        if llm.task == "transcribe" and options.max_body_bytes == MAX_BODY_BYTES:
+            options = replace(options, max_body_bytes=MAX_SPEECH_BYTES)
         self.options = options
         llm.session.engine.weigh({t.name: t.weight for t in options.keys.tenants.values()})
         self.engine = AsyncEngine(llm, predicts=True)

@@ -30,6 +30,8 @@ ANSWERING = frozenset(
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/responses",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
         "/v1/messages",
         "/api/generate",
         "/api/chat",

@@ -74,29 +74,7 @@ def router(core: Core) -> APIRouter:
         whole = builder.whole() | ({"ignored_fields": ignored} if ignored else {})
         return JSONResponse(whole, headers=headers)
 
-    @routes.get("/v1/models")
-    async def list_models(request: Request) -> Response:
-        core.tenant(key_of(request))
-        data = [model_of(core, name) for name in core.options.names]
-        return JSONResponse({"object": "list", "data": data})
-
-    @routes.get("/v1/models/{model:path}")
-    async def get_model(request: Request, model: str) -> Response:
-        core.tenant(key_of(request))
-        core.check_model(model)
-        return JSONResponse(model_of(core, model))
-
     return routes
-
-
-def model_of(core: Core, name: str) -> dict[str, Any]:
-    return {
-        "id": name,
-        "object": "model",
-        "created": core.created,
-        "owned_by": "ridgeline",
-        "max_model_len": core.engine.max_context,
-    }
 
 
 def ask_of(core: Core, body: ChatBody, tenant: str, request_id: str) -> Ask:

@@ -1,0 +1,40 @@
+"""GET /v1/models: what is served, by each of its names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from ridgeline.serve.core.core import Core
+from ridgeline.serve.core.http import key_of, route_of
+from ridgeline.serve.openai.errors import error_body
+
+
+def router(core: Core) -> APIRouter:
+    routes = APIRouter(route_class=route_of(error_body), tags=["openai"])
+
+    @routes.get("/v1/models")
+    async def list_models(request: Request) -> Response:
+        core.tenant(key_of(request))
+        data = [model_of(core, name) for name in core.options.names]
+        return JSONResponse({"object": "list", "data": data})
+
+    @routes.get("/v1/models/{model:path}")
+    async def get_model(request: Request, model: str) -> Response:
+        core.tenant(key_of(request))
+        core.check_model(model)
+        return JSONResponse(model_of(core, model))
+
+    return routes
+
+
+def model_of(core: Core, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": core.created,
+        "owned_by": "ridgeline",
+        "max_model_len": core.engine.max_context,
+    }
