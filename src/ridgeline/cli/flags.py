@@ -114,6 +114,7 @@ FLAGS: dict[str, Flag] = {
     "max-queue": Flag("serve: requests that may wait.", "one more: 429 with Retry-After"),
     "max-answers": Flag("serve: answers to one request.", "n, best_of, times prompts"),
     "max-body-bytes": Flag("serve: bytes of a request.", "more: 413, unread"),
+    "metrics-key": Flag("serve: a key that may read metrics, and nothing else.", ""),
     "access-log": Flag("serve: a line of JSON for each HTTP request.", ""),
     "drain-seconds": Flag("serve: for what runs to end after SIGTERM.", "then it is cut off"),
     "step-seconds": Flag("serve: a longer step is called stuck.", "/readyz: 503"),
