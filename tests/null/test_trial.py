@@ -16,7 +16,7 @@ from ridgeline.errors import RequestError
 from ridgeline.model.configurations import load_configuration
 from ridgeline.plan.choice import CHUNKS, Asked, Choice, Drafter
 from ridgeline.plan.launch import launch
-from ridgeline.plan.report import distinct
+from ridgeline.plan.report import distinct, why_lost
 from ridgeline.plan.search import rank, search
 from ridgeline.plan.trial import Drafted, engine_of, keeps, see, try_choices, with_replicas
 from ridgeline.step import StepShape
@@ -61,6 +61,16 @@ def test_what_keeps_the_slo_keeps_it_with_no_more_than_it_needs(choices: list[Ch
             assert not keeps(replace(fewer, seen=seen), tight)
     again = try_choices(choices, tight, coming.loads, rank, wanted=2)
     assert [c.seen for c in again.ranked] == [c.seen for c in tried.ranked]
+
+
+def test_the_runner_up_is_told_by_what_was_seen(choices: list[Choice]) -> None:
+    tried = try_choices(choices, ASKED, coming_of(None, 1000, 100).loads, rank, wanted=2)
+    best, other = tried.ranked
+    assert best.seen is not None
+    assert other.seen is not None
+    assert best.late == best.seen.ttft_p99 != best.ttft_p99
+    seen = replace(other.seen, ttft_p99=best.late / 2)
+    assert f"{1e3 * seen.ttft_p99:,.0f} ms instead of" in why_lost(best, replace(other, seen=seen))
 
 
 def test_a_fleet_that_cannot_keep_up_is_lost_though_its_answers_are_fast(

@@ -145,6 +145,16 @@ class Choice:
         )
 
     @property
+    def late(self) -> float:
+        """Seconds of a first token that 99 of 100 do not exceed, as seen, else by the formulas."""
+        return self.ttft_p99 if self.seen is None else self.seen.ttft_p99
+
+    @property
+    def between(self) -> float:
+        """Seconds from a token to the next, of the middle answer, or by the formulas the mean."""
+        return self.tpot if self.seen is None else self.seen.itl_p50
+
+    @property
     def tokens_per_second(self) -> float:
         return self.rate * self.output_tokens
 

@@ -97,15 +97,15 @@ def why_lost(best: Choice, other: Choice) -> str:
             f"{best.most_rate:.3g} are had"
         )
     if not worse:
-        worse.append(f"the same price, ITL {1e3 * other.tpot:.1f} ms")
+        worse.append(f"the same price, ITL {1e3 * other.between:.1f} ms")
     better = []
-    if other.tpot < 0.95 * best.tpot:
-        better.append(f"ITL {1e3 * other.tpot:.1f} ms instead of {1e3 * best.tpot:.1f}")
-    if other.ttft_p99 < 0.95 * best.ttft_p99:
+    if other.between < 0.95 * best.between:
+        better.append(f"ITL {1e3 * other.between:.1f} ms instead of {1e3 * best.between:.1f}")
+    if other.late < 0.95 * best.late:
         better.append(
-            f"TTFT p99 {milliseconds(other.ttft_p99)} instead of {milliseconds(best.ttft_p99)}"
-            if best.ttft_p99 < inf
-            else f"a queue that ends, TTFT p99 {milliseconds(other.ttft_p99)}"
+            f"TTFT p99 {milliseconds(other.late)} instead of {milliseconds(best.late)}"
+            if best.late < inf
+            else f"a queue that ends, TTFT p99 {milliseconds(other.late)}"
         )
     return ", ".join(worse) + (f"; it has {' and '.join(better)}" if better else "")
 
