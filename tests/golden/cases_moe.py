@@ -131,7 +131,7 @@ MIXTURES = (
             norm_topk_prob=False,
             clip_qkv=None,
         ),
-        gguf_type=None,
+        draw=1,
     ),
     # Granite 3 MoE: one tensor of all experts, gate above up; four multipliers.
     Case(
@@ -146,7 +146,6 @@ MIXTURES = (
             logits_scaling=6.0,
             tie_word_embeddings=True,
         ),
-        gguf_type=None,
     ),
     # MiniMax-M2: corrected sigmoids, a part of each head turns.
     Case(
@@ -163,7 +162,6 @@ MIXTURES = (
             qk_norm_type="per_layer",
             shared_intermediate_size=0,
         ),
-        gguf_type=None,
     ),
     # GLM-4.5: a plain layer first, shared experts, biases, norms of the heads, half of each turns.
     Case(
@@ -176,13 +174,11 @@ MIXTURES = (
             partial_rotary_factor=0.5,
             head_dim=16,
         ),
-        gguf_type=None,
     ),
     # dots.llm1, with the groups that it could have: experts of the best two of four only.
     Case(
         "dots1",
         _grouped("Dots1ForCausalLM", "dots1", n_group=4, topk_group=2, sliding_window=None),
-        gguf_type=None,
     ),
     # gpt-oss before it is quantized: inputs first, gate and up by turns; sinks, windows, YaRN.
     Case(
@@ -207,7 +203,6 @@ MIXTURES = (
                 "original_max_position_embeddings": 16,
             },
         ),
-        gguf_type=None,
     ),
     # Llama 4 Scout and Maverick in one: chunks, a layer without positions whose queries are scaled,
     # heads normed once they have turned, experts in every second layer, a shared one.

@@ -46,6 +46,12 @@ _ARCHITECTURES = {
     "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
     "arcee": gguf.MODEL_ARCH.ARCEE,
     "mixtral": gguf.MODEL_ARCH.LLAMA,
+    "olmoe": gguf.MODEL_ARCH.OLMOE,
+    "granitemoe": gguf.MODEL_ARCH.GRANITE_MOE,
+    "glm4_moe": gguf.MODEL_ARCH.GLM4_MOE,
+    "dots1": gguf.MODEL_ARCH.DOTS1,
+    "minimax_m2": gguf.MODEL_ARCH.MINIMAXM2,
+    "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
     "qwen2_moe": gguf.MODEL_ARCH.QWEN2MOE,
     "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
     "mamba": gguf.MODEL_ARCH.MAMBA,
@@ -53,7 +59,7 @@ _ARCHITECTURES = {
     "mamba2": gguf.MODEL_ARCH.MAMBA2,
 }
 # Query and key rows are reordered for interleaved rotary pairs.
-_REORDERED = ("llama", "mixtral", "granite", "smollm3", "arcee")
+_REORDERED = ("llama", "mixtral", "granite", "granitemoe", "smollm3", "arcee")
 # Norm weights carry the 1 of 1 + w.
 _SHIFTED = ("gemma3_text", "gemma", "gemma2")
 _FILE_TYPES = {
@@ -216,7 +222,8 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
     elif config["model_type"] == "phi3":
         writer.add_sliding_window(config["sliding_window"] or 0)
     _write_family(writer, config)
-    experts = config.get("num_experts", config.get("num_local_experts"))
+    counts = ("num_experts", "num_local_experts", "n_routed_experts")
+    experts = next((config[name] for name in counts if name in config), None)
     if experts:
         writer.add_expert_count(experts)
         writer.add_expert_used_count(config["num_experts_per_tok"])
@@ -234,7 +241,21 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
             writer.add_final_logit_softcapping(config["final_logit_softcapping"])
             writer.add_sliding_window(config["sliding_window"])
-        case "granite":
+        case "glm4_moe" | "dots1":
+            writer.add_leading_dense_block_count(config["first_k_dense_replace"])
+            writer.add_expert_shared_count(config["n_shared_experts"])
+            writer.add_expert_weights_scale(config["routed_scaling_factor"])
+            writer.add_expert_weights_norm(config["norm_topk_prob"])
+            writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+            writer.add_expert_group_count(config["n_group"])
+            writer.add_expert_group_used_count(config["topk_group"])
+        case "minimax_m2":
+            writer.add_rope_dimension_count(config["rotary_dim"])
+            writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+        case "gpt_oss":
+            writer.add_sliding_window(config["sliding_window"])
+            writer.add_expert_feed_forward_length(config["intermediate_size"])
+        case "granite" | "granitemoe":
             writer.add_embedding_scale(config["embedding_multiplier"])
             writer.add_residual_scale(config["residual_multiplier"])
             writer.add_attention_scale(config["attention_multiplier"])
@@ -275,6 +296,32 @@ def _stored(name: str, weight: F32, config: Mapping[str, Any]) -> F32:
     return weight
 
 
+def parted(weights: Mapping[str, F32]) -> dict[str, F32]:
+    """Tensors that hold gate and up of each expert as two, of GGUF's names: gate above up in
+    Granite's, by turns and inputs first in gpt-oss's.
+    """
+    found: dict[str, F32] = {}
+    for name, weight in weights.items():
+        layer = re.match(r"model\.layers\.(\d+)\.", name)
+        block = f"blk.{layer[1]}" if layer else ""
+        if name.endswith("block_sparse_moe.input_linear.weight"):
+            gate, up = np.split(weight, 2, axis=1)
+            found |= {f"{block}.ffn_gate_exps.weight": gate, f"{block}.ffn_up_exps.weight": up}
+        elif name.endswith("block_sparse_moe.output_linear.weight"):
+            found[f"{block}.ffn_down_exps.weight"] = weight
+        elif match := re.search(r"experts\.(gate_up|down)_proj(_bias)?$", name):
+            leaf = "bias" if match[2] else "weight"
+            rows = weight if match[2] else weight.swapaxes(1, 2)
+            if match[1] == "down":
+                found[f"{block}.ffn_down_exps.{leaf}"] = rows
+            else:
+                found[f"{block}.ffn_gate_exps.{leaf}"] = rows[:, ::2]
+                found[f"{block}.ffn_up_exps.{leaf}"] = rows[:, 1::2]
+        else:
+            found[name] = weight
+    return {name: np.ascontiguousarray(weight) for name, weight in found.items()}
+
+
 def stacked(weights: Mapping[str, F32]) -> dict[str, F32]:
     """Weights of one expert each as one tensor of all, under the name without the number."""
     found: dict[str, F32] = {}
@@ -305,14 +352,18 @@ def write_gguf(
     writer.add_file_type(_FILE_TYPES[matrix_type])
     _write_hyperparameters(writer, config)
     _write_vocabulary(writer, config)
-    for source, weight in stacked(weights).items():
+    for source, weight in stacked(parted(weights)).items():
         known = source.replace("mixer.dt_bias", "mixer.dt_proj.bias")
+        known = known.replace("e_score_correction_bias", "e_score_correction.bias")
+        known = re.sub(r"\.sinks$", ".sinks.weight", known)
         target = names.get_name(known, try_suffixes=(".weight", ".bias"))
+        target = source if source.startswith("blk.") else target
         if target is None:
             raise ValueError(f"{source} has no GGUF name")
         stored = _stored(source, weight, config)
         vectors = ("ffn_gate_inp", "ssm_a", "ssm_d", "ssm_norm", "ssm_conv1d")
         is_matrix = stored.ndim > 1 and not any(name in target for name in vectors)
+        is_matrix = is_matrix and not target.endswith(".bias")
         quantization = gguf.GGMLQuantizationType[matrix_type if is_matrix else "F32"]
         packed = gguf.quants.quantize(stored, quantization)
         if not np.array_equal(gguf.quants.dequantize(packed, quantization), stored):

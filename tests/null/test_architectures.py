@@ -70,6 +70,7 @@ ALSO: dict[str, dict[str, Any]] = {
     "qwen2moe": QWEN_MOE,
     "qwen3moe": QWEN_MOE,
     "Dots1ForCausalLM": GROUPED | {"n_shared_experts": 1},
+    "dots1": GROUPED | {"n_shared_experts": 1},
     "mamba2": {"num_heads": 4, "head_dim": 32, "n_groups": 2, "state_size": 8},
     "GPTNeoXForCausalLM": {"num_key_value_heads": None},
     "gptneox": {"num_key_value_heads": None},
@@ -240,7 +241,7 @@ def test_which_architectures_turn_neighbouring_channels() -> None:
         *("Ernie4_5ForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
         *("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
         *("command-r", "cohere2", "glm4", "ernie4_5"),
-        *("llama", "granite", "smollm3", "arcee"),  # whose rows GGUF reorders
+        *("llama", "granite", "granitemoe", "smollm3", "arcee"),  # whose rows GGUF reorders
     }
 
 

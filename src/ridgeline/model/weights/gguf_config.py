@@ -77,7 +77,7 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
 }
 
 # What a file calls the number of experts; GGUF has one key for it.
-EXPERT_COUNTS = {"llama": "num_local_experts"}
+EXPERT_COUNTS = dict.fromkeys(("llama", "granitemoe", "minimax-m2", "gpt-oss"), "num_local_experts")
 # Families whose chosen experts' weights sum to 1; files of them have no key for it.
 NORMALIZED = ("qwen3moe",)
 
@@ -94,6 +94,7 @@ def spelled(architecture: str) -> dict[str, str]:
         **{f"rope_scaling.{name}": tensor for name, tensor in ROPE_TENSORS.items()},
         "num_experts": f"{architecture}.expert_count",
         "num_local_experts": f"{architecture}.expert_count",
+        "n_routed_experts": f"{architecture}.expert_count",
         "vocab_size": "rows of token_embd.weight",
         "layer_types": f"{architecture}.attention.sliding_window_pattern",
         "sliding_window_pattern": f"{architecture}.attention.sliding_window_pattern",

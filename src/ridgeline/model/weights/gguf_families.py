@@ -135,6 +135,47 @@ def gpt_neox(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, 
     return {"use_parallel_residual": read_scalar(checkpoint, "gptneox.use_parallel_residual")}
 
 
+SIGMOID = 2  # of gguf-py's ExpertGatingFuncType
+
+
+def by_sigmoid(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """Files may leave the function out: these families have no other."""
+    key = f"{checkpoint.metadata['general.architecture']}.expert_gating_func"
+    if read_scalar(checkpoint, key) not in (None, SIGMOID):
+        raise ModelError(
+            f"{checkpoint.path}: metadata {key!r} = {read_scalar(checkpoint, key)!r}: {SIGMOID} is "
+            "needed (sigmoid)"
+        )
+    return {}
+
+
+def grouped(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """DeepSeek's mixture, where a key that is not there says nothing special."""
+    architecture = checkpoint.metadata["general.architecture"]
+
+    def read(key: str, default: object) -> object:
+        found = read_scalar(checkpoint, f"{architecture}.{key}")
+        return default if found is None else found
+
+    return {
+        **by_sigmoid(checkpoint, config),
+        "n_routed_experts": config.get("num_experts"),
+        "num_experts": None,
+        "first_k_dense_replace": read("leading_dense_block_count", 0),
+        "n_shared_experts": read("expert_shared_count", 0),
+        "routed_scaling_factor": read("expert_weights_scale", 1.0),
+        "norm_topk_prob": read("expert_weights_norm", False),
+        "n_group": read("expert_group_count", 1),
+        "topk_group": read("expert_group_used_count", 1),
+    }
+
+
+def gpt_oss(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """Its YaRN rounds no pairs, for which there is no key."""
+    section = config.get("rope_scaling")
+    return {"rope_scaling": {**section, "truncate": False}} if isinstance(section, dict) else {}
+
+
 LAYER_NORM = "attention.layer_norm_epsilon"
 MAMBA = {
     "layer_norm_epsilon": "attention.layer_norm_rms_epsilon",
@@ -145,18 +186,23 @@ MAMBA = {
 MAMBA_BIASES = {"use_bias": "blk.0.ssm_in.bias", "use_conv_bias": "blk.0.ssm_conv1d.bias"}
 QKV_BIASES = {"attention_bias": "blk.0.attn_q.bias"}
 
+GRANITE = {
+    "embedding_multiplier": "embedding_scale",
+    "residual_multiplier": "residual_scale",
+    "attention_multiplier": "attention.scale",
+    "logits_scaling": "logit_scale",
+}
+
 FAMILIES: dict[str, Family] = {
     "gemma2": Family({"attn_logit_softcapping": "attn_logit_softcapping"}, more=gemma2),
     "gemma3": Family(more=gemma3),
     "olmo2": Family(more=every_fourth),
-    "granite": Family(
-        {
-            "embedding_multiplier": "embedding_scale",
-            "residual_multiplier": "residual_scale",
-            "attention_multiplier": "attention.scale",
-            "logits_scaling": "logit_scale",
-        }
-    ),
+    "granite": Family(GRANITE),
+    "granitemoe": Family(GRANITE),
+    "glm4moe": Family(flags=QKV_BIASES | {"use_qk_norm": "blk.0.attn_q_norm.weight"}, more=grouped),
+    "dots1": Family(flags=QKV_BIASES, more=grouped),
+    "minimax-m2": Family(more=by_sigmoid),
+    "gpt-oss": Family(more=gpt_oss),
     "command-r": Family({"layer_norm_eps": LAYER_NORM, "logit_scale": "logit_scale"}),
     "cohere2": Family(
         {"layer_norm_eps": LAYER_NORM, "logit_scale": "logit_scale"}, more=every_fourth

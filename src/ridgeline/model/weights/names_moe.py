@@ -63,6 +63,20 @@ HF_LLAMA4: dict[str, Row] = {
     ),
 }
 
+GGUF_CORRECTED_MOE: dict[str, Row] = {
+    **GGUF_MOE,
+    "layers.{i}.moe.correction": "blk.{i}.exp_probs_b",
+}
+GGUF_GLM4_MOE: dict[str, Row] = {
+    **GGUF_CORRECTED_MOE,
+    "layers.{i}.mlp_norm": "blk.{i}.post_attention_norm",
+}
+GGUF_GPT_OSS: dict[str, Row] = {
+    **GGUF_MOE,
+    "layers.{i}.mlp_norm": "blk.{i}.post_attention_norm",
+    "layers.{i}.attn.sinks": "blk.{i}.attn_sinks",
+}
+
 HF_DEEPSEEK_MOE: dict[str, Row] = {
     **HF_QWEN_MOE,
     "layers.{i}.moe.correction.bias": "{body}layers.{i}.mlp.gate.e_score_correction_bias",
