@@ -251,6 +251,7 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_expert_group_used_count(config["topk_group"])
         case "minimax_m2":
             writer.add_rope_dimension_count(config["rotary_dim"])
+            writer.add_expert_feed_forward_length(config["intermediate_size"])
             writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
         case "gpt_oss":
             writer.add_sliding_window(config["sliding_window"])
