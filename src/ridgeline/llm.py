@@ -298,6 +298,8 @@ class LLM:
 
         self._require_task("transcribe")
         each = self.assembled
+        if not hasattr(each.executor, "encode"):
+            raise RequestError("backend", "this one computes nothing, and hears nothing")
         return transcriber_of(
             each.executor,  # type: ignore[arg-type]  # one with an encoder
             each.opened,

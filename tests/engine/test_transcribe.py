@@ -80,6 +80,8 @@ def test_what_is_refused(llm: LLM, folder: Path, tmp_path: Path) -> None:
         llm.transcribe(noise_wav(0.1), TranscribeParams(language="xx"))
     with pytest.raises(RequestError, match="file: is no WAV file"):
         llm.transcribe([noise_wav(0.1), b"noise"])
+    with pytest.raises(RequestError, match="backend: this one computes nothing"):
+        LLM(str(folder), backend="null").transcribe(noise_wav(0.1))
     with pytest.raises(CapacityError, match="do not hold what one row sees of its encoder"):
         LLM(str(folder), memory=1000)
     smollm = write_tiny_speech(tmp_path / "other")

@@ -24,7 +24,7 @@ def llm(whisper_path: Path) -> LLM:
     return LLM(str(whisper_path))
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED))
+@pytest.mark.parametrize("name", sorted(SOUNDS))
 def test_what_is_said_is_what_transformers_hears(llm: LLM, name: str) -> None:
     parts, options = SOUNDS[name]
     (found,) = llm.transcribe(sound_of(parts), TranscribeParams(temperature=0.0, **options))

@@ -147,10 +147,13 @@ def open_graph(model: str, settings: Settings) -> tuple[str, str, Graph, tuple[s
 
 def is_bare(path: Path) -> bool:
     """Whether it is a folder with a config.json and no weights that could be opened."""
+    from ridgeline.model.weights.ctranslate2 import is_ctranslate2
+
     return (
         path.is_dir()
         and (path / "config.json").is_file()
         and not any(path.glob("*.safetensors"))
+        and not is_ctranslate2(path)
         and not any(path.glob("*.safetensors.index.json"))
     )
 
