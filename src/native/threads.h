@@ -41,6 +41,7 @@ class ThreadPool {
   void run_erased(Call call, void* context);
   void work(int thread);
   void stop();
+  bool rests(std::uint32_t seen) const;
   bool spin_for_change(const std::atomic<std::uint32_t>& word, std::uint32_t old, int thread,
                        std::chrono::microseconds spin);
   void wait_change(const std::atomic<std::uint32_t>& word, std::uint32_t old, int thread,
