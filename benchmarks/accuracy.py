@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -42,7 +43,14 @@ def predicted(rows: Sequence[Row], profile: Profile) -> list[Predicted]:
 def errors(found: Sequence[Predicted], what: str, profile: Profile) -> Errors:
     values = np.array([p[1] if what == "tpot" else p[2] for p in found])
     measured = np.array([getattr(p[0].measurement, what) for p in found])
-    return errors_of(values, measured, profile.spread if what == "tpot" else profile.spread_ttft)
+    apart = np.array([is_apart(p[0]) for p in found])
+    first = np.where(apart, profile.spread_apart, profile.spread_ttft)
+    return errors_of(values, measured, profile.spread if what == "tpot" else first)
+
+
+def is_apart(row: Row) -> bool:
+    """Whether its prompts are computed elsewhere."""
+    return row.measurement is not None and row.measurement.case.prefill is not None
 
 
 def line(name: str, e: Errors) -> str:
@@ -97,8 +105,8 @@ def page() -> str:
         "## Serving measurements\n",
         "\n".join(lines),
         f"\nOf {len(rows)} rows, {untold} disaggregated ones do not say their load: nothing can be "
-        f"predicted from them. {odd} cannot be what they say (weights that do not fit, or a whole "
-        "deployment of which only the number of GPUs is stated); they are scored, never fitted. "
+        f"predicted from them. {odd} are not what they say ({_reasons(rows)}); they are scored, "
+        "never fitted. "
         "Refused: 0.\n",
         "Fitted groups: "
         + "; ".join(f"{f} on {s}" for f, s in sorted(fitted))
@@ -138,6 +146,14 @@ def page() -> str:
         "machine and one day.",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _reasons(rows: Sequence[Row]) -> str:
+    """Why rows are not what they say, and how many of each."""
+    counts = Counter(
+        row.unlike or "only the number of GPUs is stated" for row in rows if row.is_odd
+    )
+    return "; ".join(f"{reason}: {count}" for reason, count in counts.most_common())
 
 
 def _tpot(row: Row) -> float:
@@ -205,8 +221,9 @@ profile `src/ridgeline/cost/profiles/fitted.toml`. Errors are predicted / measur
 median are of their sizes, bias is their median. TPOT: seconds between an answer's tokens. TTFT:
 seconds to its first. "Held out" are whole (model, machine) groups that no constant was fitted to;
 how the groups were drawn, and what had to be known to read the file, stands at the top of
-`benchmarks/serving_rows.py`. Intervals are as wide as errors are on groups left out of the fitted
-half in turn.
+`benchmarks/serving_rows.py`; `python benchmarks/fit_serving.py --splits 20` scores other draws.
+Intervals are as wide as errors are on groups left out of the fitted half in turn; of first tokens
+whose prompts are computed elsewhere they have a width of their own.
 """
 
 

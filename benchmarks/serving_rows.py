@@ -7,6 +7,9 @@ The file: 2,508 measurements of serving engines, closed loop, as bundled with ai
 - Where moe_tp_size = moe_ep_size = n and tp_size x attention_dp_size = n^2, the machine has n GPUs,
   not n^2: the same measurement is there a second time with n written (tp 16, moe 4 x 4 is TP4 EP4;
   tp 1, dp 64, moe 8 x 8 is DP8 EP8). So too tp = dp = n with moe 1 x n^2, which is TP n, EP n.
+- Where attention_dp_size is left out, it is moe_tp_size x moe_ep_size / tp_size: experts lie on all
+  ranks, so what attention does not cut, rows part. (TP 1 with experts in two is two GPUs, or one
+  H200 would hold the 235 GB of Qwen3 235B.)
 - DeepSeek R1 and V3 are one model here; many rows are there under both names.
 - Lengths of 1024 and 8192 are those of InferenceMAX, drawn evenly from 80 to 100 % of what is
   stated (its random range ratio of 0.8), ten requests for each in flight.
@@ -16,6 +19,12 @@ The file: 2,508 measurements of serving engines, closed loop, as bundled with ai
 - TensorRT-LLM keeps an FP8 cache beside quantized weights; the others BF16.
 - More than 8 ranks of GB200 that share no attention (tp_size 12 to 72) are whole disaggregated
   deployments, of which only the number of GPUs is stated: the split that serves most is taken.
+- gpt-oss on H100 under vLLM with 512 in flight: 512 is the client's limit, the engine's own
+  (--max-num-seqs) is not stated. Ten requests for each of its places are sent at once, so that the
+  first token waits 4.2 to 4.9 whole answers in all nine rows, and answers are as fast as 4 to 64.
+- A row that computes prompts faster than the chips' peaks would is not what it says.
+- Versions of disaggregated TensorRT-LLM rows are Dynamo's. Aggregated ones without a version are
+  of InferenceMAX's first months, as is gpt-oss-dev: 1.1.
 - Disaggregated rows without a batch say nothing of their load: there is nothing to predict.
 """
 
@@ -36,6 +45,7 @@ from ridgeline.cost.chip import Mesh
 from ridgeline.cost.deployment import Deployment, deploy
 from ridgeline.cost.described import Described, describe
 from ridgeline.cost.efficiency import PUBLISHED
+from ridgeline.cost.steps import uniform_steps
 from ridgeline.model.configurations import load_configuration
 from ridgeline.plan.fit import Measurement
 from ridgeline.plan.steady import Case, Cases, Load
@@ -66,6 +76,8 @@ LENGTHS_OF_INFERENCEMAX = (1024, 8192)
 MEAN_OF_STATED = 0.9
 PREDICTS = ("DeepSeek R1/V3", "trtllm", "1.2.0rc6.post3")
 DRAFTS = 3
+IMAGES = {"": "1.1", "gpt-oss-dev": "1.1"}
+CAPPED = ("gpt-oss 120B", "h100_sxm", "vllm", 512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +159,16 @@ def _short(family: str) -> str:
 
 @cache
 def deployment(
-    model: str, precision: str, kv: str, system: str, mesh: Mesh, engine: str
+    model: str, precision: str, kv: str, system: str, mesh: Mesh, engine: str, version: str
 ) -> Deployment:
     chip = load_accelerator(system.replace("_", "-")).chip()
     return deploy(
-        _described(model, precision, kv), chip=chip, mesh=mesh, engine=engine, profile=PUBLISHED
+        _described(model, precision, kv),
+        chip=chip,
+        mesh=mesh,
+        engine=engine,
+        version=version,
+        profile=PUBLISHED,
     )
 
 
@@ -166,18 +183,27 @@ def _row(row: Mapping[str, str], is_made: bool) -> Row:
     precision = "mxfp4" if model == "openai/gpt-oss-120b" else row["gemm_quant_mode"] or "bf16"
     kv = "fp8" if engine == "trtllm" and precision != "bf16" else "bf16"
 
+    known = version
+    if engine == "trtllm":
+        known = "" if row["mode"] == "disagg" else IMAGES.get(version, version)
+
     def deployed(mesh: Mesh) -> Deployment:
-        return deployment(model, precision, kv, system, mesh, engine)
+        return deployment(model, precision, kv, system, mesh, engine, known)
 
     drafts = DRAFTS if (family, engine, version) == PREDICTS else 0
     case, mesh, unlike = _case(row, deployed, drafts) if is_made else (None, "", "")
     measurement = None
     if case is not None:
         tpot = 1e-3 * float(row["silicon_tpot_ms"])
+        ttft = 1e-3 * float(row["silicon_ttft_ms"])
+        if (family, system, engine, int(row["batch_size"] or 0)) == CAPPED:
+            unlike = "the engine ran fewer at a time than its client asked"
+        elif row["mode"] == "agg" and _beats_peaks(case, tpot, ttft):
+            unlike = "faster than the chips' peaks"
         measurement = Measurement(
             case,
             tpot,
-            1e-3 * float(row["silicon_ttft_ms"]),
+            ttft,
             (family, system),
             (engine, precision, row["mode"]),
             (system, row["isl"], row["osl"], round(1e5 * tpot)),
@@ -204,7 +230,7 @@ def _case(
         readers = _number(row["prefill_num_workers"])
         case = Case(deployed(mesh), load(rows), deployed(reads), readers, workers)
         return case, f"{readers} x {reads} : {workers} x {mesh}", ""
-    concurrency = int(row["batch_size"]) * _number(row["attention_dp_size"])
+    concurrency = int(row["batch_size"]) * _groups(row)
     if int(row["tp_size"]) > MAX_AGGREGATED and _aggregated(row) is None:
         case = _best_split(int(row["tp_size"]), deployed, load(concurrency))
         return case, f"{row['tp_size']} GPUs, {SPLIT}", ""
@@ -213,6 +239,20 @@ def _case(
     room = case.deployment.room
     unlike = "" if room.kv_bytes > 0 else "its weights do not fit"
     return case, str(mesh), unlike
+
+
+def _beats_peaks(case: Case, tpot: float, ttft: float) -> bool:
+    """Whether prompts alone would take longer than all was measured to take, at the best peak."""
+    load, d = case.load, case.prefill or case.deployment
+    prompts = float(max(1, min(d.mesh.dp, int(load.concurrency))))
+    pieces = d.pieces(
+        uniform_steps(d.windows, prompts=prompts, prompt_tokens=float(load.input_tokens))
+    )
+    best = max(d.chip.peaks.values())
+    least = float((pieces.flops / pieces.peak).sum() + pieces.prefill_flops.sum() / best) / (
+        prompts * case.prefill_workers
+    )
+    return load.concurrency * least > ttft + load.output_tokens * tpot
 
 
 def _number(text: str) -> int:
@@ -225,11 +265,20 @@ def _mesh(row: Mapping[str, str], prefix: str) -> Mesh:
     return Mesh(tp=tp, dp=dp, ep=ep if tp * dp % ep == 0 else 1)
 
 
+def _groups(row: Mapping[str, str]) -> int:
+    """Groups of rows apart; where they are not stated, what experts' ranks say."""
+    if row["attention_dp_size"]:
+        return _number(row["attention_dp_size"])
+    return max(1, _number(row["moe_tp_size"]) * _number(row["moe_ep_size"]) // int(row["tp_size"]))
+
+
 def _aggregated(row: Mapping[str, str]) -> Mesh | None:
     """None: more ranks than one attention has."""
-    tp, dp = _number(row["tp_size"]), _number(row["attention_dp_size"])
+    tp, dp = _number(row["tp_size"]), _groups(row)
     moe_tp, moe_ep = _number(row["moe_tp_size"]), _number(row["moe_ep_size"])
     ranks = isqrt(moe_tp * moe_ep)
+    if not row["attention_dp_size"]:
+        return Mesh(tp=tp, dp=dp, ep=moe_ep)
     if tp * dp == moe_tp * moe_ep and moe_tp == moe_ep > 1:
         return Mesh(tp=ranks, ep=ranks) if dp == 1 else Mesh(dp=ranks, ep=ranks)
     if tp == dp > 1 and moe_tp == 1 and moe_ep == tp * dp:

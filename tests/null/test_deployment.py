@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,41 @@ def test_tables_say_what_the_deployment_says(
     for done, seconds in enumerate(times.decode_run(contexts, 30)):
         shape = StepShape((1,) * 20, tuple(c + done for c in contexts), 20)
         assert seconds == pytest.approx(times(shape))
+
+
+def test_engines_keep_room_for_answers_in_their_way() -> None:
+    """TensorRT-LLM holds whole answers, of 90 % of what weights leave free; vLLM takes blocks as
+    answers grow, of 90 % of the memory less the weights."""
+    described = describe(MODELS["Qwen/Qwen3-32B"]["config"], "fp8")
+    one, other = (deploy(described, chip=CHIP, engine=name) for name in ("vllm", "trtllm"))
+    for d, context in ((one, 1500.0), (other, 2000.0)):
+        assert d.rows(1000, 1000) == pytest.approx(d.room.rows(context))
+    used = other.room.weight_bytes + other.room.value_bytes
+    free = CHIP.memory_bytes - 2 * 2**30 - used
+    assert other.room.kv_bytes == pytest.approx(0.9 * free)
+    assert one.room.kv_bytes == pytest.approx(0.9 * CHIP.memory_bytes - 2 * 2**30 - used)
+
+
+def test_a_version_has_its_eras_host() -> None:
+    described = describe(MODELS["Qwen/Qwen3-32B"]["config"], "fp8")
+    values = {**PUBLISHED.values, "host.step.trtllm-1.0": 8e-3}
+    profile = replace(PUBLISHED, values=values)
+    steps = uniform_steps((None,), decode=4.0, context=500.0)
+    old, new = (
+        deploy(described, chip=CHIP, engine="trtllm", version=version, profile=profile)
+        for version in ("1.0.0rc3", "1.2.0")
+    )
+    assert old.era == "trtllm-1.0"
+    assert new.era == "trtllm"
+    assert old.price(steps)[0] > 1.2 * new.price(steps)[0]
+
+
+def test_an_all_reduce_in_one_shot_does_not_grow_with_the_ranks() -> None:
+    """Of one row the message is small: 128 all-reduces take their floor at any tp."""
+    found = []
+    for tp in (2, 4, 8):
+        d = deployed("Qwen/Qwen3-32B", tp=tp).with_profile(PUBLISHED)
+        estimate = d.step_seconds(StepShape.decode(1, 100))
+        found.append(estimate.by_class["collective"])
+    assert found[0] == pytest.approx(128 * PUBLISHED["collective.latency"], rel=0.05)
+    assert found[2] == pytest.approx(found[0], rel=0.1)

@@ -187,6 +187,13 @@ def test_a_profile_is_found_back_from_its_own_predictions() -> None:
     assert np.median(np.abs(tpot)) < before.median
     spread = with_spreads(found, tpot, ttft)
     assert 0 < spread.spread < 0.2
+    assert spread.spread_apart == found.spread_apart
+    far = np.where(np.arange(len(ttft)) < 12, 1.5, ttft)
+    apart = with_spreads(found, tpot, far, np.arange(len(ttft)) < 12)
+    assert apart.spread_apart == pytest.approx(1.5)
+    assert apart.spread_ttft < 1.0
+    near = fit(measured, PUBLISHED, temper=0.5, near=found)
+    assert near.values == pytest.approx(found.values, rel=0.02)
 
 
 def test_profiles_are_files() -> None:
@@ -204,6 +211,7 @@ def test_profiles_are_files() -> None:
         ("spread = 1", r"has no \[values\]"),
         (profile_text(fitted).replace('"overlap"', '"overlapp"'), "unknown: overlapp"),
         (profile_text(fitted).replace("spread = ", "spread = -"), "spread"),
+        (profile_text(fitted).replace("spread_apart = ", "spread_apart = -"), "spread"),
         (profile_text(fitted).replace('"kv.stream" = 0.', '"kv.stream" = 9.'), "kv.stream = 9"),
     ):
         with pytest.raises(RidgelineError, match=message):

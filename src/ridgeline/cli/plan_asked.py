@@ -11,7 +11,7 @@ from ridgeline.cli.planned import planned_model
 from ridgeline.config import Settings
 from ridgeline.cost.accelerator import PAID_CLASSES
 from ridgeline.cost.described import describe
-from ridgeline.cost.efficiency import ENGINES
+from ridgeline.cost.engines import ENGINES
 from ridgeline.errors import RequestError, RidgelineError
 from ridgeline.plan.asked import parse_slo
 from ridgeline.plan.choice import CHUNKS, DEFAULT_CHUNK, Asked, Drafter

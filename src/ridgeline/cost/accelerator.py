@@ -26,6 +26,8 @@ LINK_KINDS = ("nvlink", "nvlink-bridge", "infinity-fabric", "ici", "pcie", "nic"
 PRICE_CLASSES = ("owned", "reserved", "spot", "on-demand", "index", "unchecked")
 # What one pays: "index" says what many pay, "unchecked" what nobody should count on.
 PAID_CLASSES = PRICE_CLASSES[:4]
+# NVSwitch adds from its third generation on (Hopper, 2022), where it joins eight or more.
+_ADDING_SWITCH = ("nvlink", 2022, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,16 @@ class Accelerator:
             link_bytes_per_second=scaleup.bytes_per_second if scaleup else None,
             domain=self.domain,
             nic_bytes_per_second=nic.bytes_per_second if nic else None,
+            in_switch=self._adds_in_switch(),
+            year=self.year,
         )
+
+    def _adds_in_switch(self) -> bool:
+        kind, since, ranks = _ADDING_SWITCH
+        scaleup = self.links.get("scaleup")
+        if scaleup is None or self.vendor.lower() != "nvidia":
+            return False
+        return scaleup.kind == kind and self.year >= since and scaleup.domain >= ranks
 
     def device(self, ranks: int = 1) -> Device:
         """The data sheet as the limits of a roofline, on one of so many ranks. Arithmetics that it

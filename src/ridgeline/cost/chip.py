@@ -11,7 +11,8 @@ from ridgeline.errors import RidgelineError
 @dataclass(frozen=True, slots=True)
 class Chip:
     """peaks: dense operations per second by arithmetic ("bf16", "fp8", "fp4", ...). link: bytes per
-    second that it sends to others of its domain of `domain` chips; nic: to those beyond.
+    second that it sends to others of its domain of `domain` chips; nic: to those beyond. in_switch:
+    whether the domain's switch adds what ranks send (NVLS). year: in which it came.
     """
 
     name: str
@@ -21,6 +22,8 @@ class Chip:
     link_bytes_per_second: float | None = None
     domain: int = 1
     nic_bytes_per_second: float | None = None
+    in_switch: bool = False
+    year: int = 0
 
     def link(self, ways: int) -> float:
         """Bytes per second among `ways` chips: of the slowest link on the way."""

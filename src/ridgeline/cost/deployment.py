@@ -16,12 +16,13 @@ from math import exp
 import numpy as np
 
 from ridgeline.cost.chip import Chip, Mesh
+from ridgeline.cost.collectives import COLLECTIVES
 from ridgeline.cost.deployment_times import DeploymentTimes
 from ridgeline.cost.described import Described
 from ridgeline.cost.efficiency import (
     ARITHMETICS,
-    ENGINES,
     FAMILIES,
+    NEW_SINCE,
     Array,
     Pieces,
     Profile,
@@ -29,6 +30,7 @@ from ridgeline.cost.efficiency import (
     piece_seconds,
     with_host,
 )
+from ridgeline.cost.engines import ENGINES, RESERVES_ANSWERS, era_of, held_tokens
 from ridgeline.cost.lines import KINDS, Line, compile_lines
 from ridgeline.cost.precisions import arithmetic_of, family_of
 from ridgeline.cost.profile import load_profile
@@ -41,7 +43,8 @@ from ridgeline.model.passes.shard import shard_rank
 from ridgeline.step import StepShape
 from ridgeline.units import GIB, format_bytes
 
-# What an engine leaves free of a device's memory, and what CUDA, NCCL and graphs take.
+# What an engine takes of a device's memory (of what is free of it, if answers are reserved), and
+# what CUDA, NCCL and graphs take.
 USED_SHARE = 0.9
 CONTEXT_BYTES = 2 * GIB
 # Tokens of a step whose values must have room beside weights and cache.
@@ -107,6 +110,15 @@ class Deployment:
     width: int
     room: Room
     predicts: int = 0
+    version: str = ""
+
+    @property
+    def era(self) -> str:
+        return era_of(self.engine, self.version)
+
+    def rows(self, input_tokens: float, output_tokens: float) -> float:
+        """Requests of so many tokens that one data-parallel group has room for at once."""
+        return self.room.rows(held_tokens(self.engine, input_tokens, output_tokens))
 
     def with_profile(self, profile: Profile) -> Deployment:
         return replace(self, profile=profile)
@@ -124,7 +136,7 @@ class Deployment:
     def with_host(self, device: Array, steps: Steps) -> Array:
         """Seconds of the device, and what the host adds that they do not hide."""
         rows = (steps.decode + steps.prefill) / self.mesh.dp
-        return with_host(device, rows, self.eager(steps), self.engine, self.profile)
+        return with_host(device, rows, self.eager(steps), self.era, self.profile)
 
     def eager(self, steps: Steps) -> Array:
         """Operators that are not launched as a CUDA graph: all, where there is a prompt."""
@@ -173,10 +185,11 @@ def deploy(
     chip: Chip,
     mesh: Mesh | None = None,
     engine: str = "vllm",
+    version: str = "",
     profile: Profile | None = None,
 ) -> Deployment:
-    """profile: of efficiencies; None: the fitted one. RidgelineError and ModelError say what of a
-    mesh, an engine or a model is not supported.
+    """version: of the engine ("0.12.0"); "": the newest. profile: of efficiencies; None: the fitted
+    one. RidgelineError and ModelError say what of a mesh, an engine or a model is not supported.
     """
     mesh = mesh or Mesh()
     if engine not in ENGINES:
@@ -196,7 +209,7 @@ def deploy(
     if mesh.dp > 1:
         lines = _exchanged(lines, mesh, width)
     windows = tuple(dict.fromkeys(line.window for line in lines if line.kind == "attention"))
-    room = _room(rank, lines, described, chip, mesh, width)
+    room = _room(rank, lines, described, chip, mesh, width, engine in RESERVES_ANSWERS)
     return Deployment(
         graph.name,
         lines,
@@ -208,6 +221,7 @@ def deploy(
         width,
         room,
         described.predicts,
+        version,
     )
 
 
@@ -241,13 +255,20 @@ def _exchanged(lines: tuple[Line, ...], mesh: Mesh, width: int) -> tuple[Line, .
                     2 * line.count,
                     link_bytes=(0.0, sent, 0.0, 0.0),
                     ways=mesh.ranks,
+                    collective="all_to_all",
                 )
             )
     return (*lines, *exchanges)
 
 
 def _room(
-    rank: Graph, lines: tuple[Line, ...], described: Described, chip: Chip, mesh: Mesh, width: int
+    rank: Graph,
+    lines: tuple[Line, ...],
+    described: Described,
+    chip: Chip,
+    mesh: Mesh,
+    width: int,
+    is_of_free: bool,
 ) -> Room:
     expert_names = {
         w.name for node in rank.nodes if isinstance(node.op, Experts) for w in node.weights
@@ -259,8 +280,12 @@ def _room(
         kv[state.window] = kv.get(state.window, 0.0) + state.bytes_per_token
     if described.indexer is not None:
         kv[None] = kv.get(None, 0.0) + described.indexer.token_bytes * len(rank.states)
-    usable = USED_SHARE * chip.memory_bytes - CONTEXT_BYTES
     values = STEP_TOKENS * 2.0 * 8 * width
+    if is_of_free:
+        taken = weight_bytes / mesh.pp + values
+        usable = taken + USED_SHARE * (chip.memory_bytes - CONTEXT_BYTES - taken)
+    else:
+        usable = USED_SHARE * chip.memory_bytes - CONTEXT_BYTES
     return Room(
         chip.memory_bytes,
         usable,
@@ -336,6 +361,10 @@ def _pieces(d: Deployment, steps: Steps) -> Pieces:
         arithmetic=each([ARITHMETICS.index(_known(a)) for a in arithmetic], np.intp),
         tokens=np.tile(tokens, len(lines)),
         ways=each([float(w) for w in ways]),
+        collective=each([COLLECTIVES.index(line.collective) for line in lines], np.intp),
+        latent=each([line.latent for line in lines], np.bool_),
+        new=each([chip.year >= NEW_SINCE] * len(lines), np.bool_),
+        in_switch=each([chip.in_switch and line.ways <= chip.domain for line in lines], np.bool_),
         experts=each([float(line.experts) for line in lines]),
         peak=each([chip.peaks[a] for a in arithmetic]),
         peak_bf16=each([chip.peaks[arithmetic_of("bf16", chip.peaks)]] * len(lines)),

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline.cost.collectives import collective_seconds
+from ridgeline.cost.engines import ERA_TITLES, ERAS
 from ridgeline.cost.lines import KINDS
 
 Array = NDArray[Any]
@@ -23,10 +25,11 @@ Array = NDArray[Any]
 FAMILIES = ("bf16", "fp8", "fp8_block", "fp4", "w4a16", "w8a16")
 EXPERT_FAMILIES = ("bf16", "fp8", "fp8", "fp4", "w4a16", "w4a16")
 ARITHMETICS = ("bf16", "fp8", "fp4")
-ENGINES = ("trtllm", "vllm", "sglang")
 # Ranks from which engines place copies of popular experts.
 PLACED = 16
-_LINEAR, _EXPERTS, _ATTENTION, _ELEMENTWISE, _COLLECTIVE = range(len(KINDS))
+# The year of Blackwell, whose kernels reach less of its peaks than Hopper's of theirs.
+NEW_SINCE = 2025
+_EXPERTS = KINDS.index("experts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Profile:
     """Efficiencies and overheads, by name; `MEANINGS` says what each is. source: where from.
 
     spread, spread_ttft: half the width of the 80 % interval of a time per token, and to the first
-    one, as logs.
+    one, as logs; spread_apart: of the latter where prompts are computed elsewhere.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Profile:
     source: str = ""
     spread: float = 0.3
     spread_ttft: float = 0.6
+    spread_apart: float = 1.2
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]
@@ -58,8 +62,10 @@ class Pieces:
     nodes, which are launched one by one. flops: of matrices; tokens: rows of those. decode_flops,
     prefill_flops, decode_bytes, prefill_bytes: of attention. peak, peak_bf16: operations per
     second; memory, link: bytes per second. ways: ranks of a collective, or
-    that part experts. per_expert: tokens that an
-    expert has on average; weight_bytes are of all there are. steps: the step of an entry.
+    that part experts; collective: an index in COLLECTIVES; in_switch: whether the link's switch
+    adds; latent: attention of latents; new: on a chip of NEW_SINCE or later. per_expert: tokens
+    that an expert has on average; weight_bytes are of all there are.
+    steps: the step of an entry.
     """
 
     kind: Array
@@ -78,6 +84,10 @@ class Pieces:
     prefill_bytes: Array
     link_bytes: Array
     ways: Array
+    collective: Array
+    in_switch: Array
+    latent: Array
+    new: Array
     peak: Array
     peak_bf16: Array
     memory: Array
@@ -97,6 +107,16 @@ class Pieces:
             [part.steps + offset for part, offset in zip(parts, offsets, strict=True)]
         )
         return Pieces(**arrays)
+
+
+def _by_era(
+    name: str, default: float, least: float, most: float, what: str
+) -> dict[str, tuple[float, float, float, str]]:
+    """A number for each era of an engine, which all begin with the same."""
+    return {
+        f"{name}.{era}": (default, least, most, f"{what if not i else 'the same'}, {title}")
+        for i, (era, title) in enumerate((e, ERA_TITLES[e]) for e in ERAS)
+    }
 
 
 # name: (published default, least, most, what it is)
@@ -119,6 +139,8 @@ MEANINGS: dict[str, tuple[float, float, float, str]] = {
     "kv.stream": (0.75, 0.3, 0.95, "of the memory's bandwidth, reading a cache"),
     "attention.decode": (0.4, 0.1, 0.9, "of the BF16 peak, an answer's attention"),
     "attention.prefill": (0.5, 0.2, 0.9, "of the BF16 peak, a prompt's attention"),
+    "attention.latent": (0.5, 0.1, 0.9, "the same, of latents (MLA), a prompt's"),
+    "new.compute": (0.9, 0.5, 1.1, "of the shares of peaks above, what chips since 2025 reach"),
     "moved.stream": (0.7, 0.2, 0.95, "of the memory's bandwidth, values between operators"),
     "overlap": (
         2.0,
@@ -133,36 +155,25 @@ MEANINGS: dict[str, tuple[float, float, float, str]] = {
     "floor.experts.w4a16": (2e-5, 2e-6, 8e-5, "the same, 4 bits turned to BF16"),
     "floor.attention": (9e-6, 2e-6, 4e-5, "the same, attention"),
     "floor.elementwise": (2e-6, 2e-7, 1e-5, "the same, norms, rotations and the like"),
-    "collective.latency": (4e-6, 1e-6, 3e-5, "seconds for each doubling of the ranks"),
+    "collective.latency": (4e-6, 2e-6, 1.2e-5, "seconds, least time of an all-reduce in one shot"),
+    "exchange.latency": (4e-6, 1e-6, 3e-5, "of an all-to-all, for each doubling of the ranks"),
     "collective.link": (0.7, 0.2, 0.95, "of the link's bandwidth"),
-    "host.step.trtllm": (1e-3, 1e-4, 8e-3, "seconds of the host a step, TensorRT-LLM"),
-    "host.step.vllm": (1e-3, 1e-4, 8e-3, "the same, vLLM"),
-    "host.step.sglang": (1e-3, 1e-4, 8e-3, "the same, SGLang"),
-    "host.row.trtllm": (3e-5, 1e-6, 2e-4, "seconds of the host a row and step, TensorRT-LLM"),
-    "host.row.vllm": (3e-5, 1e-6, 2e-4, "the same, vLLM"),
-    "host.row.sglang": (3e-5, 1e-6, 2e-4, "the same, SGLang"),
-    "eager.trtllm": (5e-6, 5e-7, 4e-5, "seconds to launch an operator outside of a CUDA graph"),
-    "eager.vllm": (5e-6, 5e-7, 4e-5, "the same, vLLM"),
-    "eager.sglang": (5e-6, 5e-7, 4e-5, "the same, SGLang"),
+    **_by_era("host.step", 5e-4, 5e-5, 8e-3, "seconds of the host a step"),
+    **_by_era("host.row", 1e-5, 1e-6, 2e-4, "seconds of the host a row and step"),
+    **_by_era("eager", 1.5e-5, 1e-6, 3e-5, "seconds to launch an operator beside CUDA graphs"),
     "host.overlap": (
         2.0,
         1.0,
         8.0,
         "the same exponent, of the device's seconds and the host's",
     ),
-    "ttft.floor.trtllm": (0.03, 0.005, 0.3, "seconds of a first token beside the engine's steps"),
-    "ttft.floor.vllm": (0.03, 0.005, 0.3, "the same, vLLM"),
-    "ttft.floor.sglang": (0.03, 0.005, 0.3, "the same, SGLang"),
-    "ttft.prompts.trtllm": (1.5, 1.0, 6.0, "prompts until the first token, one's own included"),
-    "ttft.prompts.vllm": (1.5, 1.0, 6.0, "the same, vLLM"),
-    "ttft.prompts.sglang": (1.5, 1.0, 6.0, "the same, SGLang"),
-    "ttft.steps.trtllm": (2.0, 0.5, 10.0, "steps until the first token"),
-    "ttft.steps.vllm": (2.0, 0.5, 10.0, "the same, vLLM"),
-    "ttft.steps.sglang": (2.0, 0.5, 10.0, "the same, SGLang"),
-    "ttft.wave.trtllm": (0.05, 0.01, 0.5, "of all others' prompts; 0.05: one burst in ten waves"),
-    "ttft.wave.vllm": (0.05, 0.01, 0.5, "the same, vLLM"),
-    "ttft.wave.sglang": (0.05, 0.01, 0.5, "the same, SGLang"),
+    **_by_era("ttft.floor", 0.03, 0.005, 0.3, "seconds of a first token beside the steps"),
+    **_by_era("ttft.prompts", 1.5, 1.0, 6.0, "prompts until the first token, one's own included"),
+    **_by_era("ttft.steps", 2.0, 0.5, 10.0, "steps until the first token"),
+    **_by_era("ttft.wave", 0.05, 0.01, 0.5, "of all others' prompts; 0.05: a burst in ten waves"),
 }
+# Numbers that seconds of a device do not depend on.
+OF_THE_HOST = ("host.", "eager.", "ttft.")
 PUBLISHED = Profile(
     "published",
     {name: default for name, (default, _least, _most, _what) in MEANINGS.items()},
@@ -188,6 +199,7 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
             0.0,
         ]
     )
+    compute = compute * np.where(pieces.new, profile["new.compute"], 1.0)
     reading = pieces.weight_bytes / (pieces.memory * stream)
     touched = touched_share(pieces.per_expert, profile["experts.skew"])
     reading = np.where(is_experts, reading * touched, reading)
@@ -208,15 +220,24 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
         p,
     )
     seconds += _both(
-        pieces.prefill_flops / (pieces.peak_bf16 * profile["attention.prefill"]),
+        pieces.prefill_flops
+        / (
+            pieces.peak_bf16
+            * np.where(pieces.new, profile["new.compute"], 1.0)
+            * np.where(pieces.latent, profile["attention.latent"], profile["attention.prefill"])
+        ),
         pieces.prefill_bytes / (pieces.memory * profile["kv.stream"]),
         p,
     )
-    latency = profile["collective.latency"] * np.log2(pieces.ways)
-    seconds += np.where(
-        pieces.kind == _COLLECTIVE,
-        pieces.count * latency + pieces.link_bytes / (pieces.link * profile["collective.link"]),
-        0.0,
+    count = np.maximum(pieces.count, 1.0)
+    seconds += pieces.count * collective_seconds(
+        pieces.collective,
+        pieces.link_bytes / count,
+        pieces.ways,
+        pieces.link * profile["collective.link"],
+        profile["collective.latency"],
+        profile["exchange.latency"],
+        pieces.in_switch,
     )
     return np.asarray(seconds)
 
@@ -239,12 +260,12 @@ def imbalance(ways: Array, per_expert: Array, experts: Array, skew: float) -> Ar
     return np.minimum(ways, 1.0 + np.sqrt(2.0 * np.log(np.maximum(ways, 1.0)) * varied))
 
 
-def with_host(device: Array, rows: Array, eager: Array, engine: str, profile: Profile) -> Array:
+def with_host(device: Array, rows: Array, eager: Array, era: str, profile: Profile) -> Array:
     """Seconds of steps: the device's, and an engine's scheduling and streaming of `rows` rows, of
     which it hides a part behind the device. eager: operators that the host launches one by one.
     """
-    host = profile[f"host.step.{engine}"] + rows * profile[f"host.row.{engine}"]
-    host = host + eager * profile[f"eager.{engine}"]
+    host = profile[f"host.step.{era}"] + rows * profile[f"host.row.{era}"]
+    host = host + eager * profile[f"eager.{era}"]
     return _both(device, host, profile["host.overlap"])
 
 

@@ -56,7 +56,8 @@ class Line:
     (of experts: if all were touched). ways: ranks of a collective. window: of the cache that it
     reads; decode_pair_flops, prefill_pair_flops: of a pair that attends; token_bytes: of a token
     read. experts, top_k, first: of a mixture; T there are the tokens of all ranks.
-    sampled_only: not run in a step that samples nothing.
+    sampled_only: not run in a step that samples nothing. collective: of COLLECTIVES. latent: of
+    attention, whether it is of latents (MLA).
     """
 
     name: str
@@ -75,6 +76,8 @@ class Line:
     experts: int = 0
     top_k: int = 0
     sampled_only: bool = False
+    collective: str = "none"
+    latent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,9 @@ def _line(node: Node, count: int, indexer: Indexer | None) -> Line:
     if isinstance(op, Linear | GatedLinear):
         return _as(line, kind="linear")
     if isinstance(op, AllReduce | AllGather):
-        return _as(line, kind="collective", ways=op.ways, moved_bytes=_NONE, flops=_NONE)
+        name = "all_reduce" if isinstance(op, AllReduce) else "all_gather"
+        alone = _as(line, moved_bytes=_NONE, flops=_NONE)
+        return _as(alone, kind="collective", ways=op.ways, collective=name)
     if isinstance(op, Embed):
         return _as(line, weight_bytes=0.0)
     if isinstance(op, Attention | LatentAttention):
@@ -166,6 +171,7 @@ def _attention(line: Line, node: Node, count: int, indexer: Indexer | None) -> L
         decode_pair_flops=decode,
         prefill_pair_flops=prefill,
         token_bytes=count * state.bytes_per_token,
+        latent=isinstance(op, LatentAttention),
     )
 
 

@@ -16,7 +16,7 @@ from ridgeline.cost.efficiency import MEANINGS, PUBLISHED, Profile
 from ridgeline.errors import RidgelineError
 
 PACKAGED = ("fitted",)
-HEADS = ("name", "source", "spread", "spread_ttft")
+HEADS = ("name", "source", "spread", "spread_ttft", "spread_apart")
 
 
 @cache
@@ -59,7 +59,9 @@ def read_profile(text: str, where: str) -> Profile:
             raise RidgelineError(f"{where}: {name} = {value!r}: {least:g} to {most:g} ({what})")
         numbers[name] = float(value)
     heads = {key: table.get(key) for key in HEADS}
-    spreads = [heads["spread"], heads["spread_ttft"]]
+    if heads["spread_apart"] is None:
+        heads["spread_apart"] = PUBLISHED.spread_apart
+    spreads = [heads[name] for name in HEADS[2:]]
     for spread in spreads:
         if not isinstance(spread, int | float) or not (isfinite(spread) and 0 < spread < 5):
             raise RidgelineError(f"{where}: spread {spread!r}: a number between 0 and 5")
@@ -69,6 +71,7 @@ def read_profile(text: str, where: str) -> Profile:
         str(heads["source"] or ""),
         float(spreads[0]),  # type: ignore[arg-type]
         float(spreads[1]),  # type: ignore[arg-type]
+        float(spreads[2]),  # type: ignore[arg-type]
     )
 
 

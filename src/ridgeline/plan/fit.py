@@ -22,7 +22,7 @@ from ridgeline.plan.steady import Case, Cases
 
 # Of the log of one row: what a fit does not try to explain.
 NOISE = {"tpot": 0.12, "ttft": 0.3}
-TEMPER = 20.0
+TEMPER = 8.0
 ONE_MACHINE = 1.0
 ITERATIONS = 25
 GROUP_ROWS = 30.0
@@ -39,13 +39,15 @@ PRIORS: dict[str, float] = {
     "kv.stream": 0.12,
     "attention.prefill": 0.12,
     "attention.decode": 0.4,
+    "attention.latent": 0.4,
+    "new": 0.1,
     "collective.link": 0.12,
     "moved": 0.4,
     "overlap": 0.3,
     "host.overlap": 0.3,
-    "host.row": 0.3,
-    "host.step": 0.5,
-    "eager": 0.5,
+    "host": 0.5,
+    "eager": 0.3,
+    "ttft": 0.5,
     "": 0.8,
 }
 
@@ -82,13 +84,15 @@ def fit(
     *,
     name: str = "fitted",
     temper: float = TEMPER,
+    near: Profile | None = None,
 ) -> Profile:
     """`start` with all efficiencies moved to agree with `measured`: times per token first, then
-    those to the first token; both, twice, since one depends a little on the other.
+    those to the first token; both, twice, since one depends a little on the other. near: where to
+    begin, if a fit of nearly the same rows is known.
     """
     cases = Cases([m.case for m in measured])
     weights = _weights(measured) / temper
-    profile = start
+    profile = near or start
     for _ in range(2):
         for what in ("tpot", "ttft"):
             names = [n for n in MEANINGS if n.startswith("ttft.") == (what == "ttft")]
@@ -104,11 +108,13 @@ def cross_validated(
     measured: Sequence[Measurement], start: Profile, *, temper: float = TEMPER
 ) -> tuple[Array, Array]:
     """Log errors of TPOT and TTFT of each row, predicted by a fit that has not seen its group."""
+    groups = dict.fromkeys(m.group for m in measured)
+    whole = fit(measured, start, temper=temper) if len(groups) > 2 else None
     tpot, ttft = np.full(len(measured), np.nan), np.full(len(measured), np.nan)
-    for group in dict.fromkeys(m.group for m in measured):
+    for group in groups:
         inside = [i for i, m in enumerate(measured) if m.group == group]
         others = [m for m in measured if m.group != group]
-        profile = fit(others, start, temper=temper) if others else start
+        profile = fit(others, start, temper=temper, near=whole) if others else start
         solved = Cases([measured[i].case for i in inside]).solve(profile)
         for row, i in enumerate(inside):
             wanted = measured[i]
@@ -119,21 +125,26 @@ def cross_validated(
     return tpot, ttft
 
 
-def with_spreads(profile: Profile, tpot: Array, ttft: Array) -> Profile:
-    """The profile with intervals as wide as the errors of what it was not fitted to."""
-    widths = [profile.spread, profile.spread_ttft]
-    for index, errors in enumerate((tpot, ttft)):
+def with_spreads(profile: Profile, tpot: Array, ttft: Array, apart: Array | None = None) -> Profile:
+    """The profile with intervals as wide as the errors of what it was not fitted to. apart: which
+    rows' prompts are computed elsewhere; None: no row's.
+    """
+    if apart is None:
+        apart = np.zeros(len(tpot), np.bool_)
+    widths = [profile.spread, profile.spread_ttft, profile.spread_apart]
+    for index, errors in enumerate((tpot[~apart], ttft[~apart], ttft[apart])):
         if not np.isnan(errors).all():
             widths[index] = max(LEAST_SPREAD, float(np.nanquantile(np.abs(errors), COVERED)))
-    return replace(profile, spread=widths[0], spread_ttft=widths[1])
+    return replace(profile, spread=widths[0], spread_ttft=widths[1], spread_apart=widths[2])
 
 
-def errors_of(predicted: Array, measured: Array, spread: float) -> Errors:
+def errors_of(predicted: Array, measured: Array, spread: float | Array) -> Errors:
+    """spread: half the width of the interval as a log, of all rows or of each."""
     known = ~np.isnan(measured)
     relative = predicted[known] / measured[known] - 1.0
     if not len(relative):
         return Errors(0, np.nan, np.nan, np.nan, np.nan)
-    inside = np.abs(np.log1p(relative)) <= spread
+    inside = np.abs(np.log1p(relative)) <= np.broadcast_to(spread, known.shape)[known]
     return Errors(
         len(relative),
         float(np.abs(relative).mean()),

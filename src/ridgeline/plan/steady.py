@@ -19,7 +19,8 @@ from math import ceil, exp, inf
 import numpy as np
 
 from ridgeline.cost.deployment import Deployment
-from ridgeline.cost.efficiency import ENGINES, Array, Pieces, Profile, piece_seconds, with_host
+from ridgeline.cost.efficiency import OF_THE_HOST, Array, Pieces, Profile, piece_seconds, with_host
+from ridgeline.cost.engines import ERAS
 from ridgeline.cost.steps import uniform_steps
 from ridgeline.errors import RidgelineError
 
@@ -110,7 +111,8 @@ class Cases:
         self.accepted = np.array([load.tokens_per_step for load in loads])
         self.proposing = np.array([1.0 + load.drafts * load.draft_share for load in loads])
         self.chunks = np.array([load.chunks for load in loads])
-        self.engine = np.array([ENGINES.index(c.deployment.engine) for c in cases], np.intp)
+        self.era = np.array([ERAS.index(c.deployment.era) for c in cases], np.intp)
+        self.unmixed = np.array([c.deployment.engine in UNMIXED for c in cases])
         self.workers = np.array([float(case.workers) for case in cases])
         self.apart = np.array([case.prefill is not None for case in cases])
         self.readers = np.array(
@@ -122,8 +124,7 @@ class Cases:
         self.limit, self.most = np.zeros(num), np.zeros(num)
         for index, case in enumerate(cases):
             load, d = case.load, case.deployment
-            context = load.input_tokens + load.output_tokens / 2
-            limit = max(1.0, d.room.rows(context) * d.mesh.dp)
+            limit = max(1.0, d.rows(load.input_tokens, load.output_tokens) * d.mesh.dp)
             self.most[index] = max(1.0, min(load.concurrency / case.workers, limit))
             self.limit[index] = limit * case.workers
         # Data-parallel groups compute prompts side by side.
@@ -136,6 +137,7 @@ class Cases:
         self.rows = np.zeros((num, self.steps))
         self.eager = np.zeros((num, self.steps))
         self.pieces = self._pieces(cases)
+        self._known: tuple[tuple[float, ...], Array] | None = None
         self.sizes = np.log(np.maximum(1.0, self.most[:, None] * SHARES[None, :]))
 
     def _pieces(self, cases: Sequence[Case]) -> Pieces:
@@ -194,22 +196,19 @@ class Cases:
         return replace(joined, steps=np.concatenate(places)[joined.steps])
 
     def solve(self, profile: Profile) -> Solved:
-        device = np.bincount(
-            self.pieces.steps, piece_seconds(self.pieces, profile), self.num * self.steps
-        ).reshape(self.num, self.steps)
+        device = self._device_seconds(profile)
         seconds = np.empty_like(device)
-        for index, engine in enumerate(ENGINES):
-            of = self.engine == index
+        for index, era in enumerate(ERAS):
+            of = self.era == index
             if of.any():
-                seconds[of] = with_host(device[of], self.rows[of], self.eager[of], engine, profile)
+                seconds[of] = with_host(device[of], self.rows[of], self.eager[of], era, profile)
         writing = np.log(seconds[:, : len(SHARES)] * self.proposing[:, None])
         each = self.chunks / self.group
         alone = seconds[:, -1] * each
         mixed = np.maximum(seconds[:, -2] - seconds[:, _MIDDLE], 1e-6) * each
-        unmixed = np.isin(self.engine, [ENGINES.index(name) for name in UNMIXED])
-        delta = np.where(unmixed | self.apart, alone, mixed)
+        delta = np.where(self.unmixed | self.apart, alone, mixed)
         floor, prompts, steps, wave = (
-            profile.table(f"ttft.{name}", ENGINES)[self.engine]
+            profile.table(f"ttft.{name}", ERAS)[self.era]
             for name in ("floor", "prompts", "steps", "wave")
         )
         others = (self.in_flight - 1.0) / self.in_flight
@@ -234,6 +233,15 @@ class Cases:
         cycle = np.where(waits, self.in_flight / rate, ttft + answer)
         ttft = np.where(waits, np.maximum(ttft, cycle - answer), ttft)
         return Solved(tpot, ttft, rows, self.in_flight / (ttft + answer), delta, step)
+
+    def _device_seconds(self, profile: Profile) -> Array:
+        """[cases, steps]. The last is kept: a fit asks for the same beside other host's numbers."""
+        key = tuple(v for n, v in profile.values.items() if not n.startswith(OF_THE_HOST))
+        if self._known is None or self._known[0] != key:
+            each = piece_seconds(self.pieces, profile)
+            device = np.bincount(self.pieces.steps, each, self.num * self.steps)
+            self._known = (key, device.reshape(self.num, self.steps))
+        return self._known[1]
 
     def _step(self, writing: Array, size: Array) -> Array:
         """Seconds of a step of exp(size) rows on each worker."""
@@ -271,7 +279,7 @@ def closed_loop(case: Case) -> Steady:
     solved = cases.solve(profile)
     tpot, ttft, rate = (float(x[0]) for x in (solved.tpot, solved.ttft, solved.requests_per_second))
     return Steady(
-        _around(ttft, profile.spread_ttft),
+        _around(ttft, ttft_spread(case)),
         _around(tpot, profile.spread),
         rate * load.output_tokens,
         rate,
@@ -285,8 +293,8 @@ def most_requests_per_second(case: Case, limit: float = 65536.0) -> Steady:
     which more of them only wait.
     """
     load = case.load
-    context = load.input_tokens + load.output_tokens / 2
-    room = case.deployment.room.rows(context) * case.deployment.mesh.dp * case.workers
+    d = case.deployment
+    room = d.rows(load.input_tokens, load.output_tokens) * d.mesh.dp * case.workers
     load = replace(load, concurrency=max(1.0, min(limit, room)))
     return closed_loop(replace(case, load=load))
 
@@ -316,8 +324,14 @@ def open_loop(case: Case, requests_per_second: float) -> Steady | None:
     solved = Cases((case,)).solve(case.deployment.profile)
     busy = min(0.98, requests_per_second * float(solved.delta[0]))
     wait = busy / (2.0 * (1.0 - busy)) * float(solved.delta[0])
-    ttft = _around(found.ttft.value + wait, case.deployment.profile.spread_ttft)
+    ttft = _around(found.ttft.value + wait, ttft_spread(case))
     return replace(found, ttft=ttft)
+
+
+def ttft_spread(case: Case) -> float:
+    """Half the width of its interval: wider where prompts are computed elsewhere."""
+    profile = case.deployment.profile
+    return profile.spread_ttft if case.prefill is None else profile.spread_apart
 
 
 def _around(value: float, spread: float) -> Interval:

@@ -1,0 +1,83 @@
+"""Seconds of collectives, each by the algorithm that is fastest for its message.
+
+Let m be the bytes of the value, n the ranks, B the bytes per second that a rank sends and reaches,
+L the floor of a kernel in which all ranks write to each other once. An all-reduce is
+
+    one shot   L + (n - 1) m / B                     each rank sends all of it to all others
+    two shots  2 L + 2 (n - 1)/n m / B               ranks reduce a part each and hand it round
+    ring       FIXED L + HOP L 2 (n - 1) + 2 (n - 1)/n m / B
+    tree       FIXED L + HOP L 2 log2(n) + 2 m / B
+    in switch  FIXED L + (n + 1)/n m / B             NVLS: the switch adds, 8 ranks or more
+
+whichever is least, as engines and NCCL choose by size. The first two are of one scale-up domain of
+at most 8. FIXED and HOP are from floors of NCCL 2.27: 6.3, 9.6 and 15.6 us at 2, 4 and 8 ranks of
+H100, 10, 15 and 26 of B200, where one shot takes 3.1 and 4.8 (aiconfigurator-core 0.12.0,
+2026-11-21). Nothing of it is hidden behind other work: an all-reduce is waited for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+COLLECTIVES = ("none", "all_reduce", "all_gather", "all_to_all")
+FIXED = 1.6
+HOP = 0.26
+# Ranks that engines' own kernels join, and from which the switch adds.
+DIRECT_RANKS = 8
+SWITCH_RANKS = 8
+
+
+def all_reduce_seconds(
+    message_bytes: Array, ways: Array, rate: Array, latency: float, in_switch: Array
+) -> Array:
+    """Seconds of one; rate: B. in_switch: whether the link's switch adds. 0 for one rank."""
+    n, m = np.maximum(ways, 1.0), message_bytes / rate
+    part = (n - 1.0) / n
+    never = np.inf
+    direct = n <= DIRECT_RANKS
+    ways_there_are = np.stack(
+        [
+            np.where(direct, latency + (n - 1.0) * m, never),
+            np.where(direct, 2.0 * latency + 2.0 * part * m, never),
+            latency * (FIXED + HOP * 2.0 * (n - 1.0)) + 2.0 * part * m,
+            latency * (FIXED + HOP * 2.0 * np.log2(n)) + 2.0 * m,
+            np.where(
+                in_switch & (n >= SWITCH_RANKS),
+                latency * FIXED + (n + 1.0) / n * m,
+                never,
+            ),
+        ]
+    )
+    return np.where(n > 1.0, ways_there_are.min(0), 0.0)
+
+
+def message_of(link_bytes: Array, ways: Array) -> Array:
+    """The value's bytes of an all-reduce whose ranks send `link_bytes` each, by a ring."""
+    n = np.maximum(ways, 1.0)
+    return np.where(n > 1.0, link_bytes * n / np.maximum(2.0 * (n - 1.0), 1e-9), 0.0)
+
+
+def collective_seconds(
+    kind: Array,
+    link_bytes: Array,
+    ways: Array,
+    rate: Array,
+    latency: float,
+    exchange_latency: float,
+    in_switch: Array,
+) -> Array:
+    """Seconds of one of each `kind` (indices in COLLECTIVES), whose ranks send `link_bytes`.
+
+    A gather is one shot; an all-to-all takes `exchange_latency` for each doubling of the ranks, and
+    what it sends.
+    """
+    n = np.maximum(ways, 1.0)
+    reduce = all_reduce_seconds(message_of(link_bytes, n), n, rate, latency, in_switch)
+    gather = np.where(n > 1.0, latency + link_bytes / rate, 0.0)
+    exchange = np.where(n > 1.0, exchange_latency * np.log2(n) + link_bytes / rate, 0.0)
+    return np.asarray(np.choose(kind, [np.zeros_like(n), reduce, gather, exchange]))

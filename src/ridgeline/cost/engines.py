@@ -1,0 +1,52 @@
+"""What is known of serving engines apart from their kernels: eras of versions, and their memory.
+
+Engines are told apart where a release changed what a step costs beside the device:
+
+- TensorRT-LLM 1.0 (2025-09) hands each token to Python and the client in every step; measured
+  deployments of 1.1 stream in intervals, and 1.2 (2025-11) is told apart since its steps of few
+  rows are half as long for the same model.
+- vLLM 0.14 (2026-01) schedules the next step while one runs (asynchronous scheduling by default).
+- Before these, and without a version, the newest is taken.
+
+TensorRT-LLM keeps room for a request's whole answer before it starts (GUARANTEED_NO_EVICT) and
+takes 90 % of what weights and values leave free; vLLM and SGLang take blocks as answers grow, of
+90 % of the memory less weights and values.
+"""
+
+from __future__ import annotations
+
+import re
+
+ENGINES = ("trtllm", "vllm", "sglang")
+ERAS = (*ENGINES, "trtllm-1.1", "trtllm-1.0", "vllm-0.13")
+ERA_TITLES = {
+    "trtllm": "TensorRT-LLM",
+    "vllm": "vLLM",
+    "sglang": "SGLang",
+    "trtllm-1.1": "TensorRT-LLM 1.1",
+    "trtllm-1.0": "TensorRT-LLM 1.0 and before",
+    "vllm-0.13": "vLLM 0.13 and before",
+}
+# Of each era, the first version after it; the oldest era first.
+_UNTIL: dict[str, tuple[tuple[str, tuple[int, int]], ...]] = {
+    "trtllm": (("trtllm-1.0", (1, 1)), ("trtllm-1.1", (1, 2))),
+    "vllm": (("vllm-0.13", (0, 14)),),
+    "sglang": (),
+}
+RESERVES_ANSWERS = ("trtllm",)
+
+
+def era_of(engine: str, version: str = "") -> str:
+    """One of ERAS. A version that does not begin with two numbers ("", "nightly-...") is new."""
+    found = re.match(r"v?(\d+)\.(\d+)", version)
+    if found:
+        for era, first in _UNTIL[engine]:
+            if (int(found[1]), int(found[2])) < first:
+                return era
+    return engine
+
+
+def held_tokens(engine: str, input_tokens: float, output_tokens: float) -> float:
+    """Tokens that the cache has room for while a request runs, on average over its life."""
+    written = 1.0 if engine in RESERVES_ANSWERS else 0.5
+    return input_tokens + written * output_tokens

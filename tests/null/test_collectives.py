@@ -1,0 +1,123 @@
+"""Seconds of collectives: equal to the formulas by hand, in their limits, and never falling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ridgeline.cost.accelerator import load_accelerator
+from ridgeline.cost.collectives import (
+    COLLECTIVES,
+    FIXED,
+    HOP,
+    all_reduce_seconds,
+    collective_seconds,
+    message_of,
+)
+from ridgeline.cost.engines import ENGINES, ERA_TITLES, ERAS, era_of, held_tokens
+
+LATENCY, RATE = 4e-6, 315e9
+SIZES = np.geomspace(1.0, 4e9, 60)
+
+
+def seconds(message: float, ways: int, in_switch: bool = False) -> float:
+    found = all_reduce_seconds(
+        np.array([message]), np.array([float(ways)]), RATE, LATENCY, np.array([in_switch])
+    )
+    return float(found[0])
+
+
+def test_a_small_message_takes_one_shot() -> None:
+    for ways in (2, 4, 8):
+        assert seconds(1e-3, ways) == pytest.approx(LATENCY, rel=1e-6)
+        assert seconds(1e4, ways) == pytest.approx(LATENCY + (ways - 1) * 1e4 / RATE, rel=1e-12)
+
+
+def test_a_large_message_takes_the_bandwidth() -> None:
+    for ways in (2, 4, 8):
+        assert seconds(1e12, ways) == pytest.approx(2 * (ways - 1) / ways * 1e12 / RATE, rel=1e-4)
+    assert seconds(1e12, 8, in_switch=True) == pytest.approx(9 / 8 * 1e12 / RATE, rel=1e-4)
+    # Four ranks do not use the switch, and beyond a domain nothing but ring and tree is there.
+    assert seconds(1e12, 4, in_switch=True) == seconds(1e12, 4)
+    ring = FIXED * LATENCY + HOP * LATENCY * 30 + 2 * 15 / 16 * 1e12 / RATE
+    assert seconds(1e12, 16) == pytest.approx(ring, rel=1e-12)
+    tree = FIXED * LATENCY + HOP * LATENCY * 8 + 2 * 1e3 / RATE
+    assert seconds(1e3, 16) == pytest.approx(tree, rel=1e-12)
+
+
+def test_one_rank_waits_for_nobody() -> None:
+    assert seconds(1e9, 1) == 0.0
+
+
+def test_more_bytes_and_more_ranks_never_take_less() -> None:
+    ranks = (2, 4, 8, 16, 32, 64)
+    for in_switch in (False, True):
+        table = np.array([[seconds(size, n, in_switch) for size in SIZES] for n in ranks])
+        assert (np.diff(table, axis=1) >= 0).all()
+    # The switch makes eight faster than four; without it each doubling costs.
+    table = np.array([[seconds(size, n) for size in SIZES] for n in ranks])
+    assert (np.diff(table, axis=0) >= -1e-15).all()
+
+
+@pytest.mark.parametrize(
+    ("chip", "ways", "floor", "largest"),
+    [
+        ("h100-sxm", 2, 3.1e-6, 3.24e-3),
+        ("h100-sxm", 4, 3.2e-6, 4.53e-3),
+        ("h100-sxm", 8, 3.5e-6, 4.01e-3),
+        ("b200-sxm", 2, 4.7e-6, 1.90e-3),
+        ("b200-sxm", 4, 4.8e-6, 2.55e-3),
+        ("b200-sxm", 8, 5.0e-6, 2.60e-3),
+    ],
+)
+def test_near_what_was_measured(chip: str, ways: int, floor: float, largest: float) -> None:
+    """Floors and times of 2^29 BF16 values: aiconfigurator-core 0.12.0, custom all-reduce of
+    TensorRT-LLM 1.2 and 1.3 (2026-11-21); with 70 % of the link's bandwidth."""
+    found = load_accelerator(chip).chip()
+    assert found.in_switch
+    made = all_reduce_seconds(
+        np.array([1.0, 2.0**30]),
+        np.array([float(ways)] * 2),
+        0.7 * found.link(ways),
+        floor,
+        np.array([True, True]),
+    )
+    assert float(made[0]) == pytest.approx(floor, rel=0.01)
+    assert float(made[1]) == pytest.approx(largest, rel=0.3)
+
+
+def test_ring_bytes_are_the_message() -> None:
+    ways = np.array([2.0, 8.0, 1.0])
+    sent = 2 * (ways - 1) / ways * 1e6
+    assert message_of(sent, ways) == pytest.approx([1e6, 1e6, 0.0])
+
+
+def test_each_kind_has_its_formula() -> None:
+    kinds = np.arange(len(COLLECTIVES))
+    ways, sent = np.full(4, 8.0), np.full(4, 7e3)
+    made = collective_seconds(kinds, sent, ways, RATE, LATENCY, 6e-6, np.zeros(4, np.bool_))
+    assert made == pytest.approx(
+        [0.0, LATENCY + 7 * 4e3 / RATE, LATENCY + 7e3 / RATE, 3 * 6e-6 + 7e3 / RATE]
+    )
+    alone = collective_seconds(kinds, sent, np.ones(4), RATE, LATENCY, 6e-6, np.zeros(4, np.bool_))
+    assert (alone == 0).all()
+
+
+def test_ampere_and_cards_have_no_adding_switch() -> None:
+    assert not load_accelerator("a100-sxm-80").chip().in_switch
+    assert not load_accelerator("l40s").chip().in_switch
+
+
+def test_eras_are_told_by_version() -> None:
+    assert era_of("trtllm", "1.0.0rc3") == "trtllm-1.0"
+    assert era_of("trtllm", "1.1.0rc2.post2") == "trtllm-1.1"
+    assert era_of("trtllm", "1.2.0rc6.post3") == era_of("trtllm", "") == "trtllm"
+    assert era_of("vllm", "0.12.0") == era_of("vllm", "v0.13.1") == "vllm-0.13"
+    assert era_of("vllm", "0.14.0") == era_of("vllm", "nightly-5b8c30d") == "vllm"
+    assert era_of("sglang", "0.4.1") == "sglang"
+    assert set(ENGINES) < set(ERAS) == set(ERA_TITLES)
+
+
+def test_who_reserves_answers_has_room_for_fewer() -> None:
+    assert held_tokens("trtllm", 1000, 500) == 1500
+    assert held_tokens("vllm", 1000, 500) == held_tokens("sglang", 1000, 500) == 1250
