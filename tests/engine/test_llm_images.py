@@ -13,49 +13,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as Pillow
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from ridgeline import LLM, SamplingParams
 from ridgeline.engine.outputs import RequestOutput
 from ridgeline.errors import RequestError
+from seeing import BEGIN, END, PLACEHOLDER, TOKENS, picture, seeing_model
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "images" / "gemma3"
-BEGIN, END, PLACEHOLDER, TOKENS = 123, 124, 125, 4
-TEMPLATE = (
-    "{% for m in messages %}{{ m.role[0] }} {% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for p in m.content %}{% if p.type == 'image' %}<begin>{% else %}{{ p.text }}{% endif %}"
-    "{% endfor %}{% endif %}{% endfor %}"
-)
 GREEDY = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True, logprobs=0)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The golden checkpoint with a tokenizer: a word a token, and the four that images need."""
-    made = tmp_path_factory.mktemp("seeing") / "model"
-    shutil.copytree(GOLDEN, made)
-    words = {f"w{i}": i for i in range(123)} | {"<begin>": BEGIN, "<end>": END, "<soft>": 125}
-    words |= {"<bos>": 126, "<eos>": 127}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.add_special_tokens(["<begin>", "<end>", "<soft>", "<bos>", "<eos>"])
-    tokenizer.save(str(made / "tokenizer.json"))
-    config = {"chat_template": TEMPLATE, "eos_token": "<eos>", "bos_token": "<bos>"}
-    (made / "tokenizer_config.json").write_text(json.dumps(config))
-    return made
+    return seeing_model(tmp_path_factory.mktemp("seeing") / "model")
 
 
 @pytest.fixture(scope="module")
 def llm(folder: Path) -> LLM:
     return LLM(str(folder), threads=1, max_rows=4, max_tokens_per_step=32)
-
-
-def picture(seed: int, form: str = "PNG") -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (31, 47, 3), np.uint8)
-    file = io.BytesIO()
-    Pillow.fromarray(pixels).save(file, form)
-    return file.getvalue()
 
 
 def asked(*images: object, text: str = "w1 w2") -> list[dict[str, object]]:

@@ -36,6 +36,7 @@ from ridgeline.serve.openai.chat_answer import ChatBuilder
 from ridgeline.serve.openai.chat_bodies import (
     ChatBody,
     ConstrainedBody,
+    ImagePart,
     Message,
     NamedChoice,
     OtherPart,
@@ -156,7 +157,7 @@ def messages_of(messages: list[Message]) -> list[dict[str, Any]]:
     for place, message in enumerate(messages):
         where = f"messages.{place}"
         role = "system" if message.role == "developer" else message.role
-        entry: dict[str, Any] = {"role": role, "content": _text(message, f"{where}.content")}
+        entry: dict[str, Any] = {"role": role, "content": content_of(message, f"{where}.content")}
         reasoning = message.reasoning_content or message.reasoning
         if reasoning:
             entry["reasoning_content"] = reasoning
@@ -193,15 +194,21 @@ def arguments_of(text: str, where: str) -> dict[str, Any]:
     return found
 
 
-def _text(message: Message, where: str) -> str:
+def content_of(message: Message, where: str) -> str | list[dict[str, Any]]:
+    """The text; of a message with images its parts, in order."""
     if not isinstance(message.content, list):
         return message.content or ""
-    texts = []
+    parts: list[dict[str, Any]] = []
     for place, part in enumerate(message.content):
         if isinstance(part, OtherPart):
             raise RequestError(f"{where}.{place}.type", f"this model reads text, not {part.type}")
-        texts.append(part.text or part.refusal or "")
-    return "\n".join(texts)
+        if isinstance(part, ImagePart):
+            parts.append({"type": "image_url", "image_url": part.image_url.url})
+        else:
+            parts.append({"type": "text", "text": part.text or part.refusal or ""})
+    if any(part["type"] == "image_url" for part in parts):
+        return parts
+    return "\n".join(part["text"] for part in parts)
 
 
 def constrained_by(params: SamplingParams, body: ConstrainedBody) -> SamplingParams:

@@ -15,13 +15,27 @@ class TextPart(Body):
     refusal: str | None = None
 
 
+class ImageUrl(Body):
+    """detail: how closely to look; here every image is seen alike."""
+
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(Body):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
 class OtherPart(Body):
     """Known so that it can be refused by name."""
 
-    type: Literal["image_url", "input_audio", "file"]
-    image_url: Any = None
+    type: Literal["input_audio", "file"]
     input_audio: Any = None
     file: Any = None
+
+
+Part = Annotated[TextPart | ImagePart | OtherPart, Field(discriminator="type")]
 
 
 class CalledFunction(Body):
@@ -38,7 +52,7 @@ class Call(Body):
 
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Annotated[TextPart | OtherPart, Field(discriminator="type")]] | None = None
+    content: str | list[Part] | None = None
     name: str | None = None
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
