@@ -239,6 +239,7 @@ def test_which_architectures_turn_neighbouring_channels() -> None:
     assert {name for name, value in interleaved.items() if value} == {
         *published,
         *("Ernie4_5ForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
+        "KimiK25ForConditionalGeneration",
         *("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
         *("command-r", "cohere2", "glm4", "ernie4_5"),
         *("llama", "granite", "granitemoe", "smollm3", "arcee"),  # whose rows GGUF reorders
@@ -251,10 +252,12 @@ def test_which_architectures_turn_neighbouring_channels() -> None:
         ("Mistral3ForConditionalGeneration", "Ministral3ForCausalLM"),
         ("Mistral3ForConditionalGeneration", "MistralForCausalLM"),
         ("Llama4ForConditionalGeneration", "Llama4ForCausalLM"),
+        ("KimiK25ForConditionalGeneration", "DeepseekV3ForCausalLM"),
     ],
 )
 def test_the_language_part_of_a_model_that_sees_is_built(outer: str, inner: str) -> None:
     kinds = {"MistralForCausalLM": "mistral", "Ministral3ForCausalLM": "ministral3"}
+    kinds["DeepseekV3ForCausalLM"] = "kimi_k2"
     text = of(inner) | {"model_type": kinds.get(inner, "llama4_text")}
     whole = {"architectures": [outer], "text_config": text, "vision_config": {"hidden_size": 8}}
     assert built(whole) == built(text)

@@ -17,7 +17,11 @@ from ridgeline.model.architectures.bert import build_bert, build_bert_classifier
 from ridgeline.model.architectures.blocks import AS_PUBLISHED, Stored
 from ridgeline.model.architectures.cohere import build_cohere, build_cohere2
 from ridgeline.model.architectures.decilm import build_decilm
-from ridgeline.model.architectures.deepseek import build_deepseek_v2, build_deepseek_v3
+from ridgeline.model.architectures.deepseek import (
+    build_deepseek_v2,
+    build_deepseek_v3,
+    build_kimi_k25,
+)
 from ridgeline.model.architectures.ernie import build_ernie
 from ridgeline.model.architectures.exaone4 import build_exaone4
 from ridgeline.model.architectures.falcon_h1 import build_falcon_h1
@@ -362,6 +366,12 @@ ARCHITECTURES: dict[str, Architecture] = {
         predictors=Predictors(
             build_deepseek_v3, Names(names_predictors.HF_DEEPSEEK, names.HF_ROOTS)
         ),
+    ),
+    "KimiK25ForConditionalGeneration": Architecture(
+        "hf",
+        build_kimi_k25,
+        Names(names_moe.HF_DEEPSEEK, names.HF_GEMMA3_ROOTS, names.SEEING_HARMLESS),
+        model_types=("kimi_k25",),
     ),
     "llama": gguf(build_llama_or_mixtral, names_moe.GGUF_MOE, Stored(interleaved_rope=True)),
     "qwen2": gguf(build_qwen2, names.GGUF_LLAMA),

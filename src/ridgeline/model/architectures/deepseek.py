@@ -1,5 +1,5 @@
-"""DeepSeek V2, V3, V3.1, R1 (DeepSeek-AI 2024) and Kimi K2: attention over latents, experts of
-which some are shared, plain layers first.
+"""DeepSeek V2, V3, V3.1, R1 (DeepSeek-AI 2024), Kimi K2 and K2.5: attention over latents, experts
+of which some are shared, plain layers first.
 
 V2 routes by softmax, in groups by their best expert; V3 by sigmoids that a learned correction
 moves, in groups by their two best.
@@ -95,6 +95,14 @@ def build_deepseek_v3(
         Defaults(vocab=129280, heads=128, head_dim=1, positions=4096),
         assemble,
     )
+
+
+def build_kimi_k25(
+    config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
+) -> Graph:
+    """The language part of Kimi K2.5, which also sees: Kimi K2."""
+    text = config.section("text_config") if config.has("text_config") else config
+    return build_deepseek_v3(text, format_of, stored, context_length)
 
 
 def build_latent(
