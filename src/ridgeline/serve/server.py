@@ -22,16 +22,11 @@ import uvicorn
 
 from ridgeline.errors import RidgelineError
 from ridgeline.serve.app import build_guard, logged
-from ridgeline.serve.core.admission import FrontDoor
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.protocol import protocol_of
 
 logger = logging.getLogger("ridgeline.serve")
 
-# While so many newcomers are turned away in a tick, the loop rests between its turns: what comes in
-# that time is handled in one go. Waking for each would take the engine's cores from it twice: by
-# its own work, and by the threads of a step that wait for the one that was driven off its core.
-CALM_TICK_SECONDS, CALM_REFUSALS, REST_SECONDS = 0.05, 4, 0.004
 # Objects made until the youngest are looked through, and how often that until older ones are.
 GC_THRESHOLDS = (5_000, 20, 20)
 
@@ -44,13 +39,11 @@ class _Server(uvicorn.Server):
         self._core = core
         self._ready = ready
         self._drain: asyncio.Task[None] | None = None
-        self._calm: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
-        self._calm = asyncio.create_task(_calm(self._core.door))
         if not self.should_exit:
             self._ready()
 
@@ -87,22 +80,6 @@ class _Server(uvicorn.Server):
             logger.warning("ending: %d answers are cut off", left)
             self.config.timeout_graceful_shutdown = 1
         self.should_exit = True
-
-
-async def _calm(door: FrontDoor) -> None:
-    """See `REST_SECONDS`. Runs until it is cancelled."""
-    before, ticked, resting = 0, 0.0, False
-    while True:
-        now = time.monotonic()
-        if now >= ticked + CALM_TICK_SECONDS:
-            refused = door.num_refused
-            resting = refused - before >= CALM_REFUSALS
-            before, ticked = refused, now
-        if resting:
-            time.sleep(REST_SECONDS)
-            await asyncio.sleep(0)
-        else:
-            await asyncio.sleep(CALM_TICK_SECONDS)
 
 
 def listen(host: str, port: int) -> socket.socket:
