@@ -3,6 +3,7 @@
 
 #include "attention.h"
 #include "elementwise.h"
+#include "index.h"
 #include "isa.h"
 #include "norm.h"
 #include "recurrent.h"
@@ -70,6 +71,10 @@ void token_shift(const ShiftArgs& args, std::int64_t tile_begin, std::int64_t ti
 // wkv7.cpp
 std::size_t wkv7_scratch_bytes(std::int64_t head_dim);
 void wkv7(const WkvArgs& args, std::int64_t count, float* state, std::byte* scratch);
+
+// index.cpp
+std::size_t index_scratch_bytes(std::int64_t heads, std::int64_t channels);
+void index_scores(const IndexArgs& args, std::int64_t blocks, float* scores, std::byte* scratch);
 
 // streams.cpp
 void mix_rows(const MixArgs& args, std::int64_t rows, std::int64_t cols);

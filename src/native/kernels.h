@@ -7,6 +7,7 @@
 
 #include "attention.h"
 #include "elementwise.h"
+#include "index.h"
 #include "isa.h"
 #include "linear.h"
 #include "norm.h"
@@ -104,6 +105,10 @@ struct Kernels {
                       float* state);
   std::size_t (*wkv7_scratch_bytes)(std::int64_t head_dim);
   void (*wkv7)(const WkvArgs& args, std::int64_t count, float* state, std::byte* scratch);
+
+  // ---- index (index.cpp): scores [blocks * 16] of the tokens of a row's first blocks
+  std::size_t (*index_scratch_bytes)(std::int64_t heads, std::int64_t channels);
+  void (*index_scores)(const IndexArgs& args, std::int64_t blocks, float* scores, std::byte* scratch);
 
   // ---- streams (streams.cpp)
   void (*mix_rows)(const MixArgs& args, std::int64_t rows, std::int64_t cols);

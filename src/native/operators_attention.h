@@ -85,8 +85,6 @@ class Attention final : public Operator {
   }
   // Floats of `num_chunks` chunks of one token, all heads.
   std::int64_t partials_floats(std::int64_t num_chunks) const;
-
- private:
   const CacheAttention& attention_of(const Kernels& kernels) const {
     return kernels.cache_attention[static_cast<int>(spec_.place.format)];
   }
@@ -94,6 +92,8 @@ class Attention final : public Operator {
   // only one, as many as keep a kernel's tile full.
   std::int64_t num_groups() const;
   AttentionArgs args(const StepContext& context, const StepRow& row, std::int64_t kv_head) const;
+
+ private:
   bool splits_context(const StepContext& context, int num_threads) const;
   void run_whole(const StepContext& context, Worker& worker);
   void run_decode(const StepContext& context, Worker& worker) const;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 namespace ridgeline {
@@ -9,6 +10,17 @@ namespace {
 
 // Rows that an item has at most: as in operators_linear.cpp.
 constexpr std::int64_t kPartRows = 288;
+
+// f(row, token) for every token of the step, once over all threads.
+template <class F>
+void each_token(const StepContext& context, Worker& worker, std::int64_t parts, F f) {
+  worker.each(context.step.num_tokens * parts, [&](std::int64_t item) {
+    const std::int64_t token = item / parts;
+    const auto after = std::upper_bound(context.step.rows.begin(), context.step.rows.end(), token,
+                                        [](std::int64_t t, const StepRow& row) { return t < row.token_begin; });
+    f(*(after - 1), token, item % parts);
+  });
+}
 
 // Where absorbed queries and what is found in the latents lie while attention runs: an arena of their own.
 View absorbed(const LatentAttention::Spec& spec) {
@@ -54,13 +66,21 @@ LatentAttention::LatentAttention(std::string name, Spec spec)
     : Operator(std::move(name), "latent_attention"),
       spec_(std::move(spec)),
       over_latents_("", Attention::Spec{absorbed(spec_), found(spec_, 0), spec_.place, spec_.num_heads, spec_.scale,
-                                        0.0f, true, -1}) {}
+                                        0.0f, true, -1}) {
+  for (std::int64_t i = 0; i < (top_k() + kBlockTokens - 1) / kBlockTokens; i++)
+    in_order_.push_back(static_cast<std::int32_t>(i));
+}
+
+std::size_t LatentAttention::gathered_bytes() const {
+  return in_order_.size() * key_tile_bytes(spec_.place.format, spec_.place.key_dim);
+}
 
 std::size_t LatentAttention::scratch_bytes(const Kernels& kernels) const {
   std::size_t row = 0;
   for (const auto* matrices : {&spec_.absorb, &spec_.expand})
     row = std::max(row, kernels.activation_row_bytes(activation_of(matrices->front().layout), matrices->front().k));
-  return std::max(over_latents_.scratch_bytes(kernels), aligned(kernels.linear_scratch_bytes()) + kPartRows * row);
+  return std::max(gathered_bytes() + over_latents_.scratch_bytes(kernels),
+                  aligned(kernels.linear_scratch_bytes()) + kPartRows * row);
 }
 
 std::size_t LatentAttention::shared_bytes(const Kernels&, std::int64_t max_rows) const {
@@ -104,11 +124,118 @@ void LatentAttention::run(const StepContext& context, Worker& worker) {
                   context.at(spec_.turned) + row * spec_.turned.ld + head * rope,
                   static_cast<std::size_t>(rope) * sizeof(float));
   worker.barrier();
-  over_latents_.run(inside, worker);
+  if (selects(context)) {
+    worker.take_turn();
+    attend_chosen(inside, context.at(*spec_.chosen), worker);
+  } else {
+    over_latents_.run(inside, worker);
+  }
   worker.barrier();
   worker.take_turn();
   each_head(context, worker, spec_.expand, inside.at(y), y.ld, context.at(spec_.out), spec_.out.ld,
             spec_.out.width / heads);
+}
+
+// Whether a row is longer than what a token looks at. Where none is, all are looked at: with the same bits, since what a
+// query gives depends on its own keys alone.
+bool LatentAttention::selects(const StepContext& context) const {
+  if (!spec_.chosen) return false;
+  for (const StepRow& row : context.step.rows)
+    if (row.num_context + row.num_new > top_k()) return true;
+  return false;
+}
+
+void LatentAttention::attend_chosen(const StepContext& context, const float* chosen, Worker& worker) const {
+  const CacheAttention& attention = over_latents_.attention_of(context.kernels);
+  const std::int64_t groups = over_latents_.num_groups();
+  // A thread gathers once for all heads, unless there are too few tokens for all threads.
+  const std::int64_t parts = context.step.num_tokens < worker.num_threads ? groups : 1;
+  std::byte* scratch = worker.scratch + gathered_bytes();
+  each_token(context, worker, parts, [&](const StepRow& row, std::int64_t token, std::int64_t part) {
+    const std::int64_t query = token - row.token_begin;
+    const bool all = row.num_context + query < top_k();
+    if (!all) gather(context, row, chosen + token * spec_.chosen->ld, worker.scratch);
+    for (std::int64_t group = part; group < groups; group += parts) {
+      AttentionArgs args = over_latents_.args(context, row, group);
+      if (all) {
+        attention.attend(args, query, query + 1, nullptr, scratch);
+        continue;
+      }
+      args.q += query * args.ldq;
+      args.out += query * args.ldo;
+      args.keys = worker.scratch;
+      args.block_stride = key_tile_bytes(spec_.place.format, spec_.place.key_dim);
+      args.block_table = in_order_.data();
+      args.num_context = top_k() - 1;
+      args.num_new = 1;
+      attention.attend(args, 0, 1, nullptr, scratch);
+    }
+  });
+}
+
+// Pairs of channels are words of a tile; a token is one of 16 columns of them.
+void LatentAttention::gather(const StepContext& context, const StepRow& row, const float* chosen,
+                             std::byte* tiles) const {
+  const std::size_t bytes = key_tile_bytes(spec_.place.format, spec_.place.key_dim);
+  const std::int64_t words = static_cast<std::int64_t>(bytes / sizeof(std::uint32_t)) / kBlockTokens;
+  if (top_k() % kBlockTokens) std::memset(tiles + gathered_bytes() - bytes, 0, bytes);
+  for (std::int64_t i = 0; i < top_k(); i++) {
+    const auto position = static_cast<std::int64_t>(chosen[i]);
+    const auto block = static_cast<std::size_t>(row.block_tables[spec_.place.column][position / kBlockTokens]);
+    const auto* from = reinterpret_cast<const std::uint32_t*>(context.kv + block * context.kv_block_stride +
+                                                              spec_.place.key_offset) +
+                       position % kBlockTokens;
+    auto* to = reinterpret_cast<std::uint32_t*>(tiles + static_cast<std::size_t>(i / kBlockTokens) * bytes) +
+               i % kBlockTokens;
+    for (std::int64_t c = 0; c < words; c++) to[c * kBlockTokens] = from[c * kBlockTokens];
+  }
+}
+
+SelectTokens::SelectTokens(std::string name, Spec spec) : Operator(std::move(name), "select_tokens"), spec_(spec) {}
+
+// The scores of a row's tokens, their numbers, and what the kernel needs.
+std::size_t SelectTokens::scratch_bytes(const Kernels& kernels) const {
+  const std::size_t tokens = static_cast<std::size_t>(padded_to_16(spec_.max_context));
+  return tokens * (sizeof(float) + sizeof(std::int32_t)) + kernels.index_scratch_bytes(spec_.heads, spec_.place.key_dim);
+}
+
+void SelectTokens::run(const StepContext& context, Worker& worker) {
+  each_token(context, worker, 1, [&](const StepRow& row, std::int64_t token, std::int64_t) {
+    select(context, row, token, worker.scratch);
+  });
+}
+
+void SelectTokens::select(const StepContext& context, const StepRow& row, std::int64_t token,
+                          std::byte* scratch) const {
+  const std::int64_t visible = row.num_context + token - row.token_begin + 1, top_k = spec_.out.width;
+  float* out = context.at(spec_.out) + token * spec_.out.ld;
+  if (visible <= top_k) {
+    for (std::int64_t i = 0; i < top_k; i++) out[i] = i < visible ? static_cast<float>(i) : -1.0f;
+    return;
+  }
+  const std::size_t tokens = static_cast<std::size_t>(padded_to_16(spec_.max_context));
+  float* scores = reinterpret_cast<float*>(scratch);
+  auto* order = reinterpret_cast<std::int32_t*>(scores + tokens);
+  const IndexArgs args{spec_.heads,
+                       spec_.place.value_dim,
+                       spec_.place.key_dim - spec_.place.value_dim,
+                       context.at(spec_.q_turned) + token * spec_.q_turned.ld,
+                       context.at(spec_.q) + token * spec_.q.ld,
+                       context.at(spec_.weights) + token * spec_.weights.ld,
+                       context.kv + spec_.place.key_offset,
+                       context.kv_block_stride,
+                       row.block_tables[spec_.place.column]};
+  const std::int64_t blocks = (visible + kBlockTokens - 1) / kBlockTokens;
+  context.kernels.index_scores(args, blocks, scores, reinterpret_cast<std::byte*>(order + tokens));
+  for (std::int64_t i = 0; i < visible; i++) {
+    order[i] = static_cast<std::int32_t>(i);
+    if (!(scores[i] == scores[i])) scores[i] = -std::numeric_limits<float>::infinity();  // a NaN has no order
+  }
+  std::nth_element(order, order + top_k - 1, order + visible, [&](std::int32_t a, std::int32_t b) {
+    return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
+  });
+  std::sort(order, order + top_k);
+  for (std::int64_t i = 0; i < top_k; i++) out[i] = static_cast<float>(order[i]);
 }
 
 }  // namespace ridgeline

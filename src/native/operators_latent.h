@@ -2,6 +2,7 @@
 // made. They never are: a head's query is taken to the latents instead, and what it finds there from the latents.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,7 @@ class LatentAttention final : public Operator {
     float scale;
     std::vector<PackedMatrix> absorb;  // of each head [rank, nope]
     std::vector<PackedMatrix> expand;  // of each head [value, rank]
+    std::optional<View> chosen{};      // positions [tokens, top_k] that a token looks at
   };
   LatentAttention(std::string name, Spec spec);
   void run(const StepContext& context, Worker& worker) override;
@@ -39,12 +41,38 @@ class LatentAttention final : public Operator {
   const Attention& over_latents() const { return over_latents_; }
 
  private:
+  std::int64_t top_k() const { return spec_.chosen ? spec_.chosen->width : 0; }
+  std::size_t gathered_bytes() const;
+  bool selects(const StepContext& context) const;
+  // Attention of each token to its own positions: to its row's cache where these are all, else to copies of them.
+  // context: with the operator's own arena; chosen: in the step's.
+  void attend_chosen(const StepContext& context, const float* chosen, Worker& worker) const;
+  void gather(const StepContext& context, const StepRow& row, const float* chosen, std::byte* tiles) const;
   // x[:, head's columns] times the head's matrix, for all heads.
   void each_head(const StepContext& context, Worker& worker, const std::vector<PackedMatrix>& matrices, const float* x,
                  std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t y_columns) const;
 
   Spec spec_;
   Attention over_latents_;
+  std::vector<std::int32_t> in_order_;  // the block table of what is gathered
+};
+
+// Which tokens attention looks at: the best of a row's, by small heads over one key a token.
+class SelectTokens final : public Operator {
+ public:
+  struct Spec {
+    View q_turned, q, weights, out;
+    KvPlace place;
+    std::int64_t heads, max_context;
+  };
+  SelectTokens(std::string name, Spec spec);
+  void run(const StepContext& context, Worker& worker) override;
+  std::size_t scratch_bytes(const Kernels& kernels) const override;
+
+ private:
+  void select(const StepContext& context, const StepRow& row, std::int64_t token, std::byte* scratch) const;
+
+  Spec spec_;
 };
 
 }  // namespace ridgeline

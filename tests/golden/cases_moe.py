@@ -347,4 +347,19 @@ MIXTURES = (
         gguf_type=None,
         predictors=1,
     ),
+    # DeepSeek V3.2: attention to the 12 tokens that small heads select.
+    Case(
+        "deepseek_v32",
+        _latent(
+            "DeepseekV32ForCausalLM",
+            "deepseek_v32",
+            scoring_func="sigmoid",
+            topk_method="noaux_tc",
+            rope_scaling={**_YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
+            index_n_heads=6,
+            index_head_dim=20,
+            index_topk=12,
+        ),
+        gguf_type=None,
+    ),
 )

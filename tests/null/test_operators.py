@@ -54,6 +54,7 @@ from ridgeline.model.graph.ops import (
     ScaleByPosition,
     SelectiveScan,
     SelectRows,
+    SelectTokens,
     Softcap,
     Split,
     SplitGroups,
@@ -134,6 +135,7 @@ def with_state(state: State | None) -> Callable[[Case], Case]:
 
 
 LATENTS = KvState("latents", kv_heads=1, key_dim=18, value_dim=16, format=BYTES, latent=True)
+INDEX = KvState("index", kv_heads=1, key_dim=10, value_dim=4, format=BYTES, latent=True)
 LATENT = LatentAttention(4, 8, 2, 6, scale=0.5)
 QKV = RopeKvWrite(4, 2, 8, ROTATION)
 QKV_NORM = RopeKvWrite(4, 2, 8, ROTATION, Norm())
@@ -720,6 +722,28 @@ CASES: dict[str, Case] = {
             ),
         },
     ),
+    "select_tokens": Case(
+        SelectTokens(3, 5),
+        (value(0, TOKENS, 12), value(1, TOKENS, 18), value(2, TOKENS, 3)),
+        ((TOKENS, 5),),
+        # 14 pairs, 3 heads of 10 channels and a weight; 11 keys of 10 numbers are read.
+        Work(
+            {"bf16": 14 * 2.0 * 3 * 11},
+            kv_read_bytes=11 * 10,
+            activation_bytes=2.0 * 4 * (33 + 5),
+        ),
+        state=INDEX,
+        shards=(
+            ((REPLICATED,) * 3, (), 2, (SelectTokens(3, 5), (REPLICATED,))),
+            ((CUT,) * 3, (), 2, None),
+        ),
+        refused={
+            "selects 0 tokens": with_op(SelectTokens(3, 0)),
+            "q and w have": with_op(SelectTokens(2, 5)),
+            "has no state of keys": with_state(STATE),
+            "not one even key": with_state(replace(INDEX, window=4)),
+        },
+    ),
     "rg_lru": Case(
         RgLru(),
         (value(0, TOKENS, 8), value(1, TOKENS, 8), value(2, TOKENS, 8)),
@@ -1158,3 +1182,21 @@ def test_scale_by_channel() -> None:
         op.check(x(TOKENS, 8), (weight("w", 1),), None)
     assert op.shard((REPLICATED,), (REPLICATED,), 2) is not None
     assert op.shard((CUT,), (REPLICATED,), 2) is None
+
+
+def test_latent_attention_to_selected_tokens() -> None:
+    op, expand = replace(LATENT, top_k=5), weight("expand", 56, 16)
+    inputs = (value(0, TOKENS, 32), value(1, TOKENS, 8), value(2, TOKENS, 5))
+    op.check(inputs, (expand,), LATENTS)
+    with pytest.raises(ModelError, match="takes 3 inputs, not 2"):
+        op.check(inputs[:2], (expand,), LATENTS)
+    with pytest.raises(ModelError, match="looks at 4 positions; 5 are needed"):
+        op.check((*inputs[:2], value(2, TOKENS, 4)), (expand,), LATENTS)
+    # Pairs: 1 + 2 + 3 of the first row, 5 of the second's 8; as many tokens are read at most.
+    node = Node("n", op, inputs, (value(3, TOKENS, 24),), (expand,), LATENTS)
+    whole = Node("n", LATENT, inputs[:2], (value(3, TOKENS, 24),), (expand,), LATENTS)
+    sparse, dense = (each.op.cost(each, STEP, PRECISION) for each in (node, whole))
+    per_pair = 2.0 * 4 * (2 * 16 + 2)
+    assert dense.total_flops - sparse.total_flops == pytest.approx((14 - 11) * per_pair)
+    assert op.shard((CUT, CUT, REPLICATED), (ROWS,), 2) is not None
+    assert op.shard((CUT, CUT, CUT), (ROWS,), 2) is None

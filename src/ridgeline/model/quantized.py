@@ -18,7 +18,7 @@ SUPPORTED = ("fp8 in blocks of [128, 128]", "mxfp4")
 
 EXPERTS = re.compile(r".*\.moe\.(gate|up|down)\.weight")
 MATRICES = re.compile(
-    r"layers\.\d+\.(attn\.(q|k|v|o|q_a|q_b|kv_a|kv_b)|(shared\.)?mlp\.(gate|up|down)|"
+    r"layers\.\d+\.(attn\.(q|k|v|o|q_a|q_b|kv_a|kv_b|index\.q|index\.k)|(shared\.)?mlp\.(gate|up|down)|"
     r"moe\.(gate|up|down))\.weight"
 )
 

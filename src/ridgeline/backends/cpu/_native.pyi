@@ -174,6 +174,7 @@ class Program:
         absorb: Sequence[Matrix],
         expand: Sequence[Matrix],
         scale: float,
+        chosen: View | None = None,
     ) -> None: ...
     def pack(
         self,
@@ -372,6 +373,9 @@ class Program:
     ) -> None: ...
     def add_split_groups(
         self, name: str, x: View, outputs: Sequence[View], groups: int
+    ) -> None: ...
+    def add_select_tokens(
+        self, name: str, q_turned: View, q: View, weights: View, out: View, cache: int
     ) -> None: ...
     def add_rg_lru(self, name: str, values: Sequence[View], rate: NDArray[np.float32]) -> None: ...
     def add_token_shift(

@@ -20,6 +20,7 @@ from ridgeline.backends.cpu.activations import takes_fine_activations
 from ridgeline.backends.cpu.bind_cross import CROSS_BINDERS
 from ridgeline.backends.cpu.bind_experts import bind_experts, bind_route
 from ridgeline.backends.cpu.bind_images import IMAGE_BINDERS
+from ridgeline.backends.cpu.bind_latent import bind_latent_attention, bind_select_tokens
 from ridgeline.backends.cpu.bind_recurrent import (
     bind_causal_conv,
     bind_delta_rule,
@@ -75,6 +76,7 @@ from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
 from ridgeline.model.graph.ops.scale_by import ScaleBy, ScaleByPosition
+from ridgeline.model.graph.ops.select_tokens import SelectTokens
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
 from ridgeline.model.graph.ops.streams import KeepLargest, MatchSize, Mix
 from ridgeline.model.graph.ops.token_shift import TokenShift
@@ -349,34 +351,6 @@ def _attention(b: Binding, node: Node, op: Attention) -> None:
     )
 
 
-def _latent_attention(b: Binding, node: Node, op: LatentAttention) -> None:
-    """Each head's rows of `expand` apart: those that make keys transposed, as queries take them."""
-    (expand,) = node.weights
-    q, turned, y = (b.view(value) for value in (*node.inputs, *node.outputs))
-    rank, head = expand.shape[1], op.nope_dim + op.value_dim
-    values = b.weights.float32(expand).reshape(op.num_heads, head, rank)
-    exact = "BF16" if expand.format.name == "BF16" else "F32"
-    absorb = [b.pack(exact, values[h, : op.nope_dim].T) for h in range(op.num_heads)]
-    rows = b.weights.raw(expand).reshape(op.num_heads, head, -1)
-    name = expand.format.name
-    if name in _native.packed_formats():
-        give = [
-            b.program.pack(
-                name,
-                np.ascontiguousarray(rows[h, op.nope_dim :]).reshape(-1),
-                op.value_dim,
-                rank,
-                rows.shape[2],
-                lambda: None,
-            )
-            for h in range(op.num_heads)
-        ]
-    else:
-        give = [b.pack("F32", values[h, op.nope_dim :]) for h in range(op.num_heads)]
-    b.weights.release(expand)
-    b.program.add_latent_attention(node.name, q, turned, y, b.cache(node), absorb, give, op.scale)
-
-
 def _gated_activation(b: Binding, node: Node, op: GatedActivation) -> None:
     y = b.view(node.outputs[0])
     if op.joint:
@@ -447,7 +421,8 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     KvWrite: _kv_write,
     RopeKvWrite: _rope_kv_write,
     Attention: _attention,
-    LatentAttention: _latent_attention,
+    LatentAttention: bind_latent_attention,
+    SelectTokens: bind_select_tokens,
     **CROSS_BINDERS,
     **IMAGE_BINDERS,
     GatedActivation: _gated_activation,

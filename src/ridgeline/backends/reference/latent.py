@@ -16,12 +16,19 @@ def latent_attention(op: LatentAttention, call: Call) -> tuple[Array]:
     expand = call.weights[0].reshape(op.num_heads, op.nope_dim + op.value_dim, rank)
     plain = Attention(1, op.nope_dim + op.rope_dim, op.value_dim, op.scale)
     outputs: list[Array] = []
+    begin = 0
     for (row, q_nope), (_, q_rope) in zip(
         call.by_row(call.inputs[0]), call.by_row(call.inputs[1]), strict=True
     ):
         keys, latents = (cached[:, 0] for cached in call.cache.read(row))
         turned = keys[:, rank:]
         hidden = unseen(row.num_context, row.num_new, None, causal=True)
+        if op.top_k is not None:
+            for i, chosen in enumerate(call.inputs[2][begin : begin + row.num_new]):
+                seen = np.zeros(hidden.shape[1], bool)
+                seen[chosen[chosen >= 0].astype(np.int64)] = True
+                hidden[i] |= ~seen
+        begin += row.num_new
         heads = []
         for h in range(op.num_heads):
             k = np.concatenate([latents @ expand[h, : op.nope_dim].T, turned], axis=-1)

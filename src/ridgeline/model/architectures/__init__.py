@@ -20,6 +20,7 @@ from ridgeline.model.architectures.decilm import build_decilm
 from ridgeline.model.architectures.deepseek import (
     build_deepseek_v2,
     build_deepseek_v3,
+    build_deepseek_v32,
     build_kimi_k25,
 )
 from ridgeline.model.architectures.ernie import build_ernie
@@ -357,6 +358,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "WhisperForConditionalGeneration": HF_WHISPER,
     "WhisperSpec": Architecture(
         "ct2", build_whisper, Names(names_whisper.CT2_WHISPER), Stored(key_bias=True)
+    ),
+    "DeepseekV32ForCausalLM": hf(
+        build_deepseek_v32,
+        names_moe.HF_DEEPSEEK_V32,
+        "deepseek_v32",
+        predictors=Predictors(
+            build_deepseek_v32, Names(names_predictors.HF_DEEPSEEK_V32, names.HF_ROOTS)
+        ),
     ),
     "DeepseekV3ForCausalLM": Architecture(
         "hf",

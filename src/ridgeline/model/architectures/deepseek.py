@@ -1,5 +1,5 @@
-"""DeepSeek V2, V3, V3.1, R1 (DeepSeek-AI 2024), Kimi K2 and K2.5: attention over latents, experts
-of which some are shared, plain layers first.
+"""DeepSeek V2, V3, V3.1, R1 (DeepSeek-AI 2024), V3.2 (2025), Kimi K2, K2.5: attention over latents,
+in V3.2 of selected tokens only; experts of which some are shared, plain layers first.
 
 V2 routes by softmax, in groups by their best expert; V3 by sigmoids that a learned correction
 moves, in groups by their two best.
@@ -12,7 +12,13 @@ from dataclasses import dataclass, replace
 
 from ridgeline.model.architectures.blocks import Stored, linear, norm, width
 from ridgeline.model.architectures.decoder import Defaults, neutral, read_activation, read_sizes
-from ridgeline.model.architectures.fields import MAX_HEAD_DIM, MAX_WIDTH, Fields
+from ridgeline.model.architectures.fields import (
+    MAX_HEAD_DIM,
+    MAX_HEADS,
+    MAX_POSITIONS,
+    MAX_WIDTH,
+    Fields,
+)
 from ridgeline.model.architectures.mixture import GROUPED, Mixture, mixes, read_grouped
 from ridgeline.model.architectures.rope_scaling import (
     RopeSettings,
@@ -29,6 +35,7 @@ from ridgeline.model.graph.ops import (
     Norm,
     Rope,
     Rotation,
+    SelectTokens,
     Split,
     SplitGroups,
 )
@@ -48,6 +55,16 @@ class Latent:
     value: int
     scale: float
     bias: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What selects top_k tokens for attention: heads of dim channels, some of which turn."""
+
+    heads: int
+    dim: int
+    top_k: int
+    turn: Rotation | None = None
 
 
 def build_deepseek_v2(
@@ -105,6 +122,35 @@ def build_kimi_k25(
     return build_deepseek_v3(text, format_of, stored, context_length)
 
 
+def build_deepseek_v32(
+    config: Fields,
+    format_of: FormatOf,
+    stored: Stored,
+    context_length: int | None,
+    assemble: Assemble = build_decoder,
+) -> Graph:
+    config.require_neutral({"topk_method": ("noaux_tc",)})
+    layers = config.integer("num_hidden_layers", 1, 1024)
+    mixtures = read_grouped(
+        config, layers, experts=256, shared=1, hidden=2048, top_k=8, scale=2.5, dense=3
+    )
+    index = Index(
+        config.integer("index_n_heads", 1, MAX_HEADS, 64),
+        config.integer("index_head_dim", 2, MAX_HEAD_DIM, 128),
+        config.integer("index_topk", 1, MAX_POSITIONS, 2048),
+    )
+    return build_latent(
+        "deepseek_v32",
+        config,
+        format_of,
+        context_length,
+        mixtures,
+        Defaults(vocab=129280, heads=128, head_dim=1, positions=163840),
+        assemble,
+        index,
+    )
+
+
 def build_latent(
     name: str,
     config: Fields,
@@ -113,6 +159,7 @@ def build_latent(
     mixtures: tuple[Mixture | None, ...],
     defaults: Defaults,
     assemble: Assemble = build_decoder,
+    index: Index | None = None,
 ) -> Graph:
     sizes = read_sizes(config, defaults)
     config.require_neutral(neutral(*GROUPED) | {"mlp_bias": (False,), "head_dim": ()})
@@ -136,13 +183,17 @@ def build_latent(
         bias=config.boolean("attention_bias", False),
     )
     interleaved = config.boolean("rope_interleave", True)
+    if index is not None:
+        if q_rank is None or index.dim <= rope_dim or index.dim % 2:
+            config.refuse("index_head_dim", f"{rope_dim} of them turn, of queries with a latent")
+        index = replace(index, turn=rotation(rope, context, interleaved=False))
     return assemble(
         name,
         sizes,
         format_of,
         context=context,
         norms=Norms(Norm("rms", sizes.eps)),
-        attend=attends_to_latents(latent, rotation(rope, context, interleaved=interleaved)),
+        attend=attends_to_latents(latent, rotation(rope, context, interleaved=interleaved), index),
         feed=mixes(mixtures, sizes.mlp, read_activation(config, "hidden_act", "silu")),
         tied=config.boolean("tie_word_embeddings", False),
     )
@@ -158,9 +209,9 @@ def read_scale(rope: RopeSettings, head_dim: int) -> float:
     return scale * (0.1 * weight * math.log(factor) + 1.0) ** 2
 
 
-def attends_to_latents(latent: Latent, turn: Rotation | None) -> Branch:
+def attends_to_latents(latent: Latent, turn: Rotation | None, index: Index | None = None) -> Branch:
     """Attention over a cache of one latent and one turned key a token; turn None: these channels
-    are not turned (Kimi Linear).
+    are not turned (Kimi Linear). index: it looks at selected tokens only.
     """
     head = latent.nope + latent.rope
 
@@ -170,6 +221,7 @@ def attends_to_latents(latent: Latent, turn: Rotation | None) -> Branch:
         if latent.q_rank is not None:
             q = linear(b, f"{name}.q_a", x, latent.q_rank, bias=latent.bias)
             q = norm(b, f"{name}.q_a_norm", q, rms)
+        chosen = () if index is None else (selected(b, name, x, q, latent.rope, index),)
         part = "q" if latent.q_rank is None else "q_b"
         q = linear(b, f"{name}.{part}", q, latent.heads * head, split="heads")
         groups = SplitGroups(latent.heads, (latent.nope, latent.rope))
@@ -185,8 +237,32 @@ def attends_to_latents(latent: Latent, turn: Rotation | None) -> Branch:
         b.add(f"{name}.kv_write", KvWrite(), c, k_rope, state=state)
         rows = latent.heads * (latent.nope + latent.value)
         expand = b.weight(f"{name}.kv_b.weight", rows, latent.rank, axes=("heads", None))
-        op = LatentAttention(latent.heads, latent.nope, latent.rope, latent.value, latent.scale)
-        y = b.one(f"{name}.attend", op, q_nope, q_rope, weights=(expand,), state=state)
+        top_k = None if index is None else index.top_k
+        op = LatentAttention(
+            latent.heads, latent.nope, latent.rope, latent.value, latent.scale, top_k
+        )
+        y = b.one(f"{name}.attend", op, q_nope, q_rope, *chosen, weights=(expand,), state=state)
         return linear(b, f"{name}.o", y, width(x), bias=latent.bias, split_inputs="heads")
 
     return branch
+
+
+def selected(b: Builder, name: str, x: Value, q: Value, rope: int, index: Index) -> Value:
+    """Positions that attention looks at, by small heads that share one key: their queries are made
+    of attention's latent `q`, the first `rope` channels of queries and keys turn.
+    """
+    assert index.turn is not None
+    at, rest = f"{name}.index", index.dim - rope
+    q = linear(b, f"{at}.q", q, index.heads * index.dim)
+    turned, q = b.add(f"{at}.q_split", SplitGroups(index.heads, (rope, rest)), q)
+    turned = b.one(f"{at}.q_rope", Rope(index.heads, rope, index.turn), turned)
+    k = linear(b, f"{at}.k", x, index.dim)
+    k = norm(b, f"{at}.k_norm", k, Norm("layer", LATENT_EPS), bias=True)
+    k_turned, k = b.add(f"{at}.k_split", Split((rope, rest)), k)
+    k_turned = b.one(f"{at}.k_rope", Rope(1, rope, index.turn), k_turned)
+    layer = name.rpartition(".")[0]
+    state = KvState(f"{layer}.index_kv", 1, index.dim, rope, latent=True)
+    b.add(f"{at}.kv_write", KvWrite(), k_turned, k, state=state)
+    weights = linear(b, f"{at}.weigh", x, index.heads)
+    op = SelectTokens(index.heads, index.top_k)
+    return b.one(f"{at}.select", op, turned, q, weights, state=state)

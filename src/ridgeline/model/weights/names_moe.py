@@ -118,6 +118,14 @@ HF_DEEPSEEK: dict[str, Row] = {
     "layers.{i}.attn.kv_b": "{body}layers.{i}.self_attn.kv_b_proj",
 }
 
+HF_DEEPSEEK_V32: dict[str, Row] = {
+    **HF_DEEPSEEK,
+    "layers.{i}.attn.index.q": "{body}layers.{i}.self_attn.indexer.wq_b",
+    "layers.{i}.attn.index.k": "{body}layers.{i}.self_attn.indexer.wk",
+    "layers.{i}.attn.index.k_norm": "{body}layers.{i}.self_attn.indexer.k_norm",
+    "layers.{i}.attn.index.weigh": "{body}layers.{i}.self_attn.indexer.weights_proj",
+}
+
 # Of each expert gate and up take turns, row by row; inputs first where they are not quantized.
 HF_GPT_OSS: dict[str, Row] = {
     **HF_LLAMA,

@@ -36,6 +36,7 @@ def moved(rows: Mapping[str, Row], to: str) -> dict[str, Row]:
 
 
 HF_DEEPSEEK: dict[str, Row] = {**names_moe.HF_DEEPSEEK, **AROUND}
+HF_DEEPSEEK_V32: dict[str, Row] = {**names_moe.HF_DEEPSEEK_V32, **AROUND}
 HF_GLM4_MOE: dict[str, Row] = {**names_moe.HF_DEEPSEEK_MOE, **AROUND}
 HF_QWEN3_NEXT: dict[str, Row] = {
     **moved(names_recurrent.HF_QWEN3_5, "mtp.layers"),

@@ -30,6 +30,7 @@ from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
 from ridgeline.model.graph.ops.scale_by import ScaleBy, ScaleByPosition
+from ridgeline.model.graph.ops.select_tokens import SelectTokens
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
 from ridgeline.model.graph.ops.streams import KeepLargest, MatchSize, Mix
 from ridgeline.model.graph.ops.token_shift import TokenShift
@@ -49,6 +50,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "rope_kv_write": RopeKvWrite,
     "attention": Attention,
     "latent_attention": LatentAttention,
+    "select_tokens": SelectTokens,
     "cross_write": CrossWrite,
     "cross_attention": CrossAttention,
     "gated_activation": GatedActivation,
@@ -123,6 +125,7 @@ __all__ = [
     "ScaleBy",
     "ScaleByPosition",
     "SelectRows",
+    "SelectTokens",
     "SelectiveScan",
     "Softcap",
     "Split",

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 class LatentAttention(Operator):
     """(q [TOKENS, num_heads * nope_dim], turned q [TOKENS, num_heads * rope_dim]) -> [TOKENS,
     num_heads * value_dim], over the state; weights (expand [num_heads * (nope_dim + value_dim),
-    R],).
+    R],). top_k: a third input [TOKENS, top_k] has the positions that a token looks at, as
+    `select_tokens` gives them.
 
     The state keeps of each token a latent c [R] and a turned key [rope_dim] that all heads share.
     Head h has rows of its own in `expand`, K [nope_dim, R] and V [value_dim, R] after them. scores
@@ -43,6 +44,7 @@ class LatentAttention(Operator):
     rope_dim: int
     value_dim: int
     scale: float
+    top_k: int | None = None
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return ((*inputs[0][:-1], self.num_heads * self.value_dim),)
@@ -52,8 +54,8 @@ class LatentAttention(Operator):
         assert isinstance(node.state, KvState)
         (expand,) = node.weights
         rank = expand.shape[1]
-        pairs = step.attended_pairs(None)
-        read = step.cached_tokens_read(None)
+        pairs = step.attended_pairs(self.top_k)
+        read = min(step.cached_tokens_read(None), pairs)
         per_pair = FLOPS_PER_MULTIPLY_ADD * self.num_heads * (2 * rank + self.rope_dim)
         flops = {precision.attention_of(node.state.format.name): float(pairs * per_pair)}
         arithmetic = precision.compute_of(expand.format.name)
@@ -72,7 +74,9 @@ class LatentAttention(Operator):
     ) -> Sharded | None:
         if all(x == REPLICATED for x in (*inputs, *weights)):
             return Sharded(self, (REPLICATED,))
-        cut = all(x.split == -1 for x in inputs) and weights[0].split == 0
+        q, chosen = inputs[:2], inputs[2:]
+        cut = all(x.split == -1 for x in q) and weights[0].split == 0
+        cut = cut and all(x == REPLICATED for x in chosen)
         if cut and self.num_heads % ways == 0:
             local = replace(self, num_heads=self.num_heads // ways)
             return Sharded(local, (Placement(split=-1),))
@@ -81,7 +85,13 @@ class LatentAttention(Operator):
     def check(
         self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
-        require_counts(self, inputs, weights, 2, 1)
+        require_counts(self, inputs, weights, 2 if self.top_k is None else 3, 1)
+        for chosen in inputs[2:]:
+            require(
+                chosen.shape == (*inputs[0].shape[:-1], self.top_k),
+                self,
+                f"looks at {chosen.shape[-1]} positions; {self.top_k} are needed",
+            )
         widths = (self.num_heads * self.nope_dim, self.num_heads * self.rope_dim)
         given = (inputs[0].shape[-1], inputs[1].shape[-1])
         require(given == widths, self, f"q has {given} channels; {widths} are needed")

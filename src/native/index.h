@@ -1,0 +1,19 @@
+// index: what the program needs of the scores that select the tokens attention looks at.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace ridgeline {
+
+// One token's heads over one key a token, bfloat16 tiles of a cache (attention.h). The keys' first `turned` channels meet
+// `q_turned` [heads * turned], the others `q` [heads * rest].
+struct IndexArgs {
+  std::int64_t heads, turned, rest;
+  const float *q_turned, *q, *weights;
+  const std::byte* keys;  // tile of block 0
+  std::size_t block_stride;
+  const std::int32_t* block_table;
+};
+
+}  // namespace ridgeline
