@@ -7,7 +7,8 @@
 //         value tile  [8][value_dim padded to 16][2 tokens]   pairs of tokens
 //   f16   key tile    [head_dim][16 tokens]
 //         value tile  [16 tokens][value_dim padded to 16]
-//   int8  key tile    [head_dim / 4][16 tokens][4] codes + 128, then 16 float32 scales, one a token
+//   int8  key tile    [head_dim / 4][16 tokens][4] codes + 128, then 16 float32 scales, one a token; the channels are
+//                     those of the balanced keys' transform (hadamard.h)
 //         value tile  [4][value_dim padded to 16][4 tokens] codes, then 16 float32 scales
 //
 // What is multiplied, and how: bf16: queries and softmax weights rounded to bfloat16; on AVX-512 by the BF16 dot product,
@@ -69,6 +70,7 @@ struct AttentionArgs {
   bool chunked;         // see first_visible
   bool causal;
   std::int64_t ahead;  // of others than causal ones: positions that a query sees ahead, -1: all
+  const float* powers;  // what a query's channels are multiplied with, since keys were divided by it, or null
   const float* sinks;  // a score of each head of the group that has no value, or null
   const std::int32_t* last_seen;  // of causal ones, each new token's last position seen, never falling; null: its own
   const std::byte* keys;    // key tile of block 0
@@ -97,11 +99,16 @@ struct CacheAttention {
                        const AttentionNext& next, float* partials, std::byte* scratch);
 };
 
+// How one head's keys are evened out before they are kept in int8: (key - centre) / power, of each channel.
+struct KeyBalance {
+  const float *centres, *powers, *inverse_powers;
+};
+
 // Writes to caches of one format: `count` successive tokens of one KV head into slots [first_slot, first_slot + count) of
-// a block's tile.
+// a block's tile. balance: of int8 keys, or null.
 struct CacheWrites {
-  void (*keys)(const float* k, std::int64_t ldk, std::int64_t head_dim, std::byte* tile, std::int64_t first_slot,
-               std::int64_t count);
+  void (*keys)(const float* k, std::int64_t ldk, std::int64_t head_dim, const KeyBalance* balance, std::byte* tile,
+               std::int64_t first_slot, std::int64_t count);
   void (*values)(const float* v, std::int64_t ldv, std::int64_t value_dim, std::byte* tile, std::int64_t first_slot,
                  std::int64_t count);
 };

@@ -22,7 +22,8 @@ struct Bf16Cache {
     return static_cast<std::size_t>((head_dim + kLine - 1) / kLine * kLine) * 2;
   }
 
-  static void set_query(const float* x, std::int64_t head_dim, Vec scale, std::byte* out) {
+  static void set_query(const float* x, std::int64_t head_dim, float of_all, const float*, std::byte* out) {
+    const Vec scale = all(of_all);
     std::uint16_t* q = reinterpret_cast<std::uint16_t*>(out);
     for (std::int64_t i = 0; i < head_dim; i += kLine) {
       const std::int64_t left = head_dim - i;

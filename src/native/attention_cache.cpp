@@ -4,6 +4,7 @@
 // clears the values, or their scales, of all slots that are still to come.
 #include "attention.h"
 #include "family_kernels.h"
+#include "hadamard.h"
 #include "pairs.h"
 #include "quads.h"
 
@@ -114,8 +115,8 @@ inline Pairs load_channels(const float* x, std::int64_t d, std::int64_t num_chan
 
 // ---- bf16
 
-void write_bf16_keys(const float* k, std::int64_t ldk, std::int64_t head_dim, std::byte* tile, std::int64_t first_slot,
-                     std::int64_t count) {
+void write_bf16_keys(const float* k, std::int64_t ldk, std::int64_t head_dim, const KeyBalance*, std::byte* tile,
+                     std::int64_t first_slot, std::int64_t count) {
   for (std::int64_t d = 0; d < head_dim; d += 2 * kWidth) {
     const std::int64_t left = (head_dim - d + 1) / 2, lines = left < kWidth ? left : kWidth;
     std::uint32_t words[kBlockTokens][kBlockTokens];
@@ -157,8 +158,8 @@ void write_bf16_values(const float* v, std::int64_t ldv, std::int64_t value_dim,
 
 // ---- f16: to nearest, beyond 65,504 infinity
 
-void write_f16_keys(const float* k, std::int64_t ldk, std::int64_t head_dim, std::byte* tile, std::int64_t first_slot,
-                    std::int64_t count) {
+void write_f16_keys(const float* k, std::int64_t ldk, std::int64_t head_dim, const KeyBalance*, std::byte* tile,
+                    std::int64_t first_slot, std::int64_t count) {
   std::uint16_t* out = reinterpret_cast<std::uint16_t*>(tile);
   for (std::int64_t d = 0; d < head_dim; d += kWidth, out += kWidth * kBlockTokens) {
     const std::int64_t left = head_dim - d, lines = left < kWidth ? left : kWidth;
@@ -197,21 +198,19 @@ struct Codes {
   float scales[kBlockTokens];
 };
 
-void set_codes(const float* x, std::int64_t ldx, std::int64_t channels, std::int64_t count, Codes& out) {
-  for (std::int64_t t = 0; t < count; t++, x += ldx) {
-    Vec top = zeros(), faults = zeros();
-    for (std::int64_t d = 0; d < channels; d += kWidth) {
-      const Vec here = load_n(x + d, channels - d);
-      top = max(top, absolute(here));
-      faults = fma(here, zeros(), faults);  // NaN and infinity give NaN
-    }
-    const float largest_one = largest(top);
-    const bool is_zero = largest_one < 0x1p-100f;
-    const Vec inverse = all(is_zero ? 0.0f : 127.0f / largest_one);
-    out.scales[t] = (is_zero ? 0.0f : largest_one / 127.0f) + sum(faults);
-    for (std::int64_t d = 0; d < (channels + 63) / 64 * 64; d += kWidth)
-      store_codes(out.of[t] + d, d < channels ? round_even(mul(load_n(x + d, channels - d), inverse)) : zeros());
+void set_codes(const float* x, std::int64_t channels, std::int8_t* codes, float& scale) {
+  Vec top = zeros(), faults = zeros();
+  for (std::int64_t d = 0; d < channels; d += kWidth) {
+    const Vec here = load_n(x + d, channels - d);
+    top = max(top, absolute(here));
+    faults = fma(here, zeros(), faults);  // NaN and infinity give NaN
   }
+  const float largest_one = largest(top);
+  const bool is_zero = largest_one < 0x1p-100f;
+  const Vec inverse = all(is_zero ? 0.0f : 127.0f / largest_one);
+  scale = (is_zero ? 0.0f : largest_one / 127.0f) + sum(faults);
+  for (std::int64_t d = 0; d < (channels + 63) / 64 * 64; d += kWidth)
+    store_codes(codes + d, d < channels ? round_even(mul(load_n(x + d, channels - d), inverse)) : zeros());
 }
 
 void write_scales(const Codes& codes, std::byte* scales, std::int64_t first_slot, std::int64_t count) {
@@ -219,10 +218,22 @@ void write_scales(const Codes& codes, std::byte* scales, std::int64_t first_slot
   if (first_slot == 0) std::memset(scales + count * 4, 0, static_cast<std::size_t>(kBlockTokens - count) * 4);
 }
 
-void write_int8_keys(const float* k, std::int64_t ldk, std::int64_t head_dim, std::byte* tile, std::int64_t first_slot,
-                     std::int64_t count) {
+// Balanced and mixed, in place of the numbers themselves: see attention_int8.h.
+void write_int8_keys(const float* k, std::int64_t ldk, std::int64_t head_dim, const KeyBalance* balance,
+                     std::byte* tile, std::int64_t first_slot, std::int64_t count) {
   Codes codes;
-  set_codes(k, ldk, head_dim, count, codes);
+  alignas(64) float mixed[kMaxCodedChannels];
+  for (std::int64_t t = 0; t < count; t++) {
+    for (std::int64_t d = 0; d < head_dim; d += kWidth) {
+      const std::int64_t left = head_dim - d;
+      Vec here = load_n(k + t * ldk + d, left);
+      if (balance)
+        here = mul(sub(here, load_n(balance->centres + d, left)), load_n(balance->inverse_powers + d, left));
+      store(mixed + d, here);
+    }
+    mix_channels(mixed, head_dim);
+    set_codes(mixed, head_dim, codes.of[t], codes.scales[t]);
+  }
   const std::int64_t num_quads = (head_dim + 3) / 4;
   for (std::int64_t d = 0; d < num_quads; d += kWidth) {
     const std::int64_t lines = num_quads - d < kWidth ? num_quads - d : kWidth;
@@ -245,7 +256,7 @@ void write_int8_keys(const float* k, std::int64_t ldk, std::int64_t head_dim, st
 void write_int8_values(const float* v, std::int64_t ldv, std::int64_t value_dim, std::byte* tile,
                        std::int64_t first_slot, std::int64_t count) {
   Codes codes;
-  set_codes(v, ldv, value_dim, count, codes);
+  for (std::int64_t t = 0; t < count; t++) set_codes(v + t * ldv, value_dim, codes.of[t], codes.scales[t]);
   const std::int64_t padded = padded_to_16(value_dim), end = first_slot + count;
   for (std::int64_t slot = first_slot; slot < end; slot = (slot / 4 + 1) * 4) {
     const std::int64_t in_four = slot % 4, tokens = (end - slot < 4 - in_four ? end - slot : 4 - in_four);

@@ -19,7 +19,8 @@ struct F16Cache {
     return static_cast<std::size_t>(padded_to_16(head_dim)) * sizeof(float);
   }
 
-  static void set_query(const float* x, std::int64_t head_dim, Vec scale, std::byte* out) {
+  static void set_query(const float* x, std::int64_t head_dim, float of_all, const float*, std::byte* out) {
+    const Vec scale = all(of_all);
     float* q = reinterpret_cast<float*>(out);
     for (std::int64_t i = 0; i < head_dim; i += kWidth) store(q + i, mul(load_n(x + i, head_dim - i), scale));
   }

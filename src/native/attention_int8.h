@@ -1,5 +1,9 @@
 // attention over a cache of int8 codes with a float32 scale for each token of a head.
 //
+// Keys lie evened out (KeyBalance) and mixed (hadamard.h). Queries are multiplied by the same powers and mixed, too: their
+// products with what lies there are those of q and k, less what q makes of the centres, which is the same for all keys
+// and does not show behind softmax.
+//
 // Queries become integers of 16 bits, q = code * query scale, |code| <= 32512 = 127 * 256; softmax weights times the
 // values' scales become integers in [0, 32767] under one scale for a vector's chunk. Their products with codes are added
 // up exactly (quads.h), so scores and outputs are rounded where integers become float32 and nowhere in between, alike
@@ -7,6 +11,7 @@
 #pragma once
 
 #include "attention_parts.h"
+#include "hadamard.h"
 #include "quads.h"
 
 namespace ridgeline::RIDGELINE_ISA {
@@ -37,10 +42,18 @@ struct Int8Cache {
     return reinterpret_cast<QueryEnd*>(query + static_cast<std::size_t>(padded_to_16(head_dim)) * kFactorBytes);
   }
 
-  static void set_query(const float* x, std::int64_t head_dim, Vec scale, std::byte* out) {
+  // Mixed as the keys are; the number of channels that were is a power of two, so that dividing by it rounds nothing.
+  static void set_query(const float* x, std::int64_t head_dim, float scale, const float* powers, std::byte* out) {
+    alignas(64) float mixed[kMaxCodedChannels];
+    const Vec factor = all(scale / static_cast<float>(mixed_channels(head_dim)));
+    for (std::int64_t i = 0; i < head_dim; i += kWidth) {
+      const Vec here = mul(load_n(x + i, head_dim - i), factor);
+      store(mixed + i, powers ? mul(here, load_n(powers + i, head_dim - i)) : here);
+    }
+    mix_channels(mixed, head_dim);
     Vec top = zeros(), faults = zeros();
     for (std::int64_t i = 0; i < head_dim; i += kWidth) {
-      const Vec here = mul(load_n(x + i, head_dim - i), scale);
+      const Vec here = load(mixed + i);
       top = max(top, absolute(here));
       faults = fma(here, zeros(), faults);  // NaN and infinity give NaN
     }
@@ -49,8 +62,8 @@ struct Int8Cache {
     const Vec inverse = all(is_zero ? 0.0f : kLargestQuery / largest_one);
     FactorSums sums{};
     for (std::int64_t i = 0; i < head_dim; i += kWidth) {
-      const Vec here = mul(load_n(x + i, head_dim - i), scale);
-      store_signed_factors(out + static_cast<std::size_t>(i) * kFactorBytes, round_even(mul(here, inverse)), sums);
+      store_signed_factors(out + static_cast<std::size_t>(i) * kFactorBytes, round_even(mul(load(mixed + i), inverse)),
+                           sums);
     }
     QueryEnd* end = end_of(out, head_dim);
     end->scale = is_zero ? 0.0f : largest_one / kLargestQuery + sum(faults);

@@ -310,10 +310,10 @@ void finish(const AttentionArgs& args, const float* state, std::int64_t query, s
 // Queries in units of which the scores come out in units of ln 2; a soft cap takes them as they are.
 template <class Cache>
 void set_queries(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::byte* q) {
-  const Vec scale = all(args.softcap > 0 ? args.scale : args.scale * kLog2E);
+  const float scale = args.softcap > 0 ? args.scale : args.scale * kLog2E;
   for (std::int64_t query = query_begin; query < query_end; query++)
     for (std::int64_t head = 0; head < args.group; head++) {
-      Cache::set_query(args.q + query * args.ldq + head * args.head_dim, args.head_dim, scale, q);
+      Cache::set_query(args.q + query * args.ldq + head * args.head_dim, args.head_dim, scale, args.powers, q);
       q += Cache::query_bytes(args.head_dim);
     }
 }

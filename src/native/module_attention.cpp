@@ -40,7 +40,8 @@ void write_tile(const std::string& isa, const std::string& format, bool keys, co
   if (tile.shape(0) < tile_bytes(format, keys, channels)) throw std::invalid_argument("the tile is too small");
   const CacheWrites& writes = kernels_for(isa_named(isa)).cache_writes[static_cast<int>(cache_format_of(format))];
   std::byte* out = reinterpret_cast<std::byte*>(tile.data());
-  (keys ? writes.keys : writes.values)(x.data(), channels, channels, out, first_slot, count);
+  if (keys) return writes.keys(x.data(), channels, channels, nullptr, out, first_slot, count);
+  writes.values(x.data(), channels, channels, out, first_slot, count);
 }
 
 struct Rotation {
@@ -72,8 +73,14 @@ void add_rope(Program& program, const std::string& name, const View& x, const Vi
 }
 
 int add_cache(Program& program, std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim,
-              std::int64_t column, const std::string& format, bool latent) {
-  return program.add_cache(kv_heads, key_dim, value_dim, column, cache_format_of(format), latent);
+              std::int64_t column, const std::string& format, bool latent, const std::optional<Floats>& centres,
+              const std::optional<Floats>& powers) {
+  for (const auto& numbers : {centres, powers})
+    require(numbers.has_value() == centres.has_value() &&
+                (!numbers || numbers->size() == static_cast<std::size_t>(kv_heads * key_dim)),
+            "a balance has a centre and a power for each channel of the keys");
+  return program.add_cache(kv_heads, key_dim, value_dim, column, cache_format_of(format), latent,
+                           centres ? centres->data() : nullptr, powers ? powers->data() : nullptr);
 }
 
 void check_kv(const HeadsToCache::Spec& spec) {
@@ -171,7 +178,7 @@ void bind_attention(nb::module_& m, nb::class_<Program>& program) {
           "frequencies"_a, "magnitude"_a, "interleaved"_a);
   program
       .def("add_cache", &add_cache, "kv_heads"_a, "key_dim"_a, "value_dim"_a, "column"_a, "format"_a,
-           "latent"_a = false)
+           "latent"_a = false, "centres"_a = nb::none(), "powers"_a = nb::none())
       .def("add_rope", &add_rope, "name"_a, "x"_a, "y"_a, "heads"_a, "head_dim"_a, "rotation"_a)
       .def("add_kv_write", &add_kv_write, "name"_a, "k"_a, "v"_a, "cache"_a)
       .def("add_rope_kv_write", &add_rope_kv_write, "name"_a, "qkv"_a, "q_out"_a, "cache"_a, "heads"_a,

@@ -83,7 +83,10 @@ void HeadsToCache::write(const StepContext& context, Worker& worker, const Segme
     k = turned;
     ldk = place.key_dim;
   }
-  writes.keys(k, ldk, place.key_dim, out, slot, segment.count);
+  const std::int64_t first = head * place.key_dim;
+  KeyBalance balance = place.balance;
+  if (balance.centres) balance = {balance.centres + first, balance.powers + first, balance.inverse_powers + first};
+  writes.keys(k, ldk, place.key_dim, balance.centres ? &balance : nullptr, out, slot, segment.count);
 }
 
 // What `write` will touch: every line of a key tile, a few of a value tile.
@@ -160,6 +163,7 @@ AttentionArgs Attention::args(const StepContext& context, const StepRow& row, st
   out.ahead = spec_.ahead;
   out.last_seen =
       spec_.whole_images && !context.step.last_seen.empty() ? context.step.last_seen.data() + row.token_begin : nullptr;
+  out.powers = place.balance.powers ? place.balance.powers + kv_head * place.key_dim : nullptr;
   out.sinks = spec_.sinks ? spec_.sinks + kv_head * group : nullptr;
   const std::size_t tile = place.latent ? 0 : static_cast<std::size_t>(kv_head);
   out.keys = context.kv + place.key_offset + tile * key_tile_bytes(place.format, place.key_dim);

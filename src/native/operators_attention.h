@@ -19,6 +19,7 @@ struct KvPlace {
   std::int64_t window;  // 0: none
   CacheFormat format;
   bool latent = false;  // values are the first value_dim channels of the keys, and lie nowhere else
+  KeyBalance balance{};  // of all heads, one after the other; nulls: keys stay as they are
 };
 
 // cos and sin of every position, computed when first needed.

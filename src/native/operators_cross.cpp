@@ -53,7 +53,10 @@ void CrossWrite::run(const StepContext& context, Worker& worker) {
       const std::size_t tile = is_key ? key_tile_bytes(place_.format, channels) : value_tile_bytes(place_.format, channels);
       std::byte* out = memory_.row(row.row) + static_cast<std::size_t>(block) * memory_.block_stride() +
                        (is_key ? place_.key_offset : place_.value_offset) + static_cast<std::size_t>(head) * tile;
-      (is_key ? writes.keys : writes.values)(x, view.ld, channels, out, 0, count);
+      if (is_key)
+        writes.keys(x, view.ld, channels, nullptr, out, 0, count);
+      else
+        writes.values(x, view.ld, channels, out, 0, count);
     }
   }
 }

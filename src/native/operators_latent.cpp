@@ -58,7 +58,7 @@ void LatentWrite::run(const StepContext& context, Worker& worker) {
     const std::int32_t block = segment.block_tables[place_.column][segment.entry];
     std::byte* tile = context.kv + static_cast<std::size_t>(block) * context.kv_block_stride + place_.key_offset;
     const CacheWrites& writes = context.kernels.cache_writes[static_cast<int>(place_.format)];
-    writes.keys(rows, place_.key_dim, place_.key_dim, tile, segment.position % kBlockTokens, segment.count);
+    writes.keys(rows, place_.key_dim, place_.key_dim, nullptr, tile, segment.position % kBlockTokens, segment.count);
   }
 }
 

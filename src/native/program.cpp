@@ -55,12 +55,13 @@ Program::Program(Isa isa, int num_threads, const Limits& limits, std::size_t are
 }
 
 int Program::add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t column,
-                       CacheFormat format, bool latent) {
+                       CacheFormat format, bool latent, const float* centres, const float* powers) {
   if (kv_heads < 1 || key_dim < 1 || value_dim < 1) throw std::invalid_argument("a cache has no heads");
   if (format == CacheFormat::int8 && std::max(key_dim, value_dim) > kMaxCodedChannels)
     throw std::invalid_argument("heads are too wide for an int8 cache");
   if (latent && (kv_heads != 1 || value_dim > key_dim || format != CacheFormat::bf16))
     throw std::invalid_argument("latents are a part of their keys, and bf16");
+  if (centres && format != CacheFormat::int8) throw std::invalid_argument("only int8 keys are balanced");
   std::size_t& bytes = column_bytes_.at(static_cast<std::size_t>(column));
   const std::int64_t window = rows_.limits().windows[static_cast<std::size_t>(column)];
   KvPlace place{column, bytes, 0, kv_heads, key_dim, value_dim, window, format, latent};
@@ -68,6 +69,12 @@ int Program::add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t
   place.value_offset = place.key_offset + heads * key_tile_bytes(format, key_dim);
   bytes = aligned(place.value_offset + (latent ? 0 : heads * value_tile_bytes(format, value_dim)));
   kv_block_stride_ = std::max(kv_block_stride_, bytes);
+  if (centres) {
+    const std::int64_t count = kv_heads * key_dim;
+    std::vector<float> inverse(powers, powers + count);
+    for (float& power : inverse) power = 1.0f / power;
+    place.balance = {keep(centres, count), keep(powers, count), keep(inverse.data(), count)};
+  }
   caches_.push_back(place);
   return static_cast<int>(caches_.size()) - 1;
 }

@@ -45,9 +45,10 @@ class Program {
   Program(Isa isa, int num_threads, const Limits& limits, std::size_t arena_bytes, bool counts_only = false);
 
   // ---- building; finish() ends it
-  // A layer's cache in a column of the block tables.
+  // A layer's cache in a column of the block tables. centres and powers [kv_heads * key_dim], of int8
+  // caches: see KeyBalance; or null.
   int add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t column,
-                CacheFormat format, bool latent);
+                CacheFormat format, bool latent, const float* centres = nullptr, const float* powers = nullptr);
   const KvPlace& cache(int index) const;
   // Of every row, that many floats that its recurrent operators carry from token to token.
   StatePlace add_state(std::int64_t floats);

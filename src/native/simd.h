@@ -56,6 +56,14 @@ static inline Mask equal(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _C
 static inline Vec select(Mask m, Vec yes, Vec no) { return {_mm512_mask_blend_ps(m.m, no.v, yes.v)}; }
 static inline std::uint32_t bits(Mask m) { return m.m; }
 static inline Vec absolute(Vec a) { return {_mm512_abs_ps(a.v)}; }
+// Lanes i and i ^ Distance, of 1, 2, 4 and 8, change places.
+template <int Distance>
+static inline Vec exchange(Vec a) {
+  if constexpr (Distance == 1) return {_mm512_permute_ps(a.v, 0xb1)};
+  if constexpr (Distance == 2) return {_mm512_permute_ps(a.v, 0x4e)};
+  if constexpr (Distance == 4) return {_mm512_shuffle_f32x4(a.v, a.v, 0xb1)};
+  if constexpr (Distance == 8) return {_mm512_shuffle_f32x4(a.v, a.v, 0x4e)};
+}
 static inline Vec load_half(const std::uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
@@ -146,6 +154,13 @@ static inline std::uint32_t bits(Mask m) {
 static inline Vec absolute(Vec x) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+}
+template <int Distance>
+static inline Vec exchange(Vec x) {
+  if constexpr (Distance == 1) return {_mm256_permute_ps(x.a, 0xb1), _mm256_permute_ps(x.b, 0xb1)};
+  if constexpr (Distance == 2) return {_mm256_permute_ps(x.a, 0x4e), _mm256_permute_ps(x.b, 0x4e)};
+  if constexpr (Distance == 4) return {_mm256_permute2f128_ps(x.a, x.a, 1), _mm256_permute2f128_ps(x.b, x.b, 1)};
+  if constexpr (Distance == 8) return {x.b, x.a};
 }
 static inline Vec load_half(const std::uint16_t* p) {
   const __m128i* q = reinterpret_cast<const __m128i*>(p);
@@ -299,6 +314,10 @@ static inline std::uint16_t narrow_half(float x) {
   }
   const std::uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
   return static_cast<std::uint16_t>(sign | (rounded - 0x38000000u) >> 13);
+}
+template <int Distance>
+static inline Vec exchange(const Vec& a) {
+  return each_lane([&](int i) { return a.v[i ^ Distance]; });
 }
 static inline Vec load_half(const std::uint16_t* p) {
   return each_lane([&](int i) { return widen_half(p[i]); });

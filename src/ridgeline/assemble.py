@@ -222,14 +222,14 @@ def assemble(
     if options.backend not in _BACKENDS:
         raise RequestError("backend", f"{options.backend!r}; there are: {', '.join(_BACKENDS)}")
     check_numbers(options)
-    kv_format_of(options)  # before a download
+    kept = KV_FORMATS[kv_format_of(options)]  # refused before a download
     path = resolve(parse_reference(model), settings, progress)
     opened = open_model(path, context_length=options.context_length, pooling=options.pooling)
     # Read first: a broken tokenizer is known before weights are packed.
     tokenizer = load_tokenizer(opened.checkpoint)
     precision, _, build, needs_of, see = _BACKENDS[options.backend]
     purpose = purpose_of(opened, options.task, options.positions)
-    graph = fuse(with_kv_format(purpose.graph, KV_FORMATS[kv_format_of(options)]))
+    graph = fuse(with_kv_format(purpose.graph, kept, opened.weights.numbers))
     if purpose.whole and options.max_tokens_per_step < graph.max_context:
         options = replace(options, max_tokens_per_step=graph.max_context)
     threads = options.threads or settings.threads

@@ -15,10 +15,10 @@ from cpu_graphs import AVAILABLE, NUM_BLOCKS, executor, one_operator
 
 from ridgeline.backends.cpu import _native
 from ridgeline.backends.cpu.executor import CpuExecutor
-from ridgeline.backends.reference.kv_formats import kept
+from ridgeline.backends.reference.kv_formats import hadamard, kept, kept_keys, mixed_channels
 from ridgeline.errors import ModelError
 from ridgeline.model.graph.build import Builder
-from ridgeline.model.graph.kv_format import KV_FORMATS
+from ridgeline.model.graph.kv_format import KV_FORMATS, KeyBalance
 from ridgeline.model.graph.node import KvState, Value
 from ridgeline.model.graph.ops import Attention, KvWrite
 from ridgeline.step import PlanRow, RowSampling, StepPlan
@@ -45,6 +45,22 @@ class Shape:
     tokens: int = 700
     scale: float = 0.125
     kv_format: str = "bf16"
+    balanced: bool = False
+
+    @property
+    def balance(self) -> KeyBalance | None:
+        if not self.balanced:
+            return None
+        channels = range(self.kv_heads * self.head_dim)
+        return KeyBalance(
+            tuple(50.0 * (i % 11 == 3) for i in channels), tuple(i % 7 // 3 * 3 for i in channels)
+        )
+
+    @property
+    def powers(self) -> Doubles:
+        """What keys are divided by, [kv_heads, head_dim]."""
+        exponents = self.balance.exponents if self.balance else (0,) * self.widths[1]
+        return np.exp2(np.array(exponents, np.float64)).reshape(self.kv_heads, self.head_dim)
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -82,19 +98,40 @@ SHAPES += [
     for name in FORMATS[1:]
     for shape in (*SHAPES[:6], *SHAPES[7:10], SHAPES[11], SHAPES[13], SHAPES[15])
 ]
+SHAPES += [
+    Shape(kv_format="int8", balanced=True, tokens=300),
+    Shape(
+        heads=5, kv_heads=1, head_dim=80, value_dim=80, tokens=270, kv_format="int8", balanced=True
+    ),
+]
 CAUSAL = [shape for shape in SHAPES if shape.causal]
 
 
 def numbers(shape: Shape, rows: int | None = None) -> Floats:
     random = np.random.default_rng(4)
     x = random.normal(0, 1, (rows or shape.tokens, sum(shape.widths))).astype(np.float32)
-    x[:, : shape.widths[0]] *= 3
+    q_width, k_width, _ = shape.widths
+    x[:, :q_width] *= 3
+    if shape.balance:  # keys whose channels need it, and queries that make as much of each
+        powers = shape.powers.astype(np.float32)
+        centres = np.array(shape.balance.centres, np.float32)
+        x[:, q_width : q_width + k_width] *= powers.ravel()
+        x[:, q_width : q_width + k_width] += centres
+        x[:, :q_width] /= np.repeat(powers, shape.heads // shape.kv_heads, axis=0).ravel()
     return x
 
 
 def attending(shape: Shape, isa: str, table: Floats, threads: int = 2) -> CpuExecutor:
     kv_format = KV_FORMATS[shape.kv_format]
-    state = KvState("kv", shape.kv_heads, shape.head_dim, shape.value_dim, shape.window, kv_format)
+    state = KvState(
+        "kv",
+        shape.kv_heads,
+        shape.head_dim,
+        shape.value_dim,
+        shape.window,
+        kv_format,
+        balance=shape.balance,
+    )
     op = Attention(
         shape.heads,
         shape.head_dim,
@@ -133,7 +170,11 @@ def expected(shape: Shape, table: Floats) -> tuple[Doubles, Doubles]:
     scale = np.float32(shape.scale) * (np.float32(1) if shape.softcap else log2_e)
     scaled = (table[:, :q_width] * scale).reshape(n, shape.heads, -1)
     q = rounded(scaled) if shape.kv_format == "bf16" else scaled.astype(np.float64)
-    k = kept(table[:, q_width : q_width + k_width].reshape(n, shape.kv_heads, -1), shape.kv_format)
+    k = kept_keys(
+        table[:, q_width : q_width + k_width].reshape(n, shape.kv_heads, -1).astype(np.float64),
+        shape.kv_format,
+        shape.balance,
+    )
     v = kept(table[:, q_width + k_width :].reshape(n, shape.kv_heads, -1), shape.kv_format)
     if shape.kv_format == "bf16":
         assert np.array_equal(k, rounded(table[:, q_width : q_width + k_width]).reshape(k.shape))
@@ -160,8 +201,13 @@ def expected(shape: Shape, table: Floats) -> tuple[Doubles, Doubles]:
         if shape.kv_format == "bf16":
             relative += 2**-8
         elif shape.kv_format == "int8":
-            error = np.abs(q[:, head]).max(-1) * 2**-16
-            relative += 2 * np.log(2) * error[:, None] * np.abs(k[:, group]).sum(-1).max()
+            powers, centres = shape.powers[group], np.zeros(shape.head_dim)
+            if shape.balance:
+                centres = np.array(shape.balance.centres).reshape(shape.powers.shape)[group]
+            mixed_q = hadamard(q[:, head] * powers) / mixed_channels(shape.head_dim)
+            error = np.abs(mixed_q).max(-1) * 2**-16
+            keys = np.abs(hadamard((k[:, group] - centres) / powers)).sum(-1).max()
+            relative += 2 * np.log(2) * error[:, None] * keys
         bound[:, head] = relative * (weights @ np.abs(v[:, group])) + 1e-30
         if shape.kv_format == "int8":
             scales = np.abs(v[:, group]).max(-1) / 127
@@ -371,7 +417,7 @@ def test_a_tile_holds_the_definitions_numbers_and_nothing_beside_it_is_touched(
     x = np.random.default_rng(channels).normal(0, 3, (16, channels)).astype(np.float32)
     x[3] = 0.0
     x[5, 1] = 2000.0
-    want = kept(x, kv_format)
+    want = kept(hadamard(x) if keys and kv_format == "int8" else x, kv_format)
     num_bytes = _native.tile_bytes(kv_format, keys, channels)
     whole = None
     for cut in ([16], [1] * 16, [4, 4, 8], [3, 5, 1, 7], [15, 1], [2, 3, 11]):

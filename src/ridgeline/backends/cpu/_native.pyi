@@ -146,6 +146,8 @@ class Program:
         column: int,
         format: str,
         latent: bool = False,
+        centres: NDArray[np.float32] | None = None,
+        powers: NDArray[np.float32] | None = None,
     ) -> int: ...
     def share_cross(self, memory: CrossMemory) -> None: ...
     def add_conv1d(

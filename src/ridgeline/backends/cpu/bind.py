@@ -214,6 +214,7 @@ class Binding:
             self.layout.places[state.name].column,
             state.format.name,
             state.latent,
+            *_balance(state),
         )
 
 
@@ -229,6 +230,14 @@ def view_of(plan: MemoryPlan, value: Value, kind: str = "") -> _native.View:
         sampled=rows is SAMPLED,
         kind=kind,
     )
+
+
+def _balance(state: KvState) -> tuple[npt.NDArray[np.float32] | None, ...]:
+    """Centres of the keys' channels and what the rest is divided by; nothing where they stay."""
+    if state.balance is None:
+        return ()
+    powers = np.ldexp(np.float32(1), np.array(state.balance.exponents, np.int32))
+    return np.array(state.balance.centres, np.float32), powers
 
 
 def _keep() -> None:

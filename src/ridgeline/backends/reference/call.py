@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ridgeline.backends.reference.kv_formats import kept
+from ridgeline.backends.reference.kv_formats import kept, kept_keys
 from ridgeline.backends.reference.row_images import Part
 from ridgeline.backends.reference.state_table import BoundRow
 from ridgeline.model.graph.node import KvState, RowState
@@ -58,7 +58,7 @@ class KvCache:
             # k is c, and v the channels that keys have besides; values are c, in the same place.
             k, v = np.concatenate([k, v], axis=-1), k
         name = self.state.format.name
-        self._keys[slots] = kept(k.reshape(heads), name).reshape(k.shape)
+        self._keys[slots] = kept_keys(k.reshape(heads), name, self.state.balance).reshape(k.shape)
         self._values[slots] = kept(v.reshape(heads), name).reshape(v.shape)
 
     def read(self, row: BoundRow) -> tuple[Array, Array]:

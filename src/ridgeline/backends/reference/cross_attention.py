@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ridgeline.backends.reference.attention import attend_head
 from ridgeline.backends.reference.call import Array, Call
-from ridgeline.backends.reference.kv_formats import kept
+from ridgeline.backends.reference.kv_formats import kept, kept_keys
 from ridgeline.backends.reference.state_table import BoundRow
 from ridgeline.errors import EngineError
 from ridgeline.model.graph.node import CrossState
@@ -33,8 +33,9 @@ class CrossMemory:
                 f"row {row.row}: {row.num_new} positions are encoded; {self.state.positions} "
                 "together are needed"
             )
-        for memory, x in ((self._keys, k), (self._values, v)):
-            memory[row.row] = kept(x.reshape(memory.shape[1:]), self.state.format.name)
+        name = self.state.format.name
+        self._keys[row.row] = kept_keys(k.reshape(self._keys.shape[1:]), name)
+        self._values[row.row] = kept(v.reshape(self._values.shape[1:]), name)
 
     def read(self, row: BoundRow) -> tuple[Array, Array]:
         """[positions, kv_heads, key_dim], and values likewise."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ridgeline.model.formats.floats import decode_bf16, encode_bf16
+from ridgeline.model.graph.kv_format import KeyBalance
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -25,6 +26,45 @@ def kept(x: Array, format_name: str) -> Array:
         return x
     with np.errstate(all="ignore"):  # overflow, infinity and NaN are values here
         return KEPT[format_name](np.asarray(x, np.float32)).astype(x.dtype)
+
+
+def kept_keys(x: Array, format_name: str, balance: KeyBalance | None = None) -> Array:
+    """The same of keys, x [..., heads, channels].
+
+    int8 keeps codes of the Hadamard transform of (key - centre) / 2^exponent; what is read back is
+    what went in but for the codes' rounding.
+    """
+    if format_name != "int8":
+        return kept(x, format_name)
+    centres: Array = np.zeros(1, np.float32)
+    powers: Array = np.ones(1, np.float32)
+    if balance is not None:
+        centres = np.array(balance.centres, np.float32).reshape(x.shape[-2:])
+        exponents = np.array(balance.exponents, np.int32).reshape(x.shape[-2:])
+        powers = np.ldexp(np.float32(1), exponents)
+    with np.errstate(all="ignore"):
+        mixed = hadamard((np.asarray(x, np.float32) - centres) / powers)
+        back = hadamard(kept_int8(mixed).astype(np.float64)) / mixed_channels(x.shape[-1])
+        return (back * powers + centres).astype(x.dtype)
+
+
+def mixed_channels(channels: int) -> int:
+    """Neighbours that the transform mixes: the largest power of two that divides the channels."""
+    return channels & -channels
+
+
+def hadamard(x: Array) -> Array:
+    """The Walsh-Hadamard transform along the last axis, in blocks of `mixed_channels`: sums and
+    differences of neighbours, then of those two apart, and so on.
+    """
+    mixed, distance = mixed_channels(x.shape[-1]), 1
+    y = x
+    while distance < mixed:
+        pairs = y.reshape(*x.shape[:-1], -1, 2, distance)
+        first, second = pairs[..., 0, :], pairs[..., 1, :]
+        y = np.stack([first + second, first - second], axis=-2).reshape(x.shape)
+        distance *= 2
+    return y
 
 
 def kept_bf16(x: Floats) -> Floats:

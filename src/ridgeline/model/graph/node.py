@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Protocol
 
 from ridgeline.model.graph.dims import Shape
-from ridgeline.model.graph.kv_format import BF16, KvFormat
+from ridgeline.model.graph.kv_format import BF16, KeyBalance, KvFormat
 
 if TYPE_CHECKING:
     from ridgeline.model.graph.ops.operator import Operator
@@ -55,7 +55,7 @@ class KvState:
 
     window: positions that attention can reach back, the query included; None for all. format: how
     its numbers are kept. latent: the values are the first value_dim channels of the keys, and are
-    not kept beside them.
+    not kept beside them. balance: how an int8 cache evens out its keys first; None: not.
     """
 
     name: str
@@ -65,6 +65,7 @@ class KvState:
     window: int | None = None
     format: KvFormat = BF16
     latent: bool = False
+    balance: KeyBalance | None = None
 
     @property
     def elements_per_token(self) -> int:

@@ -257,7 +257,10 @@ class _Rank:
     def _state(self, state: State | None) -> State | None:
         if not isinstance(state, KvState) or self._kv_parts is None:
             return state
-        return replace(state, kv_heads=state.kv_heads // self._kv_parts)
+        heads = state.kv_heads // self._kv_parts
+        first = self._rank * self._kv_parts // self._ways * heads * state.key_dim
+        balance = state.balance and state.balance.part(first, heads * state.key_dim)
+        return replace(state, kv_heads=heads, balance=balance)
 
     def _made_whole(self, value: Value, reader: str) -> _Placed:
         """The value on every rank: summed or gathered once, for all its readers."""

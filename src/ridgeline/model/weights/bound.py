@@ -56,6 +56,11 @@ class BoundWeights:
         """The weight of `weight.shape` dequantized, in an array of the caller's own."""
         return dequantize(self.raw(weight), weight.format.name, weight.shape)
 
+    def numbers(self, weight: Weight) -> list[float]:
+        """The same as plain numbers, row by row: for the few that a pass asks for."""
+        found: list[float] = self.float32(weight).ravel().tolist()
+        return found
+
     def release(self, weight: Weight, index: int | None = None) -> None:
         """Says that the weight, or one entry of it, has been repacked: its pages no longer count as
         this process's.
