@@ -14,6 +14,7 @@ from ridgeline.assemble import Assembled
 from ridgeline.cli.main import main
 from ridgeline.cli.run import _process_age_seconds
 from ridgeline.cli.spinner import show_spinner
+from seeing import TOKENS, picture, seeing_model
 
 MODEL = str(Path(__file__).parent.parent / "golden" / "llama3" / "model.gguf")
 GREEDY = ("--temperature", "0", "--max-tokens", "8")
@@ -238,3 +239,22 @@ def test_a_spinner_turns_on_a_terminal_only(
             pass
     assert "loading 0 s" in turned[0]
     assert terminal.getvalue().endswith("\r\033[K")
+
+
+def test_a_picture_is_asked_about(capsys: Output, tmp_path: Path) -> None:
+    picture_file = tmp_path / "picture.png"
+    picture_file.write_bytes(picture(1))
+    model = str(seeing_model(tmp_path / "model"))
+    shown = ("--image", str(picture_file))
+    assert main(["run", model, "w1 w2", *shown, *GREEDY]) == 0
+    with_one = capsys.readouterr()
+    assert with_one.out.strip()
+    assert main(["run", model, "w1 w2", *shown, *shown, *GREEDY]) == 0
+    # Each is its own tokens, one before and one after.
+    first, second = (
+        int(re.findall(r"(\d+) prompt", said)[0])
+        for said in (with_one.err, capsys.readouterr().err)
+    )
+    assert second - first == TOKENS + 2
+    assert "no such file" in refusal(capsys, model, "w1", "--image", str(tmp_path / "none.png"))
+    assert "--raw turns off" in refusal(capsys, model, "w1", "--raw", *shown)

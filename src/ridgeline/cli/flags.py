@@ -126,6 +126,10 @@ FLAGS: dict[str, Flag] = {
         "prefill",
     ),
     "system": Flag("The system message.", "its tokens come before every turn, cached"),
+    "image": Flag(
+        "A picture before the prompt, of a model that sees; may be given often.",
+        "as many tokens as the model's tower makes of a picture, all in one step",
+    ),
     "raw": Flag("Continues the text as it is, without a chat template.", ""),
     # ---- sampling
     "max-tokens": Flag("Longest answer, in tokens.", "time = TTFT + (tokens - 1) x ITL", "decode"),

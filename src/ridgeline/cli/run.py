@@ -10,12 +10,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,6 +43,8 @@ Examples:
   cat notes.txt | ridgeline run smollm2      the prompt from a pipe
 
   ridgeline run smollm2 --system "Answer in one word." "Capital of France?" --temperature 0
+
+  ridgeline run ./gemma-3-4b-it "What is in the picture?" --image cat.png
 
   ridgeline run ./model.gguf --raw "Once upon a time" --max-tokens 50 --seed 7
 
@@ -74,6 +76,12 @@ def run(
     ] = None,
     system: Annotated[
         str | None, typer.Option(help="System message: how the model is to answer.")
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="A picture that the prompt is about, of a model that sees; often."
+        ),
     ] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text as it is, without a chat template.")
@@ -134,6 +142,11 @@ def run(
         sys.stdout.reconfigure(errors="replace")  # a terminal may lack the model's alphabet
     if raw and system is not None:
         raise RidgelineError("--system needs the chat template that --raw turns off; drop one")
+    for picture in image or ():
+        if raw:
+            raise RidgelineError("--image needs the chat template that --raw turns off; drop one")
+        if not picture.is_file():
+            raise RidgelineError(f"--image {picture}: there is no such file")
     if experts is not None and experts != "-":
         from ridgeline.bench.plot import check_plot
 
@@ -180,6 +193,8 @@ def run(
             began += time.monotonic() - waited
         elif prompt is not None and not prompt.strip() and not raw:
             raise RidgelineError("the prompt is empty; leave it out for a conversation")
+        if prompt is None and image:
+            raise RidgelineError("--image needs a prompt that says what is asked of the picture")
 
         from ridgeline.llm import LLM
         from ridgeline.model.weights.sources import parse_reference, resolve
@@ -210,7 +225,7 @@ def run(
         if prompt is None:
             _converse(speaker, name, system, raw, load_seconds)
             return
-        output = speaker.answer(prompt if raw else _messages(system, prompt), load_seconds)
+        output = speaker.answer(prompt if raw else _messages(system, prompt, image), load_seconds)
         if experts is not None and output.expert_counts is not None:
             _show_experts(output.expert_counts, experts)
     if output.outputs[0].finish_reason == "abort":
@@ -230,9 +245,13 @@ def _show_experts(counts: Counts, where: str) -> None:
     _say(f"wrote {where}")
 
 
-def _messages(system: str | None, prompt: str) -> list[dict[str, str]]:
+def _messages(
+    system: str | None, prompt: str, images: Sequence[Path] | None
+) -> list[dict[str, Any]]:
     first = [{"role": "system", "content": system}] if system is not None else []
-    return [*first, {"role": "user", "content": prompt}]
+    seen = [{"type": "image", "image": path} for path in images or ()]
+    content = [*seen, {"type": "text", "text": prompt}] if seen else prompt
+    return [*first, {"role": "user", "content": content}]
 
 
 def _read_stdin() -> str:
@@ -288,7 +307,7 @@ class _Speaker:
     params: SamplingParams
 
     def answer(
-        self, prompt: str | list[dict[str, str]], load_seconds: float | None = None
+        self, prompt: str | list[dict[str, Any]], load_seconds: float | None = None
     ) -> RequestOutput:
         """Streams one answer. Ctrl-C ends it and keeps what was said; a fault of it is raised."""
         stream = (
