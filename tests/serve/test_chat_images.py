@@ -13,6 +13,7 @@ from ridgeline import LLM, SamplingParams
 from ridgeline.serve.core.core import Core, ServeOptions
 from seeing import picture, seeing_model
 
+SHORT = {"model": "tiny", "temperature": 0}
 ASKED = {"model": "tiny", "temperature": 0, "max_tokens": 4, "logprobs": True}
 
 
@@ -58,6 +59,39 @@ def test_a_chat_with_an_image_is_the_librarys(folder: Path) -> None:
             reply = await client.post("/v1/chat/completions", json=body(url))
             assert reply.status_code == 400
             assert message in reply.json()["error"]["message"]
+
+    within(core, check)
+
+
+def test_other_dialects_ask_the_same(folder: Path) -> None:
+    core = Core(LLM(str(folder), threads=1, max_rows=4), ServeOptions(names=("tiny",)))
+    data = base64.b64encode(picture(1)).decode()
+    source = {"type": "base64", "media_type": "image/png", "data": data}
+    text = {"type": "text", "text": "w1 w2"}
+
+    def anthropic(source: dict[str, str]) -> dict[str, object]:
+        content = [{"type": "image", "source": source}, text]
+        return {**SHORT, "max_tokens": 4, "messages": [{"role": "user", "content": content}]}
+
+    def ollama(**message: object) -> dict[str, object]:
+        asked = {"role": "user", "content": "w1 w2", **message}
+        options = {"temperature": 0, "num_predict": 4}
+        return {"model": "tiny", "stream": False, "options": options, "messages": [asked]}
+
+    async def check(client: httpx.AsyncClient) -> None:
+        reply = (await client.post("/v1/chat/completions", json=body(url_of(picture(1))))).json()
+        wanted = (reply["choices"][0]["message"]["content"], reply["usage"]["prompt_tokens"])
+        said = (await client.post("/v1/messages", json=anthropic(source))).json()
+        assert (said["content"][0]["text"], said["usage"]["input_tokens"]) == wanted
+        said = (await client.post("/api/chat", json=ollama(images=[data]))).json()
+        assert (said["message"]["content"], said["prompt_eval_count"]) == wanted
+        asked = {**ollama(), "prompt": "w1 w2", "images": [data]}
+        del asked["messages"]
+        said = (await client.post("/api/generate", json=asked)).json()
+        assert (said["response"], said["prompt_eval_count"]) == wanted
+        url = {"type": "url", "url": "http://localhost/cat.png"}
+        for path, wrong in (("/v1/messages", anthropic(url)), ("/api/chat", ollama(images=[3]))):
+            assert (await client.post(path, json=wrong)).status_code == 400
 
     within(core, check)
 

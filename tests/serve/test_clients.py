@@ -143,6 +143,12 @@ def test_anthropic_tools(of_anthropic: anthropic.Anthropic) -> None:
         assert stream.get_final_message().content[-1].to_dict() == call.to_dict()
 
 
+PICTURE = {
+    "type": "image",
+    "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"},
+}
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -152,7 +158,12 @@ def test_anthropic_tools(of_anthropic: anthropic.Anthropic) -> None:
         ({"max_tokens": 0}, "max_tokens"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
-            "'image'",
+            "source",
+        ),
+        ({"messages": [{"role": "user", "content": [PICTURE]}]}, "reads text, not images"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "document", "source": {}}]}]},
+            "'document'",
         ),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type"),
         ({"thinking": {"type": "enabled", "budget_tokens": 4000}}, "budget_tokens"),

@@ -23,10 +23,26 @@ class TextBlock(Body):
     citations: list[Any] | None = None
 
 
+class ImageSource(Body):
+    """Of type base64; others are known so that they can be refused: nothing is fetched."""
+
+    type: str = ""
+    media_type: str | None = None
+    data: str | None = None
+    url: str | None = None
+    file_id: str | None = None
+
+
 class ImageBlock(Body):
+    type: Literal["image"]
+    source: ImageSource
+    cache_control: CacheControl | None = None
+
+
+class OtherBlock(Body):
     """Known so that it can be refused by name."""
 
-    type: Literal["image", "document", "search_result", "container_upload", "file"]
+    type: Literal["document", "search_result", "container_upload", "file"]
     source: Any = None
     title: str | None = None
     context: str | None = None
@@ -48,7 +64,7 @@ class ToolUseBlock(Body):
 class ToolResultBlock(Body):
     type: Literal["tool_result"]
     tool_use_id: Annotated[str, Field(max_length=256)]
-    content: str | list[TextBlock | ImageBlock] = ""
+    content: str | list[TextBlock | ImageBlock | OtherBlock] = ""
     is_error: bool = False
     cache_control: CacheControl | None = None
     toolset_name: str | None = None
@@ -66,7 +82,13 @@ class RedactedThinkingBlock(Body):
 
 
 Block = Annotated[
-    TextBlock | ImageBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock | RedactedThinkingBlock,
+    TextBlock
+    | ImageBlock
+    | OtherBlock
+    | ToolUseBlock
+    | ToolResultBlock
+    | ThinkingBlock
+    | RedactedThinkingBlock,
     Field(discriminator="type"),
 ]
 

@@ -10,6 +10,7 @@ from ridgeline.serve.anthropic.bodies import (
     CountBody,
     ImageBlock,
     Message,
+    OtherBlock,
     RedactedThinkingBlock,
     TextBlock,
     ThinkingBlock,
@@ -86,11 +87,13 @@ def _assistant(message: Message, where: str, names: dict[str, str]) -> dict[str,
 
 def _user(message: Message, where: str, names: dict[str, str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    texts: list[str] = []
+    parts: list[dict[str, Any]] = []
     assert not isinstance(message.content, str)
     for place, block in enumerate(message.content):
         if isinstance(block, TextBlock):
-            texts.append(block.text)
+            parts.append({"type": "text", "text": block.text})
+        elif isinstance(block, ImageBlock):
+            parts.append(_image(block, f"{where}.{place}.source"))
         elif isinstance(block, ToolResultBlock) and message.role == "user":
             if block.tool_use_id not in names:
                 raise RequestError(
@@ -108,12 +111,22 @@ def _user(message: Message, where: str, names: dict[str, str]) -> list[dict[str,
             )
         else:
             raise _cannot(block, f"{where}.{place}", message.role)
-    if texts or not found:
-        found.append({"role": message.role, "content": "\n".join(texts)})
+    if any(part["type"] == "image_url" for part in parts):
+        found.append({"role": message.role, "content": parts})
+    elif parts or not found:
+        found.append({"role": message.role, "content": "\n".join(part["text"] for part in parts)})
     return found
 
 
-def _text(content: str | Sequence[TextBlock | ImageBlock], where: str) -> str:
+def _image(block: ImageBlock, where: str) -> dict[str, Any]:
+    source = block.source
+    if source.type != "base64" or source.data is None:
+        raise RequestError(where, "must be the image in base64; none is fetched")
+    url = f"data:{source.media_type or ''};base64,{source.data}"
+    return {"type": "image_url", "image_url": url}
+
+
+def _text(content: str | Sequence[TextBlock | ImageBlock | OtherBlock], where: str) -> str:
     if isinstance(content, str):
         return content
     texts = []
@@ -125,8 +138,8 @@ def _text(content: str | Sequence[TextBlock | ImageBlock], where: str) -> str:
 
 
 def _cannot(block: object, where: str, role: str) -> RequestError:
-    if isinstance(block, ImageBlock):
-        return RequestError(f"{where}.type", f"this model reads text, not {block.type!r}")
+    if isinstance(block, ImageBlock | OtherBlock):
+        return RequestError(f"{where}.type", f"{block.type!r} cannot be read here")
     if isinstance(block, RedactedThinkingBlock):
         return RequestError(f"{where}.type", "'redacted_thinking' cannot be read here")
     return RequestError(

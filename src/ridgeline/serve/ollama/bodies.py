@@ -205,9 +205,8 @@ def messages_of(body: ChatBody) -> list[dict[str, Any]]:
     ids: dict[str, list[str]] = {}
     for place, message in enumerate(body.messages):
         where = f"messages[{place}]"
-        if message.images:
-            raise RequestError(f"{where}.images", "this model reads text, not images")
-        entry: dict[str, Any] = {"role": message.role, "content": message.content or ""}
+        content = with_images(message.content or "", message.images, f"{where}.images")
+        entry: dict[str, Any] = {"role": message.role, "content": content}
         if message.thinking:
             entry["reasoning_content"] = message.thinking
         if message.tool_calls:
@@ -228,3 +227,15 @@ def messages_of(body: ChatBody) -> list[dict[str, Any]]:
                 entry["tool_call_id"] = result_of
         found.append(entry)
     return found
+
+
+def with_images(text: str, images: list[Any] | None, where: str) -> str | list[dict[str, Any]]:
+    """The text; with images, files in base64, these come before it."""
+    if not images:
+        return text
+    parts: list[dict[str, Any]] = []
+    for place, image in enumerate(images):
+        if not isinstance(image, str):
+            raise RequestError(f"{where}[{place}]", "must be a file in base64")
+        parts.append({"type": "image_url", "image_url": f"data:;base64,{image}"})
+    return [*parts, {"type": "text", "text": text}]

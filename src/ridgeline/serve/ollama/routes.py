@@ -42,6 +42,7 @@ from ridgeline.serve.ollama.bodies import (
     check_keep_alive,
     messages_of,
     sampling_of,
+    with_images,
 )
 
 NEVER = "2318-01-01T00:00:00Z"
@@ -98,10 +99,13 @@ def router(core: Core) -> APIRouter:
         if body.raw:
             if body.system:
                 raise RequestError("system", "has no place in a raw prompt")
+            if body.images:
+                raise RequestError("images", "have no place in a raw prompt")
             ask = ask_of(core, body, tenant, body.prompt)
         else:
             system = [{"role": "system", "content": body.system}] if body.system else []
-            messages = [*system, {"role": "user", "content": body.prompt}]
+            content = with_images(body.prompt, body.images, "images")
+            messages: list[dict[str, Any]] = [*system, {"role": "user", "content": content}]
             ask = ask_of(core, body, tenant, Conversation(tuple(messages)))
         return await answered(core, request, ask, body, "generate", ignored)
 
@@ -138,7 +142,6 @@ _CANNOT = {
     "suffix": "text cannot be filled in before an end; leave it out",
     "template": "templates of requests are not run; the model's own is used",
     "context": "send the text of the conversation, with /api/chat",
-    "images": "this model reads text, not images",
     "width": "this model writes text, not images",
     "height": "this model writes text, not images",
     "steps": "this model writes text, not images",
