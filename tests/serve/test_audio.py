@@ -167,8 +167,17 @@ def test_only_what_the_model_does_is_served(url: str) -> None:
     assert httpx.get(f"{url}/readyz").status_code == 200
 
 
-def test_who_goes_away_frees_the_row(url: str, llm: LLM) -> None:
-    sound = noise_wav(60.0, 3)
+def test_who_goes_away_frees_the_row(url: str, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encoder waits until the client has gone."""
+    sound, gone = noise_wav(60.0, 3), threading.Event()
+    executor: Any = llm.assembled.executor
+    encode = executor.encode
+
+    def waiting(*given: Any, **named: Any) -> Any:
+        assert gone.wait(30)
+        return encode(*given, **named)
+
+    monkeypatch.setattr(executor, "encode", waiting)
     with pytest.raises(httpx.TimeoutException):
         httpx.post(
             f"{url}/v1/audio/transcriptions",
@@ -176,6 +185,7 @@ def test_who_goes_away_frees_the_row(url: str, llm: LLM) -> None:
             headers={"authorization": f"Bearer {KEY}"},
             timeout=0.3,
         )
+    gone.set()
     short = noise_wav(0.5, 4)
     answer = httpx.post(
         f"{url}/v1/audio/transcriptions",
