@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 
 from ridgeline import LLM
+from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.engine.speech import write
 from ridgeline.engine.speech.windows import TranscribeParams
 from ridgeline.serve.app import build_app
@@ -170,14 +171,13 @@ def test_only_what_the_model_does_is_served(url: str) -> None:
 def test_who_goes_away_frees_the_row(url: str, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """The encoder waits until the client has gone."""
     sound, gone = noise_wav(60.0, 3), threading.Event()
-    executor: Any = llm.assembled.executor
-    encode = executor.encode
+    encode = CpuExecutor.encode
 
     def waiting(*given: Any, **named: Any) -> Any:
         assert gone.wait(30)
         return encode(*given, **named)
 
-    monkeypatch.setattr(executor, "encode", waiting)
+    monkeypatch.setattr(CpuExecutor, "encode", waiting)
     with pytest.raises(httpx.TimeoutException):
         httpx.post(
             f"{url}/v1/audio/transcriptions",
