@@ -97,7 +97,8 @@ class Background:
         one = self.running.get(response_id)
         if one is None or one.tenant != tenant:
             return
-        one.task.cancel()
+        if one.builder.response["status"] in ("queued", "in_progress"):
+            one.task.cancel()  # else it has ended, and is being kept
         await asyncio.wait([one.task])
         if response_id in self.running:  # it had not begun
             one.builder.cancelled()
