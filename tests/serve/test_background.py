@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from tiny import client_of, slow_steps, tiny_core
 
 from ridgeline.serve.app import build_routes
 from ridgeline.serve.core.core import Core
+from ridgeline.serve.responses.store import Store
 
 ASK = {"model": "tiny", "input": "Hi", "max_output_tokens": 30, "temperature": 0, "seed": 1}
 BEHIND = ASK | {"background": True, "metadata": {"a": "b"}}
@@ -103,4 +106,33 @@ def test_what_was_cancelled_or_deleted_stays_so(tmp_path: Path) -> None:
             assert not core.door.running
         core.close()
 
+    asyncio.run(run())
+
+
+def test_what_has_ended_and_is_being_kept_is_not_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes a while to be on disk, and can be seen before."""
+    keep, held = Store.keep, threading.Event()
+
+    def slowly(self: Store, tenant: str, response: dict[str, Any], items: Any) -> None:
+        if response["status"] in ("completed", "incomplete"):
+            held.wait(10)
+        keep(self, tenant, response, items)
+
+    async def run() -> None:
+        core = tiny_core()
+        app = build_routes(core)
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            told = (await client.post("/v1/responses", json=BEHIND)).json()
+            found = await ended(client, told["id"])
+            cancelling = asyncio.create_task(client.post(f"/v1/responses/{told['id']}/cancel"))
+            await asyncio.sleep(0.05)
+            held.set()
+            assert (await cancelling).status_code == 400
+            again = (await client.get(f"/v1/responses/{told['id']}")).json()
+            assert again["status"] == found["status"]
+        core.close()
+
+    monkeypatch.setattr(Store, "keep", slowly)
     asyncio.run(run())
