@@ -362,4 +362,21 @@ MIXTURES = (
         ),
         gguf_type=None,
     ),
+    # GLM-5: neighbours turn in the indexer, too; the last layer looks at what the one before did.
+    Case(
+        "glm_moe_dsa",
+        _latent(
+            "GlmMoeDsaForCausalLM",
+            "glm_moe_dsa",
+            num_hidden_layers=3,
+            scoring_func="sigmoid",
+            topk_method="noaux_tc",
+            indexer_rope_interleave=True,
+            indexer_types=["full", "full", "shared"],
+            index_n_heads=5,
+            index_head_dim=18,
+            index_topk=16,
+        ),
+        gguf_type=None,
+    ),
 )

@@ -83,6 +83,8 @@ ALSO: dict[str, dict[str, Any]] = {
     "Qwen3NextForCausalLM": {"full_attention_interval": 2, "mlp_only_layers": [0]},
     "DeepseekV2ForCausalLM": GROUPED,
     "DeepseekV32ForCausalLM": GROUPED,
+    "GlmMoeDsaForCausalLM": GROUPED,
+    "KimiK25ForConditionalGeneration": GROUPED,
     "Gemma3nForCausalLM": {"num_kv_shared_layers": 0},
     "Gemma3nForConditionalGeneration": {"num_kv_shared_layers": 0},
     "RWKV7ForCausalLM": {f"{name}_low_rank_dim": 8 for name in ("decay", "a", "v", "gate")}
@@ -241,7 +243,7 @@ def test_which_architectures_turn_neighbouring_channels() -> None:
     assert {name for name, value in interleaved.items() if value} == {
         *published,
         *("Ernie4_5ForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
-        "KimiK25ForConditionalGeneration",
+        *("GlmMoeDsaForCausalLM", "KimiK25ForConditionalGeneration"),
         *("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
         *("command-r", "cohere2", "glm4", "ernie4_5"),
         *("llama", "granite", "granitemoe", "smollm3", "arcee"),  # whose rows GGUF reorders

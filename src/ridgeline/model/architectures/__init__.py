@@ -32,7 +32,7 @@ from ridgeline.model.architectures.gemma3 import build_gemma3
 from ridgeline.model.architectures.gemma3n import build_gemma3n
 from ridgeline.model.architectures.gemma4 import build_gemma4
 from ridgeline.model.architectures.glm import build_glm, build_glm4
-from ridgeline.model.architectures.glm_moe import build_dots1, build_glm4_moe
+from ridgeline.model.architectures.glm_moe import build_dots1, build_glm4_moe, build_glm_moe_dsa
 from ridgeline.model.architectures.gpt2 import build_gpt2
 from ridgeline.model.architectures.gpt_neox import build_gpt_neox
 from ridgeline.model.architectures.gpt_oss import build_gpt_oss
@@ -358,6 +358,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "WhisperForConditionalGeneration": HF_WHISPER,
     "WhisperSpec": Architecture(
         "ct2", build_whisper, Names(names_whisper.CT2_WHISPER), Stored(key_bias=True)
+    ),
+    "GlmMoeDsaForCausalLM": hf(
+        build_glm_moe_dsa,
+        names_moe.HF_DEEPSEEK_V32,
+        "glm_moe_dsa",
+        predictors=Predictors(
+            build_glm_moe_dsa, Names(names_predictors.HF_DEEPSEEK_V32, names.HF_ROOTS)
+        ),
     ),
     "DeepseekV32ForCausalLM": hf(
         build_deepseek_v32,

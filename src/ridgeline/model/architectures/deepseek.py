@@ -59,11 +59,15 @@ class Latent:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What selects top_k tokens for attention: heads of dim channels, some of which turn."""
+    """What selects top_k tokens for attention: heads of dim channels, some of which turn, by pairs
+    of neighbours if `interleaved`. shared: the layers that look at what the one before selected.
+    """
 
     heads: int
     dim: int
     top_k: int
+    interleaved: bool = False
+    shared: frozenset[int] = frozenset()
     turn: Rotation | None = None
 
 
@@ -134,11 +138,7 @@ def build_deepseek_v32(
     mixtures = read_grouped(
         config, layers, experts=256, shared=1, hidden=2048, top_k=8, scale=2.5, dense=3
     )
-    index = Index(
-        config.integer("index_n_heads", 1, MAX_HEADS, 64),
-        config.integer("index_head_dim", 2, MAX_HEAD_DIM, 128),
-        config.integer("index_topk", 1, MAX_POSITIONS, 2048),
-    )
+    index = read_index(config, 64)
     return build_latent(
         "deepseek_v32",
         config,
@@ -148,6 +148,14 @@ def build_deepseek_v32(
         Defaults(vocab=129280, heads=128, head_dim=1, positions=163840),
         assemble,
         index,
+    )
+
+
+def read_index(config: Fields, heads: int) -> Index:
+    return Index(
+        config.integer("index_n_heads", 1, MAX_HEADS, heads),
+        config.integer("index_head_dim", 2, MAX_HEAD_DIM, 128),
+        config.integer("index_topk", 1, MAX_POSITIONS, 2048),
     )
 
 
@@ -186,7 +194,7 @@ def build_latent(
     if index is not None:
         if q_rank is None or index.dim <= rope_dim or index.dim % 2:
             config.refuse("index_head_dim", f"{rope_dim} of them turn, of queries with a latent")
-        index = replace(index, turn=rotation(rope, context, interleaved=False))
+        index = replace(index, turn=rotation(rope, context, interleaved=index.interleaved))
     return assemble(
         name,
         sizes,
@@ -214,6 +222,7 @@ def attends_to_latents(latent: Latent, turn: Rotation | None, index: Index | Non
     are not turned (Kimi Linear). index: it looks at selected tokens only.
     """
     head = latent.nope + latent.rope
+    before: list[Value] = []
 
     def branch(b: Builder, layer: str, i: int, x: Value) -> Value:
         name, rms = f"{layer}.attn", Norm("rms", LATENT_EPS)
@@ -221,7 +230,9 @@ def attends_to_latents(latent: Latent, turn: Rotation | None, index: Index | Non
         if latent.q_rank is not None:
             q = linear(b, f"{name}.q_a", x, latent.q_rank, bias=latent.bias)
             q = norm(b, f"{name}.q_a_norm", q, rms)
-        chosen = () if index is None else (selected(b, name, x, q, latent.rope, index),)
+        # A module of multi-token prediction has no layer before, and selects for itself.
+        if index is not None and not (i in index.shared and before):
+            before[:] = [selected(b, name, x, q, latent.rope, index)]
         part = "q" if latent.q_rank is None else "q_b"
         q = linear(b, f"{name}.{part}", q, latent.heads * head, split="heads")
         groups = SplitGroups(latent.heads, (latent.nope, latent.rope))
@@ -241,7 +252,7 @@ def attends_to_latents(latent: Latent, turn: Rotation | None, index: Index | Non
         op = LatentAttention(
             latent.heads, latent.nope, latent.rope, latent.value, latent.scale, top_k
         )
-        y = b.one(f"{name}.attend", op, q_nope, q_rope, *chosen, weights=(expand,), state=state)
+        y = b.one(f"{name}.attend", op, q_nope, q_rope, *before, weights=(expand,), state=state)
         return linear(b, f"{name}.o", y, width(x), bias=latent.bias, split_inputs="heads")
 
     return branch

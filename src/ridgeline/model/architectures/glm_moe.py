@@ -1,12 +1,15 @@
 """GLM-4.5, 4.6 and Air (GLM-4.5 team 2025), and dots.llm1 (Huo et al. 2025): attention of Llama's
-kind, experts of DeepSeek V3's.
+kind, experts of DeepSeek V3's. GLM-5 (2026): DeepSeek V3.2, whose layers may share a selection.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ridgeline.model.architectures.blocks import Stored
 from ridgeline.model.architectures.decoder import Defaults, neutral, read_activation, read_sizes
-from ridgeline.model.architectures.fields import Fields
+from ridgeline.model.architectures.deepseek import build_latent, read_index
+from ridgeline.model.architectures.fields import MAX_LAYERS, Fields
 from ridgeline.model.architectures.mixture import GROUPED, mixes, read_grouped
 from ridgeline.model.architectures.rope_scaling import choose_context, read_rope, rotation
 from ridgeline.model.architectures.stack import Assemble, Norms, attends, build_decoder
@@ -77,3 +80,61 @@ def build_dots1(
         feed=mixes(mixtures, sizes.mlp, read_activation(config, "hidden_act", "silu")),
         tied=config.boolean("tie_word_embeddings", False),
     )
+
+
+def build_glm_moe_dsa(
+    config: Fields,
+    format_of: FormatOf,
+    stored: Stored,
+    context_length: int | None,
+    assemble: Assemble = build_decoder,
+) -> Graph:
+    config.require_neutral({"topk_method": ("noaux_tc",)})
+    layers = config.integer("num_hidden_layers", 1, MAX_LAYERS)
+    mixtures = read_grouped(
+        config, layers, experts=256, shared=1, hidden=2048, top_k=8, scale=2.5, dense=3
+    )
+    if config.has("mlp_layer_types"):
+        kinds = config.texts("mlp_layer_types", layers, ("dense", "sparse"))
+        if kinds != tuple("dense" if each is None else "sparse" for each in mixtures):
+            config.refuse("mlp_layer_types", "contradicts first_k_dense_replace")
+    index = replace(
+        read_index(config, 32),
+        interleaved=config.boolean("indexer_rope_interleave", True),
+        shared=read_shared(config, layers),
+    )
+    # `head_dim` is said of what turns, or of what does not, and means nothing here.
+    known = {k: v for k, v in config.values.items() if k not in ("head_dim", "mlp_layer_types")}
+    for name, value in (("q_lora_rank", 2048), ("qk_nope_head_dim", 192), ("v_head_dim", 256)):
+        known.setdefault(name, value)
+    return build_latent(
+        "glm_moe_dsa",
+        replace(config, values=known),
+        format_of,
+        context_length,
+        mixtures,
+        Defaults(vocab=154880, heads=64, head_dim=1, positions=202752, eps=1e-5),
+        assemble,
+        index,
+    )
+
+
+def read_shared(config: Fields, layers: int) -> frozenset[int]:
+    """The layers that look at what an earlier one selected: listed, or all but one in so many."""
+    name = "indexer_types"
+    if config.has(name):
+        kinds = config.texts(name, layers, ("full", "shared"))
+        shared = frozenset(i for i, kind in enumerate(kinds) if kind == "shared")
+    elif config.has("index_topk_pattern"):
+        name = "index_topk_pattern"
+        letters = config.text(name)
+        if len(letters) != layers or set(letters) - {"F", "S"}:
+            config.refuse(name, f"a letter F or S for each of {layers} layers is needed")
+        shared = frozenset(i for i, letter in enumerate(letters) if letter == "S")
+    else:
+        period = config.integer("index_topk_freq", 0, MAX_LAYERS, 1) or 1
+        offset = config.integer("index_skip_topk_offset", 0, MAX_LAYERS, 2)
+        shared = frozenset(i for i in range(layers) if max(i - offset + 1, 0) % period)
+    if 0 in shared:
+        config.refuse(name, "the first layer has none before it to share with")
+    return shared
