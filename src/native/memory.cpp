@@ -11,9 +11,6 @@ namespace ridgeline {
 namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
-// Ready beyond what is in use: ten thousand tokens of a small model's cache, a burst of 64 requests; a thousand of a
-// large one's. First use costs 3 ms a MB where pages come from a hypervisor: a quarter of that burst's prompts.
-constexpr std::size_t kReadyAhead = std::size_t{256} << 20;
 constexpr std::size_t kSlab = std::size_t{64} << 20;
 
 }  // namespace
@@ -60,14 +57,15 @@ Memory& Memory::operator=(Memory&& other) noexcept {
   return *this;
 }
 
-void ReadyMemory::allocate(std::size_t num_bytes, bool counted) {
+void ReadyMemory::allocate(std::size_t num_bytes, std::size_t ahead, bool counted) {
+  ahead_ = ahead;
   memory_ = counted ? Memory::counted(num_bytes) : Memory(num_bytes);
   used(0);
 }
 
 void ReadyMemory::used(std::size_t end) {
   used_ = std::max(used_, end);
-  wanted_.store(std::min(memory_.size(), used_ + kReadyAhead), std::memory_order_release);
+  wanted_.store(memory_.size() - used_ > ahead_ ? used_ + ahead_ : memory_.size(), std::memory_order_release);
 }
 
 bool ReadyMemory::prepare() {

@@ -31,18 +31,19 @@ class Memory {
 // virtual machine up to 3 ms a megabyte where its host must find the page first, in the middle of a step.
 class ReadyMemory {
  public:
-  // Once, before anything else. counted: see Memory. Throws std::bad_alloc.
-  void allocate(std::size_t num_bytes, bool counted = false);
+  // Once, before anything else. ahead: bytes that are made ready beyond what is in use. counted: see Memory. Throws
+  // std::bad_alloc.
+  void allocate(std::size_t num_bytes, std::size_t ahead, bool counted = false);
   std::byte* data() const { return memory_.data(); }
   std::size_t size() const { return memory_.size(); }
-  // [0, end) is in use: some more will be soon.
+  // [0, end) is in use: more will be soon. end: size() at most.
   void used(std::size_t end);
   // Makes the next piece of what will be used ready, its content as it is; false if there is none. For one thread.
   bool prepare();
 
  private:
   Memory memory_;
-  std::size_t used_ = 0, ready_ = 0;
+  std::size_t ahead_ = 0, used_ = 0, ready_ = 0;
   std::atomic<std::size_t> wanted_{0};
 };
 

@@ -6,10 +6,23 @@ vendors and network links count; memory that an allocator hands out is binary (1
 
 from __future__ import annotations
 
+import re
+
 FLOPS_PER_MULTIPLY_ADD = 2
 
 KB, MB, GB, TB = 10**3, 10**6, 10**9, 10**12
 KIB, MIB, GIB = 2**10, 2**20, 2**30
+
+
+_SIZES = {"": 1, "b": 1, "kb": KB, "mb": MB, "gb": GB, "tb": TB, "kib": KIB, "mib": MIB, "gib": GIB}
+
+
+def parse_bytes(text: str) -> int | None:
+    """`"500MB"`, `"1.5 GiB"`, `"1000000"` -> bytes; letters of any case. None: it is no size."""
+    match = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z]{0,3})\s*", text)
+    if match is None or (unit := _SIZES.get(match[2].lower())) is None:
+        return None
+    return round(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -57,7 +57,7 @@ def test_refusals_are_one_line(folder: Path, capsys: Output, tmp_path: Path) -> 
     for arguments, reason in (
         ((wav, "--json", "--srt"), "--json, --srt, --vtt: give one of them"),
         ((wav, wav, "--vtt"), "subtitles are of one file"),
-        ((str(tmp_path / "x.wav"),), "file: is MP3; only WAV is read"),
+        ((str(tmp_path / "x.wav"),), "x.wav is MP3; only WAV is read"),
         ((str(tmp_path / "none.wav"),), "cannot be read"),
         ((wav, "--temperature", "9"), "temperature: 9.0 is not a number from 0 to 2"),
         ((wav, "--language", "klingon"), "'klingon' is not known to the model"),

@@ -110,10 +110,12 @@ def test_malformed_references_are_refused(text: str) -> None:
 
 
 def test_unknown_name_gives_near_names_and_the_forms() -> None:
-    with pytest.raises(ModelError, match=r"smolm.*did you mean smollm2.*pypi:.*hf:"):
+    with pytest.raises(ModelError, match=r"smolm'; did you mean smollm2\? MODEL.*pypi:.*hf:"):
         parse_reference("smolm")
     with pytest.raises(ModelError, match=r"the catalogue has smollm2, gemma3-270m"):
         parse_reference("zzzzzzzzzz")
+    with pytest.raises(ModelError, match=r"`ridgeline plan llama-3.3-70b`.* To run it, name them"):
+        parse_reference("llama-3.3-70b")
     with pytest.raises(ModelError, match=r"write hf:some/repository:x"):
         parse_reference("some/repository:x")
 

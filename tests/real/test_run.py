@@ -170,6 +170,17 @@ def test_a_seed_and_a_stop_and_a_system_message() -> None:
     assert int(told.split()[0]) > int(plain.split()[0])
 
 
+def test_it_takes_little_more_memory_than_weights_and_cache(smollm2: Path) -> None:
+    with start("smollm2", LONG, *GREEDY, "--max-tokens", "128", "--ignore-eos") as process:
+        assert process.stdout is not None
+        process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    weights, cache = 98_362_432, 13 * 371_000  # blocks of 16 tokens
+    assert 1024 * usage.ru_maxrss < weights + cache + 150_000_000
+
+
 def test_text_is_utf8_in_any_locale() -> None:
     arguments = (
         "smollm2",

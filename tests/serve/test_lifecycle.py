@@ -275,8 +275,11 @@ def test_sigterm_finishes_a_stream_and_a_second_one_ends_at_once() -> None:
         rest = [line for line in lines if line]
     assert rest[-1] == "data: [DONE]"
     assert json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+    assert process.stderr is not None
+    said = process.stderr.read().splitlines()
     assert process.wait(timeout=10) == 0
-    process.stderr.close()  # type: ignore[union-attr]
+    assert said == ["WARNING: ending: 1 answers are being finished, for 30 s at most"]
+    process.stderr.close()
 
     process, address = start()
     executing = threading.Thread(target=hold, args=(address, body))

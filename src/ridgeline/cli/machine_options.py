@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+from ridgeline.errors import RequestError
+from ridgeline.units import parse_bytes
+
 PANEL = "Model and machine"
 
 Model = Annotated[str, typer.Argument(help="Path, catalogue name, pypi:package or hf:owner/name.")]
@@ -30,3 +33,21 @@ Threads = Annotated[
 Backend = Annotated[
     str, typer.Option(help="cpu, or reference (NumPy: slow, exact).", rich_help_panel=PANEL)
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the KV cache: 500MB, 2GiB, or bytes. [default: from what is free]",
+        metavar="SIZE",
+        rich_help_panel=PANEL,
+    ),
+]
+
+
+def memory_bytes(text: str | None) -> int | None:
+    """What --memory says. Raises RequestError that says how a size is written."""
+    if text is None:
+        return None
+    found = parse_bytes(text)
+    if found is None or found < 1:
+        raise RequestError("--memory", f"{text!r} is not a size; as 500MB, 2GiB or 1000000")
+    return found

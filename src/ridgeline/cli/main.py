@@ -165,9 +165,13 @@ def _global_options(
     from ridgeline.config import read_settings
 
     settings = read_settings()
+    where = settings.cache_dir if cache_dir is None else cache_dir.expanduser()
+    if where.is_file():
+        name = "RIDGELINE_CACHE" if cache_dir is None else "--cache-dir"
+        raise RidgelineError(f"{name}: {where} is a file; models lie in a folder")
     context.obj = replace(
         settings,
-        cache_dir=settings.cache_dir if cache_dir is None else cache_dir.expanduser(),
+        cache_dir=where,
         offline=settings.offline or offline,
     )
 

@@ -115,6 +115,7 @@ def run(
     choice: forms.Choice = None,
     grammar: forms.Grammar = None,
     context_length: machine.ContextLength = None,
+    memory: machine.Memory = None,
     kv_format: machine.KvFormat = None,
     threads: machine.Threads = None,
     backend: machine.Backend = "cpu",
@@ -151,6 +152,7 @@ def run(
         from ridgeline.bench.plot import check_plot
 
         check_plot(Path(experts))
+    cache_bytes = machine.memory_bytes(memory)
     _check_text("prompt", prompt or "")
     _check_text("--system", system or "")
     for flag, texts in (("--stop", stop), ("--stop-regex", stop_regex), ("--bad-words", bad_words)):
@@ -210,6 +212,7 @@ def run(
                 settings=settings,
                 backend=backend,
                 context_length=context_length,
+                memory=cache_bytes,
                 kv_format=kv_format,
                 threads=threads,
                 max_rows=1,

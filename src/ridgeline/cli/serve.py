@@ -1,4 +1,4 @@
-"""`ridgeline serve`: a server that OpenAI's clients speak to."""
+"""`ridgeline serve`: a server that OpenAI's, Anthropic's and Ollama's clients speak to."""
 
 from __future__ import annotations
 
@@ -158,18 +158,12 @@ def serve(
         ),
     ] = None,
     context_length: machine.ContextLength = None,
-    memory: Annotated[
-        int | None,
-        typer.Option(
-            help="Bytes of the KV cache. [default: from what is free]",
-            rich_help_panel=machine.PANEL,
-        ),
-    ] = None,
+    memory: machine.Memory = None,
     kv_format: machine.KvFormat = None,
     threads: machine.Threads = None,
     backend: machine.Backend = "cpu",
 ) -> None:
-    """Serve a model to clients of OpenAI's API."""
+    """Serve a model to clients of OpenAI's, Anthropic's and Ollama's APIs."""
     settings: Settings = context.obj
     from ridgeline.serve.core.keys import Keys, read_keys
     from ridgeline.serve.server import is_loopback, listen
@@ -197,6 +191,9 @@ def serve(
     ):
         if not value > 0:
             raise RidgelineError(f"{flag}: {value!r} is not above 0")
+    if not 0 <= port <= 65535:
+        raise RidgelineError(f"--port: {port} is not a whole number from 0 to 65535")
+    cache_bytes = machine.memory_bytes(memory)
     listening = listen(host, port)  # before a model is loaded: a port that is taken is known
     from ridgeline.llm import LLM
     from ridgeline.model.weights.sources import parse_reference, resolve
@@ -213,7 +210,7 @@ def serve(
             settings=settings,
             backend=backend,
             context_length=context_length,
-            memory=memory,
+            memory=cache_bytes,
             kv_format=kv_format,
             max_rows=max_rows,
             max_tokens_per_step=max_tokens_per_step,

@@ -71,7 +71,9 @@ class _Server(uvicorn.Server):
     async def _drained(self) -> None:
         seconds = self._core.options.drain_seconds
         running = self._core.door.running
-        logger.warning("ending: %d answers are being finished, for %g s at most", running, seconds)
+        if running:
+            told = "ending: %d answers are being finished, for %g s at most"
+            logger.warning(told, running, seconds)
         deadline = time.monotonic() + seconds
         while self._core.door.running and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
@@ -131,3 +133,4 @@ def serve(core: Core, listening: socket.socket, ready: Callable[[], None] = lamb
         _Server(config, core, ready).run(sockets=[listening])
     finally:
         core.close()
+        gc.unfreeze()  # else what is frozen outlives the interpreter, and nanobind says so

@@ -96,7 +96,10 @@ def read_wav_file(path: Path) -> Sound:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise _refused(f"{path} cannot be read: {reason}") from None
-    return read_wav(data)
+    try:
+        return read_wav(data)
+    except RequestError as error:
+        raise _refused(f"{path} {str(error).removeprefix('file: ')}") from None
 
 
 def read_wav(data: bytes) -> Sound:

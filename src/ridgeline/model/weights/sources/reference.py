@@ -81,7 +81,8 @@ def parse_reference(text: str, catalogue: Mapping[str, CatalogueRow] = CATALOGUE
         raise ModelError(
             f"there is no file or folder {text!r}; for a hub repository, write hf:{text}"
         )
-    raise ModelError(f"no model is called {text!r}; {_nearest(name, catalogue)}; MODEL is {FORMS}")
+    known = _what_there_is(name, catalogue)
+    raise ModelError(f"no model is called {text!r}{known} MODEL is {FORMS}")
 
 
 def cache_key(reference: Reference) -> str:
@@ -125,12 +126,19 @@ def _file(text: str, colon: str, file: str) -> str | None:
     return file
 
 
-def _nearest(name: str, catalogue: Mapping[str, CatalogueRow]) -> str:
+def _what_there_is(name: str, catalogue: Mapping[str, CatalogueRow]) -> str:
     import difflib
 
+    from ridgeline.model.configurations import find_configuration
+
+    if any(c.isdigit() for c in name) and find_configuration(name) is not None:
+        return (
+            f" of which there are weights here; its shapes are known: `ridgeline plan {name}`, "
+            "`roofline` and `simulate` need no weights. To run it, name them:"
+        )
     names = {**{key: key for key in catalogue}, **ALIASES}
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     rows = list(dict.fromkeys(names[match] for match in near if names[match] in catalogue))
     if rows:
-        return f"did you mean {' or '.join(rows)}?".removesuffix("?")
-    return f"the catalogue has {', '.join(catalogue)}"
+        return f"; did you mean {' or '.join(rows)}?"
+    return f"; the catalogue has {', '.join(catalogue)}."
