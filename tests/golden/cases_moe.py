@@ -19,6 +19,10 @@ def _mixture(architecture: str, model_type: str, **changes: Any) -> dict[str, An
     return config | changes
 
 
+def _without(name: str, config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != name}
+
+
 def _qwen(architecture: str, model_type: str, **changes: Any) -> dict[str, Any]:
     return (
         _mixture(
@@ -377,6 +381,116 @@ MIXTURES = (
             index_head_dim=18,
             index_topk=16,
         ),
+        gguf_type=None,
+    ),
+    # GLM-4.7 Flash: DeepSeek V3, whose plain layers are listed.
+    Case(
+        "glm4_moe_lite",
+        _latent(
+            "Glm4MoeLiteForCausalLM",
+            "glm4_moe_lite",
+            first_k_dense_replace=None,
+            mlp_layer_types=["dense", "sparse"],
+            topk_method="noaux_tc",
+        ),
+        gguf_type=None,
+    ),
+    # ERNIE 4.5 A3B: softmax and a correction, a shared expert, mixtures between plain layers.
+    Case(
+        "ernie4_5_moe",
+        _mixture(
+            "Ernie4_5_MoeForCausalLM",
+            "ernie4_5_moe",
+            num_hidden_layers=3,
+            intermediate_size=48,
+            moe_intermediate_size=16,
+            moe_num_experts=8,
+            moe_k=3,
+            moe_num_shared_experts=2,
+            moe_layer_start_index=1,
+            moe_layer_end_index=1,
+            moe_layer_interval=1,
+            num_experts_per_tok=3,
+            use_bias=False,
+            tie_word_embeddings=True,
+        ),
+        draw=1,
+        gguf_type=None,
+    ),
+    # K-EXAONE: layers without a window do not turn; experts chosen in groups.
+    Case(
+        "exaone_moe",
+        _grouped(
+            "ExaoneMoeForCausalLM",
+            "exaone_moe",
+            num_hidden_layers=3,
+            head_dim=8,
+            n_routed_experts=None,
+            n_shared_experts=None,
+            num_experts=8,
+            num_shared_experts=1,
+            n_group=4,
+            topk_group=2,
+            sliding_window=9,
+            sliding_window_pattern="LLG",
+            layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+            mlp_layer_types=["dense", "sparse", "sparse"],
+        ),
+        gguf_type=None,
+    ),
+    # Hunyuan: heads normed once they have turned, a base that alpha stretches.
+    Case(
+        "hunyuan",
+        decoder(
+            architectures=["HunYuanDenseV1ForCausalLM"],
+            model_type="hunyuan_v1_dense",
+            head_dim=12,
+            rope_scaling={"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
+            use_qk_norm=True,
+        ),
+        gguf_type=None,
+    ),
+    Case(
+        "hunyuan_moe",
+        _mixture(
+            "HunYuanMoEV1ForCausalLM",
+            "hunyuan_v1_moe",
+            head_dim=12,
+            num_experts=8,
+            moe_topk=3,
+            num_experts_per_tok=3,
+            num_shared_expert=[1, 1],
+            moe_intermediate_size=[16, 16],
+            use_qk_norm=True,
+        ),
+        gguf_type=None,
+    ),
+    # MiMo-V2-Flash: sinks and more keys in windows, values narrower than keys, a third of it turns.
+    Case(
+        "mimo_v2_flash",
+        _without(
+            "rope_scaling",
+            _grouped(
+                "MiMoV2FlashForCausalLM",
+                "mimo_v2_flash",
+                num_hidden_layers=3,
+                num_key_value_heads=1,
+                head_dim=12,
+                v_head_dim=10,
+                rope_theta=5e6,
+                swa_rope_theta=1e4,
+                partial_rotary_factor=0.334,
+                sliding_window_size=8,
+                sliding_window=8,
+                hybrid_layer_pattern=[0, 1, 1],
+                moe_layer_freq=[0, 1, 1],
+                first_k_dense_replace=None,
+                n_shared_experts=None,
+                attention_value_scale=0.707,
+                attention_bias=True,
+            ),
+        ),
+        draw=3,
         gguf_type=None,
     ),
 )

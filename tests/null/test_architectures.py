@@ -84,6 +84,7 @@ ALSO: dict[str, dict[str, Any]] = {
     "DeepseekV2ForCausalLM": GROUPED,
     "DeepseekV32ForCausalLM": GROUPED,
     "GlmMoeDsaForCausalLM": GROUPED,
+    "Glm4MoeLiteForCausalLM": GROUPED,
     "KimiK25ForConditionalGeneration": GROUPED,
     "Gemma3nForCausalLM": {"num_kv_shared_layers": 0},
     "Gemma3nForConditionalGeneration": {"num_kv_shared_layers": 0},
@@ -243,6 +244,7 @@ def test_which_architectures_turn_neighbouring_channels() -> None:
     assert {name for name, value in interleaved.items() if value} == {
         *published,
         *("Ernie4_5ForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
+        *("Ernie4_5_MoeForCausalLM", "Glm4MoeLiteForCausalLM"),
         *("GlmMoeDsaForCausalLM", "KimiK25ForConditionalGeneration"),
         *("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
         *("command-r", "cohere2", "glm4", "ernie4_5"),

@@ -6,15 +6,14 @@ case. Knows what files call things only through the tables that a row points to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import replace
 
 from ridgeline.errors import ModelError
 from ridgeline.model.architectures.arcee import build_arcee
 from ridgeline.model.architectures.bamba import build_bamba
 from ridgeline.model.architectures.bert import build_bert, build_bert_classifier
-from ridgeline.model.architectures.blocks import AS_PUBLISHED, Stored
+from ridgeline.model.architectures.blocks import Stored
 from ridgeline.model.architectures.cohere import build_cohere, build_cohere2
 from ridgeline.model.architectures.decilm import build_decilm
 from ridgeline.model.architectures.deepseek import (
@@ -23,35 +22,39 @@ from ridgeline.model.architectures.deepseek import (
     build_deepseek_v32,
     build_kimi_k25,
 )
-from ridgeline.model.architectures.ernie import build_ernie
-from ridgeline.model.architectures.exaone4 import build_exaone4
+from ridgeline.model.architectures.ernie import build_ernie, build_ernie_moe
+from ridgeline.model.architectures.exaone4 import build_exaone4, build_exaone_moe
 from ridgeline.model.architectures.falcon_h1 import build_falcon_h1
 from ridgeline.model.architectures.fields import Fields, quote
 from ridgeline.model.architectures.gemma import build_gemma, build_gemma2
 from ridgeline.model.architectures.gemma3 import build_gemma3
-from ridgeline.model.architectures.gemma3n import build_gemma3n
-from ridgeline.model.architectures.gemma4 import build_gemma4
 from ridgeline.model.architectures.glm import build_glm, build_glm4
-from ridgeline.model.architectures.glm_moe import build_dots1, build_glm4_moe, build_glm_moe_dsa
+from ridgeline.model.architectures.glm_moe import (
+    build_dots1,
+    build_glm4_moe,
+    build_glm4_moe_lite,
+    build_glm_moe_dsa,
+)
 from ridgeline.model.architectures.gpt2 import build_gpt2
 from ridgeline.model.architectures.gpt_neox import build_gpt_neox
 from ridgeline.model.architectures.gpt_oss import build_gpt_oss
 from ridgeline.model.architectures.granite import build_granite, build_granite_moe
 from ridgeline.model.architectures.granite_hybrid import build_granite_hybrid
 from ridgeline.model.architectures.heads import classifier
+from ridgeline.model.architectures.hunyuan import build_hunyuan, build_hunyuan_moe
 from ridgeline.model.architectures.jamba import build_jamba
 from ridgeline.model.architectures.kimi_linear import build_kimi_linear
 from ridgeline.model.architectures.lfm2 import build_lfm2, build_lfm2_moe
 from ridgeline.model.architectures.llama import build_llama, build_mistral
-from ridgeline.model.architectures.llama4 import build_llama4
 from ridgeline.model.architectures.mamba import (
     build_falcon_mamba,
     build_gguf_mamba,
     build_mamba,
     build_mamba2,
 )
+from ridgeline.model.architectures.mimo_v2 import build_mimo_v2
 from ridgeline.model.architectures.minimax_m2 import build_minimax_m2
-from ridgeline.model.architectures.ministral3 import build_ministral3, build_mistral3
+from ridgeline.model.architectures.ministral3 import build_ministral3
 from ridgeline.model.architectures.mixtral import build_llama_or_mixtral, build_mixtral
 from ridgeline.model.architectures.modernbert import (
     build_modernbert,
@@ -71,18 +74,40 @@ from ridgeline.model.architectures.phimoe import build_phimoe
 from ridgeline.model.architectures.qwen2 import build_qwen2
 from ridgeline.model.architectures.qwen3 import build_qwen3
 from ridgeline.model.architectures.qwen3_next import (
-    build_qwen3_5,
-    build_qwen3_5_moe,
     build_qwen3_next,
 )
 from ridgeline.model.architectures.qwen_moe import build_qwen2_moe, build_qwen3_moe
 from ridgeline.model.architectures.recurrent_gemma import build_recurrent_gemma
+from ridgeline.model.architectures.rows import (
+    GEMMA3_IMAGES,
+    GGUF_QWEN3,
+    HF_GEMMA3,
+    HF_GEMMA3N,
+    HF_GEMMA4,
+    HF_GPT2,
+    HF_GPT_NEOX,
+    HF_LLAMA4,
+    HF_MAMBA,
+    HF_MISTRAL3,
+    HF_QWEN3,
+    HF_QWEN3_5,
+    HF_QWEN3_5_MOE,
+    HF_WHISPER,
+    MAMBA_ROOTS,
+    QWEN_PREDICTORS,
+    SCORED,
+    Architecture,
+    Predictors,
+    Source,
+    bert,
+    gguf,
+    hf,
+    modernbert,
+)
 from ridgeline.model.architectures.rwkv7 import build_rwkv7
 from ridgeline.model.architectures.seed_oss import build_seed_oss
-from ridgeline.model.architectures.siglip import build_gemma3_images
 from ridgeline.model.architectures.smollm3 import build_smollm3
 from ridgeline.model.architectures.stablelm import build_nemotron, build_stablelm
-from ridgeline.model.architectures.stack import Assemble
 from ridgeline.model.architectures.starcoder2 import build_starcoder2
 from ridgeline.model.architectures.whisper import build_whisper
 from ridgeline.model.graph.build import FormatOf
@@ -91,172 +116,14 @@ from ridgeline.model.graph.node import Graph
 from ridgeline.model.weights import (
     names,
     names_dense,
-    names_encoders,
     names_moe,
     names_predictors,
     names_recurrent,
-    names_vision,
     names_whisper,
 )
-from ridgeline.model.weights.names import Names, Root
+from ridgeline.model.weights.names import Names
 
 __all__ = ["ARCHITECTURES", "Architecture", "Source", "build", "find_architecture"]
-
-Source = Literal["hf", "gguf", "ct2"]
-BuildGraph = Callable[[Fields, FormatOf, Stored, int | None], Graph]
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """How one kind of checkpoint becomes a graph.
-
-    source: whose name it is. build: (configuration, formats, conventions, context) -> Graph.
-    model_types: what `model_type` may say, if the configuration has it.
-    """
-
-    source: Source
-    build: BuildGraph
-    names: Names
-    stored: Stored = AS_PUBLISHED
-    model_types: tuple[str, ...] = ()
-    predictors: Predictors | None = None
-    images: ImageTower | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageTower:
-    """What makes rows of an image (`model/images.py`).
-
-    build: (configuration, formats) -> a graph of patches in, rows out.
-    """
-
-    build: Callable[[Fields, FormatOf], Graph]
-    names: Names
-
-
-@dataclass(frozen=True, slots=True)
-class Predictors:
-    """How the modules of multi-token prediction become graphs (`model/predictors.py`).
-
-    build: the architecture's, told what to assemble. from_zero: layers of modules are numbered from
-    0 and not on from the model's.
-    """
-
-    build: Callable[[Fields, FormatOf, Stored, int | None, Assemble], Graph]
-    names: Names
-    from_zero: bool = False
-
-
-def hf(
-    build: BuildGraph,
-    modules: Mapping[str, names.Row],
-    model_type: str,
-    roots: tuple[Root, ...] = names.HF_ROOTS,
-    predictors: Predictors | None = None,
-) -> Architecture:
-    layout = Names(modules, roots, names.HF_HARMLESS)
-    return Architecture("hf", build, layout, model_types=(model_type,), predictors=predictors)
-
-
-def gguf(
-    build: BuildGraph,
-    modules: Mapping[str, names.Row],
-    stored: Stored = AS_PUBLISHED,
-) -> Architecture:
-    return Architecture("gguf", build, Names(modules, harmless=names.GGUF_HARMLESS), stored)
-
-
-def bert(build: BuildGraph) -> Architecture:
-    layout = Names(names_encoders.HF_BERT, names_encoders.BERT_ROOTS, names_encoders.BERT_HARMLESS)
-    return Architecture("hf", build, layout, model_types=("bert",))
-
-
-def modernbert(build: BuildGraph) -> Architecture:
-    layout = Names(
-        names_encoders.HF_MODERNBERT,
-        names_encoders.MODERNBERT_ROOTS,
-        names_encoders.MODERNBERT_HARMLESS,
-    )
-    return Architecture("hf", build, layout, model_types=("modernbert",))
-
-
-HF_WHISPER = Architecture(
-    "hf",
-    build_whisper,
-    Names(names_whisper.HF_WHISPER, names_whisper.WHISPER_ROOTS, names_whisper.WHISPER_HARMLESS),
-    model_types=("whisper",),
-)
-HF_QWEN3 = {**names.HF_LLAMA, **names.HF_HEAD_NORMS}
-GGUF_QWEN3 = {**names.GGUF_LLAMA, **names.GGUF_HEAD_NORMS}
-SCORED = {"head": "{head}score"}
-HF_GEMMA3 = Architecture(
-    "hf",
-    build_gemma3,
-    Names(names.HF_GEMMA3, names.HF_GEMMA3_ROOTS, names.HF_GEMMA3_HARMLESS),
-    model_types=("gemma3", "gemma3_text"),
-)
-
-HF_GEMMA4 = Architecture(
-    "hf",
-    build_gemma4,
-    Names(names_dense.HF_GEMMA4, names.HF_GEMMA3_ROOTS, names.HF_GEMMA3_HARMLESS),
-    model_types=("gemma4", "gemma4_text"),
-)
-HF_GPT2 = Architecture(
-    "hf",
-    build_gpt2,
-    Names(names_dense.HF_GPT2, names_dense.GPT2_ROOTS, names_dense.GPT2_HARMLESS),
-    model_types=("gpt2",),
-)
-HF_GPT_NEOX = Architecture(
-    "hf",
-    build_gpt_neox,
-    Names(names_dense.HF_GPT_NEOX, names_dense.NEOX_ROOTS, names_dense.NEOX_HARMLESS),
-    Stored(qkv_by_head=True),
-    model_types=("gpt_neox",),
-)
-HF_GEMMA3N = Architecture(
-    "hf",
-    build_gemma3n,
-    Names(names_dense.HF_GEMMA3N, names.HF_GEMMA3_ROOTS, names_dense.GEMMA3N_HARMLESS),
-    model_types=("gemma3n", "gemma3n_text"),
-)
-HF_LLAMA4 = Architecture(
-    "hf",
-    build_llama4,
-    Names(names_moe.HF_LLAMA4, names.HF_GEMMA3_ROOTS, names.SEEING_HARMLESS),
-    model_types=("llama4", "llama4_text"),
-)
-HF_MISTRAL3 = Architecture(
-    "hf",
-    build_mistral3,
-    Names(names.HF_LLAMA, names.HF_GEMMA3_ROOTS, names.SEEING_HARMLESS),
-    model_types=("mistral3",),
-)
-HF_MAMBA, MAMBA_ROOTS = names_recurrent.HF_MAMBA, names_recurrent.MAMBA_ROOTS
-HF_QWEN3_5 = Architecture(
-    "hf",
-    build_qwen3_5,
-    Names(names_recurrent.HF_QWEN3_5, names.HF_GEMMA3_ROOTS, names_recurrent.QWEN3_5_HARMLESS),
-    model_types=("qwen3_5", "qwen3_5_text"),
-)
-HF_QWEN3_5_MOE = replace(
-    HF_QWEN3_5, build=build_qwen3_5_moe, model_types=("qwen3_5_moe", "qwen3_5_moe_text")
-)
-
-QWEN_PREDICTORS = Predictors(
-    build_qwen3_next,
-    Names(names_predictors.HF_QWEN3_NEXT, names.HF_GEMMA3_ROOTS),
-    from_zero=True,
-)
-HF_QWEN3_5 = replace(HF_QWEN3_5, predictors=replace(QWEN_PREDICTORS, build=build_qwen3_5))
-HF_QWEN3_5_MOE = replace(
-    HF_QWEN3_5_MOE, predictors=replace(QWEN_PREDICTORS, build=build_qwen3_5_moe)
-)
-
-GEMMA3_IMAGES = ImageTower(
-    build_gemma3_images, Names(names_vision.HF_GEMMA3_IMAGES, names_vision.IMAGE_ROOTS)
-)
 
 # By `architectures[0]` of config.json and by `general.architecture` of GGUF.
 ARCHITECTURES: dict[str, Architecture] = {
@@ -358,6 +225,30 @@ ARCHITECTURES: dict[str, Architecture] = {
     "WhisperForConditionalGeneration": HF_WHISPER,
     "WhisperSpec": Architecture(
         "ct2", build_whisper, Names(names_whisper.CT2_WHISPER), Stored(key_bias=True)
+    ),
+    "Glm4MoeLiteForCausalLM": hf(
+        build_glm4_moe_lite,
+        names_moe.HF_DEEPSEEK,
+        "glm4_moe_lite",
+        predictors=Predictors(
+            build_glm4_moe_lite, Names(names_predictors.HF_DEEPSEEK, names.HF_ROOTS)
+        ),
+    ),
+    "Ernie4_5_MoeForCausalLM": hf(
+        build_ernie_moe,
+        names_moe.HF_ERNIE_MOE,
+        "ernie4_5_moe",
+        harmless=names_moe.MTP_HARMLESS,
+    ),
+    "ExaoneMoeForCausalLM": hf(
+        build_exaone_moe, names_moe.HF_EXAONE_MOE, "exaone_moe", harmless=names_moe.MTP_HARMLESS
+    ),
+    "HunYuanDenseV1ForCausalLM": hf(
+        build_hunyuan, names.HF_LLAMA | names_moe.HF_HUNYUAN_NORMS, "hunyuan_v1_dense"
+    ),
+    "HunYuanMoEV1ForCausalLM": hf(build_hunyuan_moe, names_moe.HF_HUNYUAN_MOE, "hunyuan_v1_moe"),
+    "MiMoV2FlashForCausalLM": hf(
+        build_mimo_v2, names_moe.HF_MIMO_V2, "mimo_v2_flash", harmless=names_moe.MTP_HARMLESS
     ),
     "GlmMoeDsaForCausalLM": hf(
         build_glm_moe_dsa,

@@ -136,6 +136,7 @@ def attention(
     qkv_bias: bool = False,
     output_bias: bool = False,
     head_norm: Norm | None = None,
+    norm_turned: bool = False,
     whole_norm: Norm | None = None,
     causal: bool = True,
     ahead: int | None = None,
@@ -151,7 +152,8 @@ def attention(
     turned_norm: of each q and k head once it has turned, without weights. temperature: of queries,
     by their positions. chunked: see `Attention`.
     by_head: see `Stored.qkv_by_head`; as many heads of k and v as of q.
-    head_norm: of each q and k head. whole_norm: of all q's channels together, and of k's (OLMo 2).
+    head_norm: of each q and k head; norm_turned: once it has turned (Hunyuan). whole_norm: of all
+    q's channels together, and of k's (OLMo 2).
     Not causal: keys and values are of this step only, so all layers of a window share one cache;
     ahead: how far such attention sees ahead.
     sinks, whole_images: see `Attention`.
@@ -166,7 +168,7 @@ def attention(
         q = linear(b, f"{name}.q", x, q_width, bias=qkv_bias, split="heads")
         k = linear(b, f"{name}.k", x, kv_width, bias=qkv_bias, split="kv_heads")
         v = linear(b, f"{name}.v", x, kv_width, bias=qkv_bias, split="kv_heads")
-    if head_norm is not None:
+    if head_norm is not None and not norm_turned:
         q, k = head_norms(b, name, q, k, head_norm, heads)
     if whole_norm is not None:
         q = norm(b, f"{name}.q_norm", q, whole_norm)
@@ -174,6 +176,8 @@ def attention(
     if rotation is not None:
         q = b.one(f"{name}.q_rope", Rope(heads.query, heads.dim, rotation), q)
         k = b.one(f"{name}.k_rope", Rope(heads.kv, heads.dim, rotation), k)
+    if head_norm is not None and norm_turned:
+        q, k = head_norms(b, name, q, k, head_norm, heads)
     if turned_norm is not None:
         q_norm, k_norm = (replace(turned_norm, num_groups=n) for n in (heads.query, heads.kv))
         q = norm(b, f"{name}.q_turned_norm", q, q_norm, weight=False)

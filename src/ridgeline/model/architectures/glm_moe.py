@@ -1,5 +1,6 @@
 """GLM-4.5, 4.6 and Air (GLM-4.5 team 2025), and dots.llm1 (Huo et al. 2025): attention of Llama's
-kind, experts of DeepSeek V3's. GLM-5 (2026): DeepSeek V3.2, whose layers may share a selection.
+kind, experts of DeepSeek V3's. GLM-4.7 Flash: DeepSeek V3. GLM-5 (2026): DeepSeek V3.2, whose
+layers may share a selection.
 """
 
 from __future__ import annotations
@@ -82,6 +83,37 @@ def build_dots1(
     )
 
 
+def build_glm4_moe_lite(
+    config: Fields,
+    format_of: FormatOf,
+    stored: Stored,
+    context_length: int | None,
+    assemble: Assemble = build_decoder,
+) -> Graph:
+    config.require_neutral({"topk_method": ("noaux_tc",)})
+    layers = config.integer("num_hidden_layers", 1, MAX_LAYERS)
+    mixtures = read_grouped(
+        config, layers, experts=64, shared=1, hidden=1536, top_k=4, scale=1.8, dense=1
+    )
+    return build_latent(
+        "glm4_moe_lite",
+        latent_fields(config, q_lora_rank=768, qk_nope_head_dim=192, v_head_dim=256),
+        format_of,
+        context_length,
+        mixtures,
+        Defaults(vocab=154880, heads=20, head_dim=1, positions=202752, eps=1e-5),
+        assemble,
+    )
+
+
+def latent_fields(config: Fields, **defaults: int) -> Fields:
+    """Without `head_dim`, which is said of what turns, or of what does not, and means nothing; and
+    with the defaults of this family.
+    """
+    known = {name: value for name, value in config.values.items() if name != "head_dim"}
+    return replace(config, values=defaults | known)
+
+
 def build_glm_moe_dsa(
     config: Fields,
     format_of: FormatOf,
@@ -94,22 +126,14 @@ def build_glm_moe_dsa(
     mixtures = read_grouped(
         config, layers, experts=256, shared=1, hidden=2048, top_k=8, scale=2.5, dense=3
     )
-    if config.has("mlp_layer_types"):
-        kinds = config.texts("mlp_layer_types", layers, ("dense", "sparse"))
-        if kinds != tuple("dense" if each is None else "sparse" for each in mixtures):
-            config.refuse("mlp_layer_types", "contradicts first_k_dense_replace")
     index = replace(
         read_index(config, 32),
         interleaved=config.boolean("indexer_rope_interleave", True),
         shared=read_shared(config, layers),
     )
-    # `head_dim` is said of what turns, or of what does not, and means nothing here.
-    known = {k: v for k, v in config.values.items() if k not in ("head_dim", "mlp_layer_types")}
-    for name, value in (("q_lora_rank", 2048), ("qk_nope_head_dim", 192), ("v_head_dim", 256)):
-        known.setdefault(name, value)
     return build_latent(
         "glm_moe_dsa",
-        replace(config, values=known),
+        latent_fields(config, q_lora_rank=2048, qk_nope_head_dim=192, v_head_dim=256),
         format_of,
         context_length,
         mixtures,

@@ -147,8 +147,9 @@ def read_grouped(
     dense: int = 0,
     normalize: bool = True,
 ) -> tuple[Mixture | None, ...]:
-    """DeepSeek V3's mixture for each layer from `first_k_dense_replace` on: groups, a correction of
-    what experts are chosen by, and shared experts, which are one wider MLP.
+    """DeepSeek V3's mixture for each layer from `first_k_dense_replace` on, or for those that
+    `mlp_layer_types` calls sparse: groups, a correction of what experts are chosen by, and shared
+    experts, which are one wider MLP.
 
     scores: what `scoring_func` must say, if it is there. The others: what is assumed of a field
     that is not there.
@@ -183,4 +184,10 @@ def read_grouped(
     count = config.integer("n_shared_experts", 0, MAX_EXPERTS, shared)
     mixture = replace(mixture, route=route, shared=count * mixture.hidden)
     first = config.integer("first_k_dense_replace", 0, MAX_LAYERS, dense)
-    return tuple(mixture if i >= first else None for i in range(layers))
+    kinds = ("dense",) * min(first, layers) + ("sparse",) * max(layers - first, 0)
+    if config.has("mlp_layer_types"):
+        listed = config.texts("mlp_layer_types", layers, ("dense", "sparse"))
+        if config.has("first_k_dense_replace") and listed != kinds:
+            config.refuse("mlp_layer_types", "contradicts first_k_dense_replace")
+        kinds = listed
+    return tuple(mixture if kind == "sparse" else None for kind in kinds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ridgeline.model.weights.names import (
     GGUF_HEAD_NORMS,
     GGUF_LLAMA,
@@ -10,6 +12,11 @@ from ridgeline.model.weights.names import (
     Row,
     Stack,
 )
+
+HF_HUNYUAN_NORMS: dict[str, str] = {
+    "layers.{i}.attn.q_norm": "{body}layers.{i}.self_attn.query_layernorm",
+    "layers.{i}.attn.k_norm": "{body}layers.{i}.self_attn.key_layernorm",
+}
 
 HF_MIXTRAL: dict[str, Row] = {
     **HF_LLAMA,
@@ -89,6 +96,28 @@ HF_ERNIE_MOE: dict[str, Row] = {
     **HF_DEEPSEEK_MOE,
     "layers.{i}.moe.correction.bias": "{body}layers.{i}.mlp.moe_statics.e_score_correction_bias",
 }
+
+HF_EXAONE_MOE: dict[str, Row] = {
+    **HF_DEEPSEEK_MOE,
+    "layers.{i}.moe.correction.bias": "{body}layers.{i}.mlp.e_score_correction_bias",
+}
+
+HF_MIMO_V2: dict[str, Row] = {
+    **HF_DEEPSEEK_MOE,
+    "layers.{i}.attn.sinks.weight": "{body}layers.{i}.self_attn.attention_sink_bias",
+}
+
+HF_HUNYUAN_MOE: dict[str, Row] = {
+    **HF_QWEN_MOE,
+    **HF_HUNYUAN_NORMS,
+    "layers.{i}.moe.router": "{body}layers.{i}.mlp.gate.wg",
+    "layers.{i}.shared.mlp.gate": "{body}layers.{i}.mlp.shared_mlp.gate_proj",
+    "layers.{i}.shared.mlp.up": "{body}layers.{i}.mlp.shared_mlp.up_proj",
+    "layers.{i}.shared.mlp.down": "{body}layers.{i}.mlp.shared_mlp.down_proj",
+}
+
+# Modules of multi-token prediction that nothing here builds yet.
+MTP_HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq|(model\.)?mtp[._].*")
 
 HF_MINIMAX_M2: dict[str, Row] = {
     **HF_MIXTRAL,
