@@ -19,7 +19,7 @@ from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.engine.schedule.state import Limits, SchedulerState
 from ridgeline.errors import EngineError, RequestError
 from ridgeline.plan.fleet import Failure, Fleet, Outcome, Straggler, Transfer
-from ridgeline.plan.load import Lengths, Load, closed, poisson, recorded
+from ridgeline.plan.load import Lengths, Load, closed, counted, poisson, recorded
 from ridgeline.plan.routers import ROUTERS
 from ridgeline.plan.simulate import simulate_fleet
 from ridgeline.plan.tally import Gaps, Levels, Slo, percentile
@@ -71,6 +71,14 @@ def mixed_load(seed: int, count: int = 150, rate: float = 60.0) -> Load:
             )
         )
     return recorded(arrivals)
+
+
+def test_a_load_says_how_much_of_it_has_come() -> None:
+    told: list[int] = []
+    load = poisson(10, Lengths(1, 9), Lengths(1, 9), 250, seed=1)
+    again = counted(load, told.append)
+    assert list(again.arrivals()) == list(load.arrivals())
+    assert (again.count, told) == (250, [100, 200, 250])
 
 
 def ended(found: Outcome) -> int:

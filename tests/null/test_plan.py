@@ -12,6 +12,8 @@ import pytest
 
 from ridgeline.cli.main import main
 from ridgeline.cost.accelerator import load_accelerator
+from ridgeline.cost.engines import parse_engine
+from ridgeline.cost.profile import load_profile
 from ridgeline.errors import CapacityError, RequestError
 from ridgeline.model.configurations import load_configuration
 from ridgeline.plan.choice import Asked
@@ -197,3 +199,19 @@ def test_errors_are_typed() -> None:
     for wrong in ({"input_tokens": 0}, {"count": 9999}, {"rate": -1.0}):
         with pytest.raises(RequestError):
             replace(ASKED, **wrong).check()  # type: ignore[arg-type]
+
+
+def test_the_engines_version_and_the_profile_matter(found: Searched) -> None:
+    config = load_configuration("llama-3.1-8b").config
+    older = search(config, [H100], replace(ASKED, version="0.12.0"))
+    assert older.ranked[0].deployment.era == "vllm-0.13"
+    assert found.ranked[0].deployment.era == "vllm"
+    published = search(config, [H100], replace(ASKED, profile=load_profile("published")))
+    assert published.ranked[0].deployment.profile.name != found.ranked[0].deployment.profile.name
+    assert published.best_itl != found.best_itl
+
+
+@pytest.mark.parametrize("text", ["vlm", "vllm:", "vllm:new", "llama.cpp"])
+def test_an_engine_is_one_that_is_known(text: str) -> None:
+    with pytest.raises(RequestError, match="--engine"):
+        parse_engine("--engine", text)

@@ -32,7 +32,9 @@ def fit(
         str, typer.Option(help="bf16, fp8, fp8_block, nvfp4, mxfp4, int4_wo or int8_wo.")
     ] = "bf16",
     kv: Annotated[str, typer.Option(help="What the cache was kept in: bf16 or fp8.")] = "bf16",
-    engine: Annotated[str, typer.Option(help="vllm, trtllm or sglang.")] = "vllm",
+    engine: Annotated[
+        str, typer.Option(help="vllm, trtllm or sglang; vllm:0.12 of a version.")
+    ] = "vllm",
     start: Annotated[
         str, typer.Option("--profile", help="Where to start: fitted, published or a file.")
     ] = "fitted",
@@ -49,6 +51,7 @@ def fit(
     from ridgeline.cost.chip import Mesh
     from ridgeline.cost.deployment import deploy
     from ridgeline.cost.described import describe
+    from ridgeline.cost.engines import parse_engine
     from ridgeline.cost.profile import load_profile, profile_text
     from ridgeline.errors import RidgelineError
     from ridgeline.model.configurations import load_configuration
@@ -63,12 +66,14 @@ def fit(
     from ridgeline.plan.results import read_results
     from ridgeline.plan.steady import Case, Cases, Load
 
+    of, version = parse_engine("--engine", engine)
     profile = load_profile(start)
     deployment = deploy(
         describe(load_configuration(model).config, precision, kv=kv, where=model),
         chip=load_accelerator(gpu).chip(),
         mesh=Mesh(tp=tp, dp=dp, ep=ep),
-        engine=engine,
+        engine=of,
+        version=version,
         profile=profile,
     )
     if deployment.room.kv_bytes <= 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -107,7 +107,16 @@ def plan(
     draft_model: Annotated[
         str | None, typer.Option(help="Who proposes. [default: the model's own predictor]")
     ] = None,
-    engine: Annotated[str, typer.Option(help="Whose overheads: vllm, sglang or trtllm.")] = "vllm",
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose overheads: vllm, sglang or trtllm, or of a version: vllm:0.12. [default: "
+            "of the one that --emit starts, else vllm]"
+        ),
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="Of efficiencies: fitted, published, or a file of ridgeline fit.")
+    ] = "fitted",
     price: Annotated[
         str | None, typer.Option(help="A class of prices: on-demand, reserved, spot or owned.")
     ] = None,
@@ -149,6 +158,7 @@ def plan(
     )
     from ridgeline.cli.plan_shown import show, show_compared
     from ridgeline.cost.accelerator import load_accelerator
+    from ridgeline.cost.engines import ENGINES as PRICED
     from ridgeline.plan.launch import ENGINES, launch
     from ridgeline.plan.report import failure_axis, fields
     from ridgeline.plan.report import html as page_of
@@ -180,8 +190,9 @@ def plan(
     models = [planned_model(one, settings) for one in (model, *listed("--compare", compare))]
     drafter = drafter_of(models[0][1], drafts, draft_model, acceptance, precision, settings)
     asked = make_asked(
-        num_input, num_output, count, rate, slo, slo_at, precision, kv, engine, price, max_cost,
-        api_price, chunk, drafts, drafter,
+        num_input, num_output, count, rate, slo, slo_at, precision, kv,
+        engine or (emit if emit in PRICED else "vllm"), price, max_cost, api_price, chunk, drafts,
+        drafter, profile,
     )  # fmt: skip
     coming = coming_of(arrivals, num_input, num_output)
     planned: dict[str, _Planned] = {}
@@ -198,8 +209,12 @@ def plan(
                     mine = replace(asked, drafter=None, drafts=(0,))
             try:
                 found = search(config, accelerators, mine)
-                report(f"{name}: trials", index, len(models))
-                shown = _shown(found, mine, coming, top, tried=tried)
+                report(f"{name}: trials", 0, 1)
+
+                def trying(done: int, total: int, name: str = name) -> None:
+                    report(f"{name}: trials, requests", done, total)
+
+                shown = _shown(found, mine, coming, top, trying if tried else None)
                 planned[name] = _Planned(found, shown)
             except CapacityError as error:
                 lost[name] = str(error)
@@ -244,7 +259,7 @@ def plan(
 # Options that say nothing of this machine.
 _OF_ACCELERATORS = (
     "gpu", "count", "drafts", "acceptance", "draft_model", "engine", "price", "max_cost",
-    "api_price", "tried",
+    "api_price", "tried", "profile",
 )  # fmt: skip
 
 
@@ -282,8 +297,16 @@ class _Planned:
     shown: list[Choice]
 
 
-def _shown(found: Searched, asked: Asked, coming: Coming, top: int, *, tried: bool) -> list[Choice]:
-    """CapacityError says what could be had where nothing keeps the SLO."""
+def _shown(
+    found: Searched,
+    asked: Asked,
+    coming: Coming,
+    top: int,
+    report: Callable[[int, int], None] | None,
+) -> list[Choice]:
+    """report: of trials; None: there are none. CapacityError says what could be had where nothing
+    keeps the SLO.
+    """
     from ridgeline.cli.plan_asked import load_text
     from ridgeline.plan.report import distinct, nearest, nearest_tried
     from ridgeline.plan.search import rank
@@ -291,13 +314,13 @@ def _shown(found: Searched, asked: Asked, coming: Coming, top: int, *, tried: bo
 
     if not found.ranked:
         raise CapacityError(f"nothing keeps {load_text(asked)}: {nearest(found)}")
-    if not tried:
+    if report is None:
         return distinct(found.ranked, top)
     # Some are lost in the trial.
     candidates = distinct(found.ranked, 2 * top)
     trial = try_choices(
         candidates, asked, coming.loads, rank, wanted=top, block_tokens=coming.block_tokens,
-        shares_prefixes=coming.shares_prefixes,
+        shares_prefixes=coming.shares_prefixes, report=report,
     )  # fmt: skip
     if not trial.ranked:
         raise CapacityError(f"nothing keeps {load_text(asked)}: {nearest_tried(trial.lost)}")

@@ -11,7 +11,8 @@ from ridgeline.cli.planned import planned_model
 from ridgeline.config import Settings
 from ridgeline.cost.accelerator import PAID_CLASSES
 from ridgeline.cost.described import describe
-from ridgeline.cost.engines import ENGINES
+from ridgeline.cost.engines import parse_engine
+from ridgeline.cost.profile import load_profile
 from ridgeline.errors import RequestError, RidgelineError
 from ridgeline.plan.asked import parse_slo
 from ridgeline.plan.choice import CHUNKS, DEFAULT_CHUNK, Asked, Drafter
@@ -31,11 +32,11 @@ PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0}
 def make_asked(
     num_input: int, num_output: int, count: int, rate: float | None, slo: str, slo_at: str,
     precision: str, kv: str, engine: str, price: str | None, max_cost: float | None,
-    api_price: float | None, chunk: str, drafts: str, drafter: Drafter | None,
+    api_price: float | None, chunk: str, drafts: str, drafter: Drafter | None, profile: str,
 ) -> Asked:  # fmt: skip
+    of, version = parse_engine("--engine", engine)
     for option, value, known in (
         ("--slo-at", slo_at, tuple(PERCENTILES)),
-        ("--engine", engine, ENGINES),
         ("--price", price or PAID_CLASSES[0], PAID_CLASSES),
     ):
         if value not in known:
@@ -59,7 +60,9 @@ def make_asked(
         max_usd_per_hour=max_cost,
         precisions=tuple(listed("--precision", precision)),
         kv=tuple(listed("--kv", kv)),
-        engine=engine,
+        engine=of,
+        version=version,
+        profile=load_profile(profile),
         price_class=price,
         gap=gap,
         # Only gaps between tokens gain by smaller ones.

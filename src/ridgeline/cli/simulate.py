@@ -162,7 +162,7 @@ def simulate(
     png: Annotated[Path | None, typer.Option(help="Levels over time as a picture.")] = None,
 ) -> None:
     """What a fleet of engines makes of a load: TTFT, ITL, goodput, queue, cache, cost."""
-    from ridgeline.cli.spinner import show_spinner
+    from ridgeline.cli.stages import show_stages
     from ridgeline.plan.asked import (
         parse_autoscale,
         parse_disaggregation,
@@ -176,7 +176,7 @@ def simulate(
     from ridgeline.plan.draw_fleet import html as page
     from ridgeline.plan.draw_fleet import png as picture
     from ridgeline.plan.fleet import Fleet
-    from ridgeline.plan.load import closed, poisson, recorded
+    from ridgeline.plan.load import closed, counted, poisson, recorded
     from ridgeline.plan.simulate import simulate_fleet
     from ridgeline.plan.summary import summary
     from ridgeline.plan.traces import HASHED_TOKENS
@@ -260,11 +260,17 @@ def simulate(
     )
     knees: Knees | None = None
     slo_rate: float | None = None
-    with show_spinner(f"simulating {load.words}"):
-        found = simulate_fleet(fleet, load, levels)
+    with show_stages("simulating") as report:
+
+        def come(number: int) -> None:
+            report(load.words, number, load.count)
+
+        come(0)
+        found = simulate_fleet(fleet, counted(load, come), levels)
         if limits:
             from ridgeline.plan.knees import find_knees, find_slo_rate
 
+            report("where it breaks", 0, 1)
             # Apart, no replica does all of a request: what one stands says nothing of the fleet.
             knees = None if prefill else find_knees(fleet, closed_load, open_load)
             if slo:

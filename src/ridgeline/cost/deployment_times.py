@@ -49,16 +49,16 @@ class DeploymentTimes:
         self.windows = deployment.windows
         self._marks = _token_marks(_MOST_TOKENS)
         self._answers: dict[int, list[list[float]]] = {}
+        self._curves: dict[int, list[Floats]] = {}  # all but the last of these, for many at once
         self._mixed: dict[tuple[int, int, bool], list[float]] = {}
         self._prompts: dict[int, list[list[float]]] = {}
 
     def __call__(self, shape: StepShape) -> float:
-        rows = [
-            (new, context)
-            for new, context in zip(shape.new_tokens, shape.context_lens, strict=True)
-            if new > MOST_DECODED
-        ]
-        prompts, prompt_tokens = len(rows), sum(new for new, _ in rows)
+        rows: list[tuple[int, int]] = []
+        if max(shape.new_tokens) > MOST_DECODED:
+            both = zip(shape.new_tokens, shape.context_lens, strict=True)
+            rows = [row for row in both if row[0] > MOST_DECODED]
+        prompts, prompt_tokens = len(rows), sum([new for new, _ in rows])
         answers, answer_tokens = shape.num_sequences - prompts, shape.num_tokens - prompt_tokens
         read = [self._read_by_answers(shape, rows, window) for window in self.windows]
         if not prompts and answers == answer_tokens:
@@ -86,7 +86,7 @@ class DeploymentTimes:
     ) -> int:
         """Cached tokens, and the own; of rows with few new tokens as if each had one."""
         if window is None:
-            contexts = sum(shape.context_lens) - sum(context for _, context in prompts)
+            contexts = sum(shape.context_lens) - sum([context for _, context in prompts])
             return contexts + shape.num_sequences - len(prompts)
         return sum(min(context + 1, window) for context in shape.context_lens) - sum(
             min(context + 1, window) for _, context in prompts
@@ -95,11 +95,11 @@ class DeploymentTimes:
     def decode_run(self, contexts: Sequence[int], count: int) -> Floats:
         """The seconds of `count` decode steps one after the other."""
         tables = self._of_answers(len(contexts))
-        seconds = np.full(count, tables[-1][0])
         sums = decode_sums(contexts, count, self.windows)
-        for of, tokens in zip(tables, sums, strict=False):
-            seconds += np.interp(tokens, _READ_MARKS, of) - of[0]
-        return seconds
+        seconds: Floats | float = tables[-1][0]
+        for of, tokens in zip(self._curves[len(contexts)], sums, strict=True):
+            seconds = seconds + (np.interp(tokens, _READ_MARKS, of) - of[0])
+        return seconds if isinstance(seconds, np.ndarray) else np.full(count, seconds)
 
     def _of_answers(self, rows: int) -> list[list[float]]:
         """Of `rows` answers: for each window the seconds at `_READ_MARKS`, all else read nowhere;
@@ -114,6 +114,7 @@ class DeploymentTimes:
                 _set(made.decode_read, window, _READ_MARKS)
                 known.append(self.deployment.price(made).tolist())
             empty = self.deployment.price(_steps(self.windows, 1, answers=rows, sampled=rows))
+            self._curves[rows] = [np.array(of) for of in known]
             known.append(empty.tolist())
             self._answers[rows] = known
         return known

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import re
 
+from ridgeline.errors import RequestError
+
 ENGINES = ("trtllm", "vllm", "sglang")
 ERAS = (*ENGINES, "trtllm-1.1", "trtllm-1.0", "vllm-0.13")
 ERA_TITLES = {
@@ -34,11 +36,22 @@ _UNTIL: dict[str, tuple[tuple[str, tuple[int, int]], ...]] = {
     "sglang": (),
 }
 RESERVES_ANSWERS = ("trtllm",)
+_VERSION = re.compile(r"v?(\d+)\.(\d+)")
+
+
+def parse_engine(option: str, text: str) -> tuple[str, str]:
+    """Engine and version, of `vllm` or `vllm:0.12`. RequestError names the option."""
+    engine, colon, version = text.strip().partition(":")
+    if engine not in ENGINES:
+        raise RequestError(option, f"{engine!r}; there are: {', '.join(ENGINES)}")
+    if colon and not _VERSION.match(version):
+        raise RequestError(option, f"{version!r} is not a version, as {engine}:0.12")
+    return engine, version
 
 
 def era_of(engine: str, version: str = "") -> str:
     """One of ERAS. A version that does not begin with two numbers ("", "nightly-...") is new."""
-    found = re.match(r"v?(\d+)\.(\d+)", version)
+    found = _VERSION.match(version)
     if found:
         for era, first in _UNTIL[engine]:
             if (int(found[1]), int(found[2])) < first:

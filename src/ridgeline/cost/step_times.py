@@ -189,8 +189,9 @@ def decode_sums(
     """
     steps = np.arange(1, count + 1)
     start = np.array(contexts)
+    total = sum(contexts)
     return [
-        (start.sum() + len(contexts) * steps).astype(np.float64)
+        (total + len(contexts) * steps).astype(np.float64)
         if window is None
         else np.minimum(start[None, :] + steps[:, None], window).sum(1).astype(np.float64)
         for window in windows

@@ -8,6 +8,7 @@ from math import ceil, sqrt
 from ridgeline.cost.accelerator import PAID_CLASSES, Accelerator
 from ridgeline.cost.deployment import Deployment
 from ridgeline.cost.described import Described
+from ridgeline.cost.efficiency import Profile
 from ridgeline.errors import RequestError
 
 MTOK = 1e6
@@ -55,8 +56,9 @@ class Asked:
     """rate: requests/s; None: as many as the SLO allows. ttft, itl, gap: seconds, of the first
     token, of the mean of later ones, and of 99 of 100 gaps between tokens; None: any. percentile:
     of 100 requests, so many must keep `ttft`. count: accelerators at most. max_usd_per_hour: of the
-    whole. chunks: new tokens of a step at most, tried; drafts: tokens that are proposed a step,
-    tried, by `drafter`.
+    whole. engine, version: whose overheads; "": the newest. profile: None: the fitted one. chunks:
+    new tokens of a step at most, tried; drafts: tokens that are proposed a step, tried, by
+    `drafter`.
     """
 
     input_tokens: int
@@ -70,6 +72,8 @@ class Asked:
     precisions: tuple[str, ...] = ("bf16", "fp8", "nvfp4", "int4")
     kv: tuple[str, ...] = ("bf16", "fp8")
     engine: str = "vllm"
+    version: str = ""
+    profile: Profile | None = None
     price_class: str | None = None
     gap: float | None = None
     chunks: tuple[int, ...] = (DEFAULT_CHUNK,)

@@ -19,6 +19,7 @@ from ridgeline.plan.traces import Arrival, repeated
 _LENGTHS = re.compile(r"(?P<low>[0-9]+)(-(?P<high>[0-9]+))?")
 MOST_TOKENS = 1 << 24
 _DRAWN = 1024
+_TOLD = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,20 @@ class Load:
     count: int
     users: int | None = None
     words: str = ""
+
+
+def counted(load: Load, report: Callable[[int], None]) -> Load:
+    """The same load, which says now and then how many of it have come."""
+
+    def arrivals() -> Iterator[Arrival]:
+        number = 0
+        for number, arrival in enumerate(load.arrivals(), 1):
+            if number % _TOLD == 0:
+                report(number)
+            yield arrival
+        report(number)
+
+    return replace(load, arrivals=arrivals)
 
 
 def drawn_lengths(

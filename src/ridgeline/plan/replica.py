@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ridgeline.engine.request import Event, Request
 from ridgeline.engine.schedule.admit import admit, expire
 from ridgeline.engine.schedule.leap import leap, quiet_steps
-from ridgeline.engine.schedule.state import InFlight, SchedulerState
+from ridgeline.engine.schedule.state import SchedulerState
 from ridgeline.engine.schedule.step import apply, schedule
 from ridgeline.errors import RidgelineError
 from ridgeline.step import Sampled, StepPlan, StepResult, StepShape
@@ -60,9 +60,12 @@ class Replica:
     busy_seconds: float = 0.0
     busy_since: float | None = None
     state: SchedulerState = field(init=False)
+    # What a step gives a row, made once: tokens have no value here.
+    _sampled: tuple[Sampled, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self.state = self.make()
+        self._sampled = tuple(Sampled(row, 0) for row in range(self.state.limits.max_rows))
 
     @property
     def num_preemptions(self) -> int:
@@ -110,7 +113,10 @@ class Replica:
         contexts = [request.num_planned for request in state.running]
         seconds = self.times.decode_run(contexts, min(most, _MOST_LEAPT))
         # One after the other, as a clock adds them up.
-        ends = np.add.accumulate(np.concatenate([[now], self.factor * seconds]))
+        ends = np.empty(len(seconds) + 1)
+        ends[0] = now
+        np.multiply(seconds, self.factor, out=ends[1:])
+        np.add.accumulate(ends, out=ends)
         if state.deadlines:
             before = int(np.searchsorted(ends, state.deadlines[0][0], "left"))
             ends = ends[: before + 1]
@@ -134,13 +140,13 @@ class Replica:
     def end_step(self, now: float) -> tuple[list[Request], list[Event]]:
         """Books the planned step: who was given a token, and what."""
         assert self.plan is not None
-        result = StepResult(tuple([Sampled(r.row, 0) for r in self.plan.rows if r.num_logits]))
+        sampled = self._sampled
+        result = StepResult(tuple([sampled[row[0]] for row in self.plan.rows if row[3]]))
         self.plan = None
         self.num_steps += 1
         self.num_planned_steps += 1
-        given: list[InFlight] = [f for f in self.state.in_flight[0] if f.samples]
-        events = apply(self.state, result)
-        return [flying.request for flying in given], events
+        given = [flying[0] for flying in self.state.in_flight[0] if flying.samples]
+        return given, apply(self.state, result)
 
     def end_leap(self, most: int | None = None) -> NDArray[np.float64]:
         """Books the leap, or its first `most` steps: when each of them ended."""

@@ -79,7 +79,7 @@ def search(
     cases, keys = _cases(layouts, asked)
     profile = layouts[0].deployment.profile
     solved = Cases(cases).solve(profile)
-    floor = profile[f"ttft.floor.{asked.engine}"]
+    floor = profile[f"ttft.floor.{layouts[0].deployment.era}"]
     points: dict[_Key, list[Point]] = {}
     for i, key in enumerate(keys):
         case = cases[i]
@@ -179,7 +179,10 @@ def _draft_share(layout: _Layout, asked: Asked) -> float:
     if drafter.described is None:
         layers = {m[1] for n in layout.described.graph.nodes if (m := _LAYER.match(n.name))}
         return 1.0 / max(1, len(layers))
-    small = deploy(drafter.described, chip=d.chip, mesh=Mesh(tp=d.mesh.tp), engine=d.engine)
+    small = deploy(
+        drafter.described, chip=d.chip, mesh=Mesh(tp=d.mesh.tp), engine=d.engine,
+        version=d.version, profile=d.profile,
+    )  # fmt: skip
     context = asked.input_tokens + asked.output_tokens / 2
 
     def step(of: Deployment) -> float:
@@ -279,7 +282,10 @@ def _layouts(
                     if not whole_heads[mesh.tp]:
                         continue
                     try:
-                        d = deploy(described, chip=chip, mesh=mesh, engine=asked.engine)
+                        d = deploy(
+                            described, chip=chip, mesh=mesh, engine=asked.engine,
+                            version=asked.version, profile=asked.profile,
+                        )  # fmt: skip
                     except CapacityError:
                         continue
                     except RidgelineError:

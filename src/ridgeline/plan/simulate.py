@@ -309,7 +309,9 @@ class Run:
         if not len(ends):
             return
         tally, running = self.tally, replica.state.running
-        seconds = np.diff(ends, prepend=replica.began)
+        seconds = np.empty(len(ends))
+        seconds[0] = ends[0] - replica.began
+        np.subtract(ends[1:], ends[:-1], out=seconds[1:])
         tally.gaps.add_all(seconds, len(running))
         late = int((seconds > tally.slo.itl99).sum()) if tally.slo.itl99 < inf else 0
         tally.output_tokens += len(running) * len(ends)

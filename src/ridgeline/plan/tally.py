@@ -28,15 +28,18 @@ class Gaps:
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BINS, np.int64))
 
     def add(self, seconds: float, count: int = 1) -> None:
-        self.counts[self.bin_of(seconds)] += count
+        at = self.bin_of(seconds)
+        self.counts[at] += count
 
     def add_all(self, seconds: NDArray[np.float64], count: int) -> None:
         """Each of `seconds`, `count` times."""
-        with np.errstate(divide="ignore"):
-            bins = (np.log(seconds / _LEAST_GAP) * _BINS_PER_E).clip(0, _BINS - 1).astype(np.intp)
-        low = int(bins.min())
-        found = np.bincount(bins - low) * count
-        self.counts[low : low + len(found)] += found
+        logs = np.log(np.maximum(seconds / _LEAST_GAP, 1.0))
+        bins = np.minimum(logs * _BINS_PER_E, _BINS - 1).astype(np.intp)
+        low, high = int(bins.min()), int(bins.max())
+        if low == high:
+            self.counts[low] += len(bins) * count
+        else:
+            self.counts[low : high + 1] += np.bincount(bins - low) * count
 
     @staticmethod
     def bin_of(seconds: float) -> int:

@@ -21,7 +21,7 @@ from ridgeline.plan.choice import Asked, Choice, Seen, price_of
 from ridgeline.plan.deployed import Knobs, ReplicaKind, replica_of
 from ridgeline.plan.fleet import Fleet, Outcome, Transfer
 from ridgeline.plan.knees import queue_grows
-from ridgeline.plan.load import Load
+from ridgeline.plan.load import Load, counted
 from ridgeline.plan.replica import Times
 from ridgeline.plan.simulate import simulate_fleet
 from ridgeline.plan.tally import Slo
@@ -95,9 +95,11 @@ def try_choices(
     wanted: int,
     block_tokens: int = 64,
     shares_prefixes: bool = False,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tried:
     """Of the choices, the best first, until so many are found that keep the SLO, or there is no
     time for more. shares_prefixes: of what the formulas know nothing, so that more may be had.
+    report: is told how many requests have come, and how many may.
     """
     kept: list[Choice] = []
     lost: list[Choice] = []
@@ -109,7 +111,12 @@ def try_choices(
         if number >= LEAST_TRIALS and spent + count > ALL_REQUESTS:
             break
         engine = engine_of(choice, asked, block_tokens)
-        trial = _Trial(engine, asked, loads, count, shares_prefixes)
+        before = spent
+
+        def come(number: int, before: int = before) -> None:
+            report(min(before + number, ALL_REQUESTS), ALL_REQUESTS)
+
+        trial = _Trial(engine, asked, loads, count, shares_prefixes, come)
         found = trial.adjusted(choice)
         spent += trial.runs * count
         (kept if keeps(found, asked) else lost).append(found)
@@ -130,7 +137,7 @@ def keeps(choice: Choice, asked: Asked) -> bool:
 @dataclass(slots=True)
 class _Trial:
     """Runs of one engine. goes_up: formulas may have found too low a rate, or too many replicas.
-    runs: how many there were.
+    runs: how many there were. come: is told how many requests have come in all of them.
     """
 
     kind: ReplicaKind
@@ -138,11 +145,15 @@ class _Trial:
     loads: Loads
     count: int
     goes_up: bool
+    come: Callable[[int], None]
     runs: int = 0
 
     def run(self, choice: Choice) -> Choice:
+        before = self.runs * self.count
         self.runs += 1
-        load = self.loads(choice.rate, self.count)
+        load = counted(
+            self.loads(choice.rate, self.count), lambda number: self.come(before + number)
+        )
         return replace(choice, seen=see(choice, self.kind, self.asked, load))
 
     def adjusted(self, choice: Choice) -> Choice:
@@ -226,7 +237,7 @@ def see(choice: Choice, kind: ReplicaKind, asked: Asked, load: Load) -> Seen | N
         transfer=Transfer(kind.kv_bytes, kind.link_bytes_per_second or inf) if prefill else None,
     )
     d = choice.deployment
-    floor = d.profile[f"ttft.floor.{d.engine}"]
+    floor = d.profile[f"ttft.floor.{d.era}"]
     slo = Slo(
         ttft=inf if asked.ttft is None else asked.ttft - floor,
         itl=inf if asked.itl is None else asked.itl,

@@ -8,6 +8,8 @@ the name. The engine does not use it: there, a token can end a request.
 
 from __future__ import annotations
 
+from array import array
+
 from ridgeline.engine.schedule.memory import blocks_for, grow, has_room, publish
 from ridgeline.engine.schedule.state import SchedulerState
 
@@ -39,7 +41,7 @@ def quiet_steps(state: SchedulerState) -> int:
 
 def leap(state: SchedulerState, num_steps: int, token_id: int = 0) -> None:
     """Books `num_steps` of the quiet steps, each giving `token_id` to every running request."""
-    tokens = [token_id] * num_steps
+    tokens = array("i", [token_id]) * num_steps
     size = state.limits.block_tokens
     for request in state.running:
         end = request.num_planned + num_steps
