@@ -73,6 +73,11 @@ def test_other_dialects_ask_the_same(folder: Path) -> None:
         content = [{"type": "image", "source": source}, text]
         return {**SHORT, "max_tokens": 4, "messages": [{"role": "user", "content": content}]}
 
+    def responses(**image: str) -> dict[str, object]:
+        content = [{"type": "input_image", "detail": "auto", **image}]
+        content.append({"type": "input_text", "text": "w1 w2"})
+        return {**SHORT, "max_output_tokens": 4, "input": [{"role": "user", "content": content}]}
+
     def ollama(**message: object) -> dict[str, object]:
         asked = {"role": "user", "content": "w1 w2", **message}
         options = {"temperature": 0, "num_predict": 4}
@@ -89,8 +94,25 @@ def test_other_dialects_ask_the_same(folder: Path) -> None:
         del asked["messages"]
         said = (await client.post("/api/generate", json=asked)).json()
         assert (said["response"], said["prompt_eval_count"]) == wanted
+        said = (
+            await client.post("/v1/responses", json=responses(image_url=url_of(picture(1))))
+        ).json()
+        assert (said["output"][0]["content"][0]["text"], said["usage"]["input_tokens"]) == wanted
+        further = {
+            **SHORT,
+            "max_output_tokens": 4,
+            "input": "w3",
+            "previous_response_id": said["id"],
+        }
+        after = (await client.post("/v1/responses", json=further)).json()
+        assert after["usage"]["input_tokens"] > wanted[1]
         url = {"type": "url", "url": "http://localhost/cat.png"}
-        for path, wrong in (("/v1/messages", anthropic(url)), ("/api/chat", ollama(images=[3]))):
+        for path, wrong in (
+            ("/v1/messages", anthropic(url)),
+            ("/api/chat", ollama(images=[3])),
+            ("/v1/responses", responses(image_url="http://localhost/cat.png")),
+            ("/v1/responses", responses(file_id="file-1")),
+        ):
             assert (await client.post(path, json=wrong)).status_code == 400
 
     within(core, check)

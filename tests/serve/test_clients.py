@@ -326,6 +326,25 @@ def test_responses_go_on_from_one_before(of_openai: openai.OpenAI) -> None:
         of_openai.responses.create(input="x", previous_response_id="resp_none", **most)
 
 
+def test_input_items_come_by_the_page(of_openai: openai.OpenAI) -> None:
+    said: Any = [{"role": "user", "content": text} for text in ("One", "Two", "Three")]
+    made = of_openai.responses.create(model="tiny", input=said, max_output_tokens=2)
+
+    def texts(**asked: Any) -> list[Any]:
+        listed = list(of_openai.responses.input_items.list(made.id, **asked))
+        return [item.to_dict()["content"][0]["text"] for item in listed]  # type: ignore[index]
+
+    assert texts() == ["Three", "Two", "One"]
+    assert texts(order="asc", limit=2) == ["One", "Two", "Three"]  # the client turns the pages
+    page = of_openai.responses.input_items.list(made.id, order="asc", limit=2)
+    assert page.has_more
+    for query, what in (({"order": "x"}, "order"), ({"limit": "0"}, "limit"), ({"a": "b"}, "a")):
+        with pytest.raises(openai.BadRequestError, match=f"{what}: "):
+            of_openai.get(
+                f"/responses/{made.id}/input_items", cast_to=object, options={"params": query}
+            )
+
+
 def test_responses_in_the_background(of_openai: openai.OpenAI) -> None:
     made = of_openai.responses.create(
         model="tiny", input="Hello", background=True, max_output_tokens=4, temperature=0
@@ -458,6 +477,71 @@ def test_chat_tools(of_openai: openai.OpenAI) -> None:
         (folded,) = stream.get_final_completion().choices[0].message.tool_calls or []
     assert folded.function.arguments == call.function.arguments
     assert folded.id == call.id
+
+
+def test_allowed_tools_are_those_that_are_called(of_openai: openai.OpenAI) -> None:
+    both: Any = [{"name": name, "parameters": WEATHER} for name in ("w", "x")]
+    functions: Any = [{"type": "function", "function": tool} for tool in both]
+    flat: Any = [{"type": "function", "strict": True, **tool} for tool in both]
+    # Random weights may think for as long as they are let: some of these call.
+    one: Any = {"type": "function", "function": {"name": "x"}}
+    choice: Any = {"mode": "required", "tools": [one]}
+    names = []
+    for seed in range(12):
+        asked: Any = {"model": "tiny", "temperature": 1, "parallel_tool_calls": False}
+        chat = of_openai.chat.completions.create(
+            messages=SAID,
+            tools=functions,
+            tool_choice={"type": "allowed_tools", "allowed_tools": choice},
+            max_tokens=128,
+            seed=seed,
+            **asked,
+        )
+        calls: Any = chat.choices[0].message.tool_calls
+        response = of_openai.responses.create(
+            input="Hello",
+            tools=flat,
+            tool_choice={
+                "type": "allowed_tools",
+                "mode": "required",
+                "tools": [{"type": "function", "name": "x"}],
+            },
+            max_output_tokens=128,
+            extra_body={"seed": seed},
+            **asked,
+        )
+        found = [item.name for item in response.output if item.type == "function_call"]
+        assert found == [call.function.name for call in calls or ()]
+        names += found
+    assert len(names) > 2
+    assert set(names) == {"x"}
+    allowed: Any = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "y"}}]}
+    with pytest.raises(openai.BadRequestError, match="'y' is none of the tools"):
+        of_openai.chat.completions.create(
+            model="tiny",
+            messages=SAID,
+            tools=functions,
+            tool_choice={"type": "allowed_tools", "allowed_tools": allowed},
+        )
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"tool_choice": {"type": "function", "function": {"name": "w", "x": 1}}}, "function.x"),
+        ({"stop": 5}, "stop"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "txt": ""}]}]}, "0.txt"),
+        ({"logit_bias": {"a": 1}}, "logit_bias.a"),
+    ],
+)
+def test_fields_are_named_as_the_client_wrote_them(
+    of_openai: openai.OpenAI, body: dict[str, Any], param: str
+) -> None:
+    asked = {"model": "tiny", "messages": SAID} | body
+    with pytest.raises(openai.BadRequestError) as refused:
+        of_openai.post("/chat/completions", body=asked, cast_to=object)
+    assert str(refused.value.param).endswith(param)
+    assert str(refused.value.param).replace(".", "").replace("_", "").isalnum()
 
 
 def test_a_refused_schema_says_whose_it_is_and_where(of_openai: openai.OpenAI) -> None:

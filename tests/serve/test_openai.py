@@ -86,6 +86,27 @@ def test_chat_streamed_is_chat_whole(core: Core) -> None:
     within(core, check)
 
 
+def test_echo_alone_scores_a_prompt(core: Core) -> None:
+    async def check(client: httpx.AsyncClient) -> None:
+        body = {"prompt": ["Hello", "Hi"], "echo": True, "logprobs": 1, "max_tokens": 0}
+        alone = (await client.post("/v1/completions", json=body)).json()
+        assert [choice["text"] for choice in alone["choices"]] == ["Hello", "Hi"]
+        assert {choice["finish_reason"] for choice in alone["choices"]} == {"length"}
+        assert alone["usage"]["completion_tokens"] == 0
+        with_one = (await client.post("/v1/completions", json=body | {"max_tokens": 1})).json()
+        for less, more in zip(alone["choices"], with_one["choices"], strict=True):
+            scores = more["logprobs"]["token_logprobs"]
+            assert less["logprobs"]["token_logprobs"] == scores[: len(less["text"])]
+            assert less["logprobs"]["tokens"] == list(less["text"])
+        plain = {"prompt": "Hi", "echo": True, "max_tokens": 0, "stream": True}
+        streamed = chunks_of((await client.post("/v1/completions", json=plain)).text)
+        assert "".join(chunk["choices"][0]["text"] for chunk in streamed) == "Hi"
+        refused = await client.post("/v1/completions", json={"prompt": "Hi", "max_tokens": 0})
+        assert "0 needs echo" in refused.json()["error"]["message"]
+
+    within(core, check)
+
+
 def test_echo_gives_the_prompt_and_its_logprobs(core: Core) -> None:
     async def check(client: httpx.AsyncClient) -> None:
         body = {"prompt": "Hello", "echo": True, "logprobs": 1, "max_tokens": 2, "temperature": 0}

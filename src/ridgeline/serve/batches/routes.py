@@ -22,6 +22,7 @@ from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import HttpError, fault_of
 from ridgeline.serve.core.http import checked_body, documented, key_of, read_body, route_of
 from ridgeline.serve.core.many import answer_many
+from ridgeline.serve.core.pages import page_of
 from ridgeline.serve.openai import chat, completions
 from ridgeline.serve.openai.chat_answer import ChatBuilder
 from ridgeline.serve.openai.chat_bodies import ChatBody
@@ -179,7 +180,14 @@ def _add_files(routes: APIRouter, core: Core, desk: Desk) -> None:
     @routes.get("/v1/files")
     async def list_files(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
-        return JSONResponse(_page(await asyncio.to_thread(desk.files.every, tenant), request))
+        purpose = request.query_params.get("purpose")
+        every = [
+            public(file)
+            for file in await asyncio.to_thread(desk.files.every, tenant)
+            if purpose in (None, file["purpose"])
+        ]
+        page = page_of(every, request.query_params, order="desc", known=("purpose",))
+        return JSONResponse(page)
 
     @routes.get("/v1/files/{file_id}")
     async def get_file(request: Request, file_id: str) -> Response:
@@ -220,7 +228,8 @@ def _add_batches(routes: APIRouter, core: Core, desk: Desk) -> None:
     @routes.get("/v1/batches")
     async def list_batches(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
-        return JSONResponse(_page(await asyncio.to_thread(desk.batches.every, tenant), request))
+        every = await asyncio.to_thread(desk.batches.every, tenant)
+        return JSONResponse(page_of([public(batch) for batch in every], request.query_params))
 
     @routes.get("/v1/batches/{batch_id}")
     async def get_batch(request: Request, batch_id: str) -> Response:
@@ -240,23 +249,3 @@ async def _known(call: Any, tenant: str, name: str, param: str) -> Any:
         return await asyncio.to_thread(call, tenant, name)
     except (KeyError, FileNotFoundError):
         raise HttpError(404, "not_found", f"{param}: there is no {name[:80]!r}", param) from None
-
-
-def _page(entries: list[dict[str, Any]], request: Request) -> dict[str, Any]:
-    """A list from `after` on, of `limit` at most."""
-    limit = request.query_params.get("limit", "100")
-    if not limit.isdecimal() or not 1 <= int(limit) <= 10_000:
-        raise RequestError("limit", "must be a whole number from 1 to 10000")
-    after = request.query_params.get("after")
-    ids = [entry["id"] for entry in entries]
-    if after is not None and after not in ids:
-        raise RequestError("after", "is none of the list")
-    start = 0 if after is None else ids.index(after) + 1
-    found = [public(entry) for entry in entries[start : start + int(limit)]]
-    return {
-        "object": "list",
-        "data": found,
-        "first_id": found[0]["id"] if found else None,
-        "last_id": found[-1]["id"] if found else None,
-        "has_more": start + len(found) < len(entries),
-    }

@@ -36,7 +36,15 @@ class NamedTool:
     name: str
 
 
-ToolChoice = Literal["auto", "none", "required"] | NamedTool
+@dataclass(frozen=True, slots=True)
+class AllowedTools:
+    """The model is told of all tools, and may call these; required: it must."""
+
+    names: tuple[str, ...]
+    required: bool = False
+
+
+ToolChoice = Literal["auto", "none", "required"] | NamedTool | AllowedTools
 
 
 @dataclass(frozen=True, slots=True)

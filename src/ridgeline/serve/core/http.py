@@ -107,6 +107,8 @@ async def read_body(core: Core, request: Request, kind: type[B]) -> tuple[B, lis
 
 def checked_body(value: Any, kind: type[B], *, lenient: bool) -> tuple[B, list[str]]:
     ignored: list[str] = []
+    if not isinstance(value, dict):
+        raise RequestError("body", "is not a JSON object")
     while True:
         try:
             return kind.model_validate(value), ignored
@@ -117,16 +119,28 @@ def checked_body(value: Any, kind: type[B], *, lenient: bool) -> tuple[B, list[s
         unknown = [each for each in errors if each["type"] == "extra_forbidden"]
         if lenient and unknown and len(ignored) < MAX_IGNORED:
             for each in unknown:
-                ignored.append(_place(each["loc"]))
+                ignored.append(_place(each["loc"], value))
                 without(value, each["loc"])
             continue
         first = unknown[0] if unknown else errors[0]
         message = "is not a field that is known here" if unknown else str(first["msg"])
-        raise RequestError(_place(first["loc"]) or "body", message)
+        raise RequestError(_place(first["loc"], value) or "body", message)
 
 
-def _place(location: tuple[str | int, ...]) -> str:
-    return ".".join(str(part) for part in location)
+def _place(location: tuple[str | int, ...], value: Any) -> str:
+    """Where in a body it is; pydantic's names of a union's members are nobody's fields."""
+    found = []
+    for number, part in enumerate(location):
+        if isinstance(value, dict):
+            if part not in value and (number + 1 < len(location) or "[" in str(part)):
+                continue
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int):
+            value = value[part] if part < len(value) else None
+        else:
+            continue
+        found.append(str(part))
+    return ".".join(found)
 
 
 def documented(

@@ -18,7 +18,7 @@ from ridgeline.engine.prompts import Prompts, Tokenized
 from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import ModelError, RequestError
 from ridgeline.model.text.tokenizer import Tokenizer
-from ridgeline.serve.core.ask import Ask, Conversation, NamedTool, Tool
+from ridgeline.serve.core.ask import AllowedTools, Ask, Conversation, NamedTool, Tool
 from ridgeline.serve.parse.derive import format_of
 from ridgeline.serve.parse.format import ModelFormat
 from ridgeline.serve.parse.grammar import tool_grammar
@@ -154,13 +154,15 @@ class Phrasing:
             sampling = replace(sampling, skip_special_tokens=False)
         if not tools:
             return sampling
-        required = ask.tool_choice != "auto"
+        choice = ask.tool_choice
+        required = choice.required if isinstance(choice, AllowedTools) else choice != "auto"
         chosen = tools
-        if isinstance(ask.tool_choice, NamedTool):
-            name = ask.tool_choice.name
-            chosen = tuple(tool for tool in tools if tool.name == name)
-            if not chosen:
-                raise RequestError("tool_choice", f"{name!r} is none of the tools")
+        if not isinstance(choice, str):
+            names = (choice.name,) if isinstance(choice, NamedTool) else choice.names
+            chosen = tuple(tool for tool in tools if tool.name in names)
+            lacking = set(names).difference(tool.name for tool in tools)
+            if lacking:
+                raise RequestError("tool_choice", f"{min(lacking)!r} is none of the tools")
         many = ask.parallel_tool_calls and not isinstance(ask.tool_choice, NamedTool)
         if getattr(sampling, "structured_outputs", None) is not None:
             if required:

@@ -12,7 +12,15 @@ from fastapi.responses import JSONResponse
 
 from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import RequestError
-from ridgeline.serve.core.ask import Ask, Conversation, NamedTool, Reasoning, Tool, ToolChoice
+from ridgeline.serve.core.ask import (
+    AllowedTools,
+    Ask,
+    Conversation,
+    NamedTool,
+    Reasoning,
+    Tool,
+    ToolChoice,
+)
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import Fault
 from ridgeline.serve.core.events import AnswerEvent, raise_error
@@ -34,6 +42,7 @@ from ridgeline.serve.core.phrasing import constrained
 from ridgeline.serve.openai.answers import Completion
 from ridgeline.serve.openai.chat_answer import ChatBuilder
 from ridgeline.serve.openai.chat_bodies import (
+    AllowedChoice,
     ChatBody,
     ConstrainedBody,
     ImagePart,
@@ -147,6 +156,10 @@ def tools_of(body: ChatBody) -> tuple[Tool, ...]:
 def choice_of(body: ChatBody) -> ToolChoice:
     if isinstance(body.tool_choice, NamedChoice):
         return NamedTool(body.tool_choice.function.name)
+    if isinstance(body.tool_choice, AllowedChoice):
+        allowed = body.tool_choice.allowed_tools
+        names = tuple(tool.function.name for tool in allowed.tools)
+        return AllowedTools(names, required=allowed.mode == "required")
     return body.tool_choice or "auto"
 
 

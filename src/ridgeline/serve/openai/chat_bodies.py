@@ -85,6 +85,18 @@ class NamedChoice(Body):
     function: NamedFunction
 
 
+class AllowedFunctions(Body):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedChoice], Field(min_length=1)]
+
+
+class AllowedChoice(Body):
+    """The model is told of all tools, and may call these."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedFunctions
+
+
 class JsonSchema(Body):
     name: str
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
@@ -184,7 +196,11 @@ class ChatBody(ConstrainedBody):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     tools: list[ToolDefinition] | None = None
-    tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
+    tool_choice: (
+        Literal["auto", "none", "required"]
+        | Annotated[NamedChoice | AllowedChoice, Field(discriminator="type")]
+        | None
+    ) = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     include_reasoning: bool = True

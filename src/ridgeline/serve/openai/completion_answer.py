@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ridgeline.engine.answer import Logprob
@@ -26,7 +27,8 @@ class CompletionBuilder:
     """Takes the events of each prompt's answers; gives the chunks of the stream. Answer `i` of
     prompt `p` is choice `p * count + i`. echoes: what each choice begins with, of each prompt.
     logprobs: how many likeliest are told of a token; None: nothing is. piece: a token's text.
-    scores: `whole` has the prompts' logprobs, with each of its choices.
+    scores: `whole` has the prompts' logprobs, with each of its choices. echo_only: of the answers
+    nothing is told.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class CompletionBuilder:
         piece: Callable[[int], str],
         *,
         scores: bool = False,
+        echo_only: bool = False,
     ) -> None:
+        self._echo_only = echo_only
         self._scores: list[list[dict[str, Any] | None] | None] | None = None
         if scores:
             self._scores = [None] * len(echoes)
@@ -70,7 +74,9 @@ class CompletionBuilder:
         what is new is written. Raises as `raise_error` does.
         """
         number, event = numbered
-        if isinstance(event, TextDelta) and event.text and self._num_logprobs is None:
+        told = isinstance(event, TextDelta) and event.text and not self._echo_only
+        if told and self._num_logprobs is None:
+            assert isinstance(event, TextDelta)
             index = number * self._count + event.index
             self._texts[index] += event.text
             choice = f'{index},"text":{compact(event.text)},"logprobs":null'
@@ -84,6 +90,8 @@ class CompletionBuilder:
             return []
         index = number * self._count + event.index
         if isinstance(event, TextDelta):
+            if self._echo_only:
+                return []
             self._texts[index] += event.text
             entries = event.logprobs if self._num_logprobs is not None else None
             if not event.text and not entries:
@@ -95,6 +103,8 @@ class CompletionBuilder:
                 self._offsets[index] += _length(entries)
             return [self._chunk(index, event.text, told, None)]
         if isinstance(event, AnswerEnd):
+            if self._echo_only:
+                event = replace(event, finish_reason="length", stop_reason=None)
             self._ends[index] = event
             return [self._chunk(index, "", None, event)]
         return []
@@ -120,7 +130,7 @@ class CompletionBuilder:
         return {**head, "usage": usage_of(self._usage)}
 
     def _take_done(self, number: int, event: Done) -> None:
-        self._usage += event.usage
+        self._usage += replace(event.usage, completion_tokens=0) if self._echo_only else event.usage
         scored = event.output.prompt_logprobs
         if self._scores is not None and scored is not None:
             self._scores[number] = scores_of(scored)

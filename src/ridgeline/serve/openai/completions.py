@@ -47,11 +47,13 @@ TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class CompletionBody(ConstrainedBody):
-    """POST /v1/completions. max_tokens: 16 if not said, as OpenAI has it."""
+    """POST /v1/completions. max_tokens: 16 if not said, as OpenAI has it; 0, with echo: the prompt
+    and its logprobs alone.
+    """
 
     model: str | None = None
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
-    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = 16
+    max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = 16
     logprobs: Annotated[int, Field(ge=0, le=256)] | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -83,6 +85,7 @@ def router(core: Core) -> APIRouter:
             body.logprobs,
             piece,
             scores=body.prompt_logprobs is not None,
+            echo_only=body.max_tokens == 0,
         )
         headers = {"x-request-id": completion_id}
         if ignored:
@@ -118,11 +121,14 @@ def asks_of(core: Core, body: CompletionBody, tenant: str, request_id: str) -> l
         raise RequestError("echo", "and truncate_prompt_tokens: give one")
     if body.echo and body.stream and body.logprobs is not None:
         raise RequestError("logprobs", "with echo, of prompts come only without stream")
+    if body.max_tokens == 0 and not body.echo:
+        raise RequestError("max_tokens", "0 needs echo: else there is nothing to answer")
     check_stream(body.stream, body.stream_options, body)
     given = body.given()
     if body.echo and body.logprobs is not None:
         given.setdefault("prompt_logprobs", body.logprobs)
-    params = SamplingParams(max_tokens=body.max_tokens, logprobs=body.logprobs, **given)
+    most = 1 if body.max_tokens == 0 else body.max_tokens  # the one is not told
+    params = SamplingParams(max_tokens=most, logprobs=body.logprobs, **given)
     params = constrained_by(params, body)
     prompts = _prompts(body)
     if len(prompts) > core.options.max_prompts:

@@ -33,7 +33,8 @@ def router(_core: Core) -> APIRouter:
     def sent(name: str) -> Response:
         return Response(contents[name], headers=HEADERS, media_type=KINDS[name])
 
-    @routes.get("/")
+    # Clients of Ollama ask by HEAD whether somebody is there.
+    @routes.api_route("/", methods=["GET", "HEAD"])
     async def index() -> Response:
         return sent("index.html")
 

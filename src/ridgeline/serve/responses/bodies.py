@@ -17,12 +17,20 @@ class TextPart(Body):
     logprobs: list[Any] | None = None
 
 
+class ImagePart(Body):
+    """detail: how closely to look; here every image is seen alike."""
+
+    type: Literal["input_image"]
+    detail: Literal["auto", "low", "high", "original"] | None = None
+    image_url: str | None = None
+    file_id: str | None = None
+
+
 class OtherPart(Body):
     """Known so that it can be refused by name."""
 
-    type: Literal["input_image", "input_file", "input_audio"]
+    type: Literal["input_file", "input_audio"]
     detail: str | None = None
-    image_url: str | None = None
     file_id: str | None = None
     file_url: str | None = None
     file_data: str | None = None
@@ -30,7 +38,7 @@ class OtherPart(Body):
     input_audio: Any = None
 
 
-Part = Annotated[TextPart | OtherPart, Field(discriminator="type")]
+Part = Annotated[TextPart | ImagePart | OtherPart, Field(discriminator="type")]
 
 
 class MessageItem(Body):
@@ -94,6 +102,19 @@ class NamedChoice(Body):
     name: str
 
 
+class AllowedTool(Body):
+    type: Literal["function"]
+    name: str
+
+
+class AllowedChoice(Body):
+    """The model is told of all tools, and may call these."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[AllowedTool], Field(min_length=1)]
+
+
 class TextFormat(Body):
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
@@ -123,7 +144,7 @@ class ResponsesBody(Body):
     input: a text, or items: they are checked one by one by their types (`items.read_items`).
     """
 
-    model: str
+    model: str | None = None
     input: str | list[dict[str, Any]]
     instructions: str | None = None
     background: bool | None = None
@@ -140,7 +161,11 @@ class ResponsesBody(Body):
     store: bool | None = None
     temperature: float | None = None
     text: TextConfig | None = None
-    tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
+    tool_choice: (
+        Literal["auto", "none", "required"]
+        | Annotated[NamedChoice | AllowedChoice, Field(discriminator="type")]
+        | None
+    ) = None
     tools: list[Tool] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     top_p: float | None = None

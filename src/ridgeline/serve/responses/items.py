@@ -13,6 +13,7 @@ from ridgeline.serve.core.bodies import Body
 from ridgeline.serve.responses.bodies import (
     CallItem,
     CallOutputItem,
+    ImagePart,
     MessageItem,
     OtherPart,
     Part,
@@ -81,7 +82,10 @@ def messages_of(items: Sequence[dict[str, Any]], instructions: str | None) -> li
         if isinstance(item, MessageItem) and item.role != "assistant":
             own = None
             role = "system" if item.role == "developer" else item.role
-            found.append({"role": role, "content": _text(item.content, f"{where}.content")})
+            seen = item.role == "user"
+            both = _parts(item.content, f"{where}.content") if seen else None
+            content = both or _text(item.content, f"{where}.content")
+            found.append({"role": role, "content": content})
         elif isinstance(item, CallOutputItem):
             own = None
             if item.call_id not in names:
@@ -134,11 +138,32 @@ def _arguments(item: CallItem, where: str) -> Any:
     return found
 
 
+def _parts(content: str | Sequence[Part], where: str) -> list[dict[str, Any]] | None:
+    """The parts, in order, of a message with images; None: it has none."""
+    if isinstance(content, str) or not any(isinstance(part, ImagePart) for part in content):
+        return None
+    found: list[dict[str, Any]] = []
+    for place, part in enumerate(content):
+        if not isinstance(part, ImagePart):
+            found.append({"type": "text", "text": _text([part], where)})
+            continue
+        if part.image_url is None:
+            raise RequestError(
+                f"{where}[{place}].image_url", "is missing: input_image is a data: URL in base64"
+            )
+        if part.file_id is not None:
+            raise RequestError(f"{where}[{place}].file_id", "and image_url: give the latter alone")
+        found.append({"type": "image_url", "image_url": part.image_url})
+    return found
+
+
 def _text(content: str | Sequence[Part], where: str) -> str:
     if isinstance(content, str):
         return content
     texts = []
     for place, part in enumerate(content):
+        if isinstance(part, ImagePart):
+            raise RequestError(f"{where}[{place}].type", "images are a user's alone")
         if isinstance(part, OtherPart):
             raise RequestError(f"{where}[{place}].type", f"this model reads text, not {part.type}")
         texts.append(part.text or part.refusal or "")

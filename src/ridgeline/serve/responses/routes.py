@@ -13,7 +13,15 @@ from pydantic import BaseModel
 
 from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import RequestError
-from ridgeline.serve.core.ask import Ask, Conversation, NamedTool, Reasoning, Tool
+from ridgeline.serve.core.ask import (
+    AllowedTools,
+    Ask,
+    Conversation,
+    NamedTool,
+    Reasoning,
+    Tool,
+    ToolChoice,
+)
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import Fault, HttpError
 from ridgeline.serve.core.events import AnswerEvent
@@ -31,10 +39,11 @@ from ridgeline.serve.core.http import (
     traced,
     while_there,
 )
+from ridgeline.serve.core.pages import page_of
 from ridgeline.serve.core.phrasing import constrained
 from ridgeline.serve.openai.errors import error_body
 from ridgeline.serve.responses.background import Background, folded
-from ridgeline.serve.responses.bodies import NamedChoice, ResponsesBody
+from ridgeline.serve.responses.bodies import AllowedChoice, NamedChoice, ResponsesBody
 from ridgeline.serve.responses.items import messages_of, read_items, tools_of
 from ridgeline.serve.responses.response import ResponseBuilder
 from ridgeline.serve.responses.store import Store, documents_of
@@ -142,9 +151,8 @@ def router(core: Core) -> APIRouter:
             {"id": f"item_{response_id[5:]}_{number}", **listed_item(item)}
             for number, item in enumerate(items)
         ]
-        first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-        listed = {"object": "list", "data": data, "has_more": False}
-        return JSONResponse(listed | {"first_id": first, "last_id": last})
+        page = page_of(data, request.query_params, limit=20, order="desc", known=("include[]",))
+        return JSONResponse(page)
 
     @routes.post("/v1/responses/{response_id}/cancel")
     async def cancel_response(request: Request, response_id: str) -> Response:
@@ -244,7 +252,6 @@ def ask_of(
         if form.schema_ is None:
             raise RequestError("text.format.schema", "is missing")
         params = constrained(params, "text.format", json=form.schema_)
-    choice = body.tool_choice
     tools = tuple(
         Tool(
             each["function"]["name"],
@@ -258,7 +265,7 @@ def ask_of(
         Conversation(tuple(messages_of(items, body.instructions)), body.chat_template_kwargs or {}),
         params,
         tools=tools,
-        tool_choice=NamedTool(choice.name) if isinstance(choice, NamedChoice) else choice or "auto",
+        tool_choice=choice_of(body),
         parallel_tool_calls=body.parallel_tool_calls is not False,
         reasoning=Reasoning(
             False if effort == "none" else None, effort=None if effort == "none" else effort
@@ -266,6 +273,16 @@ def ask_of(
         service=core.service(tenant, body.priority, body.cache_salt),
         request_id=response_id,
     )
+
+
+def choice_of(body: ResponsesBody) -> ToolChoice:
+    choice = body.tool_choice
+    if isinstance(choice, NamedChoice):
+        return NamedTool(choice.name)
+    if isinstance(choice, AllowedChoice):
+        names = tuple(tool.name for tool in choice.tools)
+        return AllowedTools(names, required=choice.mode == "required")
+    return choice or "auto"
 
 
 def head_of(core: Core, body: ResponsesBody) -> dict[str, Any]:
