@@ -396,7 +396,6 @@ DENSE = (
                 "llama_4_scaling_beta": 0.5,
             },
         ),
-        gguf_type=None,
     ),
     # Gemma 4 31B: global layers with larger and fewer heads, whose keys are their values, and of
     # whose pairs a quarter turns.

@@ -239,6 +239,34 @@ MIXTURES = (
         ),
         gguf_type=None,
     ),
+    # As GGUF can say it: what chunks, temperatures and layers without positions are is in no key.
+    Case(
+        "llama4_scout",
+        _mixture(
+            "Llama4ForCausalLM",
+            "llama4_text",
+            num_hidden_layers=4,
+            num_local_experts=4,
+            num_experts_per_tok=1,
+            intermediate_size_mlp=48,
+            interleave_moe_layer_step=2,
+            head_dim=16,
+            use_qk_norm=True,
+            attention_chunk_size=8192,
+            attn_temperature_tuning=True,
+            floor_scale=8192,
+            attn_scale=0.1,
+            attention_bias=False,
+            rope_theta=500000.0,
+            rope_scaling={
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "high_freq_factor": 4.0,
+                "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 64,
+            },
+        ),
+    ),
     # Two experts a token, no norm of heads, chunks in all layers but one.
     Case(
         "llama4_pairs",
@@ -294,7 +322,6 @@ MIXTURES = (
             routed_scaling_factor=4.0,
             rope_scaling={**_YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
         ),
-        gguf_type=None,
         draw=2,
     ),
     # DeepSeek V2 Lite: queries without a latent, experts without groups.
@@ -311,7 +338,7 @@ MIXTURES = (
             norm_topk_prob=False,
             routed_scaling_factor=1.0,
         ),
-        gguf_type=None,
+        draw=1,
     ),
     # DeepSeek V3: corrected sigmoids, groups by their two best, a scale of the softmax from YaRN.
     Case(
@@ -323,7 +350,6 @@ MIXTURES = (
             topk_method="noaux_tc",
             rope_scaling={**_YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
         ),
-        gguf_type=None,
     ),
     # Multi-token prediction: two modules of DeepSeek's, each with copies of what is the model's.
     Case(
@@ -393,7 +419,6 @@ MIXTURES = (
             mlp_layer_types=["dense", "sparse"],
             topk_method="noaux_tc",
         ),
-        gguf_type=None,
     ),
     # ERNIE 4.5 A3B: softmax and a correction, a shared expert, mixtures between plain layers.
     Case(

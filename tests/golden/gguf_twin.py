@@ -54,12 +54,17 @@ _ARCHITECTURES = {
     "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
     "qwen2_moe": gguf.MODEL_ARCH.QWEN2MOE,
     "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
+    "deepseek_v2": gguf.MODEL_ARCH.DEEPSEEK2,
+    "deepseek_v3": gguf.MODEL_ARCH.DEEPSEEK2,
+    "glm4_moe_lite": gguf.MODEL_ARCH.DEEPSEEK2,
+    "llama4_text": gguf.MODEL_ARCH.LLAMA4,
+    "ministral3": gguf.MODEL_ARCH.MISTRAL3,
     "mamba": gguf.MODEL_ARCH.MAMBA,
     "falcon_mamba": gguf.MODEL_ARCH.MAMBA,
     "mamba2": gguf.MODEL_ARCH.MAMBA2,
 }
 # Query and key rows are reordered for interleaved rotary pairs.
-_REORDERED = ("llama", "mixtral", "granite", "granitemoe", "smollm3", "arcee")
+_REORDERED = ("llama", "mixtral", "granite", "granitemoe", "smollm3", "arcee", "ministral3")
 # Norm weights carry the 1 of 1 + w.
 _SHIFTED = ("gemma3_text", "gemma", "gemma2")
 _FILE_TYPES = {
@@ -113,6 +118,8 @@ def _write_rope(writer: gguf.GGUFWriter, config: Mapping[str, Any], head_dim: in
         return  # llama.cpp's converter writes no base: 10000
     rope = config.get("rope_parameters") or {"rope_theta": config["rope_theta"]}
     scaling = config.get("rope_scaling") or {}
+    if "rope_type" in rope:
+        scaling = rope
     theta = rope["rope_theta"]
     writer.add_rope_freq_base(theta)
     if config["model_type"] == "gemma3_text":
@@ -131,6 +138,14 @@ def _write_rope(writer: gguf.GGUFWriter, config: Mapping[str, Any], head_dim: in
             writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
             writer.add_rope_scaling_factor(scaling["factor"])
             writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+            for name, add in (
+                ("beta_fast", writer.add_rope_scaling_yarn_beta_fast),
+                ("beta_slow", writer.add_rope_scaling_yarn_beta_slow),
+            ):
+                if name in scaling:
+                    add(scaling[name])
+        case "default":
+            pass
         case "llama3":
             factors = llama3_frequency_factors(scaling, theta, head_dim)
             writer.add_tensor("rope_freqs.weight", factors)
@@ -201,9 +216,11 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_feed_forward_length(config.get("intermediate_size_mlp", config["intermediate_size"]))
     writer.add_head_count(heads)
-    if "num_key_value_heads" in config:
+    if "kv_lora_rank" in config:
+        writer.add_head_count_kv(1)
+    elif "num_key_value_heads" in config:
         writer.add_head_count_kv(config["num_key_value_heads"])
     for key in ("layer_norm_eps", "norm_epsilon"):
         if key in config:
@@ -249,6 +266,36 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
             writer.add_expert_group_count(config["n_group"])
             writer.add_expert_group_used_count(config["topk_group"])
+        case "deepseek_v2" | "deepseek_v3" | "glm4_moe_lite":
+            rank, rope = config["kv_lora_rank"], config["qk_rope_head_dim"]
+            first = config.get("first_k_dense_replace")
+            writer.add_leading_dense_block_count(1 if first is None else first)
+            if config["q_lora_rank"] is not None:
+                writer.add_q_lora_rank(config["q_lora_rank"])
+            writer.add_kv_lora_rank(rank)
+            writer.add_key_length(rank + rope)
+            writer.add_value_length(rank)
+            writer.add_key_length_mla(config["qk_nope_head_dim"] + rope)
+            writer.add_value_length_mla(config["v_head_dim"])
+            writer.add_expert_shared_count(config["n_shared_experts"])
+            writer.add_expert_weights_scale(config["routed_scaling_factor"])
+            if config["norm_topk_prob"]:
+                writer.add_expert_weights_norm(True)
+            writer.add_expert_group_count(config["n_group"])
+            writer.add_expert_group_used_count(config["topk_group"])
+            softmax = config.get("scoring_func") == "softmax"
+            functions = gguf.ExpertGatingFuncType
+            writer.add_expert_gating_func(functions.SOFTMAX if softmax else functions.SIGMOID)
+            writer.add_rope_dimension_count(rope)
+            if (weight := (config["rope_scaling"] or {}).get("mscale_all_dim")) is not None:
+                writer.add_rope_scaling_yarn_log_mul(0.1 * weight)
+        case "llama4_text":
+            writer.add_interleave_moe_layer_step(config["interleave_moe_layer_step"])
+            writer.add_expert_feed_forward_length(config["intermediate_size"])
+        case "ministral3":
+            rope = config["rope_parameters"]
+            writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+            writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
         case "minimax_m2":
             writer.add_rope_dimension_count(config["rotary_dim"])
             writer.add_expert_feed_forward_length(config["intermediate_size"])
@@ -297,7 +344,7 @@ def _stored(name: str, weight: F32, config: Mapping[str, Any]) -> F32:
     return weight
 
 
-def parted(weights: Mapping[str, F32]) -> dict[str, F32]:
+def parted(weights: Mapping[str, F32], config: Mapping[str, Any]) -> dict[str, F32]:
     """Tensors that hold gate and up of each expert as two, of GGUF's names: gate above up in
     Granite's, by turns and inputs first in gpt-oss's.
     """
@@ -310,6 +357,14 @@ def parted(weights: Mapping[str, F32]) -> dict[str, F32]:
             found |= {f"{block}.ffn_gate_exps.weight": gate, f"{block}.ffn_up_exps.weight": up}
         elif name.endswith("block_sparse_moe.output_linear.weight"):
             found[f"{block}.ffn_down_exps.weight"] = weight
+        elif name.endswith("kv_b_proj.weight"):
+            whole = weight.reshape(config["num_attention_heads"], -1, weight.shape[-1])
+            nope = config["qk_nope_head_dim"]
+            found[f"{block}.attn_k_b.weight"] = whole[:, :nope].swapaxes(1, 2)
+            found[f"{block}.attn_v_b.weight"] = whole[:, nope:]
+        elif config["model_type"] == "llama4_text" and name.endswith("gate_up_proj"):
+            gate, up = np.split(weight.swapaxes(1, 2), 2, axis=1)
+            found |= {f"{block}.ffn_gate_exps.weight": gate, f"{block}.ffn_up_exps.weight": up}
         elif match := re.search(r"experts\.(gate_up|down)_proj(_bias)?$", name):
             leaf = "bias" if match[2] else "weight"
             rows = weight if match[2] else weight.swapaxes(1, 2)
@@ -353,7 +408,7 @@ def write_gguf(
     writer.add_file_type(_FILE_TYPES[matrix_type])
     _write_hyperparameters(writer, config)
     _write_vocabulary(writer, config)
-    for source, weight in stacked(parted(weights)).items():
+    for source, weight in stacked(parted(weights, config)).items():
         known = source.replace("mixer.dt_bias", "mixer.dt_proj.bias")
         known = known.replace("e_score_correction_bias", "e_score_correction.bias")
         known = re.sub(r"\.sinks$", ".sinks.weight", known)

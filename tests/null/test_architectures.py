@@ -86,6 +86,7 @@ ALSO: dict[str, dict[str, Any]] = {
     "GlmMoeDsaForCausalLM": GROUPED,
     "Glm4MoeLiteForCausalLM": GROUPED,
     "KimiK25ForConditionalGeneration": GROUPED,
+    "deepseek2": GROUPED,
     "Gemma3nForCausalLM": {"num_kv_shared_layers": 0},
     "Gemma3nForConditionalGeneration": {"num_kv_shared_layers": 0},
     "RWKV7ForCausalLM": {f"{name}_low_rank_dim": 8 for name in ("decay", "a", "v", "gate")}
@@ -247,8 +248,15 @@ def test_which_architectures_turn_neighbouring_channels() -> None:
         *("Ernie4_5_MoeForCausalLM", "Glm4MoeLiteForCausalLM"),
         *("GlmMoeDsaForCausalLM", "KimiK25ForConditionalGeneration"),
         *("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
-        *("command-r", "cohere2", "glm4", "ernie4_5"),
-        *("llama", "granite", "granitemoe", "smollm3", "arcee"),  # whose rows GGUF reorders
+        *("command-r", "cohere2", "glm4", "ernie4_5", "deepseek2", "llama4"),
+        *(
+            "llama",
+            "granite",
+            "granitemoe",
+            "smollm3",
+            "arcee",
+            "mistral3",
+        ),  # whose rows GGUF reorders
     }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -272,3 +273,64 @@ def test_layers_that_predict_further_are_told_of(tmp_path: Path) -> None:
     write(tmp_path, config, tensors)
     with pytest.raises(ModelError, match=r"layers\.2\..* is not part of this architecture"):
         open_model(tmp_path)
+
+
+def rewritten(path: Path, out: Path, changed: Callable[[Arrays], Arrays]) -> Path:
+    """A copy of a GGUF file, with other tensors; those named `*!q8` become Q8_0."""
+    reader = gguf.GGUFReader(path)
+    text = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(out, text)
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture":
+            continue
+        kinds = [*field.types, None]
+        writer.add_key_value(name, field.contents(), kinds[0], kinds[1])
+    tensors = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
+    for name, array in changed(tensors).items():
+        if name.endswith("!q8"):
+            kind = gguf.GGMLQuantizationType.Q8_0
+            packed = gguf.quants.quantize(array.astype(np.float32), kind)
+            writer.add_tensor(name.removesuffix("!q8"), packed, raw_dtype=kind)
+        else:
+            writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
+
+
+def test_what_expands_latents_in_one_tensor_and_in_two(tmp_path: Path) -> None:
+    source = GOLDEN / "deepseek_v3" / "model.gguf"
+    name, block = "layers.1.attn.kv_b.weight", "blk.1.attn"
+    whole = numbers(open_model(GOLDEN / "deepseek_v3"), name)
+    assert np.array_equal(numbers(open_model(source), name), whole)
+
+    def older(tensors: Arrays) -> Arrays:
+        for i in range(2):
+            keys, values = (tensors.pop(f"blk.{i}.attn_{x}_b.weight") for x in "kv")
+            joined = np.concatenate([keys.swapaxes(1, 2), values], axis=1)
+            tensors[f"blk.{i}.attn_kv_b.weight"] = joined.reshape(-1, joined.shape[-1])
+        return tensors
+
+    assert np.array_equal(
+        numbers(open_model(rewritten(source, tmp_path / "older.gguf", older)), name), whole
+    )
+
+    def quantized(tensors: Arrays) -> Arrays:
+        tensors[f"{block}_v_b.weight!q8"] = tensors.pop(f"{block}_v_b.weight")
+        return tensors
+
+    model = open_model(rewritten(source, tmp_path / "quantized.gguf", quantized))
+    found, rows = numbers(model, name).reshape(4, 22, 32), whole.reshape(4, 22, 32)
+    assert np.array_equal(found[:, :12], rows[:, :12])
+    assert 0 < np.abs(found[:, 12:] - rows[:, 12:]).max() < 0.01
+
+    def otherwise(tensors: Arrays) -> Arrays:
+        keys, values = (tensors[f"{block}_{x}_b.weight"] for x in "kv")
+        tensors[f"{block}_k_b.weight"] = keys[..., :10].copy()
+        tensors[f"{block}_v_b.weight"] = np.concatenate([values, values[:, :2]], axis=1)
+        return tensors
+
+    with pytest.raises(ModelError, match=r"blk\.1\.attn_k_b\.weight.*\(4, 32, 12\) is needed"):
+        open_model(rewritten(source, tmp_path / "otherwise.gguf", otherwise))

@@ -20,6 +20,7 @@ from ridgeline.model.architectures.deepseek import (
     build_deepseek_v2,
     build_deepseek_v3,
     build_deepseek_v32,
+    build_gguf_deepseek2,
     build_kimi_k25,
 )
 from ridgeline.model.architectures.ernie import build_ernie, build_ernie_moe
@@ -46,6 +47,7 @@ from ridgeline.model.architectures.jamba import build_jamba
 from ridgeline.model.architectures.kimi_linear import build_kimi_linear
 from ridgeline.model.architectures.lfm2 import build_lfm2, build_lfm2_moe
 from ridgeline.model.architectures.llama import build_llama, build_mistral
+from ridgeline.model.architectures.llama4 import build_llama4
 from ridgeline.model.architectures.mamba import (
     build_falcon_mamba,
     build_gguf_mamba,
@@ -294,6 +296,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "dots1": gguf(build_dots1, names_moe.GGUF_CORRECTED_MOE),
     "minimax-m2": gguf(build_minimax_m2, names_moe.GGUF_CORRECTED_MOE),
     "gpt-oss": gguf(build_gpt_oss, names_moe.GGUF_GPT_OSS),
+    "deepseek2": gguf(build_gguf_deepseek2, names_moe.GGUF_DEEPSEEK),
+    "llama4": gguf(build_llama4, names_moe.GGUF_MOE),
+    "mistral3": gguf(build_ministral3, names.GGUF_LLAMA, Stored(interleaved_rope=True)),
     "gemma3": gguf(build_gemma3, names.GGUF_GEMMA3, Stored(norm_has_one=True)),
     "phi3": gguf(build_phi3, names.GGUF_PHI3),
     "gemma": gguf(build_gemma, names.GGUF_LLAMA, Stored(norm_has_one=True)),

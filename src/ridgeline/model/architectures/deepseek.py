@@ -118,6 +118,15 @@ def build_deepseek_v3(
     )
 
 
+def build_gguf_deepseek2(
+    config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
+) -> Graph:
+    """GGUF has one name for V2 and V3, and for what is built as they are: the router tells."""
+    by_sigmoid = config.text("scoring_func", "softmax") == "sigmoid"
+    build = build_deepseek_v3 if by_sigmoid else build_deepseek_v2
+    return build(config, format_of, stored, context_length)
+
+
 def build_kimi_k25(
     config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
 ) -> Graph:

@@ -15,12 +15,15 @@ import numpy.typing as npt
 
 from ridgeline.errors import ModelError
 from ridgeline.model.formats import FORMATS, Format, dequantize
-from ridgeline.model.graph.node import Graph, Weight
+from ridgeline.model.graph.node import Graph, Node, Weight
+from ridgeline.model.graph.ops import LatentAttention
 from ridgeline.model.weights.checkpoint import Checkpoint
 from ridgeline.model.weights.contents import quoted
-from ridgeline.model.weights.names import Columns, Names, Root, Stack
+from ridgeline.model.weights.names import Columns, Expansion, Names, Root, Stack
 from ridgeline.model.weights.places import (
+    PLAIN,
     TILE,
+    ExpandedHeads,
     Mxfp4Rows,
     OneEach,
     Place,
@@ -77,6 +80,9 @@ def stored_format(checkpoint: Checkpoint, names: Names, root: Root) -> Callable[
         stored, stack = names.stored(name, root), names.stack(name, root)
         if stack is not None and stored == stack.weight and stack.blocks in checkpoint.tensors:
             return FORMATS["MXFP4"]
+        expansion = names.expansion(name)
+        if expansion is not None and is_apart(checkpoint, expansion):
+            return joined_format(checkpoint, expansion)
         if stored not in checkpoint.tensors:
             raise ModelError(
                 f"{checkpoint.path}: tensor {quoted(stored)} is missing ({name} of the model)"
@@ -90,6 +96,26 @@ def stored_format(checkpoint: Checkpoint, names: Names, root: Root) -> Callable[
         return FORMATS[found]
 
     return format_of
+
+
+def is_apart(checkpoint: Checkpoint, expansion: Expansion) -> bool:
+    """Whether what makes keys and what makes values are two tensors."""
+    parts = (expansion.keys, expansion.values)
+    return all(tensor in checkpoint.tensors for tensor in parts)
+
+
+def joined_format(checkpoint: Checkpoint, expansion: Expansion) -> Format:
+    """The format of both, if it is one of plain numbers: other numbers cannot be turned where they
+    lie, and are float32.
+    """
+    found = {checkpoint.tensors[tensor].format for tensor in (expansion.keys, expansion.values)}
+    for name in found:
+        if name not in FORMATS:
+            raise ModelError(
+                f"{checkpoint.path}: tensor {quoted(expansion.keys)} or "
+                f"{quoted(expansion.values)} has type {name}, which is not supported"
+            )
+    return FORMATS[found.pop() if len(found) == 1 and found <= set(PLAIN) else "F32"]
 
 
 def format_in(checkpoint: Checkpoint, tensor: str) -> str:
@@ -111,9 +137,15 @@ def bind(graph: Graph, checkpoint: Checkpoint, names: Names, root: Root) -> Boun
     """
     stored: dict[str, list[Weight]] = {}
     places: dict[str, Place] = {}
+    expand = {
+        node.weights[0].name: node for node in graph.nodes if isinstance(node.op, LatentAttention)
+    }
     for weight in graph.weights:
         stack, columns = names.stack(weight.name, root), names.columns(weight.name)
-        if columns is not None:
+        expansion = names.expansion(weight.name)
+        if expansion is not None and is_apart(checkpoint, expansion):
+            places[weight.name] = place_expansion(checkpoint, expand[weight.name], expansion)
+        elif columns is not None:
             tensor = names.stored(weight.name, root)
             places[weight.name] = place_columns(checkpoint, weight, tensor, columns)
         elif stack is not None:
@@ -183,6 +215,49 @@ def place_scaled(checkpoint: Checkpoint, weight: Weight, tensor: str) -> ScaledT
                 f"{found.shape}; {format_name} of shape {shape} is needed ({weight.name})"
             )
     return ScaledTiles(tensor, scales_of(tensor), rows, columns)
+
+
+def place_expansion(checkpoint: Checkpoint, node: Node, expansion: Expansion) -> ExpandedHeads:
+    """What makes keys and values of latents, in two tensors."""
+    op, weight = node.op, node.weights[0]
+    assert isinstance(op, LatentAttention)
+    rank = weight.shape[1]
+    needed = {
+        expansion.keys: (op.num_heads, rank, op.nope_dim),
+        expansion.values: (op.num_heads, op.value_dim, rank),
+    }
+    for tensor, shape in needed.items():
+        found = checkpoint.tensors[tensor].shape
+        if found != shape:
+            raise ModelError(
+                f"{checkpoint.path}: tensor {quoted(tensor)} has shape {found}; {shape} is needed "
+                f"({weight.name})"
+            )
+        check_rows(checkpoint, tensor)
+    formats = (
+        checkpoint.tensors[expansion.keys].format,
+        checkpoint.tensors[expansion.values].format,
+    )
+    return ExpandedHeads(
+        *(expansion.keys, expansion.values),
+        op.num_heads,
+        op.nope_dim,
+        op.value_dim,
+        rank,
+        formats,
+        weight.format.block_bytes,
+    )
+
+
+def check_rows(checkpoint: Checkpoint, tensor: str) -> None:
+    """Whether the tensor's rows are whole blocks."""
+    stored = checkpoint.tensors[tensor]
+    form = FORMATS[stored.format]
+    if stored.shape[-1] % form.block_elements:
+        raise ModelError(
+            f"{checkpoint.path}: tensor {quoted(tensor)}: rows of {stored.shape[-1]} do not fill "
+            f"whole {form.name} blocks of {form.block_elements}"
+        )
 
 
 def place_mxfp4(checkpoint: Checkpoint, weight: Weight, stack: Stack) -> Mxfp4Rows:

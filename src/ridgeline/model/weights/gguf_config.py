@@ -95,6 +95,16 @@ def spelled(architecture: str) -> dict[str, str]:
         "num_experts": f"{architecture}.expert_count",
         "num_local_experts": f"{architecture}.expert_count",
         "n_routed_experts": f"{architecture}.expert_count",
+        "qk_nope_head_dim": f"{architecture}.attention.key_length_mla",
+        "qk_rope_head_dim": f"{architecture}.rope.dimension_count",
+        "v_head_dim": f"{architecture}.attention.value_length_mla",
+        "first_k_dense_replace": f"{architecture}.leading_dense_block_count",
+        "n_shared_experts": f"{architecture}.expert_shared_count",
+        "routed_scaling_factor": f"{architecture}.expert_weights_scale",
+        "n_group": f"{architecture}.expert_group_count",
+        "topk_group": f"{architecture}.expert_group_used_count",
+        "scoring_func": f"{architecture}.expert_gating_func",
+        "intermediate_size_mlp": f"{architecture}.feed_forward_length",
         "vocab_size": "rows of token_embd.weight",
         "layer_types": f"{architecture}.attention.sliding_window_pattern",
         "sliding_window_pattern": f"{architecture}.attention.sliding_window_pattern",
@@ -135,7 +145,7 @@ def gguf_config(checkpoint: Checkpoint) -> dict[str, object]:
                 f"{checkpoint.path}: metadata '{architecture}.{key}' = {value!r} is not supported"
             )
     value_length = read_scalar(checkpoint, f"{architecture}.attention.value_length")
-    if value_length != config["head_dim"]:
+    if value_length != config["head_dim"] and not family.other_values:
         raise ModelError(
             f"{checkpoint.path}: metadata '{architecture}.attention.value_length' = "
             f"{value_length!r}: keys of another length ({config['head_dim']!r}) are not supported"

@@ -30,13 +30,14 @@ More = Callable[[Checkpoint, Mapping[str, object]], dict[str, object]]
 class Family:
     """keys: Hugging Face's field -> GGUF's key, less the architecture; 0 says none. flags: a field
     that is true if a tensor is there. known: keys that are read elsewhere or say nothing new. more:
-    fields made of what was read so far.
+    fields made of what was read so far. other_values: values may be of another length than keys.
     """
 
     keys: Mapping[str, str] = field(default_factory=dict)
     flags: Mapping[str, str] = field(default_factory=dict)
     known: tuple[str, ...] = ()
     more: More | None = None
+    other_values: bool = False
 
 
 def read_scalar(
@@ -135,7 +136,7 @@ def gpt_neox(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, 
     return {"use_parallel_residual": read_scalar(checkpoint, "gptneox.use_parallel_residual")}
 
 
-SIGMOID = 2  # of gguf-py's ExpertGatingFuncType
+SOFTMAX, SIGMOID = 1, 2  # of gguf-py's ExpertGatingFuncType
 
 
 def by_sigmoid(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
@@ -150,6 +151,10 @@ def by_sigmoid(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str
 
 
 def grouped(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    return by_sigmoid(checkpoint, config) | read_groups(checkpoint, config)
+
+
+def read_groups(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
     """DeepSeek's mixture, where a key that is not there says nothing special."""
     architecture = checkpoint.metadata["general.architecture"]
 
@@ -158,7 +163,6 @@ def grouped(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, o
         return default if found is None else found
 
     return {
-        **by_sigmoid(checkpoint, config),
         "n_routed_experts": config.get("num_experts"),
         "num_experts": None,
         "first_k_dense_replace": read("leading_dense_block_count", 0),
@@ -168,6 +172,82 @@ def grouped(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, o
         "n_group": read("expert_group_count", 1),
         "topk_group": read("expert_group_used_count", 1),
     }
+
+
+def deepseek2(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """Lengths of heads: in newer files those of attention over latents have keys of their own. What
+    routes: a key, or in older files whether there are corrections.
+    """
+    prefix = "deepseek2."
+    lengths: dict[str, int] = {}
+    for name, keys in {
+        "key": ("attention.key_length_mla", "attention.key_length"),
+        "value": ("attention.value_length_mla", "attention.value_length"),
+        "rope": ("rope.dimension_count",),
+    }.items():
+        told = [value for key in keys if (value := read_scalar(checkpoint, prefix + key))]
+        if not told or not isinstance(told[0], int):
+            raise ModelError(
+                f"{checkpoint.path}: metadata '{prefix}{keys[0]}': a whole number is needed"
+            )
+        lengths[name] = told[0]
+    function = read_scalar(checkpoint, f"{prefix}expert_gating_func") or None
+    if function not in (None, SOFTMAX, SIGMOID):
+        raise ModelError(
+            f"{checkpoint.path}: metadata '{prefix}expert_gating_func' = {function!r}: {SOFTMAX} "
+            f"(softmax) or {SIGMOID} (sigmoid) is needed"
+        )
+    corrected = any(name.endswith(".exp_probs_b.bias") for name in checkpoint.tensors)
+    sigmoid = function == SIGMOID or (function is None and corrected)
+    mixture = read_groups(checkpoint, config)
+    method = "group_limited_greedy" if mixture["n_group"] != 1 else "greedy"
+    section = config["rope_scaling"]
+    weight = read_scalar(checkpoint, f"{prefix}rope.scaling.yarn_log_multiplier")
+    if isinstance(section, dict) and isinstance(weight, int | float) and weight:
+        # Files have a tenth of it, and nothing of the other, which is the same in all that is out.
+        section = {**section, "mscale": 10 * weight, "mscale_all_dim": 10 * weight}
+    return {
+        **mixture,
+        "rope_scaling": section,
+        "scoring_func": "sigmoid" if sigmoid else "softmax",
+        "topk_method": "noaux_tc" if sigmoid else method,
+        "head_dim": None,
+        "num_key_value_heads": None,
+        "qk_rope_head_dim": lengths["rope"],
+        "qk_nope_head_dim": lengths["key"] - lengths["rope"],
+        "v_head_dim": lengths["value"],
+    }
+
+
+def mistral3(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """Mistral Small 3 has no scaling; Ministral 3's is YaRN with a temperature of queries."""
+    section = config["rope_scaling"]
+    assert isinstance(section, dict)
+    weight = read_scalar(checkpoint, "mistral3.rope.scaling.yarn_log_multiplier")
+    beta = read_scalar(checkpoint, "mistral3.attention.temperature_scale")
+    more = {"mscale": 1.0, "mscale_all_dim": weight} if weight else {}
+    return {"rope_scaling": {**section, **more, "llama_4_scaling_beta": beta}}
+
+
+LLAMA4_128_EXPERTS = 128  # Maverick, the one without norms of heads; files have no key for it
+
+
+def llama4(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """Its chunks and temperatures are in no key; a window of 0 says that there are none."""
+    fields: dict[str, object] = {
+        "intermediate_size": config["moe_intermediate_size"],
+        "intermediate_size_mlp": config["intermediate_size"],
+        "num_local_experts": config.get("num_experts"),
+        "num_experts": None,
+        "use_qk_norm": config.get("num_experts") != LLAMA4_128_EXPERTS,
+        "sliding_window": None,
+    }
+    layers = config["num_hidden_layers"]
+    if read_scalar(checkpoint, "llama4.attention.sliding_window") != 0:
+        return fields
+    if not isinstance(layers, int) or not 0 <= layers <= MAX_LAYERS:
+        return fields  # refused where the graph is built
+    return fields | {"attention_chunk_size": None, "no_rope_layers": [1] * layers}
 
 
 def gpt_oss(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
@@ -194,6 +274,14 @@ GRANITE = {
 }
 
 FAMILIES: dict[str, Family] = {
+    "deepseek2": Family(
+        {"q_lora_rank": "attention.q_lora_rank", "kv_lora_rank": "attention.kv_lora_rank"},
+        known=("rope.scaling.yarn_log_multiplier",),
+        more=deepseek2,
+        other_values=True,
+    ),
+    "mistral3": Family(known=("rope.scaling.yarn_log_multiplier",), more=mistral3),
+    "llama4": Family({"interleave_moe_layer_step": "interleave_moe_layer_step"}, more=llama4),
     "gemma2": Family({"attn_logit_softcapping": "attn_logit_softcapping"}, more=gemma2),
     "gemma3": Family(more=gemma3),
     "olmo2": Family(more=every_fourth),

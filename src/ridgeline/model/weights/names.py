@@ -67,7 +67,22 @@ class Columns:
     parts: int = 1
 
 
-Row = str | Stack | Columns
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """What makes keys and values of latents (`latent_attention`): one matrix `whole`, or apart of
+    each head what makes keys, inputs last, and what makes values. Tensors' whole names.
+    """
+
+    whole: str
+    keys: str
+    values: str
+
+    def at(self, number: str) -> Expansion:
+        """The same of a layer."""
+        return Expansion(*(name.format(i=number) for name in (self.whole, self.keys, self.values)))
+
+
+Row = str | Stack | Columns | Expansion
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +110,8 @@ class Names:
         if row is None:
             whole = self.modules[module]
             assert not isinstance(whole, Stack)
+            if isinstance(whole, Expansion):
+                return whole.at(number).whole
             row = f"{whole.module if isinstance(whole, Columns) else whole}.{leaf}"
         assert isinstance(row, str)
         return row.format(i=number, e=expert, body=root.body, head=root.head)
@@ -104,6 +121,12 @@ class Names:
         module, number, _ = parse(name)
         row = self.modules.get(module)
         return row.at(number, root) if isinstance(row, Stack) else None
+
+    def expansion(self, name: str) -> Expansion | None:
+        """The tensors of an expansion of latents, if the weight is one."""
+        module, number, _ = parse(name)
+        row = self.modules.get(module)
+        return row.at(number) if isinstance(row, Expansion) else None
 
     def columns(self, name: str) -> Columns | None:
         """Which columns of a matrix that is stored inputs first the weight is, if it is one."""

@@ -9,6 +9,7 @@ from ridgeline.model.weights.names import (
     GGUF_LLAMA,
     HF_HEAD_NORMS,
     HF_LLAMA,
+    Expansion,
     Row,
     Stack,
 )
@@ -77,6 +78,17 @@ GGUF_CORRECTED_MOE: dict[str, Row] = {
 GGUF_GLM4_MOE: dict[str, Row] = {
     **GGUF_CORRECTED_MOE,
     "layers.{i}.mlp_norm": "blk.{i}.post_attention_norm",
+}
+GGUF_DEEPSEEK: dict[str, Row] = {
+    **GGUF_CORRECTED_MOE,
+    "layers.{i}.attn.q_a": "blk.{i}.attn_q_a",
+    "layers.{i}.attn.q_a_norm": "blk.{i}.attn_q_a_norm",
+    "layers.{i}.attn.q_b": "blk.{i}.attn_q_b",
+    "layers.{i}.attn.kv_a": "blk.{i}.attn_kv_a_mqa",
+    "layers.{i}.attn.kv_a_norm": "blk.{i}.attn_kv_a_norm",
+    "layers.{i}.attn.kv_b": Expansion(
+        "blk.{i}.attn_kv_b.weight", "blk.{i}.attn_k_b.weight", "blk.{i}.attn_v_b.weight"
+    ),
 }
 GGUF_GPT_OSS: dict[str, Row] = {
     **GGUF_MOE,

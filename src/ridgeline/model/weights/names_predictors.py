@@ -30,7 +30,10 @@ def moved(rows: Mapping[str, Row], to: str) -> dict[str, Row]:
     def placed(row: Row) -> Row:
         if isinstance(row, Stack):
             return replace(row, weight=place(row.weight), bias=place(row.bias))
-        return replace(row, module=place(row.module)) if isinstance(row, Columns) else place(row)
+        if isinstance(row, Columns):
+            return replace(row, module=place(row.module))
+        assert isinstance(row, str)
+        return place(row)
 
     return {module: placed(row) for module, row in rows.items()}
 

@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
+from ridgeline.model.formats import dequantize
 from ridgeline.model.weights.checkpoint import Checkpoint
 
 Bytes = npt.NDArray[np.uint8]
 TILE = 128
+PLAIN = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +164,52 @@ class Mxfp4Rows:
         return frozen(np.concatenate([scales[..., None], halves], axis=-1).reshape(-1))
 
 
+@dataclass(frozen=True, slots=True)
+class ExpandedHeads:
+    """Of each head the rows that make keys, stored [heads, rank, key_rows], and those that make
+    values, [heads, value_rows, rank]: of one format of plain numbers, or else as float32.
+    """
+
+    keys: str
+    values: str
+    heads: int
+    key_rows: int
+    value_rows: int
+    rank: int
+    formats: tuple[str, str]
+    element: int
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        return (self.keys, self.values)
+
+    def read(self, checkpoint: Checkpoint) -> Bytes:
+        keys = self._numbers(checkpoint, 0, (self.heads, self.rank, self.key_rows))
+        values = self._numbers(checkpoint, 1, (self.heads, self.value_rows, self.rank))
+        joined = np.concatenate([keys.swapaxes(1, 2), values], axis=1)
+        return frozen(joined.reshape(-1))
+
+    def entry(self, checkpoint: Checkpoint, index: int) -> Bytes:
+        rows = self.heads * (self.key_rows + self.value_rows)
+        row: Bytes = self.read(checkpoint).reshape(rows, -1)[index]
+        return row
+
+    def release(self, checkpoint: Checkpoint, index: int | None) -> None:
+        for tensor in self.tensors:
+            checkpoint.release(tensor)
+
+    def _numbers(self, checkpoint: Checkpoint, which: int, shape: tuple[int, int, int]) -> Bytes:
+        """Bytes [*shape, element] of one of the two."""
+        raw = checkpoint.raw(self.tensors[which])
+        if self.formats[0] != self.formats[1] or self.formats[0] not in PLAIN:
+            raw = dequantize(raw, self.formats[which], shape).view(np.uint8)
+        return raw.reshape(*shape, self.element)
+
+
 def frozen(copy: Bytes) -> Bytes:
     """A copy that looks as a view of the file does: nobody may write to it."""
     copy.flags.writeable = False
     return copy
 
 
-Place = Run | OneEach | ScaledTiles | Strided | Mxfp4Rows
+Place = Run | OneEach | ScaledTiles | Strided | Mxfp4Rows | ExpandedHeads
