@@ -200,7 +200,7 @@ class Worker:
     def _load(self) -> Load:
         state = self._session.engine.state
         now = time.monotonic()
-        if self._predicts and now > self._look_again:
+        if self._predicts and (now > self._look_again or not self._session.engine.has_work):
             self._outlook, self._looked = outlook(state), now
             took = time.monotonic() - now
             self._look_again = now + max(_OUTLOOK_SECONDS, took / _OUTLOOK_SHARE)

@@ -106,6 +106,21 @@ def test_many_at_once_are_each_alone(url: str, llm: LLM) -> None:
     assert asyncio.run(all_of_them()) == [found.text for found in llm.transcribe(sounds)]
 
 
+def test_one_after_the_other_for_ever(folder: Path) -> None:
+    core = Core(LLM(str(folder), threads=1), ServeOptions(names=("tiny",), max_queue=2))
+
+    async def check() -> None:
+        app = httpx.ASGITransport(build_app(core))  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=app, base_url="http://localhost") as client:
+            for _ in range(4):
+                sound = {"file": ("a.wav", noise_wav(0.3, 1))}
+                answer = await client.post("/v1/audio/transcriptions", files=sound)
+                assert answer.status_code == 200, answer.text
+
+    asyncio.run(check())
+    core.close()
+
+
 def test_what_is_refused(url: str) -> None:
     sound = noise_wav(0.2)
     for fields, status, param, reason in (

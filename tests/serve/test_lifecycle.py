@@ -234,6 +234,31 @@ def test_refusals_do_not_wait_for_a_long_step() -> None:
     core.close()
 
 
+def test_who_is_refused_behind_the_door_leaves_no_place_taken() -> None:
+    """A server that counted them would, after max_queue of them, turn away everybody for ever."""
+    refused: list[dict[str, Any]] = [
+        {"prompt": "x", "structured_outputs": {"json": {"properties": {"a": {"not": {}}}}}},
+        {"prompt": "x", "structured_outputs": {"regex": "("}},
+        {"prompt": "x", "stop_regex": "("},
+        {"prompt": "x", "logit_bias": {"99999": 1}},
+        {"prompt": [99999]},
+        {"prompt": "x", "timeout_seconds": 1e-9},
+    ]
+    core = tiny_core(max_queue=2)
+
+    async def check(client: httpx.AsyncClient) -> None:
+        for body in refused:
+            for _ in range(4):
+                answer = await client.post("/v1/completions", json=body)
+                assert answer.status_code in (400, 429), answer.text
+                assert "requests wait" not in answer.text
+        good = await client.post("/v1/completions", json={"prompt": "x", "max_tokens": 1})
+        assert good.status_code == 200
+        assert core.door.predicted_ttft() == 0
+
+    within(core, check)
+
+
 def test_draining_refuses_what_is_new_and_finishes_what_runs(core: Core) -> None:
     slow_steps(core, 0.005)
 

@@ -9,7 +9,6 @@ first (`itl_target`); the queue then grows until a newcomer's first token would 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -50,7 +49,7 @@ class _Account:
     running: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Entry:
     """A place that somebody was let in to; `FrontDoor.leave` gives it back."""
 
@@ -72,14 +71,18 @@ class FrontDoor:
     running: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     _accounts: dict[str, _Account] = field(default_factory=dict)
-    _since: deque[tuple[float, float]] = field(default_factory=deque)
+    # When who was let in, and what they add, of those whom the engine may not have told of yet.
+    _since: dict[Entry, tuple[float, float]] = field(default_factory=dict)
 
     def predicted_ttft(self, num_prompt: int = 0) -> float:
         """Seconds until a newcomer's first token; 0 where there is no cost model."""
         load = self.load()
-        while self._since and self._since[0][0] <= load.moment:
-            self._since.popleft()
-        news = sum(seconds for _, seconds in self._since)
+        while self._since:
+            first = next(iter(self._since))
+            if self._since[first][0] > load.moment:
+                break
+            del self._since[first]
+        news = sum(seconds for _, seconds in self._since.values())
         return load.wait_seconds + news + num_prompt * load.prompt_seconds
 
     def check(self, num_prompt: int = 0) -> None:
@@ -116,13 +119,16 @@ class FrontDoor:
         seconds = num_prompt * load.prompt_seconds
         if load.running + load.waiting + len(self._since) >= load.max_rows:
             seconds += load.answer_seconds
-        self._since.append((self.clock(), seconds))
+        entry = Entry(account)
+        self._since[entry] = self.clock(), seconds
         self.running += 1
-        return Entry(account)
+        return entry
 
     def leave(self, entry: Entry, num_tokens: int = 0) -> None:
         """num_tokens: of prompt and answer, as far as they are known."""
         self.running -= 1
+        # Who was refused behind the door, or answered by another engine, is in no load to come.
+        self._since.pop(entry, None)
         if entry.account is not None:
             entry.account.running -= 1
             if entry.account.tokens is not None:
