@@ -37,27 +37,17 @@ struct TiledBf16Cache : Bf16Cache {
     if constexpr (Count > 3) store_tile<kResults + 3>(out + 48, stride);
   }
 
-  // at(i): the i-th tile of B.
-  template <int Count, int A, int B, class At>
-  static void multiply(At at, std::int64_t stride) {
-    load_tile<B>(at(0), stride);
-    multiply_bfloats<kResults, A, B>();
-    if constexpr (Count > 1) {
-      load_tile<B>(at(1), stride);
-      multiply_bfloats<kResults + 1, A, B>();
-    }
-    if constexpr (Count > 2) {
-      load_tile<B>(at(2), stride);
-      multiply_bfloats<kResults + 2, A, B>();
-    }
-    if constexpr (Count > 3) {
-      load_tile<B>(at(3), stride);
-      multiply_bfloats<kResults + 3, A, B>();
-    }
+  // at(i): the i-th tile of B, of so many Rows; for each, as many lines of `ahead` are asked for.
+  template <int Count, int A, int B, int Rows, int I = 0, class At>
+  static void multiply(At at, std::int64_t stride, Ahead& ahead) {
+    load_tile<B>(at(I), stride);
+    multiply_bfloats<kResults + I, A, B>();
+    ahead.ask<Rows>();
+    if constexpr (I + 1 < Count) multiply<Count, A, B, Rows, I + 1>(at, stride, ahead);
   }
 
   static void scores(const std::byte* queries, std::size_t ldq, std::int64_t head_dim, int count,
-                     const std::byte* const* keys, int num_blocks, const Ahead& ahead, float* out) {
+                     const std::byte* const* keys, int num_blocks, Ahead& ahead, float* out) {
     TileConfig config;
     for (int i = 0; i < 4; i++) config.shape(kResults + i, count, 64);
     config.shape(kQueries, count, 64);
@@ -70,42 +60,40 @@ struct TiledBf16Cache : Bf16Cache {
     alignas(64) std::byte padded[4][kTileBytes];
     if (rest > 0) std::memset(padded, 0, sizeof padded);
     for (int b = 0; b < num_blocks; b += 4) {
-      for (int i = 0; i < 4; i++) ahead.ask(b + i);
       with_size<4>(num_blocks - b, [&](auto lines) {
         constexpr int kCount = decltype(lines)::value;
         zero<kCount>();
         for (std::int64_t d = 0; d < whole; d++) {
           load_tile<kQueries>(queries + d * 64, static_cast<std::int64_t>(ldq));
-          multiply<kCount, kQueries, kKeys>([&](int i) { return keys[b + i] + d * kTileBytes; }, 64);
+          multiply<kCount, kQueries, kKeys, 16>([&](int i) { return keys[b + i] + d * kTileBytes; }, 64, ahead);
         }
         if (rest > 0) {
           for (int i = 0; i < kCount; i++)
             std::memcpy(padded[i], keys[b + i] + whole * kTileBytes, static_cast<std::size_t>(rest) * 64);
           load_tile<kQueries>(queries + whole * 64, static_cast<std::int64_t>(ldq));
-          multiply<kCount, kQueries, kKeys>([&](int i) { return padded[i]; }, 64);
+          multiply<kCount, kQueries, kKeys, 16>([&](int i) { return padded[i]; }, 64, ahead);
         }
         put<kCount>(out + b * kBlockTokens, kChunkTokens);
       });
     }
+    ahead.ask_all();
   }
 
-  static void values(const std::byte* weights, const ValueTiles& values, int, const Ahead& first_ahead, float* out,
+  static void values(const std::byte* weights, const ValueTiles& values, int, Ahead& ahead, float* out,
                      std::int64_t ldo) {
-    Ahead ahead = first_ahead;
     for (std::int64_t l = 0; l < values.outputs; l += 4 * kWidth) {
       with_size<4>(static_cast<int>((values.outputs - l) / kWidth), [&](auto lines) {
         constexpr int kCount = decltype(lines)::value;
         zero<kCount>();
         for (std::int64_t b = 0; b < values.num_blocks; b++) {
-          ahead.ask(b);
           load_tile<kWeights>(weights + b * kBlockTokens * 2, kWeightBytes);
-          multiply<kCount, kWeights, kValues>([&](int i) { return values.tiles[b] + 4 * (l + i * kWidth); },
-                                              values.outputs * 4);
+          multiply<kCount, kWeights, kValues, kBlockTokens / 2>(
+              [&](int i) { return values.tiles[b] + 4 * (l + i * kWidth); }, values.outputs * 4, ahead);
         }
         put<kCount>(out + l, ldo);
       });
-      ahead.count = 0;
     }
+    ahead.ask_all();
     release_tiles();
   }
 };

@@ -72,12 +72,12 @@ struct Bf16Cache {
   // pairs, whatever the tile. Meanwhile `ahead` is asked for.
   template <int Vectors, int Lines>
   static void value_tile(const float*, const std::byte* weights, const float*, const ValueTiles& values,
-                         std::int64_t first, const Ahead& ahead, float* out, std::int64_t ldo) {
+                         std::int64_t first, Ahead& ahead, float* out, std::int64_t ldo) {
     Vec acc[Vectors][Lines];
     for (int i = 0; i < Vectors; i++)
       for (int l = 0; l < Lines; l++) acc[i][l] = zeros();
     for (std::int64_t b = 0; b < values.num_blocks; b++) {
-      ahead.ask(b);
+      ahead.ask_tile();
       const std::uint16_t* tile = reinterpret_cast<const std::uint16_t*>(values.tiles[b]) + 2 * first;
       for (std::int64_t t = 0; t < kBlockTokens; t += 2) {
         Pairs lines[Lines];

@@ -59,12 +59,12 @@ struct F16Cache {
   // One chain over the chunk's tokens, whatever the tile.
   template <int Vectors, int Lines>
   static void value_tile(const float* weights, const std::byte*, const float*, const ValueTiles& values,
-                         std::int64_t first, const Ahead& ahead, float* out, std::int64_t ldo) {
+                         std::int64_t first, Ahead& ahead, float* out, std::int64_t ldo) {
     Vec acc[Vectors][Lines];
     for (int i = 0; i < Vectors; i++)
       for (int l = 0; l < Lines; l++) acc[i][l] = zeros();
     for (std::int64_t b = 0; b < values.num_blocks; b++) {
-      ahead.ask(b);
+      ahead.ask_tile();
       const std::uint16_t* tile = reinterpret_cast<const std::uint16_t*>(values.tiles[b]) + first;
       for (std::int64_t t = 0; t < kBlockTokens; t++) {
         Vec lines[Lines];

@@ -118,12 +118,12 @@ struct Int8Cache {
 
   template <int Vectors, int Lines>
   static void value_tile(const float*, const std::byte* weights, const float* weight_scales, const ValueTiles& values,
-                         std::int64_t first, const Ahead& ahead, float* out, std::int64_t ldo) {
+                         std::int64_t first, Ahead& ahead, float* out, std::int64_t ldo) {
     Sums acc[Vectors][Lines];
     for (int i = 0; i < Vectors; i++)
       for (int l = 0; l < Lines; l++) acc[i][l] = Sums{};
     for (std::int64_t b = 0; b < values.num_blocks; b++) {
-      ahead.ask(b);
+      ahead.ask_tile();
       const std::byte* tile = values.tiles[b] + 4 * first;
       for (std::int64_t t = 0; t < kBlockTokens; t += 4) {
         Quads lines[Lines];

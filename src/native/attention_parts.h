@@ -35,15 +35,30 @@ static inline Vec power_of_2(Vec x) {
   return select(less(x, all(-126.0f)), zeros(), times_power(p, n));
 }
 
-// Tiles that are asked for while others are computed, one a block.
+// Tiles that are asked for while others are computed, in order. A core has a dozen places for what it waits for: asked
+// for a few lines at a time, memory answers while the core computes.
 struct Ahead {
   const std::byte* tiles[kBlocksPerChunk];
   std::int64_t count = 0;
-  std::int64_t num_bytes = 0;
+  std::int64_t num_bytes = 0;  // of each
+  std::int64_t tile = 0, done = 0;  // what comes next: in this tile, after so many bytes
 
-  void ask(std::int64_t block) const {
-    if (block >= count) return;
-    for (std::int64_t i = 0; i < num_bytes; i += 64) prefetch_far(tiles[block] + i);
+  void ask_tile() {
+    if (tile < count)
+      for (std::int64_t i = done; i < num_bytes; i += 64) prefetch_far(tiles[tile] + i);
+    tile++;
+    done = 0;
+  }
+  // So many lines, or those that are left of a tile.
+  template <int Lines>
+  void ask() {
+    if (tile >= count) return;
+    if (num_bytes - done <= 64 * Lines) return ask_tile();
+    for (int i = 0; i < Lines; i++) prefetch_far(tiles[tile] + done + 64 * i);
+    done += 64 * Lines;
+  }
+  void ask_all() {
+    while (tile < count) ask_tile();
   }
 };
 

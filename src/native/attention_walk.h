@@ -185,13 +185,13 @@ void clear(float* state, std::int64_t outputs) {
 // scores [count, kChunkTokens] of the queries with the keys of blocks. Meanwhile `ahead` is asked for.
 template <class Cache>
 void multiply_scores(const std::byte* queries, std::size_t ldq, std::int64_t head_dim, int count,
-                     const std::byte* const* keys, int num_blocks, const Ahead& ahead, float* scores) {
+                     const std::byte* const* keys, int num_blocks, Ahead& ahead, float* scores) {
   if constexpr (Cache::kWholeChunks) {
     Cache::scores(queries, ldq, head_dim, count, keys, num_blocks, ahead, scores);
   } else {
     with_size<Cache::kVectors>(count, [&](auto vectors) {
       for (int b = 0; b < num_blocks; b += Cache::kTileLines) {
-        for (int i = 0; i < Cache::kTileLines; i++) ahead.ask(b + i);
+        for (int i = 0; i < Cache::kTileLines; i++) ahead.ask_tile();
         with_size<Cache::kTileLines>(num_blocks - b, [&](auto lines) {
           Cache::template score_tile<decltype(vectors)::value, decltype(lines)::value>(queries, ldq, head_dim, keys + b,
                                                                                        scores + b * kBlockTokens);
@@ -203,7 +203,7 @@ void multiply_scores(const std::byte* queries, std::size_t ldq, std::int64_t hea
 
 // out [count, outputs] of the weights with the values. Meanwhile `ahead` is asked for.
 template <class Cache>
-void multiply_values(const Scratch& scratch, const ValueTiles& values, int count, Ahead ahead, float* out,
+void multiply_values(const Scratch& scratch, const ValueTiles& values, int count, Ahead& ahead, float* out,
                      std::int64_t ldo) {
   if constexpr (Cache::kWholeChunks) {
     Cache::values(scratch.weights, values, count, ahead, out, ldo);
@@ -214,7 +214,6 @@ void multiply_values(const Scratch& scratch, const ValueTiles& values, int count
           Cache::template value_tile<decltype(vectors)::value, decltype(lines)::value>(
               scratch.scores, scratch.weights, scratch.weight_scales, values, l, ahead, out + l, ldo);
         });
-        ahead.count = 0;
       }
     });
   }
