@@ -29,7 +29,10 @@ from ridgeline.engine.pooled import (
     ScoringOutput,
     ScoringRequestOutput,
     normalized,
+    pair,
     probabilities,
+    scores,
+    truncated,
 )
 from ridgeline.engine.prompts import Message, Prompt, Prompts, Tokenized
 from ridgeline.engine.request import SamplingParams
@@ -254,22 +257,18 @@ class LLM:
         many = [documents] if isinstance(documents, str) else list(documents)
         if self.task == "embed":
             texts = self._texts([query, *many], "embed", truncate)
-            rows = normalized(self._pooled(texts)).astype("float64")
-            scores = [float(row @ rows[0]) for row in rows[1:]]
+            rows = normalized(self._pooled(texts))
+            found = scores(rows[:1].repeat(len(many), axis=0), rows[1:])
             texts = texts[1:]
         else:
             encode = self.prompts.tokenizer.encode
             first = encode(query)
-            pairs: list[Prompt] = []
-            for document in many:
-                second = encode(document)
-                # A text's own opening token does not open the second one of a pair.
-                pairs.append(first + second[1 if second[:1] == first[:1] else 0 :])
+            pairs: list[Prompt] = [pair(first, encode(document)) for document in many]
             texts = self._texts(pairs, "classify", truncate)
-            scores = [float(row[-1]) for row in probabilities(self._pooled(texts))]
+            found = [float(row[-1]) for row in probabilities(self._pooled(texts))]
         return [
             ScoringRequestOutput(text.token_ids, ScoringOutput(score))
-            for text, score in zip(texts, scores, strict=True)
+            for text, score in zip(texts, found, strict=True)
         ]
 
     def transcribe(
@@ -339,14 +338,20 @@ class LLM:
         texts = [self.prompts.tokenize(prompt) for prompt in _as_list(prompts)]
         if not truncate:
             return texts
-        longest = self._pooler.max_context
+        longest = self.pooler.max_context
         return [Tokenized(text.text, truncated(text.token_ids, longest)) for text in texts]
 
     def _pooled(self, texts: Sequence[Tokenized]) -> Floats:
-        return self._pooler.rows([text.token_ids for text in texts])
+        return self.pooler.rows([text.token_ids for text in texts])
 
     @property
-    def _pooler(self) -> Pooler:
+    def width(self) -> int:
+        """Numbers that the model gives for a text: of an embedding, classes, or logits."""
+        return self.assembled.executor.vocab_size
+
+    @property
+    def pooler(self) -> Pooler:
+        """What `embed`, `classify` and `score` compute by, for who does so otherwise."""
         assembled = self.assembled
         return Pooler(
             assembled.executor,
@@ -381,13 +386,6 @@ class LLM:
                 if not group.done:
                     self.session.abandon(group)
         return [group.output() for group in groups]
-
-
-def truncated(token_ids: list[int], longest: int) -> list[int]:
-    """At most `longest` ids: the last one stays (an encoder's closing token), those before go."""
-    if len(token_ids) <= longest:
-        return token_ids
-    return [*token_ids[: longest - 1], token_ids[-1]]
 
 
 class Stream(Iterator[Delta]):

@@ -160,6 +160,14 @@ def serve(
     context_length: machine.ContextLength = None,
     memory: machine.Memory = None,
     kv_format: machine.KvFormat = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="generate, or embed: vectors of texts, from an encoder or any model's last hidden "
+            "state. [default: what the model is for]",
+            rich_help_panel=machine.PANEL,
+        ),
+    ] = None,
     threads: machine.Threads = None,
     backend: machine.Backend = "cpu",
 ) -> None:
@@ -212,6 +220,7 @@ def serve(
             context_length=context_length,
             memory=cache_bytes,
             kv_format=kv_format,
+            task=task,
             max_rows=max_rows,
             max_tokens_per_step=max_tokens_per_step,
             policy=policy or ("fair" if keys else "fcfs"),
@@ -233,7 +242,8 @@ def serve(
         hosts=tuple(allowed_host or ()) if loopback else None,
         access_log=_say if access_log else None,
     )
-    if itl_target is None and (target := llm.session.engine.state.step_target) is not None:
+    target = llm.session.engine.state.step_target
+    if llm.task == "generate" and itl_target is None and target is not None:
         _say(
             f"note: beside answers, prompts get what {ITL_STEPS} steps of {max_rows} answers leave "
             f"(about {1e3 * target:.0f} ms by a first prediction); --itl-target 0: all there is"

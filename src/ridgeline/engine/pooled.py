@@ -89,7 +89,7 @@ class Pooler:
     ) -> None:
         self._executor = executor
         self._whole = whole
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         # Blocks of one entry of a row's table.
         self._columns = sum(group.blocks for group in executor.groups)
         room = executor.num_blocks // max(1, self._columns) * executor.block_tokens
@@ -137,7 +137,7 @@ class Pooler:
         free_blocks: list[int],
     ) -> None:
         """Opens texts in their order, as many as a step has tokens, rows and blocks for."""
-        budget = self._max_tokens - sum(len(text.token_ids) - text.done for text in active)
+        budget = self.max_tokens - sum(len(text.token_ids) - text.done for text in active)
         while waiting and free_rows:
             index, token_ids = waiting[-1]
             needed = -(-len(token_ids) // self._executor.block_tokens) * self._columns
@@ -152,7 +152,7 @@ class Pooler:
             budget -= len(token_ids)
 
     def _plan(self, active: list[_Open]) -> tuple[StepPlan, list[_Open]]:
-        budget = self._max_tokens
+        budget = self.max_tokens
         rows: list[PlanRow] = []
         part: list[_Open] = []
         for text in active:
@@ -185,3 +185,23 @@ def probabilities(logits: Floats) -> npt.NDArray[np.float64]:
         return np.asarray(1 / (1 + np.exp(-x)))
     weights = np.exp(x - x.max(axis=1, keepdims=True))
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def truncated(token_ids: list[int], longest: int) -> list[int]:
+    """At most `longest` ids: the last one stays (an encoder's closing token), those before go."""
+    if len(token_ids) <= longest:
+        return token_ids
+    return [*token_ids[: longest - 1], token_ids[-1]]
+
+
+def pair(first: list[int], second: list[int]) -> list[int]:
+    """Two texts as one, for a model that reads both: the second's own opening token goes."""
+    return first + second[1 if second[:1] == first[:1] else 0 :]
+
+
+def scores(left: Floats, right: Floats) -> list[float]:
+    """Of each row of length 1 the cosine with its own of the other's."""
+    products = (
+        a.astype(np.float64) @ b.astype(np.float64) for a, b in zip(left, right, strict=True)
+    )
+    return [float(one) for one in products]

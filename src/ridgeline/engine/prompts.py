@@ -94,6 +94,11 @@ class Prompts:
         plain = self.tokenize(rest)
         return replace(plain, images=placed(plain.token_ids, sources, images))
 
+    @property
+    def sees(self) -> bool:
+        """Whether prompts may have images."""
+        return self._images is not None
+
     def _seeing(self, where: str) -> ImageModel:
         if self._images is None:
             raise RequestError(where, "this model reads text, not images")

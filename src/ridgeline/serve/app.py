@@ -25,8 +25,9 @@ from ridgeline.serve.core.errors import Fault, Kind, fault_of
 from ridgeline.serve.core.guard import ANSWERING, ErrorBody, Guard
 from ridgeline.serve.metrics import routes as metrics
 from ridgeline.serve.metrics.access_log import AccessLog
+from ridgeline.serve.ollama import embed
 from ridgeline.serve.ollama import routes as ollama
-from ridgeline.serve.openai import audio, chat, completions, models
+from ridgeline.serve.openai import audio, chat, completions, embeddings, models
 from ridgeline.serve.openai.errors import error_body as openai_error
 from ridgeline.serve.page import routes as page
 from ridgeline.serve.plain import tokens
@@ -45,7 +46,8 @@ class Dialect:
     tasks: tuple[Task, ...] | None = None
 
 
-TEXT: tuple[Task, ...] = ("generate", "embed", "classify")
+TEXT: tuple[Task, ...] = ("generate",)
+POOLED: tuple[Task, ...] = ("embed", "classify")
 
 DIALECTS: dict[str, Dialect] = {
     "health": Dialect(health.router),
@@ -54,9 +56,11 @@ DIALECTS: dict[str, Dialect] = {
     "completions": Dialect(completions.router, tasks=TEXT),
     "responses": Dialect(responses.router, tasks=TEXT),
     "batches": Dialect(batches.router, tasks=TEXT),
+    "embeddings": Dialect(embeddings.router, tasks=POOLED),
     "audio": Dialect(audio.router, tasks=("transcribe",)),
     "anthropic": Dialect(anthropic.router, anthropic.error_body, ("/v1/messages",), TEXT),
-    "ollama": Dialect(ollama.router, ollama.error_body, ("/api/",), TEXT),
+    "ollama": Dialect(ollama.router, ollama.error_body, ("/api/",), (*TEXT, *POOLED)),
+    "ollama embeddings": Dialect(embed.router, tasks=("embed",)),
     "tokens": Dialect(tokens.router),
     "telemetry": Dialect(metrics.router),
     "page": Dialect(page.router, tasks=TEXT),

@@ -20,6 +20,7 @@ from ridgeline.serve.core.errors import HttpError
 from ridgeline.serve.core.events import AnswerEvent, Done
 from ridgeline.serve.core.keys import Keys
 from ridgeline.serve.core.phrasing import Phrasing
+from ridgeline.serve.core.pooling import PoolWorker
 
 MAX_BODY_BYTES = 8 << 20
 MAX_SPEECH_BYTES = 32 << 20
@@ -74,6 +75,7 @@ class Core:
         # Told of every ask that has come to its end, by whatever dialect.
         self.done_hooks: list[Callable[[Ask, Done], None]] = []
         self.close_hooks: list[Callable[[], object]] = []
+        self._pool: PoolWorker | None = None
         self.phrasing = Phrasing(llm.prompts)
         self.created = int(time.time())
         self._began = time.monotonic()
@@ -146,6 +148,13 @@ class Core:
     def limit(self) -> int:
         """Answers that one ask may have."""
         return self.options.max_answers
+
+    def pool(self) -> PoolWorker:
+        """The thread of a model that embeds or classifies; made when it is first needed."""
+        if self._pool is None:
+            self._pool = PoolWorker(self.llm.pooler)
+            self.close_hooks.append(self._pool.close)
+        return self._pool
 
     def close(self) -> None:
         self.engine.close()

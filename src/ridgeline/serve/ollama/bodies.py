@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -193,7 +193,11 @@ def sampling_of(body: _Asking, max_context: int) -> dict[str, Any]:
     return found
 
 
-def check_keep_alive(body: _Asking) -> None:
+class Kept(Protocol):
+    keep_alive: float | str | None
+
+
+def check_keep_alive(body: Kept) -> None:
     """The model stays loaded as long as the server runs: every wish for that is met."""
     if body.keep_alive in (0, "0", "0s", "0m"):
         raise RequestError("keep_alive", "the model stays loaded as long as the server runs")

@@ -69,6 +69,42 @@ class Line(BaseModel):
 def router(core: Core) -> APIRouter:
     routes = APIRouter(route_class=route_of(error_body), tags=["ollama"])
 
+    if core.llm.task == "generate":
+        routes.include_router(answering(core))
+
+    @routes.get("/api/tags")
+    async def tags(request: Request) -> Response:
+        core.tenant(key_of(request))
+        return JSONResponse({"models": [described(core, name) for name in core.options.names]})
+
+    @routes.get("/api/ps")
+    async def running(request: Request) -> Response:
+        core.tenant(key_of(request))
+        more = {"expires_at": NEVER, "size_vram": 0, "context_length": core.engine.max_context}
+        models = [described(core, name) | more for name in core.options.names]
+        return JSONResponse({"models": models})
+
+    @routes.post("/api/show", openapi_extra=documented(ShowBody))
+    async def show(request: Request) -> Response:
+        core.tenant(key_of(request))
+        body, _ = await read_body(core, request, ShowBody)
+        name = body.model or body.name
+        if name is None:
+            raise RequestError("model", "is missing")
+        check_name(core, name)
+        return JSONResponse(shown(core, name))
+
+    @routes.get("/api/version")
+    async def version() -> Response:
+        return JSONResponse({"version": __version__})
+
+    return routes
+
+
+def answering(core: Core) -> APIRouter:
+    """The paths of models that write."""
+    routes = APIRouter(route_class=route_of(error_body), tags=["ollama"])
+
     @routes.post("/api/chat", openapi_extra=documented(ChatBody, Line, LINES))
     async def chat(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
@@ -108,32 +144,6 @@ def router(core: Core) -> APIRouter:
             messages: list[dict[str, Any]] = [*system, {"role": "user", "content": content}]
             ask = ask_of(core, body, tenant, Conversation(tuple(messages)))
         return await answered(core, request, ask, body, "generate", ignored)
-
-    @routes.get("/api/tags")
-    async def tags(request: Request) -> Response:
-        core.tenant(key_of(request))
-        return JSONResponse({"models": [described(core, name) for name in core.options.names]})
-
-    @routes.get("/api/ps")
-    async def running(request: Request) -> Response:
-        core.tenant(key_of(request))
-        more = {"expires_at": NEVER, "size_vram": 0, "context_length": core.engine.max_context}
-        models = [described(core, name) | more for name in core.options.names]
-        return JSONResponse({"models": models})
-
-    @routes.post("/api/show", openapi_extra=documented(ShowBody))
-    async def show(request: Request) -> Response:
-        core.tenant(key_of(request))
-        body, _ = await read_body(core, request, ShowBody)
-        name = body.model or body.name
-        if name is None:
-            raise RequestError("model", "is missing")
-        check_name(core, name)
-        return JSONResponse(shown(core, name))
-
-    @routes.get("/api/version")
-    async def version() -> Response:
-        return JSONResponse({"version": __version__})
 
     return routes
 
@@ -260,7 +270,8 @@ def shown(core: Core, name: str) -> dict[str, Any]:
         template = core.prompts.template.source
     except ModelError:
         template = ""
-    capabilities = ["completion"]
+    capabilities = ["completion"] if core.llm.task == "generate" else ["embedding"]
+    capabilities += ["vision"] if core.prompts.sees else []
     capabilities += ["tools"] if form.tools is not None else []
     capabilities += ["thinking"] if form.reasoning is not None else []
     family = found["details"]["family"]

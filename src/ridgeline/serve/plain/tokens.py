@@ -135,6 +135,15 @@ def router(core: Core) -> APIRouter:
         )
         return _answered({"prompt": text}, ignored)
 
+    if core.llm.task == "generate":
+        routes.include_router(generating(core))
+    return routes
+
+
+def generating(core: Core) -> APIRouter:
+    """The paths of models that write."""
+    routes = APIRouter(route_class=route_of(error_body), tags=["tokens"])
+
     @routes.post("/apply-template", openapi_extra=documented(ConversationBody, PromptText))
     async def apply_template(request: Request) -> Response:
         core.tenant(key_of(request))
