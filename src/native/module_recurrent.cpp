@@ -80,7 +80,7 @@ void add_ssd_scan(Program& program, const std::string& name, const std::vector<V
 }
 
 void add_delta_rule(Program& program, const std::string& name, const std::vector<View>& values, std::int64_t key_heads,
-                    bool by_channel, const Floats& a, const Floats& dt_bias) {
+                    bool by_channel, bool tiled, const Floats& a, const Floats& dt_bias) {
   check_values(program, values, 6);
   const View &q = values[0], &k = values[1], &v = values[2], &g = values[3], &beta = values[4], &y = values[5];
   const std::int64_t heads = beta.width;
@@ -89,7 +89,7 @@ void add_delta_rule(Program& program, const std::string& name, const std::vector
           "a delta rule's heads and values do not agree");
   const std::int64_t key_dim = k.width / key_heads, decays = by_channel ? heads * key_dim : heads;
   require(g.width == decays && (!by_channel || key_heads == heads), "a delta rule's decays do not fit its heads");
-  DeltaRule::Spec spec{q, k, v, g, beta, y, {}, key_heads, heads, by_channel, nullptr, nullptr};
+  DeltaRule::Spec spec{q, k, v, g, beta, y, {}, key_heads, heads, by_channel, tiled, nullptr, nullptr};
   spec.a = keep(program, a, heads, "a delta rule has one a a head");
   spec.dt_bias = keep(program, dt_bias, decays, "a delta rule has one dt bias a decay");
   spec.place = program.add_state(heads * tiles_of(v.width / heads) * kLanes * key_dim);
@@ -178,7 +178,7 @@ void bind_recurrent(nb::class_<Program>& program) {
       .def("add_ssd_scan", &add_ssd_scan, "name"_a, "values"_a, "groups"_a, "a"_a, "d"_a,
            "dt_bias"_a, "dt_low"_a, "dt_high"_a)
       .def("add_delta_rule", &add_delta_rule, "name"_a, "values"_a, "key_heads"_a,
-           "by_channel"_a, "a"_a, "dt_bias"_a)
+           "by_channel"_a, "tiled"_a, "a"_a, "dt_bias"_a)
       .def("add_split_groups", &add_split_groups, "name"_a, "x"_a, "outputs"_a, "groups"_a)
       .def("add_rg_lru", &add_rg_lru, "name"_a, "values"_a, "rate"_a)
       .def("add_token_shift", &add_token_shift, "name"_a, "x"_a, "outputs"_a, "weights"_a)

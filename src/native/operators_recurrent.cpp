@@ -109,7 +109,8 @@ void DeltaRule::run(const StepContext& context, Worker& worker) {
   const std::int64_t decays = spec_.by_channel ? key_dim : 1;
   each_part(context, worker, spec_.value_heads, [&](const StepRow& row, std::int64_t head) {
     float* state = state_of(context, row, spec_.place.offset + head * head_floats, head_floats);
-    const std::int64_t token = row.token_begin, column = head / group * key_dim;
+    const std::int64_t token = row.token_begin, key_head = spec_.tiled ? head % spec_.key_heads : head / group;
+    const std::int64_t column = key_head * key_dim;
     const DeltaArgs args{key_dim,
                          value_dim,
                          spec_.by_channel,

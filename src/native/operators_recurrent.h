@@ -66,7 +66,7 @@ class DeltaRule final : public Operator {
     View q, k, v, g, beta, y;
     StatePlace place;
     std::int64_t key_heads, value_heads;
-    bool by_channel;
+    bool by_channel, tiled;
     const float *a, *dt_bias;
   };
   DeltaRule(std::string name, Spec spec);

@@ -271,7 +271,6 @@ RECURRENT = (
             },
             **_DELTA,
         ),
-        gguf_type=None,
     ),
     # Every second layer's MLP is a mixture.
     Case(
@@ -353,7 +352,6 @@ RECURRENT = (
             **_MIXTURE,
         ),
         dtype="F16",
-        gguf_type=None,
     ),
     # Nemotron 3: experts without gates, on fewer channels than the model has.
     Case(
@@ -462,7 +460,6 @@ RECURRENT = (
             **_MIXTURE,
         ),
         dtype="F16",
-        gguf_type=None,
         predictors=1,
     ),
     # Griffin: gates of blocks of channels, a window, half of each head turns, biases nearly

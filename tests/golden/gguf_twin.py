@@ -59,6 +59,9 @@ _ARCHITECTURES = {
     "glm4_moe_lite": gguf.MODEL_ARCH.DEEPSEEK2,
     "llama4_text": gguf.MODEL_ARCH.LLAMA4,
     "ministral3": gguf.MODEL_ARCH.MISTRAL3,
+    "qwen3_next": gguf.MODEL_ARCH.QWEN3NEXT,
+    "qwen3_5_text": gguf.MODEL_ARCH.QWEN35,
+    "qwen3_5_moe_text": gguf.MODEL_ARCH.QWEN35MOE,
     "mamba": gguf.MODEL_ARCH.MAMBA,
     "falcon_mamba": gguf.MODEL_ARCH.MAMBA,
     "mamba2": gguf.MODEL_ARCH.MAMBA2,
@@ -66,7 +69,8 @@ _ARCHITECTURES = {
 # Query and key rows are reordered for interleaved rotary pairs.
 _REORDERED = ("llama", "mixtral", "granite", "granitemoe", "smollm3", "arcee", "ministral3")
 # Norm weights carry the 1 of 1 + w.
-_SHIFTED = ("gemma3_text", "gemma", "gemma2")
+_DELTA = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+_SHIFTED = ("gemma3_text", "gemma", "gemma2", *_DELTA)
 _FILE_TYPES = {
     "F32": gguf.LlamaFileType.ALL_F32,
     "F16": gguf.LlamaFileType.MOSTLY_F16,
@@ -216,7 +220,10 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config.get("intermediate_size_mlp", config["intermediate_size"]))
+    if config["model_type"] != "qwen3_5_moe_text":
+        writer.add_feed_forward_length(
+            config.get("intermediate_size_mlp", config["intermediate_size"])
+        )
     writer.add_head_count(heads)
     if "kv_lora_rank" in config:
         writer.add_head_count_kv(1)
@@ -289,6 +296,18 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_rope_dimension_count(rope)
             if (weight := (config["rope_scaling"] or {}).get("mscale_all_dim")) is not None:
                 writer.add_rope_scaling_yarn_log_mul(0.1 * weight)
+        case "qwen3_next" | "qwen3_5_text" | "qwen3_5_moe_text":
+            values = config["linear_num_value_heads"]
+            writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
+            writer.add_ssm_state_size(config["linear_key_head_dim"])
+            writer.add_ssm_group_count(config["linear_num_key_heads"])
+            writer.add_ssm_time_step_rank(values)
+            writer.add_ssm_inner_size(values * config["linear_value_head_dim"])
+            recurrent = [kind == "linear_attention" for kind in config["layer_types"]]
+            writer.add_array(f"{writer.arch}.attention.recurrent_layers", recurrent)
+            writer.add_uint32(f"{writer.arch}.full_attention_interval", 4)
+            share = config.get("rope_parameters", config)["partial_rotary_factor"]
+            writer.add_rope_dimension_count(int(config["head_dim"] * share))
         case "llama4_text":
             writer.add_interleave_moe_layer_step(config["interleave_moe_layer_step"])
             writer.add_expert_feed_forward_length(config["intermediate_size"])
@@ -319,7 +338,28 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_sliding_window_pattern([pattern[i % len(pattern)] == "L" for i in layers])
 
 
+def _tiled(name: str, weight: F32, config: Mapping[str, Any]) -> F32:
+    """Qwen3.5's value heads, those of one key head as many apart as there are key heads."""
+    keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
+    if "out_proj" in name:
+        return np.ascontiguousarray(_tiled("in_proj_z", weight.T, config).T)
+    if not re.search(r"in_proj_(qkv|z|a|b)|A_log|dt_bias|conv1d", name):
+        return weight
+    first = 0
+    if "in_proj_qkv" in name or "conv1d" in name:
+        first = 2 * keys * config["linear_key_head_dim"]
+    rows = weight[first:].reshape(keys, values // keys, -1, *weight.shape[1:]).swapaxes(0, 1)
+    return np.concatenate([weight[:first], rows.reshape(weight[first:].shape)])
+
+
 def _stored(name: str, weight: F32, config: Mapping[str, Any]) -> F32:
+    if config["model_type"].startswith("qwen3_5") and "linear_attn." in name:
+        weight = _tiled(name, weight, config)
+    if config["model_type"] in _DELTA:
+        if name.endswith("A_log"):
+            return -np.exp(weight)
+        if name.endswith("linear_attn.norm.weight"):
+            return weight
     if name.endswith("A_log"):
         rates = -np.exp(weight)
         return rates if rates.ndim == 2 else rates[:, None]
@@ -357,6 +397,16 @@ def parted(weights: Mapping[str, F32], config: Mapping[str, Any]) -> dict[str, F
             found |= {f"{block}.ffn_gate_exps.weight": gate, f"{block}.ffn_up_exps.weight": up}
         elif name.endswith("block_sparse_moe.output_linear.weight"):
             found[f"{block}.ffn_down_exps.weight"] = weight
+        elif name.startswith("mtp."):
+            continue
+        elif name.endswith("in_proj_qkvz.weight"):
+            keys, key = config["linear_num_key_heads"], config["linear_key_head_dim"]
+            share = config["linear_num_value_heads"] // keys * config["linear_value_head_dim"]
+            by_head = weight.reshape(keys, -1, weight.shape[-1])
+            parts = np.split(by_head, np.cumsum([key, key, share]), axis=1)
+            *qkv, z = (part.reshape(-1, weight.shape[-1]) for part in parts)
+            found[f"{block}.attn_qkv.weight"] = np.concatenate(qkv)
+            found[f"{block}.attn_gate.weight"] = z
         elif name.endswith("kv_b_proj.weight"):
             whole = weight.reshape(config["num_attention_heads"], -1, weight.shape[-1])
             nope = config["qk_nope_head_dim"]
@@ -411,6 +461,7 @@ def write_gguf(
     for source, weight in stacked(parted(weights, config)).items():
         known = source.replace("mixer.dt_bias", "mixer.dt_proj.bias")
         known = known.replace("e_score_correction_bias", "e_score_correction.bias")
+        known = known.replace("linear_attn.dt_bias", "linear_attn.dt_proj.bias")
         known = re.sub(r"\.sinks$", ".sinks.weight", known)
         target = names.get_name(known, try_suffixes=(".weight", ".bias"))
         target = source if source.startswith("blk.") else target

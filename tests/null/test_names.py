@@ -110,6 +110,9 @@ def test_stored_names_as_files_have_them() -> None:
         assert gguf.stored(canonical, gguf_root) == ggml
 
 
+DELTA = re.compile(r"\.delta\.(?!a$)")
+
+
 @pytest.mark.parametrize("case", HF_CASES)
 def test_every_weight_of_a_golden_checkpoint_is_bound_and_none_is_left(case: str) -> None:
     model = open_model(GOLDEN / case)
@@ -141,7 +144,8 @@ def test_every_weight_of_a_golden_checkpoint_is_bound_and_none_is_left(case: str
 @pytest.mark.parametrize("case", GGUF_CASES)
 def test_a_gguf_holds_what_its_twin_holds(case: str) -> None:
     hf, gguf = open_model(GOLDEN / case), open_model(GOLDEN / case / "model.gguf")
-    by_head = any(node.name.endswith(".qkv_split") for node in hf.graph.nodes)  # GPT-NeoX
+    # GPT-NeoX and Qwen3-Next
+    by_head = any(node.name.endswith((".qkv_split", ".qkvz.split")) for node in hf.graph.nodes)
     kinds = [[type(node.op) for node in model.graph.nodes] for model in (hf, gguf)]
     assert kinds[0] == kinds[1] or by_head
     assert hf.graph.max_context == gguf.graph.max_context
@@ -154,8 +158,19 @@ def test_a_gguf_holds_what_its_twin_holds(case: str) -> None:
     )
     rotated = rotated and not neighbours
     theirs = all_float32(gguf)
+    # Delta rules' heads stand in another order: the same numbers all the same.
+    deltas = [
+        [w.ravel() for name, w in all_float32(model).items() if DELTA.search(name)]
+        for model in (hf, gguf)
+    ]
+    if deltas[0]:
+        assert np.array_equal(*(np.sort(np.concatenate(weights)) for weights in deltas))
     for name, ours in all_float32(hf).items():
-        if rotated and name.endswith(("attn.q.weight", "attn.k.weight")):
+        if DELTA.search(name):
+            continue
+        if name.endswith(".delta.a"):
+            assert np.allclose(np.sort(-np.exp(ours)), np.sort(theirs[name]), rtol=1e-6)
+        elif rotated and name.endswith(("attn.q.weight", "attn.k.weight")):
             assert np.array_equal(np.sort(ours, axis=0), np.sort(theirs[name], axis=0))
             assert not np.array_equal(ours, theirs[name])
         elif name.endswith(".ssm.a"):  # GGUF has the decay rate itself

@@ -275,16 +275,22 @@ def test_layers_that_predict_further_are_told_of(tmp_path: Path) -> None:
         open_model(tmp_path)
 
 
-def rewritten(path: Path, out: Path, changed: Callable[[Arrays], Arrays]) -> Path:
-    """A copy of a GGUF file, with other tensors; those named `*!q8` become Q8_0."""
+def rewritten(path: Path, out: Path, changed: Callable[[Arrays], Arrays], **numbers: int) -> Path:
+    """A copy of a GGUF file, with other tensors; those named `*!q8` become Q8_0. numbers: keys of
+    the architecture that are there besides, or in the place of its own.
+    """
     reader = gguf.GGUFReader(path)
     text = reader.fields["general.architecture"].contents()
     writer = gguf.GGUFWriter(out, text)
     for name, field in reader.fields.items():
         if name.startswith("GGUF.") or name == "general.architecture":
             continue
+        if name.removeprefix(f"{text}.") in numbers:
+            continue
         kinds = [*field.types, None]
         writer.add_key_value(name, field.contents(), kinds[0], kinds[1])
+    for key, number in numbers.items():
+        writer.add_uint32(f"{text}.{key}", number)
     tensors = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
     for name, array in changed(tensors).items():
         if name.endswith("!q8"):
@@ -334,3 +340,23 @@ def test_what_expands_latents_in_one_tensor_and_in_two(tmp_path: Path) -> None:
 
     with pytest.raises(ModelError, match=r"blk\.1\.attn_k_b\.weight.*\(4, 32, 12\) is needed"):
         open_model(rewritten(source, tmp_path / "otherwise.gguf", otherwise))
+
+
+def test_layers_of_a_gguf_that_predict_tokens_further_ahead_are_not_the_models(
+    tmp_path: Path,
+) -> None:
+    source = GOLDEN / "glm4_moe" / "model.gguf"
+
+    def longer(tensors: Arrays) -> Arrays:
+        more = {n.replace("blk.1.", "blk.2."): t for n, t in tensors.items() if "blk.1." in n}
+        more["blk.2.nextn.eh_proj.weight"] = np.zeros((32, 64), np.float16)
+        return tensors | more
+
+    path = rewritten(
+        source, tmp_path / "longer.gguf", longer, block_count=3, nextn_predict_layers=1
+    )
+    model, plain = open_model(path), open_model(source)
+    assert model.graph == plain.graph
+    assert "are not used" in model.notes[0]
+    with pytest.raises(ModelError, match=r"blk\.2\.nextn\.eh_proj\.weight"):
+        open_model(rewritten(source, tmp_path / "unsaid.gguf", longer, block_count=3))

@@ -35,7 +35,7 @@ PREDICTOR_COUNTS = (
     "num_mtp_layers",
     "mtp_num_hidden_layers",
 )
-LAYER = re.compile(r"(?:model\.)?layers\.(\d{1,4})\.")
+LAYER = re.compile(r"(?:(?:model\.)?layers|blk)\.(\d{1,4})\.")
 
 DTYPES: dict[str, str] = {
     "bfloat16": "BF16",

@@ -370,6 +370,7 @@ class Program:
         values: Sequence[View],
         key_heads: int,
         by_channel: bool,
+        tiled: bool,
         a: NDArray[np.float32],
         dt_bias: NDArray[np.float32],
     ) -> None: ...

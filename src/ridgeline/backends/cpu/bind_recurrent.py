@@ -73,6 +73,7 @@ def bind_delta_rule(b: Binding, node: Node, op: DeltaRule) -> None:
         [b.view(value) for value in (*node.inputs, *node.outputs)],
         key_heads=op.key_heads,
         by_channel=op.by_channel,
+        tiled=op.tiled,
         a=decay_rate(b, a, op.log_a),
         dt_bias=b.floats(dt_bias),
     )

@@ -20,9 +20,8 @@ def delta_rule(op: DeltaRule, call: Call) -> tuple[Array]:
     rate = decay_rate(a, op.log_a)[:, None]
     decay = np.exp(rate * softplus(g + dt_bias).reshape(len(g), heads, -1))
     correction = sigmoid(beta.astype(np.float64))
-    queries, keys = (
-        np.repeat(_unit(x.reshape(len(x), op.key_heads, op.key_dim)), group, axis=1) for x in (q, k)
-    )
+    of_key = np.arange(heads) % op.key_heads if op.tiled else np.arange(heads) // group
+    queries, keys = (_unit(x.reshape(len(x), op.key_heads, op.key_dim))[:, of_key] for x in (q, k))
     queries = queries / np.sqrt(op.key_dim)
     y = np.empty_like(v)
     for (row, q_row), *rest in zip(

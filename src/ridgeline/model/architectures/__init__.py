@@ -76,6 +76,9 @@ from ridgeline.model.architectures.phimoe import build_phimoe
 from ridgeline.model.architectures.qwen2 import build_qwen2
 from ridgeline.model.architectures.qwen3 import build_qwen3
 from ridgeline.model.architectures.qwen3_next import (
+    build_gguf_qwen3_next,
+    build_qwen3_5,
+    build_qwen3_5_moe,
     build_qwen3_next,
 )
 from ridgeline.model.architectures.qwen_moe import build_qwen2_moe, build_qwen3_moe
@@ -126,6 +129,8 @@ from ridgeline.model.weights import (
 from ridgeline.model.weights.names import Names
 
 __all__ = ["ARCHITECTURES", "Architecture", "Source", "build", "find_architecture"]
+
+GGUF_QWEN3_5_STORED = Stored(norm_has_one=True, plain_decay=True, tiled_values=True)
 
 # By `architectures[0]` of config.json and by `general.architecture` of GGUF.
 ARCHITECTURES: dict[str, Architecture] = {
@@ -296,6 +301,13 @@ ARCHITECTURES: dict[str, Architecture] = {
     "dots1": gguf(build_dots1, names_moe.GGUF_CORRECTED_MOE),
     "minimax-m2": gguf(build_minimax_m2, names_moe.GGUF_CORRECTED_MOE),
     "gpt-oss": gguf(build_gpt_oss, names_moe.GGUF_GPT_OSS),
+    "qwen3next": gguf(
+        build_gguf_qwen3_next,
+        names_recurrent.GGUF_QWEN3_5,
+        Stored(norm_has_one=True, plain_decay=True),
+    ),
+    "qwen35": gguf(build_qwen3_5, names_recurrent.GGUF_QWEN3_5, GGUF_QWEN3_5_STORED),
+    "qwen35moe": gguf(build_qwen3_5_moe, names_recurrent.GGUF_QWEN3_5, GGUF_QWEN3_5_STORED),
     "deepseek2": gguf(build_gguf_deepseek2, names_moe.GGUF_DEEPSEEK),
     "llama4": gguf(build_llama4, names_moe.GGUF_MOE),
     "mistral3": gguf(build_ministral3, names.GGUF_LLAMA, Stored(interleaved_rope=True)),

@@ -48,7 +48,8 @@ class Stored:
     weights hold the 1 of Gemma's 1 + w. plain_decay: the decay rates of recurrences are stored as
     they are, -exp of what is published. key_bias: keys have a bias where the model has none (it
     is zero). qkv_by_head: one matrix has q, k and v, of each head after
-    those of the one before it (GPT-NeoX).
+    those of the one before it (GPT-NeoX). tiled_values: of a delta rule, see
+    `DeltaRule.tiled`.
     """
 
     interleaved_rope: bool = False
@@ -56,6 +57,7 @@ class Stored:
     plain_decay: bool = False
     key_bias: bool = False
     qkv_by_head: bool = False
+    tiled_values: bool = False
 
 
 AS_PUBLISHED = Stored()

@@ -62,7 +62,9 @@ def build_qwen3_next(
     stored: Stored,
     context_length: int | None,
     assemble: Assemble = build_decoder,
+    joint: bool = True,
 ) -> Graph:
+    """joint: as Hugging Face has it; in GGUF only the gates are one weight."""
     sizes = read_sizes(config, QWEN3_NEXT)
     config.require_neutral(neutral("num_experts") | {"use_sliding_window": (False,)})
     mixture = read_shared_mixture(
@@ -87,8 +89,15 @@ def build_qwen3_next(
         feed,
         tied,
         assemble,
-        joint=True,
+        joint=joint,
+        joint_gates=True,
     )
+
+
+def build_gguf_qwen3_next(
+    config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
+) -> Graph:
+    return build_qwen3_next(config, format_of, stored, context_length, joint=False)
 
 
 def build_qwen3_5(
@@ -140,8 +149,9 @@ def build_delta(
     assemble: Assemble,
     *,
     joint: bool = False,
+    joint_gates: bool = False,
 ) -> Graph:
-    """joint: see `recurrent.delta_net`."""
+    """joint, joint_gates: see `recurrent.delta_net`."""
     rope = read_rope(
         config,
         sizes.heads.dim,
@@ -155,7 +165,12 @@ def build_delta(
 
     def recur(b: Builder, layer: str, i: int, x: Value) -> Value:
         return delta_net(
-            b, layer, x, delta, norm_eps=sizes.eps, log_a=not stored.plain_decay, joint=joint
+            *(b, layer, x, delta),
+            norm_eps=sizes.eps,
+            log_a=not stored.plain_decay,
+            joint=joint,
+            joint_gates=joint_gates,
+            tiled=stored.tiled_values,
         )
 
     attend = attends_gated(

@@ -193,11 +193,14 @@ def delta_net(
     norm_eps: float,
     log_a: bool = True,
     joint: bool = False,
+    joint_gates: bool = False,
+    tiled: bool = False,
 ) -> Value:
     """Gated DeltaNet's mixer: q, k and v through one convolution, a norm of each head, then a gate.
 
     joint: q, k, v and the gate are one weight, parted by key head, as are beta and the decay
-    (Qwen3-Next); each of q, k and v then has a part of the filter.
+    (Qwen3-Next); each of q, k and v then has a part of the filter. joint_gates: only beta and the
+    decay are one weight (Qwen3-Next in GGUF). tiled: see `DeltaRule`.
     """
     name, keys, values = f"{layer}.delta", sizes.keys, sizes.values
     if joint:
@@ -209,17 +212,24 @@ def delta_net(
             causal_conv(b, f"{name}.conv_{part}", u, sizes.taps, silu=True)
             for part, u in (("q", q), ("k", k), ("v", v))
         )
-        both = linear(b, f"{name}.ba", x, 2 * sizes.value_heads)
-        parted = SplitGroups(sizes.key_heads, (share, share))
-        beta, decay = b.add(f"{name}.ba.split", parted, both)
     else:
         qkv = linear(b, f"{name}.qkv", x, 2 * keys + values)
         qkv = causal_conv(b, f"{name}.conv", qkv, sizes.taps, silu=True)
         q, k, v = b.add(f"{name}.conv.split", Split((keys, keys, values)), qkv)
         gate = linear(b, f"{name}.z", x, values)
+    if joint or joint_gates:
+        share = sizes.value_heads // sizes.key_heads
+        both = linear(b, f"{name}.ba", x, 2 * sizes.value_heads)
+        parted = SplitGroups(sizes.key_heads, (share, share))
+        beta, decay = b.add(f"{name}.ba.split", parted, both)
+    else:
         beta = linear(b, f"{name}.beta", x, sizes.value_heads)
         decay = linear(b, f"{name}.decay", x, sizes.value_heads)
-    op = DeltaRule(sizes.key_heads, sizes.value_heads, sizes.key_dim, sizes.value_dim, log_a=log_a)
+    op = DeltaRule(
+        *(sizes.key_heads, sizes.value_heads, sizes.key_dim, sizes.value_dim),
+        log_a=log_a,
+        tiled=tiled,
+    )
     y = b.one(
         f"{name}.rule",
         op,

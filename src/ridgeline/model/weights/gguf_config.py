@@ -134,7 +134,7 @@ def gguf_config(checkpoint: Checkpoint) -> dict[str, object]:
     for name, key in (KEYS | dict(family.keys)).items():
         config[name] = read_scalar(checkpoint, f"{architecture}.{key}", name in BY_LAYER)
         needed = name in REQUIRED and not (has_layer_norms and name == "rms_norm_eps")
-        if config[name] is None and needed:
+        if config[name] is None and needed and name not in family.optional:
             raise ModelError(f"{checkpoint.path}: metadata '{architecture}.{key}' is missing")
     for key, allowed in NEUTRAL.items():
         if key in family.keys.values() or key in family.known:
@@ -150,6 +150,11 @@ def gguf_config(checkpoint: Checkpoint) -> dict[str, object]:
             f"{checkpoint.path}: metadata '{architecture}.attention.value_length' = "
             f"{value_length!r}: keys of another length ({config['head_dim']!r}) are not supported"
         )
+    # Layers that predict tokens further ahead are counted among them.
+    ahead = read_scalar(checkpoint, f"{architecture}.nextn_predict_layers") or 0
+    layers = config["num_hidden_layers"]
+    if ahead and isinstance(ahead, int) and isinstance(layers, int):
+        config |= {"num_hidden_layers": layers - ahead, "num_nextn_predict_layers": ahead}
     # What a file may leave out, and means the same thing in all families.
     heads, width = config["num_attention_heads"], config["hidden_size"]
     config["num_key_value_heads"] = config["num_key_value_heads"] or heads

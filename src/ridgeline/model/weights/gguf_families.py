@@ -31,6 +31,7 @@ class Family:
     """keys: Hugging Face's field -> GGUF's key, less the architecture; 0 says none. flags: a field
     that is true if a tensor is there. known: keys that are read elsewhere or say nothing new. more:
     fields made of what was read so far. other_values: values may be of another length than keys.
+    optional: what files of others must have.
     """
 
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -38,6 +39,7 @@ class Family:
     known: tuple[str, ...] = ()
     more: More | None = None
     other_values: bool = False
+    optional: tuple[str, ...] = ()
 
 
 def read_scalar(
@@ -229,6 +231,30 @@ def mistral3(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, 
     return {"rope_scaling": {**section, **more, "llama_4_scaling_beta": beta}}
 
 
+def qwen3_next(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """Channels of a value's head, and the layers that attend, if they are listed."""
+    inner, heads, layers = (
+        config[name]
+        for name in ("linear_inner_size", "linear_num_value_heads", "num_hidden_layers")
+    )
+    fields: dict[str, object] = {}
+    if isinstance(inner, int) and isinstance(heads, int) and heads > 0 and inner % heads == 0:
+        fields["linear_value_head_dim"] = inner // heads
+    elif inner is not None:
+        key = f"{checkpoint.metadata['general.architecture']}.ssm.inner_size"
+        raise ModelError(
+            f"{checkpoint.path}: metadata {key!r} = {inner!r} does not part into {heads!r} heads"
+        )
+    key = f"{checkpoint.metadata['general.architecture']}.attention.recurrent_layers"
+    listed = checkpoint.metadata.get(key)
+    if isinstance(listed, np.ndarray) and isinstance(layers, int):
+        # Those that predict tokens further ahead may be among them.
+        fields["layer_types"] = [
+            "linear_attention" if recurrent else FULL for recurrent in listed[: max(layers, 0)]
+        ]
+    return fields
+
+
 LLAMA4_128_EXPERTS = 128  # Maverick, the one without norms of heads; files have no key for it
 
 
@@ -273,6 +299,15 @@ GRANITE = {
     "logits_scaling": "logit_scale",
 }
 
+QWEN3_NEXT = {
+    "linear_conv_kernel_dim": "ssm.conv_kernel",
+    "linear_key_head_dim": "ssm.state_size",
+    "linear_num_key_heads": "ssm.group_count",
+    "linear_num_value_heads": "ssm.time_step_rank",
+    "linear_inner_size": "ssm.inner_size",
+    "full_attention_interval": "full_attention_interval",
+}
+
 FAMILIES: dict[str, Family] = {
     "deepseek2": Family(
         {"q_lora_rank": "attention.q_lora_rank", "kv_lora_rank": "attention.kv_lora_rank"},
@@ -280,6 +315,9 @@ FAMILIES: dict[str, Family] = {
         more=deepseek2,
         other_values=True,
     ),
+    "qwen3next": Family(QWEN3_NEXT, more=qwen3_next),
+    "qwen35": Family(QWEN3_NEXT, more=qwen3_next),
+    "qwen35moe": Family(QWEN3_NEXT, more=qwen3_next, optional=("intermediate_size",)),
     "mistral3": Family(known=("rope.scaling.yarn_log_multiplier",), more=mistral3),
     "llama4": Family({"interleave_moe_layer_step": "interleave_moe_layer_step"}, more=llama4),
     "gemma2": Family({"attn_logit_softcapping": "attn_logit_softcapping"}, more=gemma2),

@@ -7,6 +7,7 @@ import re
 from ridgeline.model.weights.names import HF_LLAMA, Root, Row
 from ridgeline.model.weights.names_dense import without
 from ridgeline.model.weights.names_moe import (
+    GGUF_MOE,
     HF_DEEPSEEK,
     HF_GRANITE_MOE,
     HF_MIXTRAL,
@@ -139,6 +140,21 @@ HF_QWEN3_NEXT: dict[str, Row] = {
     "layers.{i}.delta.qkvz": "{body}layers.{i}.linear_attn.in_proj_qkvz",
     "layers.{i}.delta.ba": "{body}layers.{i}.linear_attn.in_proj_ba",
     **{f"layers.{{i}}.delta.conv_{x}": "{body}layers.{i}.linear_attn.conv1d" for x in "qkv"},
+}
+
+GGUF_QWEN3_5: dict[str, Row] = {
+    **GGUF_MOE,
+    "layers.{i}.mlp_norm": "blk.{i}.post_attention_norm",
+    "layers.{i}.delta.qkv": "blk.{i}.attn_qkv",
+    "layers.{i}.delta.z": "blk.{i}.attn_gate",
+    "layers.{i}.delta.beta": "blk.{i}.ssm_beta",
+    "layers.{i}.delta.decay": "blk.{i}.ssm_alpha",
+    "layers.{i}.delta.ba": "blk.{i}.ssm_ba",
+    "layers.{i}.delta.conv": "blk.{i}.ssm_conv1d",
+    "layers.{i}.delta.a": "blk.{i}.ssm_a",
+    "layers.{i}.delta.dt_bias": "blk.{i}.ssm_dt.bias",
+    "layers.{i}.delta.norm": "blk.{i}.ssm_norm",
+    "layers.{i}.delta.out": "blk.{i}.ssm_out",
 }
 
 # Of every expert and of its neighbours Mixtral's names, of latent attention DeepSeek's.

@@ -34,9 +34,10 @@ class DeltaRule(Operator):
         s = exp(a softplus(g + dt_bias)) s,    s = s + k (sigmoid(beta) (v - s^T k))^T,    y = s^T q
 
     for each of Hv = value_heads heads, s [K, V]; value head i has the q and k of key head
-    i // (Hv / Hk). q and k are divided by sqrt(sum of their squares + 1e-6) a head, q also by
-    sqrt(K). weights (a [Hv], dt_bias like a token's g): a is -exp of its weight if `log_a`, else
-    the weight. by_channel: g [TOKENS, Hv K], a decay for each row of s; Hk is Hv then.
+    i // (Hv / Hk), or if `tiled` i % Hk (as GGUF has them). q and k are divided by sqrt(sum of
+    their squares + 1e-6) a head, q also by sqrt(K). weights (a [Hv], dt_bias like a token's g): a
+    is -exp of its weight if `log_a`, else the weight. by_channel: g [TOKENS, Hv K], a decay for
+    each row of s; Hk is Hv then.
     """
 
     key_heads: int
@@ -45,6 +46,7 @@ class DeltaRule(Operator):
     value_dim: int
     by_channel: bool = False
     log_a: bool = True
+    tiled: bool = False
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return (inputs[2],)
