@@ -12,6 +12,7 @@ const Kernels kKernels = {
     .packed_bytes = packed_bytes,
     .pack_strips = pack_strips,
     .pack_prescale = pack_prescale,
+    .integer_activations = ActivationKind::int8,
     .activation_row_bytes = activation_row_bytes,
     .quantize_rows = quantize_rows,
     .linear = linear,

@@ -30,10 +30,14 @@ struct Kernels {
                       std::int64_t strip_begin, std::int64_t strip_end);
   // Power-of-two prescale for a matrix of `format` (1 where unused).
   float (*pack_prescale)(const char* format, const std::byte* raw, std::int64_t n, std::int64_t k);
+  // What integer layouts multiply unless asked otherwise.
+  ActivationKind integer_activations;
+  ActivationKind activation_of(Layout layout) const { return ridgeline::activation_of(layout, integer_activations); }
   // Bytes of one row of `k` activations.
   std::size_t (*activation_row_bytes)(ActivationKind kind, std::int64_t k);
   // x [m, k], row stride ldx floats -> m rows of activation_row_bytes each, out_stride bytes apart. Numbers from a
-  // multiple of 64 on begin at the activation_row_bytes of those before, so that a row can be made piece by piece.
+  // multiple of 64 on begin at the activation_row_bytes of those before, so that a row can be made piece by piece; but
+  // not of int16, whose rows are made whole (by_pieces).
   void (*quantize_rows)(ActivationKind kind, const float* x, std::int64_t ldx, std::int64_t m, std::int64_t k,
                         std::byte* out, std::size_t out_stride);
   // y[r, c] = bias[c] + sum_k x[r, k] w[c, k], for rows [0, m) and the channels of strips [strip_begin, strip_end); y has

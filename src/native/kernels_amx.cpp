@@ -11,6 +11,11 @@ Kernels amx_kernels() {
   Kernels out = kKernels;
   out.isa = Isa::amx;
   out.cache_attention = amx_cache_attention();
+  out.packed_bytes = packed_bytes_amx;
+  out.pack_strips = pack_strips_amx;
+  out.pack_prescale = pack_prescale_amx;
+  out.integer_activations = ActivationKind::int16;
+  out.quantize_rows = quantize_rows_amx;
   out.linear = linear_amx;
   out.linear_scratch_bytes = linear_amx_scratch_bytes;
   out.spin_arithmetic = spin_arithmetic_amx;

@@ -18,16 +18,22 @@ enum class Layout : std::uint8_t {
 };
 
 // What a row of activations looks like to a kernel. int8: one scale per token and group of 32. int8x2: a second int8
-// term holds what the first left over (about 15 bits), for twice the arithmetic; any integer layout takes either.
-enum class ActivationKind : std::uint8_t { int8, int8x2, bf16, f32 };
+// term holds what the first left over (about 15 bits), for twice the arithmetic. int16: two such terms under one scale per
+// token and stretch of K (linear_amx.h), which weights in common integers multiply. An instruction set's integer layouts
+// take either the first two or the third.
+enum class ActivationKind : std::uint8_t { int8, int8x2, int16, bf16, f32 };
+inline constexpr const char* kActivationKinds[] = {"int8", "int8x2", "int16", "bf16", "f32"};
 
-// What a layout multiplies unless asked otherwise. (Functions here are static: kernel files are compiled for several
-// instruction sets, and the linker must not share their copies.)
-static inline ActivationKind activation_of(Layout layout) {
+// What a layout multiplies unless asked otherwise; `integers` is what an instruction set's integer layouts do. (Functions
+// here are static: kernel files are compiled for several instruction sets, and the linker must not share their copies.)
+static inline ActivationKind activation_of(Layout layout, ActivationKind integers) {
   if (layout == Layout::bf16) return ActivationKind::bf16;
   if (layout == Layout::f16 || layout == Layout::f32) return ActivationKind::f32;
-  return ActivationKind::int8;
+  return integers;
 }
+
+// Whether a row of this kind can be made piece by piece.
+static inline bool by_pieces(ActivationKind kind) { return kind != ActivationKind::int16; }
 
 struct FormatLayout {
   std::string_view format;  // GGUF name

@@ -195,6 +195,7 @@ std::size_t activation_row_bytes(ActivationKind kind, std::int64_t k) {
   switch (kind) {
     case ActivationKind::int8: return num_blocks(k) * sizeof(ActivationBlock);
     case ActivationKind::int8x2: return num_blocks(k) * 2 * sizeof(ActivationBlock);
+    case ActivationKind::int16: return wide_row_bytes(k);
     case ActivationKind::bf16: return padded(k, 32) * 2;
     case ActivationKind::f32: return padded(k, 16) * 4;
   }

@@ -9,7 +9,15 @@
 
 namespace ridgeline::RIDGELINE_ISA {
 
-// As `linear` of AVX-512: the same bits over integer weights; over bfloat16 weights sums as AMX makes them.
+// Integer weights as linear_amx_layout.h has them, packed and multiplied; bfloat16 weights as AVX-512 packs them.
+std::size_t packed_bytes_amx(Layout layout, std::int64_t n, std::int64_t k);
+bool pack_strips_amx(const char* format, const std::byte* raw, PackedMatrix out, std::byte* data,
+                     std::int64_t strip_begin, std::int64_t strip_end);
+float pack_prescale_amx(const char* format, const std::byte* raw, std::int64_t n, std::int64_t k);
+// Rows of int16 are made whole: `k` is their width.
+void quantize_rows_amx(ActivationKind kind, const float* x, std::int64_t ldx, std::int64_t m, std::int64_t k,
+                       std::byte* out, std::size_t out_stride);
+
 void linear_amx(const PackedMatrix& w, ActivationKind kind, const std::byte* activations, std::int64_t m,
                 std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy,
                 std::byte* scratch);

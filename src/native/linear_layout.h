@@ -117,4 +117,36 @@ struct alignas(64) ActivationBlock {
 };
 static_assert(sizeof(ActivationBlock) == 128);
 
+// A row of int16 activations, of k numbers in blocks of 64: for each block 64 high and 64 low bytes; then for each its sums;
+// then for each stretch of blocks its scales. A number is scale[0] * high + scale[1] * low.
+inline constexpr std::int64_t kStretchBlocks = 9;  // at most, in a stretch; stretches are as even as can be
+constexpr std::int64_t num_stretches(std::int64_t blocks) { return (blocks + kStretchBlocks - 1) / kStretchBlocks; }
+constexpr std::int64_t stretch_begin(std::int64_t blocks, std::int64_t stretch) {
+  return blocks * stretch / num_stretches(blocks);
+}
+
+// Of high bytes, and of low ones.
+struct WideSums {
+  std::int32_t start32[2][2];  // -kCodeOffset * sum, of groups of 32
+  std::int32_t start16[2][4];  // and of 16
+  std::int16_t sum32[2][2];
+  std::int16_t sum16[2][4];
+};
+static_assert(sizeof(WideSums) == 72);
+
+struct WideScales {
+  float scale[2];
+};
+
+inline constexpr std::int64_t kWideCodes = 2 * kBlock;
+
+constexpr std::size_t wide_row_bytes(std::int64_t k) {
+  const std::int64_t blocks = num_blocks(k);
+  const std::int64_t bytes = blocks * (kWideCodes + static_cast<std::int64_t>(sizeof(WideSums))) +
+                             num_stretches(blocks) * static_cast<std::int64_t>(sizeof(WideScales));
+  const std::int64_t lines = (bytes + kLineBytes - 1) / kLineBytes;
+  // Sixteen rows a multiple of 4 KB apart would share few sets of the first-level cache.
+  return static_cast<std::size_t>((lines + (lines > 0 && lines % 8 == 0 ? 1 : 0)) * kLineBytes);
+}
+
 }  // namespace ridgeline::RIDGELINE_ISA

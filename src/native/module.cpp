@@ -38,6 +38,7 @@ using Lines = nb::ndarray<const std::int32_t, nb::shape<-1, 6>, nb::c_contig, nb
 ActivationKind kind_named(const std::string& name) {
   static constexpr std::pair<const char*, ActivationKind> kKinds[] = {{"int8", ActivationKind::int8},
                                                                       {"int8x2", ActivationKind::int8x2},
+                                                                      {"int16", ActivationKind::int16},
                                                                       {"bf16", ActivationKind::bf16},
                                                                       {"f32", ActivationKind::f32}};
   for (const auto& [key, value] : kKinds)
@@ -87,7 +88,7 @@ std::vector<LinearPart> linear_parts(Program& program, const View& x, const std:
       require(biases[i]->size() == static_cast<std::size_t>(matrix.n), "a bias is not as long as its matrix is high");
       bias = program.keep(biases[i]->data(), matrix.n);
     }
-    ActivationKind kind = activation_of(matrix.layout);
+    ActivationKind kind = program.kernels().activation_of(matrix.layout);
     if (kind == ActivationKind::int8 && fine_activations) kind = ActivationKind::int8x2;
     require(!x.kind || *x.kind == kind, "a linear's input lies as activations of another kind than its matrix takes");
     parts.push_back({matrix, kind, bias, column});
@@ -111,6 +112,7 @@ void add_gated_linear(Program& program, const std::string& name, const View& x, 
                       const std::string& activation) {
   program.check_view(y);
   std::vector<LinearPart> parts = linear_parts(program, x, matrices, biases, false);
+  require(!y.kind || by_pieces(*y.kind), "a gated linear makes its rows by pieces");
   require(x.sampled == y.sampled && parts.size() <= 2 &&
               parts.front().matrix.n == (parts.size() == 1 ? 2 * y.width : y.width) &&
               parts.back().column + parts.back().matrix.n == 2 * y.width,
@@ -325,15 +327,15 @@ NB_MODULE(_native, m) {
     return nb::frozenset(out);
   });
   m.def("maps_in_huge_pages", &maps_in_huge_pages, "file"_a);
-  // What weights of a format multiply: "int8", "bf16" or "f32"; a format without a packed layout is held as F32.
+  // What weights of a format multiply on an instruction set: "int8", "int16", "bf16" or "f32"; a format without a packed
+  // layout is held as F32.
   m.def(
       "activation_kind",
-      [](const std::string& format) {
-        static constexpr const char* kNames[] = {"int8", "int8x2", "bf16", "f32"};
+      [](const std::string& format, const std::string& isa) {
         const Layout layout = layout_of(format).value_or(Layout::f32);
-        return std::string(kNames[static_cast<int>(activation_of(layout))]);
+        return std::string(kActivationKinds[static_cast<int>(kernels_for(isa_named(isa)).activation_of(layout))]);
       },
-      "format"_a);
+      "format"_a, "isa"_a);
   m.def(
       "activation_row_bytes",
       [](const std::string& kind, std::int64_t width) {

@@ -49,7 +49,8 @@ void add_route(Program& program, const std::string& name, const View& x, const V
   };
   program.add(std::make_unique<Route>(name, Route::Spec{x, slots, router.packed, kept(bias), kept(correction), top_k,
                                                         sigmoid, normalize, scale, num_groups, top_groups, group_best,
-                                                        kept(gain), jitter}));
+                                                        kept(gain), jitter},
+                                      program.kernels()));
 }
 
 // biases: of gate, up and down, one row an expert, or nothing.
@@ -88,7 +89,7 @@ void add_experts(Program& program, const std::string& name, const View& x, const
                             vectors[1] ? vectors[1] + at * hidden : nullptr,
                             vectors[2] ? vectors[2] + at * width : nullptr});
   }
-  program.add(std::make_unique<Experts>(name, std::move(spec)));
+  program.add(std::make_unique<Experts>(name, std::move(spec), program.kernels()));
 }
 
 // (name, experts [rows, top_k]) of each operator that has experts, in the last step.

@@ -60,14 +60,14 @@ class GuardedBytes {
 ActivationKind kind_of(const std::string& name) {
   if (name == "int8") return ActivationKind::int8;
   if (name == "int8x2") return ActivationKind::int8x2;
+  if (name == "int16") return ActivationKind::int16;
   if (name == "bf16") return ActivationKind::bf16;
   if (name == "f32") return ActivationKind::f32;
   throw std::invalid_argument("no activation kind is called " + name);
 }
 
 const char* kind_name(ActivationKind kind) {
-  static constexpr const char* names[] = {"int8", "int8x2", "bf16", "f32"};
-  return names[static_cast<int>(kind)];
+  return kActivationKinds[static_cast<int>(kind)];
 }
 
 template <class Work>
@@ -90,6 +90,8 @@ std::unique_ptr<Activations> quantize_rows(const Matrix& x, const std::string& k
                                            const std::string& isa) {
   const Kernels& kernels = kernels_for(isa_named(isa));
   const auto m = static_cast<std::int64_t>(x.shape(0)), k = static_cast<std::int64_t>(x.shape(1));
+  if (kind_of(kind) == ActivationKind::int16 && kernels.integer_activations != ActivationKind::int16)
+    throw std::invalid_argument("no int16 on this instruction set");
   const std::size_t row = kernels.activation_row_bytes(kind_of(kind), k);
   auto out = std::make_unique<Activations>(
       Activations{kernels.isa, kind_of(kind), m, k, GuardedBytes(static_cast<std::size_t>(m) * row)});
@@ -103,7 +105,7 @@ struct Packed {
   GuardedBytes bytes;
 
   void check(const Activations& x, const std::optional<Vector>& bias, const MatrixOut& y) const {
-    const ActivationKind natural = activation_of(matrix.layout);
+    const ActivationKind natural = kernels.activation_of(matrix.layout);
     const bool finer = natural == ActivationKind::int8 && x.kind == ActivationKind::int8x2;
     if (x.isa != kernels.isa || x.k != matrix.k || !(x.kind == natural || finer)) {
       throw std::invalid_argument("activations of another instruction set, width or kind");
@@ -231,7 +233,7 @@ void bind_linear(nb::module_& module) {
       .def_prop_ro("num_strips", [](const Packed& p) { return p.matrix.num_strips(); })
       .def_prop_ro("prescale", [](const Packed& p) { return p.matrix.prescale; })
       .def_prop_ro("activation_kind",
-                   [](const Packed& p) { return kind_name(activation_of(p.matrix.layout)); })
+                   [](const Packed& p) { return kind_name(p.kernels.activation_of(p.matrix.layout)); })
       .def_prop_ro("intact", [](const Packed& p) { return p.bytes.intact(); })
       .def("tobytes",
            [](const Packed& p) { return nb::bytes(p.bytes.data(), p.bytes.size()); })

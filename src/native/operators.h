@@ -53,7 +53,7 @@ struct StepContext {
            static_cast<std::size_t>(row) * kernels.activation_row_bytes(*view.kind, view.width);
   }
   // Floats x [rows, columns], rows ldx apart, become a part of a view with a kind. `column` must be a multiple of 64,
-  // and so must `columns` unless they are the view's last.
+  // and so must `columns` unless they are the view's last; of a kind that is not made by pieces it must be all.
   void store(const View& view, const float* x, std::int64_t ldx, std::int64_t row, std::int64_t rows,
              std::int64_t column, std::int64_t columns) const {
     kernels.quantize_rows(*view.kind, x, ldx, rows, columns,

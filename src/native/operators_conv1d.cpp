@@ -16,7 +16,7 @@ Conv1d::Conv1d(std::string name, Spec spec) : Operator(std::move(name), "conv1d"
 
 std::size_t Conv1d::scratch_bytes(const Kernels& kernels) const {
   const std::int64_t k = spec_.taps * spec_.channels;
-  const std::size_t row = kernels.activation_row_bytes(activation_of(spec_.matrix.layout), k);
+  const std::size_t row = kernels.activation_row_bytes(kernels.activation_of(spec_.matrix.layout), k);
   return aligned(kernels.linear_scratch_bytes()) + kItemFrames * row +
          aligned(static_cast<std::size_t>(kItemFrames * k) * sizeof(float)) +
          static_cast<std::size_t>(kItemFrames * spec_.matrix.n) * sizeof(float);
@@ -42,7 +42,7 @@ void Conv1d::gather(const StepContext& context, const StepRow& row, std::int64_t
 void Conv1d::run(const StepContext& context, Worker& worker) {
   const Kernels& kernels = context.kernels;
   const std::int64_t k = spec_.taps * spec_.channels, n = spec_.matrix.n, each = spec_.frames / spec_.stride;
-  const ActivationKind kind = activation_of(spec_.matrix.layout);
+  const ActivationKind kind = context.kernels.activation_of(spec_.matrix.layout);
   const std::size_t row_bytes = kernels.activation_row_bytes(kind, k);
   std::byte* activations = worker.scratch + aligned(kernels.linear_scratch_bytes());
   float* gathered = reinterpret_cast<float*>(activations + aligned(kItemFrames * row_bytes));

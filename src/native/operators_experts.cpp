@@ -37,10 +37,10 @@ void largest(const double* values, std::int64_t count, std::int64_t wanted, std:
 
 // ---- route
 
-Route::Route(std::string name, const Spec& spec)
+Route::Route(std::string name, const Spec& spec, const Kernels& kernels)
     : Operator(std::move(name), "route"),
       spec_(spec),
-      x_(spec.x, {LinearPart{spec.router, activation_of(spec.router.layout), nullptr, 0}}) {}
+      x_(spec.x, {LinearPart{spec.router, kernels.activation_of(spec.router.layout), nullptr, 0}}) {}
 
 std::size_t Route::scratch_bytes(const Kernels& kernels) const {
   const auto experts = static_cast<std::size_t>(spec_.router.n);
@@ -59,8 +59,8 @@ void Route::run(const StepContext& context, Worker& worker) {
   float* logits = reinterpret_cast<float*>(context.shared);
   std::int64_t begin, end;
   const auto multiply = [&](std::int64_t row, std::int64_t count, std::int64_t strip_begin, std::int64_t strip_end) {
-    context.kernels.linear(spec_.router, activation_of(spec_.router.layout),
-                           x_.at(context, activation_of(spec_.router.layout), row), count, strip_begin, strip_end,
+    context.kernels.linear(spec_.router, context.kernels.activation_of(spec_.router.layout),
+                           x_.at(context, context.kernels.activation_of(spec_.router.layout), row), count, strip_begin, strip_end,
                            spec_.bias, logits + row * experts, experts, worker.scratch);
   };
   if (rows < 2 * worker.num_threads) {
@@ -157,22 +157,25 @@ struct Experts::Places {
   Segment* segments;     // in the order of experts and rows
   // In the shared memory: activations of the sorted rows, of what is between the matrices, and the outputs.
   std::byte *in[2], *mid;
+  float* hidden;  // what is between, where activations are not made by pieces
   float* out;
   std::size_t in_bytes[2], mid_bytes;  // of a row
   std::byte* scratch;  // of the thread, for the above
 };
 
-Experts::Experts(std::string name, Spec spec) : Operator(std::move(name), "experts"), spec_(std::move(spec)) {
-  in_[1] = activation_of(spec_.experts[0].up.layout);
-  in_[0] = spec_.gated ? activation_of(spec_.experts[0].gate.layout) : in_[1];
-  mid_ = activation_of(spec_.experts[0].down.layout);
+Experts::Experts(std::string name, Spec spec, const Kernels& kernels)
+    : Operator(std::move(name), "experts"), spec_(std::move(spec)) {
+  in_[1] = kernels.activation_of(spec_.experts[0].up.layout);
+  in_[0] = spec_.gated ? kernels.activation_of(spec_.experts[0].gate.layout) : in_[1];
+  mid_ = kernels.activation_of(spec_.experts[0].down.layout);
 }
 
 std::size_t Experts::shared_bytes(const Kernels& kernels, std::int64_t max_rows) const {
   const auto sorted = static_cast<std::size_t>(max_rows * spec_.top_k);
   std::size_t row = kernels.activation_row_bytes(in_[0], spec_.x.width) + kernels.activation_row_bytes(mid_, spec_.hidden);
   if (in_[1] != in_[0]) row += kernels.activation_row_bytes(in_[1], spec_.x.width);
-  return sorted * (row + static_cast<std::size_t>(spec_.y.width) * sizeof(float)) + 4 * 64;
+  if (!by_pieces(mid_)) row += static_cast<std::size_t>(spec_.hidden) * sizeof(float);
+  return sorted * (row + static_cast<std::size_t>(spec_.y.width) * sizeof(float)) + 5 * 64;
 }
 
 namespace {
@@ -234,6 +237,11 @@ void Experts::sort(const StepContext& context, Places& at) const {
   }
   at.mid_bytes = context.kernels.activation_row_bytes(mid_, spec_.hidden);
   at.mid = std::exchange(shared, shared + aligned(sorted * at.mid_bytes));
+  at.hidden = nullptr;
+  if (!by_pieces(mid_)) {
+    const std::size_t bytes = aligned(sorted * static_cast<std::size_t>(spec_.hidden) * sizeof(float));
+    at.hidden = reinterpret_cast<float*>(std::exchange(shared, shared + bytes));
+  }
   at.out = reinterpret_cast<float*>(shared);
 }
 
@@ -297,11 +305,23 @@ void Experts::multiply_hidden(const StepContext& context, Worker& worker, const 
       half(expert.up, expert.up_bias, 1, tile);
       kernels.activate_rows(spec_.activation, tile, ld, tile, ld, rows, channels);
     }
+    if (at.hidden) {
+      for (std::int64_t row = 0; row < rows; row++) {
+        std::copy_n(tile + row * ld, channels, at.hidden + (segment.begin + row) * spec_.hidden + channel);
+      }
+      return;
+    }
     kernels.quantize_rows(mid_, tile, ld, rows, channels,
                           at.mid + static_cast<std::size_t>(segment.begin) * at.mid_bytes +
                               kernels.activation_row_bytes(mid_, channel),
                           at.mid_bytes);
   });
+  if (!at.hidden) return;
+  worker.barrier();
+  std::int64_t begin, end;
+  worker.share(at.num_sorted, begin, end);
+  kernels.quantize_rows(mid_, at.hidden + begin * spec_.hidden, spec_.hidden, end - begin, spec_.hidden,
+                        at.mid + static_cast<std::size_t>(begin) * at.mid_bytes, at.mid_bytes);
 }
 
 void Experts::multiply_down(const StepContext& context, Worker& worker, const Places& at) const {

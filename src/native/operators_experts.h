@@ -25,7 +25,7 @@ class Route final : public Operator {
     const float* gain = nullptr;  // of each expert's weight at the end, or null
     double jitter = -1;           // below 0: not sparse
   };
-  Route(std::string name, const Spec& spec);
+  Route(std::string name, const Spec& spec, const Kernels& kernels);
   void run(const StepContext& context, Worker& worker) override;
   std::size_t scratch_bytes(const Kernels& kernels) const override;
   std::size_t shared_activation_bytes(const Kernels& kernels) const override { return x_.shared_bytes(kernels); }
@@ -58,7 +58,7 @@ class Experts final : public Operator {
     bool weigh_input, gated;
     std::int64_t max_rows;
   };
-  Experts(std::string name, Spec spec);
+  Experts(std::string name, Spec spec, const Kernels& kernels);
   void run(const StepContext& context, Worker& worker) override;
   std::size_t scratch_bytes(const Kernels& kernels) const override;
   std::size_t shared_bytes(const Kernels& kernels, std::int64_t max_rows) const override;

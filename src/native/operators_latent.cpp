@@ -78,7 +78,7 @@ std::size_t LatentAttention::gathered_bytes() const {
 std::size_t LatentAttention::scratch_bytes(const Kernels& kernels) const {
   std::size_t row = 0;
   for (const auto* matrices : {&spec_.absorb, &spec_.expand})
-    row = std::max(row, kernels.activation_row_bytes(activation_of(matrices->front().layout), matrices->front().k));
+    row = std::max(row, kernels.activation_row_bytes(kernels.activation_of(matrices->front().layout), matrices->front().k));
   return std::max(gathered_bytes() + over_latents_.scratch_bytes(kernels),
                   aligned(kernels.linear_scratch_bytes()) + kPartRows * row);
 }
@@ -94,7 +94,7 @@ void LatentAttention::each_head(const StepContext& context, Worker& worker, cons
   const Kernels& kernels = context.kernels;
   const std::int64_t rows = context.step.num_tokens, heads = spec_.num_heads, k = matrices.front().k;
   const std::int64_t parts = (rows + kPartRows - 1) / kPartRows;
-  const ActivationKind kind = activation_of(matrices.front().layout);
+  const ActivationKind kind = kernels.activation_of(matrices.front().layout);
   const std::size_t row_bytes = kernels.activation_row_bytes(kind, k);
   std::byte* activations = worker.scratch + aligned(kernels.linear_scratch_bytes());
   worker.each(parts * heads, [&](std::int64_t item) {

@@ -18,7 +18,7 @@ BlockLinear::BlockLinear(std::string name, View x, View y, std::vector<Block> bl
 
 std::size_t BlockLinear::scratch_bytes(const Kernels& kernels) const {
   const PackedMatrix& matrix = blocks_.front().matrix;
-  const std::size_t row = kernels.activation_row_bytes(activation_of(matrix.layout), matrix.k);
+  const std::size_t row = kernels.activation_row_bytes(kernels.activation_of(matrix.layout), matrix.k);
   return aligned(kernels.linear_scratch_bytes()) + static_cast<std::size_t>(kPartRows) * row;
 }
 
@@ -26,7 +26,7 @@ void BlockLinear::run(const StepContext& context, Worker& worker) {
   const Kernels& kernels = context.kernels;
   const std::int64_t rows = context.rows(y_), blocks = static_cast<std::int64_t>(blocks_.size());
   const std::int64_t k = x_.width / blocks, n = y_.width / blocks, parts = (rows + kPartRows - 1) / kPartRows;
-  const ActivationKind kind = activation_of(blocks_.front().matrix.layout);
+  const ActivationKind kind = context.kernels.activation_of(blocks_.front().matrix.layout);
   const std::size_t row_bytes = kernels.activation_row_bytes(kind, k);
   std::byte* activations = worker.scratch + aligned(kernels.linear_scratch_bytes());
   worker.each(parts * blocks, [&](std::int64_t item) {

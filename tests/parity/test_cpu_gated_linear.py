@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 from cpu_graphs import AVAILABLE, Stored, run
 
+from ridgeline.backends.cpu import _native
 from ridgeline.backends.cpu.activations import activation_kinds
 from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.model.formats import FORMATS
@@ -127,13 +128,15 @@ def test_the_bits_of_the_operators_that_it_joins(name: str, isa: str) -> None:
 
 
 def test_which_values_lie_as_activations() -> None:
-    def kinds(shape: Shape) -> dict[str, str]:
+    def kinds(shape: Shape, isa: str = "portable") -> dict[str, str]:
         graph = fuse(graph_of(shape))
         names = {value.id: node.name for node in graph.nodes for value in node.outputs}
-        return {names[value_id]: kind for value_id, kind in activation_kinds(graph).items()}
+        return {names[value_id]: kind for value_id, kind in activation_kinds(graph, isa).items()}
 
     whole = Shape(format="Q8_0")
     assert kinds(whole) == {"norm": "int8", "gate_up": "f32"}
+    if _native.best_isa() == "amx":
+        assert kinds(whole, "amx") == {"norm": "int16", "gate_up": "f32"}
     assert kinds(replace(whole, format="BF16")) == {"norm": "bf16", "gate_up": "f32"}
     assert kinds(replace(whole, up_format="BF16")) == {"gate_up": "f32"}, "two kinds"
     assert kinds(replace(whole, down=False)) == {"norm": "int8"}, "selected as floats"

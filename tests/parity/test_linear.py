@@ -47,8 +47,12 @@ LAYOUT_ERROR = {
     "IQ4_NL": 1e-6,
     "MXFP4": 1e-6,
 }
+# Where weights are integers times a float of their channel (linear_amx_layout.h): that, and what scales
+# lose as integers, by the largest number of a code.
+COMMON_ERROR = {8: 2.5e-4, 12: 2.5e-4, 16: 5e-4, 32: 1e-3, 128: 3.5e-3}
+LARGEST_NUMBER = {"5": 16, "6": 32, "8": 128, "I": 128, "M": 12}
 # Of standard normal activations.
-ACTIVATION_ERROR = {"f32": 0.0, "bf16": 6e-3, "int8": 1.2e-2, "int8x2": 6e-5}
+ACTIVATION_ERROR = {"f32": 0.0, "bf16": 6e-3, "int8": 1.2e-2, "int8x2": 6e-5, "int16": 1.2e-4}
 PACKED_BITS = {
     "F32": 32,
     "F16": 16,
@@ -67,6 +71,13 @@ PACKED_BITS = {
     "MXFP4": 4.5,
 }
 SENTINEL = np.float32(-12345.0)
+
+
+def layout_error(name: str, kind: str) -> float:
+    if kind != "int16":
+        return LAYOUT_ERROR[name]
+    largest = LARGEST_NUMBER.get(name.removeprefix("Q")[0], 8)
+    return LAYOUT_ERROR[name] + COMMON_ERROR[largest]
 
 
 def widths(name: str) -> list[int]:
@@ -107,9 +118,30 @@ def as_int8(x: Floats, terms: int) -> Doubles:
     return total.reshape(x.shape)
 
 
+def as_int16(x: Floats) -> Doubles:
+    """What int16 activations stand for: two terms under one scale for each stretch of K."""
+    blocks = -(-x.shape[1] // 64)
+    stretches = -(-blocks // 9)
+    total = np.zeros(x.shape)
+    for stretch in range(stretches):
+        begin, end = (64 * (blocks * at // stretches) for at in (stretch, stretch + 1))
+        part = x[:, begin:end]
+        largest = np.abs(part).max(axis=-1, keepdims=True)
+        scale = (largest * np.float32(1 / 127)).astype(np.float64)
+        left = part * (np.float32(127) / largest)
+        for _ in range(2):
+            q = np.rint(left)
+            total[:, begin:end] += q * scale
+            left = (left - q) * np.float32(254)
+            scale /= 254
+    return total
+
+
 def as_kernel_sees(x: Floats, kind: str) -> Doubles:
     if kind == "f32":
         return x.astype(np.float64)
+    if kind == "int16":
+        return as_int16(x)
     return as_bf16(x) if kind == "bf16" else as_int8(x, 1 if kind == "int8" else 2)
 
 
@@ -166,7 +198,7 @@ def test_every_shape_is_as_near_as_its_format_allows(name: str, isa: str) -> Non
                 y = multiply(packed, n, x, kind, isa)
                 # Few outputs may cancel: the bound is on what their sums are made of.
                 size = np.linalg.norm(np.abs(x) @ np.abs(meaning[:n].T)) / np.sqrt(k)
-                layout = LAYOUT_ERROR[name] * size
+                layout = layout_error(name, kind) * size
                 assert np.linalg.norm(y - seen) <= layout, (k, n, kind)
                 assert np.linalg.norm(y - exact) <= layout + ACTIVATION_ERROR[kind] * size
                 biased = multiply(packed, n, x, kind, isa, bias)
@@ -192,18 +224,6 @@ def test_a_row_is_the_same_bits_however_it_is_computed(name: str, isa: str) -> N
                 y = multiply(packed, n, x[:m], kind, isa, splits=(split,))
                 assert np.array_equal(y, whole[:m]), (kind, m, split)
             assert np.array_equal(multiply(packed, n, x[:m], kind, isa, threads=2), whole[:m])
-
-
-@pytest.mark.skipif("amx" not in ISAS, reason="this CPU has no AMX")
-@pytest.mark.parametrize("name", [name for name in PACKED if FORMATS[name].integers])
-def test_tiles_give_the_bits_of_avx512_over_integer_weights(name: str) -> None:
-    n, k = 100, widths(name)[-1]
-    x = activations(300, k)
-    ours, theirs = pack(name, n, k, "amx"), pack(name, n, k, "avx512")
-    for kind in kinds_of(ours):
-        expected = multiply(theirs, n, x, kind, "avx512")
-        for m in (4, 5, 16, 17, 47, 49, 300):
-            assert np.array_equal(multiply(ours, n, x[:m], kind, "amx"), expected[:m]), (kind, m)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -241,7 +261,8 @@ def test_packing_by_parts_and_its_size(name: str, isa: str) -> None:
     n, k = 320, 512
     whole = pack(name, n, k, isa)
     assert whole.tobytes() == pack(name, n, k, isa, threads=3).tobytes()
-    assert whole.num_bytes == n * k * PACKED_BITS[name] / 8
+    units = 4 * n if whole.activation_kind == "int16" else 0
+    assert whole.num_bytes == n * k * PACKED_BITS[name] / 8 + units
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -271,10 +292,11 @@ def test_any_finite_weights_give_finite_sums(name: str, isa: str) -> None:
     raw, meaning = raw[finite][:n], meaning[finite][:n].astype(np.float64)
     x = activations(4, k)
     packed = _native.pack_matrix(name, raw.reshape(-1), n, k, isa)
-    y = multiply(packed, n, x, "int8", isa)
+    kind = packed.activation_kind
+    y = multiply(packed, n, x, kind, isa)
     assert np.isfinite(y).all()
     # Beside the matrix's largest scale small ones may vanish; what they add is lost in the norm.
-    assert distance(y, as_int8(x, 1) @ meaning.T) < 2e-3
+    assert distance(y, as_kernel_sees(x, kind) @ meaning.T) < 2e-3 + layout_error(name, kind)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -287,8 +309,9 @@ def test_groups_of_very_different_size_keep_their_precision(isa: str) -> None:
     for name in ("Q4_K", "Q5_K", "Q6_K", "Q3_K", "MXFP4"):
         raw = quantize(values.astype(np.float32), name)
         meaning = dequantize(raw, name, (n, k)).astype(np.float64)
-        y = multiply(_native.pack_matrix(name, raw, n, k, isa), n, x, "int8", isa)
-        seen = as_int8(x, 1) @ meaning.T
+        packed = _native.pack_matrix(name, raw, n, k, isa)
+        y = multiply(packed, n, x, packed.activation_kind, isa)
+        seen = as_kernel_sees(x, packed.activation_kind) @ meaning.T
         # Each channel by itself: a small one may not hide behind a large one.
         error, size = np.linalg.norm(y - seen, axis=0), np.linalg.norm(seen, axis=0)
         assert (error <= 3e-3 * size).all(), name

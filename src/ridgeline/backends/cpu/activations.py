@@ -18,7 +18,10 @@ from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.rows import SelectRows
 
 
-def activation_kinds(graph: Graph) -> dict[int, str]:
+_FLOAT_BYTES = 4
+
+
+def activation_kinds(graph: Graph, isa: str) -> dict[int, str]:
     """Value id -> the kind of activations (`_native.activation_kind`) that it lies as.
 
     All its readers are linears of that kind, and its maker is an operator that can quantize.
@@ -37,13 +40,28 @@ def activation_kinds(graph: Graph) -> dict[int, str]:
         kinds = {
             kind
             for reader in readers.get(made.id, [])
-            for kind in _kinds(reader, fine=reader.name in fine)
+            for kind in _kinds(reader, isa, fine=reader.name in fine)
         }
         if len(kinds) == 1 and None not in kinds:
             (kind,) = kinds
             assert kind is not None
-            found[made.id] = kind
+            if _can_lie_as(made, kind, node):
+                found[made.id] = kind
     return found
+
+
+def _can_lie_as(value: Value, kind: str, maker: Node) -> bool:
+    """Whether the maker can, and it takes no more room than float32.
+
+    A gated linear makes its rows by pieces; an int16 row has a scale that all of it is needed for.
+    """
+    width = value.shape[-1]
+    assert isinstance(width, int)
+    by_pieces = isinstance(maker.op, GatedLinear)
+    return (
+        not (kind == "int16" and by_pieces)
+        and _native.activation_row_bytes(kind, width) <= _FLOAT_BYTES * width
+    )
 
 
 def row_bytes(graph: Graph, kinds: Mapping[int, str]) -> dict[int, int]:
@@ -59,6 +77,8 @@ def row_bytes(graph: Graph, kinds: Mapping[int, str]) -> dict[int, int]:
 
 def takes_fine_activations(graph: Graph, node: Node) -> bool:
     """Whether a linear gets its int8 activations in two terms: the one that makes the logits.
+
+    (Where an instruction set has int16 activations, all linears get two terms.)
 
     Logits feel the rounding of the last activations most, and a step multiplies few rows by the
     head: two terms there take a quarter off the KL divergence (docs/log.md).
@@ -85,9 +105,9 @@ def _quantized(node: Node) -> Value | None:
     return node.outputs[1] if isinstance(node.op, AddNorm) else None
 
 
-def _kinds(reader: Node, *, fine: bool) -> set[str | None]:
+def _kinds(reader: Node, isa: str, *, fine: bool) -> set[str | None]:
     """What a reader multiplies; None if it is no linear."""
     if not isinstance(reader.op, Linear | GatedLinear):
         return {None}
-    kinds = {_native.activation_kind(w.format.name) for w in reader.op.parts(reader.weights)}
+    kinds = {_native.activation_kind(w.format.name, isa) for w in reader.op.parts(reader.weights)}
     return {"int8x2" if fine and kind == "int8" else kind for kind in kinds}

@@ -49,7 +49,7 @@ class Layout:
 
 
 def layout_of(graph: Graph, limits: ProgramLimits, quantize_early: bool = True) -> Layout:
-    kinds = activation_kinds(graph) if quantize_early else {}
+    kinds = activation_kinds(graph, limits.isa) if quantize_early else {}
     plan = plan_memory(
         graph,
         max_tokens=limits.max_tokens,

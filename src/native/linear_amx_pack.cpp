@@ -1,0 +1,210 @@
+// Integer weights in common integers, and int16 activations: what linear on AMX multiplies (linear_amx_layout.h).
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "linear_amx.h"
+#include "linear_amx_layout.h"
+#include "linear_kernels.h"
+#include "linear_pack.h"
+
+// Compiled for AVX-512, in its namespace.
+namespace ridgeline::RIDGELINE_ISA {
+namespace {
+
+struct GroupRow {
+  float scales[kLanes], remainders[kLanes];
+};
+
+std::int16_t nearest_short(float x) { return std::isnan(x) ? std::int16_t{0} : static_cast<std::int16_t>(std::lrintf(x)); }
+
+// Two groups' integers side by side, for each channel.
+using Channels = float[kLanes];
+std::uint8_t* store_shorts(const GroupRow* groups, Channels GroupRow::*numbers, const Channels& inverse, int count,
+                           std::uint8_t* out) {
+  for (int g = 0; g < count; g++) {
+    const Channels& from = groups[g].*numbers;
+    std::uint8_t* line = out + g / 2 * kLineBytes + g % 2 * 2;
+    for (int c = 0; c < kLanes; c++) {
+      const std::int16_t number = nearest_short(from[c] * inverse[c]);
+      std::memcpy(line + c * 4, &number, 2);
+    }
+  }
+  return out + count / 2 * kLineBytes;
+}
+
+// The largest magnitude that a code stands for.
+constexpr float largest_number(const IntegerShape& shape) {
+  if (!shape.table) return static_cast<float>(shape.zero());
+  int most = 0;
+  for (int i = 0; i < 16; i++) most = std::max({most, shape.table[i] - kCodeOffset, kCodeOffset - shape.table[i]});
+  return static_cast<float>(most);
+}
+
+// One strip of a pair; its blocks lie 2 * strip_bytes apart. units: of its channels.
+template <class Codec>
+void pack_common_strip(const std::uint8_t* raw, std::int64_t k, std::int64_t channels, std::uint8_t* out, float* units) {
+  constexpr IntegerShape kShape = integer_shape(Codec::kLayout);
+  constexpr int kGroups = kShape.groups();
+  constexpr float kLargestNumber = largest_number(kShape);
+  const std::int64_t blocks = num_blocks(k);
+  std::vector<GroupRow> groups(static_cast<std::size_t>(blocks * kGroups));
+  float largest[kLanes] = {};
+  GroupRow* at = groups.data();
+  std::uint8_t* codes = out;
+  each_block<Codec>(raw, k, channels, [&](const auto& lines, auto* scales, auto* remainders) {
+    store_codes<kShape.bits>(lines, codes);
+    codes += 2 * kShape.strip_bytes();
+    for (int g = 0; g < kGroups; g++, at++) {
+      for (int c = 0; c < kLanes; c++) {
+        at->scales[c] = scales[g][c];
+        at->remainders[c] = remainders[g][c];
+        const float most = std::fabs(scales[g][c]) * kLargestNumber + std::fabs(remainders[g][c]);
+        if (!(most <= largest[c])) largest[c] = most;  // NaN stays
+      }
+    }
+  });
+  // Rounding a scale adds half of it to each unit of the largest number, and rounding a remainder half a unit.
+  const float room = static_cast<float>(largest_weight(blocks)) - kLargestNumber / 2 - 1;
+  float inverse[kLanes];
+  for (int c = 0; c < kLanes; c++) {
+    const bool usable = largest[c] > 1e-30f && largest[c] <= 3e38f;
+    units[c] = usable ? largest[c] / room : largest[c] <= 1e-30f ? 0.0f : std::nanf("");
+    inverse[c] = usable ? room / largest[c] : 0.0f;
+  }
+  for (std::int64_t b = 0; b < blocks; b++) {
+    const GroupRow* row = groups.data() + b * kGroups;
+    std::uint8_t* to = out + b * 2 * kShape.strip_bytes() + kShape.codes_bytes();
+    to = store_shorts(row, &GroupRow::scales, inverse, kGroups, to);
+    if constexpr (kShape.minima) store_shorts(row, &GroupRow::remainders, inverse, kGroups, to);
+  }
+}
+
+// ---- activations
+
+constexpr float kLargest = 127.0f;
+constexpr float kResidueSteps = 254.0f;  // what rounding left is at most half a step: 127 / 254
+constexpr float kNothing = 1e-30f;       // a stretch below this is zero: 1 / scale would overflow
+
+__mmask16 lanes_of(std::int64_t left) {
+  return static_cast<__mmask16>(_bzhi_u32(0xffff, static_cast<unsigned>(std::clamp<std::int64_t>(left, 0, 16))));
+}
+
+// Among bit patterns, in which NaN is above infinity and that above all others.
+float largest_of(const float* x, std::int64_t count) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  __m512i most[4] = {};
+  std::int64_t i = 0;
+  for (; i + 64 <= count; i += 64) {
+    for (int j = 0; j < 4; j++) {
+      most[j] = _mm512_max_epu32(most[j], _mm512_and_si512(_mm512_loadu_si512(x + i + j * 16), magnitude));
+    }
+  }
+  for (; i < count; i += 16) {
+    most[0] = _mm512_max_epu32(most[0], _mm512_and_si512(_mm512_maskz_loadu_epi32(lanes_of(count - i), x + i), magnitude));
+  }
+  return float_from_bits(_mm512_reduce_max_epu32(
+      _mm512_max_epu32(_mm512_max_epu32(most[0], most[1]), _mm512_max_epu32(most[2], most[3]))));
+}
+
+// The sums of 16 codes each, of bytes as _mm512_packs_epi16(_mm512_packs_epi32(0, 1), _mm512_packs_epi32(2, 3)) gives them.
+__m128i sums_of_codes(__m512i bytes) {
+  const __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), bytes);
+  const __m256i halves = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+}
+
+void quantize_wide_block(const float* x, std::int64_t left, __m512 inverse, std::int8_t* codes, WideSums& out) {
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  __m512 v[4];
+  for (int i = 0; i < 4; i++) {
+    v[i] = left >= kBlock ? _mm512_loadu_ps(x + i * 16) : _mm512_maskz_loadu_ps(lanes_of(left - i * 16), x + i * 16);
+    v[i] = _mm512_mul_ps(v[i], inverse);
+  }
+  for (int term = 0; term < 2; term++) {
+    __m512i q[4];
+    for (int i = 0; i < 4; i++) {
+      q[i] = _mm512_cvtps_epi32(v[i]);
+      v[i] = _mm512_mul_ps(_mm512_sub_ps(v[i], _mm512_cvtepi32_ps(q[i])), _mm512_set1_ps(kResidueSteps));
+    }
+    const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
+    _mm512_store_si512(codes + term * kBlock, _mm512_permutexvar_epi32(order, bytes));
+    const __m128i sum16 = sums_of_codes(bytes), sum32 = _mm_hadd_epi32(sum16, sum16);
+    const __m128i none = _mm_setzero_si128();
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.start16[term]), _mm_slli_epi32(_mm_sub_epi32(none, sum16), 7));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out.start32[term]), _mm_slli_epi32(_mm_sub_epi32(none, sum32), 7));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out.sum16[term]), _mm_packs_epi32(sum16, sum16));
+    const std::int32_t both = _mm_cvtsi128_si32(_mm_packs_epi32(sum32, sum32));
+    std::memcpy(out.sum32[term], &both, 4);
+  }
+}
+
+void quantize_wide_row(const float* x, std::int64_t k, std::byte* out) {
+  const std::int64_t blocks = num_blocks(k), stretches = num_stretches(blocks);
+  auto* codes = reinterpret_cast<std::int8_t*>(out);
+  auto* sums = reinterpret_cast<WideSums*>(out + blocks * kWideCodes);
+  auto* scales = reinterpret_cast<WideScales*>(sums + blocks);
+  for (std::int64_t stretch = 0; stretch < stretches; stretch++) {
+    const std::int64_t begin = stretch_begin(blocks, stretch), end = stretch_begin(blocks, stretch + 1);
+    const float largest = largest_of(x + begin * kBlock, std::min(end * kBlock, k) - begin * kBlock);
+    const bool something = !(largest < kNothing);
+    const float scale = something ? largest * (1.0f / kLargest) : 0.0f;
+    scales[stretch] = {{scale, scale * (1.0f / kResidueSteps)}};
+    const __m512 inverse = _mm512_set1_ps(something ? kLargest / largest : 0.0f);
+    for (std::int64_t b = begin; b < end; b++) {
+      quantize_wide_block(x + b * kBlock, k - b * kBlock, inverse, codes + b * kWideCodes, sums[b]);
+    }
+  }
+}
+
+}  // namespace
+
+void quantize_rows_amx(ActivationKind kind, const float* x, std::int64_t ldx, std::int64_t m, std::int64_t k,
+                       std::byte* out, std::size_t out_stride) {
+  if (kind != ActivationKind::int16) return quantize_rows(kind, x, ldx, m, k, out, out_stride);
+  for (std::int64_t row = 0; row < m; row++) {
+    quantize_wide_row(x + row * ldx, k, out + static_cast<std::size_t>(row) * out_stride);
+  }
+}
+
+std::size_t packed_bytes_amx(Layout layout, std::int64_t n, std::int64_t k) {
+  const std::int64_t pairs = (n + kStripChannels - 1) / kStripChannels;
+  std::size_t bytes = 0;
+  const bool integers = with_integer_layout(layout, [&]<Layout L>() {
+    bytes = static_cast<std::size_t>(pairs * common_pair_bytes<L>(num_blocks(k)));
+  });
+  return integers ? bytes : packed_bytes(layout, n, k);
+}
+
+bool pack_strips_amx(const char* format, const std::byte* raw_rows, PackedMatrix out, std::byte* data,
+                     std::int64_t strip_begin, std::int64_t strip_end) {
+  const auto* raw = reinterpret_cast<const std::uint8_t*>(raw_rows);
+  bool integers = false;
+  with_codec(format, [&](auto codec) {
+    using Codec = decltype(codec);
+    if (out.layout != Codec::kLayout) return;
+    integers = true;
+    const std::int64_t row_bytes = out.k / Codec::kElements * Codec::kBytes;
+    const std::int64_t stride = common_pair_bytes<Codec::kLayout>(num_blocks(out.k));
+    for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
+      auto* to = reinterpret_cast<std::uint8_t*>(data) + pair * stride;
+      auto* units = reinterpret_cast<float*>(to + stride - kUnitsBytes);
+      const std::int64_t channel = pair * kStripChannels, channels = std::min(kStripChannels, out.n - channel);
+      for (std::int64_t strip = 0; strip < 2; strip++) {
+        const std::int64_t first = strip * kLanes;
+        pack_common_strip<Codec>(raw + (channel + std::min(first, channels)) * row_bytes, out.k,
+                                 std::clamp<std::int64_t>(channels - first, 0, kLanes),
+                                 to + strip * Common<Codec::kLayout>::kStripBytes, units + first);
+      }
+    }
+  });
+  return integers || pack_strips(format, raw_rows, out, data, strip_begin, strip_end);
+}
+
+float pack_prescale_amx(const char* format, const std::byte* raw, std::int64_t n, std::int64_t k) {
+  bool integers = false;
+  with_codec(format, [&](auto) { integers = true; });
+  return integers ? 1.0f : pack_prescale(format, raw, n, k);
+}
+
+}  // namespace ridgeline::RIDGELINE_ISA

@@ -1,0 +1,176 @@
+// linear over integer weights on AMX machines, for so few rows that memory bounds it: weights as they stream by, integer
+// sums of each group by vpdpbusd. linear_amx_layout.h has the arithmetic.
+#include <algorithm>
+
+#include "linear_amx_layout.h"
+#include "linear_kernels.h"
+
+// Compiled for AVX-512, in its namespace.
+namespace ridgeline::RIDGELINE_ISA {
+namespace {
+
+constexpr int kMostRows = 2;                    // of a tile
+constexpr std::int64_t kPrefetchBytes = 8192;  // how far ahead memory is asked
+
+struct Pair {
+  const std::uint8_t* weights;
+  float* y;
+  std::int64_t ldy, channels;
+  const float* units;
+  const float* bias;
+};
+
+__m512i all_words(const void* p) {
+  std::int32_t bits;
+  std::memcpy(&bits, p, 4);
+  return _mm512_set1_epi32(bits);
+}
+
+// One block of one strip. acc: [row][high, low], sums of weights times bytes.
+template <Layout L, int Rows, bool Ahead>
+[[gnu::always_inline]] inline void add_block(const std::uint8_t* strip, const std::int8_t* const (&codes)[Rows],
+                                             const WideSums* const (&sums)[Rows], __m512i (&acc)[Rows][2]) {
+  using From = Packed<L>;
+  using C = Common<L>;
+  constexpr IntegerShape kShape = C::kShape;
+  constexpr int kGroups = kShape.groups(), kGroupSteps = kShape.group / 4;
+  constexpr int kAheadLines = static_cast<int>((C::kStripBytes / kLineBytes + kGroups - 1) / kGroups);
+  // The sum of a group of 32 is below 2^15: of two groups they lie side by side, and one instruction scales both.
+  constexpr bool kShort = kShape.number_bits() == 4;
+#pragma GCC unroll 2
+  for (int p = 0; p < C::kPairs; p++) {
+    __m512i made[Rows][2][2];  // [row][high, low][group]
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+      const int g = 2 * p + h;
+#pragma GCC unroll 2
+      for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+        for (int term = 0; term < 2; term++) {
+          made[r][term][h] =
+              _mm512_set1_epi32(kGroups == 2 ? sums[r]->start32[term][g] : sums[r]->start16[term][g]);
+        }
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < kGroupSteps; i++) {
+        if (Ahead && i < kAheadLines) prefetch_near(strip + kPrefetchBytes + (g * kAheadLines + i) * kLineBytes);
+        const Line line = From::line(strip, g, i);
+#pragma GCC unroll 2
+        for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+          for (int term = 0; term < 2; term++) {
+            made[r][term][h] = _mm512_dpbusd_epi32(made[r][term][h], line,
+                                                   all_words(codes[r] + term * kBlock + g * kShape.group + i * 4));
+          }
+        }
+        keep_loads_here();
+      }
+    }
+    const __m512i scales = _mm512_load_si512(C::scales_at(strip, p));
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+      for (int term = 0; term < 2; term++) {
+        if constexpr (kShort) {
+          const __m512i both = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srai_epi32(made[r][term][0], C::kShift),
+                                                       _mm512_slli_epi32(made[r][term][1], 16 - C::kShift));
+          acc[r][term] = _mm512_dpwssd_epi32(acc[r][term], both, scales);
+        } else {
+          const __m512i first = _mm512_srai_epi32(_mm512_slli_epi32(scales, 16), 16);
+          const __m512i second = _mm512_srai_epi32(scales, 16);
+          const __m512i low = _mm512_mullo_epi32(_mm512_srai_epi32(made[r][term][0], C::kShift), first);
+          const __m512i high = _mm512_mullo_epi32(_mm512_srai_epi32(made[r][term][1], C::kShift), second);
+          acc[r][term] = _mm512_add_epi32(acc[r][term], _mm512_add_epi32(low, high));
+        }
+      }
+    }
+    if constexpr (kShape.minima) {
+      const __m512i remainders = _mm512_load_si512(C::remainders_at(strip, p));
+#pragma GCC unroll 2
+      for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+        for (int term = 0; term < 2; term++) {
+          const std::int16_t* totals = kGroups == 2 ? sums[r]->sum32[term] : sums[r]->sum16[term] + 2 * p;
+          acc[r][term] = _mm512_dpwssd_epi32(acc[r][term], remainders, all_words(totals));
+        }
+      }
+    }
+  }
+}
+
+// Rows [row, row + Rows) of a pair of strips. Ahead: this is the pass that fetches weights.
+template <Layout L, int Rows, bool Ahead>
+[[gnu::noinline]] void tile(const Pair& pair, const WideRows& x, std::int64_t row) {
+  constexpr std::int64_t kStrip = Common<L>::kStripBytes;
+  const std::int64_t blocks = x.blocks, stretches = num_stretches(blocks);
+  Floats out[Rows][2];
+#pragma GCC unroll 2
+  for (int r = 0; r < Rows; r++) {
+    prefetch_channels(pair.y + (row + r) * pair.ldy);
+    out[r][0] = out[r][1] = zeros();
+  }
+  const std::uint8_t* weights = pair.weights;
+  for (std::int64_t stretch = 0; stretch < stretches; stretch++) {
+    __m512i acc[2][Rows][2] = {};
+    const std::int64_t end = stretch_begin(blocks, stretch + 1);
+    for (std::int64_t b = stretch_begin(blocks, stretch); b < end; b++) {
+      const std::int8_t* codes[Rows];
+      const WideSums* sums[Rows];
+#pragma GCC unroll 2
+      for (int r = 0; r < Rows; r++) {
+        codes[r] = x.codes(row + r, b);
+        sums[r] = &x.sums(row + r, b);
+      }
+#pragma GCC unroll 2
+      for (int c = 0; c < 2; c++) add_block<L, Rows, Ahead>(weights + c * kStrip, codes, sums, acc[c]);
+      weights += 2 * kStrip;
+    }
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+      for (int c = 0; c < 2; c++) out[r][c] = add_stretch(out[r][c], acc[c][r][0], acc[c][r][1], x.scales(row + r, stretch));
+    }
+  }
+#pragma GCC unroll 2
+  for (int c = 0; c < 2; c++) {
+    const std::int64_t channels = pair.channels - c * kLanes;
+    const Floats units = load(pair.units + c * kLanes);
+    const Floats bias = pair.bias ? load_channels(pair.bias + c * kLanes, channels) : zeros();
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; r++) {
+      store_channels(pair.y + (row + r) * pair.ldy + c * kLanes, fma(out[r][c], units, bias), channels);
+    }
+  }
+}
+
+template <Layout L>
+void rows_of(const PackedMatrix& w, const std::byte* activations, std::int64_t m, std::int64_t strip_begin,
+             std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy) {
+  const WideRows x(activations, w.k);
+  const std::int64_t bytes = common_pair_bytes<L>(x.blocks);
+  for (std::int64_t at = strip_begin; at < strip_end; at++) {
+    const auto* data = reinterpret_cast<const std::uint8_t*>(w.data) + at * bytes;
+    const std::int64_t channel = at * kStripChannels;
+    const Pair pair{data,
+                    y + channel,
+                    ldy,
+                    std::min(kStripChannels, w.n - channel),
+                    reinterpret_cast<const float*>(data + bytes - kUnitsBytes),
+                    bias ? bias + channel : nullptr};
+    m == 1 ? tile<L, 1, true>(pair, x, 0) : tile<L, 2, true>(pair, x, 0);
+    for (std::int64_t row = kMostRows; row < m; row += kMostRows) {
+      row + 1 == m ? tile<L, 1, false>(pair, x, row) : tile<L, 2, false>(pair, x, row);
+    }
+  }
+}
+
+}  // namespace
+
+void linear_common_rows(const PackedMatrix& w, const std::byte* activations, std::int64_t m, std::int64_t strip_begin,
+                        std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy) {
+  with_integer_layout(w.layout, [&]<Layout L>() {
+    rows_of<L>(w, activations, m, strip_begin, strip_end, bias, y, ldy);
+  });
+}
+
+}  // namespace ridgeline::RIDGELINE_ISA
