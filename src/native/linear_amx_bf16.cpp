@@ -67,10 +67,36 @@ template <bool Two>
   }
 }
 
+using Sums32 = float[2 * kTileRows][kStripChannels];
+
+// What becomes of a tile's sums, some rows at a time, while the next tile's products run.
+struct Pending {
+  const Sums32* sums = nullptr;
+  std::int64_t rows = 0, done = 0;
+  float* y;
+  std::int64_t ldy, channels;
+  bool last;
+  const float* bias;
+
+  [[gnu::always_inline]] inline void finish_row() {
+    const std::int64_t r = done++;
+#pragma GCC unroll 2
+    for (int c = 0; c < 2; c++) {
+      const std::int64_t count = channels - c * kLanes;
+      Floats sum = load((*sums)[r] + c * kLanes);
+      if (last) sum = fma(sum, all(1.0f), bias ? load_channels(bias + c * kLanes, count) : zeros());
+      store_channels(y + r * ldy + c * kLanes, sum, count);
+    }
+  }
+  void finish() {
+    while (done < rows) finish_row();
+  }
+};
+
 // Rows are at most 16, or, with Two, 17 to 32.
 template <bool Two>
-[[gnu::noinline]] void tile(const Stretch& s, std::int64_t rows) {
-  alignas(64) float sums[2 * kTileRows][kStripChannels];
+[[gnu::noinline]] void tile(const Stretch& s, std::int64_t rows, Sums32& sums, Pending& pending) {
+  if (!s.first) pending.finish();  // it may be what is read here
   if (s.first) {
     zero_tile<kSums>();
     zero_tile<kSums + 1>();
@@ -100,24 +126,19 @@ template <bool Two>
       for (std::int64_t i = 0; i < s.far_lines; i++, far += kLineBytes) prefetch_far(far);
     }
     multiply_tile<Two>(weights, x, s.x_stride);
+    for (int i = 0; i < 2 && pending.done < pending.rows; i++) pending.finish_row();
     weights += kTileBytes;
     x += 2 * kTileSteps;
   }
   if (s.rest) multiply_tile<Two>(s.rest, x, s.x_stride);
+  pending.finish();
   store_tile<kSums>(sums[0], sizeof sums[0]);
   store_tile<kSums + 1>(sums[0] + kLanes, sizeof sums[0]);
   if constexpr (Two) {
     store_tile<kSums + 2>(sums[kTileRows], sizeof sums[0]);
     store_tile<kSums + 3>(sums[kTileRows] + kLanes, sizeof sums[0]);
   }
-  for (int c = 0; c < 2; c++) {
-    const std::int64_t channels = s.channels - c * kLanes;
-    const Floats bias = s.last && s.bias ? load_channels(s.bias + c * kLanes, channels) : zeros();
-    for (std::int64_t r = 0; r < rows; r++) {
-      const Floats sum = load(sums[r] + c * kLanes);
-      store_channels(s.y + r * s.ldy + c * kLanes, s.last ? fma(sum, all(1.0f), bias) : sum, channels);
-    }
-  }
+  pending = {&sums, rows, 0, s.y, s.ldy, s.channels, s.last, s.bias};
 }
 
 }  // namespace
@@ -130,6 +151,11 @@ void linear_bf16_amx(const PackedMatrix& w, const std::byte* activations, std::i
   const auto* data = reinterpret_cast<const std::uint8_t*>(w.data);
   const auto* x = reinterpret_cast<const std::uint16_t*>(activations);
   alignas(64) std::uint8_t rest[kTileBytes] = {};
+  struct alignas(64) {
+    Sums32 each[2];
+  } sums;
+  int turn = 0;
+  Pending pending;
   Stretch s{};
   s.x_stride = padded(w.k, 2 * kTileSteps);
   s.ldy = ldy;
@@ -162,13 +188,15 @@ void linear_bf16_amx(const PackedMatrix& w, const std::byte* activations, std::i
           s.x = x + r * s.x_stride + begin * 2 * kTileSteps;
           s.y = y + r * ldy + pair * kStripChannels;
           if (rows < pass && (m >= pass || (pair == strip_begin && i == 0))) last.load();
-          rows > kTileRows ? tile<true>(s, rows) : tile<false>(s, rows);
+          rows > kTileRows ? tile<true>(s, rows, sums.each[turn], pending) : tile<false>(s, rows, sums.each[turn], pending);
+          turn ^= 1;
           if (rows < pass && m >= pass) whole.load();
           s.far += s.far_lines * s.tiles * kLineBytes;
         }
       }
     }
   }
+  pending.finish();
   release_tiles();
 }
 
