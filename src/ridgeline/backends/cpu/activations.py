@@ -17,7 +17,6 @@ from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.rows import SelectRows
 
-
 _FLOAT_BYTES = 4
 
 
