@@ -433,7 +433,6 @@ DENSE = (
             },
             tie_word_embeddings=True,
         ),
-        gguf_type=None,
     ),
     # Gemma 4 26B-A4B: experts beside the MLP, of which each has a gain.
     Case(
@@ -473,7 +472,6 @@ DENSE = (
             },
             tie_word_embeddings=True,
         ),
-        gguf_type=None,
     ),
     # Gemma 3n: streams, a path beside attention, embeddings by layer, gates that keep their
     # largest, two layers that attend to the keys of others; MLPs of two sizes.

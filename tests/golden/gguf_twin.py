@@ -62,6 +62,7 @@ _ARCHITECTURES = {
     "qwen3_next": gguf.MODEL_ARCH.QWEN3NEXT,
     "qwen3_5_text": gguf.MODEL_ARCH.QWEN35,
     "qwen3_5_moe_text": gguf.MODEL_ARCH.QWEN35MOE,
+    "gemma4_text": gguf.MODEL_ARCH.GEMMA4,
     "mamba": gguf.MODEL_ARCH.MAMBA,
     "falcon_mamba": gguf.MODEL_ARCH.MAMBA,
     "mamba2": gguf.MODEL_ARCH.MAMBA2,
@@ -120,6 +121,17 @@ def _write_rope(writer: gguf.GGUFWriter, config: Mapping[str, Any], head_dim: in
         writer.add_rope_dimension_count(int(head_dim * config["rotary_pct"]))
         writer.add_parallel_residual(config["use_parallel_residual"])
         return  # llama.cpp's converter writes no base: 10000
+    if config["model_type"] == "gemma4_text":
+        whole, local = (
+            config["rope_parameters"][f"{kind}_attention"] for kind in ("full", "sliding")
+        )
+        writer.add_rope_freq_base(whole["rope_theta"])
+        writer.add_rope_freq_base_swa(local["rope_theta"])
+        pairs = config["global_head_dim"] // 2
+        turned = int(config["global_head_dim"] * whole["partial_rotary_factor"] / 2)
+        factors = np.array([1.0] * turned + [1e30] * (pairs - turned), np.float32)
+        writer.add_tensor("rope_freqs.weight", factors)
+        return
     rope = config.get("rope_parameters") or {"rope_theta": config["rope_theta"]}
     scaling = config.get("rope_scaling") or {}
     if "rope_type" in rope:
@@ -227,7 +239,7 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
     writer.add_head_count(heads)
     if "kv_lora_rank" in config:
         writer.add_head_count_kv(1)
-    elif "num_key_value_heads" in config:
+    elif "num_key_value_heads" in config and config["model_type"] != "gemma4_text":
         writer.add_head_count_kv(config["num_key_value_heads"])
     for key in ("layer_norm_eps", "norm_epsilon"):
         if key in config:
@@ -235,7 +247,7 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
     if "rms_norm_eps" in config:
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    if config.get("head_dim"):
+    if config.get("head_dim") and config["model_type"] != "gemma4_text":
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
     if config["model_type"] == "gemma3_text":
@@ -250,7 +262,7 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
     experts = next((config[name] for name in counts if name in config), None)
     if experts:
         writer.add_expert_count(experts)
-        writer.add_expert_used_count(config["num_experts_per_tok"])
+        writer.add_expert_used_count(config.get("num_experts_per_tok", config.get("top_k_experts")))
     if "moe_intermediate_size" in config:
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     if "shared_expert_intermediate_size" in config:
@@ -308,6 +320,22 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_uint32(f"{writer.arch}.full_attention_interval", 4)
             share = config.get("rope_parameters", config)["partial_rotary_factor"]
             writer.add_rope_dimension_count(int(config["head_dim"] * share))
+        case "gemma4_text":
+            windowed = [kind == "sliding_attention" for kind in config["layer_types"]]
+            local, wide = config["num_key_value_heads"], config["num_global_key_value_heads"]
+            writer.add_head_count_kv([local if each else wide for each in windowed])
+            writer.add_sliding_window(config["sliding_window"])
+            writer.add_sliding_window_pattern(windowed)
+            writer.add_key_length(config["global_head_dim"])
+            writer.add_value_length(config["global_head_dim"])
+            writer.add_key_length_swa(config["head_dim"])
+            writer.add_value_length_swa(config["head_dim"])
+            writer.add_rope_dimension_count(config["global_head_dim"])
+            writer.add_rope_dimension_count_swa(config["head_dim"])
+            writer.add_shared_kv_layers(0)
+            writer.add_embedding_length_per_layer_input(0)
+            if config.get("final_logit_softcapping"):
+                writer.add_final_logit_softcapping(config["final_logit_softcapping"])
         case "llama4_text":
             writer.add_interleave_moe_layer_step(config["interleave_moe_layer_step"])
             writer.add_expert_feed_forward_length(config["intermediate_size"])
@@ -396,6 +424,16 @@ def parted(weights: Mapping[str, F32], config: Mapping[str, Any]) -> dict[str, F
             gate, up = np.split(weight, 2, axis=1)
             found |= {f"{block}.ffn_gate_exps.weight": gate, f"{block}.ffn_up_exps.weight": up}
         elif name.endswith("block_sparse_moe.output_linear.weight"):
+            found[f"{block}.ffn_down_exps.weight"] = weight
+        elif name.endswith("router.scale"):
+            found[f"{block}.ffn_gate_inp.scale"] = weight
+        elif name.endswith("per_expert_scale"):
+            found[f"{block}.ffn_down_exps.scale"] = weight
+        elif name.endswith("layer_scalar"):
+            found[f"{block}.layer_output_scale.weight"] = weight
+        elif config["model_type"] == "gemma4_text" and "experts.gate_up" in name:
+            found[f"{block}.ffn_gate_up_exps.weight"] = weight
+        elif config["model_type"] == "gemma4_text" and "experts.down" in name:
             found[f"{block}.ffn_down_exps.weight"] = weight
         elif name.startswith("mtp."):
             continue

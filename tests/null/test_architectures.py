@@ -87,6 +87,7 @@ ALSO: dict[str, dict[str, Any]] = {
     "Glm4MoeLiteForCausalLM": GROUPED,
     "KimiK25ForConditionalGeneration": GROUPED,
     "deepseek2": GROUPED,
+    "gemma4": {"hidden_size_per_layer_input": 0},
     "Gemma3nForCausalLM": {"num_kv_shared_layers": 0},
     "Gemma3nForConditionalGeneration": {"num_kv_shared_layers": 0},
     "RWKV7ForCausalLM": {f"{name}_low_rank_dim": 8 for name in ("decay", "a", "v", "gate")}

@@ -68,7 +68,7 @@ def test_two_weights_share_a_stored_name_only_as_parts_of_one_tensor(architectur
     fused |= dict.fromkeys(("GPT2LMHeadModel", "gpt2", "gptneox"), parts[:1])
     fused |= dict.fromkeys(("GlmForCausalLM", "Glm4ForCausalLM", "glm4"), parts[1:])
     halves = [["layers.{i}.moe.gate", "layers.{i}.moe.up"]]
-    stacked = ("GraniteMoeForCausalLM", "GptOssForCausalLM")
+    stacked = ("GraniteMoeForCausalLM", "GptOssForCausalLM", "gemma4")
     stacked += ("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration")
     stacked += ("Llama4ForCausalLM", "Llama4ForConditionalGeneration")
     fused |= dict.fromkeys(stacked, halves)

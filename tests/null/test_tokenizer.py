@@ -137,6 +137,8 @@ def test_the_first_of_equal_merges_counts() -> None:
         ("tekken", "fooBar 1/\n", ["foo", "Bar", " ", "1", "/\n"]),
         ("gpt-4o", "it's Foo's", ["it's", " Foo's"]),
         ("default", "a+=12345", ["a", "+=", "123", "45"]),
+        # Its punctuation has ASCII's letters in it, which parts them from others.
+        ("deepseek-llm", "aß 漢字, x12 \n", ["a", "ß", " ", "漢字", ",", " x", "12", " ", "\n"]),
         ("deepseek-v3", "漢字 x12345", ["漢字", " x", "123", "45"]),
     ],
 )
@@ -230,6 +232,28 @@ def test_sentencepiece_prefix_bytes_and_special() -> None:
     assert bare.decode(bare.encode(" ab")) == " ab"
 
 
+def test_merges_over_text_as_it_is_with_marked_spaces() -> None:
+    """Gemma 4's: no words, runs of line ends whole, bytes for what is no piece."""
+    words = ["▁", "a", "b", "c", "ab", "▁c", "ab▁c", "\n", "\n\n\n"]
+    tokens = ["<pad>", "<eos>", "<bos>", *(f"<0x{byte:02X}>" for byte in range(256)), *words]
+    metadata = {
+        "tokenizer.ggml.model": "gemma4",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3, 3, 3, *([6] * 256), *([1] * len(words))],
+        "tokenizer.ggml.merges": ["a b", "▁ c", "ab ▁c"],
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.eos_token_id": 1,
+    }
+    tokenizer = Tokenizer.from_gguf(metadata)
+    text = "ab c\n\n\n ca\n\né"
+    ids = tokenizer.encode(text)
+    expected = ["<bos>", "ab▁c", "\n\n\n", "▁c", "a", "\n", "\n", "<0xC3>", "<0xA9>"]
+    assert [tokens[index] for index in ids] == expected
+    assert tokenizer.decode(ids[1:]) == text
+    with pytest.raises(ModelError, match=r"tokenizer\.ggml\.merges"):
+        Tokenizer.from_gguf(metadata | {"tokenizer.ggml.merges": ["a zz"]}).encode("a")
+
+
 def test_a_token_may_reach_across_a_space() -> None:
     tokenizer = Tokenizer.from_gguf(spm_metadata(add_space_prefix=False))
     ids = tokenizer.encode("b ab", add_special=False)
@@ -290,7 +314,7 @@ def test_every_id_that_ends_a_generation_is_known() -> None:
     ("change", "named"),
     [
         ({"model": None}, "tokenizer.ggml.model"),
-        ({"model": "bert"}, "supported: gpt2, llama"),
+        ({"model": "bert"}, "supported: gemma4, gpt2, llama"),
         ({"model": 3}, "tokenizer.ggml.model"),
         ({"pre": "klingon"}, "known: "),
         ({"pre": 7}, "tokenizer.ggml.pre"),

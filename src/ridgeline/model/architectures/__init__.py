@@ -29,6 +29,7 @@ from ridgeline.model.architectures.falcon_h1 import build_falcon_h1
 from ridgeline.model.architectures.fields import Fields, quote
 from ridgeline.model.architectures.gemma import build_gemma, build_gemma2
 from ridgeline.model.architectures.gemma3 import build_gemma3
+from ridgeline.model.architectures.gemma4 import build_gemma4
 from ridgeline.model.architectures.glm import build_glm, build_glm4
 from ridgeline.model.architectures.glm_moe import (
     build_dots1,
@@ -310,6 +311,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen35moe": gguf(build_qwen3_5_moe, names_recurrent.GGUF_QWEN3_5, GGUF_QWEN3_5_STORED),
     "deepseek2": gguf(build_gguf_deepseek2, names_moe.GGUF_DEEPSEEK),
     "llama4": gguf(build_llama4, names_moe.GGUF_MOE),
+    "gemma4": gguf(build_gemma4, names_dense.GGUF_GEMMA4),
     "mistral3": gguf(build_ministral3, names.GGUF_LLAMA, Stored(interleaved_rope=True)),
     "gemma3": gguf(build_gemma3, names.GGUF_GEMMA3, Stored(norm_has_one=True)),
     "phi3": gguf(build_phi3, names.GGUF_PHI3),

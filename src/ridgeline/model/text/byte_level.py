@@ -44,7 +44,7 @@ def byte_level_encoder(vocabulary: Vocabulary) -> Callable[[str], list[int]]:
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
     expressions = expressions_of(vocabulary.pre)
-    pairs = _merge_pairs(vocabulary.merges)
+    pairs = merge_pairs(vocabulary.merges)
     ignore_merges = vocabulary.pre in IGNORES_MERGES
     pieces, replaced = _completed(vocabulary.ids, BYTE_OF_CHARACTER)
     try:
@@ -73,7 +73,7 @@ def byte_level_encoder(vocabulary: Vocabulary) -> Callable[[str], list[int]]:
     return encode
 
 
-def _merge_pairs(merges: Sequence[str]) -> list[tuple[str, str]]:
+def merge_pairs(merges: Sequence[str]) -> list[tuple[str, str]]:
     """Merges as pairs, the first of equal ones kept; parted by the first space after the start."""
     if len(set(merges)) != len(merges):
         merges = list(dict.fromkeys(merges))

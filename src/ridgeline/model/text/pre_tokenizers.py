@@ -23,9 +23,14 @@ _SINCE_UNICODE_16 = (
     " 1cc00-1ccf9 1cd00-1ceb3 1e5d0-1e5fa 1e5ff 1f8b2-1f8bb 1f8c0-1f8c1 1fa89 1fa8f 1fabe"
     " 1fac6 1fadc 1fadf 1fae9 1fbcb-1fbef"
 )
-_NEWER = "".join(
-    "-".join(rf"\x{{{end}}}" for end in span.split("-")) for span in _SINCE_UNICODE_16.split()
-)
+
+
+def _spelled(spans: str) -> str:
+    """Spans of code points as a character class has them."""
+    return "".join("-".join(rf"\x{{{e}}}" for e in span.split("-")) for span in spans.split())
+
+
+_NEWER = _spelled(_SINCE_UNICODE_16)
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CONTRACTION = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
@@ -56,6 +61,20 @@ _DEEPSEEK_V3 = (
     _ASCII_PUNCTUATION + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
+# Letters with a case, but for those of scripts that its list leaves out; ASCII's and full-width
+# punctuation; the white space at a text's end.
+_LEFT_OUT = (
+    "560-588 10c7 10cd 10d0-10ff 1c80-1c8a 2d00-2d2d a790-a7fa ab30-ab68 10570-105bc 10d50-10d85"
+    " 16e40-16e7f 1d400-1d7cb 1df00-1df2a"
+)
+_DEEPSEEK_LLM = (
+    r"[\r\n]",
+    rf"\s?[\p{{Lu}}\p{{Ll}}\p{{Lt}}&&[^{_spelled(_LEFT_OUT)}]]+",
+    r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+    r"\s+$",
+    "[一-龥ࠀ-一가-퟿]+",
+    r"\p{N}+",
+)
 _DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿&&[^\s]]+", r"\p{N}")
 _DIGITS_APART = (r"\p{N}", _GPT2)
 
@@ -63,6 +82,7 @@ EXPRESSIONS: Mapping[str, Sequence[str]] = {
     "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"),
     "dbrx": (_LLAMA3,),
     "deepseek-coder": _DEEPSEEK_CODER,
+    "deepseek-llm": _DEEPSEEK_LLM,
     "deepseek-r1-qwen": (_QWEN2,),
     "deepseek-v3": _DEEPSEEK_V3,
     "exaone": _DIGITS_APART,
@@ -71,12 +91,14 @@ EXPRESSIONS: Mapping[str, Sequence[str]] = {
     "falcon-h1": (_LLAMA3,),
     "falcon3": (_LLAMA3,),
     "glm4": (_LLAMA3,),
+    "glm5": (_LLAMA3,),
     "gpt-2": (_GPT2,),
     "gpt-4o": (_GPT4O,),
     "grok-2": (_QWEN2,),
     "command-r": _DIGITS_APART,
     "codeshell": _DIGITS_APART,
     "hunyuan": (_QWEN2,),
+    "hunyuan-dense": _DEEPSEEK_V3,
     "lfm2": (_LLAMA3,),
     "llama-bpe": (_LLAMA3,),
     "llama-v3": (_LLAMA3,),
@@ -85,6 +107,7 @@ EXPRESSIONS: Mapping[str, Sequence[str]] = {
     "megrez": (_QWEN2,),
     "midm-2.0": (_LLAMA3,),
     "minerva-7b": _DIGITS_APART,
+    "minimax-m2": (_GPT4O,),
     "modern-bert": (_GPT2,),
     "mpt": (_GPT2,),
     "olmo": (_GPT2,),
@@ -108,6 +131,7 @@ IGNORES_MERGES = frozenset(
         "falcon-h1",
         "falcon3",
         "glm4",
+        "glm5",
         "lfm2",
         "llama-bpe",
         "llama-v3",

@@ -155,6 +155,8 @@ def _gguf_encode(vocabulary: Vocabulary) -> Encode:
 
     if vocabulary.kind == "bpe":
         from ridgeline.model.text.byte_level import byte_level_encoder as encoder
+    elif vocabulary.kind == "marked":
+        from ridgeline.model.text.marked_spaces import marked_spaces_encoder as encoder
     else:
         from ridgeline.model.text.sentencepiece import sentencepiece_encoder as encoder
     encode_plain = encoder(vocabulary)

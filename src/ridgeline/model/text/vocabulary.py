@@ -16,7 +16,8 @@ import numpy as np
 
 from ridgeline.errors import ModelError
 
-Kind = Literal["bpe", "spm"]
+# "marked": merges over text as it is, with marks for spaces.
+Kind = Literal["bpe", "spm", "marked"]
 
 # tokenizer.ggml.token_type
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -24,7 +25,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 MAX_TOKENS = 1 << 22  # 16 times the largest published vocabulary
 MAX_TOKEN_CHARS = 1 << 16
 
-KINDS: Mapping[str, Kind] = {"gpt2": "bpe", "llama": "spm"}
+KINDS: Mapping[str, Kind] = {"gpt2": "bpe", "llama": "spm", "gemma4": "marked"}
 
 # Pieces that end a generation whatever a file's ids say; a file that types one of them NORMAL means
 # CONTROL.
@@ -162,7 +163,7 @@ def read_vocabulary(metadata: Mapping[str, object]) -> Vocabulary:
         if np.isnan(np.asarray(scores, np.float64)).any():
             raise ModelError("tokenizer.ggml.scores: holds a NaN; merges have no order")
     merges: Sequence[str] = ()
-    if kind == "bpe":
+    if kind != "spm":
         merges = _strings(metadata, "tokenizer.ggml.merges")
 
     types_array = np.asarray(types)
@@ -219,7 +220,7 @@ def read_vocabulary(metadata: Mapping[str, object]) -> Vocabulary:
 
 
 def _adds_bos(kind: Kind, pre: str) -> bool:
-    return kind == "spm" or pre in ADD_BOS_PRE
+    return kind != "bpe" or pre in ADD_BOS_PRE
 
 
 ADD_BOS_PRE = frozenset(

@@ -104,6 +104,8 @@ def spelled(architecture: str) -> dict[str, str]:
         "n_group": f"{architecture}.expert_group_count",
         "topk_group": f"{architecture}.expert_group_used_count",
         "scoring_func": f"{architecture}.expert_gating_func",
+        "global_head_dim": f"{architecture}.attention.key_length",
+        "num_global_key_value_heads": f"{architecture}.attention.head_count_kv",
         "intermediate_size_mlp": f"{architecture}.feed_forward_length",
         "vocab_size": "rows of token_embd.weight",
         "layer_types": f"{architecture}.attention.sliding_window_pattern",
@@ -132,7 +134,10 @@ def gguf_config(checkpoint: Checkpoint) -> dict[str, object]:
     config: dict[str, object] = {"architectures": [architecture]}
     has_layer_norms = LAYER_NORM_EPS in family.keys.values()
     for name, key in (KEYS | dict(family.keys)).items():
-        config[name] = read_scalar(checkpoint, f"{architecture}.{key}", name in BY_LAYER)
+        listed = name in family.lists
+        config[name] = (
+            None if listed else read_scalar(checkpoint, f"{architecture}.{key}", name in BY_LAYER)
+        )
         needed = name in REQUIRED and not (has_layer_norms and name == "rms_norm_eps")
         if config[name] is None and needed and name not in family.optional:
             raise ModelError(f"{checkpoint.path}: metadata '{architecture}.{key}' is missing")

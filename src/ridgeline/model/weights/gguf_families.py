@@ -31,7 +31,8 @@ class Family:
     """keys: Hugging Face's field -> GGUF's key, less the architecture; 0 says none. flags: a field
     that is true if a tensor is there. known: keys that are read elsewhere or say nothing new. more:
     fields made of what was read so far. other_values: values may be of another length than keys.
-    optional: what files of others must have.
+    optional: what files of others must have. lists: fields that `more` reads, since layers differ
+    in them.
     """
 
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Family:
     more: More | None = None
     other_values: bool = False
     optional: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
 
 
 def read_scalar(
@@ -255,6 +257,73 @@ def qwen3_next(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str
     return fields
 
 
+STILL = 1e20  # pairs whose frequency is divided by this do not turn
+
+
+def gemma4(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """Heads of two sizes, two bases, and of the larger heads the pairs that turn, which files tell
+    by divisors of frequencies: 1, or so large that the pair stands still.
+    """
+    where, prefix = checkpoint.path, "gemma4."
+    types = layer_types(checkpoint, config, 6)
+    kinds = types.get("layer_types")
+    heads = checkpoint.metadata.get(f"{prefix}attention.head_count_kv")
+    local = wide = heads.item() if isinstance(heads, np.generic) else heads
+    if isinstance(heads, np.ndarray) and isinstance(kinds, list):
+        if heads.size != len(kinds):
+            raise ModelError(
+                f"{where}: metadata '{prefix}attention.head_count_kv' lists {heads.size} layers, "
+                f"and there are {len(kinds)}"
+            )
+        of = {
+            kind: {int(n) for n, each in zip(heads, kinds, strict=True) if each == kind}
+            for kind in (WINDOWED, FULL)
+        }
+        if any(len(numbers) > 1 for numbers in of.values()):
+            raise ModelError(
+                f"{where}: metadata '{prefix}attention.head_count_kv': layers of one kind differ "
+                "in it, which is not supported"
+            )
+        local, wide = (next(iter(of[kind]), None) for kind in (WINDOWED, FULL))
+    section = config["rope_scaling"]
+    assert isinstance(section, dict)
+    divisors = section.get("frequency_factors") or []
+    turned = sum(1 for divisor in divisors if divisor == 1)
+    if not all(divisor == 1 or divisor >= STILL for divisor in divisors) or (
+        divisors != sorted(divisors)
+    ):
+        raise ModelError(
+            f"{where}: tensor 'rope_freqs.weight': the first pairs turn (1), the others stand "
+            f"still ({STILL:g} or more): others are not supported"
+        )
+    ropes: dict[str, object] = {
+        WINDOWED: {"rope_type": "default", "rope_theta": config["rope_local_base_freq"]},
+        FULL: {
+            "rope_type": "proportional" if divisors else "default",
+            "rope_theta": config["rope_theta"],
+            "partial_rotary_factor": turned / len(divisors) if divisors else 1.0,
+        },
+    }
+    global_values = {name for name in checkpoint.tensors if name.endswith(".attn_v.weight")}
+    shares = isinstance(kinds, list) and any(
+        kind == FULL and f"blk.{i}.attn_v.weight" not in global_values
+        for i, kind in enumerate(kinds)
+    )
+    return {
+        **types,
+        "head_dim": read_scalar(checkpoint, f"{prefix}attention.key_length_swa"),
+        "global_head_dim": config["head_dim"],
+        "num_key_value_heads": local,
+        "num_global_key_value_heads": wide,
+        "attention_k_eq_v": shares,
+        "rope_parameters": ropes,
+        "rope_scaling": None,
+        "hidden_size_per_layer_input": config["hidden_size_per_layer_input"] or 0,
+        "enable_moe_block": bool(config.get("num_experts")),
+        "top_k_experts": config["num_experts_per_tok"],
+    }
+
+
 LLAMA4_128_EXPERTS = 128  # Maverick, the one without norms of heads; files have no key for it
 
 
@@ -318,6 +387,14 @@ FAMILIES: dict[str, Family] = {
     "qwen3next": Family(QWEN3_NEXT, more=qwen3_next),
     "qwen35": Family(QWEN3_NEXT, more=qwen3_next),
     "qwen35moe": Family(QWEN3_NEXT, more=qwen3_next, optional=("intermediate_size",)),
+    "gemma4": Family(
+        {
+            "hidden_size_per_layer_input": "embedding_length_per_layer_input",
+            "num_kv_shared_layers": "attention.shared_kv_layers",
+        },
+        more=gemma4,
+        lists=("num_key_value_heads",),
+    ),
     "mistral3": Family(known=("rope.scaling.yarn_log_multiplier",), more=mistral3),
     "llama4": Family({"interleave_moe_layer_step": "interleave_moe_layer_step"}, more=llama4),
     "gemma2": Family({"attn_logit_softcapping": "attn_logit_softcapping"}, more=gemma2),

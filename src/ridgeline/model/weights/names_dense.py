@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ridgeline.model.weights.names import (
+    GGUF_GEMMA3,
     GGUF_HEAD_NORMS,
     GGUF_LLAMA,
     GGUF_PHI3,
@@ -48,6 +49,20 @@ HF_GEMMA4: dict[str, Row] = {
     "layers.{i}.moe.gate": Stack("{body}layers.{i}.experts.gate_up_proj", part=0, parts=2),
     "layers.{i}.moe.up": Stack("{body}layers.{i}.experts.gate_up_proj", part=1, parts=2),
     "layers.{i}.moe.down": Stack("{body}layers.{i}.experts.down_proj"),
+}
+GGUF_GEMMA4: dict[str, Row] = {
+    **GGUF_GEMMA3,
+    "layers.{i}.scale": "blk.{i}.layer_output_scale",
+    # Of those with experts:
+    "layers.{i}.mlp_alone_norm": "blk.{i}.post_ffw_norm_1",
+    "layers.{i}.moe_norm": "blk.{i}.pre_ffw_norm_2",
+    "layers.{i}.moe_post_norm": "blk.{i}.post_ffw_norm_2",
+    "layers.{i}.moe.router_norm.weight": "blk.{i}.ffn_gate_inp.scale",
+    "layers.{i}.moe.router": "blk.{i}.ffn_gate_inp",
+    "layers.{i}.moe.gain.weight": "blk.{i}.ffn_down_exps.scale",
+    "layers.{i}.moe.gate": Stack("blk.{i}.ffn_gate_up_exps.weight", part=0, parts=2),
+    "layers.{i}.moe.up": Stack("blk.{i}.ffn_gate_up_exps.weight", part=1, parts=2),
+    "layers.{i}.moe.down": "blk.{i}.ffn_down_exps",
 }
 HF_OLMO: dict[str, str] = without(
     HF_LLAMA, "layers.{i}.attn_norm", "layers.{i}.mlp_norm", "final_norm"
