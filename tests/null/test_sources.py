@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from model_sources import GGUF, settings_for, sha256
@@ -310,6 +311,22 @@ def test_touched_file_is_verified_once_and_remembered(tmp_path: Path) -> None:
     assert model is not None
     assert model.files[0].mtime_ns == 1
     assert list_cached(tmp_path)[0].files[0].mtime_ns == 1
+
+
+def test_a_full_disk_does_not_keep_a_model_from_being_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put_smollm2(tmp_path)
+    os.utime(path, ns=(1, 1))
+    write = Path.write_text
+
+    def full(self: Path, *arguments: Any, **options: Any) -> int:
+        write(self, "")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert find_cached(tmp_path, "smollm2") is not None
+    assert sorted(one.name for one in path.parent.iterdir()) == [path.name, "manifest.json"]
 
 
 def test_times_in_whole_seconds_are_no_change(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +209,53 @@ def test_cancelling_keeps_what_was_answered(room: Room) -> None:
     assert done["request_counts"]["completed"] == len(output)
     with pytest.raises(RequestError, match="cancelled already"):
         room.batches.cancel("t", batch["id"])
+
+
+def test_a_batch_without_its_input_stands_in_nobodys_way(room: Room) -> None:
+    lost, good = room.batch(line(0)), room.batch(line(1))
+    with pytest.raises(RequestError, match=f"is the input of {lost['id']}, which is not done"):
+        room.files.remove("t", lost["input_file_id"])
+    room.files.documents.remove("files", lost["input_file_id"])
+    run(room, echo)
+    found = room.batches.get("t", lost["id"])
+    assert found["status"] == "failed"
+    assert found["errors"]["data"][0]["code"] == "missing_file"
+    assert room.batches.get("t", good["id"])["status"] == "completed"
+    room.files.remove("t", good["input_file_id"])
+
+
+def test_a_full_disk_loses_no_line(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = room.batch(*[line(i) for i in range(6)])
+    fsync, calls = os.fsync, itertools.count()
+
+    def full(handle: int) -> None:
+        if 3 <= next(calls) < 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr("ridgeline.serve.batches.runner.STUCK_SECONDS", 0.01)
+    run(room, echo)
+    assert [entry["custom_id"] for entry in room.output(batch)] == [f"line {i}" for i in range(6)]
+    assert not list(room.folder.rglob("*.part"))
+
+
+def test_a_line_that_is_a_fault_of_ours_ends_its_batch_alone(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = room.batch(line(0), line(1)), room.batch(line(2))
+    monkeypatch.setattr("ridgeline.serve.batches.runner.STUCK_SECONDS", 0.01)
+
+    async def failing(tenant: str, endpoint: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if body["prompt"] == "1":
+            raise ZeroDivisionError
+        return await echo(tenant, endpoint, body)
+
+    run(room, failing)
+    found = room.batches.get("t", bad["id"])
+    assert found["status"] == "failed"
+    assert found["errors"]["data"][0]["message"] == "an error of ours: ZeroDivisionError"
+    assert room.batches.get("t", good["id"])["status"] == "completed"
 
 
 def test_another_tenant_sees_nothing(room: Room) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -255,6 +256,33 @@ def test_who_is_refused_behind_the_door_leaves_no_place_taken() -> None:
         good = await client.post("/v1/completions", json={"prompt": "x", "max_tokens": 1})
         assert good.status_code == 200
         assert core.door.predicted_ttft() == 0
+
+    within(core, check)
+
+
+def test_a_disk_that_keeps_nothing_is_told_and_answers_are_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    core = tiny_core(state=tmp_path / "file" / "serve")
+
+    async def check(client: httpx.AsyncClient) -> None:
+        body = {"model": "tiny", "input": "Hi", "max_output_tokens": 3, "temperature": 0}
+        answer = await client.post("/v1/responses", json=body)
+        assert answer.status_code == 200
+        assert answer.json()["store"] is False
+        text = answer.json()["output"][0]["content"][0]["text"]
+        streamed = (await client.post("/v1/responses", json=body | {"stream": True})).text
+        last = json.loads(streamed.strip().splitlines()[-1].removeprefix("data: "))
+        assert last["response"]["store"] is False
+        assert last["response"]["output"][0]["content"][0]["text"] == text
+        files = {"file": ("in.jsonl", b"{}")}
+        for refused in (
+            await client.post("/v1/responses", json=body | {"store": True}),
+            await client.post("/v1/responses", json=body | {"background": True}),
+            await client.post("/v1/files", files=files, data={"purpose": "batch"}),
+        ):
+            assert refused.status_code == 507, refused.text
+            assert refused.json()["error"]["code"] == "storage"
+            assert "the server cannot write to" in refused.json()["error"]["message"]
 
     within(core, check)
 

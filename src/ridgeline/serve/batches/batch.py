@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ridgeline.errors import RequestError
+from ridgeline.errors import RequestError, RidgelineError
 from ridgeline.serve.batches.journal import Documents, Journal, write_whole
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
@@ -49,7 +49,6 @@ class Files:
             raise RequestError("file", f"{MAX_FILES} files are kept already; delete some")
         file_id = self._new_id("file-")
         path = self.documents.path("files", file_id, ".data")
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, data)
         document = {
             "id": file_id,
@@ -75,8 +74,18 @@ class Files:
         return [file for file in self.documents.every("files") if file["tenant"] == tenant]
 
     def remove(self, tenant: str, file_id: str) -> None:
+        """RequestError for the input of a batch that is not done: its lines were promised."""
         self.get(tenant, file_id)
+        for batch in self.documents.every("batches"):
+            if batch["input_file_id"] == file_id and batch["status"] in LIVE:
+                raise RequestError(
+                    "file_id", f"is the input of {batch['id']}, which is not done; cancel it first"
+                )
         self.documents.remove("files", file_id)
+
+
+class InputGone(RidgelineError):  # noqa: N818
+    """A batch's input file is not there any more."""
 
 
 class Batches:
@@ -142,9 +151,14 @@ class Batches:
         return batch
 
     def left(self, batch: dict[str, Any]) -> tuple[list[Line], dict[str, int]]:
-        """The lines that have no answer yet, and how many have one, good or bad."""
+        """The lines that have no answer yet, and how many have one, good or bad. InputGone: there
+        are no lines any more.
+        """
         done = {entry["line"]: entry["ok"] for entry in self._journal(batch).entries()}
-        data = self._files.content(batch["tenant"], batch["input_file_id"])
+        try:
+            data = self._files.content(batch["tenant"], batch["input_file_id"])
+        except (KeyError, FileNotFoundError):
+            raise InputGone(f"the input file {batch['input_file_id']} is gone") from None
         lines = [line for line in _lines(data, batch["endpoint"], []) if line.number not in done]
         good = sum(done.values())
         return lines, {"completed": good, "failed": len(done) - good}
@@ -188,6 +202,11 @@ class Batches:
         batch["status"], batch[f"{status}_at"] = status, int(time.time())
         self._documents.write("batches", batch["id"], batch)
         return batch
+
+    def fail(self, batch: dict[str, Any], code: str, message: str) -> dict[str, Any]:
+        """Ends a batch that cannot go on; what was answered is its output."""
+        batch["errors"] = {"object": "list", "data": [_fault(0, code, message, None)]}
+        return self.finish(batch, "failed")
 
     def _write_unless_cancelled(self, batch: dict[str, Any]) -> None:
         now = self._documents.read("batches", batch["id"])

@@ -6,25 +6,47 @@ is there or not, and one that was being written when the machine stopped is not.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from ridgeline.serve.core.errors import StorageFault
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
+@contextmanager
+def _on_disk(path: Path) -> Iterator[None]:
+    """What the disk says, as one line with a way out."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageFault(
+            f"the server cannot write to {path.parent.parent}: {error.strerror or error}; nothing "
+            "can be kept until there is room, or it is started with another --cache-dir"
+        ) from error
+
+
 def write_whole(path: Path, data: bytes) -> None:
-    """Replaces a file; on return it is on the disk."""
+    """Replaces a file; on return it is on the disk. StorageFault if it cannot be."""
     partial = path.with_name(path.name + ".part")
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    _sync_folder(path.parent)
+    with _on_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError:
+            partial.unlink(missing_ok=True)  # its room is somebody's who can use it
+            raise
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -60,10 +82,17 @@ class Journal:
             os.truncate(self._path, good)
 
     def append(self, entry: Any) -> None:
-        with open(self._path, "ab") as file:
-            file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """StorageFault if it cannot be written whole; nothing of it is there then."""
+        line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+        with _on_disk(self._path), open(self._path, "ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
 
 
 class Documents:
@@ -80,7 +109,6 @@ class Documents:
 
     def write(self, kind: str, name: str, document: dict[str, Any]) -> None:
         path = self.path(kind, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(document, ensure_ascii=False).encode())
 
     def read(self, kind: str, name: str) -> dict[str, Any]:
@@ -96,7 +124,10 @@ class Documents:
         folder = self._folder / kind
         if not folder.is_dir():
             return []
-        found = [json.loads(path.read_bytes()) for path in folder.glob("*.json")]
+        found = []
+        for path in folder.glob("*.json"):
+            with suppress(FileNotFoundError):  # removed meanwhile
+                found.append(json.loads(path.read_bytes()))
         return sorted(found, key=lambda document: (document["created_at"], document["id"]))
 
     def remove(self, kind: str, name: str) -> None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ridgeline.serve.batches.batch import Batches, Line
+from ridgeline.serve.batches.batch import Batches, InputGone, Line
+from ridgeline.serve.core.errors import StorageFault
+
+logger = logging.getLogger("ridgeline.serve")
 
 # Answers that say "not now": the line is asked again.
 AGAIN = (408, 429, 499, 503)
 IDLE_SECONDS, AGAIN_SECONDS = 0.02, 0.5
 COUNT_SECONDS = 1.0
+STUCK_SECONDS = 5.0
+MAX_TRIES = 3
 
 Ask = Callable[[str, str, dict[str, Any]], Awaitable[tuple[int, Any]]]
 
@@ -28,6 +34,8 @@ class BatchRunner:
         self._ask = ask
         self._room = room
         self._wake = asyncio.Event()
+        self._tries: dict[str, int] = {}
+        self.stuck_seconds = STUCK_SECONDS
 
     def wake(self) -> None:
         """There is a new batch, or one is to be cancelled."""
@@ -37,11 +45,35 @@ class BatchRunner:
         """Works until it is cancelled; what was being answered then is asked again another time."""
         while True:
             self._wake.clear()
+            stuck = False
             live = await asyncio.to_thread(self._batches.live)
             for batch in live:
-                await self._work(batch)
+                stuck |= not await self._worked(batch)
             if not live:
                 await self._wake.wait()
+            elif stuck:
+                await asyncio.sleep(self.stuck_seconds)
+
+    async def _worked(self, batch: dict[str, Any]) -> bool:
+        """Works on a batch. One that cannot go on is ended, and stands in nobody's way; False: it
+        is to be tried again, since the disk has no room, or for what nobody has thought of.
+        """
+        try:
+            await self._work(batch)
+        except InputGone as error:
+            await asyncio.to_thread(self._batches.fail, batch, "missing_file", str(error))
+        except (StorageFault, OSError) as error:
+            logger.warning("batch %s waits: %s", batch["id"], error)
+            return False
+        except Exception as error:
+            tries = self._tries.get(batch["id"], 0) + 1
+            self._tries[batch["id"]] = tries
+            logger.exception("batch %s failed, for the %d. time", batch["id"], tries)
+            if tries < MAX_TRIES:
+                return False
+            message = f"an error of ours: {type(error).__name__}"
+            await asyncio.to_thread(self._batches.fail, batch, "server_error", message)
+        return True
 
     async def _work(self, batch: dict[str, Any]) -> None:
         lines, counts = await asyncio.to_thread(self._batches.left, batch)

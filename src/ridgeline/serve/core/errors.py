@@ -41,6 +41,10 @@ class RateLimited(Overloaded):
     """429: a key's own limit, whatever the engine has room for."""
 
 
+class StorageFault(RidgelineError):  # noqa: N818
+    """507: what was to be kept cannot be written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """param: the field at fault. retry_after: seconds, a whole number, for the header."""
@@ -81,6 +85,8 @@ def fault_of(error: Exception) -> Fault:
             return Fault(503, "overloaded", str(error), "unavailable", retry_after=seconds)
         code = "rate_limit_exceeded" if isinstance(error, RateLimited) else "overloaded"
         return Fault(429, "rate_limit", str(error), code, retry_after=seconds)
+    if isinstance(error, StorageFault):
+        return Fault(507, "server", str(error), "storage")
     if isinstance(error, CapacityError):
         return Fault(503, "overloaded", str(error), "capacity", retry_after=1)
     if isinstance(error, ModelError):

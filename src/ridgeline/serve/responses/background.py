@@ -7,6 +7,7 @@ killed, leaves it there, and the next one over the same model answers it from it
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,14 @@ from ridgeline.errors import EngineError, Overloaded
 from ridgeline.serve.batches.journal import Documents
 from ridgeline.serve.core.ask import Ask
 from ridgeline.serve.core.core import Core
-from ridgeline.serve.core.errors import fault_of
+from ridgeline.serve.core.errors import StorageFault, fault_of
 from ridgeline.serve.core.events import AnswerEvent
 from ridgeline.serve.core.http import closing
 from ridgeline.serve.responses.bodies import ResponsesBody
 from ridgeline.serve.responses.response import ResponseBuilder
 from ridgeline.serve.responses.store import Store
+
+logger = logging.getLogger("ridgeline.serve")
 
 BEGUN = "responses-begun"
 # Servers that may end while they answer one response; it may be what ends them.
@@ -139,7 +142,11 @@ class Background:
 
     async def _end(self, tenant: str, builder: ResponseBuilder, items: Items) -> None:
         name = builder.response["id"]
-        await asyncio.to_thread(self._store.keep, tenant, builder.response, items)
+        try:
+            await asyncio.to_thread(self._store.keep, tenant, builder.response, items)
+        except StorageFault as error:
+            logger.warning("response %s can be had until this server ends: %s", name, error)
+            return
         await asyncio.to_thread(self._documents.remove, BEGUN, name)
         self.running.pop(name, None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from ridgeline.serve.core.ask import (
     ToolChoice,
 )
 from ridgeline.serve.core.core import Core
-from ridgeline.serve.core.errors import Fault, HttpError
+from ridgeline.serve.core.errors import Fault, HttpError, StorageFault
 from ridgeline.serve.core.events import AnswerEvent
 from ridgeline.serve.core.http import (
     EVENTS,
@@ -47,6 +48,8 @@ from ridgeline.serve.responses.bodies import AllowedChoice, NamedChoice, Respons
 from ridgeline.serve.responses.items import messages_of, read_items, tools_of
 from ridgeline.serve.responses.response import ResponseBuilder
 from ridgeline.serve.responses.store import Store, documents_of
+
+logger = logging.getLogger("ridgeline.serve")
 
 _INCLUDED = ("message.output_text.logprobs", "reasoning.encrypted_content")
 
@@ -123,8 +126,16 @@ def router(core: Core) -> APIRouter:
         headers = {"x-request-id": response_id}
 
         def keep() -> None:
-            if body.store is not False:
+            if body.store is False:
+                return
+            try:
                 desk.store.keep(tenant, builder.response, items)
+            except StorageFault as error:
+                if body.store:
+                    raise
+                # Nobody asked for it by name: the answer is told, and that it is not kept.
+                logger.warning("response %s is not kept: %s", response_id, error)
+                builder.response["store"] = False
 
         if body.background:
             queued = await desk.background.begin(body, tenant, ask, items, builder)
@@ -330,6 +341,7 @@ def streamed(
     async def last() -> str:
         if held:
             await asyncio.to_thread(keep)
+            held[-1]["response"]["store"] = builder.response["store"]
         return _told(held)
 
     def wrong(fault: Fault) -> str:

@@ -20,12 +20,12 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ridgeline.errors import ModelError
+from ridgeline.errors import CapacityError, ModelError
 from ridgeline.model.weights.sources.select import ModelKind, is_plain_name
 from ridgeline.model.weights.sources.transfer import Progress, disk_faults, sha256_of, silent
 
@@ -244,9 +244,10 @@ def _verify_again(model: CachedModel) -> CachedModel:
         files.append(CachedFile(file.name, file.size_bytes, digest, mtime_ns))
     fields = {name: getattr(model, name) for name in CachedModel.__slots__}
     checked = CachedModel(**{**fields, "files": tuple(files)})
-    # A read-only cache cannot remember that it was checked, and the answer is right all the same.
+    # A read-only or full cache cannot remember that it was checked; the answer is right anyhow.
     if os.access(model.folder, os.W_OK):
-        _write_manifest(checked, model.folder)
+        with suppress(CapacityError):
+            _write_manifest(checked, model.folder)
     return checked
 
 
@@ -256,8 +257,12 @@ def _write_manifest(model: CachedModel, folder: Path) -> None:
     partial = folder / f"{MANIFEST}.{os.getpid()}"
     with disk_faults(partial):
         text = json.dumps({"version": _MANIFEST_VERSION, **fields}, indent=1)
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(folder / MANIFEST)
+        try:
+            partial.write_text(text + "\n", encoding="utf-8")
+            partial.replace(folder / MANIFEST)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def _read_manifest(folder: Path) -> CachedModel | None:
