@@ -44,11 +44,12 @@ def main() -> None:
 def write_profile(rows: Sequence[Row]) -> None:
     groups = fitted_groups(rows)
     measured = _measured(rows, groups)
-    some = measured[::THINNED]
+    # There are few rows whose prompts are computed elsewhere: all of them count.
+    some = [m for i, m in enumerate(measured) if i % THINNED == 0 or m.case.prefill is not None]
     profile = with_spreads(
         fit(measured, PUBLISHED),
+        some,
         *cross_validated(some, PUBLISHED),
-        np.array([m.case.prefill is not None for m in some]),
     )
     systems = len({row.group for row in rows} - groups)
     source = (

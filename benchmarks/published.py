@@ -139,8 +139,9 @@ def _most(row: Mapping[str, Any]) -> tuple[str, float, float] | None:
 
 
 def _large(row: Mapping[str, Any]) -> tuple[str, float, float] | None:
-    """Experts over many nodes. Exchanges of one half of the rows hide behind the other half's work
-    where the source says so (DeepSeek and SGLang do): the longer of the two counts.
+    """Experts over many nodes. Exchanges hide behind work: the longer of the two counts. Over NICs
+    (DeepSeek, SGLang on H100) those of one half of a rank's rows behind the other half's, so that
+    all kernels run, and all weights are read, twice a step.
     """
     metrics, places = row["metrics"], re.search(r"EP(\d+)", row.get("parallelism", ""))
     ranks = int(places[1]) if places else int(row.get("n_gpus", 0))
@@ -153,12 +154,13 @@ def _large(row: Mapping[str, Any]) -> tuple[str, float, float] | None:
     deepseek = "DeepSeek" in row["engine"]
     if "input_tokens_per_s_per_gpu" in metrics and "output_tokens_per_s_per_gpu" not in metrics:
         prompt = 4000.0 if deepseek else float(row["input_tokens"])
+        halves = 1 if row["hardware"] == "gb200" else 2
         steps = uniform_steps(
             d.windows,
-            prompts=ranks * PREFILL_TOKENS / prompt,
+            prompts=ranks * PREFILL_TOKENS / prompt / halves,
             prompt_tokens=prompt,
         )
-        rate = PREFILL_TOKENS / _overlapped(d, steps)
+        rate = PREFILL_TOKENS / _overlapped(d, steps, halves)
         if deepseek:
             rate /= 1.0 - DEEPSEEK_HIT
         return f"EP{ranks}, input tokens/s/GPU", metrics["input_tokens_per_s_per_gpu"], rate
@@ -166,19 +168,21 @@ def _large(row: Mapping[str, Any]) -> tuple[str, float, float] | None:
     context = DEEPSEEK_CONTEXT if deepseek else float(row["input_tokens"]) + 100.0
     if row["hardware"] == "gb200":
         rows = min(768.0, d.room.rows(context))
-    steps = uniform_steps(d.windows, decode=ranks * rows, context=context)
+    halves = 1 if row["hardware"] == "gb200" else 2
+    steps = uniform_steps(d.windows, decode=ranks * rows / halves, context=context)
     stated = metrics.get("output_tokens_per_s_per_gpu")
     if stated is None or "input_tokens_per_s_per_gpu" in metrics:
         return None
-    return f"EP{ranks}, output tokens/s/GPU", stated, rows / _overlapped(d, steps)
+    return f"EP{ranks}, output tokens/s/GPU", stated, rows / _overlapped(d, steps, halves)
 
 
-def _overlapped(d: Deployment, steps: Any) -> float:
-    pieces = d.pieces(steps)
-    each = piece_seconds(pieces, d.profile)
+def _overlapped(d: Deployment, half: Any, halves: int) -> float:
+    """Seconds of a step whose rows go in so many parts, each `half`."""
+    pieces = d.pieces(half)
+    each = halves * piece_seconds(pieces, d.profile)
     sent = pieces.link_bytes > 0
     device = max(float(each[sent].sum()), float(each[~sent].sum()))
-    return float(d.with_host(np.array([device]), steps)[0])
+    return float(d.with_host(np.array([device]), half)[0])
 
 
 def _device(d: Deployment, rows: float, context: float) -> float:

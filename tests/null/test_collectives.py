@@ -10,9 +10,12 @@ from ridgeline.cost.collectives import (
     COLLECTIVES,
     FIXED,
     HOP,
+    Routes,
     all_reduce_seconds,
     collective_seconds,
+    exchange_seconds,
     message_of,
+    routes_of,
 )
 from ridgeline.cost.engines import ENGINES, ERA_TITLES, ERAS, era_of, held_tokens
 
@@ -95,12 +98,45 @@ def test_ring_bytes_are_the_message() -> None:
 def test_each_kind_has_its_formula() -> None:
     kinds = np.arange(len(COLLECTIVES))
     ways, sent = np.full(4, 8.0), np.full(4, 7e3)
-    made = collective_seconds(kinds, sent, ways, RATE, LATENCY, 6e-6, np.zeros(4, np.bool_))
+    routes = routes_of(ways, np.full(4, 8.0), 8.0, np.full(4, RATE))
+    made = collective_seconds(kinds, sent, ways, RATE, LATENCY, 6e-6, np.zeros(4, np.bool_), routes)
     assert made == pytest.approx(
         [0.0, LATENCY + 7 * 4e3 / RATE, LATENCY + 7e3 / RATE, 3 * 6e-6 + 7e3 / RATE]
     )
-    alone = collective_seconds(kinds, sent, np.ones(4), RATE, LATENCY, 6e-6, np.zeros(4, np.bool_))
+    alone = collective_seconds(
+        kinds, sent, np.ones(4), RATE, LATENCY, 6e-6, np.zeros(4, np.bool_), routes
+    )
     assert (alone == 0).all()
+
+
+def exchange_of(sent: float, ways: int, near: float = 8 * RATE) -> tuple[float, Routes]:
+    """Tokens with 8 experts each, over domains of 8."""
+    n = np.array([float(ways)])
+    routes = routes_of(n, np.array([8.0]), 8.0, np.array([near]))
+    return float(exchange_seconds(np.array([sent]), n, RATE, LATENCY, routes)[0]), routes
+
+
+def test_many_tokens_cross_once_for_each_node() -> None:
+    """32 ranks on 4 nodes: a token with 8 experts goes to 6.95 other ranks, on 2.70 other nodes."""
+    few, routes = exchange_of(1e3, 32)
+    many, _ = exchange_of(1e9, 32)
+    copies = 31 * (1 - (31 / 32) ** 8)
+    nodes = 3 * (1 - (3 / 4) ** 8)
+    assert float(routes.crossing[0]) == pytest.approx(nodes / copies)
+    assert few == pytest.approx(5 * LATENCY + 24 / 31 * 1e3 / RATE)
+    assert many == pytest.approx(8 * LATENCY + nodes / copies * 1e9 / RATE)
+    # A domain hardly faster than what is beyond is no use as a detour.
+    slow, _ = exchange_of(1e9, 32, near=RATE)
+    assert slow == pytest.approx(5 * LATENCY + 24 / 31 * 1e9 / RATE)
+
+
+def test_within_a_domain_there_is_one_way() -> None:
+    found, routes = exchange_of(1e9, 8)
+    assert float(routes.far[0]) == 1.0
+    assert found == pytest.approx(3 * LATENCY + 1e9 / RATE)
+    sizes = [exchange_of(size, ways)[0] for ways in (2, 8, 16, 144) for size in SIZES]
+    table = np.array(sizes).reshape(4, -1)
+    assert (np.diff(table, axis=1) >= 0).all()
 
 
 def test_ampere_and_cards_have_no_adding_switch() -> None:

@@ -23,10 +23,12 @@ from ridgeline.model.graph.ops import (
     Attention,
     BlockLinear,
     CausalConv,
+    Combine,
     Conv1d,
     CrossAttention,
     CrossWrite,
     DeltaRule,
+    Dispatch,
     Embed,
     Experts,
     GatedActivation,
@@ -625,6 +627,39 @@ CASES: dict[str, Case] = {
             ((CUT,), (), 2, None),
         ),
         refused={"over 0 ranks": with_op(AllGather(0))},
+    ),
+    "dispatch": Case(
+        Dispatch(4, 2, 1.25),
+        (value(0, TOKENS, 8), value(1, TOKENS, 4)),
+        ((4, TOKENS, 8), (4, TOKENS, 4)),
+        # Each of 3 others has one of 2 experts with a chance of 7 / 16: 32 numbers, 16 of slots.
+        Work(activation_bytes=2 * 5 * 48, link_bytes=3 * 7 / 16 * (40 + 64)),
+        shards=(
+            (
+                (REPLICATED, REPLICATED),
+                (),
+                2,
+                (Dispatch(4, 2, 1.25), (REPLICATED, REPLICATED)),
+            ),
+            ((CUT, REPLICATED), (), 2, None),
+        ),
+        refused={
+            "over 1 ranks": with_op(Dispatch(1, 2, 1.25)),
+            "have some bytes": with_op(Dispatch(4, 2, 0.0)),
+            "3 experts a token are needed": with_op(Dispatch(4, 3, 1.25)),
+        },
+    ),
+    "combine": Case(
+        Combine(4, 2, 2.0),
+        x(4, TOKENS, 8),
+        ((TOKENS, 8),),
+        Work({"f32": 3 * 7 / 16 * 32}, activation_bytes=2 * 5 * 32, link_bytes=3 * 7 / 16 * 2 * 32),
+        shards=(((PARTIAL,), (), 2, (Combine(4, 2, 2.0), (PARTIAL,))),),
+        refused={
+            "over 1 ranks": with_op(Combine(1, 2, 2.0)),
+            "have some bytes": with_op(Combine(4, 2, -1.0)),
+            "tokens of 4 ranks are needed": with_inputs(value(0, 2, TOKENS, 8)),
+        },
     ),
     "split_groups": Case(
         SplitGroups(2, (3, 1)),

@@ -21,6 +21,8 @@ from ridgeline.model.graph.ops import (
     AllGather,
     AllReduce,
     Attention,
+    Combine,
+    Dispatch,
     Embed,
     GatedActivation,
     KvWrite,
@@ -271,6 +273,17 @@ def test_collectives_take_every_ranks_value() -> None:
     (gathered,) = run(AllGather(3), *ranks)
     np.testing.assert_allclose(total, sum(ranks))
     np.testing.assert_array_equal(gathered, np.concatenate(ranks, axis=1))
+
+
+def test_tokens_go_to_every_rank_and_what_comes_back_is_ones_own() -> None:
+    tokens, slots = rng().standard_normal((3, 2, 4)), rng().standard_normal((3, 2, 2))
+    given = [value for pair in zip(tokens, slots, strict=True) for value in pair]
+    sent, with_slots = run(Dispatch(3, 1, 1.0), *given)
+    np.testing.assert_array_equal(sent, tokens)
+    np.testing.assert_array_equal(with_slots, slots)
+    made = rng().standard_normal((3, 3, 2, 4))  # by rank, of whose tokens
+    back = run(Combine(3, 1, 2.0), *made)
+    np.testing.assert_allclose(np.stack(back), made.sum(0))
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3])

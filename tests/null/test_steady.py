@@ -185,15 +185,48 @@ def test_a_profile_is_found_back_from_its_own_predictions() -> None:
     assert abs(found["stream.fp8"] - 0.6) < abs(PUBLISHED["stream.fp8"] - 0.6) / 2
     tpot, ttft = cross_validated(measured, PUBLISHED, temper=0.5)
     assert np.median(np.abs(tpot)) < before.median
-    spread = with_spreads(found, tpot, ttft)
+    spread = with_spreads(found, measured, tpot, ttft)
     assert 0 < spread.spread < 0.2
     assert spread.spread_apart == found.spread_apart
     far = np.where(np.arange(len(ttft)) < 12, 1.5, ttft)
-    apart = with_spreads(found, tpot, far, np.arange(len(ttft)) < 12)
+    parted = [
+        replace(m, case=replace(m.case, prefill=m.case.deployment)) if i < 12 else m
+        for i, m in enumerate(measured)
+    ]
+    apart = with_spreads(found, parted, tpot, far)
     assert apart.spread_apart == pytest.approx(1.5)
     assert apart.spread_ttft < 1.0
+    # Few groups say little of the next: of one, the largest error counts; of three, all but few.
+    alone = np.where(np.arange(len(tpot)) == 0, 0.9, tpot)
+    assert with_spreads(found, measured[:12], alone[:12], ttft[:12]).spread == pytest.approx(0.9)
     near = fit(measured, PUBLISHED, temper=0.5, near=found)
     assert near.values == pytest.approx(found.values, rel=0.02)
+
+
+def test_prompts_computed_elsewhere_are_handed_over() -> None:
+    """What that takes is found back from first tokens that had it, and aggregated rows keep theirs."""
+    true = replace(PUBLISHED, values={**PUBLISHED.values, "ttft.handover": 0.2, "ttft.burst": 0.15})
+    d = deployed(tp=2)
+    cases = [
+        Case(d, Load(n, isl, 500), d, readers, 2)
+        for n in (2, 8, 32)
+        for isl in (500, 4000)
+        for readers in (1, 4)
+    ]
+    cases += [Case(d, Load(n, isl, 500)) for n in (2, 32) for isl in (500, 4000)]
+    solved = Cases(cases).solve(true)
+    measured = [
+        Measurement(case, float(tpot), float(ttft), index % 3)
+        for index, (case, tpot, ttft) in enumerate(
+            zip(cases, solved.tpot, solved.ttft, strict=True)
+        )
+    ]
+    found = fit(measured, PUBLISHED, temper=0.5)
+    assert found["ttft.handover"] == pytest.approx(0.2, rel=0.1)
+    assert found["ttft.burst"] == pytest.approx(0.15, rel=0.15)
+    assert found["ttft.wave.vllm"] == pytest.approx(PUBLISHED["ttft.wave.vllm"], rel=0.05)
+    plain = Cases(cases[-4:])
+    assert (plain.solve(true).ttft == plain.solve(PUBLISHED).ttft).all()
 
 
 def test_profiles_are_files() -> None:

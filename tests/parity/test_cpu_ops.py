@@ -236,7 +236,7 @@ def test_queries_of_rope_kv_write(isa: str, head_norm: Norm | None, rotates: boo
 
 
 def test_every_operator_is_bound_or_refused_by_name() -> None:
-    collectives = {"all_reduce", "all_gather"}
+    collectives = {"all_reduce", "all_gather", "dispatch", "combine"}
     assert {op for name, op in OPERATORS.items() if name not in collectives} == set(BINDERS)
     graph = one_operator(4, (8,), lambda b, values: b.one("sum", AllReduce(2), values[0]))
     with pytest.raises(ModelError, match="sum: the cpu backend has no operator AllReduce; it has"):

@@ -96,7 +96,7 @@ def fit(
         )
     found = fitted(measured, profile, name=f"{model} on {gpu}", temper=ONE_MACHINE)
     tpot, ttft = cross_validated(measured, profile, temper=ONE_MACHINE)
-    found = with_spreads(found, tpot, ttft)
+    found = with_spreads(found, measured, tpot, ttft)
     for what, unseen in (("tpot", tpot), ("ttft", ttft)):
         known = np.array([getattr(m, what) or np.nan for m in measured])
         if np.isnan(known).all():

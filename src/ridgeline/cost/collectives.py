@@ -13,11 +13,20 @@ whichever is least, as engines and NCCL choose by size. The first two are of one
 at most 8. FIXED and HOP are from floors of NCCL 2.27: 6.3, 9.6 and 15.6 us at 2, 4 and 8 ranks of
 H100, 10, 15 and 26 of B200, where one shot takes 3.1 and 4.8 (aiconfigurator-core 0.12.0,
 2026-11-21). Nothing of it is hidden behind other work: an all-reduce is waited for.
+
+An all-to-all of tokens, where a rank sends s bytes and X is its floor for each doubling of n:
+
+    direct     X log2(n) + max(f s / B, (1 - f) s / N)       a copy to each rank that wants one
+    by node    X log2(n d) + max(c s / B, s / N)             one to each node, which hands it on
+
+N: bytes per second within a scale-up domain of d ranks; f: of the copies, those beyond the domain;
+c: nodes beyond it that a token goes to, for each copy. Ranks of one domain have f = 1 and B = N.
+DeepEP has both: kernels of low latency, for answers, and normal ones, for prompts (DeepSeek, 2025).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +65,43 @@ def all_reduce_seconds(
     return np.where(n > 1.0, ways_there_are.min(0), 0.0)
 
 
+class Routes(NamedTuple):
+    """How tokens of an all-to-all go. near: N; domain: d; far: f; crossing: c."""
+
+    near: Array
+    domain: Array
+    far: Array
+    crossing: Array
+
+
+def routes_of(ways: Array, top_k: Array, domain: float, near: Array) -> Routes:
+    """top_k: of experts that a token goes to, each as likely to be anywhere; 0: no tokens go."""
+    nodes = ways / domain
+    apart = (nodes > 1.0) & (top_k > 0)
+    copies = np.maximum((ways - 1.0) * (1.0 - (1.0 - 1.0 / ways) ** top_k), 1e-9)
+    least = np.maximum(nodes, 1.0)
+    others = (least - 1.0) * (1.0 - (1.0 - 1.0 / least) ** top_k)
+    return Routes(
+        near,
+        np.full_like(ways, domain),
+        np.where(apart, (ways - domain) / np.maximum(ways - 1.0, 1.0), 1.0),
+        np.where(apart, others / copies, 1.0),
+    )
+
+
+def exchange_seconds(
+    sent_bytes: Array, ways: Array, rate: Array, latency: float, routes: Routes
+) -> Array:
+    """Seconds of one all-to-all; rate: B. 0 for one rank."""
+    far, near = sent_bytes / rate, sent_bytes / routes.near
+    beyond = routes.far < 1.0
+    within = np.where(beyond, (1.0 - routes.far) * near, 0.0)
+    direct = latency * np.log2(ways) + np.maximum(routes.far * far, within)
+    handed = latency * np.log2(ways * np.maximum(routes.domain, 1.0))
+    by_node = handed + np.maximum(routes.crossing * far, near)
+    return np.where(ways > 1.0, np.where(beyond, np.minimum(direct, by_node), direct), 0.0)
+
+
 def message_of(link_bytes: Array, ways: Array) -> Array:
     """The value's bytes of an all-reduce whose ranks send `link_bytes` each, by a ring."""
     n = np.maximum(ways, 1.0)
@@ -70,14 +116,11 @@ def collective_seconds(
     latency: float,
     exchange_latency: float,
     in_switch: Array,
+    routes: Routes,
 ) -> Array:
-    """Seconds of one of each `kind` (indices in COLLECTIVES), whose ranks send `link_bytes`.
-
-    A gather is one shot; an all-to-all takes `exchange_latency` for each doubling of the ranks, and
-    what it sends.
-    """
+    """Seconds of one of each `kind` (indices in COLLECTIVES), whose ranks send `link_bytes`."""
     n = np.maximum(ways, 1.0)
     reduce = all_reduce_seconds(message_of(link_bytes, n), n, rate, latency, in_switch)
     gather = np.where(n > 1.0, latency + link_bytes / rate, 0.0)
-    exchange = np.where(n > 1.0, exchange_latency * np.log2(n) + link_bytes / rate, 0.0)
+    exchange = exchange_seconds(link_bytes, n, rate, exchange_latency, routes)
     return np.asarray(np.choose(kind, [np.zeros_like(n), reduce, gather, exchange]))

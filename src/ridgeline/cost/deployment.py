@@ -1,10 +1,11 @@
 """A model on accelerators: what a step takes, what lies in memory, and what binds.
 
-`deploy` cuts the graph for one rank (shard), fuses it and compiles it to lines (`lines.py`); a
-`Deployment` then prices one step or a million (`price`) with the efficiencies of a profile
-(`efficiency.py`). Ranks are alike, so one is priced, and that one is the busiest where rows or
-experts do not part evenly. Pipeline stages are priced one after the other, each on its share of the
-rows: what is named a step's seconds is then how long a row waits for its next token.
+`deploy` cuts the graph for one rank (shard), fuses it, shares experts where ranks have rows of
+their own (exchange) and compiles it to lines (`lines.py`); a `Deployment` then prices one step or a
+million (`price`) with the efficiencies of a profile (`efficiency.py`). Ranks are alike, so one is
+priced, and that one is the busiest where rows or experts do not part evenly. Pipeline stages are
+priced one after the other, each on its share of the rows: what is named a step's seconds is then
+how long a row waits for its next token.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from math import exp
 import numpy as np
 
 from ridgeline.cost.chip import Chip, Mesh
-from ridgeline.cost.collectives import COLLECTIVES
+from ridgeline.cost.collectives import COLLECTIVES, routes_of
 from ridgeline.cost.deployment_times import DeploymentTimes
 from ridgeline.cost.described import Described
 from ridgeline.cost.efficiency import (
@@ -38,6 +39,7 @@ from ridgeline.cost.steps import Steps, steps_of
 from ridgeline.errors import CapacityError, RidgelineError
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops import Experts
+from ridgeline.model.passes.exchange import exchange
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.shard import shard_rank
 from ridgeline.step import StepShape
@@ -202,12 +204,12 @@ def deploy(
         why = "has no experts" if not mixture else f"has {mesh.ranks} ranks a stage"
         raise RidgelineError(f"{graph.name} on {mesh} {why}; ep {mesh.ep} cannot part it")
     rank = fuse(shard_rank(graph, mesh.tp))
+    if mesh.dp > 1 and mixture:
+        rank = exchange(rank, mesh.ranks)
     embed = next(node for node in rank.nodes if node.name == "embed")
     width = embed.outputs[0].shape[-1]
     assert isinstance(width, int)
     lines = compile_lines(rank, described.indexer)
-    if mesh.dp > 1:
-        lines = _exchanged(lines, mesh, width)
     windows = tuple(dict.fromkeys(line.window for line in lines if line.kind == "attention"))
     room = _room(rank, lines, described, chip, mesh, width, engine in RESERVES_ANSWERS)
     return Deployment(
@@ -235,30 +237,6 @@ def expert_imbalance(deployment: Deployment, tokens: float) -> float:
     experts, ways = np.array([float(lines[0].experts)]), np.array([float(deployment.mesh.ep)])
     each = np.array([tokens * lines[0].top_k / lines[0].experts])
     return float(imbalance(ways, each, experts, deployment.profile["experts.skew"])[0])
-
-
-def _exchanged(lines: tuple[Line, ...], mesh: Mesh, width: int) -> tuple[Line, ...]:
-    """With rows apart, tokens are sent to their experts and back: two all-to-alls a layer.
-
-    A token goes once to each rank that has one of its experts, as FP8, and comes back as BF16.
-    """
-    exchanges = []
-    for line in lines:
-        if line.kind == "experts":
-            others = (mesh.ranks - 1) * (1.0 - (1.0 - 1.0 / mesh.ranks) ** line.top_k)
-            sent = (1.0 + 2.0) * others * width * line.count
-            exchanges.append(
-                Line(
-                    f"{line.name}.exchange",
-                    "collective",
-                    "bf16",
-                    2 * line.count,
-                    link_bytes=(0.0, sent, 0.0, 0.0),
-                    ways=mesh.ranks,
-                    collective="all_to_all",
-                )
-            )
-    return (*lines, *exchanges)
 
 
 def _room(
@@ -349,6 +327,14 @@ def _pieces(d: Deployment, steps: Steps) -> Pieces:
     made = {name: np.concatenate(parts_) for name, parts_ in columns.items()}
     arithmetic = [arithmetic_of(line.format, chip.peaks) for line in lines]
     ways = [mesh.ep if line.kind == "experts" else line.ways for line in lines]
+    exchanged = [line.top_k if line.collective == "all_to_all" else 0 for line in lines]
+    domain = max(1, chip.domain)
+    routes = routes_of(
+        np.array(ways, np.float64),
+        np.array(exchanged, np.float64),
+        float(domain),
+        np.array([chip.link(min(w, domain)) for w in ways]),
+    )
 
     def each(values: Sequence[float], kind: type = np.float64) -> Array:
         return np.repeat(np.array(values, kind), n)
@@ -365,6 +351,10 @@ def _pieces(d: Deployment, steps: Steps) -> Pieces:
         latent=each([line.latent for line in lines], np.bool_),
         new=each([chip.year >= NEW_SINCE] * len(lines), np.bool_),
         in_switch=each([chip.in_switch and line.ways <= chip.domain for line in lines], np.bool_),
+        near=np.repeat(routes.near, n),
+        domain=np.repeat(routes.domain, n),
+        far=np.repeat(routes.far, n),
+        crossing=np.repeat(routes.crossing, n),
         experts=each([float(line.experts) for line in lines]),
         peak=each([chip.peaks[a] for a in arithmetic]),
         peak_bf16=each([chip.peaks[arithmetic_of("bf16", chip.peaks)]] * len(lines)),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.cost.collectives import collective_seconds
+from ridgeline.cost.collectives import Routes, collective_seconds
 from ridgeline.cost.engines import ERA_TITLES, ERAS
 from ridgeline.cost.lines import KINDS
 
@@ -58,13 +58,13 @@ class Profile:
 class Pieces:
     """Entries of any number of steps, one after the other. All arrays have as many elements.
 
-    kind, family, arithmetic: indices in KINDS, FAMILIES, ARITHMETICS. count: like
-    nodes, which are launched one by one. flops: of matrices; tokens: rows of those. decode_flops,
-    prefill_flops, decode_bytes, prefill_bytes: of attention. peak, peak_bf16: operations per
-    second; memory, link: bytes per second. ways: ranks of a collective, or
-    that part experts; collective: an index in COLLECTIVES; in_switch: whether the link's switch
-    adds; latent: attention of latents; new: on a chip of NEW_SINCE or later. per_expert: tokens
-    that an expert has on average; weight_bytes are of all there are.
+    kind, family, arithmetic: indices in KINDS, FAMILIES, ARITHMETICS. count: like nodes, which are
+    launched one by one. flops: of matrices; tokens: rows of those. decode_flops, prefill_flops,
+    decode_bytes, prefill_bytes: of attention. peak, peak_bf16: operations per second; memory, link:
+    bytes per second. ways: ranks of a collective, or that part experts; collective: an index in
+    COLLECTIVES; in_switch: whether the link's switch adds; near, domain, far, crossing: `Routes` of
+    an all-to-all. latent: attention of latents; new: on a chip of NEW_SINCE or later. per_expert:
+    tokens that an expert has on average; weight_bytes are of all there are.
     steps: the step of an entry.
     """
 
@@ -86,6 +86,10 @@ class Pieces:
     ways: Array
     collective: Array
     in_switch: Array
+    near: Array
+    domain: Array
+    far: Array
+    crossing: Array
     latent: Array
     new: Array
     peak: Array
@@ -168,6 +172,8 @@ MEANINGS: dict[str, tuple[float, float, float, str]] = {
         "the same exponent, of the device's seconds and the host's",
     ),
     **_by_era("ttft.floor", 0.03, 0.005, 0.3, "seconds of a first token beside the steps"),
+    "ttft.handover": (0.05, 0.005, 0.5, "the same, more, where prompts are computed elsewhere"),
+    "ttft.burst": (0.05, 0.01, 0.5, "of all others' prompts, where they are computed elsewhere"),
     **_by_era("ttft.prompts", 1.5, 1.0, 6.0, "prompts until the first token, one's own included"),
     **_by_era("ttft.steps", 2.0, 0.5, 10.0, "steps until the first token"),
     **_by_era("ttft.wave", 0.05, 0.01, 0.5, "of all others' prompts; 0.05: a burst in ten waves"),
@@ -238,6 +244,9 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
         profile["collective.latency"],
         profile["exchange.latency"],
         pieces.in_switch,
+        Routes(
+            pieces.near * profile["collective.link"], pieces.domain, pieces.far, pieces.crossing
+        ),
     )
     return np.asarray(seconds)
 

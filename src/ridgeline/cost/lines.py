@@ -20,11 +20,14 @@ from ridgeline.model.graph.ops import (
     AllGather,
     AllReduce,
     Attention,
+    Combine,
+    Dispatch,
     Embed,
     Experts,
     GatedLinear,
     LatentAttention,
     Linear,
+    Operator,
 )
 from ridgeline.model.graph.work import Precision
 from ridgeline.step import StepShape
@@ -47,6 +50,14 @@ _SAMPLES = (
 )
 
 
+_COLLECTIVES: dict[type[Operator], str] = {
+    AllReduce: "all_reduce",
+    AllGather: "all_gather",
+    Dispatch: "all_to_all",
+    Combine: "all_to_all",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """`count` like nodes of a rank; all numbers are of them together.
@@ -55,9 +66,9 @@ class Line:
     arithmetic, values read and written, bytes that a rank sends. weight_bytes: read in every step
     (of experts: if all were touched). ways: ranks of a collective. window: of the cache that it
     reads; decode_pair_flops, prefill_pair_flops: of a pair that attends; token_bytes: of a token
-    read. experts, top_k, first: of a mixture; T there are the tokens of all ranks.
-    sampled_only: not run in a step that samples nothing. collective: of COLLECTIVES. latent: of
-    attention, whether it is of latents (MLA).
+    read. experts, top_k: of a mixture, and of what takes tokens to it; T of experts are the tokens
+    of all ranks. sampled_only: not run in a step that samples nothing. collective: of COLLECTIVES.
+    latent: of attention, whether it is of latents (MLA).
     """
 
     name: str
@@ -137,10 +148,10 @@ def _line(node: Node, count: int, indexer: Indexer | None) -> Line:
     )
     if isinstance(op, Linear | GatedLinear):
         return _as(line, kind="linear")
-    if isinstance(op, AllReduce | AllGather):
-        name = "all_reduce" if isinstance(op, AllReduce) else "all_gather"
+    if isinstance(op, AllReduce | AllGather | Dispatch | Combine):
         alone = _as(line, moved_bytes=_NONE, flops=_NONE)
-        return _as(alone, kind="collective", ways=op.ways, collective=name)
+        to = _as(alone, kind="collective", ways=op.ways, collective=_COLLECTIVES[type(op)])
+        return _as(to, top_k=op.top_k) if isinstance(op, Dispatch | Combine) else to
     if isinstance(op, Embed):
         return _as(line, weight_bytes=0.0)
     if isinstance(op, Attention | LatentAttention):
@@ -161,7 +172,8 @@ def _attention(line: Line, node: Node, count: int, indexer: Indexer | None) -> L
         rank = state.value_dim
         decode = per_pair * (2 * rank + op.rope_dim)
         prefill = per_pair * (op.nope_dim + op.rope_dim + op.value_dim)
-        window = indexer.top_k if indexer else None
+        if indexer is not None:  # each query has tokens of its own: kernels score their latents
+            window, prefill = indexer.top_k, decode
     expand = sum(w.num_elements for w in node.weights) if isinstance(op, LatentAttention) else 0
     return _as(
         line,

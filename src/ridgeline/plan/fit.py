@@ -28,6 +28,8 @@ ITERATIONS = 25
 GROUP_ROWS = 30.0
 COVERED = 0.8
 LEAST_SPREAD = 0.02
+# Of first tokens whose prompts are computed elsewhere.
+APART = ("ttft.handover", "ttft.burst")
 
 # Standard deviation of the log of what we know of each, longest prefix first: medians of millions
 # of kernel timings are known well, what engines do between kernels is not.
@@ -93,12 +95,18 @@ def fit(
     cases = Cases([m.case for m in measured])
     weights = _weights(measured) / temper
     profile = near or start
+    first = [n for n in MEANINGS if n.startswith("ttft.") and n not in APART]
+    device = [n for n in MEANINGS if not n.startswith("ttft.")]
+    everywhere = np.ones(len(measured), np.bool_)
     for _ in range(2):
-        for what in ("tpot", "ttft"):
-            names = [n for n in MEANINGS if n.startswith("ttft.") == (what == "ttft")]
-            target = np.array([getattr(m, what) or np.nan for m in measured])
+        for what, names, of in (
+            ("tpot", device, everywhere),
             # Where prompts are computed elsewhere, their queue is not this deployment's.
-            known = ~np.isnan(target) & ((what == "tpot") | ~cases.apart)
+            ("ttft", first, ~cases.apart),
+            ("ttft", list(APART), cases.apart),
+        ):
+            target = np.array([getattr(m, what) or np.nan for m in measured])
+            known = ~np.isnan(target) & of
             if known.any():
                 profile = _fitted(cases, what, target, weights * known, names, profile, start)
     return replace(profile, name=name)
@@ -125,16 +133,23 @@ def cross_validated(
     return tpot, ttft
 
 
-def with_spreads(profile: Profile, tpot: Array, ttft: Array, apart: Array | None = None) -> Profile:
-    """The profile with intervals as wide as the errors of what it was not fitted to. apart: which
-    rows' prompts are computed elsewhere; None: no row's.
+def with_spreads(
+    profile: Profile, measured: Sequence[Measurement], tpot: Array, ttft: Array
+) -> Profile:
+    """The profile with intervals as wide as the errors of what it was not fitted to.
+
+    Of G groups' errors a share of COVERED (1 + 1 / G) is taken, so that the next group, which is
+    one more of the like, is covered as often as is said (split conformal prediction).
     """
-    if apart is None:
-        apart = np.zeros(len(tpot), np.bool_)
+    apart = np.array([m.case.prefill is not None for m in measured])
     widths = [profile.spread, profile.spread_ttft, profile.spread_apart]
-    for index, errors in enumerate((tpot[~apart], ttft[~apart], ttft[apart])):
-        if not np.isnan(errors).all():
-            widths[index] = max(LEAST_SPREAD, float(np.nanquantile(np.abs(errors), COVERED)))
+    for index, (errors, of) in enumerate(((tpot, ~apart), (ttft, ~apart), (ttft, apart))):
+        known = of & ~np.isnan(errors)
+        if known.any():
+            groups = len({m.group for m, is_known in zip(measured, known, strict=True) if is_known})
+            share = min(1.0, COVERED * (1.0 + 1.0 / groups))
+            found = float(np.quantile(np.abs(errors[known]), share))
+            widths[index] = max(LEAST_SPREAD, found)
     return replace(profile, spread=widths[0], spread_ttft=widths[1], spread_apart=widths[2])
 
 

@@ -80,6 +80,7 @@ def search(
     profile = layouts[0].deployment.profile
     solved = Cases(cases).solve(profile)
     floor = profile[f"ttft.floor.{layouts[0].deployment.era}"]
+    handover = profile["ttft.handover"]
     points: dict[_Key, list[Point]] = {}
     for i, key in enumerate(keys):
         case = cases[i]
@@ -90,7 +91,7 @@ def search(
             in_flight=case.load.concurrency,
             rate=float(solved.requests_per_second[i]),
             # Prompts of other groups are computed at the same time, one's own takes all of its own.
-            first=floor + (0.0 if p else step) + groups * delta,
+            first=floor + (handover if p else step) + groups * delta,
             tpot=float(solved.tpot[i]),
             delta=delta,
             step=step,

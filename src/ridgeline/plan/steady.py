@@ -211,6 +211,8 @@ class Cases:
             profile.table(f"ttft.{name}", ERAS)[self.era]
             for name in ("floor", "prompts", "steps", "wave")
         )
+        floor = floor + self.apart * profile["ttft.handover"]
+        wave = np.where(self.apart, profile["ttft.burst"], wave)
         others = (self.in_flight - 1.0) / self.in_flight
         rows = self.most * self.workers
         tpot, ttft = np.ones(self.num), np.ones(self.num)

@@ -238,6 +238,8 @@ def see(choice: Choice, kind: ReplicaKind, asked: Asked, load: Load) -> Seen | N
     )
     d = choice.deployment
     floor = d.profile[f"ttft.floor.{d.era}"]
+    if prefill:
+        floor += d.profile["ttft.handover"]
     slo = Slo(
         ttft=inf if asked.ttft is None else asked.ttft - floor,
         itl=inf if asked.itl is None else asked.itl,

@@ -14,7 +14,7 @@ from ridgeline.backends.reference.cross_attention import CrossMemory
 from ridgeline.backends.reference.row_images import EncodeImage, Part, RowImages
 from ridgeline.backends.reference.sample import fault_of, sample, score
 from ridgeline.backends.reference.state_table import BoundRow, StateTable
-from ridgeline.backends.reference.table import COLLECTIVES, REFERENCE
+from ridgeline.backends.reference.table import COLLECTIVES, PARTING, REFERENCE
 from ridgeline.errors import EngineError, ModelError
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph, Weight
@@ -235,10 +235,11 @@ class ReferenceExecutor:
         with np.errstate(all="ignore"):
             for index, node in enumerate(self._ranks[0].graph.nodes):
                 if type(node.op) in COLLECTIVES:
-                    inputs = tuple(rank.inputs(index)[0] for rank in self._ranks)
+                    inputs = tuple(x for rank in self._ranks for x in rank.inputs(index))
                     outputs = REFERENCE[type(node.op)](node.op, Call(inputs, (), rows, None))
-                    for rank in self._ranks:
-                        rank.store(index, outputs)
+                    is_parted = type(node.op) in PARTING
+                    for number, rank in enumerate(self._ranks):
+                        rank.store(index, (outputs[number],) if is_parted else outputs)
                 else:
                     for rank in self._ranks:
                         rank.run(index, rows)

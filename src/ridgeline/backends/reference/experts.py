@@ -54,7 +54,7 @@ def sparse_slots(op: Route, logits: Array) -> Array:
 
 
 def experts(op: Experts, call: Call) -> tuple[Array]:
-    x, slots = call.inputs
+    x, slots = (value.reshape(-1, value.shape[-1]) for value in call.inputs)
     ids, weights = np.split(slots, 2, axis=-1)
     split = 2 + op.gated
     (*ups, down), biases = call.weights[:split], call.weights[split:]
@@ -80,4 +80,4 @@ def experts(op: Experts, call: Call) -> tuple[Array]:
                 out = out + biases[-1][expert]
             part[rows] = out if op.weigh_input else out * weight
         y = y + part
-    return (y,)
+    return (y.reshape(call.inputs[0].shape),)

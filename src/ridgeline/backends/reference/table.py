@@ -10,7 +10,7 @@ from ridgeline.backends.reference.attention import attention, kv_write
 from ridgeline.backends.reference.block_linear import block_linear
 from ridgeline.backends.reference.call import Array, Call
 from ridgeline.backends.reference.causal_conv import causal_conv
-from ridgeline.backends.reference.collectives import all_gather, all_reduce
+from ridgeline.backends.reference.collectives import all_gather, all_reduce, combine, dispatch
 from ridgeline.backends.reference.conv1d import conv1d
 from ridgeline.backends.reference.cross_attention import cross_attention, cross_write
 from ridgeline.backends.reference.delta_rule import delta_rule
@@ -90,7 +90,13 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.GridPool: grid_pool,
     ops.AllReduce: all_reduce,
     ops.AllGather: all_gather,
+    ops.Dispatch: dispatch,
+    ops.Combine: combine,
 }
 
-# These are called once for all ranks, with one input from each, and each gets the output.
-COLLECTIVES: frozenset[type[Operator]] = frozenset({ops.AllReduce, ops.AllGather})
+# These are called once for all ranks, with the inputs of each, and each gets the outputs; of those
+# that part, its own one.
+COLLECTIVES: frozenset[type[Operator]] = frozenset(
+    {ops.AllReduce, ops.AllGather, ops.Dispatch, ops.Combine}
+)
+PARTING: frozenset[type[Operator]] = frozenset({ops.Combine})

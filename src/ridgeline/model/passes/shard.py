@@ -166,7 +166,7 @@ class _Rank:
         ):
             return False
         local_weights = tuple(
-            weight if cut is None else _local(weight, cut)
+            weight if cut is None else local_weight(weight, cut)
             for weight, cut in zip(node.weights, cuts, strict=True)
         )
         op: Operator = sharded.op
@@ -312,7 +312,8 @@ def _kv_parts(graph: Graph, ways: int) -> int | None:
     return parts.pop() if len(parts) == 1 else None
 
 
-def _local(weight: Weight, cut: Share) -> Weight:
+def local_weight(weight: Weight, cut: Share) -> Weight:
+    """The share `cut` of a weight, which its name says."""
     shape = list(weight.shape)
     shape[cut.dim] //= cut.parts
     name = f"{weight.name}@{cut.dim}:{cut.part}/{cut.parts}"

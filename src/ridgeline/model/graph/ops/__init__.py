@@ -4,7 +4,7 @@ from ridgeline.model.graph.ops.activation import Activate, GatedActivation
 from ridgeline.model.graph.ops.attention import Attention, KvWrite
 from ridgeline.model.graph.ops.block_linear import BlockLinear
 from ridgeline.model.graph.ops.causal_conv import CausalConv
-from ridgeline.model.graph.ops.collectives import AllGather, AllReduce
+from ridgeline.model.graph.ops.collectives import AllGather, AllReduce, Combine, Dispatch
 from ridgeline.model.graph.ops.conv1d import Conv1d
 from ridgeline.model.graph.ops.cross_attention import CrossAttention, CrossWrite
 from ridgeline.model.graph.ops.delta_rule import DeltaRule
@@ -83,6 +83,8 @@ OPERATORS: dict[str, type[Operator]] = {
     "grid_pool": GridPool,
     "all_reduce": AllReduce,
     "all_gather": AllGather,
+    "dispatch": Dispatch,
+    "combine": Combine,
 }
 
 __all__ = [
@@ -95,10 +97,12 @@ __all__ = [
     "Attention",
     "BlockLinear",
     "CausalConv",
+    "Combine",
     "Conv1d",
     "CrossAttention",
     "CrossWrite",
     "DeltaRule",
+    "Dispatch",
     "Embed",
     "Experts",
     "GatedActivation",
