@@ -204,7 +204,7 @@ def test_a_profile_is_found_back_from_its_own_predictions() -> None:
 
 
 def test_prompts_computed_elsewhere_are_handed_over() -> None:
-    """What that takes is found back from first tokens that had it, and aggregated rows keep theirs."""
+    """What that takes is found back from first tokens that had it; other rows keep theirs."""
     true = replace(PUBLISHED, values={**PUBLISHED.values, "ttft.handover": 0.2, "ttft.burst": 0.15})
     d = deployed(tp=2)
     cases = [
