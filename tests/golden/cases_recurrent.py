@@ -145,7 +145,6 @@ RECURRENT = (
             mlp_hidden_act="relu2",
             layer_norm_epsilon=1e-5,
         ),
-        gguf_type=None,
     ),
     # Jamba without experts (Jamba reasoning 3B): a norm of dt, b and c; no rotation.
     Case(
@@ -236,7 +235,6 @@ RECURRENT = (
             tie_word_embeddings=True,
             **_MAMBA2,
         ),
-        gguf_type=None,
     ),
     Case(
         "lfm2",
@@ -253,7 +251,6 @@ RECURRENT = (
             block_multiple_of=16,
             tie_word_embeddings=True,
         ),
-        gguf_type=None,
     ),
     Case(
         "qwen3_5",
@@ -315,7 +312,6 @@ RECURRENT = (
             **_MAMBA2,
         ),
         dtype="F16",
-        gguf_type=None,
     ),
     Case(
         "qwen3_next",
@@ -382,7 +378,6 @@ RECURRENT = (
             routed_scaling_factor=2.5,
         ),
         dtype="F16",
-        gguf_type=None,
     ),
     Case(
         "lfm2_moe",
@@ -400,7 +395,6 @@ RECURRENT = (
             tie_word_embeddings=True,
         ),
         dtype="F16",
-        gguf_type=None,
     ),
     # Rates of decay by channel, latents that are not turned, experts in groups.
     Case(

@@ -63,6 +63,10 @@ _ARCHITECTURES = {
     "qwen3_5_text": gguf.MODEL_ARCH.QWEN35,
     "qwen3_5_moe_text": gguf.MODEL_ARCH.QWEN35MOE,
     "gemma4_text": gguf.MODEL_ARCH.GEMMA4,
+    "nemotron_h": gguf.MODEL_ARCH.NEMOTRON_H,
+    "granitemoehybrid": gguf.MODEL_ARCH.GRANITE_HYBRID,
+    "lfm2": gguf.MODEL_ARCH.LFM2,
+    "lfm2_moe": gguf.MODEL_ARCH.LFM2MOE,
     "mamba": gguf.MODEL_ARCH.MAMBA,
     "falcon_mamba": gguf.MODEL_ARCH.MAMBA,
     "mamba2": gguf.MODEL_ARCH.MAMBA2,
@@ -72,6 +76,10 @@ _REORDERED = ("llama", "mixtral", "granite", "granitemoe", "smollm3", "arcee", "
 # Norm weights carry the 1 of 1 + w.
 _DELTA = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 _SHIFTED = ("gemma3_text", "gemma", "gemma2", *_DELTA)
+_MAMBA2 = ("mamba2", "nemotron_h", "granitemoehybrid")
+_REORDERED += _MAMBA2[1:]
+# Heads of keys and values are listed by layer.
+_LISTED = ("gemma4_text", "nemotron_h", "granitemoehybrid", "lfm2", "lfm2_moe")
 _FILE_TYPES = {
     "F32": gguf.LlamaFileType.ALL_F32,
     "F16": gguf.LlamaFileType.MOSTLY_F16,
@@ -219,7 +227,7 @@ def _write_gpt2(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
 
 
 def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
-    if "mamba" in config["model_type"]:
+    if "mamba" in config["model_type"] and "granite" not in config["model_type"]:
         _write_mamba(writer, config)
         return
     if config["model_type"] == "gpt2":
@@ -232,14 +240,14 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
-    if config["model_type"] != "qwen3_5_moe_text":
+    if config["model_type"] not in ("qwen3_5_moe_text", "nemotron_h", "lfm2"):
         writer.add_feed_forward_length(
             config.get("intermediate_size_mlp", config["intermediate_size"])
         )
     writer.add_head_count(heads)
     if "kv_lora_rank" in config:
         writer.add_head_count_kv(1)
-    elif "num_key_value_heads" in config and config["model_type"] != "gemma4_text":
+    elif "num_key_value_heads" in config and config["model_type"] not in _LISTED:
         writer.add_head_count_kv(config["num_key_value_heads"])
     for key in ("layer_norm_eps", "norm_epsilon"):
         if key in config:
@@ -336,6 +344,48 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_embedding_length_per_layer_input(0)
             if config.get("final_logit_softcapping"):
                 writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+        case "nemotron_h":
+            pattern, kv = config["hybrid_override_pattern"], config["num_key_value_heads"]
+            moe = "E" in pattern
+            hidden = config["moe_intermediate_size" if moe else "intermediate_size"]
+            writer.add_head_count_kv([kv if letter == "*" else 0 for letter in pattern])
+            writer.add_feed_forward_length([hidden if x in "-E" else 0 for x in pattern])
+            writer.add_layer_norm_eps(config["layer_norm_epsilon"])
+            _write_ssm(writer, config, "mamba_num_heads", "mamba_head_dim", "ssm_state_size")
+            if moe:
+                writer.add_expert_shared_feed_forward_length(
+                    config["moe_shared_expert_intermediate_size"]
+                )
+                writer.add_expert_shared_count(config["n_shared_experts"])
+                writer.add_expert_weights_norm(config["norm_topk_prob"])
+                writer.add_expert_weights_scale(config["routed_scaling_factor"])
+                writer.add_expert_group_count(config["n_group"])
+                writer.add_uint32(f"{writer.arch}.moe_latent_size", config["moe_latent_size"])
+        case "granitemoehybrid":
+            kv = config["num_key_value_heads"]
+            writer.add_head_count_kv([kv if t == "attention" else 0 for t in config["layer_types"]])
+            writer.add_expert_shared_feed_forward_length(config["shared_intermediate_size"])
+            _write_ssm(writer, config, "mamba_n_heads", "mamba_d_head", "mamba_d_state")
+            writer.add_rope_scaling_finetuned(config["position_embedding_type"] == "rope")
+            writer.add_embedding_scale(config["embedding_multiplier"])
+            writer.add_residual_scale(config["residual_multiplier"])
+            writer.add_attention_scale(config["attention_multiplier"])
+            writer.add_logit_scale(config["logits_scaling"])
+        case "lfm2" | "lfm2_moe":
+            kv = config["num_key_value_heads"]
+            writer.add_head_count_kv(
+                [0 if kind == "conv" else kv for kind in config["layer_types"]]
+            )
+            writer.add_shortconv_l_cache(config.get("conv_L_cache", 3))
+            if config["model_type"] == "lfm2":
+                hidden = int(2 * config["block_ff_dim"] / 3 * config["block_ffn_dim_multiplier"])
+                multiple = config["block_multiple_of"]
+                writer.add_feed_forward_length(-(-hidden // multiple) * multiple)
+            else:
+                writer.add_leading_dense_block_count(config["num_dense_layers"])
+                # The converter leaves it out: it is 1 in what is published.
+                writer.add_expert_weights_scale(config["routed_scaling_factor"])
+                writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
         case "llama4_text":
             writer.add_interleave_moe_layer_step(config["interleave_moe_layer_step"])
             writer.add_expert_feed_forward_length(config["intermediate_size"])
@@ -366,6 +416,17 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_sliding_window_pattern([pattern[i % len(pattern)] == "L" for i in layers])
 
 
+def _write_ssm(
+    writer: gguf.GGUFWriter, config: Mapping[str, Any], heads: str, head_dim: str, state: str
+) -> None:
+    prefix = "mamba_" if heads == "mamba_n_heads" else ""
+    writer.add_ssm_conv_kernel(config["mamba_d_conv" if prefix else "conv_kernel"])
+    writer.add_ssm_state_size(config[state])
+    writer.add_ssm_group_count(config[f"{prefix}n_groups"])
+    writer.add_ssm_time_step_rank(config[heads])
+    writer.add_ssm_inner_size(config[heads] * config[head_dim])
+
+
 def _tiled(name: str, weight: F32, config: Mapping[str, Any]) -> F32:
     """Qwen3.5's value heads, those of one key head as many apart as there are key heads."""
     keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
@@ -391,12 +452,14 @@ def _stored(name: str, weight: F32, config: Mapping[str, Any]) -> F32:
     if name.endswith("A_log"):
         rates = -np.exp(weight)
         return rates if rates.ndim == 2 else rates[:, None]
-    if name.endswith("conv1d.weight"):
+    if name.endswith(("conv1d.weight", "conv.conv.weight")):
         return weight[:, 0]
-    if config["model_type"] == "mamba2" and name.endswith(".D"):
+    if config["model_type"] in _MAMBA2 and name.endswith(".D"):
         return weight[:, None]
-    if config["model_type"] == "mamba2" and name.endswith("mixer.norm.weight"):
-        return weight.reshape(config["n_groups"], -1)
+    if config["model_type"] in _MAMBA2 and name.endswith(
+        ("mixer.norm.weight", "mamba.norm.weight")
+    ):
+        return weight.reshape(config.get("n_groups", config.get("mamba_n_groups")), -1)
     if config["model_type"] == "gpt2" and re.search(r"(c_\w+)\.weight", name):
         return np.ascontiguousarray(weight.T)
     if "query_key_value" in name:
@@ -418,7 +481,7 @@ def parted(weights: Mapping[str, F32], config: Mapping[str, Any]) -> dict[str, F
     """
     found: dict[str, F32] = {}
     for name, weight in weights.items():
-        layer = re.match(r"model\.layers\.(\d+)\.", name)
+        layer = re.match(r"(?:model|backbone)\.layers\.(\d+)\.", name)
         block = f"blk.{layer[1]}" if layer else ""
         if name.endswith("block_sparse_moe.input_linear.weight"):
             gate, up = np.split(weight, 2, axis=1)
@@ -435,6 +498,17 @@ def parted(weights: Mapping[str, F32], config: Mapping[str, Any]) -> dict[str, F
             found[f"{block}.ffn_gate_up_exps.weight"] = weight
         elif config["model_type"] == "gemma4_text" and "experts.down" in name:
             found[f"{block}.ffn_down_exps.weight"] = weight
+        elif name.endswith("shared_mlp.input_linear.weight"):
+            shared = "_shexp" if config["num_local_experts"] else ""
+            gate, up = np.split(weight, 2)
+            found[f"{block}.ffn_gate{shared}.weight"] = gate
+            found[f"{block}.ffn_up{shared}.weight"] = up
+        elif name.endswith("shared_mlp.output_linear.weight"):
+            shared = "_shexp" if config["num_local_experts"] else ""
+            found[f"{block}.ffn_down{shared}.weight"] = weight
+        elif match := re.search(r"(?:mixer|feed_forward)\.experts\.(\d+)\.(\w+)\.weight", name):
+            parts = {"w1": "gate", "w2": "down", "w3": "up", "up_proj": "up", "down_proj": "down"}
+            found[f"{block}.ffn_{parts[match[2]]}_exps.experts.{match[1]}.weight"] = weight
         elif name.startswith("mtp."):
             continue
         elif name.endswith("in_proj_qkvz.weight"):
@@ -490,6 +564,8 @@ def write_gguf(
     the very same weights.
     """
     architecture = _ARCHITECTURES[config["model_type"]]
+    if config.get("moe_latent_size"):
+        architecture = gguf.MODEL_ARCH.NEMOTRON_H_MOE
     layers = config.get("num_hidden_layers", config.get("n_layer"))
     names = gguf.get_tensor_name_map(architecture, layers)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
@@ -499,6 +575,10 @@ def write_gguf(
     for source, weight in stacked(parted(weights, config)).items():
         known = source.replace("mixer.dt_bias", "mixer.dt_proj.bias")
         known = known.replace("e_score_correction_bias", "e_score_correction.bias")
+        known = known.replace("mamba.dt_bias", "mamba.dt_proj.bias").replace(
+            "feed_forward.expert_bias", "feed_forward.expert_bias.bias"
+        )
+        source = source.replace(".experts.weight", ".weight")
         known = known.replace("linear_attn.dt_bias", "linear_attn.dt_proj.bias")
         known = re.sub(r"\.sinks$", ".sinks.weight", known)
         target = names.get_name(known, try_suffixes=(".weight", ".bias"))
@@ -506,7 +586,7 @@ def write_gguf(
         if target is None:
             raise ValueError(f"{source} has no GGUF name")
         stored = _stored(source, weight, config)
-        vectors = ("ffn_gate_inp", "ssm_a", "ssm_d", "ssm_norm", "ssm_conv1d")
+        vectors = ("ffn_gate_inp", "ssm_a", "ssm_d", "ssm_norm", "ssm_conv1d", "shortconv.conv")
         is_matrix = stored.ndim > 1 and not any(name in target for name in vectors)
         is_matrix = is_matrix and not target.endswith(".bias")
         quantization = gguf.GGMLQuantizationType[matrix_type if is_matrix else "F32"]

@@ -87,6 +87,8 @@ ALSO: dict[str, dict[str, Any]] = {
     "Glm4MoeLiteForCausalLM": GROUPED,
     "KimiK25ForConditionalGeneration": GROUPED,
     "deepseek2": GROUPED,
+    "nemotron_h": {"layers_block_type": ["mamba", "attention", "mamba"]},
+    "nemotron_h_moe": {"layers_block_type": ["mamba", "attention", "mamba"]},
     "gemma4": {"hidden_size_per_layer_input": 0},
     "Gemma3nForCausalLM": {"num_kv_shared_layers": 0},
     "Gemma3nForConditionalGeneration": {"num_kv_shared_layers": 0},

@@ -156,7 +156,9 @@ def test_a_gguf_holds_what_its_twin_holds(case: str) -> None:
         any(n.op.rotation.interleaved for n in model.graph.nodes if isinstance(n.op, Rope))
         for model in (hf, gguf)
     )
-    rotated = rotated and not neighbours
+    # The converter turns rows of these two, too, where no channels turn.
+    turned = gguf.architecture.startswith(("nemotron_h", "granitehybrid"))
+    rotated = (rotated and not neighbours) or turned
     theirs = all_float32(gguf)
     # Delta rules' heads stand in another order: the same numbers all the same.
     deltas = [

@@ -360,3 +360,26 @@ def test_layers_of_a_gguf_that_predict_tokens_further_ahead_are_not_the_models(
     assert "are not used" in model.notes[0]
     with pytest.raises(ModelError, match=r"blk\.2\.nextn\.eh_proj\.weight"):
         open_model(rewritten(source, tmp_path / "unsaid.gguf", longer, block_count=3))
+
+
+@pytest.mark.parametrize(
+    ("case", "key", "number", "named"),
+    [
+        ("nemotron_h", "block_count", 9, r"'nemotron_h\.attention\.head_count_kv'.* each of 9"),
+        ("nemotron_h", "ssm.inner_size", 81, r"'nemotron_h\.ssm\.inner_size' = 81"),
+        ("granite_hybrid", "ssm.inner_size", 84, r"'granitehybrid\.ssm\.inner_size' = 84"),
+        ("lfm2", "attention.head_count_kv", 3, r"lfm2\.attention\.head_count_kv"),
+        ("gemma4", "block_count", 2, r"'gemma4\.attention\.sliding_window_pattern' lists"),
+        ("qwen3_5", "ssm.inner_size", 82, r"'qwen35\.ssm\.inner_size' = 82"),
+        ("deepseek_v3", "expert_gating_func", 3, r"'deepseek2\.expert_gating_func' = 3"),
+        ("deepseek_v3", "rope.dimension_count", 0, r"'deepseek2\.rope\.dimension_count'"),
+    ],
+)
+def test_lists_by_layer_and_sizes_of_a_gguf_are_refused_by_name(
+    case: str, key: str, number: int, named: str, tmp_path: Path
+) -> None:
+    path = rewritten(
+        GOLDEN / case / "model.gguf", tmp_path / "m.gguf", lambda tensors: tensors, **{key: number}
+    )
+    with pytest.raises(ModelError, match=named):
+        open_model(path)

@@ -311,6 +311,17 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen35moe": gguf(build_qwen3_5_moe, names_recurrent.GGUF_QWEN3_5, GGUF_QWEN3_5_STORED),
     "deepseek2": gguf(build_gguf_deepseek2, names_moe.GGUF_DEEPSEEK),
     "llama4": gguf(build_llama4, names_moe.GGUF_MOE),
+    "nemotron_h": gguf(build_nemotron_h, names_recurrent.GGUF_NEMOTRON_H, Stored(plain_decay=True)),
+    "nemotron_h_moe": gguf(
+        build_nemotron_h, names_recurrent.GGUF_NEMOTRON_H, Stored(plain_decay=True)
+    ),
+    "granitehybrid": gguf(
+        build_granite_hybrid,
+        names_recurrent.GGUF_GRANITE_HYBRID,
+        Stored(interleaved_rope=True, plain_decay=True),
+    ),
+    "lfm2": gguf(build_lfm2, names_recurrent.GGUF_LFM2),
+    "lfm2moe": gguf(build_lfm2_moe, names_recurrent.GGUF_LFM2),
     "gemma4": gguf(build_gemma4, names_dense.GGUF_GEMMA4),
     "mistral3": gguf(build_ministral3, names.GGUF_LLAMA, Stored(interleaved_rope=True)),
     "gemma3": gguf(build_gemma3, names.GGUF_GEMMA3, Stored(norm_has_one=True)),

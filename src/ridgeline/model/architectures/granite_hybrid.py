@@ -65,6 +65,7 @@ def build_granite_hybrid(
             x,
             ssd,
             norm_eps=sizes.eps,
+            log_a=not stored.plain_decay,
             bias=mixer_bias,
             conv_bias=conv_bias,
             dt_limits=limits,

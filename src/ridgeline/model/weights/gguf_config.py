@@ -9,6 +9,7 @@ from __future__ import annotations
 from ridgeline.errors import ModelError
 from ridgeline.model.weights.checkpoint import Checkpoint
 from ridgeline.model.weights.gguf_families import FAMILIES, Family, read_scalar
+from ridgeline.model.weights.gguf_hybrids import HYBRIDS
 
 # Hugging Face's field -> GGUF's key, less the architecture that it begins with.
 KEYS: dict[str, str] = {
@@ -77,7 +78,9 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
 }
 
 # What a file calls the number of experts; GGUF has one key for it.
-EXPERT_COUNTS = dict.fromkeys(("llama", "granitemoe", "minimax-m2", "gpt-oss"), "num_local_experts")
+EXPERT_COUNTS = dict.fromkeys(
+    ("llama", "granitemoe", "granitehybrid", "minimax-m2", "gpt-oss"), "num_local_experts"
+)
 # Families whose chosen experts' weights sum to 1; files of them have no key for it.
 NORMALIZED = ("qwen3moe",)
 
@@ -87,7 +90,7 @@ BIASES = {"attention_bias": "blk.0.attn_output.bias", "mlp_bias": "blk.0.ffn_dow
 
 def spelled(architecture: str) -> dict[str, str]:
     """What a field is called in the user's file, for messages."""
-    family = FAMILIES.get(architecture, Family())
+    family = (FAMILIES | HYBRIDS).get(architecture, Family())
     return {
         **{name: f"{architecture}.{key}" for name, key in (KEYS | dict(family.keys)).items()},
         **{f"rope_scaling.{name}": f"{architecture}.{key}" for name, key in SCALING_KEYS.items()},
@@ -130,7 +133,7 @@ def gguf_config(checkpoint: Checkpoint) -> dict[str, object]:
     kind, or not supported. Ranges are checked where the graph is built.
     """
     architecture = gguf_architecture(checkpoint)
-    family = FAMILIES.get(architecture, Family())
+    family = (FAMILIES | HYBRIDS).get(architecture, Family())
     config: dict[str, object] = {"architectures": [architecture]}
     has_layer_norms = LAYER_NORM_EPS in family.keys.values()
     for name, key in (KEYS | dict(family.keys)).items():
@@ -139,7 +142,7 @@ def gguf_config(checkpoint: Checkpoint) -> dict[str, object]:
             None if listed else read_scalar(checkpoint, f"{architecture}.{key}", name in BY_LAYER)
         )
         needed = name in REQUIRED and not (has_layer_norms and name == "rms_norm_eps")
-        if config[name] is None and needed and name not in family.optional:
+        if config[name] is None and needed and name not in (*family.optional, *family.lists):
             raise ModelError(f"{checkpoint.path}: metadata '{architecture}.{key}' is missing")
     for key, allowed in NEUTRAL.items():
         if key in family.keys.values() or key in family.known:

@@ -7,6 +7,7 @@ import re
 from ridgeline.model.weights.names import HF_LLAMA, Root, Row
 from ridgeline.model.weights.names_dense import without
 from ridgeline.model.weights.names_moe import (
+    GGUF_CORRECTED_MOE,
     GGUF_MOE,
     HF_DEEPSEEK,
     HF_GRANITE_MOE,
@@ -155,6 +156,30 @@ GGUF_QWEN3_5: dict[str, Row] = {
     "layers.{i}.delta.dt_bias": "blk.{i}.ssm_dt.bias",
     "layers.{i}.delta.norm": "blk.{i}.ssm_norm",
     "layers.{i}.delta.out": "blk.{i}.ssm_out",
+}
+
+GGUF_SSM = {
+    f"layers.{{i}}.ssm.{ours}": f"blk.{{i}}.ssm_{theirs}"
+    for ours, theirs in {
+        **{name: name for name in ("in", "a", "d", "norm", "out")},
+        "conv": "conv1d",
+        "dt_bias": "dt.bias",
+    }.items()
+}
+GGUF_NEMOTRON_H: dict[str, Row] = {
+    **{name: row for name, row in GGUF_CORRECTED_MOE.items() if not name.endswith("}.attn_norm")},
+    **GGUF_SSM,
+    "layers.{i}.mixer_norm": "blk.{i}.attn_norm",
+    "layers.{i}.moe.before": "blk.{i}.ffn_latent_down",
+    "layers.{i}.moe.after": "blk.{i}.ffn_latent_up",
+}
+GGUF_GRANITE_HYBRID: dict[str, Row] = {**GGUF_MOE, **GGUF_SSM}
+GGUF_LFM2: dict[str, Row] = {
+    **GGUF_CORRECTED_MOE,
+    "layers.{i}.conv.in": "blk.{i}.shortconv.in_proj",
+    "layers.{i}.conv.filter": "blk.{i}.shortconv.conv",
+    "layers.{i}.conv.out": "blk.{i}.shortconv.out_proj",
+    "final_norm": "token_embd_norm",
 }
 
 # Of every expert and of its neighbours Mixtral's names, of latent attention DeepSeek's.

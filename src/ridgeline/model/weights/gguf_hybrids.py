@@ -1,0 +1,189 @@
+"""What the metadata of GGUF architectures says whose layers are of several kinds: see
+`gguf_families`.
+
+Which layers are which follows from lists by layer: those without heads of keys and values do not
+attend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ridgeline.errors import ModelError
+from ridgeline.model.weights.checkpoint import Checkpoint
+from ridgeline.model.weights.gguf_families import (
+    GRANITE,
+    LAYER_NORM,
+    Family,
+    by_sigmoid,
+    read_groups,
+    read_scalar,
+)
+
+
+def read_list(checkpoint: Checkpoint, key: str, layers: object) -> list[int]:
+    """A number for each layer; layers behind the model's do not count."""
+    key = f"{checkpoint.metadata['general.architecture']}.{key}"
+    value = checkpoint.metadata.get(key)
+    if not isinstance(layers, int) or not 1 <= layers <= 1 << 12:
+        return []  # refused where the graph is built
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return [int(value)] * layers
+    if (
+        not isinstance(value, np.ndarray)
+        or value.ndim != 1
+        or value.size < layers
+        or value.dtype.kind not in "iu"
+    ):
+        raise ModelError(
+            f"{checkpoint.path}: metadata {key!r}: a whole number for each of {layers} layers is "
+            "needed"
+        )
+    return [int(each) for each in value[:layers]]
+
+
+def only(checkpoint: Checkpoint, key: str, values: list[int]) -> int | None:
+    """The one number that is not 0."""
+    found = {value for value in values if value}
+    if len(found) > 1:
+        architecture = checkpoint.metadata["general.architecture"]
+        raise ModelError(
+            f"{checkpoint.path}: metadata '{architecture}.{key}': layers that differ in it are not "
+            "supported"
+        )
+    return found.pop() if found else None
+
+
+def mixer(
+    checkpoint: Checkpoint, config: Mapping[str, object], names: Mapping[str, str]
+) -> dict[str, object]:
+    """Mamba 2's sizes under the names that a family gives them."""
+    inner, heads = config["ssm_inner"], config[names["heads"]]
+    if not isinstance(inner, int) or not isinstance(heads, int) or heads < 1 or inner % heads:
+        architecture = checkpoint.metadata["general.architecture"]
+        raise ModelError(
+            f"{checkpoint.path}: metadata '{architecture}.ssm.inner_size' = {inner!r} does not "
+            f"part into ssm.time_step_rank = {heads!r} heads"
+        )
+    return {names["head_dim"]: inner // heads}
+
+
+def has(checkpoint: Checkpoint, ending: str) -> bool:
+    return any(name.endswith(ending) for name in checkpoint.tensors)
+
+
+def nemotron_h(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    layers = config["num_hidden_layers"]
+    heads = read_list(checkpoint, "attention.head_count_kv", layers)
+    widths = read_list(checkpoint, "feed_forward_length", layers)
+    kinds = []
+    for i, (kv, hidden) in enumerate(zip(heads, widths, strict=True)):
+        feeds = "moe" if f"blk.{i}.ffn_gate_inp.weight" in checkpoint.tensors else "mlp"
+        kinds.append("attention" if kv else feeds if hidden else "mamba")
+    plain = [width for width, kind in zip(widths, kinds, strict=True) if kind == "mlp"]
+    fields = mixer(checkpoint, config, {"heads": "mamba_num_heads", "head_dim": "mamba_head_dim"})
+    if "moe" in kinds:
+        fields |= read_groups(checkpoint, config) | by_sigmoid(checkpoint, config)
+        fields |= {
+            "first_k_dense_replace": 0,
+            "moe_shared_expert_intermediate_size": config["shared_expert_intermediate_size"],
+        }
+    return fields | {
+        "layers_block_type": kinds,
+        "num_key_value_heads": only(checkpoint, "attention.head_count_kv", heads),
+        "intermediate_size": only(checkpoint, "feed_forward_length", plain),
+        "layer_norm_epsilon": config["layer_norm_epsilon"] or config["rms_norm_eps"],
+        "use_bias": has(checkpoint, ".ssm_in.bias"),
+        "use_conv_bias": has(checkpoint, ".ssm_conv1d.bias"),
+        "mlp_bias": has(checkpoint, ".ffn_up.bias"),
+    }
+
+
+def granite_hybrid(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """Positions are turned unless the key for fine-tuned ones says otherwise."""
+    heads = read_list(checkpoint, "attention.head_count_kv", config["num_hidden_layers"])
+    inner, width = config["ssm_inner"], config["hidden_size"]
+    turned = read_scalar(checkpoint, "granitehybrid.rope.scaling.finetuned")
+    hidden = config["shared_expert_intermediate_size"]
+    if not config.get("num_local_experts"):
+        hidden = config["intermediate_size"]
+    fields = mixer(checkpoint, config, {"heads": "mamba_n_heads", "head_dim": "mamba_d_head"})
+    if isinstance(inner, int) and isinstance(width, int) and width > 0:
+        if inner % width:
+            raise ModelError(
+                f"{checkpoint.path}: metadata 'granitehybrid.ssm.inner_size' = {inner} is no "
+                f"multiple of embedding_length = {width}"
+            )
+        fields["mamba_expand"] = inner // width
+    return fields | {
+        "layer_types": ["attention" if kv else "mamba" for kv in heads],
+        "num_key_value_heads": only(checkpoint, "attention.head_count_kv", heads),
+        "num_local_experts": config.get("num_local_experts") or 0,
+        "shared_intermediate_size": hidden,
+        "position_embedding_type": "rope" if turned in (None, True) else "nope",
+        "mamba_conv_bias": has(checkpoint, ".ssm_conv1d.bias"),
+        "mamba_proj_bias": has(checkpoint, ".ssm_in.bias"),
+        "attention_bias": has(checkpoint, ".attn_q.bias"),
+    }
+
+
+def lfm2(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    heads = read_list(checkpoint, "attention.head_count_kv", config["num_hidden_layers"])
+    return {
+        "layer_types": ["full_attention" if kv else "conv" for kv in heads],
+        "num_key_value_heads": only(checkpoint, "attention.head_count_kv", heads),
+        "block_auto_adjust_ff_dim": False,
+        "norm_eps": config["rms_norm_eps"],
+        "conv_bias": has(checkpoint, ".shortconv.conv.bias"),
+    }
+
+
+def lfm2_moe(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    found = read_scalar(checkpoint, "lfm2moe.leading_dense_block_count")
+    return {
+        **by_sigmoid(checkpoint, config),
+        **lfm2(checkpoint, config),
+        "num_dense_layers": found or 0,
+        "routed_scaling_factor": read_scalar(checkpoint, "lfm2moe.expert_weights_scale"),
+        "use_expert_bias": has(checkpoint, ".exp_probs_b.bias"),
+    }
+
+
+NEMOTRON_H = Family(
+    {
+        "layer_norm_epsilon": LAYER_NORM,
+        "mamba_num_heads": "ssm.time_step_rank",
+        "n_groups": "ssm.group_count",
+        "ssm_state_size": "ssm.state_size",
+        "conv_kernel": "ssm.conv_kernel",
+        "ssm_inner": "ssm.inner_size",
+        "moe_latent_size": "moe_latent_size",
+    },
+    more=nemotron_h,
+    lists=("num_key_value_heads", "intermediate_size"),
+)
+
+HYBRIDS: dict[str, Family] = {
+    "nemotron_h": NEMOTRON_H,
+    "nemotron_h_moe": NEMOTRON_H,
+    "granitehybrid": Family(
+        GRANITE
+        | {
+            "mamba_n_heads": "ssm.time_step_rank",
+            "mamba_n_groups": "ssm.group_count",
+            "mamba_d_state": "ssm.state_size",
+            "mamba_d_conv": "ssm.conv_kernel",
+            "ssm_inner": "ssm.inner_size",
+        },
+        more=granite_hybrid,
+        lists=("num_key_value_heads",),
+    ),
+    "lfm2": Family(
+        {"conv_L_cache": "shortconv.l_cache"}, more=lfm2, lists=("num_key_value_heads",)
+    ),
+    "lfm2moe": Family(
+        {"conv_L_cache": "shortconv.l_cache"}, more=lfm2_moe, lists=("num_key_value_heads",)
+    ),
+}
