@@ -47,7 +47,7 @@ LAYOUT_ERROR = {
     "IQ4_NL": 1e-6,
     "MXFP4": 1e-6,
 }
-# Where weights are integers times a float of their channel (linear_amx_layout.h): that, and what scales
+# Where weights are integers times a float of their channel (linear_amx_layout.h): and what scales
 # lose as integers, by the largest number of a code.
 COMMON_ERROR = {8: 2.5e-4, 12: 2.5e-4, 16: 5e-4, 32: 1e-3, 128: 3.5e-3}
 LARGEST_NUMBER = {"5": 16, "6": 32, "8": 128, "I": 128, "M": 12}
