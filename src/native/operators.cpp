@@ -8,20 +8,19 @@
 namespace ridgeline {
 namespace {
 
-// A thread's block of a rows x cols grid: rows if there are enough for all threads, else columns in steps of 64.
+// f(block) for parts of a rows x cols grid: rows if there are enough for all threads, else columns in steps of 64.
 struct Block {
   std::int64_t row_begin, row_end, col_begin, col_end;
 };
-Block share_block(const Worker& worker, std::int64_t rows, std::int64_t cols) {
-  Block out{0, rows, 0, cols};
+template <class F>
+void each_block(Worker& worker, std::int64_t rows, std::int64_t cols, F f) {
   if (rows >= 2 * worker.num_threads) {
-    worker.share(rows, out.row_begin, out.row_end);
-  } else {
-    worker.share((cols + 63) / 64, out.col_begin, out.col_end);
-    out.col_begin *= 64;
-    out.col_end = std::min(out.col_end * 64, cols);
+    worker.runs(rows, [&](std::int64_t begin, std::int64_t end) { f(Block{begin, end, 0, cols}); });
+  } else if (rows > 0) {
+    worker.runs((cols + 63) / 64, [&](std::int64_t begin, std::int64_t end) {
+      f(Block{0, rows, begin * 64, std::min(end * 64, cols)});
+    });
   }
-  return out;
 }
 
 }  // namespace
@@ -37,14 +36,14 @@ Embed::Embed(std::string name, View y, std::string format, const std::byte* tabl
       scale_(scale) {}
 
 void Embed::run(const StepContext& context, Worker& worker) {
-  std::int64_t begin, end;
-  worker.share(context.rows(y_), begin, end);
-  for (std::int64_t r = begin; r < end; r++) {
-    float* out = context.at(y_) + r * y_.ld;
-    const std::size_t id = static_cast<std::size_t>(context.step.token_ids[static_cast<std::size_t>(r)]);
-    context.kernels.decode_row(format_.c_str(), table_ + id * row_bytes_, y_.width, out);
-    if (scale_ != 1.0f) context.kernels.scale_rows(scale_, out, y_.ld, out, y_.ld, 1, y_.width);
-  }
+  worker.runs(context.rows(y_), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; r++) {
+      float* out = context.at(y_) + r * y_.ld;
+      const std::size_t id = static_cast<std::size_t>(context.step.token_ids[static_cast<std::size_t>(r)]);
+      context.kernels.decode_row(format_.c_str(), table_ + id * row_bytes_, y_.width, out);
+      if (scale_ != 1.0f) context.kernels.scale_rows(scale_, out, y_.ld, out, y_.ld, 1, y_.width);
+    }
+  });
 }
 
 PositionEmbed::PositionEmbed(std::string name, View y, LookupTable table, std::int64_t first)
@@ -88,15 +87,15 @@ std::size_t Norm::scratch_bytes(const Kernels&) const {
 }
 
 void Norm::run(const StepContext& context, Worker& worker) {
-  std::int64_t begin, end;
-  worker.share(context.rows(x_), begin, end);
-  const float* x = context.at(x_) + begin * x_.ld;
-  if (!y_.kind) return context.kernels.norm(args_, x, x_.ld, context.at(y_) + begin * y_.ld, y_.ld, end - begin);
-  float* y = reinterpret_cast<float*>(worker.scratch);
-  for (std::int64_t r = begin; r < end; r++, x += x_.ld) {
-    context.kernels.norm(args_, x, x_.ld, y, y_.width, 1);
-    context.store(y_, y, y_.width, r, 1, 0, y_.width);
-  }
+  worker.runs(context.rows(x_), [&](std::int64_t begin, std::int64_t end) {
+    const float* x = context.at(x_) + begin * x_.ld;
+    if (!y_.kind) return context.kernels.norm(args_, x, x_.ld, context.at(y_) + begin * y_.ld, y_.ld, end - begin);
+    float* y = reinterpret_cast<float*>(worker.scratch);
+    for (std::int64_t r = begin; r < end; r++, x += x_.ld) {
+      context.kernels.norm(args_, x, x_.ld, y, y_.width, 1);
+      context.store(y_, y, y_.width, r, 1, 0, y_.width);
+    }
+  });
 }
 
 namespace {
@@ -119,19 +118,20 @@ std::size_t AddNorm::scratch_bytes(const Kernels&) const {
 }
 
 void AddNorm::run(const StepContext& context, Worker& worker) {
-  std::int64_t begin, end;
-  worker.share(context.rows(a_), begin, end);
-  const float *a = context.at(a_) + begin * a_.ld, *b = context.at(b_) + begin * b_.ld;
-  float* total = context.at(total_) + begin * total_.ld;
-  if (!y_.kind)
-    return context.kernels.add_norm(args_, a, a_.ld, b, b_.ld, total, total_.ld, context.at(y_) + begin * y_.ld, y_.ld,
-                                    end - begin);
-  float* y = reinterpret_cast<float*>(worker.scratch);
-  for (std::int64_t r = begin; r < end; r++, a += a_.ld, b += b_.ld, total += total_.ld) {
-    if (r + 1 < end) prefetch(a + a_.ld, b + b_.ld, y_.width);
-    context.kernels.add_norm(args_, a, a_.ld, b, b_.ld, total, total_.ld, y, y_.width, 1);
-    context.store(y_, y, y_.width, r, 1, 0, y_.width);
-  }
+  const std::int64_t rows = context.rows(a_);
+  worker.runs(rows, [&](std::int64_t begin, std::int64_t end) {
+    const float *a = context.at(a_) + begin * a_.ld, *b = context.at(b_) + begin * b_.ld;
+    float* total = context.at(total_) + begin * total_.ld;
+    if (!y_.kind)
+      return context.kernels.add_norm(args_, a, a_.ld, b, b_.ld, total, total_.ld, context.at(y_) + begin * y_.ld,
+                                      y_.ld, end - begin);
+    float* y = reinterpret_cast<float*>(worker.scratch);
+    for (std::int64_t r = begin; r < end; r++, a += a_.ld, b += b_.ld, total += total_.ld) {
+      if (r + 1 < rows) prefetch(a + a_.ld, b + b_.ld, y_.width);
+      context.kernels.add_norm(args_, a, a_.ld, b, b_.ld, total, total_.ld, y, y_.width, 1);
+      context.store(y_, y, y_.width, r, 1, 0, y_.width);
+    }
+  });
 }
 
 // ---- elementwise
@@ -147,25 +147,26 @@ Elementwise::Elementwise(std::string name, std::string type, Kind kind, View a, 
       activation_(activation) {}
 
 void Elementwise::run(const StepContext& context, Worker& worker) {
-  const Block block = share_block(worker, context.rows(y_), y_.width);
-  const std::int64_t rows = block.row_end - block.row_begin, cols = block.col_end - block.col_begin;
-  if (rows <= 0 || cols <= 0) return;
-  const auto at = [&](const View& view) { return context.at(view) + block.row_begin * view.ld + block.col_begin; };
-  switch (kind_) {
-    case Kind::add:
-      return context.kernels.add_rows(at(a_), a_.ld, at(b_), b_.ld, at(y_), y_.ld, rows, cols);
-    case Kind::scale:
-      return context.kernels.scale_rows(number_, at(a_), a_.ld, at(y_), y_.ld, rows, cols);
-    case Kind::softcap:
-      return context.kernels.softcap_rows(number_, at(a_), a_.ld, at(y_), y_.ld, rows, cols);
-    case Kind::weigh:  // b is one number a row
-      return context.kernels.weigh_rows(at(a_), a_.ld, context.at(b_) + block.row_begin * b_.ld, b_.ld, at(y_), y_.ld,
-                                        rows, cols);
-    case Kind::gate:
-      return context.kernels.gated_rows(activation_, at(a_), a_.ld, at(b_), b_.ld, at(y_), y_.ld, rows, cols);
-    case Kind::activate:
-      return context.kernels.activate_rows(activation_, at(a_), a_.ld, at(y_), y_.ld, rows, cols);
-  }
+  const Kernels& kernels = context.kernels;
+  each_block(worker, context.rows(y_), y_.width, [&](const Block& block) {
+    const std::int64_t rows = block.row_end - block.row_begin, cols = block.col_end - block.col_begin;
+    const auto at = [&](const View& view) { return context.at(view) + block.row_begin * view.ld + block.col_begin; };
+    switch (kind_) {
+      case Kind::add:
+        return kernels.add_rows(at(a_), a_.ld, at(b_), b_.ld, at(y_), y_.ld, rows, cols);
+      case Kind::scale:
+        return kernels.scale_rows(number_, at(a_), a_.ld, at(y_), y_.ld, rows, cols);
+      case Kind::softcap:
+        return kernels.softcap_rows(number_, at(a_), a_.ld, at(y_), y_.ld, rows, cols);
+      case Kind::weigh:  // b is one number a row
+        return kernels.weigh_rows(at(a_), a_.ld, context.at(b_) + block.row_begin * b_.ld, b_.ld, at(y_), y_.ld, rows,
+                                  cols);
+      case Kind::gate:
+        return kernels.gated_rows(activation_, at(a_), a_.ld, at(b_), b_.ld, at(y_), y_.ld, rows, cols);
+      case Kind::activate:
+        return kernels.activate_rows(activation_, at(a_), a_.ld, at(y_), y_.ld, rows, cols);
+    }
+  });
 }
 
 ScaleByPosition::ScaleByPosition(std::string name, View x, View y, Spec spec)
@@ -210,16 +211,16 @@ void Pool::run(const StepContext& context, Worker& worker) {
 SelectRows::SelectRows(std::string name, View x, View y) : Operator(std::move(name), "select_rows"), x_(x), y_(y) {}
 
 void SelectRows::run(const StepContext& context, Worker& worker) {
-  std::int64_t begin, end;
-  worker.share(context.rows(y_), begin, end);
-  for (std::int64_t r = begin; r < end; r++) {
-    const float* x = context.at(x_) + context.step.sampled[static_cast<std::size_t>(r)] * x_.ld;
-    if (y_.kind) {
-      context.store(y_, x, x_.ld, r, 1, 0, y_.width);
-    } else {
-      std::memcpy(context.at(y_) + r * y_.ld, x, static_cast<std::size_t>(y_.width) * sizeof(float));
+  worker.runs(context.rows(y_), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; r++) {
+      const float* x = context.at(x_) + context.step.sampled[static_cast<std::size_t>(r)] * x_.ld;
+      if (y_.kind) {
+        context.store(y_, x, x_.ld, r, 1, 0, y_.width);
+      } else {
+        std::memcpy(context.at(y_) + r * y_.ld, x, static_cast<std::size_t>(y_.width) * sizeof(float));
+      }
     }
-  }
+  });
 }
 
 }  // namespace ridgeline

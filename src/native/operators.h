@@ -4,6 +4,7 @@
 // parted over threads never changes a bit of the result: kernels see whole rows, channels, heads and chunks.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <optional>
@@ -62,7 +63,7 @@ struct StepContext {
   }
 };
 
-// How far a thread's run of an operator's items is given out; operators use the two counts in turn.
+// How far a thread's share of a phase's items is given out; phases use the two counts in turn.
 struct alignas(64) Cursor {
   std::atomic<std::int64_t> next[2] = {0, 0};
 };
@@ -74,35 +75,55 @@ struct Worker {
   ThreadPool& pool;
   std::byte* scratch;
   std::vector<Cursor>& cursors;
-  int turn = 0;              // which of the cursors' counts the operator uses
+  int turn = 0;              // which of the cursors' counts the phase uses
   std::uint64_t waited = 0;  // ticks at an operator's own barriers since the program last took them
 
+  // Between two phases of an operator.
   void barrier() {
     const std::uint64_t arrived = ticks_now();
     pool.barrier(thread);
     waited += ticks_now() - arrived;
+    take_turn();
   }
   // The thread's share of `count` things: contiguous, sizes differing by at most one.
   void share(std::int64_t count, std::int64_t& begin, std::int64_t& end) const {
     begin = count * thread / num_threads;
     end = count * (thread + 1) / num_threads;
   }
-  // f(item) for items [0, count), each once over all threads, at most one call an operator. A thread does its share in
-  // order, then, one by one, what others have left of theirs.
+  // f(item) for items [0, count), each once over all threads, as `pieces` gives them out.
   template <class F>
   void each(std::int64_t count, F f) {
-    for (int i = 0; i < num_threads; i++) {
-      const int owner = (thread + i) % num_threads;
-      const std::int64_t begin = count * owner / num_threads, end = count * (owner + 1) / num_threads;
-      std::atomic<std::int64_t>& next = cursors[static_cast<std::size_t>(owner)].next[turn];
-      for (std::int64_t item; (item = begin + next.fetch_add(1, std::memory_order_relaxed)) < end;) f(item);
-    }
+    pieces(count, 1, [&](std::int64_t item, std::int64_t) { f(item); });
   }
-  // Before every operator but a step's first. Nobody uses the other count since the barrier before this operator, and
-  // nobody will until the next.
+  // f(begin, end) for runs of items that are little work: so few that it takes longer to look at what others have left
+  // are shared.
+  template <class F>
+  void runs(std::int64_t count, F f) {
+    constexpr std::int64_t kPieces = 8;  // of a share
+    if (count >= 4 * num_threads) return pieces(count, (count - 1) / (kPieces * num_threads) + 1, f);
+    std::int64_t begin, end;
+    share(count, begin, end);
+    if (begin < end) f(begin, end);
+  }
+  // Before every phase. Nobody uses the other count since the barrier before this phase, and nobody will until the next.
   void take_turn() {
     turn ^= 1;
     cursors[static_cast<std::size_t>(thread)].next[turn ^ 1].store(0, std::memory_order_relaxed);
+  }
+
+ private:
+  // f(begin, end) for items [0, count), `piece` at a time, at most one call a phase. A thread does its share in order, then
+  // what others have left of theirs: whom another program holds up holds up one piece, not half of the phase. What is
+  // computed does not depend on who does it.
+  template <class F>
+  void pieces(std::int64_t count, std::int64_t piece, F f) {
+    for (int i = 0; i < num_threads; i++) {
+      const int owner = (thread + i) % num_threads;
+      const std::int64_t first = count * owner / num_threads, last = count * (owner + 1) / num_threads;
+      std::atomic<std::int64_t>& next = cursors[static_cast<std::size_t>(owner)].next[turn];
+      for (std::int64_t begin; (begin = first + next.fetch_add(piece, std::memory_order_relaxed)) < last;)
+        f(begin, std::min(begin + piece, last));
+    }
   }
 };
 
@@ -119,8 +140,6 @@ class Operator {
   virtual std::size_t shared_bytes(const Kernels&, std::int64_t) const { return 0; }
 
   const std::string name, type;
-  // The next work item of a phase; the program zeroes it before a step.
-  alignas(64) std::atomic<std::int64_t> next_item{0};
 };
 
 class Embed final : public Operator {

@@ -105,22 +105,24 @@ void HeadsToCache::prefetch(const StepContext& context, const Segment& segment, 
   if (scales > 0) context.kernels.prefetch_slots(begin + codes, scales);
 }
 
-// The cache's lines are cold: nobody has touched them since the layer's last step. They are asked for one head ahead.
+// Of a segment, an item is one head of k or v and its part of q's heads. The cache's lines are cold: nobody has touched
+// them since the layer's last step. They are asked for one head ahead.
 void HeadsToCache::run(const StepContext& context, Worker& worker) {
   const std::vector<Segment>& segments = context.step.segments;
-  const std::int64_t count = static_cast<std::int64_t>(segments.size());
-  const std::int64_t heads = spec_.writes_kv ? 2 * spec_.place.kv_heads : 0;
-  const auto segment = [&](std::int64_t i) -> const Segment& { return segments[static_cast<std::size_t>(i)]; };
-  std::int64_t begin, end, q_begin, q_end;
-  worker.share(count * heads, begin, end);
-  worker.share(count * spec_.q_heads, q_begin, q_end);
-  if (begin < end) prefetch(context, segment(begin / heads), begin % heads);
-  for (std::int64_t i = q_begin; i < q_end; i++)
-    turn_query(context, segment(i / spec_.q_heads), i % spec_.q_heads);
-  for (std::int64_t i = begin; i < end; i++) {
-    if (i + 1 < end) prefetch(context, segment((i + 1) / heads), (i + 1) % heads);
-    write(context, worker, segment(i / heads), i % heads);
-  }
+  const std::int64_t heads = spec_.writes_kv ? 2 * spec_.place.kv_heads : 0, q_heads = spec_.q_heads;
+  const std::int64_t items = heads > 0 ? heads : q_heads, count = static_cast<std::int64_t>(segments.size()) * items;
+  const auto segment = [&](std::int64_t i) -> const Segment& { return segments[static_cast<std::size_t>(i / items)]; };
+  std::int64_t begin, end;
+  worker.share(count, begin, end);
+  if (heads > 0 && begin < end) prefetch(context, segment(begin), begin % heads);
+  worker.runs(count, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; i++) {
+      if (heads > 0 && i + 1 < count) prefetch(context, segment(i + 1), (i + 1) % heads);
+      for (std::int64_t q = i % items * q_heads / items; q < (i % items + 1) * q_heads / items; q++)
+        turn_query(context, segment(i), q);
+      if (heads > 0) write(context, worker, segment(i), i % heads);
+    }
+  });
 }
 
 // ---- attention
@@ -214,75 +216,91 @@ void Attention::run(const StepContext& context, Worker& worker) {
   }
 }
 
-// One new token a row: each thread takes a run of (row, KV head), and asks for the next one's keys before it computes.
+// One new token a row: an item is a (row, KV head). The keys of the one after it are asked for meanwhile.
 void Attention::run_decode(const StepContext& context, Worker& worker) const {
-  const std::int64_t kv_heads = num_groups();
-  std::int64_t begin, end;
-  worker.share(static_cast<std::int64_t>(context.step.rows.size()) * kv_heads, begin, end);
-  const auto item = [&](std::int64_t i) {
+  const std::int64_t kv_heads = num_groups(), count = static_cast<std::int64_t>(context.step.rows.size()) * kv_heads;
+  const auto args_of = [&](std::int64_t i) {
     return args(context, context.step.rows[static_cast<std::size_t>(i / kv_heads)], i % kv_heads);
   };
-  if (begin == end) return;
-  AttentionArgs now = item(begin);
-  for (std::int64_t i = begin; i < end; i++) {
-    const AttentionArgs next = item(i + 1 < end ? i + 1 : i);
-    attention_of(context.kernels).attend(now, 0, 1, i + 1 < end ? &next : nullptr, worker.scratch);
-    now = next;
-  }
+  worker.each(count, [&](std::int64_t i) {
+    const bool last = i + 1 == count;
+    const AttentionArgs now = args_of(i), next = args_of(last ? i : i + 1);
+    attention_of(context.kernels).attend(now, 0, 1, last ? nullptr : &next, worker.scratch);
+  });
 }
 
-void Attention::run_whole(const StepContext& context, Worker& worker) {
+namespace {
+
+// Items of rows, counted through them in order: where one lies. A thread asks for them mostly in order.
+template <class CountOf>
+class RowItems {
+ public:
+  RowItems(const std::vector<StepRow>& rows, CountOf count_of) : rows_(rows), count_of_(count_of) {}
+  std::int64_t total() const {
+    std::int64_t total = 0;
+    for (const StepRow& row : rows_) total += count_of_(row);
+    return total;
+  }
+  // The row that an item is of; `item` becomes its number there.
+  const StepRow& row_of(std::int64_t& item) {
+    if (item < begin_) begin_ = 0, index_ = 0;
+    while (item >= begin_ + count_of_(rows_[index_])) begin_ += count_of_(rows_[index_++]);
+    item -= begin_;
+    return rows_[index_];
+  }
+
+ private:
+  const std::vector<StepRow>& rows_;
+  CountOf count_of_;
+  std::size_t index_ = 0;
+  std::int64_t begin_ = 0;
+};
+
+}  // namespace
+
+void Attention::run_whole(const StepContext& context, Worker& worker) const {
   const std::int64_t kv_heads = num_groups();
   const std::int64_t queries = queries_per_item(spec_.num_heads / kv_heads, spec_.place.key_dim);
-  std::int64_t item = next_item.fetch_add(1, std::memory_order_relaxed), first = 0;
-  for (const StepRow& row : context.step.rows) {
-    const std::int64_t blocks = (row.num_new + queries - 1) / queries;
-    for (; item < first + blocks * kv_heads; item = next_item.fetch_add(1, std::memory_order_relaxed)) {
-      // Last queries first: they see most, and short items at the end even the threads out.
-      const std::int64_t block = blocks - 1 - (item - first) / kv_heads;
-      attention_of(context.kernels).attend(args(context, row, (item - first) % kv_heads), block * queries,
-                             std::min((block + 1) * queries, row.num_new), nullptr, worker.scratch);
-    }
-    first += blocks * kv_heads;
-  }
+  const auto blocks_of = [&](const StepRow& row) { return (row.num_new + queries - 1) / queries; };
+  RowItems items(context.step.rows, [&](const StepRow& row) { return blocks_of(row) * kv_heads; });
+  worker.each(items.total(), [&](std::int64_t item) {
+    const StepRow& row = items.row_of(item);
+    // Last queries first: they see most, and short items at the end even the threads out.
+    const std::int64_t block = blocks_of(row) - 1 - item / kv_heads;
+    attention_of(context.kernels).attend(args(context, row, item % kv_heads), block * queries,
+                                         std::min((block + 1) * queries, row.num_new), nullptr, worker.scratch);
+  });
 }
 
+// An item is a chunk of a (row, KV head); then, after a barrier, all chunks of one.
 void Attention::run_split(const StepContext& context, Worker& worker) const {
   const std::int64_t kv_heads = num_groups(), group = spec_.num_heads / kv_heads;
-  const std::int64_t stride = ridgeline::partial_floats(spec_.place.value_dim);
-  std::int64_t total = 0;
-  for (const StepRow& row : context.step.rows) {
-    const Chunks chunks = chunks_of(row, spec_.place.window, spec_.chunked);
-    total += (chunks.end - chunks.begin) * kv_heads;
-  }
-  std::int64_t begin, end;
-  worker.share(total, begin, end);
-  std::int64_t first = 0;
-  float* partials = context.partials;
-  for (const StepRow& row : context.step.rows) {
-    const Chunks chunks = chunks_of(row, spec_.place.window, spec_.chunked);
-    const std::int64_t count = chunks.end - chunks.begin, floats = row.num_new * group * stride;
-    const std::int64_t last = std::min(end - first, count * kv_heads) - 1;
-    for (std::int64_t i = std::max(begin - first, std::int64_t{0}); i <= last; i++) {
-      const AttentionArgs now = args(context, row, i / count), then = args(context, row, (i + 1) / count % kv_heads);
-      const AttentionNext next{i < last ? &then : nullptr, chunks.begin + (i + 1) % count};
-      attention_of(context.kernels).attend_chunk(now, 0, row.num_new, chunks.begin + i % count, next, partials + i * floats,
-                                   worker.scratch);
-    }
-    first += count * kv_heads;
-    partials += count * kv_heads * floats;
-  }
+  const std::int64_t stride = group * ridgeline::partial_floats(spec_.place.value_dim);
+  const auto chunks = [&](const StepRow& row) { return chunks_of(row, spec_.place.window, spec_.chunked); };
+  const auto count_of = [&](const StepRow& row) { return chunks(row).end - chunks(row).begin; };
+  // Of a row's first item; queries of a row are few.
+  const auto partials_of = [&](const StepRow& row) {
+    float* out = context.partials;
+    for (const StepRow* before = context.step.rows.data(); before != &row; before++)
+      out += count_of(*before) * kv_heads * before->num_new * stride;
+    return out;
+  };
+  RowItems items(context.step.rows, [&](const StepRow& row) { return count_of(row) * kv_heads; });
+  worker.each(items.total(), [&](std::int64_t item) {
+    const StepRow& row = items.row_of(item);
+    const std::int64_t count = count_of(row), begin = chunks(row).begin, next = item + 1;
+    const AttentionArgs now = args(context, row, item / count), then = args(context, row, next / count % kv_heads);
+    attention_of(context.kernels).attend_chunk(now, 0, row.num_new, begin + item % count,
+                                               {next < count * kv_heads ? &then : nullptr, begin + next % count},
+                                               partials_of(row) + item * row.num_new * stride, worker.scratch);
+  });
   worker.barrier();
-  std::int64_t item = 0;
-  partials = context.partials;
-  for (const StepRow& row : context.step.rows) {
-    const Chunks chunks = chunks_of(row, spec_.place.window, spec_.chunked);
-    const std::int64_t floats = (chunks.end - chunks.begin) * row.num_new * group * stride;
-    for (std::int64_t kv_head = 0; kv_head < kv_heads; kv_head++, item++, partials += floats)
-      if (item % worker.num_threads == worker.thread)
-        context.kernels.merge_chunks(args(context, row, kv_head), 0, row.num_new, chunks.begin, chunks.end, partials,
-                                     worker.scratch);
-  }
+  worker.each(static_cast<std::int64_t>(context.step.rows.size()) * kv_heads, [&](std::int64_t item) {
+    const StepRow& row = context.step.rows[static_cast<std::size_t>(item / kv_heads)];
+    const float* partials = partials_of(row) + item % kv_heads * count_of(row) * row.num_new * stride;
+    context.kernels.merge_chunks(args(context, row, item % kv_heads), 0, row.num_new, chunks(row).begin,
+                                 chunks(row).end, partials, worker.scratch);
+  });
 }
 
 }  // namespace ridgeline

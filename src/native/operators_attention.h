@@ -80,10 +80,7 @@ class Attention final : public Operator {
   void run(const StepContext& context, Worker& worker) override;
   std::size_t scratch_bytes(const Kernels& kernels) const override;
   // Where outputs go, in a step whose values another operator places; by one thread, before a barrier.
-  void place_output(const View& out) {
-    spec_.out = out;
-    next_item.store(0, std::memory_order_relaxed);
-  }
+  void place_output(const View& out) { spec_.out = out; }
   // Floats of `num_chunks` chunks of one token, all heads.
   std::int64_t partials_floats(std::int64_t num_chunks) const;
   const CacheAttention& attention_of(const Kernels& kernels) const {
@@ -96,7 +93,7 @@ class Attention final : public Operator {
 
  private:
   bool splits_context(const StepContext& context, int num_threads) const;
-  void run_whole(const StepContext& context, Worker& worker);
+  void run_whole(const StepContext& context, Worker& worker) const;
   void run_decode(const StepContext& context, Worker& worker) const;
   void run_split(const StepContext& context, Worker& worker) const;
 

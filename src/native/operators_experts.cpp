@@ -379,7 +379,6 @@ void Experts::run(const StepContext& context, Worker& worker) {
   worker.barrier();
   multiply_hidden(context, worker, at);
   worker.barrier();
-  worker.take_turn();
   multiply_down(context, worker, at);
   worker.barrier();
   add_up(context, worker, at);

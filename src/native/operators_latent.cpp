@@ -125,13 +125,11 @@ void LatentAttention::run(const StepContext& context, Worker& worker) {
                   static_cast<std::size_t>(rope) * sizeof(float));
   worker.barrier();
   if (selects(context)) {
-    worker.take_turn();
     attend_chosen(inside, context.at(*spec_.chosen), worker);
   } else {
     over_latents_.run(inside, worker);
   }
   worker.barrier();
-  worker.take_turn();
   each_head(context, worker, spec_.expand, inside.at(y), y.ld, context.at(spec_.out), spec_.out.ld,
             spec_.out.width / heads);
 }

@@ -229,9 +229,7 @@ void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int3
   const std::int64_t ahead = std::min(step_.end_position + 64, rows_.limits().max_context);
   for (const auto& table : rope_tables_)
     if (table->num_ready < step_.end_position) table->extend(ahead);
-  for (const auto& op : operators_) op->next_item.store(0, std::memory_order_relaxed);
   for (Cursor& cursor : cursors_) cursor.next[1].store(0, std::memory_order_relaxed);
-  next_sample_.store(0, std::memory_order_relaxed);
   step_begin_ = ticks_now();
   num_marked_ = operators_.size() + (sampling ? 1 : 0);
   before_sampling_ = sampling && before_sampling ? &before_sampling : nullptr;
@@ -306,6 +304,7 @@ void Program::run_thread(int thread, bool sampling) {
     }
     pool_.barrier(thread);
   }
+  worker.take_turn();
   if (sampling) marked([&] { sample_rows(context, worker); });
 }
 
@@ -375,8 +374,8 @@ void Program::plan_samples() {
 }
 
 void Program::sample_rows(const StepContext& context, Worker& worker) {
-  for (std::size_t i; (i = static_cast<std::size_t>(next_sample_.fetch_add(1, std::memory_order_relaxed))) < items_.size();) {
-    SampleItem& item = items_[i];
+  worker.each(static_cast<std::int64_t>(items_.size()), [&](std::int64_t i) {
+    SampleItem& item = items_[static_cast<std::size_t>(i)];
     RowSample& sample = samples_[static_cast<std::size_t>(item.sample)];
     const float* logits = context.at(logits_) + item.logits_row * logits_.ld;
     if (item.scores) {
@@ -387,7 +386,7 @@ void Program::sample_rows(const StepContext& context, Worker& worker) {
       kernels_.sample(row.sampling.args, logits, logits_.width, row.tokens.data(),
                       static_cast<std::int64_t>(row.tokens.size()), worker.scratch, sample.result);
     }
-  }
+  });
 }
 
 // A fault anywhere in a row is the row's; a token goes to its row.

@@ -167,7 +167,6 @@ class Program {
   std::vector<RowSample> samples_;
   std::vector<SampleItem> items_;
   std::vector<Candidate> candidates_;  // of all samples
-  alignas(64) std::atomic<std::int64_t> next_sample_{0};
 
   // What a thread saw of an operator in the last step: when it came to it, when it was done, and what it waited within.
   struct Mark {

@@ -159,6 +159,42 @@ def test_threads_fusion(format_name: str, isa: str) -> None:
         assert np.array_equal(logits(cpu, [200, 3, 1], shuffled(1)), first), (threads, fused)
 
 
+def of_batches(cpu: CpuExecutor) -> Floats:
+    """Logits of 24 rows of all lengths: their prompts in one step, then three tokens each, then
+    half of them decoding while the others prefill once more.
+    """
+    lengths = [1 + 11 * i % 127 for i in range(24)]
+    blocks = iter(range(NUM_BLOCKS))
+    have = [0] * len(lengths)
+
+    def row(i: int, new: int, done: int) -> PlanRow:
+        need = -(-(done + new) // 16)
+        added = spread(cpu, [next(blocks) for _ in range(need - have[i])])
+        have[i] = need
+        return PlanRow(i, new, done, 1, added)
+
+    for i, length in enumerate(lengths):
+        cpu.open_row(i, TOKENS[: length + 12], RowSampling())
+    steps = [[row(i, length, 0) for i, length in enumerate(lengths)]]
+    steps.extend([row(i, 1, length + t) for i, length in enumerate(lengths)] for t in range(3))
+    steps.append([row(i, 1 + 8 * (i % 2), n + 3) for i, n in enumerate(lengths)])
+    found = [cpu.forward(StepPlan(tuple(rows))) for rows in steps]
+    for i in range(len(lengths)):
+        cpu.close_row(i)
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "plain"])
+def test_who_computes_what(fused: bool) -> None:
+    """More threads than cores: some are always held up, and others take the pieces of theirs."""
+    expected = of_batches(executor("Q4_1", AVAILABLE[0], 1, fused))
+    assert np.isfinite(expected).all()
+    for threads in (2, 5):
+        cpu = executor("Q4_1", AVAILABLE[0], threads, fused)
+        for _ in range(3):
+            assert np.array_equal(of_batches(cpu), expected), threads
+
+
 @isas
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_values_between_operators_as_float32_or_as_activations(format_name: str, isa: str) -> None:
