@@ -433,14 +433,13 @@ MIXTURES = (
             moe_k=3,
             moe_num_shared_experts=2,
             moe_layer_start_index=1,
-            moe_layer_end_index=1,
-            moe_layer_interval=1,
+            moe_layer_end_index=2,
+            moe_layer_interval=2,
             num_experts_per_tok=3,
             use_bias=False,
             tie_word_embeddings=True,
         ),
         draw=1,
-        gguf_type=None,
     ),
     # K-EXAONE: layers without a window do not turn; experts chosen in groups.
     Case(
@@ -473,7 +472,6 @@ MIXTURES = (
             rope_scaling={"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
             use_qk_norm=True,
         ),
-        gguf_type=None,
     ),
     Case(
         "hunyuan_moe",
@@ -488,7 +486,6 @@ MIXTURES = (
             moe_intermediate_size=[16, 16],
             use_qk_norm=True,
         ),
-        gguf_type=None,
     ),
     # MiMo-V2-Flash: sinks and more keys in windows, values narrower than keys, a third of it turns.
     Case(

@@ -67,6 +67,9 @@ _ARCHITECTURES = {
     "granitemoehybrid": gguf.MODEL_ARCH.GRANITE_HYBRID,
     "lfm2": gguf.MODEL_ARCH.LFM2,
     "lfm2_moe": gguf.MODEL_ARCH.LFM2MOE,
+    "hunyuan_v1_dense": gguf.MODEL_ARCH.HUNYUAN_DENSE,
+    "hunyuan_v1_moe": gguf.MODEL_ARCH.HUNYUAN_MOE,
+    "ernie4_5_moe": gguf.MODEL_ARCH.ERNIE4_5_MOE,
     "mamba": gguf.MODEL_ARCH.MAMBA,
     "falcon_mamba": gguf.MODEL_ARCH.MAMBA,
     "mamba2": gguf.MODEL_ARCH.MAMBA2,
@@ -145,6 +148,9 @@ def _write_rope(writer: gguf.GGUFWriter, config: Mapping[str, Any], head_dim: in
     if "rope_type" in rope:
         scaling = rope
     theta = rope["rope_theta"]
+    if "alpha" in scaling:
+        theta *= scaling["alpha"] ** (head_dim / (head_dim - 2))
+        scaling = {}
     writer.add_rope_freq_base(theta)
     if config["model_type"] == "gemma3_text":
         writer.add_rope_freq_base_swa(config["rope_local_base_freq"])
@@ -266,12 +272,12 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
     elif config["model_type"] == "phi3":
         writer.add_sliding_window(config["sliding_window"] or 0)
     _write_family(writer, config)
-    counts = ("num_experts", "num_local_experts", "n_routed_experts")
+    counts = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
     experts = next((config[name] for name in counts if name in config), None)
     if experts:
         writer.add_expert_count(experts)
         writer.add_expert_used_count(config.get("num_experts_per_tok", config.get("top_k_experts")))
-    if "moe_intermediate_size" in config:
+    if isinstance(config.get("moe_intermediate_size"), int):
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     if "shared_expert_intermediate_size" in config:
         writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
@@ -386,6 +392,14 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
                 # The converter leaves it out: it is 1 in what is published.
                 writer.add_expert_weights_scale(config["routed_scaling_factor"])
                 writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+        case "hunyuan_v1_moe":
+            writer.add_expert_shared_feed_forward_length(config["intermediate_size"])
+            writer.add_expert_feed_forward_length(config["moe_intermediate_size"][0])
+            writer.add_expert_shared_count(config["num_shared_expert"][0])
+        case "ernie4_5_moe":
+            writer.add_interleave_moe_layer_step(config["moe_layer_interval"])
+            writer.add_leading_dense_block_count(config["moe_layer_start_index"])
+            writer.add_expert_shared_count(config["moe_num_shared_experts"])
         case "llama4_text":
             writer.add_interleave_moe_layer_step(config["interleave_moe_layer_step"])
             writer.add_expert_feed_forward_length(config["intermediate_size"])

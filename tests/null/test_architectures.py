@@ -252,6 +252,7 @@ def test_which_architectures_turn_neighbouring_channels() -> None:
         *("GlmMoeDsaForCausalLM", "KimiK25ForConditionalGeneration"),
         *("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
         *("command-r", "cohere2", "glm4", "ernie4_5", "deepseek2", "llama4"),
+        "ernie4_5-moe",
         *(
             "llama",
             "granite",

@@ -324,6 +324,20 @@ def gemma4(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, ob
     }
 
 
+def ernie_moe(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    def read(key: str, default: int) -> object:
+        found = read_scalar(checkpoint, f"ernie4_5-moe.{key}")
+        return default if found is None else found
+
+    return {
+        "moe_num_experts": config.get("num_experts"),
+        "num_experts": None,
+        "moe_num_shared_experts": read("expert_shared_count", 0),
+        "moe_layer_start_index": read("leading_dense_block_count", 0),
+        "moe_layer_interval": read("interleave_moe_layer_step", 1),
+    }
+
+
 LLAMA4_128_EXPERTS = 128  # Maverick, the one without norms of heads; files have no key for it
 
 
@@ -395,6 +409,9 @@ FAMILIES: dict[str, Family] = {
         more=gemma4,
         lists=("num_key_value_heads",),
     ),
+    "hunyuan-dense": Family(flags=QKV_BIASES),
+    "hunyuan-moe": Family(flags=QKV_BIASES),
+    "ernie4_5-moe": Family(flags={"use_bias": "blk.0.attn_output.bias"}, more=ernie_moe),
     "mistral3": Family(known=("rope.scaling.yarn_log_multiplier",), more=mistral3),
     "llama4": Family({"interleave_moe_layer_step": "interleave_moe_layer_step"}, more=llama4),
     "gemma2": Family({"attn_logit_softcapping": "attn_logit_softcapping"}, more=gemma2),
