@@ -87,7 +87,8 @@ def test_an_arithmetic_without_units_runs_on_wider_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("h20O", "h200"), ("b20", "b200"), ("mi300", "mi300x"), ("", "a100")]
+    ("name", "nearest"),
+    [("h20O", "h200"), ("b20", "b200"), ("mi300", "mi300x"), ("", "a100"), ("h999", "h100")],
 )
 def test_unknown_names_are_told_the_nearest(name: str, nearest: str) -> None:
     with pytest.raises(RidgelineError, match=f"nearest: .*{nearest}"):

@@ -215,3 +215,12 @@ def test_the_engines_version_and_the_profile_matter(found: Searched) -> None:
 def test_an_engine_is_one_that_is_known(text: str) -> None:
     with pytest.raises(RequestError, match="--engine"):
         parse_engine("--engine", text)
+
+
+def test_models_that_are_compared_need_no_first_one(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--gpu", "h100", "--count", "1", "--input", "500", "--output", "100", "--no-trials"]
+    names = "llama-3.1-8b,qwen3-8b"
+    assert main(["plan", "--compare", names, *asked, "--precision", "fp8", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["models"]) == 2
+    assert main(["plan", *asked]) == 2
+    assert "MODEL: say which" in capsys.readouterr().err

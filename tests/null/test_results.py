@@ -42,6 +42,11 @@ LLAMA = [
     {"n_prompt": 0, "n_gen": 128, "n_depth": 4096, "avg_ns": 1_280_000_000},
 ]
 
+OURS = [
+    {"phase": "prefill", "batch": 1, "context": 512, "tokens_per_s": {"median": 2048.0}},
+    {"phase": "decode", "batch": 4, "context": 2048, "tokens_per_s": {"median": 200.0}},
+]
+
 
 def written(path: Path, what: object) -> Path:
     path.write_text(what if isinstance(what, str) else json.dumps(what))
@@ -61,6 +66,9 @@ def test_each_format_is_read(tmp_path: Path) -> None:
     prompt, answer = read_results(written(tmp_path / "e", LLAMA))
     assert (prompt.input_tokens, prompt.ttft, prompt.tpot) == (512, 0.1, None)
     assert (answer.input_tokens, answer.output_tokens, answer.tpot) == (4096, 128, 0.01)
+    prompt, answer = read_results(written(tmp_path / "g", OURS))
+    assert (prompt.input_tokens, prompt.ttft, prompt.tpot) == (512, 0.25, None)
+    assert (answer.concurrency, answer.input_tokens, answer.tpot) == (4, 2048, 0.02)
     lines = "\n".join(json.dumps(VLLM) for _ in range(3))
     assert len(read_results(written(tmp_path / "f", lines))) == 3
 
@@ -78,6 +86,8 @@ def test_each_format_is_read(tmp_path: Path) -> None:
         ({**GENAI, "input_config": {}}, "states no concurrency"),
         ({**GENAI, "time_to_first_token": {"avg": 1, "unit": "fortnights"}}, "fortnights"),
         ({"n_gen": 1, "n_prompt": 1, "avg_ns": 5}, "run them apart"),
+        ({**OURS[0], "tokens_per_s": 5}, "an object with median"),
+        ({**OURS[0], "tokens_per_s": {"median": 0}}, "tokens_per_s.median = 0"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, what: object, message: str) -> None:

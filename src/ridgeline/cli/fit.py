@@ -16,8 +16,8 @@ Examples:
   ridgeline fit c4.json c64.json --model llama-3.3-70b --gpu h200 --engine vllm --out ours.toml
 
 Reads vllm bench serve (--save-result), sglang.bench_serving, GenAI-Perf and AIPerf exports,
-llama-bench -o json, and {"rows": [{"concurrency", "input_tokens", "output_tokens", "tpot_ms",
-"ttft_ms"}, ...]}.
+llama-bench -o json, ridgeline bench latency --json, and {"rows": [{"concurrency",
+"input_tokens", "output_tokens", "tpot_ms", "ttft_ms"}, ...]}.
 """
 
 
@@ -47,6 +47,7 @@ def fit(
     """
     import numpy as np
 
+    from ridgeline.cli.roofline import write
     from ridgeline.cost.accelerator import load_accelerator
     from ridgeline.cost.chip import Mesh
     from ridgeline.cost.deployment import deploy
@@ -116,7 +117,7 @@ def fit(
     if out is None:
         sys.stdout.write(profile_text(found))
     else:
-        out.write_text(profile_text(found), encoding="utf-8")
+        write(out, profile_text(found))
         sys.stderr.write(f"wrote {out}: ridgeline plan --profile {out}\n")
 
 

@@ -54,8 +54,11 @@ predictions are.
 def plan(
     context: typer.Context,
     model: Annotated[
-        str, typer.Argument(help="A published model, config.json, folder or GGUF file.")
-    ],
+        str | None,
+        typer.Argument(
+            help="A published model, config.json, folder or GGUF file. Or name some in --compare."
+        ),
+    ] = None,
     gpu: Annotated[
         str, typer.Option(help="Accelerators, as `ridgeline roofline --list` names them.")
     ] = "h200",
@@ -165,6 +168,11 @@ def plan(
     from ridgeline.plan.search import search
 
     settings: Settings = context.obj
+    others = listed("--compare", compare)
+    if model is None:
+        if not others:
+            raise RequestError("MODEL", "say which: ridgeline plan llama-3.3-70b")
+        model, *others = others
     if emit is not None and emit not in ENGINES:
         raise RequestError("--emit", f"{emit!r}; there are: {', '.join(ENGINES)}")
     if not 1 <= top <= 1000:
@@ -176,7 +184,7 @@ def plan(
         if hardware != "this":
             raise RequestError("--hardware", f"{hardware!r}; there is: this. Others are --gpu's")
         _plan_here(
-            context, [model, *listed("--compare", compare)], arrivals, num_input, num_output, rate,
+            context, [model, *others], arrivals, num_input, num_output, rate,
             slo, slo_at, precision, kv, chunk, (watts, usd_per_kwh, usd_per_hour), top, emit, html,
             as_json,
         )  # fmt: skip
@@ -187,7 +195,7 @@ def plan(
         if value is not None:
             raise RequestError(option, "is of this machine; accelerators have prices of their own")
     accelerators = [load_accelerator(name) for name in listed("--gpu", gpu)]
-    models = [planned_model(one, settings) for one in (model, *listed("--compare", compare))]
+    models = [planned_model(one, settings) for one in (model, *others)]
     drafter = drafter_of(models[0][1], drafts, draft_model, acceptance, precision, settings)
     asked = make_asked(
         num_input, num_output, count, rate, slo, slo_at, precision, kv,

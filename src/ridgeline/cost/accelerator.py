@@ -256,7 +256,10 @@ def _find(name: str) -> str:
     key = "-".join(name.strip().lower().replace("_", "-").split())
     if key in known:
         return known[key]
-    near = get_close_matches(key, known, n=4, cutoff=0.5) or sorted(known)
+    near = get_close_matches(key, known, n=4, cutoff=0.5)
+    # A number that there is not (h999): those of the same letters.
+    letters = key.rstrip("0123456789")
+    near = near or [n for n in sorted(known) if letters and n.startswith(letters)] or sorted(known)
     shown = list(dict.fromkeys(known[n] for n in near))[:4]
     raise RidgelineError(
         f"there is no accelerator {name!r}; nearest: {', '.join(map(short_name, shown))} "

@@ -1,5 +1,5 @@
 """Benchmark results of others' tools as measurements: `vllm bench serve` and SGLang's, GenAI-Perf
-and AIPerf, llama-bench, and rows of our own.
+and AIPerf, llama-bench, `ridgeline bench latency`, and rows of one's own.
 
 Each reader takes parsed JSON and knows a format by the fields that only it has. Files are from
 outside: what is missing, of the wrong kind or absurd is a RidgelineError with the file and field.
@@ -18,6 +18,8 @@ from ridgeline.errors import RidgelineError
 
 MOST_BYTES = 256 * 1024 * 1024
 MOST = 1e9
+# Tokens of an answer, where steps at a context were timed and not answers.
+STEPS = 64.0
 MILLISECONDS = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 
 
@@ -151,11 +153,24 @@ def _of_ours(run: Mapping[str, Any], where: str) -> Result:
     )
 
 
+def _of_bench_latency(run: Mapping[str, Any], where: str) -> Result:
+    """A record of `ridgeline bench latency --json`: a prompt, or steps of so many rows."""
+    speed = run.get("tokens_per_s")
+    if not isinstance(speed, dict):
+        raise RidgelineError(f"{where}: tokens_per_s: an object with median is needed")
+    rate = _checked(speed.get("median"), "tokens_per_s.median", where, least=1e-6)
+    rows, context = (_number(run, field, where, least=1) for field in ("batch", "context"))
+    if run["phase"] == "prefill":
+        return Result("ridgeline bench latency", rows, context, 1.0, None, rows * context / rate)
+    return Result("ridgeline bench latency", rows, context, STEPS, rows / rate, None)
+
+
 # By a field that no other format has.
 READERS: dict[str, Callable[[Mapping[str, Any], str], Result]] = {
     "total_input_tokens": _of_vllm,
     "inter_token_latency": _of_genai_perf,
     "n_gen": _of_llama_bench,
+    "tokens_per_s": _of_bench_latency,
     "input_tokens": _of_ours,
 }
 
