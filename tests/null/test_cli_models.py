@@ -165,6 +165,20 @@ def test_expected_errors_are_one_line_and_code_2(
     assert "Traceback" not in text
 
 
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        (">/dev/full", 2, "error: the output cannot be written: No space left on device\n"),
+    ],
+)
+def test_whoever_reads_the_output_or_not(redirected: str, code: int, said: str) -> None:
+    command = f"{sys.executable} -m ridgeline.cli.main list --available {redirected}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
 def test_environment_forbids_the_network(
     cache: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:

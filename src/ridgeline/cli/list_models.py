@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,17 +49,26 @@ def list_models(
             f"`ridgeline list --available` shows what can be pulled\n"
         )
     else:
-        table = _table("name", "format", "size", "path", "source", "pulled (UTC)")
+        shown = _columns()
+        table = _table(*shown)
         for model in models:
-            values = _fields(model)
-            size, when = _size(model.size_bytes), model.pulled_at[:16].replace("T", " ")
-            table.add_row(
-                *map(
-                    _text,
-                    (values["name"], values["format"], size, values["path"], model.source, when),
-                )
-            )
+            values = {
+                **_fields(model),
+                "size": _size(model.size_bytes),
+                "pulled (UTC)": model.pulled_at[:16].replace("T", " "),
+            }
+            table.add_row(*[_text(values[name]) for name in shown])
         _print(table)
+
+
+def _columns() -> tuple[str, ...]:
+    """What a terminal is wide enough for; --json and pipes have all."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    if width < 80:
+        return ("name", "size")
+    if width < 140:
+        return ("name", "format", "size", "path")
+    return ("name", "format", "size", "path", "source", "pulled (UTC)")
 
 
 def _fields(model: CachedModel) -> dict[str, object]:

@@ -7,6 +7,8 @@ inside the command: `ridgeline --help` must not wait for NumPy.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -101,6 +103,9 @@ _VALUES = ("--cache-dir",)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
+    for name in ("stdout", "stderr"):  # closed by who started us: as good as nobody who reads
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     arguments = _global_options_first(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments[: (*arguments, "--").index("--")]
     try:
@@ -112,6 +117,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RidgelineError as error:
         return _report(str(error), debug, code=2)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else it would be tried again at the end
+            return _report(f"the output cannot be written: {error.strerror}", debug, code=2)
         if hasattr(error, "format_message"):  # typer's class for it moves from version to version
             return _report_usage(error, debug)
         text = f"internal: {type(error).__name__}: {error}"
