@@ -123,6 +123,27 @@ TEMPLATES = {
         around=("[", "]"),
     ),
 }
+# Arguments that are no JSON: texts between marks of their own.
+_BRACED = (
+    "{% macro value(v) %}{% if v is string %}Q{{ v }}Q{% elif v is boolean %}"
+    "{{ 'true' if v else 'false' }}{% elif v is mapping %}{{ '{' }}{% for k, x in v | dictsort %}"
+    "{{ k }}:{{ value(x) }}{% if not loop.last %},{% endif %}{% endfor %}{{ '}' }}"
+    "{% elif v is sequence %}[{% for x in v %}{{ value(x) }}{% if not loop.last %},{% endif %}"
+    "{% endfor %}]{% else %}{{ v }}{% endif %}{% endmacro %}"
+)
+TEMPLATES["gemma 4"] = _BRACED.replace("Q", '<|"|>') + template(
+    "<|tool_call>call:{{ f.name }}{{ value(f.arguments) }}<tool_call|>"
+)
+TEMPLATES["functiongemma"] = _BRACED.replace("Q", "<escape>") + template(
+    "<start_function_call>call:{{ f.name }}{{ value(f.arguments) }}<end_function_call>"
+)
+TEMPLATES["deepseek v3.2"] = template(
+    '<｜DSML｜invoke name="{{ f.name }}">\n'
+    + _PAIRS
+    + """<｜DSML｜parameter name="{{ k }}" string="{{ 'true' if v is string else 'false' }}">"""
+    "{{ v if v is string else v | tojson }}</｜DSML｜parameter>\n{% endfor %}</｜DSML｜invoke>\n",
+    around=("<｜DSML｜function_calls>\n", "</｜DSML｜function_calls>"),
+)
 _THINKS = "{# <think> </think> #}"
 HARMONY = (
     _TOOLS + "{# functions. <|channel|> <|message|> #}" + LOOP + "<|start|>{{ m.role }}<|message|>"

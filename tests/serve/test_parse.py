@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from typing import Any
 
 import pytest
 
@@ -204,3 +206,46 @@ def test_marks_are_what_a_tokenizer_must_show() -> None:
     marks = model("hermes").markers
     assert {"<tool_call>\n", "</think>"} <= set(marks)
     assert model("llama").reasoning == ReasoningFormat("<think>", "</think>")
+
+
+def test_braces_are_read_however_they_are_written() -> None:
+    def read(arguments: str) -> list[tuple[str, Any]]:
+        return calls_of(
+            parse(model("gemma 4"), f"<|tool_call>call:get_weather{arguments}<tool_call|>")
+        )
+
+    q = '<|"|>'
+    for written_so, meant in (
+        (f"{{city:{q}Ulm{q},days:3}}", {"city": "Ulm", "days": 3}),
+        (f'{{ "city" : {q}a, b}}{q} , days : null }}', {"city": "a, b}", "days": None}),
+        (
+            f'{{city:"Ul\\"m",where:{{{q}x{q}:[1,-2.5e3,true]}}}}',
+            {"city": 'Ul"m', "where": {"x": [1, -2500.0, True]}},
+        ),
+        ("{city:Ulm,days:None}", {"city": "Ulm", "days": None}),
+        ("{}", {}),
+    ):
+        assert read(written_so) == [("get_weather", meant)]
+    for broken in ("{city}", "{city:1,city:2}", "{city:[1", "{:1}", "{city:1 2}"):
+        parts = parse(model("gemma 4"), f"<|tool_call>call:get_weather{broken}<tool_call|>")
+        arguments = "".join(part.text for part in parts if isinstance(part, CallArguments))
+        with pytest.raises(ValueError, match="Expecting"):
+            json.loads(arguments)
+    deep = "{where:" + "[" * 5000
+    assert parse(model("gemma 4"), f"<|tool_call>call:get_weather{deep}")
+
+
+def test_marks_that_say_what_is_text_are_heeded() -> None:
+    def read(mark: str, value: str) -> Any:
+        call = (
+            '<｜DSML｜function_calls>\n<｜DSML｜invoke name="free">\n<｜DSML｜parameter name="a" '
+            f'string="{mark}">{value}</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>'
+        )
+        ((name, arguments),) = calls_of(parse(model("deepseek v3.2"), call, tools={"free": {}}))
+        assert name == "free"
+        return arguments["a"]
+
+    assert read("true", "71") == "71"
+    assert read("false", "71") == 71
+    assert read("true", '{"b": 1}') == '{"b": 1}'
+    assert read("false", '{"b": 1}') == {"b": 1}

@@ -148,3 +148,58 @@ def test_what_tags_cannot_hold_is_refused_with_its_place() -> None:
         tool_grammar(model("hermes"), [("f", schema)], required=True),
         '<tool_call>\n{"name": "f", "arguments": {"day": "12"}}\n</tool_call>',
     )
+
+
+def test_arguments_in_braces_keep_to_their_schema() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "unit": {"enum": ["C", 7, None]},
+            "city": {"type": "string"},
+            "list": {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 3},
+            "deep": {"properties": {"b": {"type": "boolean"}}, "required": ["b"]},
+            "some": {"anyOf": [{"type": ["null", "number"], "minimum": 2}, {"type": "string"}]},
+        },
+        "required": ["unit", "city"],
+    }
+    grammar = tool_grammar(model("gemma 4"), [("f", schema)], required=True)
+    q = '<|"|>'
+
+    def held(arguments: str) -> bool:
+        return accepts(grammar, f"<|tool_call>call:f{{{arguments}}}<tool_call|>")
+
+    assert held(f"city:{q}a{{,}}{q},unit:7")
+    assert held(f"city:{q}{q},deep:{{b:true}},list:[1,-2,3],some:null,unit:{q}C{q}")
+    assert held(f"city:{q}x{q},some:{q}x{q},unit:null")
+    for wrong in (
+        f"unit:7,city:{q}a{q}",  # the template goes by the alphabet
+        f"city:{q}a{q}",
+        "city:a,unit:7",
+        f"city:{q}a{q},unit:8",
+        f"city:{q}a{q},list:[],unit:7",
+        f"city:{q}a{q},list:[1,2,3,4],unit:7",
+        f"city:{q}a{q},deep:{{}},unit:7",
+        f"city:{q}a{q},some:1,unit:7",
+        f"city:{q}a{q},other:1,unit:7",
+    ):
+        assert not held(wrong), wrong
+
+
+@pytest.mark.parametrize(
+    ("part", "place"),
+    [
+        ({"type": "string", "pattern": "a"}, "/properties/a/pattern"),
+        ({"type": "array", "uniqueItems": True}, "/properties/a/uniqueItems"),
+        ({"type": "array", "items": {"minLength": 2}}, "/properties/a/items/minLength"),
+        ({"$ref": "#/$defs/x"}, "/properties/a/$ref"),
+        ({"type": "object", "properties": {"b c": {}}}, "/properties/a/properties/b c"),
+        ({"enum": ['<|"|>']}, "/properties/a/enum"),
+    ],
+)
+def test_what_braces_cannot_hold_is_refused_with_its_place(
+    part: dict[str, Any], place: str
+) -> None:
+    tools = [("f", {"type": "object", "properties": {"a": part}})]
+    with pytest.raises(RequestError) as refused:
+        tool_grammar(model("gemma 4"), tools, required=True)
+    assert refused.value.field == f"tools: f{place}"

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ridgeline.serve.parse.braced import read_braced, read_key
 from ridgeline.serve.parse.format import ToolFormat
 from ridgeline.serve.parse.json_scan import read_value
 from ridgeline.serve.parse.parts import CallArguments, CallBegin
-from ridgeline.serve.parse.reader import Reader, Steps
+from ridgeline.serve.parse.reader import ANY_TRUTH, Reader, Steps
 
 MAX_PYTHON = 1 << 16
 
@@ -150,15 +151,20 @@ def _read_tagged(calls: Calls) -> Steps[bool]:
         if not (yield from reader.accept(form.key_open)):
             break
         key = yield from reader.name()
+        marked = reader.at
         if not key or key in given or not (yield from reader.accept(form.key_close.rstrip())):
             reader.at = before
             break
+        mark = reader.text[marked : reader.at]
         value = yield from _tagged_value(reader, form)
         if value is None:
             reader.at = before
             break
         given.add(key)
-        pair = f"{json.dumps(key, ensure_ascii=False)}: {_json_of(value, calls, name, key)}"
+        is_text = ANY_TRUTH in form.key_close and "true" in mark
+        told = json.dumps(value, ensure_ascii=False) if is_text else None
+        told = told or _json_of(value, calls, name, key)
+        pair = f"{json.dumps(key, ensure_ascii=False)}: {told}"
         calls.give(opened + pair)
         opened = ", "
     before = reader.at
@@ -208,6 +214,39 @@ def _json_of(value: str, calls: Calls, name: str, key: str) -> str:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(name)
+
+
+def _read_braced(calls: Calls) -> Steps[bool]:
+    """f{a:1,b:QxQ}; the values become JSON, each as soon as it is whole."""
+    reader, quote = calls.reader, calls.form.quote
+    name = yield from reader.name()
+    yield from reader.space()
+    if not calls.knows(name) or not (yield from reader.literal("{")):
+        return False
+    calls.begin(name)
+    given: set[str] = set()
+    opened = "{"
+    while True:
+        before = reader.at
+        yield from reader.space()
+        if (yield from reader.literal("}")):
+            calls.give("{}" if opened == "{" else "}")
+            return True
+        if given and not (yield from reader.literal(",")):
+            break
+        key = yield from read_key(reader, quote)
+        value = None
+        if key and key not in given:
+            value = yield from read_braced(reader, quote)
+        if value is None:
+            break
+        given.add(key)
+        calls.give(f"{opened}{json.dumps(key, ensure_ascii=False)}: {value}")
+        opened = ", "
+    reader.at = before
+    if opened == "{":
+        calls.give("{")  # cut off: the arguments are not whole, and do not look so
+    return True
 
 
 def _read_pythonic(calls: Calls) -> Steps[bool]:
@@ -280,4 +319,5 @@ _READERS: Mapping[str, Callable[[Calls], Steps[bool]]] = {
     "named": _read_named,
     "tagged": _read_tagged,
     "pythonic": _read_pythonic,
+    "braced": _read_braced,
 }

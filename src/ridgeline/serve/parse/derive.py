@@ -17,7 +17,7 @@ from ridgeline.errors import RidgelineError
 from ridgeline.model.text.chat import ChatTemplate
 from ridgeline.serve.parse import harmony
 from ridgeline.serve.parse.format import IdStyle, ModelFormat, ReasoningFormat, ToolFormat
-from ridgeline.serve.parse.reader import ANY_ID, ANY_NUMBER, marker_pieces
+from ridgeline.serve.parse.reader import ANY_ID, ANY_NUMBER, ANY_TRUTH, marker_pieces
 
 NAMES = ("probe_fn", "probe_gn")
 ARGUMENTS: Mapping[str, Any] = {"probe_arg": "probe value", "probe_num": 71}
@@ -115,6 +115,11 @@ class _Probe:
                 printed = True
                 found = _format_from(one, self._call(ids, as_text, 2), ids, self._ends(one))
                 if found is not None and _is_sound(found):
+                    if found.body == "braced":
+                        turned = self._call(
+                            ids, as_text, 1, dict(reversed(list(ARGUMENTS.items())))
+                        )
+                        found = replace(found, in_order=turned == one)
                     return self._marked(found, style, variable), ""
         if variable is None:
             return None, _NO_TOOLS
@@ -157,9 +162,11 @@ class _Probe:
             form, ids=ids, triggers=tuple(triggers), at_start=at_start, variable=variable
         )
 
-    def _call(self, ids: Sequence[str], as_text: bool, count: int) -> str | None:
+    def _call(
+        self, ids: Sequence[str], as_text: bool, count: int, given: Mapping[str, Any] = ARGUMENTS
+    ) -> str | None:
         """What is printed for an answer that calls, after what an answer in words begins with."""
-        arguments = json.dumps(ARGUMENTS) if as_text else dict(ARGUMENTS)
+        arguments = json.dumps(given) if as_text else dict(given)
         calls = [
             {"id": i, "type": "function", "function": {"name": name, "arguments": arguments}}
             for i, name in zip(ids[:count], NAMES, strict=False)
@@ -273,7 +280,7 @@ def _format_from(
 
 
 def _core(text: str, at: int, name: str) -> _Core | None:
-    for find in (_object_core, _named_core, _pythonic_core, _tagged_core):
+    for find in (_object_core, _named_core, _pythonic_core, _braced_core, _tagged_core):
         found = find(text, at, name)
         if found is not None:
             return found
@@ -324,6 +331,12 @@ def _pythonic_core(text: str, at: int, name: str) -> _Core | None:
     return found and _Core(found.start(), found.end(), ToolFormat("pythonic"))
 
 
+def _braced_core(text: str, at: int, name: str) -> _Core | None:
+    call = rf"{name}\{{probe_arg:(\S{{1,40}}?)probe value\1,\s*probe_num:71\}}"
+    found = re.compile(call).search(text, at)
+    return found and _Core(found.start(), found.end(), ToolFormat("braced", quote=found[1]))
+
+
 def _tagged_core(text: str, at: int, name: str) -> _Core | None:
     """The name, and each argument's name and value between marks of its own."""
     place = text.find(name, at)
@@ -337,7 +350,10 @@ def _tagged_core(text: str, at: int, name: str) -> _Core | None:
         bounds += [start, start + len(part)]
     opening, first, between, second = (text[bounds[i] : bounds[i + 1]] for i in (0, 2, 4, 6))
     if first != second:
-        return None
+        # It says of each value whether it is text (DeepSeek V3.2).
+        if first.count("true") != 1 or first.replace("true", "false") != second:
+            return None
+        first = first.replace("true", ANY_TRUTH)
     after = text[bounds[8] :]
     key_open = _shared_end(opening, between)
     key_open = _snapped_forward(key_open)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Body = Literal["object", "keyed", "named", "tagged", "pythonic", "harmony"]
+Body = Literal["object", "keyed", "named", "tagged", "pythonic", "braced", "harmony"]
 IdStyle = Literal["plain", "nine", "indexed"]
 
 
@@ -19,13 +19,14 @@ class ToolFormat:
 
     body "object": {name_key: "f", args_key: {...}}. "keyed": {"f": {...}}. "named": the name,
     args_open, {...}. "tagged": the name, args_open, then for each argument key_open, its name,
-    key_close, the value, value_close. "pythonic": f(a=1, b='x'). "harmony": messages to
-    functions.f.
+    key_close, the value, value_close. "pythonic": f(a=1, b='x'). "braced": f{a:1,b:QxQ}, quote on
+    both sides of a text. "harmony": messages to functions.f.
 
     at_start: calls stand at the start of an answer, unmarked. many: more than one call in an
     answer. triggers: what begins calls anywhere in a text. ids: "plain" names ours to choose,
     "nine" letters and digits (Mistral's templates accept no other), "indexed" functions.NAME:N
     (Kimi). lead: key and value that the object has before its name (Command R's tool_call_id).
+    in_order: arguments go by the alphabet.
     """
 
     body: Body
@@ -42,6 +43,8 @@ class ToolFormat:
     key_open: str = ""
     key_close: str = ""
     value_close: str = ""
+    quote: str = ""
+    in_order: bool = False
     many: bool = True
     at_start: bool = False
     triggers: tuple[str, ...] = ()
@@ -79,5 +82,5 @@ class ModelFormat:
         if tools is not None:
             found += [tools.section_open, tools.call_open, tools.call_close, tools.separator]
             found += [tools.section_close, tools.args_open, tools.key_open, tools.key_close]
-            found += [tools.value_close, *tools.triggers]
+            found += [tools.value_close, tools.quote, *tools.triggers]
         return tuple(marker for marker in found if marker.strip())

@@ -14,8 +14,9 @@ from typing import Any
 
 from ridgeline.errors import RequestError
 from ridgeline.serve.parse import harmony
+from ridgeline.serve.parse.braced import BracedGrammar
 from ridgeline.serve.parse.format import ModelFormat, ToolFormat
-from ridgeline.serve.parse.reader import ANY_ID, ANY_NUMBER
+from ridgeline.serve.parse.reader import ANY_ID, ANY_NUMBER, ANY_TRUTH
 
 Schema = Mapping[str, Any]
 _TEXT = r"/(.|\n)*/"
@@ -145,6 +146,10 @@ class _Writer:
             return f"{self.literal(name + form.args_open)} {self._tagged(name, schema)}"
         if form.body == "pythonic":
             return f'{self.literal(name + "(")} {self._pythonic(name, schema)} ")"'
+        if form.body == "braced":
+            braces = BracedGrammar(form.quote, self.literal, self.until, self.rule)
+            arguments = braces.object({"type": "object", **schema}, name, in_order=form.in_order)
+            return f"{self.literal(name)} {arguments}"
         arguments = _json(_closed(schema))
         if form.body == "named":
             return f"{self.literal(name + form.args_open)} {arguments}"
@@ -164,7 +169,8 @@ class _Writer:
         form = self.form
         found = []
         for key, part, is_required in _arguments(name, schema):
-            head = self.literal(form.key_open + key + form.key_close)
+            said = "true" if _is_text(part) else "false"
+            head = self.literal(form.key_open + key + form.key_close.replace(ANY_TRUTH, said))
             value = self._tagged_value(part, f"{name}/properties/{key}")
             found.append(self.rule(f"{head} {value}") + ("" if is_required else "?"))
         return " ".join(found)
@@ -206,6 +212,13 @@ class _Writer:
             first = self.rule(alone if must else f"({alone}) | {first}")
             rest = self.rule(behind if must else f"({behind}) | {rest}")
         return first
+
+
+def _is_text(schema: Schema) -> bool:
+    options = schema.get("enum", [schema["const"]] if "const" in schema else None)
+    if options is not None:
+        return all(isinstance(option, str) for option in options)
+    return schema.get("type") == "string"
 
 
 def _arguments(name: str, schema: Schema) -> list[tuple[str, Schema, bool]]:

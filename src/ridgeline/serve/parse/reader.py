@@ -16,8 +16,9 @@ T = TypeVar("T")
 Steps = Generator[None, None, T]
 Emit = Callable[[str], None]
 
-# In a marker: a run of letters and digits that names a call, and a run of digits.
-ANY_ID, ANY_NUMBER = "\x00", "\x01"
+# In a marker: a run of letters and digits that names a call, a run of digits, and "true" or
+# "false", which says whether the value behind it is text.
+ANY_ID, ANY_NUMBER, ANY_TRUTH = "\x00", "\x01", "\x02"
 _SPACE = " \t\r\n"
 _NAME_ENDS = frozenset(" \t\r\n<>[](){}\"':=,|;\\`")
 
@@ -97,6 +98,8 @@ class Reader:
                 found = (yield from self.name()) != ""
             elif piece == ANY_NUMBER:
                 found = (yield from self.digits()) != ""
+            elif piece == ANY_TRUTH:
+                found = (yield from self.name()) in ("true", "false")
             else:
                 found = yield from self.literal(piece)
             if not found:
@@ -148,7 +151,7 @@ def marker_pieces(marker: str) -> list[str]:
     for word in marker.split():
         start = 0
         for place, char in enumerate(word):
-            if char in (ANY_ID, ANY_NUMBER):
+            if char in (ANY_ID, ANY_NUMBER, ANY_TRUTH):
                 if start < place:
                     pieces.append(word[start:place])
                 pieces.append(char)
