@@ -437,7 +437,6 @@ RECURRENT = (
             ).items()
             if key != "max_position_embeddings"
         },
-        gguf_type=None,
     ),
     # Qwen3-Next's module of multi-token prediction: `mtp.*`, a layer with attention.
     Case(

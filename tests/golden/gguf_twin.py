@@ -70,6 +70,7 @@ _ARCHITECTURES = {
     "hunyuan_v1_dense": gguf.MODEL_ARCH.HUNYUAN_DENSE,
     "hunyuan_v1_moe": gguf.MODEL_ARCH.HUNYUAN_MOE,
     "ernie4_5_moe": gguf.MODEL_ARCH.ERNIE4_5_MOE,
+    "kimi_linear": gguf.MODEL_ARCH.KIMI_LINEAR,
     "mamba": gguf.MODEL_ARCH.MAMBA,
     "falcon_mamba": gguf.MODEL_ARCH.MAMBA,
     "mamba2": gguf.MODEL_ARCH.MAMBA2,
@@ -82,7 +83,7 @@ _SHIFTED = ("gemma3_text", "gemma", "gemma2", *_DELTA)
 _MAMBA2 = ("mamba2", "nemotron_h", "granitemoehybrid")
 _REORDERED += _MAMBA2[1:]
 # Heads of keys and values are listed by layer.
-_LISTED = ("gemma4_text", "nemotron_h", "granitemoehybrid", "lfm2", "lfm2_moe")
+_LISTED = ("kimi_linear", "gemma4_text", "nemotron_h", "granitemoehybrid", "lfm2", "lfm2_moe")
 _FILE_TYPES = {
     "F32": gguf.LlamaFileType.ALL_F32,
     "F16": gguf.LlamaFileType.MOSTLY_F16,
@@ -243,7 +244,7 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     # A name with "phi3" in it would make llama.cpp look for Phi-3's own special tokens.
     writer.add_name("golden")
-    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_context_length(config.get("max_position_embeddings", config.get("model_max_length")))
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
     if config["model_type"] not in ("qwen3_5_moe_text", "nemotron_h", "lfm2"):
@@ -251,7 +252,7 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
             config.get("intermediate_size_mlp", config["intermediate_size"])
         )
     writer.add_head_count(heads)
-    if "kv_lora_rank" in config:
+    if "kv_lora_rank" in config and config["model_type"] not in _LISTED:
         writer.add_head_count_kv(1)
     elif "num_key_value_heads" in config and config["model_type"] not in _LISTED:
         writer.add_head_count_kv(config["num_key_value_heads"])
@@ -261,7 +262,7 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
     if "rms_norm_eps" in config:
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    if config.get("head_dim") and config["model_type"] != "gemma4_text":
+    if config.get("head_dim") and config["model_type"] not in ("gemma4_text", "kimi_linear"):
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
     if config["model_type"] == "gemma3_text":
@@ -276,7 +277,13 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
     experts = next((config[name] for name in counts if name in config), None)
     if experts:
         writer.add_expert_count(experts)
-        writer.add_expert_used_count(config.get("num_experts_per_tok", config.get("top_k_experts")))
+        writer.add_expert_used_count(
+            next(
+                config[name]
+                for name in ("num_experts_per_tok", "num_experts_per_token", "top_k_experts")
+                if name in config
+            )
+        )
     if isinstance(config.get("moe_intermediate_size"), int):
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     if "shared_expert_intermediate_size" in config:
@@ -400,6 +407,24 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_interleave_moe_layer_step(config["moe_layer_interval"])
             writer.add_leading_dense_block_count(config["moe_layer_start_index"])
             writer.add_expert_shared_count(config["moe_num_shared_experts"])
+        case "kimi_linear":
+            linear, rank = config["linear_attn_config"], config["kv_lora_rank"]
+            attending, rope = linear["full_attn_layers"], config["qk_rope_head_dim"]
+            layers = range(1, config["num_hidden_layers"] + 1)
+            writer.add_head_count_kv([int(i in attending) for i in layers])
+            writer.add_ssm_conv_kernel(linear["short_conv_kernel_size"])
+            writer.add_kda_head_dim(linear["head_dim"])
+            writer.add_kv_lora_rank(rank)
+            writer.add_rope_dimension_count(rope)
+            writer.add_key_length(rank + rope)
+            writer.add_key_length_mla(config["qk_nope_head_dim"] + rope)
+            writer.add_value_length_mla(config["v_head_dim"])
+            writer.add_expert_shared_count(config["num_shared_experts"])
+            writer.add_leading_dense_block_count(config["first_k_dense_replace"])
+            writer.add_expert_weights_scale(config["routed_scaling_factor"])
+            # The converter leaves groups out: there is one in what is published.
+            writer.add_expert_group_count(config["num_expert_group"])
+            writer.add_expert_group_used_count(config["topk_group"])
         case "llama4_text":
             writer.add_interleave_moe_layer_step(config["interleave_moe_layer_step"])
             writer.add_expert_feed_forward_length(config["intermediate_size"])
@@ -463,6 +488,10 @@ def _stored(name: str, weight: F32, config: Mapping[str, Any]) -> F32:
             return -np.exp(weight)
         if name.endswith("linear_attn.norm.weight"):
             return weight
+    if name.endswith("_conv1d.weight"):
+        return weight
+    if name.endswith("self_attn.A_log"):
+        return -np.exp(weight)
     if name.endswith("A_log"):
         rates = -np.exp(weight)
         return rates if rates.ndim == 2 else rates[:, None]
@@ -520,6 +549,8 @@ def parted(weights: Mapping[str, F32], config: Mapping[str, Any]) -> dict[str, F
         elif name.endswith("shared_mlp.output_linear.weight"):
             shared = "_shexp" if config["num_local_experts"] else ""
             found[f"{block}.ffn_down{shared}.weight"] = weight
+        elif match := re.search(r"(?:q|k|v)_conv1d\.weight", name):
+            found[name] = weight.reshape(1, weight.shape[0], 1, -1)
         elif match := re.search(r"(?:mixer|feed_forward)\.experts\.(\d+)\.(\w+)\.weight", name):
             parts = {"w1": "gate", "w2": "down", "w3": "up", "up_proj": "up", "down_proj": "down"}
             found[f"{block}.ffn_{parts[match[2]]}_exps.experts.{match[1]}.weight"] = weight
@@ -589,6 +620,7 @@ def write_gguf(
     for source, weight in stacked(parted(weights, config)).items():
         known = source.replace("mixer.dt_bias", "mixer.dt_proj.bias")
         known = known.replace("e_score_correction_bias", "e_score_correction.bias")
+        known = known.replace("self_attn.dt_bias", "self_attn.dt_proj.bias")
         known = known.replace("mamba.dt_bias", "mamba.dt_proj.bias").replace(
             "feed_forward.expert_bias", "feed_forward.expert_bias.bias"
         )

@@ -85,6 +85,7 @@ def test_two_weights_share_a_stored_name_only_as_parts_of_one_tensor(architectur
         [f"layers.{{i}}.attn.{x}", f"layers.{{i}}.delta.{y}"]
         for x, y in (*zip("qkv", "qkv", strict=True), ("o", "out"))
     ]
+    fused["kimi-linear"] = fused["KimiLinearForCausalLM"]
     fused["FalconH1ForCausalLM"] = [[f"layers.{{i}}.ssm.conv_{x}" for x in "xbc"]]
     fused["WhisperSpec"] = [
         *([f"layers.{{i}}.{of}attn.{x}" for x in "qkv"] for of in ("encoder.", "")),

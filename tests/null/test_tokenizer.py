@@ -139,6 +139,7 @@ def test_the_first_of_equal_merges_counts() -> None:
         ("default", "a+=12345", ["a", "+=", "123", "45"]),
         # Its punctuation has ASCII's letters in it, which parts them from others.
         ("deepseek-llm", "aß 漢字, x12 \n", ["a", "ß", " ", "漢字", ",", " x", "12", " ", "\n"]),
+        ("kimi-k2", "漢字é ABc'S 1234\n", ["漢字", "é", " ABc'S", " ", "123", "4", "\n"]),
         ("deepseek-v3", "漢字 x12345", ["漢字", " x", "123", "45"]),
     ],
 )

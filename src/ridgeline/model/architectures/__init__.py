@@ -325,6 +325,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "hunyuan-dense": gguf(build_hunyuan, GGUF_QWEN3),
     "hunyuan-moe": gguf(build_hunyuan_moe, names_moe.GGUF_MOE),
     "ernie4_5-moe": gguf(build_ernie_moe, names_moe.GGUF_CORRECTED_MOE),
+    "kimi-linear": gguf(
+        build_kimi_linear, names_recurrent.GGUF_KIMI_LINEAR, Stored(plain_decay=True)
+    ),
     "gemma4": gguf(build_gemma4, names_dense.GGUF_GEMMA4),
     "mistral3": gguf(build_ministral3, names.GGUF_LLAMA, Stored(interleaved_rope=True)),
     "gemma3": gguf(build_gemma3, names.GGUF_GEMMA3, Stored(norm_has_one=True)),

@@ -61,6 +61,13 @@ _DEEPSEEK_V3 = (
     _ASCII_PUNCTUATION + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
+# As published: Han apart, other letters by case, digits by three.
+_KIMI_UPPER = r"[[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]&&[^\p{Han}]]"
+_KIMI_LOWER = r"[[\p{Ll}\p{Lm}\p{Lo}\p{M}]&&[^\p{Han}]]"
+_KIMI_K2 = (
+    rf"\p{{Han}}+|[^\r\n\p{{L}}\p{{N}}]?{_KIMI_UPPER}*{_KIMI_LOWER}+{_CONTRACTION}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_KIMI_UPPER}+{_KIMI_LOWER}*{_CONTRACTION}?|\p{{N}}{{1,3}}"
+) + _TAIL
 # Letters with a case, but for those of scripts that its list leaves out; ASCII's and full-width
 # punctuation; the white space at a text's end.
 _LEFT_OUT = (
@@ -99,6 +106,7 @@ EXPRESSIONS: Mapping[str, Sequence[str]] = {
     "codeshell": _DIGITS_APART,
     "hunyuan": (_QWEN2,),
     "hunyuan-dense": _DEEPSEEK_V3,
+    "kimi-k2": (_KIMI_K2,),
     "lfm2": (_LLAMA3,),
     "llama-bpe": (_LLAMA3,),
     "llama-v3": (_LLAMA3,),

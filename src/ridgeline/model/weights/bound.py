@@ -344,10 +344,10 @@ def check_shape(checkpoint: Checkpoint, tensor: str, parts: list[Weight]) -> Non
     first = parts[0]
     needed = (sum(part.shape[0] for part in parts), *first.shape[1:])
     found = checkpoint.tensors[tensor].shape
-    folded = (prod(found),) if len(needed) == 1 else without_ones(found)
+    folded = {(prod(found),) if len(needed) == 1 else without_ones(found)}
     if len(needed) == 2 and len(found) == 4:
-        folded = without_ones((found[0], prod(found[1:])))
-    if found != needed and folded != without_ones(needed):
+        folded.add(without_ones((found[0], prod(found[1:]))))
+    if found != needed and without_ones(needed) not in folded:
         whole = " + ".join(part.name for part in parts)
         raise ModelError(
             f"{checkpoint.path}: tensor {quoted(tensor)} has shape {found}; {needed} is needed "

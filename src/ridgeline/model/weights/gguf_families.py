@@ -183,18 +183,6 @@ def deepseek2(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str,
     routes: a key, or in older files whether there are corrections.
     """
     prefix = "deepseek2."
-    lengths: dict[str, int] = {}
-    for name, keys in {
-        "key": ("attention.key_length_mla", "attention.key_length"),
-        "value": ("attention.value_length_mla", "attention.value_length"),
-        "rope": ("rope.dimension_count",),
-    }.items():
-        told = [value for key in keys if (value := read_scalar(checkpoint, prefix + key))]
-        if not told or not isinstance(told[0], int):
-            raise ModelError(
-                f"{checkpoint.path}: metadata '{prefix}{keys[0]}': a whole number is needed"
-            )
-        lengths[name] = told[0]
     function = read_scalar(checkpoint, f"{prefix}expert_gating_func") or None
     if function not in (None, SOFTMAX, SIGMOID):
         raise ModelError(
@@ -215,6 +203,26 @@ def deepseek2(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str,
         "rope_scaling": section,
         "scoring_func": "sigmoid" if sigmoid else "softmax",
         "topk_method": "noaux_tc" if sigmoid else method,
+        **latent_lengths(checkpoint),
+    }
+
+
+def latent_lengths(checkpoint: Checkpoint) -> dict[str, object]:
+    """Of the heads of attention over latents, of which the file says that they are one."""
+    prefix = f"{checkpoint.metadata['general.architecture']}."
+    lengths: dict[str, int] = {}
+    for name, keys in {
+        "key": ("attention.key_length_mla", "attention.key_length"),
+        "value": ("attention.value_length_mla", "attention.value_length"),
+        "rope": ("rope.dimension_count",),
+    }.items():
+        told = [value for key in keys if (value := read_scalar(checkpoint, prefix + key))]
+        if not told or not isinstance(told[0], int):
+            raise ModelError(
+                f"{checkpoint.path}: metadata '{prefix}{keys[0]}': a whole number is needed"
+            )
+        lengths[name] = told[0]
+    return {
         "head_dim": None,
         "num_key_value_heads": None,
         "qk_rope_head_dim": lengths["rope"],

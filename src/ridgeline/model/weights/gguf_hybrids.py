@@ -18,6 +18,7 @@ from ridgeline.model.weights.gguf_families import (
     LAYER_NORM,
     Family,
     by_sigmoid,
+    latent_lengths,
     read_groups,
     read_scalar,
 )
@@ -151,6 +152,28 @@ def lfm2_moe(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, 
     }
 
 
+def kimi_linear(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """Heads of the layers with a state are in no key: as many as there are rates of change."""
+    heads = read_list(checkpoint, "attention.head_count_kv", config["num_hidden_layers"])
+    rates = next((t for n, t in checkpoint.tensors.items() if n.endswith(".ssm_beta.weight")), None)
+    groups = read_groups(checkpoint, config)
+    del groups["n_routed_experts"], groups["num_experts"]
+    return {
+        **by_sigmoid(checkpoint, config),
+        **groups,
+        **latent_lengths(checkpoint),
+        "norm_topk_prob": True,
+        "rope_scaling": None,
+        "linear_attn_config": {
+            "kda_layers": [i + 1 for i, kv in enumerate(heads) if not kv],
+            "full_attn_layers": [i + 1 for i, kv in enumerate(heads) if kv],
+            "num_heads": None if rates is None else rates.shape[0],
+            "head_dim": config["kda_head_dim"],
+            "short_conv_kernel_size": config["kda_taps"],
+        },
+    }
+
+
 NEMOTRON_H = Family(
     {
         "layer_norm_epsilon": LAYER_NORM,
@@ -182,6 +205,17 @@ HYBRIDS: dict[str, Family] = {
     ),
     "lfm2": Family(
         {"conv_L_cache": "shortconv.l_cache"}, more=lfm2, lists=("num_key_value_heads",)
+    ),
+    "kimi-linear": Family(
+        {
+            "q_lora_rank": "attention.q_lora_rank",
+            "kv_lora_rank": "attention.kv_lora_rank",
+            "kda_head_dim": "kda.head_dim",
+            "kda_taps": "ssm.conv_kernel",
+        },
+        more=kimi_linear,
+        other_values=True,
+        lists=("num_key_value_heads",),
     ),
     "lfm2moe": Family(
         {"conv_L_cache": "shortconv.l_cache"}, more=lfm2_moe, lists=("num_key_value_heads",)

@@ -8,6 +8,7 @@ from ridgeline.model.weights.names import HF_LLAMA, Root, Row
 from ridgeline.model.weights.names_dense import without
 from ridgeline.model.weights.names_moe import (
     GGUF_CORRECTED_MOE,
+    GGUF_DEEPSEEK,
     GGUF_MOE,
     HF_DEEPSEEK,
     HF_GRANITE_MOE,
@@ -180,6 +181,24 @@ GGUF_LFM2: dict[str, Row] = {
     "layers.{i}.conv.filter": "blk.{i}.shortconv.conv",
     "layers.{i}.conv.out": "blk.{i}.shortconv.out_proj",
     "final_norm": "token_embd_norm",
+}
+
+GGUF_KIMI_LINEAR: dict[str, Row] = {
+    **GGUF_DEEPSEEK,
+    **{
+        f"layers.{{i}}.delta.{ours}": f"blk.{{i}}.{theirs}"
+        for ours, theirs in {
+            **{w: f"attn_{w}" for w in "qkv"},
+            **{f"conv_{w}": f"ssm_conv1d_{w}" for w in "qkv"},
+            **{f"decay_{w}": f"ssm_f_{w}" for w in "ab"},
+            **{f"gate_{w}": f"ssm_g_{w}" for w in "ab"},
+            "beta": "ssm_beta",
+            "a": "ssm_a",
+            "dt_bias": "ssm_dt.bias",
+            "norm": "ssm_norm",
+            "out": "attn_output",
+        }.items()
+    },
 }
 
 # Of every expert and of its neighbours Mixtral's names, of latent attention DeepSeek's.
