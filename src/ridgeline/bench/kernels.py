@@ -1,6 +1,6 @@
 """A profile of this machine's kernels: its synthetic operators timed, an engine's steps, a fit.
 
-Takes some fifteen seconds. The engine's own part of a step, scheduling, the call and the booking,
+Takes a dozen seconds. The engine's own part of a step, scheduling, the call and the booking,
 is what is left of a step when its operators are taken off, on a graph of no model.
 """
 

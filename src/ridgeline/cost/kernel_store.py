@@ -14,7 +14,7 @@ from ridgeline.cost.kept import entry_name, read_entries, write_entries
 from ridgeline.cost.kernels import KernelProfile
 
 # Of what is timed and how it is priced; kept profiles of another version are not used.
-VERSION = 1
+VERSION = 2
 
 _FILE = "kernels.json"
 _LARGEST_FILE = 8 << 20

@@ -74,8 +74,11 @@ KV_FORMAT_NAMES = ("bf16", "f16", "int8")
 BETWEEN_BYTES = 3 * MIB
 # After a disturbed run.
 REST_SECONDS = 0.003
-# Of the cores' time; less, and somebody else had some of it.
-LEAST_CPU_SHARE = 0.9
+# Runs that are judged together take so long at least: the system books a thread's time by ticks of
+# up to 4 ms, so that of one short run it says nothing.
+BURST_SECONDS = 0.012
+# Of the cores' time in a burst; less, and somebody else had some of it, or the threads one core.
+LEAST_CPU_SHARE = 0.75
 # Of a graph's runs; a machine that is never free is measured as it is.
 MOST_RETRIES = 40
 # Two timings of a step that differ by more are not believed, so many turns long.
@@ -350,29 +353,29 @@ class _Timer:
         sampling: bool = False,
         threads: int,
     ) -> TimedStep:
-        """Medians over `repeat` runs, after a first one that is not counted. Runs in which others
-        had the cores are done once more.
+        """Medians over `repeat` runs or more, after a first one that is not counted. Bursts in
+        which others had the cores are done once more.
         """
         seen: dict[str, list[float]] = {}
         again = StepPlan(tuple(row._replace(new_blocks=()) for row in plan.rows))
-        first = True
-        undisturbed = 0
-        while undisturbed < repeat:
-            self.executor.reset_timers()
+        self._run(plan, sampling)
+        counted = 0
+        while counted < repeat:
+            burst: list[tuple[str, float]] = []
+            runs = 0
             clock, cpu = perf_counter(), process_time()
-            self._run(plan if first else again, sampling)
-            share = (process_time() - cpu) / (perf_counter() - clock) / threads
-            if first:
-                first = False
-                continue
-            if share < LEAST_CPU_SHARE and self._retries > 0:
+            while (took := perf_counter() - clock) < BURST_SECONDS or counted + runs < repeat:
+                self.executor.reset_timers()
+                self._run(again, sampling)
+                burst += [(t.name, 1e-9 * t.nanoseconds) for t in self.executor.timers() if t.calls]
+                runs += 1
+            if (process_time() - cpu) / took / threads < LEAST_CPU_SHARE and self._retries > 0:
                 self._retries -= 1
                 sleep(2 * REST_SECONDS)  # the system moves threads that share a core
                 continue
-            undisturbed += 1
-            for time in self.executor.timers():
-                if time.calls:
-                    seen.setdefault(time.name, []).append(1e-9 * time.nanoseconds)
+            counted += runs
+            for name, value in burst:
+                seen.setdefault(name, []).append(value)
         seconds = {name: median(values) for name, values in seen.items()}
         return TimedStep(self.graph, plan.shape, threads, self._cold, seconds)
 
