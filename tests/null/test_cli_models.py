@@ -16,6 +16,7 @@ from ridgeline import __version__
 from ridgeline.cli import main as cli
 from ridgeline.cli.main import COMMANDS, main
 
+MODEL = str(Path(__file__).parent.parent / "golden" / "llama3" / "model.gguf")
 Output = pytest.CaptureFixture[str]
 
 
@@ -148,6 +149,13 @@ def test_catalogue_is_listed(cache: Path, capsys: Output) -> None:
         (["remove", "--yes", "./m.gguf"], "remove deletes only what Ridgeline pulled"),
         (["list", "--cache-dir", "/etc/hostname"], "--cache-dir: /etc/hostname is a file"),
         (["serve", "smollm2", "--port", "99999"], "--port: 99999 is not a whole number from 0"),
+        (["serve", MODEL, "--port", "0", "--max-rows", "0"], "--max-rows: 0 is not a positive"),
+        (["serve", MODEL, "--port", "0", "--policy", "best"], "--policy: 'best'; there are: fcfs"),
+        (
+            ["serve", MODEL, "--port", "0", "--task", "classify"],
+            "--task: 'classify' is nothing",
+        ),
+        (["serve", MODEL, "--port", "0", "--drain-seconds", "-1"], "--drain-seconds: -1.0 is not"),
         (["serve", "smollm2", "--memory", "much"], "--memory: 'much' is not a size; as 500MB"),
         (["run", "smollm2", "hi", "--memory", "0GB"], "--memory: '0GB' is not a size"),
         (["pull", "pypi:some-model", "--cache-dir", "/dev/null/x"], "cannot use /dev/null/x"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
-from ridgeline.errors import RequestError
+from ridgeline.errors import RequestError, RidgelineError
 from ridgeline.units import parse_bytes
 
 PANEL = "Model and machine"
@@ -51,3 +53,20 @@ def memory_bytes(text: str | None) -> int | None:
     if found is None or found < 1:
         raise RequestError("--memory", f"{text!r} is not a size; as 500MB, 2GiB or 1000000")
     return found
+
+
+@contextmanager
+def flags_named(context: typer.Context, others: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Faults of the API's fields are told of the flags that set them. others: of fields that have a
+    flag of another name.
+    """
+    try:
+        yield
+    except RequestError as error:
+        flag = (others or {}).get(error.field)
+        if flag is None:
+            if error.field not in context.params or error.field in ("model", "prompt"):
+                raise
+            flag = f"--{error.field.replace('_', '-')}"
+        reason = str(error).removeprefix(f"{error.field}: ")
+        raise RidgelineError(f"{flag}: {reason}") from None

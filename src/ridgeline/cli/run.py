@@ -25,7 +25,7 @@ from ridgeline.cli import structured_options as forms
 from ridgeline.cli.progress import show_progress
 from ridgeline.cli.spinner import show_spinner
 from ridgeline.config import Settings
-from ridgeline.errors import RequestError, RidgelineError
+from ridgeline.errors import RidgelineError
 
 if TYPE_CHECKING:
     from ridgeline.engine.experts import Counts
@@ -157,7 +157,7 @@ def run(
     _check_text("--system", system or "")
     for flag, texts in (("--stop", stop), ("--stop-regex", stop_regex), ("--bad-words", bad_words)):
         _check_text(flag, "".join(texts or []))
-    with _flags_named(context):
+    with machine.flags_named(context, forms.FLAG_OF):
         from ridgeline.engine.request import SamplingParams
 
         params = SamplingParams(
@@ -275,21 +275,6 @@ def _check_text(name: str, text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise RidgelineError(f"{name}: is not UTF-8 text (at character {error.start})") from None
-
-
-@contextmanager
-def _flags_named(context: typer.Context) -> Iterator[None]:
-    """Faults of the API's fields are told of the flags that set them."""
-    try:
-        yield
-    except RequestError as error:
-        flag = forms.FLAG_OF.get(error.field)
-        if flag is None:
-            if error.field not in context.params or error.field in ("model", "prompt"):
-                raise
-            flag = f"--{error.field.replace('_', '-')}"
-        reason = str(error).removeprefix(f"{error.field}: ")
-        raise RidgelineError(f"{flag}: {reason}") from None
 
 
 def _process_age_seconds() -> float:

@@ -199,10 +199,13 @@ def serve(
     ):
         if not value > 0:
             raise RidgelineError(f"{flag}: {value!r} is not above 0")
+    if not drain_seconds >= 0:
+        raise RidgelineError(f"--drain-seconds: {drain_seconds!r} is not 0 or more")
     if not 0 <= port <= 65535:
         raise RidgelineError(f"--port: {port} is not a whole number from 0 to 65535")
     cache_bytes = machine.memory_bytes(memory)
     listening = listen(host, port)  # before a model is loaded: a port that is taken is known
+    context.call_on_close(listening.close)
     from ridgeline.llm import LLM
     from ridgeline.model.weights.sources import parse_reference, resolve
     from ridgeline.serve.core.core import Core, ServeOptions
@@ -212,7 +215,7 @@ def serve(
     with show_progress(model) as progress:
         path = resolve(parse_reference(model), settings, progress)
     names = tuple(name) if name else (model.rstrip("/").rsplit("/", 1)[-1],)
-    with show_spinner(f"loading {names[0][-60:]}"):
+    with machine.flags_named(context), show_spinner(f"loading {names[0][-60:]}"):
         llm = LLM(
             str(path),
             settings=settings,
