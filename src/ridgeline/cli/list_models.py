@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ridgeline.config import Settings
+from ridgeline.errors import RidgelineError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,7 +39,10 @@ def list_models(
     from ridgeline.model.weights.sources.cache import list_cached
 
     settings: Settings = context.obj
-    models = list_cached(settings.cache_dir)
+    where = settings.cache_dir
+    if where.is_file():
+        raise RidgelineError(f"--cache-dir: {where} is a file; models lie in a folder")
+    models = list_cached(where)
     if available:
         _show_catalogue({model.key for model in models}, as_json)
     elif as_json:

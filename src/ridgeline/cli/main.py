@@ -173,13 +173,9 @@ def _global_options(
     from ridgeline.config import read_settings
 
     settings = read_settings()
-    where = settings.cache_dir if cache_dir is None else cache_dir.expanduser()
-    if where.is_file():
-        name = "RIDGELINE_CACHE" if cache_dir is None else "--cache-dir"
-        raise RidgelineError(f"{name}: {where} is a file; models lie in a folder")
     context.obj = replace(
         settings,
-        cache_dir=where,
+        cache_dir=settings.cache_dir if cache_dir is None else cache_dir.expanduser(),
         offline=settings.offline or offline,
     )
 
