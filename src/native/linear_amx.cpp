@@ -17,7 +17,6 @@ namespace ridgeline::RIDGELINE_ISA {
 namespace {
 
 constexpr int kRows = 16;                // tokens of a tile
-constexpr std::int64_t kLeastRows = 5;  // below, a panel does not pay
 constexpr std::int64_t kRowGroup = 288;  // tokens whose activations stay in L2 beside a panel
 constexpr std::int64_t kTileBytes = 1024, kPanelBlockBytes = 2 * kTileBytes;
 
@@ -206,7 +205,7 @@ void linear_amx(const PackedMatrix& w, ActivationKind kind, const std::byte* act
                 std::byte* scratch) {
   if (w.layout == Layout::bf16) return linear_bf16_amx(w, activations, m, strip_begin, strip_end, bias, y, ldy);
   if (kind != ActivationKind::int16) return linear(w, kind, activations, m, strip_begin, strip_end, bias, y, ldy, scratch);
-  if (m < kLeastRows) return linear_common_rows(w, activations, m, strip_begin, strip_end, bias, y, ldy);
+  if (m <= kFewRows) return linear_common_rows(w, activations, m, strip_begin, strip_end, bias, y, ldy);
   with_integer_layout(w.layout, [&]<Layout L>() {
     linear_integer_amx<L>(w, activations, m, strip_begin, strip_end, bias, y, ldy, reinterpret_cast<std::uint8_t*>(scratch));
   });

@@ -82,7 +82,8 @@ struct WideRows {
 
 }  // namespace
 
-// linear_amx_rows.cpp: any number of rows, good for few.
+// linear_amx_rows.cpp: up to kFewRows rows.
+inline constexpr std::int64_t kFewRows = 4;
 void linear_common_rows(const PackedMatrix& w, const std::byte* activations, std::int64_t m, std::int64_t strip_begin,
                         std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy);
 

@@ -9,7 +9,6 @@
 namespace ridgeline::RIDGELINE_ISA {
 namespace {
 
-constexpr int kMostRows = 2;                    // of a tile
 constexpr std::int64_t kPrefetchBytes = 8192;  // how far ahead memory is asked
 
 struct Pair {
@@ -27,7 +26,7 @@ __m512i all_words(const void* p) {
 }
 
 // One block of one strip. acc: [row][high, low], sums of weights times bytes.
-template <Layout L, int Rows, bool Ahead>
+template <Layout L, int Rows>
 [[gnu::always_inline]] inline void add_block(const std::uint8_t* strip, const std::int8_t* const (&codes)[Rows],
                                              const WideSums* const (&sums)[Rows], __m512i (&acc)[Rows][2]) {
   using From = Packed<L>;
@@ -43,7 +42,7 @@ template <Layout L, int Rows, bool Ahead>
 #pragma GCC unroll 2
     for (int h = 0; h < 2; h++) {
       const int g = 2 * p + h;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 2
         for (int term = 0; term < 2; term++) {
@@ -53,9 +52,9 @@ template <Layout L, int Rows, bool Ahead>
       }
 #pragma GCC unroll 8
       for (int i = 0; i < kGroupSteps; i++) {
-        if (Ahead && i < kAheadLines) prefetch_near(strip + kPrefetchBytes + (g * kAheadLines + i) * kLineBytes);
+        if (i < kAheadLines) prefetch_near(strip + kPrefetchBytes + (g * kAheadLines + i) * kLineBytes);
         const Line line = From::line(strip, g, i);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 2
           for (int term = 0; term < 2; term++) {
@@ -67,7 +66,7 @@ template <Layout L, int Rows, bool Ahead>
       }
     }
     const __m512i scales = _mm512_load_si512(C::scales_at(strip, p));
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 2
       for (int term = 0; term < 2; term++) {
@@ -86,7 +85,7 @@ template <Layout L, int Rows, bool Ahead>
     }
     if constexpr (kShape.minima) {
       const __m512i remainders = _mm512_load_si512(C::remainders_at(strip, p));
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 2
         for (int term = 0; term < 2; term++) {
@@ -98,15 +97,15 @@ template <Layout L, int Rows, bool Ahead>
   }
 }
 
-// Rows [row, row + Rows) of a pair of strips. Ahead: this is the pass that fetches weights.
-template <Layout L, int Rows, bool Ahead>
-[[gnu::noinline]] void tile(const Pair& pair, const WideRows& x, std::int64_t row) {
+// Rows of a pair of strips.
+template <Layout L, int Rows>
+[[gnu::noinline]] void tile(const Pair& pair, const WideRows& x) {
   constexpr std::int64_t kStrip = Common<L>::kStripBytes;
   const std::int64_t blocks = x.blocks, stretches = num_stretches(blocks);
   Floats out[Rows][2];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int r = 0; r < Rows; r++) {
-    prefetch_channels(pair.y + (row + r) * pair.ldy);
+    prefetch_channels(pair.y + r * pair.ldy);
     out[r][0] = out[r][1] = zeros();
   }
   const std::uint8_t* weights = pair.weights;
@@ -116,19 +115,19 @@ template <Layout L, int Rows, bool Ahead>
     for (std::int64_t b = stretch_begin(blocks, stretch); b < end; b++) {
       const std::int8_t* codes[Rows];
       const WideSums* sums[Rows];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int r = 0; r < Rows; r++) {
-        codes[r] = x.codes(row + r, b);
-        sums[r] = &x.sums(row + r, b);
+        codes[r] = x.codes(r, b);
+        sums[r] = &x.sums(r, b);
       }
 #pragma GCC unroll 2
-      for (int c = 0; c < 2; c++) add_block<L, Rows, Ahead>(weights + c * kStrip, codes, sums, acc[c]);
+      for (int c = 0; c < 2; c++) add_block<L, Rows>(weights + c * kStrip, codes, sums, acc[c]);
       weights += 2 * kStrip;
     }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 2
-      for (int c = 0; c < 2; c++) out[r][c] = add_stretch(out[r][c], acc[c][r][0], acc[c][r][1], x.scales(row + r, stretch));
+      for (int c = 0; c < 2; c++) out[r][c] = add_stretch(out[r][c], acc[c][r][0], acc[c][r][1], x.scales(r, stretch));
     }
   }
 #pragma GCC unroll 2
@@ -136,9 +135,9 @@ template <Layout L, int Rows, bool Ahead>
     const std::int64_t channels = pair.channels - c * kLanes;
     const Floats units = load(pair.units + c * kLanes);
     const Floats bias = pair.bias ? load_channels(pair.bias + c * kLanes, channels) : zeros();
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int r = 0; r < Rows; r++) {
-      store_channels(pair.y + (row + r) * pair.ldy + c * kLanes, fma(out[r][c], units, bias), channels);
+      store_channels(pair.y + r * pair.ldy + c * kLanes, fma(out[r][c], units, bias), channels);
     }
   }
 }
@@ -157,9 +156,11 @@ void rows_of(const PackedMatrix& w, const std::byte* activations, std::int64_t m
                     std::min(kStripChannels, w.n - channel),
                     reinterpret_cast<const float*>(data + bytes - kUnitsBytes),
                     bias ? bias + channel : nullptr};
-    m == 1 ? tile<L, 1, true>(pair, x, 0) : tile<L, 2, true>(pair, x, 0);
-    for (std::int64_t row = kMostRows; row < m; row += kMostRows) {
-      row + 1 == m ? tile<L, 1, false>(pair, x, row) : tile<L, 2, false>(pair, x, row);
+    switch (m) {
+      case 1: tile<L, 1>(pair, x); break;
+      case 2: tile<L, 2>(pair, x); break;
+      case 3: tile<L, 3>(pair, x); break;
+      default: tile<L, 4>(pair, x);
     }
   }
 }
