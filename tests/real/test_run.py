@@ -129,10 +129,10 @@ def terminal() -> Iterator[Terminal]:
 
 
 def test_an_answer_on_stdout_and_its_figures_on_stderr() -> None:
-    answer, said = run("smollm2", "Correct the grammar: She don't likes apples.", *GREEDY)
-    assert answer == "She doesn't like apples.\n"
+    answer, said = run("smollm2", "What is the capital of France?", *GREEDY)
+    assert answer == "The capital of France is Paris.\n"
     found = re.fullmatch(
-        r"(\d+) prompt \+ 7 new tokens \(ended\) · load [\d.]+ m?s · TTFT [\d.]+ m?s · "
+        r"(\d+) prompt \+ 8 new tokens \(ended\) · load [\d.]+ m?s · TTFT [\d.]+ m?s · "
         r"prompt [\d,]+ tok/s · decode [\d,]+ tok/s · "
         r"(\d+)% of the memory roof \(([\d.]+) of ([\d.]+) GB/s\)"
         r"( · the machine is in another mode than when measured \([\d.]+ GB/s\))?\n",
@@ -299,7 +299,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(terminal: Terminal) -> N
     terminal.type("\x03")
     terminal.until(r"Ctrl-D or /exit ends the conversation")
     terminal.until(r">>> ")
-    terminal.type("Correct the grammar: She don't likes apples.\n")
+    terminal.type("What is the capital of France?\n")
     terminal.until(r"new tokens \(ended\)")
     terminal.until(r">>> ")
     terminal.type("word " * 30 + "\n")  # a long line is one line
