@@ -39,9 +39,9 @@ def test_a_model_answers_as_it_should(llm: LLM) -> None:
     texts = [output.outputs[0].text for output in outputs]
     expected = [" Paris", " Friday", " a + b", " 7"]
     assert [text[: len(e)] for text, e in zip(texts, expected, strict=True)] == expected
-    (output,) = llm.chat(question("What is the capital of France?"), GREEDY)
+    (output,) = llm.chat(question("What is the capital of Japan?"), GREEDY)
     answer = output.outputs[0]
-    assert answer.text == "The capital of France is Paris."
+    assert answer.text == "The capital of Japan is Tokyo."
     assert answer.finish_reason == "stop"
     assert answer.stop_reason is None
     assert answer.token_ids[-1] in llm.tokenizer.eos_ids

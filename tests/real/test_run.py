@@ -129,8 +129,8 @@ def terminal() -> Iterator[Terminal]:
 
 
 def test_an_answer_on_stdout_and_its_figures_on_stderr() -> None:
-    answer, said = run("smollm2", "What is the capital of France?", *GREEDY)
-    assert answer == "The capital of France is Paris.\n"
+    answer, said = run("smollm2", "What is the capital of Japan?", *GREEDY)
+    assert answer == "The capital of Japan is Tokyo.\n"
     found = re.fullmatch(
         r"(\d+) prompt \+ 8 new tokens \(ended\) · load [\d.]+ m?s · TTFT [\d.]+ m?s · "
         r"prompt [\d,]+ tok/s · decode [\d,]+ tok/s · "
@@ -299,7 +299,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(terminal: Terminal) -> N
     terminal.type("\x03")
     terminal.until(r"Ctrl-D or /exit ends the conversation")
     terminal.until(r">>> ")
-    terminal.type("What is the capital of France?\n")
+    terminal.type("What is the capital of Japan?\n")
     terminal.until(r"new tokens \(ended\)")
     terminal.until(r">>> ")
     terminal.type("word " * 30 + "\n")  # a long line is one line
