@@ -20,6 +20,7 @@ from dataclasses import replace
 from statistics import median
 
 from ridgeline import LLM, SamplingParams
+from ridgeline.assemble import machine_and_kernels
 from ridgeline.bench import latency
 from ridgeline.bench.kernels import profile_kernels
 from ridgeline.bench.predict import Served, predict_serving
@@ -50,9 +51,8 @@ class Subject:
         longest = 2048 + OUTPUT + 24
         self.llm = LLM(model, settings=settings, context_length=longest, max_rows=32)
         made = self.llm.assembled
-        meter = made.meter()
         roofs = made.kept_roofs()
-        profile = load_profile(settings.cache_dir, meter.identity(), made.isa, made.threads)
+        profile = load_profile(settings.cache_dir, machine_and_kernels(), made.isa, made.threads)
         assert roofs is not None
         assert profile is not None
         self.times = KernelTimes(made.bound_graph, made.precision, profile, roofs)
@@ -96,7 +96,7 @@ def measure_machine(force: bool) -> None:
 
     settings = read_settings()
     meter = machine_meter(machine_isa(settings))
-    machine, isa = meter.identity(), meter.isa
+    machine, isa = machine_and_kernels(), meter.isa
     if not force and load_profile(settings.cache_dir, machine, isa, settings.threads) is not None:
         return
     begin = time.perf_counter()
@@ -104,7 +104,7 @@ def measure_machine(force: bool) -> None:
     measure.store(settings.cache_dir, roofs)
     profile = profile_kernels(meter, roofs, settings.threads)
     assert profile is not None
-    store_profile(settings.cache_dir, roofs.machine, profile)
+    store_profile(settings.cache_dir, machine_and_kernels(), profile)
     print(f"measured this machine in {time.perf_counter() - begin:.1f} s", file=sys.stderr)
 
 

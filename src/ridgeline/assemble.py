@@ -16,7 +16,7 @@ from ridgeline.cost.calibrate import FIRST_GUESS, StepSeconds
 from ridgeline.cost.count import count_parameters, count_step
 from ridgeline.cost.device import Device, Roofs
 from ridgeline.cost.free_memory import available_bytes
-from ridgeline.cost.kernel_store import load_profile
+from ridgeline.cost.kernel_store import KERNELS, load_profile
 from ridgeline.cost.kernel_times import kernel_seconds
 from ridgeline.cost.kernels import KernelProfile
 from ridgeline.cost.measure import Meter, ReadRoof, device_now, load, read_roof
@@ -181,9 +181,15 @@ def packed_ratios(isa: str) -> dict[str, float]:
 
 def kept_profile(settings: Settings, isa: str) -> KernelProfile | None:
     """What was timed of these kernels with the settings' threads; None if nothing is kept."""
-    from ridgeline.backends.cpu.machine import identity
+    return load_profile(settings.cache_dir, machine_and_kernels(), isa, settings.threads)
 
-    return load_profile(settings.cache_dir, identity(), isa, settings.threads)
+
+def machine_and_kernels() -> dict[str, str]:
+    """Whom a kernel profile is of: kernels of another build have other prices."""
+    from ridgeline.backends.cpu.machine import identity
+    from ridgeline.backends.cpu.packed_weights import build_identity
+
+    return {**identity(), KERNELS: build_identity()[:16]}
 
 
 def kept_roofs(settings: Settings, isa: str) -> Roofs | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ridgeline.assemble import Options, machine_isa, machine_meter
+from ridgeline.assemble import Options, machine_and_kernels, machine_isa, machine_meter
 from ridgeline.bench.explain import KINDS, REASONS, plan_of
 from ridgeline.bench.predict import Served, on_this_machine, predict_serving, simulate_load
 from ridgeline.cli.inspect import parse_step
@@ -76,8 +76,8 @@ def cache(tmp_path: Path) -> Path:
         outside={"outside/1": 5e-5, "outside/row": 1e-6},
         measured_at="2026-11-28T00:00:00+00:00",
     )
-    assert store_profile(tmp_path, machine, profile)
-    assert store_profile(tmp_path, machine, replace(profile, threads=1))
+    assert store_profile(tmp_path, machine_and_kernels(), profile)
+    assert store_profile(tmp_path, machine_and_kernels(), replace(profile, threads=1))
     return tmp_path
 
 

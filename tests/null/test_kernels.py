@@ -12,7 +12,7 @@ from small_graphs import Decoder, decoder
 
 from ridgeline.cost.device import Roofs
 from ridgeline.cost.kernel_samples import TimedStep
-from ridgeline.cost.kernel_store import load_profile, store_profile
+from ridgeline.cost.kernel_store import KERNELS, load_profile, store_profile
 from ridgeline.cost.kernel_terms import Place, needs_of, places, sample_needs
 from ridgeline.cost.kernel_times import UNKNOWN, KernelTimes, outside_terms
 from ridgeline.cost.kernels import KernelProfile, fit, interval
@@ -150,6 +150,21 @@ def test_profiles_are_kept_by_machine_isa_and_threads(tmp_path: Path) -> None:
     assert one.read_rate == 7.0
     assert load_profile(tmp_path, machine, "amx", 2) is None
     assert load_profile(tmp_path, {"model name": "Another"}, "avx512", 2) is None
+
+
+def test_kernels_of_another_build_have_prices_of_their_own(tmp_path: Path) -> None:
+    machine = {"model name": "An abacus"}
+    old, new = ({**machine, KERNELS: build} for build in ("a1", "b2"))
+    store_profile(tmp_path, old, profile_of())
+    store_profile(tmp_path, {**old, "model name": "Another"}, profile_of())
+    assert load_profile(tmp_path, old, "avx512", 2) is not None
+    assert load_profile(tmp_path, new, "avx512", 2) is None
+    store_profile(tmp_path, new, replace(profile_of(), read_rate=7.0))
+    found = load_profile(tmp_path, new, "avx512", 2)
+    assert found is not None
+    assert found.read_rate == 7.0
+    assert load_profile(tmp_path, old, "avx512", 2) is None, "they are gone"
+    assert load_profile(tmp_path, {**old, "model name": "Another"}, "avx512", 2) is not None
 
 
 @pytest.mark.parametrize(

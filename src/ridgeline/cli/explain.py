@@ -117,7 +117,7 @@ def _assembled(
 
 def _measured(assembled: Assembled) -> tuple[KernelProfile, Roofs]:
     """What is kept of this machine; where nothing is, it is measured now, once."""
-    from ridgeline.assemble import kept_profile
+    from ridgeline.assemble import kept_profile, machine_and_kernels
     from ridgeline.bench.kernels import profile_kernels
     from ridgeline.cost import measure
     from ridgeline.cost.free_memory import available_bytes
@@ -135,7 +135,7 @@ def _measured(assembled: Assembled) -> tuple[KernelProfile, Roofs]:
         profile = profile_kernels(meter, roofs, threads, report)
     if profile is None:
         raise RidgelineError("this backend's kernels cannot be timed")
-    store_profile(settings.cache_dir, roofs.machine, profile)
+    store_profile(settings.cache_dir, machine_and_kernels(), profile)
     return profile, roofs
 
 

@@ -61,9 +61,10 @@ def measure(
     format, and priced: `explain`, `plan --hardware this` and the scheduler predict by these prices.
 
     Both are kept in the cache folder by CPU, cores, instruction set and version of the measurement,
-    and every figure that is printed as a share of a roof is compared with them.
+    prices also by build of the kernels, and every figure that is printed as a share of a roof is
+    compared with them.
     """
-    from ridgeline.assemble import machine_isa, machine_meter
+    from ridgeline.assemble import machine_and_kernels, machine_isa, machine_meter
     from ridgeline.bench.kernels import profile_kernels
     from ridgeline.cost import measure as roofs
     from ridgeline.cost.free_memory import available_bytes
@@ -93,7 +94,7 @@ def measure(
         with show_stages("timing kernels") as report:
             profile = profile_kernels(meter, measured, most, report)
         if profile is not None:
-            store_profile(settings.cache_dir, measured.machine, profile)
+            store_profile(settings.cache_dir, machine_and_kernels(), profile)
     if as_json:
         fields = roofs_fields(measured)
         if profile is not None:

@@ -1,4 +1,4 @@
-"""A machine's kernel profiles in the cache folder, by machine, instruction set and threads.
+"""A machine's kernel profiles in the cache folder, by machine, build, instruction set and threads.
 
 What is read is held to be hostile: numbers that are none, or absurd, make a profile none at all.
 """
@@ -16,6 +16,10 @@ from ridgeline.cost.kernels import KernelProfile
 # Of what is timed and how it is priced; kept profiles of another version are not used.
 VERSION = 2
 
+# Says of a machine which build of the kernels was timed: prices of another build are
+# not used, and gone when the same machine is timed again.
+KERNELS = "kernels"
+
 _FILE = "kernels.json"
 _LARGEST_FILE = 8 << 20
 _MOST_TERMS = 1 << 16
@@ -31,8 +35,9 @@ def load_profile(
 
 def store_profile(cache_dir: Path, machine: Mapping[str, str], profile: KernelProfile) -> bool:
     """Keeps it in place of what was kept before. False: the cache cannot be written."""
-    known = _entries(cache_dir)
-    known[_key(machine, profile.isa, profile.threads)] = asdict(profile)
+    key = _key(machine, profile.isa, profile.threads)
+    known = {k: v for k, v in _entries(cache_dir).items() if _any_build(k) != _any_build(key)}
+    known[key] = asdict(profile)
     return write_entries(cache_dir / _FILE, known)
 
 
@@ -42,6 +47,10 @@ def _entries(cache_dir: Path) -> dict[str, dict[str, object]]:
 
 def _key(machine: Mapping[str, str], isa: str, threads: int) -> str:
     return entry_name(machine, isa=isa, threads=threads, profile=VERSION)
+
+
+def _any_build(key: str) -> str:
+    return "; ".join(fact for fact in key.split("; ") if not fact.startswith(f"{KERNELS}="))
 
 
 def _profile(fields: Mapping[str, object], isa: str, threads: int) -> KernelProfile | None:
