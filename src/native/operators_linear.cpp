@@ -13,6 +13,9 @@ constexpr std::int64_t kStaticRows = 8;
 // would make widening the weights' codes dear.
 constexpr std::int64_t kPartRows = 288, kLeastPartRows = 128;
 
+// Activations of a part that stay in L2 while all of K passes; where there are more, items have several strips.
+constexpr std::int64_t kPartBytes = 1 << 20, kMostStrips = 8, kItemsPerThread = 4;
+
 // Channels of a gated linear that an item of many rows computes: a block of activations.
 constexpr std::int64_t kGatedChannels = 64;
 
@@ -84,6 +87,13 @@ Linear::Linear(std::string name, View x, View y, std::vector<LinearPart> parts)
   for (const LinearPart& part : parts_) num_strips_ += part.matrix.num_strips();
 }
 
+std::int64_t Linear::row_bytes(const Kernels& kernels) const {
+  std::size_t most = 0;
+  for (const LinearPart& part : parts_)
+    most = std::max(most, kernels.activation_row_bytes(part.kind, part.matrix.k));
+  return static_cast<std::int64_t>(most);
+}
+
 void Linear::multiply(const StepContext& context, Worker& worker, std::int64_t strip_begin, std::int64_t strip_end,
                       std::int64_t row_begin, std::int64_t row_end) const {
   std::int64_t first = 0;
@@ -109,9 +119,14 @@ void Linear::run(const StepContext& context, Worker& worker) {
     return;
   }
   const RowParts parts(rows, worker.num_threads);
-  worker.each(parts.count * num_strips_, [&](std::int64_t item) {
-    const std::int64_t part = item / num_strips_, strip = item % num_strips_;
-    multiply(context, worker, strip, strip + 1, parts.begin(part), parts.end(part));
+  // Where a part's activations outgrow a thread's L2, an item has more strips: a kernel takes them a stretch of K at a time.
+  const std::int64_t part_bytes = (rows + parts.count - 1) / parts.count * row_bytes(context.kernels);
+  const std::int64_t most = std::max<std::int64_t>(1, parts.count * num_strips_ / (kItemsPerThread * worker.num_threads));
+  const std::int64_t strips = part_bytes <= kPartBytes ? 1 : std::min(most, kMostStrips);
+  const std::int64_t each = (num_strips_ + strips - 1) / strips;
+  worker.each(parts.count * each, [&](std::int64_t item) {
+    const std::int64_t part = item / each, strip = item % each * strips;
+    multiply(context, worker, strip, std::min(strip + strips, num_strips_), parts.begin(part), parts.end(part));
   });
 }
 

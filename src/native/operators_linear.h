@@ -48,6 +48,9 @@ class Linear final : public Operator {
   void multiply(const StepContext& context, Worker& worker, std::int64_t strip_begin, std::int64_t strip_end,
                 std::int64_t row_begin, std::int64_t row_end) const;
 
+  // Of a row of activations, of the widest kind.
+  std::int64_t row_bytes(const Kernels& kernels) const;
+
   LinearInput x_;
   View y_;
   std::vector<LinearPart> parts_;
