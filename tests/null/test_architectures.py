@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ridgeline.errors import ModelError
 from ridgeline.model.architectures import ARCHITECTURES, build, find_architecture
 from ridgeline.model.architectures.fields import MAX_LAYERS
+from ridgeline.model.configurations import load_configuration
 from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.dims import SAMPLED
@@ -303,6 +304,14 @@ def test_llama4_layers() -> None:
     assert "no_rope_layers" in refusal(config | {"no_rope_layers": [1, 0]})
     assert "layer_types" in refusal(config | {"layer_types": ["sliding_attention"] * 4})
     assert "moe_layers" in refusal(config | {"moe_layers": [4]})
+
+
+def test_mimo_has_no_chunks_of_another_size_than_its_windows() -> None:
+    published = dict(load_configuration("XiaomiMiMo/MiMo-V2-Flash").config)
+    del published["quantization_config"]  # of its files, not of its shape
+    assert published["attention_chunk_size"] == published["sliding_window_size"]
+    built(published)
+    assert "attention_chunk_size = 64" in refusal(published | {"attention_chunk_size": 64})
 
 
 def test_gemma_norms_add_one_unless_the_file_has_it() -> None:

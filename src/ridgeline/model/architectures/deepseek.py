@@ -15,6 +15,7 @@ from ridgeline.model.architectures.decoder import Defaults, neutral, read_activa
 from ridgeline.model.architectures.fields import (
     MAX_HEAD_DIM,
     MAX_HEADS,
+    MAX_LAYERS,
     MAX_POSITIONS,
     MAX_WIDTH,
     Fields,
@@ -75,7 +76,7 @@ def build_deepseek_v2(
     config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
 ) -> Graph:
     config.require_neutral({"topk_method": ("greedy", "group_limited_greedy")})
-    layers = config.integer("num_hidden_layers", 1, 1024)
+    layers = config.integer("num_hidden_layers", 1, MAX_LAYERS)
     grouped = config.text("topk_method", "greedy") == "group_limited_greedy"
     mixtures = read_grouped(
         config, layers, scores="softmax", experts=64, shared=2, hidden=1407, normalize=False
@@ -95,6 +96,32 @@ def by_softmax(mixture: Mixture, grouped: bool) -> Mixture:
     return replace(mixture, route=route if grouped else replace(route, num_groups=1, top_groups=1))
 
 
+def read_corrected(
+    config: Fields,
+    *,
+    experts: int = 256,
+    hidden: int = 2048,
+    top_k: int = 8,
+    scale: float = 2.5,
+    dense: int = 3,
+) -> tuple[Mixture | None, ...]:
+    """V3's mixtures, of each layer: sigmoids with a correction, one shared expert, dense layers
+    first. The rest are a family's defaults.
+    """
+    config.require_neutral({"topk_method": ("noaux_tc",)})
+    layers = config.integer("num_hidden_layers", 1, MAX_LAYERS)
+    return read_grouped(
+        config,
+        layers,
+        experts=experts,
+        shared=1,
+        hidden=hidden,
+        top_k=top_k,
+        scale=scale,
+        dense=dense,
+    )
+
+
 def build_deepseek_v3(
     config: Fields,
     format_of: FormatOf,
@@ -102,11 +129,7 @@ def build_deepseek_v3(
     context_length: int | None,
     assemble: Assemble = build_decoder,
 ) -> Graph:
-    config.require_neutral({"topk_method": ("noaux_tc",)})
-    layers = config.integer("num_hidden_layers", 1, 1024)
-    mixtures = read_grouped(
-        config, layers, experts=256, shared=1, hidden=2048, top_k=8, scale=2.5, dense=3
-    )
+    mixtures = read_corrected(config)
     return build_latent(
         "deepseek_v3",
         config,
@@ -142,11 +165,7 @@ def build_deepseek_v32(
     context_length: int | None,
     assemble: Assemble = build_decoder,
 ) -> Graph:
-    config.require_neutral({"topk_method": ("noaux_tc",)})
-    layers = config.integer("num_hidden_layers", 1, 1024)
-    mixtures = read_grouped(
-        config, layers, experts=256, shared=1, hidden=2048, top_k=8, scale=2.5, dense=3
-    )
+    mixtures = read_corrected(config)
     index = read_index(config, 64)
     return build_latent(
         "deepseek_v32",

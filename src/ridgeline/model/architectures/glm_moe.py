@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ridgeline.model.architectures.blocks import Stored
 from ridgeline.model.architectures.decoder import Defaults, neutral, read_activation, read_sizes
-from ridgeline.model.architectures.deepseek import build_latent, read_index
+from ridgeline.model.architectures.deepseek import build_latent, read_corrected, read_index
 from ridgeline.model.architectures.fields import MAX_LAYERS, Fields
 from ridgeline.model.architectures.mixture import GROUPED, mixes, read_grouped
 from ridgeline.model.architectures.rope_scaling import choose_context, read_rope, rotation
@@ -90,11 +90,7 @@ def build_glm4_moe_lite(
     context_length: int | None,
     assemble: Assemble = build_decoder,
 ) -> Graph:
-    config.require_neutral({"topk_method": ("noaux_tc",)})
-    layers = config.integer("num_hidden_layers", 1, MAX_LAYERS)
-    mixtures = read_grouped(
-        config, layers, experts=64, shared=1, hidden=1536, top_k=4, scale=1.8, dense=1
-    )
+    mixtures = read_corrected(config, experts=64, hidden=1536, top_k=4, scale=1.8, dense=1)
     return build_latent(
         "glm4_moe_lite",
         latent_fields(config, q_lora_rank=768, qk_nope_head_dim=192, v_head_dim=256),
@@ -121,15 +117,11 @@ def build_glm_moe_dsa(
     context_length: int | None,
     assemble: Assemble = build_decoder,
 ) -> Graph:
-    config.require_neutral({"topk_method": ("noaux_tc",)})
-    layers = config.integer("num_hidden_layers", 1, MAX_LAYERS)
-    mixtures = read_grouped(
-        config, layers, experts=256, shared=1, hidden=2048, top_k=8, scale=2.5, dense=3
-    )
+    mixtures = read_corrected(config)
     index = replace(
         read_index(config, 32),
         interleaved=config.boolean("indexer_rope_interleave", True),
-        shared=read_shared(config, layers),
+        shared=read_shared(config, len(mixtures)),
     )
     return build_latent(
         "glm_moe_dsa",

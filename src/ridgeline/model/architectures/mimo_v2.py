@@ -52,8 +52,14 @@ def build_mimo_v2(
     query, dim = sizes.heads.query, sizes.heads.dim
     value_dim = config.integer("v_head_dim", 1, MAX_HEAD_DIM, 128)
     config.require_neutral(
-        neutral(*GROUPED, "attention_chunk_size")
+        neutral(*GROUPED)
         | {
+            # Published as the window's size once more; nothing is attended to in chunks.
+            "attention_chunk_size": tuple(
+                config.values[name]
+                for name in ("sliding_window_size", "sliding_window")
+                if name in config.values
+            ),
             "mlp_bias": (False,),
             "n_shared_experts": (0,),
             "topk_method": ("noaux_tc",),
