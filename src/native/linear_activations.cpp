@@ -6,6 +6,7 @@
 #include "linear_float.h"
 #include "linear_kernels.h"
 #include "linear_layout.h"
+#include "linear_quantize.h"
 
 #ifdef RIDGELINE_ISA_avx512
 #include <immintrin.h>
@@ -13,10 +14,6 @@
 
 namespace ridgeline::RIDGELINE_ISA {
 namespace {
-
-constexpr float kLargest = 127.0f;
-constexpr float kResidueSteps = 254.0f;  // what rounding left is at most half a step: 127 / 254
-constexpr float kNothing = 1e-30f;       // a group below this is zero: 1 / scale would overflow
 
 std::uint32_t bits_of(float x) {
   std::uint32_t bits;
@@ -40,24 +37,6 @@ __m512i max_of_groups(__m512i first, __m512i second) {
   m = _mm512_max_epu32(m, _mm512_shuffle_i32x4(m, m, 0xb1));
   m = _mm512_max_epu32(m, _mm512_shuffle_epi32(m, _MM_PERM_ENUM(0x4e)));
   return _mm512_max_epu32(m, _mm512_shuffle_epi32(m, _MM_PERM_ENUM(0xb1)));
-}
-
-// 64 integers, saturated to bytes: dword 4 i + j has four of v[j]'s, from lane 4 i on.
-__m512i to_bytes(const __m512i (&v)[4]) {
-  return _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
-}
-
-// The same in order.
-__m512i in_order(__m512i bytes) {
-  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  return _mm512_permutexvar_epi32(order, bytes);
-}
-
-// The sums of 16 codes each, of bytes as `to_bytes` gives them.
-__m128i sums_of_codes(__m512i bytes) {
-  const __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), bytes);
-  const __m256i halves = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
-  return _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
 }
 
 void quantize_block(const float* x, ActivationBlock* out, int terms) {

@@ -7,6 +7,7 @@
 #include "linear_amx_layout.h"
 #include "linear_kernels.h"
 #include "linear_pack.h"
+#include "linear_quantize.h"
 
 // Compiled for AVX-512, in its namespace.
 namespace ridgeline::RIDGELINE_ISA {
@@ -82,10 +83,6 @@ void pack_common_strip(const std::uint8_t* raw, std::int64_t k, std::int64_t cha
 
 // ---- activations
 
-constexpr float kLargest = 127.0f;
-constexpr float kResidueSteps = 254.0f;  // what rounding left is at most half a step: 127 / 254
-constexpr float kNothing = 1e-30f;       // a stretch below this is zero: 1 / scale would overflow
-
 __mmask16 lanes_of(std::int64_t left) {
   return static_cast<__mmask16>(_bzhi_u32(0xffff, static_cast<unsigned>(std::clamp<std::int64_t>(left, 0, 16))));
 }
@@ -107,15 +104,7 @@ float largest_of(const float* x, std::int64_t count) {
       _mm512_max_epu32(_mm512_max_epu32(most[0], most[1]), _mm512_max_epu32(most[2], most[3]))));
 }
 
-// The sums of 16 codes each, of bytes as _mm512_packs_epi16(_mm512_packs_epi32(0, 1), _mm512_packs_epi32(2, 3)) gives them.
-__m128i sums_of_codes(__m512i bytes) {
-  const __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), bytes);
-  const __m256i halves = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
-  return _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
-}
-
 void quantize_wide_block(const float* x, std::int64_t left, __m512 inverse, std::int8_t* codes, WideSums& out) {
-  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   __m512 v[4];
   for (int i = 0; i < 4; i++) {
     v[i] = left >= kBlock ? _mm512_loadu_ps(x + i * 16) : _mm512_maskz_loadu_ps(lanes_of(left - i * 16), x + i * 16);
@@ -127,8 +116,8 @@ void quantize_wide_block(const float* x, std::int64_t left, __m512 inverse, std:
       q[i] = _mm512_cvtps_epi32(v[i]);
       v[i] = _mm512_mul_ps(_mm512_sub_ps(v[i], _mm512_cvtepi32_ps(q[i])), _mm512_set1_ps(kResidueSteps));
     }
-    const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
-    _mm512_store_si512(codes + term * kBlock, _mm512_permutexvar_epi32(order, bytes));
+    const __m512i bytes = to_bytes(q);
+    _mm512_store_si512(codes + term * kBlock, in_order(bytes));
     const __m128i sum16 = sums_of_codes(bytes), sum32 = _mm_hadd_epi32(sum16, sum16);
     const __m128i none = _mm_setzero_si128();
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out.start16[term]), _mm_slli_epi32(_mm_sub_epi32(none, sum16), 7));
