@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from ridgeline import LLM
 from ridgeline.serve.app import build_app
 from ridgeline.serve.core.core import Core, ServeOptions
-from ridgeline.step import StepPlan
+from ridgeline.step import Masks, StepPlan
 
 MODEL = str(Path(__file__).parent.parent / "golden" / "llama3" / "model.gguf")
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
@@ -43,9 +43,9 @@ def slow_steps(core: Core, seconds: float) -> None:
     executor = core.llm.session.engine._executor
     submit = executor.submit
 
-    def slowly(plan: StepPlan) -> None:
+    def slowly(plan: StepPlan, *masks: Masks | None) -> None:
         time.sleep(seconds)
-        submit(plan)
+        submit(plan, *masks)
 
     executor.submit = slowly  # type: ignore[method-assign]
 
