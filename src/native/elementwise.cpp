@@ -49,7 +49,9 @@ inline void with_activation(Activation activation, F f) {
     case Activation::sigmoid:
       return f([](Vec x) { return sigmoid(x); });
     case Activation::clamped_swiglu:
-      return;  // of two inputs: clamped_rows
+    case Activation::capped_silu_7:
+    case Activation::capped_silu_16:
+      return;  // of two inputs: clamped_rows, capped_rows
     case Activation::tanh:
       return f([](Vec x) { return tanh(x); });
     case Activation::identity:
@@ -76,6 +78,17 @@ void clamped_rows(const float* gate, std::int64_t ldg, const float* up, std::int
       const Vec g = min(limit, load_n(gate + r * ldg + i, n));
       const Vec u = max(low, min(limit, load_n(up + r * ldu + i, n)));
       store_n(y + r * ldy + i, mul(div(g, add(one, exp(mul(slope, g)))), add(u, one)), n);
+    });
+}
+
+// Step 3.7: silu(gate), at most `cap`, times up in -cap..cap.
+void capped_rows(float cap, const float* gate, std::int64_t ldg, const float* up, std::int64_t ldu, float* y,
+                 std::int64_t ldy, std::int64_t rows, std::int64_t cols) {
+  const Vec limit = all(cap), low = all(-cap);
+  for (std::int64_t r = 0; r < rows; r++)
+    each_vector(cols, [&](std::int64_t i, std::int64_t n) {
+      const Vec g = min(limit, silu(load_n(gate + r * ldg + i, n)));
+      store_n(y + r * ldy + i, mul(g, max(low, min(limit, load_n(up + r * ldu + i, n)))), n);
     });
 }
 
@@ -124,6 +137,8 @@ void softcap_rows(float cap, const float* x, std::int64_t ldx, float* y, std::in
 void gated_rows(Activation activation, const float* gate, std::int64_t ldg, const float* up, std::int64_t ldu, float* y,
                 std::int64_t ldy, std::int64_t rows, std::int64_t cols) {
   if (activation == Activation::clamped_swiglu) return clamped_rows(gate, ldg, up, ldu, y, ldy, rows, cols);
+  if (activation == Activation::capped_silu_7) return capped_rows(7.0f, gate, ldg, up, ldu, y, ldy, rows, cols);
+  if (activation == Activation::capped_silu_16) return capped_rows(16.0f, gate, ldg, up, ldu, y, ldy, rows, cols);
   with_activation(activation, [&](auto function) { gate_rows(gate, ldg, up, ldu, y, ldy, rows, cols, function); });
 }
 

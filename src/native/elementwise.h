@@ -3,6 +3,6 @@
 
 namespace ridgeline {
 
-enum class Activation { silu, gelu, gelu_tanh, relu, relu2, sigmoid, tanh, identity, clamped_swiglu };
+enum class Activation { silu, gelu, gelu_tanh, relu, relu2, sigmoid, tanh, identity, clamped_swiglu, capped_silu_7, capped_silu_16 };
 
 }  // namespace ridgeline

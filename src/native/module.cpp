@@ -307,6 +307,8 @@ Activation activation_named(const std::string& name) {
                                                                         {"relu2", Activation::relu2},
                                                                         {"sigmoid", Activation::sigmoid},
                                                                         {"clamped_swiglu", Activation::clamped_swiglu},
+                                                                        {"capped_silu_7", Activation::capped_silu_7},
+                                                                        {"capped_silu_16", Activation::capped_silu_16},
                                                                         {"identity", Activation::identity},
                                                                         {"tanh", Activation::tanh}};
   for (const auto& [key, value] : kActivations)

@@ -25,8 +25,8 @@ using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::c
 
 void add_weigh(Program& program, const std::string& name, const View& x, const View& g, const View& y) {
   for (const View& view : {x, g, y}) check_floats(program, view);
-  require(x.width == y.width && g.width == 1 && x.sampled == y.sampled && g.sampled == y.sampled,
-          "rows are weighed by one number each");
+  require(x.width == y.width && g.width > 0 && x.width % g.width == 0 && x.sampled == y.sampled && g.sampled == y.sampled,
+          "rows are weighed by a number for each equal run of their columns");
   program.add(std::make_unique<Elementwise>(name, "weigh", Elementwise::Kind::weigh, x, g, y, 0.0f, Activation::silu));
 }
 

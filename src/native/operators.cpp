@@ -158,9 +158,16 @@ void Elementwise::run(const StepContext& context, Worker& worker) {
         return kernels.scale_rows(number_, at(a_), a_.ld, at(y_), y_.ld, rows, cols);
       case Kind::softcap:
         return kernels.softcap_rows(number_, at(a_), a_.ld, at(y_), y_.ld, rows, cols);
-      case Kind::weigh:  // b is one number a row
-        return kernels.weigh_rows(at(a_), a_.ld, context.at(b_) + block.row_begin * b_.ld, b_.ld, at(y_), y_.ld, rows,
-                                  cols);
+      case Kind::weigh: {  // b is one number for each equal run of a row's columns
+        const std::int64_t run = y_.width / b_.width;
+        for (std::int64_t g = block.col_begin / run; g * run < block.col_end; g++) {
+          const std::int64_t begin = std::max(block.col_begin, g * run), end = std::min(block.col_end, (g + 1) * run);
+          kernels.weigh_rows(context.at(a_) + block.row_begin * a_.ld + begin, a_.ld,
+                             context.at(b_) + block.row_begin * b_.ld + g, b_.ld,
+                             context.at(y_) + block.row_begin * y_.ld + begin, y_.ld, rows, end - begin);
+        }
+        return;
+      }
       case Kind::gate:
         return kernels.gated_rows(activation_, at(a_), a_.ld, at(b_), b_.ld, at(y_), y_.ld, rows, cols);
       case Kind::activate:

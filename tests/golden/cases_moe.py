@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from case import Case, decoder
+from case import VOCAB, Case, decoder
 
 
 def _mixture(architecture: str, model_type: str, **changes: Any) -> dict[str, Any]:
@@ -513,6 +513,76 @@ MIXTURES = (
             ),
         ),
         draw=3,
+        gguf_type=None,
+    ),
+    # Step 3.7 Flash as it is published: more heads in windows, rotations as lists by layer (half of
+    # a head, scaled llama3's way, where there is no window), gates, caps that differ by layer.
+    Case(
+        "step3p7",
+        {
+            "architectures": ["Step3p7ForConditionalGeneration"],
+            "model_type": "step3p7",
+            "tie_word_embeddings": False,
+            "image_token_id": VOCAB - 3,
+            "vision_config": {
+                "width": 16,
+                "layers": 1,
+                "heads": 2,
+                "image_size": 16,
+                "patch_size": 4,
+                "mlp_ratio": 2.0,
+            },
+            "text_config": {
+                "architectures": ["Step3p5ForCausalLM"],
+                "model_type": "step3p5",
+                "vocab_size": VOCAB,
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 4,
+                "num_nextn_predict_layers": 1,
+                "num_attention_heads": 4,
+                "num_attention_groups": 2,
+                "head_dim": 16,
+                "max_position_embeddings": 512,
+                "rms_norm_eps": 1e-5,
+                "layer_types": [
+                    "full_attention",
+                    *["sliding_attention"] * 2,
+                    *["full_attention"] * 2,
+                ],
+                "sliding_window": 10,
+                "attention_other_setting": {
+                    "attention_type": "sliding_attention",
+                    "num_attention_heads": 6,
+                    "num_attention_groups": 2,
+                    "head_dim": 16,
+                },
+                "use_head_wise_attn_gate": True,
+                "rope_theta": [5e6, 1e4, 1e4, 5e6, 5e6],
+                "partial_rotary_factors": [0.5, 1.0, 1.0, 0.5, 0.5],
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    "factor": 2.0,
+                    "original_max_position_embeddings": 64,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 32.0,
+                },
+                "yarn_only_types": ["full_attention"],
+                "moe_layers_enum": "1,2,3",
+                "moe_num_experts": 8,
+                "moe_top_k": 3,
+                "moe_intermediate_size": 16,
+                "share_expert_dim": 24,
+                "use_moe_router_bias": True,
+                "moe_router_activation": "sigmoid",
+                "moe_router_scaling_factor": 3.0,
+                "norm_expert_weight": True,
+                "swiglu_limits": [0.0, 0.0, 0.0, 7.0, 0.0],
+                "swiglu_limits_shared": [0.0, 0.0, 16.0, 16.0, 0.0],
+                "bos_token_id": VOCAB - 2,
+                "eos_token_id": VOCAB - 1,
+            },
+        },
         gguf_type=None,
     ),
 )

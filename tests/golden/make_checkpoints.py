@@ -34,7 +34,7 @@ from cases import CASES, PROMPT_TOKENS, VOCAB, Case
 from gguf_twin import F32, write_gguf
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.cache_utils import MtpCache
 from transformers.modeling_layers import MtpModel
 
@@ -43,8 +43,11 @@ _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _ONE_PLUS_WEIGHT = (
     *("gemma3_text", "gemma", "gemma2", "nemotron"),
     "recurrent_gemma",
-    *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
+    *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "step3p7", "minimax_m3_vl_text"),
 )
+# Known to transformers with what sees only.
+_SEEING = ("step3p7",)
+_CAPPED = ("step3p7", "minimax_m3_vl_text", "deepseek_v4")
 # Tensors of modules of multi-token prediction; of these models' layers, two or three.
 PREDICTOR = re.compile(
     r"mtp\.|model\.layers\.\d+\.(enorm|hnorm|eh_proj|shared_head|embed_tokens)|model\.layers\.[23]\."
@@ -83,6 +86,8 @@ def random_weight(case: Case, name: str, shape: tuple[int, ...]) -> F32:
         values = 1.0 + 0.3 * noise
     elif "embed" in name:
         values = 0.5 * noise
+    elif case.config["model_type"] in _CAPPED and re.search(r"(gate|up)_proj", name):
+        values = 8.0 / np.sqrt(shape[-1]) * noise  # so large that caps and clamps are felt
     elif any(part in name for part in ("q_proj", "k_proj", "qkv_proj", "lm_head")):
         values = 1.6 / np.sqrt(shape[-1]) * noise
     else:
@@ -91,13 +96,19 @@ def random_weight(case: Case, name: str, shape: tuple[int, ...]) -> F32:
     return np.where(np.abs(rounded) < _SMALLEST, np.float32(0), rounded)
 
 
+def kind_of(case: Case) -> Any:
+    """The class that makes the oracle's model."""
+    seeing = case.config["model_type"] in _SEEING
+    return AutoModelForImageTextToText if seeing else AutoModelForCausalLM
+
+
 def weight_shapes(folder: Path, case: Case) -> dict[str, tuple[int, ...]]:
     """Names and shapes as transformers saves them, without a tied output matrix; an MLP among
     mixtures as Kimi published it (transformers reads both names and writes the other).
     """
     if case.config["model_type"] == "rwkv7":
         return rwkv7_oracle.shapes(case.config)
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    model = kind_of(case).from_config(AutoConfig.from_pretrained(folder))
     with TemporaryDirectory() as saved:
         model.save_pretrained(saved)
         tensors = load_file(Path(saved) / "model.safetensors")
@@ -163,7 +174,7 @@ def oracle_logits(folder: Path, token_ids: NDArray[np.int32], case: Case) -> dic
     """transformers' logits [tokens, vocab], computed in float32 from the stored weights; and those
     of the modules of multi-token prediction.
     """
-    model, info = AutoModelForCausalLM.from_pretrained(
+    model, info = kind_of(case).from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
     if case.predictors:

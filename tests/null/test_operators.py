@@ -530,7 +530,7 @@ CASES: dict[str, Case] = {
             ((PARTIAL, REPLICATED), (), 2, (Weigh(), (PARTIAL,))),
             ((CUT, CUT), (), 2, None),
         ),
-        refused={"one number a row": with_inputs(*pair(TOKENS, 8))},
+        refused={"each of 1 equal groups": with_inputs(*pair(TOKENS, 8))},
     ),
     "scale": Case(
         Scale(0.5),
@@ -1149,6 +1149,19 @@ VARIANTS: dict[str, Case] = {
         work=Work(weight_bytes=4 * 32, activation_bytes=16 + 64),
         refused={},
         shards=(),
+    ),
+    "weigh, by head": Case(
+        Weigh(4),
+        (value(0, TOKENS, 8), value(1, TOKENS, 4)),
+        ((TOKENS, 8),),
+        Work({"f32": 32.0}, activation_bytes=2 * (32 + 16 + 32)),
+        shards=(
+            ((CUT, CUT), (), 2, (Weigh(2), (CUT,))),
+            ((REPLICATED, REPLICATED), (), 2, (Weigh(4), (REPLICATED,))),
+            ((CUT, REPLICATED), (), 2, None),
+            ((PARTIAL, PARTIAL), (), 2, None),
+        ),
+        refused={"each of 3 equal groups": with_op(Weigh(3))},
     ),
 }
 ALL = CASES | VARIANTS

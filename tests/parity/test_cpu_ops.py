@@ -34,7 +34,7 @@ from ridgeline.model.graph.ops import (
     SelectRows,
     Softcap,
 )
-from ridgeline.model.graph.ops.activation import Activation
+from ridgeline.model.graph.ops.activation import OF_TWO, Activation
 from ridgeline.model.passes.memory import plan_memory
 from ridgeline.step import PlanRow, RowSampling, StepPlan
 
@@ -113,11 +113,15 @@ def gate(kind: str, x: Doubles) -> Doubles:
 @pytest.mark.parametrize("joint", [False, True])
 def test_gated_activation(isa: str, width: int, kind: Activation, joint: bool) -> None:
     x = table(ROWS, 2 * width)
+    x[0], x[1] = 10 * x[0], 10 * x[1]
     x[0, 0], x[1, 0] = -200.0, 200.0
     one, other = x[:, :width].astype(np.float64), x[:, width:].astype(np.float64)
     if kind == "clamped_swiglu":
         one, other = np.minimum(one, 7), np.clip(other, -7, 7) + 1
         expected = one / (1 + np.exp(-1.702 * one)) * other
+    elif kind in ("capped_silu_7", "capped_silu_16"):
+        cap = float(kind.rpartition("_")[2])
+        expected = np.minimum(gate("silu", one), cap) * np.clip(other, -cap, cap)
     else:
         expected = gate(kind, one) * other
     sizes = (2 * width,) if joint else (width, width)
@@ -126,7 +130,7 @@ def test_gated_activation(isa: str, width: int, kind: Activation, joint: bool) -
 
 @isas
 @widths
-@pytest.mark.parametrize("kind", [k for k in get_args(Activation) if k != "clamped_swiglu"])
+@pytest.mark.parametrize("kind", [k for k in get_args(Activation) if k not in OF_TWO])
 def test_activate(isa: str, width: int, kind: Activation) -> None:
     x = table(ROWS, width)
     x[0, 0], x[1, 0] = -200.0, 200.0

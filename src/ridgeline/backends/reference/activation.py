@@ -14,6 +14,7 @@ from ridgeline.model.graph.ops.activation import Activate, Activation, GatedActi
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 
 CLAMP, CLAMPED_SLOPE = 7.0, 1.702  # of clamped_swiglu
+CAPS: dict[Activation, float] = {"capped_silu_7": 7.0, "capped_silu_16": 16.0}
 
 
 def gated_activation(op: GatedActivation, call: Call) -> tuple[Array]:
@@ -39,6 +40,9 @@ def gated(activation: Activation, gate: Array, up: Array) -> Array:
     if activation == "clamped_swiglu":
         g, u = np.minimum(g, CLAMP), np.clip(u, -CLAMP, CLAMP) + 1
         return np.asarray(silu(CLAMPED_SLOPE * g) / CLAMPED_SLOPE * u).astype(gate.dtype)
+    if activation in CAPS:
+        cap = CAPS[activation]
+        return np.asarray(np.minimum(silu(g), cap) * np.clip(u, -cap, cap)).astype(gate.dtype)
     return np.asarray(ACTIVATIONS[activation](g) * u).astype(gate.dtype)
 
 

@@ -47,7 +47,9 @@ def softcap(op: Softcap, call: Call) -> tuple[Array]:
 
 def weigh(op: Weigh, call: Call) -> tuple[Array]:
     x, g = call.inputs
-    return ((x / (1 + np.exp(-g.astype(np.float64)))).astype(x.dtype),)
+    groups = x.reshape(*x.shape[:-1], op.num_groups, -1)
+    weighed = groups / (1 + np.exp(-g.astype(np.float64)))[..., None]
+    return (weighed.reshape(x.shape).astype(x.dtype),)
 
 
 def split(op: Split, call: Call) -> tuple[Array, ...]:

@@ -27,6 +27,7 @@ from ridgeline.model.graph.ops import (
     SelectRows,
     Softcap,
     SplitGroups,
+    Weigh,
 )
 from ridgeline.model.graph.ops.activation import Activation
 
@@ -148,6 +149,7 @@ def attention(
     temperature: ScaleByPosition | None = None,
     chunked: bool = False,
     whole_images: bool = False,
+    head_gate: bool = False,
 ) -> Value:
     """Self-attention of grouped heads over the layer's cache.
 
@@ -158,7 +160,8 @@ def attention(
     q's channels together, and of k's (OLMo 2).
     Not causal: keys and values are of this step only, so all layers of a window share one cache;
     ahead: how far such attention sees ahead.
-    sinks, whole_images: see `Attention`.
+    sinks, whole_images: see `Attention`. head_gate: each head's output is weighed by the sigmoid of
+    a number that a linear makes of x (Step 3.7).
     """
     name, q_width, kv_width = f"{layer}.attn", heads.query * heads.dim, heads.kv * heads.dim
     if by_head:
@@ -203,6 +206,9 @@ def attention(
     )
     scores = (b.weight(f"{name}.sinks.weight", heads.query, axes=("heads",)),) if sinks else ()
     y = b.one(f"{name}.attend", op, q, weights=scores, state=state)
+    if head_gate:
+        gate = linear(b, f"{name}.gate", x, heads.query, split="heads")
+        y = b.one(f"{name}.gated", Weigh(heads.query), y, gate)
     return linear(b, f"{name}.o", y, width(x), bias=output_bias, split_inputs="heads")
 
 

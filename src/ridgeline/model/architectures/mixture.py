@@ -47,9 +47,10 @@ def mixture_mlp(
     mixture: Mixture,
     activation: Activation,
     routed_by: Value | None = None,
+    shared_activation: Activation | None = None,
 ) -> Value:
     """The experts that each token is routed to, and the shared one; routed_by: what the router
-    sees, if it is not what the experts see.
+    sees, if it is not what the experts see. shared_activation: of the shared one, if not the same.
     """
     name, wide = f"{layer}.moe", width(x)
     route, count, hidden = mixture.route, mixture.experts, mixture.hidden
@@ -86,7 +87,8 @@ def mixture_mlp(
     if not mixture.shared:
         return y
     block = gated_mlp if mixture.gated else mlp
-    shared = block(b, f"{layer}.shared", x, hidden=mixture.shared, activation=activation)
+    shared_act = shared_activation or activation
+    shared = block(b, f"{layer}.shared", x, hidden=mixture.shared, activation=shared_act)
     if mixture.shared_gate:
         gate = linear(b, f"{layer}.shared.weigh", x, 1)
         shared = b.one(f"{layer}.shared.weighed", Weigh(), shared, gate)

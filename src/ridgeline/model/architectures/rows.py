@@ -23,6 +23,7 @@ from ridgeline.model.architectures.qwen3_next import (
 )
 from ridgeline.model.architectures.siglip import build_gemma3_images
 from ridgeline.model.architectures.stack import Assemble
+from ridgeline.model.architectures.step3p7 import build_step3p7
 from ridgeline.model.architectures.whisper import build_whisper
 from ridgeline.model.graph.build import FormatOf
 from ridgeline.model.graph.node import Graph
@@ -169,6 +170,12 @@ HF_MISTRAL3 = Architecture(
     build_mistral3,
     Names(names.HF_LLAMA, names.HF_GEMMA3_ROOTS, names.SEEING_HARMLESS),
     model_types=("mistral3",),
+)
+HF_STEP = Architecture(
+    "hf",
+    build_step3p7,
+    Names(names_moe.HF_STEP, names.HF_ROOTS, names_moe.STEP_HARMLESS),
+    model_types=("step3p5", "step3p7"),
 )
 HF_MAMBA, MAMBA_ROOTS = names_recurrent.HF_MAMBA, names_recurrent.MAMBA_ROOTS
 HF_QWEN3_5 = Architecture(

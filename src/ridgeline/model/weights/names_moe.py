@@ -137,6 +137,26 @@ HF_MINIMAX_M2: dict[str, Row] = {
     "layers.{i}.moe.correction.bias": "{body}layers.{i}.block_sparse_moe.e_score_correction_bias",
 }
 
+# A tensor of all experts for each of their matrices.
+HF_STEP: dict[str, Row] = {
+    **HF_LLAMA,
+    **HF_HEAD_NORMS,
+    "layers.{i}.attn.gate": "{body}layers.{i}.self_attn.g_proj",
+    "layers.{i}.moe.router": "{body}layers.{i}.moe.gate",
+    "layers.{i}.moe.correction.bias": "{body}layers.{i}.moe.router_bias",
+    "layers.{i}.moe.gate": Stack("{body}layers.{i}.moe.gate_proj.weight"),
+    "layers.{i}.moe.up": Stack("{body}layers.{i}.moe.up_proj.weight"),
+    "layers.{i}.moe.down": Stack("{body}layers.{i}.moe.down_proj.weight"),
+    "layers.{i}.shared.mlp.gate": "{body}layers.{i}.share_expert.gate_proj",
+    "layers.{i}.shared.mlp.up": "{body}layers.{i}.share_expert.up_proj",
+    "layers.{i}.shared.mlp.down": "{body}layers.{i}.share_expert.down_proj",
+}
+# What sees, and layers behind the last, which are modules of multi-token prediction.
+STEP_HARMLESS = re.compile(
+    r".*\.rotary_emb\.inv_freq|(model\.)?(vision_model|vit_large_projector)\..*"
+    r"|model\.layers\.\d+\.(enorm|hnorm|eh_proj|shared_head|transformer)\b.*"
+)
+
 HF_GRANITE_MOE: dict[str, Row] = {
     **HF_LLAMA,
     "layers.{i}.moe.router": "{body}layers.{i}.block_sparse_moe.router.layer",

@@ -22,8 +22,20 @@ if TYPE_CHECKING:
     from ridgeline.model.graph.node import Node, State, Value, Weight
 
 Activation = Literal[
-    "silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "tanh", "identity", "clamped_swiglu"
+    "silu",
+    "gelu",
+    "gelu_tanh",
+    "relu",
+    "relu2",
+    "sigmoid",
+    "tanh",
+    "identity",
+    "clamped_swiglu",
+    "capped_silu_7",
+    "capped_silu_16",
 ]
+# Those that change both halves of a gated unit.
+OF_TWO: tuple[Activation, ...] = ("clamped_swiglu", "capped_silu_7", "capped_silu_16")
 FLOPS_PER_GATED = 6.0
 FLOPS_PER_ACTIVATED = 5.0
 
@@ -35,6 +47,7 @@ class GatedActivation(Operator):
     silu: x * sigmoid(x). gelu: x * Phi(x). gelu_tanh: its tanh approximation (Hendrycks and Gimpel
     2016). relu2: max(x, 0)^2 (So et al. 2021). identity: x, the bilinear unit. clamped_swiglu
     (gpt-oss): with gate at most 7 and up in -7..7, gate * sigmoid(1.702 gate) * (up + 1).
+    capped_silu_7 and _16 (Step 3.7): silu(gate), at most so much, times up in -7..7 or -16..16.
     """
 
     activation: Activation
@@ -98,5 +111,6 @@ class Activate(Operator):
         self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 1, 0)
-        gated = self.activation == "clamped_swiglu"
-        require(not gated, self, f"{self.activation} is a function of two inputs")
+        require(
+            self.activation not in OF_TWO, self, f"{self.activation} is a function of two inputs"
+        )

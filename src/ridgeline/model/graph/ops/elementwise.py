@@ -111,7 +111,11 @@ class Softcap(Operator):
 
 @dataclass(frozen=True, slots=True)
 class Weigh(Operator):
-    """(x [*, D], g [*, 1]) -> sigmoid(g) * x (Qwen2-MoE's shared expert)."""
+    """(x [*, D], g [*, num_groups]) -> sigmoid(g) * x, one g for D / num_groups channels: for
+    all of them (Qwen2-MoE's shared expert), or for a head's (Step 3.7).
+    """
+
+    num_groups: int = 1
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return (inputs[0],)
@@ -126,17 +130,27 @@ class Weigh(Operator):
         self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
     ) -> Sharded | None:
         x, g = inputs
-        return Sharded(self, (x,)) if g == REPLICATED else None
+        if self.num_groups == 1:
+            return Sharded(self, (x,)) if g == REPLICATED else None
+        if x.partial or x != g or (x.split is not None and self.num_groups % ways):
+            return None
+        groups = self.num_groups if x.split is None else self.num_groups // ways
+        return Sharded(Weigh(groups), (x,))
 
     def check(
         self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         require_counts(self, inputs, weights, 2, 0)
         x, g = inputs
+        width = x.shape[-1]
+        assert isinstance(width, int)
         require(
-            g.shape == (*x.shape[:-1], 1),
+            self.num_groups > 0
+            and width % self.num_groups == 0
+            and g.shape == (*x.shape[:-1], self.num_groups),
             self,
-            f"weighs rows of {x.shape} by {g.shape}: one number a row is needed",
+            f"weighs rows of {x.shape} by {g.shape}: a number for each of {self.num_groups} equal "
+            "groups of channels is needed",
         )
 
 
