@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gate import gate, hold
 from ridgeline import LLM, AsyncEngine, EngineError, RequestError, SamplingParams, Service
 from ridgeline.engine.request import Event
 from ridgeline.engine.schedule.state import SchedulerState
@@ -22,21 +23,13 @@ from ridgeline.step import StepPlan, StepResult
 MODEL = str(Path(__file__).parent.parent / "golden" / "llama3" / "model.gguf")
 PROMPTS = ["Hello there", "A second, somewhat longer prompt about nothing", "z", "Hello there!"]
 GREEDY = SamplingParams(temperature=0, seed=1, max_tokens=12, ignore_eos=True)
+HELD_TOKENS = 72
 LONG = SamplingParams(temperature=0, seed=1, max_tokens=90, ignore_eos=True)
 
 
 @pytest.fixture
-def llm(monkeypatch: pytest.MonkeyPatch) -> LLM:
-    llm = LLM(MODEL, max_tokens_per_step=16, max_rows=4, threads=1)
-    # A step of so small a model is over before anyone could abort it.
-    submit = llm.session.engine._executor.submit
-
-    def slowly(plan: StepPlan) -> None:
-        time.sleep(0.001)
-        submit(plan)
-
-    monkeypatch.setattr(llm.session.engine._executor, "submit", slowly)
-    return llm
+def llm() -> LLM:
+    return LLM(MODEL, max_tokens_per_step=16, max_rows=4, threads=1)
 
 
 @pytest.fixture
@@ -96,26 +89,35 @@ def test_chat_goes_through_the_template(engine: AsyncEngine, llm: LLM) -> None:
     asyncio.run(run())
 
 
-def test_wrong_requests_are_told_before_anything_runs(engine: AsyncEngine) -> None:
+def test_wrong_requests_are_told_before_anything_runs(engine: AsyncEngine, llm: LLM) -> None:
+    free = gate(llm, HELD_TOKENS)
+
     async def run() -> None:
         with pytest.raises(RequestError, match="prompt_token_ids"):
             await engine.stream([10**9], GREEDY)
         with pytest.raises(RequestError, match="prompt"):
             await engine.generate("", GREEDY)
         stream = await engine.stream(PROMPTS[0], LONG, request_id="twice")
-        with pytest.raises(RequestError, match="in use"):
-            await engine.stream(PROMPTS[1], LONG, request_id="twice")
+        second = asyncio.create_task(engine.stream(PROMPTS[1], LONG, request_id="twice"))
+        while not (engine._worker._commands or second.done()):  # it comes while the other runs
+            await asyncio.sleep(0.001)
         stream.abort()
+        free.set()
+        with pytest.raises(RequestError, match="in use"):
+            await second
         assert [piece.finish_reason async for piece in stream][-1] == "abort"
 
     asyncio.run(run())
 
 
-def test_an_abort_keeps_what_was_said(engine: AsyncEngine) -> None:
+def test_an_abort_keeps_what_was_said(engine: AsyncEngine, llm: LLM) -> None:
+    free = gate(llm, HELD_TOKENS)
+
     async def run() -> None:
         stream = await engine.stream(PROMPTS[0], LONG)
         first = await anext(stream)
         engine.abort(stream.request_id)
+        free.set()
         rest = [piece async for piece in stream]
         assert rest[-1].finish_reason == "abort"
         assert stream.output is not None
@@ -132,22 +134,26 @@ def test_a_reader_that_goes_away_frees_what_it_held(engine: AsyncEngine, llm: LL
             await asyncio.sleep(0.001)
 
     async def run() -> None:
+        free = gate(llm, HELD_TOKENS)
         dropped = await engine.stream(PROMPTS[0], LONG)
         await anext(dropped)
         del dropped
         gc.collect()
+        free.set()
         await settled()
         closed = await engine.stream(PROMPTS[0], LONG)
         await closed.aclose()
         with pytest.raises(StopAsyncIteration):
             await anext(closed)
         await settled()
+        free.clear()
         task = asyncio.create_task(engine.generate(PROMPTS[1], LONG))
         while not engine.load.running:
             await asyncio.sleep(0.001)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        free.set()
         await settled()
         assert engine.load.free_blocks == engine.load.num_blocks
 
@@ -204,6 +210,7 @@ def test_aborts_at_any_moment_leak_nothing_and_change_nothing(engine: AsyncEngin
 def test_close_ends_what_runs_and_refuses_what_comes(llm: LLM) -> None:
     async def run() -> None:
         async with AsyncEngine(llm) as engine:
+            hold(llm, lambda: not engine._worker._stopping, HELD_TOKENS)
             streams = [await engine.stream(p, LONG) for p in PROMPTS]
             await anext(streams[0])
         for stream in streams:
@@ -269,7 +276,7 @@ def test_a_request_ends_at_its_deadline_and_keeps_what_was_said(
     submit = llm.session.engine._executor.submit
 
     def slower(plan: StepPlan) -> None:
-        time.sleep(0.005)
+        time.sleep(0.01)
         submit(plan)
 
     async def run() -> None:
@@ -317,7 +324,7 @@ def test_priority_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
             submit = llm.session.engine._executor.submit
 
             def wait(plan: StepPlan) -> None:
-                blocked.wait(60)
+                assert blocked.wait(120)
                 submit(plan)
 
             monkeypatch.setattr(llm.session.engine._executor, "submit", wait)

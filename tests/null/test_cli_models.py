@@ -183,7 +183,7 @@ def test_expected_errors_are_one_line_and_code_2(
 )
 def test_whoever_reads_the_output_or_not(redirected: str, code: int, said: str) -> None:
     command = f"{sys.executable} -m ridgeline.cli.main list --available {redirected}"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stderr) == (code, said)
 
 
@@ -316,11 +316,11 @@ def test_signal_while_pip_works_ends_pip_and_keeps_the_cache_clean(
             # A shell's background job ignores SIGINT, and children inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
-        server.settimeout(60)
+        server.settimeout(240)
         connection, _ = server.accept()
         with connection:
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=240)
     assert process.returncode == 130
     assert out == ""
     assert "Traceback" not in err

@@ -404,11 +404,11 @@ def test_second_pull_waits_and_takes_what_the_first_brought(tmp_path: Path) -> N
     thread = threading.Thread(target=second)
     with pull_lock(tmp_path, "smollm2", silent):
         thread.start()
-        assert waiting.wait(10)
+        assert waiting.wait(120)
         time.sleep(0.05)
         assert not results
         path = put_smollm2(tmp_path)
-    thread.join(10)
+    thread.join(120)
     assert results == [path]
     assert stages == ["wait for another process that pulls this model"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,16 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": path, "RIDGELINE_OFFLINE": "1", "NO_COLOR": "1"}
 
 
+def with_free_port(command: str) -> str:
+    """A server's command, on a port that nobody else has on this machine."""
+    found = re.search(r"--port (\d+)", command)
+    if found is None:
+        return command
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return re.sub(rf"\b{found[1]}\b", str(free.getsockname()[1]), command)
+
+
 @pytest.mark.parametrize(("page", "command"), commands())
 def test_command(
     page: str,
@@ -56,13 +67,13 @@ def test_command(
 ) -> None:
     shutil.copyfile(TALK, tmp_path / "talk.wav")
     done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command],
+        ["bash", "-o", "pipefail", "-c", with_free_port(command)],
         cwd=ROOT if command.startswith(("python", "make")) else tmp_path,
         env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, f"{page}: {command}\n{done.stdout}\n{done.stderr}"
     assert done.stdout.strip(), f"{page}: {command} prints nothing"
@@ -84,7 +95,7 @@ def test_python_block(
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, f"{page}:\n{code}\n{done.stderr}"
     assert done.stdout.strip()

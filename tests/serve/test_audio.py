@@ -43,6 +43,7 @@ def url(folder: Path) -> Iterator[str]:
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
+        assert thread.is_alive()
         thread.join(0.01)
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
@@ -121,7 +122,13 @@ def test_one_after_the_other_for_ever(folder: Path) -> None:
     core.close()
 
 
-def test_what_is_refused(url: str) -> None:
+@pytest.fixture
+def call() -> Iterator[httpx.Client]:
+    with httpx.Client(timeout=120) as client:
+        yield client
+
+
+def test_what_is_refused(url: str, call: httpx.Client) -> None:
     sound = noise_wav(0.2)
     for fields, status, param, reason in (
         ({"file": sound, "beam": "5"}, 400, "beam", "not a field that is known"),
@@ -151,7 +158,7 @@ def test_what_is_refused(url: str) -> None:
         data = {k: v for k, v in fields.items() if isinstance(v, str)}
         if not data and "file" not in fields:
             files = {"file": b""}  # a part without a file's name is no file
-        answer = httpx.post(
+        answer = call.post(
             f"{url}/v1/audio/transcriptions",
             files={k: (None if not v else "a.wav", v) for k, v in files.items()},
             data=data,
@@ -162,50 +169,58 @@ def test_what_is_refused(url: str) -> None:
         assert reason in error["message"]
     post = f"{url}/v1/audio/translations"
     headers = {"authorization": f"Bearer {KEY}"}
-    language = httpx.post(post, files={"file": sound}, data={"language": "de"}, headers=headers)
+    language = call.post(post, files={"file": sound}, data={"language": "de"}, headers=headers)
     assert language.status_code == 400, "translations go into English"
     assert language.json()["error"]["param"] == "language"
-    assert httpx.post(post, json={"file": "a"}, headers=headers).status_code == 400
+    assert call.post(post, json={"file": "a"}, headers=headers).status_code == 400
     broken = {"content-type": "multipart/form-data; boundary=x", **headers}
-    assert httpx.post(post, content=b"--x\r\nbroken", headers=broken).status_code == 400
-    assert httpx.post(post, files={"file": sound}).status_code == 401
+    assert call.post(post, content=b"--x\r\nbroken", headers=broken).status_code == 400
+    assert call.post(post, files={"file": sound}).status_code == 401
 
 
-def test_only_what_the_model_does_is_served(url: str) -> None:
+def test_only_what_the_model_does_is_served(url: str, call: httpx.Client) -> None:
     headers = {"authorization": f"Bearer {KEY}"}
     chat = {"messages": [{"role": "user", "content": "hi"}]}
-    assert httpx.post(f"{url}/v1/chat/completions", json=chat, headers=headers).status_code == 404
-    models = httpx.get(f"{url}/v1/models", headers=headers).json()["data"]
+    assert call.post(f"{url}/v1/chat/completions", json=chat, headers=headers).status_code == 404
+    models = call.get(f"{url}/v1/models", headers=headers).json()["data"]
     assert [model["id"] for model in models] == ["tiny", "whisper-1"]
-    document = httpx.get(f"{url}/openapi.json", headers=headers).json()
+    document = call.get(f"{url}/openapi.json", headers=headers).json()
     assert "/v1/audio/transcriptions" in document["paths"]
     assert "/v1/completions" not in document["paths"]
-    assert httpx.get(f"{url}/readyz").status_code == 200
+    assert call.get(f"{url}/readyz").status_code == 200
 
 
 def test_who_goes_away_frees_the_row(url: str, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """The encoder waits until the client has gone."""
-    sound, gone = noise_wav(60.0, 3), threading.Event()
+    sound, begun, gone = noise_wav(60.0, 3), threading.Event(), threading.Event()
     encode = CpuExecutor.encode
 
     def waiting(*given: Any, **named: Any) -> Any:
-        assert gone.wait(30)
+        begun.set()
+        assert gone.wait(120)
         return encode(*given, **named)
 
     monkeypatch.setattr(CpuExecutor, "encode", waiting)
-    with pytest.raises(httpx.TimeoutException):
-        httpx.post(
-            f"{url}/v1/audio/transcriptions",
-            files={"file": ("a.wav", sound)},
-            headers={"authorization": f"Bearer {KEY}"},
-            timeout=0.3,
-        )
+
+    async def go_away() -> None:
+        async with httpx.AsyncClient(timeout=120) as client:
+            asking = client.post(
+                f"{url}/v1/audio/transcriptions",
+                files={"file": ("a.wav", sound)},
+                headers={"authorization": f"Bearer {KEY}"},
+            )
+            task = asyncio.create_task(asking)
+            assert await asyncio.to_thread(begun.wait, 120)
+            task.cancel()
+            await asyncio.wait([task])
+
+    asyncio.run(go_away())
     gone.set()
     short = noise_wav(0.5, 4)
     answer = httpx.post(
         f"{url}/v1/audio/transcriptions",
         files={"file": ("a.wav", short)},
         headers={"authorization": f"Bearer {KEY}"},
-        timeout=30,
+        timeout=120,
     )
     assert json.loads(answer.text)["text"] == llm.transcribe(short)[0].text

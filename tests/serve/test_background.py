@@ -10,18 +10,20 @@ from typing import Any
 
 import httpx
 import pytest
-from tiny import client_of, slow_steps, tiny_core
+from tiny import client_of, tiny_core
 
+from gate import gate
 from ridgeline.serve.app import build_routes
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.responses.store import Store
 
 ASK = {"model": "tiny", "input": "Hi", "max_output_tokens": 30, "temperature": 0, "seed": 1}
+HELD_TOKENS = 24
 BEHIND = ASK | {"background": True, "metadata": {"a": "b"}}
 
 
 async def ended(client: httpx.AsyncClient, name: str) -> dict[str, Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while True:
             found: dict[str, Any] = (await client.get(f"/v1/responses/{name}")).json()
             if found["status"] not in ("queued", "in_progress"):
@@ -35,7 +37,7 @@ def text_of(response: dict[str, Any]) -> str:
 
 async def begun_and_left(core: Core) -> dict[str, Any]:
     """A response of a server that ends while it is being written."""
-    slow_steps(core, 0.02)
+    free = gate(core.llm, HELD_TOKENS)
     app = build_routes(core)
     async with app.router.lifespan_context(app), client_of(app) as client:
         told: dict[str, Any] = (await client.post("/v1/responses", json=BEHIND)).json()
@@ -44,6 +46,7 @@ async def begun_and_left(core: Core) -> dict[str, Any]:
             await asyncio.sleep(0.002)
         again = (await client.get(f"/v1/responses/{told['id']}")).json()
         assert again["status"] in ("queued", "in_progress")
+    free.set()
     core.close()
     return told
 
@@ -86,7 +89,7 @@ def test_what_ends_server_after_server_is_given_up(tmp_path: Path) -> None:
 def test_what_was_cancelled_or_deleted_stays_so(tmp_path: Path) -> None:
     async def run() -> None:
         core = tiny_core(state=tmp_path)
-        slow_steps(core, 0.02)
+        free = gate(core.llm, HELD_TOKENS)
         app = build_routes(core)
         async with app.router.lifespan_context(app), client_of(app) as client:
             first = (await client.post("/v1/responses", json=BEHIND)).json()["id"]
@@ -96,6 +99,7 @@ def test_what_was_cancelled_or_deleted_stays_so(tmp_path: Path) -> None:
             assert (await client.delete(f"/v1/responses/{gone}")).json()["deleted"]
             assert (await client.get(f"/v1/responses/{gone}")).status_code == 404
             second = (await client.post("/v1/responses", json=BEHIND)).json()["id"]
+        free.set()
         core.close()
         (tmp_path / "responses" / f"{second}.json").unlink()
         core = tiny_core(state=tmp_path)
@@ -117,7 +121,7 @@ def test_what_has_ended_and_is_being_kept_is_not_cancelled(
 
     def slowly(self: Store, tenant: str, response: dict[str, Any], items: Any) -> None:
         if response["status"] in ("completed", "incomplete"):
-            held.wait(10)
+            assert held.wait(120)
         keep(self, tenant, response, items)
 
     async def run() -> None:

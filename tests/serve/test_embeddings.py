@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -195,10 +196,11 @@ def test_a_fault_is_its_requests_alone(encoder: LLM, monkeypatch: pytest.MonkeyP
 
 
 def test_who_goes_away_takes_the_texts_along(encoder: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, computed = Pooler.rows, []
+    rows, computed, gone = Pooler.rows, [], threading.Event()
 
     def counting(self: Pooler, texts: Any) -> Any:
         computed.append(len(texts))
+        assert gone.wait(120)
         return rows(self, texts)
 
     monkeypatch.setattr(Pooler, "rows", counting)
@@ -210,6 +212,8 @@ def test_who_goes_away_takes_the_texts_along(encoder: LLM, monkeypatch: pytest.M
         while not computed:
             await asyncio.sleep(0.001)
         waiting.cancel()
+        await asyncio.wait([waiting])
+        gone.set()
         (row,) = await core.pool().rows([[1, 5, 127]])
         assert row.shape == (encoder.width,)
 

@@ -36,7 +36,7 @@ def served(core: Core, check: Callable[[Ask], Awaitable[None]]) -> None:
             for start in range(0, len(sent), 100_000):
                 writer.write(sent[start : start + 100_000])
                 await writer.drain()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 found = await reader.read()
             writer.close()
             return found

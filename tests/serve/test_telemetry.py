@@ -16,8 +16,9 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tiny import settled, slow_steps, tiny_core, within
+from tiny import settled, tiny_core, within
 
+from gate import gate
 from ridgeline import SamplingParams
 from ridgeline.config import read_settings
 from ridgeline.engine.ledger import Trace
@@ -267,7 +268,7 @@ def test_the_map_of_the_cache_is_what_the_pool_holds() -> None:
         assert empty == [[0, 0, 0]] * len(empty)
         text = "a prompt that is long enough for some whole blocks of tokens"
         asked = {"prompt": text, "max_tokens": 60, "n": 3, "ignore_eos": True, "seed": 1}
-        slow_steps(core, 0.01)
+        free = gate(core.llm, 80)
         running = asyncio.create_task(client.post("/v1/completions", json=asked))
         while not any(state == 3 for state in core.engine.block_states()):
             assert not running.done()
@@ -275,6 +276,7 @@ def test_the_map_of_the_cache_is_what_the_pool_holds() -> None:
         told = kv_map(core, 10)
         assert sum(cell[1] for cell in told) > 0
         assert sum(cell[2] for cell in told) > 0  # the prompt's blocks, which three answers share
+        free.set()
         assert (await running).status_code == 200
         await settled(core)
         pool = core.llm.session.engine.state.pool

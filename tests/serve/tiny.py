@@ -55,7 +55,7 @@ def client_of(app: ASGIApp, **headers: str) -> httpx.AsyncClient:
         transport=httpx.ASGITransport(app),  # type: ignore[arg-type]
         base_url="http://localhost",
         headers=headers,
-        timeout=30,
+        timeout=120,
     )
 
 
@@ -74,7 +74,7 @@ def within(core: Core, check: Callable[[httpx.AsyncClient], Coroutine[Any, Any, 
     state.check_invariants()
 
 
-async def settled(core: Core, seconds: float = 5.0) -> None:
+async def settled(core: Core, seconds: float = 120) -> None:
     """Waits until nothing runs."""
     deadline = time.monotonic() + seconds
     while core.engine.load.running or core.engine.load.waiting or core.door.running:
@@ -143,5 +143,5 @@ async def hanging_up(
         yield some
     finally:
         gone.set()
-        await asyncio.wait([task], timeout=10)
+        await asyncio.wait([task], timeout=120)
         assert task.done()

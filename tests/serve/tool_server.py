@@ -7,16 +7,13 @@ there is a file STATE_FOLDER/hold, no answer gets longer than some tokens, howev
 from __future__ import annotations
 
 import sys
-import time
 from hashlib import sha256
 from pathlib import Path
 
-from ridgeline import LLM
 from ridgeline.model.text.chat import ChatTemplate
 from ridgeline.serve.core.core import Core, ServeOptions
 from ridgeline.serve.core.keys import Keys, Tenant
 from ridgeline.serve.server import listen, serve
-from ridgeline.step import Masks, StepPlan
 
 TEMPLATE = (
     "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<{{ m.role }}>"
@@ -30,20 +27,8 @@ SINGLE_KEY = "key-of-one-at-once"
 HELD_TOKENS = 48
 
 
-def hold_answers(llm: LLM, held: Path) -> None:
-    """While there is such a file, steps that follow HELD_TOKENS tokens of a row wait."""
-    executor = llm.session.engine._executor
-    submit = executor.submit
-
-    def held_back(plan: StepPlan, *masks: Masks | None) -> None:
-        while max(row.num_context for row in plan.rows) >= HELD_TOKENS and held.exists():
-            time.sleep(0.001)
-        submit(plan, *masks)
-
-    executor.submit = held_back  # type: ignore[method-assign]
-
-
 def main() -> None:
+    from gate import hold
     from serve.tiny import tiny_llm
 
     llm = tiny_llm()
@@ -53,7 +38,7 @@ def main() -> None:
     tenants = {KEY: Tenant("key-0"), SINGLE_KEY: Tenant("single", max_concurrent=1)}
     keys = Keys((sha256(key.encode()).digest(), tenant) for key, tenant in tenants.items())
     options = ServeOptions(("tiny", "alias"), keys=keys, state=Path(sys.argv[1]))
-    hold_answers(llm, Path(sys.argv[1]) / "hold")
+    hold(llm, (Path(sys.argv[1]) / "hold").exists, HELD_TOKENS)
     listening = listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
     serve(Core(llm, options), listening, lambda: print(port, flush=True))
