@@ -75,6 +75,8 @@ void wkv7(const WkvArgs& args, std::int64_t count, float* state, std::byte* scra
 // index.cpp
 std::size_t index_scratch_bytes(std::int64_t heads, std::int64_t channels);
 void index_scores(const IndexArgs& args, std::int64_t blocks, float* scores, std::byte* scratch);
+void index_maxima(const IndexArgs& args, std::int64_t visible, std::int64_t tokens, float* maxima, std::int64_t ld,
+                  std::byte* scratch);
 
 // streams.cpp
 void mix_rows(const MixArgs& args, std::int64_t rows, std::int64_t cols);

@@ -44,6 +44,7 @@ const Kernels kKernels = {
     .wkv7 = wkv7,
     .index_scratch_bytes = index_scratch_bytes,
     .index_scores = index_scores,
+    .index_maxima = index_maxima,
     .mix_rows = mix_rows,
     .match_rows = match_rows,
     .keep_rows = keep_rows,

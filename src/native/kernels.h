@@ -113,6 +113,9 @@ struct Kernels {
   // ---- index (index.cpp): scores [blocks * 16] of the tokens of a row's first blocks
   std::size_t (*index_scratch_bytes)(std::int64_t heads, std::int64_t channels);
   void (*index_scores)(const IndexArgs& args, std::int64_t blocks, float* scores, std::byte* scratch);
+  // maxima [heads, ld]: the most that q.k is in each run of `tokens` tokens, of the first `visible` ones
+  void (*index_maxima)(const IndexArgs& args, std::int64_t visible, std::int64_t tokens, float* maxima, std::int64_t ld,
+                       std::byte* scratch);
 
   // ---- streams (streams.cpp)
   void (*mix_rows)(const MixArgs& args, std::int64_t rows, std::int64_t cols);

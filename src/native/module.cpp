@@ -365,6 +365,7 @@ NB_MODULE(_native, m) {
   bind_experts(program);
   bind_images(program);
   bind_latent(program);
+  bind_blocks(program);
   bind_recurrent(program);
   bind_streams(program);
   program

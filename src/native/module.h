@@ -47,6 +47,7 @@ void bind_cross(nanobind::module_& m, nanobind::class_<Program>& program);  // m
 void bind_experts(nanobind::class_<Program>& program);    // module_experts.cpp
 void bind_images(nanobind::class_<Program>& program);     // module_images.cpp
 void bind_latent(nanobind::class_<Program>& program);     // module_latent.cpp
+void bind_blocks(nanobind::class_<Program>& program);     // module_blocks.cpp
 void bind_linear(nanobind::module_& m);     // module_linear.cpp
 void bind_recurrent(nanobind::class_<Program>& program);  // module_recurrent.cpp
 void bind_roofs(nanobind::module_& m);      // module_roofs.cpp

@@ -1,6 +1,7 @@
 #include "program.h"
 
 #include "operators_experts.h"
+#include "operators_blocks.h"
 #include "operators_latent.h"
 
 #include <algorithm>
@@ -188,6 +189,7 @@ void Program::finish(const View& logits) {
     shared = std::max(shared, op->shared_bytes(kernels_, most_rows));
     const auto* attention = dynamic_cast<const Attention*>(op.get());
     if (const auto* latent = dynamic_cast<const LatentAttention*>(op.get())) attention = &latent->over_latents();
+    if (const auto* blocks = dynamic_cast<const BlockAttention*>(op.get())) attention = &blocks->plain();
     if (attention)
       partials_floats_ = std::max(
           partials_floats_, 4 * attention->partials_floats((limits.max_context + kChunkTokens - 1) / kChunkTokens));

@@ -43,11 +43,11 @@ _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _ONE_PLUS_WEIGHT = (
     *("gemma3_text", "gemma", "gemma2", "nemotron"),
     "recurrent_gemma",
-    *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "step3p7", "minimax_m3_vl_text"),
+    *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "step3p7", "minimax_m3_vl"),
 )
 # Known to transformers with what sees only.
-_SEEING = ("step3p7",)
-_CAPPED = ("step3p7", "minimax_m3_vl_text", "deepseek_v4")
+_SEEING = ("step3p7", "minimax_m3_vl")
+_CAPPED = ("step3p7", "minimax_m3_vl", "deepseek_v4")
 # Tensors of modules of multi-token prediction; of these models' layers, two or three.
 PREDICTOR = re.compile(
     r"mtp\.|model\.layers\.\d+\.(enorm|hnorm|eh_proj|shared_head|embed_tokens)|model\.layers\.[23]\."

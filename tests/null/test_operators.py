@@ -22,6 +22,7 @@ from ridgeline.model.graph.ops import (
     AllReduce,
     Attention,
     BlockLinear,
+    Blocks,
     CausalConv,
     Combine,
     Conv1d,
@@ -54,6 +55,7 @@ from ridgeline.model.graph.ops import (
     Scale,
     ScaleBy,
     ScaleByPosition,
+    SelectBlocks,
     SelectiveScan,
     SelectRows,
     SelectTokens,
@@ -779,6 +781,29 @@ CASES: dict[str, Case] = {
             "not one even key": with_state(replace(INDEX, window=4)),
         },
     ),
+    "select_blocks": Case(
+        SelectBlocks(3, Blocks(2, 16)),
+        (value(0, TOKENS, 30),),
+        ((TOKENS, 6),),
+        # 14 pairs, 3 heads of 10 channels; 11 keys of 10 numbers are read.
+        Work(
+            {"bf16": 14 * 2.0 * 3 * 10},
+            kv_read_bytes=11 * 10,
+            activation_bytes=2.0 * 4 * (30 + 6),
+        ),
+        state=INDEX,
+        shards=(
+            ((REPLICATED,), (), 2, (SelectBlocks(3, Blocks(2, 16)), (REPLICATED,))),
+            ((CUT,), (), 2, None),
+        ),
+        refused={
+            "selects 0 blocks": with_op(SelectBlocks(3, Blocks(0, 16))),
+            "2 blocks of 16 tokens, 3 local": with_op(SelectBlocks(3, Blocks(2, 16), 3)),
+            "q has 30 channels": with_op(SelectBlocks(2, Blocks(2, 16))),
+            "has no state of keys": with_state(STATE),
+            "not one even key": with_state(replace(INDEX, window=4)),
+        },
+    ),
     "rg_lru": Case(
         RgLru(),
         (value(0, TOKENS, 8), value(1, TOKENS, 8), value(2, TOKENS, 8)),
@@ -1149,6 +1174,34 @@ VARIANTS: dict[str, Case] = {
         work=Work(weight_bytes=4 * 32, activation_bytes=16 + 64),
         refused={},
         shards=(),
+    ),
+    "attention to blocks": Case(
+        replace(ATTENTION, blocks=Blocks(1, 2)),
+        (value(0, TOKENS, 32), value(1, TOKENS, 2)),
+        ((TOKENS, 32),),
+        # 1, 2, 2 and 2 pairs, and no more cached tokens of 32 numbers.
+        Work(
+            {"bf16": 7 * 2.0 * 4 * 16},
+            kv_read_bytes=7 * 32,
+            activation_bytes=2 * 4 * (32 + 2 + 32),
+        ),
+        state=STATE,
+        shards=(
+            (
+                (CUT, REPLICATED),
+                (),
+                2,
+                (replace(ATTENTION, num_heads=2, blocks=Blocks(1, 2)), (CUT,)),
+            ),
+            ((CUT, CUT), (), 2, None),
+        ),
+        refused={
+            "looks at 0 blocks": with_op(replace(ATTENTION, blocks=Blocks(0, 2))),
+            "1 are needed for each of 2 KV heads": with_op(
+                replace(ATTENTION, blocks=Blocks(1, 2, first=1))
+            ),
+            "plain causal attention": with_state(replace(STATE, window=4)),
+        },
     ),
     "weigh, by head": Case(
         Weigh(4),

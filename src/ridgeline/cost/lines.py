@@ -167,6 +167,8 @@ def _attention(line: Line, node: Node, count: int, indexer: Indexer | None) -> L
     window = state.window
     if isinstance(op, Attention):
         decode = prefill = per_pair * (op.head_dim + op.value_dim)
+        if op.blocks is not None:
+            window = op.blocks.top * op.blocks.tokens
     else:
         # An answer attends to latents; a prompt makes heads of them first, which costs less there.
         rank = state.value_dim

@@ -380,6 +380,30 @@ class Program:
     def add_select_tokens(
         self, name: str, q_turned: View, q: View, weights: View, out: View, cache: int
     ) -> None: ...
+    def add_select_blocks(
+        self,
+        name: str,
+        q: View,
+        out: View,
+        cache: int,
+        heads: int,
+        top: int,
+        tokens: int,
+        local: int,
+    ) -> None: ...
+    def add_block_attention(
+        self,
+        name: str,
+        q: View,
+        chosen: View,
+        out: View,
+        cache: int,
+        heads: int,
+        scale: float,
+        top: int,
+        tokens: int,
+        first: int,
+    ) -> None: ...
     def add_rg_lru(self, name: str, values: Sequence[View], rate: NDArray[np.float32]) -> None: ...
     def add_token_shift(
         self,

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ridgeline.backends.cpu import _native
 from ridgeline.backends.cpu.activations import takes_fine_activations
+from ridgeline.backends.cpu.bind_blocks import bind_block_attention, bind_select_blocks
 from ridgeline.backends.cpu.bind_cross import CROSS_BINDERS
 from ridgeline.backends.cpu.bind_experts import bind_experts, bind_route
 from ridgeline.backends.cpu.bind_images import IMAGE_BINDERS
@@ -76,6 +77,7 @@ from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
 from ridgeline.model.graph.ops.scale_by import ScaleBy, ScaleByPosition
+from ridgeline.model.graph.ops.select_blocks import SelectBlocks
 from ridgeline.model.graph.ops.select_tokens import SelectTokens
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
 from ridgeline.model.graph.ops.streams import KeepLargest, MatchSize, Mix
@@ -344,6 +346,9 @@ def _rope_kv_write(b: Binding, node: Node, op: RopeKvWrite) -> None:
 
 
 def _attention(b: Binding, node: Node, op: Attention) -> None:
+    if op.blocks is not None:
+        bind_block_attention(b, node, op)
+        return
     b.program.add_attention(
         node.name,
         b.view(node.inputs[0]),
@@ -432,6 +437,7 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     Attention: _attention,
     LatentAttention: bind_latent_attention,
     SelectTokens: bind_select_tokens,
+    SelectBlocks: bind_select_blocks,
     **CROSS_BINDERS,
     **IMAGE_BINDERS,
     GatedActivation: _gated_activation,

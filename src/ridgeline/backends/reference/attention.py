@@ -6,7 +6,7 @@ import numpy as np
 
 from ridgeline.backends.reference.call import Array, Call
 from ridgeline.backends.reference.row_images import last_seen
-from ridgeline.model.graph.ops.attention import Attention, KvWrite
+from ridgeline.model.graph.ops.attention import Attention, Blocks, KvWrite
 
 
 def kv_write(op: KvWrite, call: Call) -> tuple[()]:
@@ -26,6 +26,7 @@ def attention(op: Attention, call: Call) -> tuple[Array]:
     state = call.cache.state
     group = op.num_heads // state.kv_heads
     outputs: list[Array] = []
+    begin = 0
     seen = last_seen(call.images if op.whole_images else (), call.positions)
     for (row, q), (_, last) in zip(call.by_row(call.inputs[0]), call.by_row(seen), strict=True):
         keys, values = call.cache.read(row)
@@ -33,19 +34,30 @@ def attention(op: Attention, call: Call) -> tuple[Array]:
         hidden = unseen(
             row.num_context, row.num_new, state.window, op.causal, op.ahead, op.chunked, last
         )
+        chosen = None if op.blocks is None else call.inputs[1][begin : begin + row.num_new]
+        begin += row.num_new
         heads = [
             attend_head(
                 op,
                 queries[:, h],
                 keys[:, h // group],
                 values[:, h // group],
-                hidden,
+                hidden
+                if op.blocks is None or chosen is None
+                else hidden | unselected(op.blocks, chosen, h // group, len(keys)),
                 call.weights[0][h] if op.sinks else None,
             )
             for h in range(op.num_heads)
         ]
         outputs.append(np.concatenate(heads, axis=-1))
     return (np.concatenate(outputs),)
+
+
+def unselected(blocks: Blocks, chosen: Array, kv_head: int, num_keys: int) -> Array:
+    """[new, num_keys]: whether the key is in no block that the KV head looks at."""
+    first = (blocks.first + kv_head) * blocks.top
+    block = np.arange(num_keys) // blocks.tokens
+    return np.array([~np.isin(block, own) for own in chosen[:, first : first + blocks.top]])
 
 
 def attend_head(

@@ -34,6 +34,7 @@ from ridgeline.backends.reference.pool import grid_pool, pool
 from ridgeline.backends.reference.rg_lru import rg_lru
 from ridgeline.backends.reference.rope import rope, rope_kv_write
 from ridgeline.backends.reference.rows import select_rows
+from ridgeline.backends.reference.select_blocks import select_blocks
 from ridgeline.backends.reference.select_tokens import select_tokens
 from ridgeline.backends.reference.state_space import selective_scan, ssd_scan
 from ridgeline.backends.reference.streams import keep_largest, match_size, mix
@@ -58,6 +59,7 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.Attention: attention,
     ops.LatentAttention: latent_attention,
     ops.SelectTokens: select_tokens,
+    ops.SelectBlocks: select_blocks,
     ops.CrossWrite: cross_write,
     ops.CrossAttention: cross_attention,
     ops.GatedActivation: gated_activation,

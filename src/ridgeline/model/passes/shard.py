@@ -174,6 +174,12 @@ class _Rank:
             op = replace(op, first_row=cuts[0].part * local_weights[0].shape[0])
         if isinstance(op, Experts) and cuts[0] is not None and cuts[0].dim == 0:
             op = replace(op, first_expert=cuts[0].part * local_weights[0].shape[0])
+        if isinstance(op, Attention) and op.blocks is not None:
+            state = node.state
+            assert isinstance(state, KvState)
+            parts_of = self._kv_parts or 1
+            first = self._rank * parts_of // self._ways * (state.kv_heads // parts_of)
+            op = replace(op, blocks=replace(op.blocks, first=first))
         shapes = op.shape(tuple(x.value.shape for x in inputs), local_weights)
         outputs = tuple(self._value(shape) for shape in shapes)
         for value, local, placement in zip(node.outputs, outputs, sharded.outputs, strict=True):
@@ -249,13 +255,15 @@ class _Rank:
         if not isinstance(node.state, KvState):
             return True  # a recurrent state is a copy on every rank, as what updates it
         is_cut = inputs[0].placement.split is not None
+        if node.state.latent and not isinstance(node.op, LatentAttention):
+            return not is_cut  # keys that select: whole on every rank
         if isinstance(node.op, Attention | LatentAttention):
             return is_cut == (self._kv_parts is not None)
         kv_parts = self._kv_parts or 1
         return (inputs[0].parts if is_cut else 1) == kv_parts
 
     def _state(self, state: State | None) -> State | None:
-        if not isinstance(state, KvState) or self._kv_parts is None:
+        if not isinstance(state, KvState) or self._kv_parts is None or state.latent:
             return state
         heads = state.kv_heads // self._kv_parts
         first = self._rank * self._kv_parts // self._ways * heads * state.key_dim

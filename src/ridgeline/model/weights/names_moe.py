@@ -157,6 +157,21 @@ STEP_HARMLESS = re.compile(
     r"|model\.layers\.\d+\.(enorm|hnorm|eh_proj|shared_head|transformer)\b.*"
 )
 
+HF_MINIMAX_M3: dict[str, Row] = {
+    **HF_MINIMAX_M2,
+    "layers.{i}.shared.mlp.gate": "{body}layers.{i}.block_sparse_moe.shared_experts.gate_proj",
+    "layers.{i}.shared.mlp.up": "{body}layers.{i}.block_sparse_moe.shared_experts.up_proj",
+    "layers.{i}.shared.mlp.down": "{body}layers.{i}.block_sparse_moe.shared_experts.down_proj",
+    "layers.{i}.attn.index.q": "{body}layers.{i}.self_attn.index_q_proj",
+    "layers.{i}.attn.index.k": "{body}layers.{i}.self_attn.index_k_proj",
+    "layers.{i}.attn.index.q_norm": "{body}layers.{i}.self_attn.index_q_norm",
+    "layers.{i}.attn.index.k_norm": "{body}layers.{i}.self_attn.index_k_norm",
+}
+MINIMAX_M3_HARMLESS = re.compile(
+    r".*\.rotary_emb\.inv_freq|(model\.)?mtp[._].*"
+    r"|(model\.)?(vision_tower|multi_modal_projector|patch_merge_mlp)\..*"
+)
+
 HF_GRANITE_MOE: dict[str, Row] = {
     **HF_LLAMA,
     "layers.{i}.moe.router": "{body}layers.{i}.block_sparse_moe.router.layer",

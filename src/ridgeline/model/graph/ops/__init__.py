@@ -1,7 +1,7 @@
 """The operators, one file a family; backends and docs are held against `OPERATORS`."""
 
 from ridgeline.model.graph.ops.activation import Activate, GatedActivation
-from ridgeline.model.graph.ops.attention import Attention, KvWrite
+from ridgeline.model.graph.ops.attention import Attention, Blocks, KvWrite
 from ridgeline.model.graph.ops.block_linear import BlockLinear
 from ridgeline.model.graph.ops.causal_conv import CausalConv
 from ridgeline.model.graph.ops.collectives import AllGather, AllReduce, Combine, Dispatch
@@ -30,6 +30,7 @@ from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
 from ridgeline.model.graph.ops.scale_by import ScaleBy, ScaleByPosition
+from ridgeline.model.graph.ops.select_blocks import SelectBlocks
 from ridgeline.model.graph.ops.select_tokens import SelectTokens
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
 from ridgeline.model.graph.ops.streams import KeepLargest, MatchSize, Mix
@@ -51,6 +52,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "attention": Attention,
     "latent_attention": LatentAttention,
     "select_tokens": SelectTokens,
+    "select_blocks": SelectBlocks,
     "cross_write": CrossWrite,
     "cross_attention": CrossAttention,
     "gated_activation": GatedActivation,
@@ -96,6 +98,7 @@ __all__ = [
     "AllReduce",
     "Attention",
     "BlockLinear",
+    "Blocks",
     "CausalConv",
     "Combine",
     "Conv1d",
@@ -128,6 +131,7 @@ __all__ = [
     "Scale",
     "ScaleBy",
     "ScaleByPosition",
+    "SelectBlocks",
     "SelectRows",
     "SelectTokens",
     "SelectiveScan",

@@ -73,6 +73,17 @@ def require_kept(op: Operator, state: KvState) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks:
+    """What attention to selected blocks looks at: at most `top` blocks of `tokens` tokens for each
+    KV head. first: the KV head of the selection that is the first here (of a rank).
+    """
+
+    top: int
+    tokens: int
+    first: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Attention(Operator):
     """q [TOKENS, num_heads * head_dim] -> [TOKENS, num_heads * value_dim], over the state; weights
     (sinks [num_heads],) if sinks.
@@ -84,7 +95,9 @@ class Attention(Operator):
     (Llama 4), priced as the window that it is within. Not causal: it sees its whole row, at most so
     far back, and `ahead` positions ahead. sinks: one more score a head, which takes its share of
     the softmax and gives nothing (gpt-oss). whole_images: causal, and a token of an image sees all
-    of it, which is computed in one step (Gemma 3); counted as if it did not.
+    of it, which is computed in one step (Gemma 3); counted as if it did not. blocks: causal, and a
+    second input [TOKENS, kv heads * blocks.top] has the blocks that each KV head looks at, as
+    `select_blocks` gives them (MiniMax-M3).
     """
 
     num_heads: int
@@ -97,14 +110,20 @@ class Attention(Operator):
     sinks: bool = False
     chunked: bool = False
     whole_images: bool = False
+    blocks: Blocks | None = None
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return ((*inputs[0][:-1], self.num_heads * self.value_dim),)
 
     def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
         assert isinstance(node.state, KvState)
-        pairs = step.attended_pairs(node.state.window, self.causal, self.ahead)
-        read = step.cached_tokens_read(node.state.window)
+        window = node.state.window
+        if self.blocks is not None:
+            window = self.blocks.top * self.blocks.tokens
+        pairs = step.attended_pairs(window, self.causal, self.ahead)
+        read = step.cached_tokens_read(window)
+        if self.blocks is not None:  # what a prompt's tokens look at may be anywhere
+            read = min(step.cached_tokens_read(None), pairs)
         per_pair = FLOPS_PER_MULTIPLY_ADD * self.num_heads * (self.head_dim + self.value_dim)
         return Work(
             flops={precision.attention_of(node.state.format.name): float(pairs * per_pair)},
@@ -115,7 +134,9 @@ class Attention(Operator):
     def shard(
         self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
     ) -> Sharded | None:
-        (q,) = inputs
+        q, *chosen = inputs
+        if any(x != REPLICATED for x in chosen):
+            return None
         if q == REPLICATED and all(w.split is None for w in weights):
             return Sharded(self, (REPLICATED,))
         cut = q.split == -1 and all(w.split == 0 for w in weights)
@@ -126,7 +147,7 @@ class Attention(Operator):
     def check(
         self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
-        require_counts(self, inputs, weights, 1, 1 if self.sinks else 0)
+        require_counts(self, inputs, weights, 1 if self.blocks is None else 2, int(self.sinks))
         for sinks in weights:
             require(
                 sinks.shape == (self.num_heads,),
@@ -166,3 +187,26 @@ class Attention(Operator):
             f"ahead {self.ahead}: causal attention sees nothing ahead, others 0 or more",
         )
         require(self.causal or not self.whole_images, self, "sees images whole, and is not causal")
+        if self.blocks is not None:
+            self._check_blocks(self.blocks, inputs[1], state)
+
+    def _check_blocks(self, blocks: Blocks, chosen: Value, state: KvState) -> None:
+        require(
+            blocks.top > 0 and blocks.tokens > 0 and blocks.first >= 0,
+            self,
+            f"looks at {blocks.top} blocks of {blocks.tokens} tokens",
+        )
+        width = chosen.shape[-1]
+        assert isinstance(width, int)
+        require(
+            width % blocks.top == 0 and width >= (blocks.first + state.kv_heads) * blocks.top,
+            self,
+            f"{width} blocks are selected; {blocks.top} are needed for each of {state.kv_heads} "
+            "KV heads",
+        )
+        plain = self.causal and not (self.sinks or self.softcap or self.whole_images)
+        require(
+            plain and state.window is None,
+            self,
+            "selected blocks are of plain causal attention without a window",
+        )
