@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import ollama
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from tiny import client_of
 
 from engine.test_pooled import loaded
@@ -33,8 +35,12 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> LLM:
     return loaded("bert", tmp_path_factory.mktemp("bert"))
 
 
-def within(llm: LLM, check: Callable[[httpx.AsyncClient], Coroutine[Any, Any, None]]) -> None:
-    core = Core(llm, ServeOptions(names=("tiny",)))
+def within(
+    llm: LLM,
+    check: Callable[[httpx.AsyncClient], Coroutine[Any, Any, None]],
+    state: Path | None = None,
+) -> None:
+    core = Core(llm, ServeOptions(names=("tiny",), state=state))
 
     async def run() -> None:
         async with client_of(build_app(core)) as client:
@@ -220,3 +226,113 @@ def test_who_goes_away_takes_the_texts_along(encoder: LLM, monkeypatch: pytest.M
     asyncio.run(run())
     core.close()
     assert sum(computed) < 1500
+
+
+def test_metrics_count_requests_texts_and_steps(tmp_path: Path) -> None:
+    encoder = loaded("bert", tmp_path)  # of which nobody has asked anything yet
+    num_tokens = [len(one.prompt_token_ids) for one in encoder.embed(TEXTS)]
+
+    async def check(http: httpx.AsyncClient) -> None:
+        await http.post("/v1/embeddings", json={"input": TEXTS})
+        await http.post("/api/embed", json={"model": "tiny", "input": TEXTS[:2]})
+        await http.post("/v1/score", json={"text_1": TEXTS[0], "text_2": TEXTS})
+        await http.post("/v1/rerank", json={"query": TEXTS[0], "documents": TEXTS})
+        await http.post("/v1/embeddings", json={"input": []})
+        values = {
+            (sample.name, *sorted(sample.labels.values(), key="tiny".__ne__)): sample.value
+            for family in text_string_to_metric_families((await http.get("/metrics")).text)
+            for sample in family.samples
+        }
+        kinds = {"embeddings": 2, "score": 1, "rerank": 1}
+        for kind, count in kinds.items():
+            assert values["ridgeline:pooled_requests_total", "tiny", kind] == count
+        texts = 4 + 2 + 5 + 5
+        tokens = sum(num_tokens) * 3 + sum(num_tokens[:2]) + 2 * num_tokens[0]
+        for prefix in ("ridgeline", "vllm"):
+            assert values[f"{prefix}:request_success_total", "tiny", "stop"] == texts
+            assert values[f"{prefix}:prompt_tokens_total", "tiny"] == tokens
+            assert values[f"{prefix}:e2e_request_latency_seconds_count", "tiny"] == texts
+            assert values[f"{prefix}:request_queue_time_seconds_count", "tiny"] == texts
+            assert values[f"{prefix}:request_prompt_tokens_sum", "tiny"] == tokens
+            assert values[f"{prefix}:iteration_tokens_total_sum", "tiny"] == tokens
+            assert values[f"{prefix}:num_requests_running", "tiny"] == 0
+            assert values[f"{prefix}:num_requests_waiting", "tiny"] == 0
+            assert values[f"{prefix}:generation_tokens_total", "tiny"] == 0
+        assert values["ridgeline:prompt_tokens_computed_total", "tiny"] == tokens
+        assert values["ridgeline:steps_total", "tiny"] >= 4
+        seconds = values["ridgeline:step_time_seconds_total", "tiny"]
+        assert 0 < seconds <= values["ridgeline:request_prefill_time_seconds_sum", "tiny"]
+
+    within(encoder, check)
+
+
+def test_batches_of_texts(encoder: LLM, tmp_path: Path) -> None:
+    """The lines' answers are those of requests of their own."""
+    bodies: dict[str, list[dict[str, Any]]] = {
+        "/v1/embeddings": [*({"input": text} for text in TEXTS), {"input": ""}, {"nonsense": 1}],
+        "/v1/rerank": [{"query": "cats", "documents": TEXTS}],
+        "/v1/score": [{"text_1": "cats", "text_2": TEXTS}],
+    }
+
+    async def check(http: httpx.AsyncClient) -> None:
+        client = openai.AsyncOpenAI(
+            base_url="http://localhost/v1", api_key="k", http_client=http, max_retries=0
+        )
+        create: Any = client.batches.create
+        for endpoint, asked in bodies.items():
+            lines = [
+                {"custom_id": str(i), "method": "POST", "url": endpoint, "body": body}
+                for i, body in enumerate(asked)
+            ]
+            data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+            file = await client.files.create(file=("in.jsonl", data), purpose="batch")
+            batch = await create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
+            while (batch := await client.batches.retrieve(batch.id)).status != "completed":
+                assert batch.status in ("in_progress", "finalizing")
+                await asyncio.sleep(0.01)
+            assert batch.output_file_id is not None
+            output = (await client.files.content(batch.output_file_id)).text.splitlines()
+            if batch.error_file_id is not None:
+                output += (await client.files.content(batch.error_file_id)).text.splitlines()
+            assert len(output) == len(asked)
+            for line, body in zip(map(json.loads, output), asked, strict=True):
+                alone = await http.post(endpoint, json=body)
+                assert line["response"]["status_code"] == alone.status_code
+                given = line["response"]["body"]
+                for key in ("data", "results", "usage", "error", "model"):
+                    assert given.get(key) == alone.json().get(key)
+        with pytest.raises(openai.BadRequestError, match="must be one of /v1/embeddings"):
+            await create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
+
+    within(encoder, check, tmp_path)
+
+
+def test_texts_of_batches_come_after_all_others(
+    encoder: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[int] = []
+    rows, free = Pooler.rows, threading.Event()
+
+    def watched(self: Pooler, texts: Any) -> Any:
+        rounds.append(len(texts))
+        assert free.wait(120)
+        return rows(self, texts)
+
+    monkeypatch.setattr(Pooler, "rows", watched)
+    core = Core(encoder, ServeOptions(names=("tiny",)))
+
+    async def run() -> None:
+        pool = core.pool()
+        first = asyncio.ensure_future(pool.rows([[1, 5, 127]]))
+        while not rounds:
+            await asyncio.sleep(0.001)
+        late = asyncio.ensure_future(pool.rows([[1, 5, 127]] * 3, late=True))
+        soon = asyncio.ensure_future(pool.rows([[1, 6, 127]] * 2))
+        while pool._commands.qsize() < 2:
+            await asyncio.sleep(0.001)
+        free.set()
+        await asyncio.gather(first, late, soon)
+
+    asyncio.run(run())
+    core.close()
+    assert rounds == [1, 2, 3]

@@ -122,13 +122,32 @@ class Book:
                     self.itl.observe(ended - trace.last_token)
                 trace.last_token = ended
                 self.answer_tokens += 1
-        self.computed_prompt_tokens += num_prompt
+        self._ran(plan, StepRecord(ended, seconds, num_decode, num_prompt_rows, num_prompt))
+
+    def read_texts(self, plan: StepPlan, began: float, ended: float) -> None:
+        """A step ran that computed texts and sampled nothing."""
+        num_tokens = sum(row.num_new for row in plan.rows)
+        self._ran(plan, StepRecord(ended, ended - began, 0, len(plan.rows), num_tokens))
+
+    def _ran(self, plan: StepPlan, record: StepRecord) -> None:
+        self.computed_prompt_tokens += record.prompt_tokens
         self.last_shape = plan.shape
         self.num_steps += 1
-        self.step_seconds += seconds
-        self.step.observe(seconds)
-        self.step_tokens.observe(num_tokens)
-        self.steps.append(StepRecord(ended, seconds, num_decode, num_prompt_rows, num_prompt))
+        self.step_seconds += record.seconds
+        self.step.observe(record.seconds)
+        self.step_tokens.observe(record.prompt_tokens + record.decode_rows)
+        self.steps.append(record)
+
+    def text_closed(
+        self, reason: str, num_tokens: int, arrival: float, began: float, ended: float
+    ) -> None:
+        """A text was embedded, scored or classified, or was not: it came, was begun and ended."""
+        self.ended[reason] = self.ended.get(reason, 0) + 1
+        self.queue.observe(max(0.0, began - arrival))
+        self.prefill.observe(ended - began)
+        self.e2e.observe(ended - arrival)
+        self.prompt_lengths.observe(num_tokens)
+        self.prompt_tokens += num_tokens
 
     def closed(self, trace: Trace, reason: str, num_answer: int) -> Ledger:
         """An answer has ended."""
@@ -142,6 +161,11 @@ class Book:
             if num_answer > 1:
                 self.tpot.observe((trace.last_token - trace.first_token) / (num_answer - 1))
         return ledger
+
+    def texts_dropped(self, count: int) -> None:
+        """Whoever asked for them has gone before they were begun."""
+        if count:
+            self.ended["abort"] = self.ended.get("abort", 0) + count
 
     def _began(self, trace: Trace, moment: float, num_prompt: int, num_cached: int) -> None:
         self.queue.observe(max(0.0, moment - trace.submitted))

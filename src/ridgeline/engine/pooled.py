@@ -7,7 +7,8 @@ it. Result fields are those that users of vLLM's offline API know.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +82,8 @@ class Pooler:
     """Computes texts on an executor that nobody else uses meanwhile.
 
     max_tokens: new tokens of a step. whole: a text is computed in one step (encoders), else in as
-    many as it needs.
+    many as it needs. watch: told of each step that ran, when it began and when it ended, of
+    `time.monotonic()`.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Pooler:
     ) -> None:
         self._executor = executor
         self._whole = whole
+        self.watch: Callable[[StepPlan, float, float], None] | None = None
         self.max_tokens = max_tokens
         # Blocks of one entry of a row's table.
         self._columns = sum(group.blocks for group in executor.groups)
@@ -114,7 +117,10 @@ class Pooler:
             while waiting or active:
                 self._admit(waiting, active, free_rows, free_blocks)
                 plan, part = self._plan(active)
+                began = time.monotonic()
                 values = self._executor.forward(plan)
+                if self.watch is not None:
+                    self.watch(plan, began, time.monotonic())
                 taken = 0
                 for text, planned in zip(part, plan.rows, strict=True):
                     text.done += planned.num_new

@@ -55,7 +55,7 @@ DIALECTS: dict[str, Dialect] = {
     "chat": Dialect(chat.router, tasks=TEXT),
     "completions": Dialect(completions.router, tasks=TEXT),
     "responses": Dialect(responses.router, tasks=TEXT),
-    "batches": Dialect(batches.router, tasks=TEXT),
+    "batches": Dialect(batches.router, tasks=(*TEXT, *POOLED)),
     "embeddings": Dialect(embeddings.router, tasks=POOLED),
     "audio": Dialect(audio.router, tasks=("transcribe",)),
     "anthropic": Dialect(anthropic.router, anthropic.error_body, ("/v1/messages",), TEXT),

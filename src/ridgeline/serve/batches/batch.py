@@ -16,7 +16,6 @@ from typing import Any
 from ridgeline.errors import RequestError, RidgelineError
 from ridgeline.serve.batches.journal import Documents, Journal, write_whole
 
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 MAX_LINES = 50_000
 MAX_FILE_BYTES = 200 << 20
 MAX_FILES = 1000

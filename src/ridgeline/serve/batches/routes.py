@@ -5,37 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.datastructures import UploadFile
 
-from ridgeline.engine.answer import piece
 from ridgeline.errors import RequestError
-from ridgeline.serve.batches.batch import ENDPOINTS, MAX_FILE_BYTES, Batches, Files, public
+from ridgeline.serve.batches.answers import answers_of
+from ridgeline.serve.batches.batch import MAX_FILE_BYTES, Batches, Files, public
 from ridgeline.serve.batches.runner import BatchRunner
-from ridgeline.serve.core.ask import Ask
 from ridgeline.serve.core.bodies import Body
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import HttpError, fault_of
-from ridgeline.serve.core.http import checked_body, documented, key_of, read_body, route_of
-from ridgeline.serve.core.many import answer_many
+from ridgeline.serve.core.http import documented, key_of, read_body, route_of
 from ridgeline.serve.core.pages import page_of
-from ridgeline.serve.openai import chat, completions
-from ridgeline.serve.openai.chat_answer import ChatBuilder
-from ridgeline.serve.openai.chat_bodies import ChatBody
-from ridgeline.serve.openai.completion_answer import CompletionBuilder
 from ridgeline.serve.openai.errors import error_body
-from ridgeline.serve.responses import routes as responses
-from ridgeline.serve.responses.background import folded
-from ridgeline.serve.responses.bodies import ResponsesBody
-from ridgeline.serve.responses.response import ResponseBuilder
 from ridgeline.serve.responses.store import documents_of
 
-# Later than anybody who waits, under the policies that look at priorities.
-PRIORITY = 1_000_000
 ROWS = 8
 
 
@@ -56,7 +43,7 @@ class Desk:
         documents = documents_of(core)
         self.files = Files(documents, core.new_id)
         self.batches = Batches(documents, self.files, core.new_id)
-        self.responses = responses.Desk(core)
+        self.answers = answers_of(core)
         self.runner: BatchRunner | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -80,62 +67,14 @@ class Desk:
 
     async def ask(self, tenant: str, endpoint: str, value: dict[str, Any]) -> tuple[int, Any]:
         try:
-            return 200, await self._answer(tenant, endpoint, value)
+            if endpoint not in self.answers:  # the model has been started for another task since
+                raise RequestError(
+                    "url", f"{endpoint} is not served; {', '.join(self.answers)} are"
+                )
+            return 200, await self.answers[endpoint](tenant, value)
         except Exception as error:
             fault = fault_of(error)
             return fault.status, error_body(fault)
-
-    async def _answer(self, tenant: str, endpoint: str, value: dict[str, Any]) -> dict[str, Any]:
-        core = self.core
-        lenient = core.options.lenient
-        if endpoint == "/v1/chat/completions":
-            body, _ = checked_body(value, ChatBody, lenient=lenient)
-            core.check_model(body.model)
-            name = core.new_id("chatcmpl-")
-            ask = _late(chat.ask_of(core, body, tenant, name))
-            builder = ChatBuilder(name, core.model, ask.sampling.n, bool(body.logprobs))
-            await chat.folded(builder, core.answer(ask))
-            return builder.whole()
-        if endpoint == "/v1/completions":
-            return await self._completion(tenant, value)
-        asked, _ = checked_body(value, ResponsesBody, lenient=lenient)
-        core.check_model(asked.model)
-        responses.check(asked)
-        name = core.new_id("resp_")
-        ask, items = await self.responses.prepare(asked, tenant, name)
-        made = ResponseBuilder(
-            name,
-            responses.head_of(core, asked),
-            wants_logprobs=responses.wants_logprobs(asked),
-        )
-        await folded(core.answer(_late(ask)), made)
-        if asked.store is not False:
-            await asyncio.to_thread(self.responses.store.keep, tenant, made.response, items)
-        return made.response
-
-    async def _completion(self, tenant: str, value: dict[str, Any]) -> dict[str, Any]:
-        core = self.core
-        body, _ = checked_body(value, completions.CompletionBody, lenient=core.options.lenient)
-        core.check_model(body.model)
-        name = core.new_id("cmpl-")
-        asks = [_late(ask) for ask in completions.asks_of(core, body, tenant, name)]
-        echoes = [completions._echo(core, body, ask) for ask in asks]
-        tokenizer = core.prompts.tokenizer
-        builder = CompletionBuilder(
-            name,
-            core.model,
-            asks[0].sampling.n,
-            echoes,
-            body.logprobs,
-            lambda token_id: piece(tokenizer, token_id),
-            scores=body.prompt_logprobs is not None,
-        )
-        await completions.folded(builder, answer_many(core, asks))
-        return builder.whole()
-
-
-def _late(ask: Ask) -> Ask:
-    return replace(ask, service=replace(ask.service, priority=PRIORITY))
 
 
 def router(core: Core) -> APIRouter:
@@ -212,8 +151,8 @@ def _add_batches(routes: APIRouter, core: Core, desk: Desk) -> None:
     async def create_batch(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
         body, _ = await read_body(core, request, BatchBody)
-        if body.endpoint not in ENDPOINTS:
-            raise RequestError("endpoint", f"must be one of {', '.join(ENDPOINTS)}")
+        if body.endpoint not in desk.answers:
+            raise RequestError("endpoint", f"must be one of {', '.join(desk.answers)}")
         if body.completion_window != "24h":
             raise RequestError("completion_window", "must be 24h")
         try:

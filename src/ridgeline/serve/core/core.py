@@ -76,6 +76,8 @@ class Core:
         self.done_hooks: list[Callable[[Ask, Done], None]] = []
         self.close_hooks: list[Callable[[], object]] = []
         self._pool: PoolWorker | None = None
+        # Requests for vectors, ranks, scores and classes that were answered, by what was asked.
+        self.pooled: dict[str, int] = {}
         self.phrasing = Phrasing(llm.prompts)
         self.created = int(time.time())
         self._began = time.monotonic()
@@ -152,9 +154,33 @@ class Core:
     def pool(self) -> PoolWorker:
         """The thread of a model that embeds or classifies; made when it is first needed."""
         if self._pool is None:
-            self._pool = PoolWorker(self.llm.pooler)
+            self._pool = PoolWorker(self.llm.pooler, self.engine.book)
             self.close_hooks.append(self._pool.close)
         return self._pool
+
+    def count_pooled(self, kind: str) -> None:
+        self.pooled[kind] = self.pooled.get(kind, 0) + 1
+
+    @property
+    def running(self) -> int:
+        """Requests that have a row, and texts of the round that runs."""
+        return self.engine.load.running + (0 if self._pool is None else self._pool.running)
+
+    @property
+    def waiting(self) -> int:
+        """Requests and texts behind those."""
+        return self.engine.load.waiting + (0 if self._pool is None else self._pool.waiting)
+
+    @property
+    def step_began(self) -> float | None:
+        """When what runs began, of `time.monotonic()`; None while nothing does."""
+        began = self.engine.step_began
+        return self._pool.step_began if began is None and self._pool is not None else began
+
+    def describe_step(self) -> str:
+        if self._pool is not None and self._pool.running:
+            return f"{self._pool.running} texts"
+        return self.engine.describe_step()
 
     def close(self) -> None:
         self.engine.close()

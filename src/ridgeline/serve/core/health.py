@@ -48,9 +48,9 @@ def trouble(core: Core) -> str | None:
         return str(core.engine.fault)
     if core.door.draining:
         return "draining"
-    began = core.engine.step_began
+    began = core.step_began
     if began is not None and (seconds := time.monotonic() - began) > core.options.step_seconds:
-        return f"a step has been running for {seconds:.0f} s: {core.engine.describe_step()}"
+        return f"a step has been running for {seconds:.0f} s: {core.describe_step()}"
     return None
 
 
@@ -59,7 +59,7 @@ async def watch(core: Core, period_seconds: float = 1.0) -> None:
     told: float | None = None
     while True:
         await asyncio.sleep(period_seconds)
-        began = core.engine.step_began
+        began = core.step_began
         if began is not None and began != told:
             wrong = trouble(core)
             if wrong is not None and wrong != "draining":
@@ -102,8 +102,8 @@ def router(core: Core) -> APIRouter:
                 "version": __version__,
                 "model": core.model,
                 "uptime_seconds": round(core.uptime_seconds, 3),
-                "running": load.running,
-                "waiting": load.waiting,
+                "running": core.running,
+                "waiting": core.waiting,
                 "answering": core.door.running,
                 "num_steps": load.num_steps,
                 "free_blocks": load.free_blocks,

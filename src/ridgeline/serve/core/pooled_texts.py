@@ -53,11 +53,21 @@ class PoolDesk:
 
         return await asyncio.to_thread(read)
 
-    async def rows(self, request: Request, tenant: str, texts: Sequence[Sequence[int]]) -> Floats:
-        """What the model gives for each. Raises as the front door does."""
+    async def rows(
+        self,
+        tenant: str,
+        texts: Sequence[Sequence[int]],
+        *,
+        request: Request | None = None,
+        late: bool = False,
+    ) -> Floats:
+        """What the model gives for each. Raises as the front door does. request: whose client may
+        go away. late: after everybody else's.
+        """
         num_tokens = sum(map(len, texts))
         entry = self._core.door.enter(tenant, num_tokens)
         try:
-            return await while_there(request, self._core.pool().rows(texts))
+            found = self._core.pool().rows(texts, late=late)
+            return await (found if request is None else while_there(request, found))
         finally:
             self._core.door.leave(entry, num_tokens)

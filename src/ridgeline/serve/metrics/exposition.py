@@ -35,6 +35,7 @@ OWN = frozenset(
         "failed_steps",
         "step_time_seconds",
         "requests_refused",
+        "pooled_requests",
     }
 )
 
@@ -68,8 +69,8 @@ HISTOGRAMS: dict[str, tuple[str, str]] = {
     "request_generation_tokens": ("Tokens of an answer.", "answer_lengths"),
 }
 GAUGES: dict[str, str] = {
-    "num_requests_running": "Requests that have a row, between two steps.",
-    "num_requests_waiting": "Requests in the engine's queue, between two steps.",
+    "num_requests_running": "Requests that have a row, between two steps; texts being read.",
+    "num_requests_waiting": "Requests in the engine's queue, between two steps; texts behind.",
     "kv_cache_usage_perc": "Blocks of the KV cache in use, as a share from 0 to 1.",
     "answers_open": "Requests that the server has let in and not finished.",
     "predicted_ttft_seconds": "What a newcomer would wait for a first token, by the cost model.",
@@ -90,6 +91,10 @@ COUNTERS: dict[str, str] = {
 LABELLED: dict[str, tuple[str, str]] = {
     "request_success": ("Answers that ended, by why.", "finished_reason"),
     "requests_refused": ("Requests that were not let in, by why.", "reason"),
+    "pooled_requests": (
+        "Requests for vectors, ranks, scores or classes that were answered.",
+        "kind",
+    ),
 }
 
 
@@ -133,7 +138,11 @@ class EngineCollector(Collector):
                 counter = CounterMetricFamily(alias, text, labels=["model_name"])
                 counter.add_metric([model], counts[name])
                 yield counter
-        labelled = {"request_success": book.ended, "requests_refused": core.door.refused}
+        labelled = {
+            "request_success": book.ended,
+            "requests_refused": core.door.refused,
+            "pooled_requests": core.pooled,
+        }
         for name, (text, label) in LABELLED.items():
             for alias in _aliases(name):
                 counter = CounterMetricFamily(alias, text, labels=["model_name", label])
@@ -160,8 +169,8 @@ def _cumulative(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
 def _gauges(core: Core, ready: bool) -> dict[str, float]:
     load = core.engine.load
     return {
-        "num_requests_running": load.running,
-        "num_requests_waiting": load.waiting,
+        "num_requests_running": core.running,
+        "num_requests_waiting": core.waiting,
         "kv_cache_usage_perc": 1 - load.free_blocks / max(1, load.num_blocks),
         "answers_open": core.door.running,
         "predicted_ttft_seconds": core.door.predicted_ttft(),

@@ -27,8 +27,8 @@ def live(core: Core, roof: dict[str, float] | None) -> dict[str, Any]:
     load, book = core.engine.load, core.engine.book
     return {
         "model": core.model,
-        "running": load.running,
-        "waiting": load.waiting,
+        "running": core.running,
+        "waiting": core.waiting,
         "answering": core.door.running,
         "free_blocks": load.free_blocks,
         "num_blocks": load.num_blocks,

@@ -65,7 +65,8 @@ def router(core: Core) -> APIRouter:
             raise RequestError("dimensions", f"this model's vectors have {core.llm.width}")
         given = [body.input] if isinstance(body.input, str) else body.input
         texts = await desk.token_ids(given, "input", cut=body.truncate is not False)
-        rows = normalized(await desk.rows(request, tenant, texts))
+        rows = normalized(await desk.rows(tenant, texts, request=request))
+        core.count_pooled("embeddings")
         answer = {
             "model": body.model,
             "embeddings": rows.tolist(),
@@ -81,7 +82,8 @@ def router(core: Core) -> APIRouter:
         body, ignored = await read_body(core, request, OldBody)
         check(body)
         texts = await desk.token_ids([body.prompt], "prompt", cut=True)
-        (row,) = await desk.rows(request, tenant, texts)
+        (row,) = await desk.rows(tenant, texts, request=request)
+        core.count_pooled("embeddings")
         answer = {"embedding": row.tolist()}
         return JSONResponse(answer | ({"ignored_fields": ignored} if ignored else {}))
 
