@@ -12,9 +12,10 @@ import httpx
 import pytest
 from tiny import client_of, tiny_core
 
-from gate import gate
+from gate import endless, gate
 from ridgeline.serve.app import build_routes
 from ridgeline.serve.core.core import Core
+from ridgeline.serve.responses.event_log import EventLog
 from ridgeline.serve.responses.store import Store
 
 ASK = {"model": "tiny", "input": "Hi", "max_output_tokens": 30, "temperature": 0, "seed": 1}
@@ -139,4 +140,52 @@ def test_what_has_ended_and_is_being_kept_is_not_cancelled(
         core.close()
 
     monkeypatch.setattr(Store, "keep", slowly)
+    asyncio.run(run())
+
+
+def test_a_stream_goes_on_at_the_next_server_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a seed of the client's, too: both servers come to the same events, one by one."""
+    body = {"model": "tiny", "input": "Hi", "max_output_tokens": 40, "temperature": 1.5}
+    asked = body | {"background": True, "stream": True}
+    logs: set[EventLog] = set()
+    add = EventLog.add
+
+    def seen(self: EventLog, events: Any) -> None:
+        add(self, events)
+        logs.add(self)
+
+    def parts(text: str) -> list[str]:
+        return [f"{event}\n\n" for event in text.split("\n\n")[:-1]]
+
+    async def run() -> None:
+        core = tiny_core(state=tmp_path)
+        free = gate(core.llm, HELD_TOKENS)
+        app = build_routes(core)
+        async with client_of(app) as client:
+            async with app.router.lifespan_context(app):
+                task = asyncio.create_task(client.post("/v1/responses", json=asked))
+                while not (logs and len(next(iter(logs)).events) > 9):
+                    await asyncio.sleep(0.002)
+            early = parts((await task).text)
+        free.set()
+        core.close()
+        assert early == next(iter(logs)).events
+        name = json.loads(early[0].splitlines()[1].removeprefix("data: "))["response"]["id"]
+        core = tiny_core(state=tmp_path)
+        endless(core.llm)
+        app = build_routes(core)
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            url = f"/v1/responses/{name}?stream=true"
+            late = parts((await client.get(f"{url}&starting_after={len(early) - 1}")).text)
+            assert late
+            assert parts((await client.get(url)).text) == early + late
+            whole = (await client.get(f"/v1/responses/{name}")).json()
+            last = json.loads(late[-1].splitlines()[1].removeprefix("data: "))
+            assert last["response"] == whole
+            assert whole["usage"]["output_tokens"] == 40
+        core.close()
+
+    monkeypatch.setattr(EventLog, "add", seen)
     asyncio.run(run())

@@ -360,6 +360,52 @@ def test_responses_in_the_background(of_openai: openai.OpenAI) -> None:
         of_openai.responses.cancel(made.id)
 
 
+def test_responses_in_the_background_are_streamed_and_streamed_again(
+    of_openai: openai.OpenAI, state: Path
+) -> None:
+    """Who goes away ends nothing, and goes on where it was; whoever comes late hears all."""
+    asked: Any = {"model": "tiny", "input": "Hello", "temperature": 0, "max_output_tokens": 64}
+    hold = state / "hold"
+    hold.touch()
+    with of_openai.responses.create(**asked, background=True, stream=True) as stream:
+        heard = [next(stream) for _ in range(8)]
+    assert [event.type for event in heard[:3]] == [
+        "response.created",
+        "response.queued",
+        "response.in_progress",
+    ]
+    created: Any = heard[0]
+    name, place = created.response.id, heard[-1].sequence_number
+    assert of_openai.responses.retrieve(name).status == "in_progress"
+    with of_openai.responses.retrieve(name, stream=True, starting_after=place) as rest:
+        heard += [next(rest)]
+        hold.unlink()
+        heard += list(rest)
+    whole = of_openai.responses.retrieve(name)
+    assert [event.sequence_number for event in heard] == list(range(len(heard)))
+    last: Any = heard[-1]
+    assert last.type in ("response.completed", "response.incomplete")
+    assert last.response == whole
+    deltas = [event.delta for event in heard if event.type == "response.output_text.delta"]
+    assert "".join(deltas) == whole.output_text
+    assert list(of_openai.responses.retrieve(name, stream=True)) == heard
+    assert list(of_openai.responses.retrieve(name, stream=True, starting_after=len(heard))) == []
+    plain = of_openai.responses.create(**asked)
+    assert plain.output_text == whole.output_text
+    with pytest.raises(openai.BadRequestError, match="get it whole"):
+        of_openai.responses.retrieve(plain.id, stream=True)
+    with pytest.raises(openai.BadRequestError, match="needs stream"):
+        of_openai.responses.retrieve(name, extra_query={"starting_after": 3})
+    with pytest.raises(openai.NotFoundError):
+        of_openai.responses.retrieve("resp_none", stream=True)
+    cancelled = of_openai.responses.create(**asked, background=True, stream=True)
+    begun: Any = next(cancelled)
+    of_openai.responses.delete(begun.response.id)
+    assert list(cancelled)[-1].type in ("response.failed", last.type)
+    with pytest.raises(openai.NotFoundError):
+        of_openai.responses.retrieve(begun.response.id, stream=True)
+
+
 def test_responses_tools_and_formats(of_openai: openai.OpenAI) -> None:
     tool: Any = {"type": "function", "name": "w", "parameters": WEATHER, "strict": True}
     made = of_openai.responses.create(

@@ -157,7 +157,7 @@ def _may_merge(ask: Ask, phrased: Phrased) -> bool:
     tokens of a reasoning section.
     """
     ids = isinstance(ask.prompt, Mapping)
-    return ask.sampling.logprobs is None and not ids and phrased.parser(0) is None
+    return ask.merges and ask.sampling.logprobs is None and not ids and phrased.parser(0) is None
 
 
 def merged(pieces: Sequence[Delta]) -> Iterator[Delta]:

@@ -69,7 +69,8 @@ class Reasoning:
 @dataclass(frozen=True, slots=True)
 class Ask:
     """truncate: a longer prompt loses its beginning, down to so many tokens; None: is refused.
-    traceparent: the client's trace, as W3C's Trace Context has it.
+    traceparent: the client's trace, as W3C's Trace Context has it. merges: pieces that wait for a
+    reader who is slow may come as one.
     """
 
     prompt: Conversation | Prompt
@@ -82,3 +83,4 @@ class Ask:
     request_id: str | None = None
     truncate: int | None = None
     traceparent: str | None = None
+    merges: bool = True

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ridgeline.errors import EngineError, Overloaded
+from ridgeline.errors import EngineError, Overloaded, RequestError
 from ridgeline.serve.batches.journal import Documents
 from ridgeline.serve.core.ask import Ask
 from ridgeline.serve.core.core import Core
@@ -20,6 +21,7 @@ from ridgeline.serve.core.errors import StorageFault, fault_of
 from ridgeline.serve.core.events import AnswerEvent
 from ridgeline.serve.core.http import closing
 from ridgeline.serve.responses.bodies import ResponsesBody
+from ridgeline.serve.responses.event_log import EventLog, wire
 from ridgeline.serve.responses.response import ResponseBuilder
 from ridgeline.serve.responses.store import Store
 
@@ -40,6 +42,7 @@ class Running:
     tenant: str
     items: Items
     builder: ResponseBuilder
+    log: EventLog | None
     task: asyncio.Task[None]
 
 
@@ -58,6 +61,10 @@ class Background:
         self, body: ResponsesBody, tenant: str, ask: Ask, items: Items, builder: ResponseBuilder
     ) -> dict[str, Any]:
         """The response as it is now, queued; on the disk, and under way."""
+        if body.seed is None:
+            # Whoever answers it again comes to the same answer.
+            body = body.model_copy(update={"seed": secrets.randbits(63)})
+            ask = replace(ask, sampling=replace(ask.sampling, seed=body.seed))
         queued = {**builder.response, "status": "queued", "output": []}
         entry = {
             "id": queued["id"],
@@ -68,8 +75,24 @@ class Background:
         }
         await asyncio.to_thread(self._store.keep, tenant, queued, items)
         await asyncio.to_thread(self._documents.write, BEGUN, entry["id"], entry)
-        self._start(tenant, ask, items, builder)
+        self._start(body, tenant, ask, items, builder)
         return queued
+
+    async def events(self, tenant: str, response_id: str, place: int) -> AsyncIterator[list[str]]:
+        """Those of one that was made to be streamed, from a place on, as they come or came. Raises
+        KeyError where the tenant has none such, RequestError where it was not.
+        """
+        one = self.running.get(response_id)
+        if one is not None and one.tenant == tenant:
+            if one.log is None:
+                raise _unstreamed()
+            async for batch in one.log.follow(place):
+                yield batch
+            return
+        kept = await asyncio.to_thread(self._store.events, tenant, response_id)
+        if kept is None:
+            raise _unstreamed()
+        yield kept[place:]
 
     async def resume(self) -> None:
         """Begins what the server before has not ended."""
@@ -90,10 +113,10 @@ class Background:
             except Exception as error:
                 builder = ResponseBuilder(name, response, wants_logprobs=False)
                 builder.failed("server_error", fault_of(error).message)
-                await self._end(tenant, builder, items)
+                await self._end(tenant, builder, items, None, [])
                 continue
             builder.response["created_at"] = entry["created_at"]
-            self._start(tenant, ask, items, builder)
+            self._start(body, tenant, ask, items, builder)
 
     async def cancel(self, tenant: str, response_id: str) -> None:
         """Ends it, if it runs and is the tenant's."""
@@ -104,8 +127,7 @@ class Background:
             one.task.cancel()  # else it has ended, and is being kept
         await asyncio.wait([one.task])
         if response_id in self.running:  # it had not begun
-            one.builder.cancelled()
-            await self._end(tenant, one.builder, one.items)
+            await self._end(tenant, one.builder, one.items, one.log, one.builder.cancelled())
 
     async def stop(self) -> None:
         """The server ends: what runs is left for the next one."""
@@ -115,40 +137,81 @@ class Background:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, tenant: str, ask: Ask, items: Items, builder: ResponseBuilder) -> None:
-        task = asyncio.create_task(self._run(tenant, ask, items, builder))
-        self.running[builder.response["id"]] = Running(tenant, items, builder, task)
+    def _start(
+        self, body: ResponsesBody, tenant: str, ask: Ask, items: Items, builder: ResponseBuilder
+    ) -> None:
+        log = None
+        if body.stream:
+            log = EventLog()
+            log.add(builder.queued())
+            # Pieces that come as one when somebody is slow would come otherwise another time.
+            ask = replace(ask, merges=False)
+        task = asyncio.create_task(self._run(tenant, ask, items, builder, log))
+        self.running[builder.response["id"]] = Running(tenant, items, builder, log, task)
 
-    async def _run(self, tenant: str, ask: Ask, items: Items, builder: ResponseBuilder) -> None:
+    async def _run(
+        self, tenant: str, ask: Ask, items: Items, builder: ResponseBuilder, log: EventLog | None
+    ) -> None:
         try:
-            await self._answer(ask, builder)
+            last = await self._answer(ask, builder, log)
         except asyncio.CancelledError:
             if self._stopping:
+                if log is not None:
+                    log.close()
                 return
-            builder.cancelled()
+            last = builder.cancelled()
         except Exception as error:
-            builder.failed("server_error", fault_of(error).message)
-        await self._end(tenant, builder, items)
+            last = builder.failed("server_error", fault_of(error).message)
+        await self._end(tenant, builder, items, log, last)
 
-    async def _answer(self, ask: Ask, builder: ResponseBuilder) -> None:
-        """What is promised waits for room; nobody is told to come back."""
+    async def _answer(
+        self, ask: Ask, builder: ResponseBuilder, log: EventLog | None
+    ) -> list[dict[str, Any]]:
+        """What is promised waits for room; nobody is told to come back. The last event or two."""
         while True:
             events = self._core.answer(ask)
+            last: list[dict[str, Any]] = []
             try:
-                await folded(events, builder)
-                return
+                async with closing(events):
+                    async for batch in events:
+                        for event in batch:
+                            if log is not None:
+                                log.add(last)
+                            last = builder.take(event)
+                return last
             except Overloaded:
                 await asyncio.sleep(AGAIN_SECONDS)
 
-    async def _end(self, tenant: str, builder: ResponseBuilder, items: Items) -> None:
+    async def _end(
+        self,
+        tenant: str,
+        builder: ResponseBuilder,
+        items: Items,
+        log: EventLog | None,
+        last: list[dict[str, Any]],
+    ) -> None:
+        """last: the events that tell of the end; whoever hears them finds the response stored."""
         name = builder.response["id"]
         try:
+            if log is not None:
+                events = [*log.events, *map(wire, last)]
+                await asyncio.to_thread(self._store.keep_events, name, events)
             await asyncio.to_thread(self._store.keep, tenant, builder.response, items)
         except StorageFault as error:
             logger.warning("response %s can be had until this server ends: %s", name, error)
             return
+        finally:
+            if log is not None:
+                log.add(last)
+                log.close()
         await asyncio.to_thread(self._documents.remove, BEGUN, name)
         self.running.pop(name, None)
+
+
+def _unstreamed() -> RequestError:
+    return RequestError(
+        "stream", "this response was not created with background and stream: get it whole"
+    )
 
 
 async def folded(events: Any, builder: ResponseBuilder) -> None:

@@ -50,6 +50,15 @@ class ResponseBuilder:
             self._event("response.in_progress", response=self._snapshot()),
         ]
 
+    def queued(self) -> list[Event]:
+        """The same, of one that is not begun at once."""
+        waiting = {**self._snapshot(), "status": "queued"}
+        return [
+            self._event("response.created", response=waiting),
+            self._event("response.queued", response=waiting),
+            self._event("response.in_progress", response=self._snapshot()),
+        ]
+
     def take(self, event: AnswerEvent) -> list[Event]:
         if isinstance(event, TextDelta):
             return self._piece("message", event.text, event.logprobs)
@@ -100,9 +109,11 @@ class ResponseBuilder:
         self.response["error"] = {"code": code, "message": message}
         return [*events, self._event("response.failed", response=self._snapshot())]
 
-    def cancelled(self) -> None:
-        self._close("incomplete")
+    def cancelled(self) -> list[Event]:
+        """The end of one that was cancelled; OpenAI's streams have no event of that name."""
+        events = self._close("incomplete")
         self.response["status"] = "cancelled"
+        return [*events, self._event("response.failed", response=self._snapshot())]
 
     def _snapshot(self) -> dict[str, Any]:
         return copy.deepcopy(self.response)

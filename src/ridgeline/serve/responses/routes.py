@@ -139,6 +139,8 @@ def router(core: Core) -> APIRouter:
 
         if body.background:
             queued = await desk.background.begin(body, tenant, ask, items, builder)
+            if body.stream:
+                return await again(request, tenant, response_id, 0, headers)
             return JSONResponse(queued, headers=headers)
         if body.stream:
             events = await while_there(request, begun(core.answer(ask)))
@@ -147,11 +149,33 @@ def router(core: Core) -> APIRouter:
         await asyncio.to_thread(keep)
         return JSONResponse(builder.response, headers=headers)
 
+    async def again(
+        request: Request,
+        tenant: str,
+        response_id: str,
+        place: int,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """The stream of one in the background, which goes on whoever reads it."""
+        await found(desk, tenant, response_id)
+        events = desk.background.events(tenant, response_id, place)
+
+        def wrong(fault: Fault) -> str:  # its server ends, say: ask the next one
+            error = {"type": "error", "code": fault.kind, "message": fault.message, "param": None}
+            return sent(compact(error), "error")
+
+        try:
+            first = await while_there(request, begun(events))
+        except StopAsyncIteration:
+            first = Begun([], events)
+        return server_sent(first, str, wrong, headers=headers)
+
     @routes.get("/v1/responses/{response_id}")
     async def get_response(request: Request, response_id: str) -> Response:
         tenant = core.tenant(key_of(request))
-        if request.query_params.get("stream") == "true":
-            raise RequestError("stream", "a response is had again whole, not as a stream")
+        place = place_of(request.query_params)
+        if place is not None:
+            return await again(request, tenant, response_id, place)
         return JSONResponse((await found(desk, tenant, response_id))[0])
 
     @routes.get("/v1/responses/{response_id}/input_items")
@@ -183,6 +207,21 @@ def router(core: Core) -> APIRouter:
         return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
     return routes
+
+
+def place_of(query: Mapping[str, str]) -> int | None:
+    """The first event that is wanted; None: the response, whole. Raises RequestError."""
+    streams = {"true": True, "false": False, None: False}.get(query.get("stream"))
+    if streams is None:
+        raise RequestError("stream", "must be true or false")
+    after = query.get("starting_after")
+    if after is None:
+        return 0 if streams else None
+    if not streams:
+        raise RequestError("starting_after", "needs stream=true")
+    if not (after.isascii() and after.isdecimal() and len(after) < 10):
+        raise RequestError("starting_after", "must be the sequence_number of an event")
+    return int(after) + 1
 
 
 def listed_item(item: dict[str, Any]) -> dict[str, Any]:
@@ -219,8 +258,6 @@ def check(body: ResponsesBody) -> None:
         raise RequestError("max_tool_calls", "tools run at the client; leave it out")
     if body.truncation == "auto":
         raise RequestError("truncation", "a conversation is never cut; use 'disabled'")
-    if body.background and body.stream:
-        raise RequestError("background", "and stream: give one; ask for the response by its id")
     if body.background and body.store is False:
         raise RequestError("store", "what runs in the background must be stored to be found")
     if body.text is not None and body.text.verbosity not in (None, "medium"):

@@ -9,14 +9,16 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ridgeline.serve.batches.journal import Documents
+from ridgeline.serve.batches.journal import Documents, write_whole
 from ridgeline.serve.core.core import Core
 
 MAX_KEPT = 2000
 KIND = "responses"
+EVENTS = ".events"
 
 
 def documents_of(core: Core) -> Documents:
@@ -29,7 +31,9 @@ def documents_of(core: Core) -> Documents:
 
 
 class Store:
-    """What is kept, by id and tenant. Its calls touch the disk: threads are for them."""
+    """What is kept, by id and tenant. Its calls touch the disk: threads are for them. Of responses
+    that may be streamed again, events lie beside them and go with them.
+    """
 
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
@@ -54,6 +58,19 @@ class Store:
         if document["tenant"] != tenant:
             raise KeyError(response_id)
         return document["response"], document["items"]
+
+    def keep_events(self, response_id: str, events: Sequence[str]) -> None:
+        """As they went over the wire; kept before the response is."""
+        write_whole(self._documents.path(KIND, response_id, EVENTS), "".join(events).encode())
+
+    def events(self, tenant: str, response_id: str) -> list[str] | None:
+        """None: it was not made to be streamed. KeyError where the tenant has none such."""
+        self.get(tenant, response_id)
+        try:
+            data = self._documents.path(KIND, response_id, EVENTS).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        return [f"{event}\n\n" for event in data.split("\n\n")[:-1]]
 
     def remove(self, tenant: str, response_id: str) -> None:
         self.get(tenant, response_id)
