@@ -70,9 +70,9 @@ def run(
     """What came of `count` requests, and the seconds that it took to find out."""
     arrivals = read_trace(trace)
     limits = Limits(MAX_ROWS, STEP_TOKENS, MAX_CONTEXT, block_tokens)
-    state = SchedulerState.empty(limits, cache_tokens // block_tokens)
+    state = SchedulerState.empty(limits, cache_tokens // block_tokens, explains=False)
     start = time.perf_counter()
-    found = simulate(as_requests(repeated(arrivals, count)), state, times)
+    found = simulate(as_requests(repeated(arrivals, count), block_tokens), state, times)
     return found, time.perf_counter() - start
 
 

@@ -11,6 +11,7 @@ from small_graphs import Decoder, decoder
 
 from ridgeline.cost.device import Device
 from ridgeline.cost.step_times import StepTimes
+from ridgeline.engine.kv.prefix import prefix_hashes
 from ridgeline.engine.request import Request
 from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.engine.schedule.state import Limits, SchedulerState
@@ -87,6 +88,40 @@ def test_a_cache_of_any_size_hits_no_more_than_the_prompts_repeat() -> None:
     # All but the first have the first block, all but the first three the second.
     assert rates[-1] == pytest.approx((59 * 512 + 57 * 512) / (60 * 1500))
     assert rates[0] < rates[-1]
+
+
+@pytest.mark.parametrize("size", [16, 64, 512, 48])
+def test_short_names_are_names_and_who_explains_nothing_finds_as_much(size: int) -> None:
+    """Names of a trace's ids are alike where those of tokens are: prompts that begin alike, in
+    different lengths, and rows that are preempted where blocks are short; an index that explains no
+    misses evicts and finds the same.
+    """
+    rng = random.Random(size)
+    prefixes = [(0, 1, 2), (0, 1), (0, 1, 4, 4), (3,), (4, 4, 5), (0, 0, 0), (6, 7)]
+    arrivals = [
+        Arrival(0.01 * i, 512 * len(prefix) - rng.randrange(500), rng.randrange(1, 90), prefix)
+        for i in range(150)
+        for prefix in [rng.choice(prefixes)]
+    ]
+    arrivals += [Arrival(1.5 + 0.01 * i, rng.randrange(30, 900), 40) for i in range(40)]
+    cost = times()
+    found = []
+    for named, explains in ((None, True), (size, True), (None, False), (size, False)):
+        limits = Limits(6, 512, 4000, size)
+        state = SchedulerState.empty(limits, 2600 // size, explains=explains)
+        requests = list(as_requests(arrivals, named))
+        of_ids = [list(r.names) for r in requests]
+        assert (any(of_ids)) == (named is not None)
+        found.append(simulate(requests, state, cost))
+        state.check_invariants()
+        for request, names in zip(requests, of_ids, strict=True):
+            full = len(names)
+            assert len(set(names)) == full
+            own = list(prefix_hashes(request.token_ids[: request.num_prompt], size))
+            assert not names or (names[0] == own[0] and full == len(own))
+    assert found[0] == found[1] == found[2] == found[3]
+    assert found[0].num_preemptions > 0
+    assert 0 < found[0].hit_rate < 1
 
 
 def test_traces_are_read_and_repeated(tmp_path: Path) -> None:

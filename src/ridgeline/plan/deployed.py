@@ -241,7 +241,10 @@ def empty_state(
     slots: int,
 ) -> SchedulerState:
     """A scheduler that nobody has asked anything. slots: of recurrent states, beside the rows'."""
-    return SchedulerState.empty(limits, num_blocks, POLICIES[policy](), seconds, groups, slots)
+    policy_queue = POLICIES[policy]()
+    return SchedulerState.empty(
+        limits, num_blocks, policy_queue, seconds, groups, slots, explains=False
+    )
 
 
 def _price(accelerator: Accelerator, price: str | None) -> tuple[float, float] | None:

@@ -32,7 +32,7 @@ from ridgeline.plan.load import Load
 from ridgeline.plan.replica import Replica
 from ridgeline.plan.routers import Router, make_router, size_of
 from ridgeline.plan.tally import Levels, Slo, Tally, Ticket
-from ridgeline.plan.traces import as_request
+from ridgeline.plan.traces import as_requests
 
 LEVELS = ("waiting", "running", "cache", "busy", "alive")
 # Of things that happen at one moment: who comes goes before steps that end, and those before steps
@@ -43,7 +43,9 @@ _CHANGE, _COME, _END, _BEGIN = range(4)
 def simulate_fleet(fleet: Fleet, load: Load, slo: Slo | None = None) -> Outcome:
     """Runs a load through a fleet. RequestError for a fleet that cannot be."""
     fleet.check()
-    requests = (as_request(i, a) for i, a in enumerate(load.arrivals()))
+    sizes = {make().limits.block_tokens for make in (fleet.make, fleet.make_decode) if make}
+    block_tokens = sizes.pop() if len(sizes) == 1 else None
+    requests = as_requests(load.arrivals(), block_tokens)
     return Run(fleet, requests, load.users, slo or Slo(), fleet.make).run()
 
 
@@ -285,9 +287,9 @@ class Run:
         else:
             given, events = replica.end_step(now)
             tickets = self.tickets
-            for request, event in zip(given, events, strict=True):
-                ticket = tickets[request.id]
-                tally.token(ticket, now)
+            of = [tickets[request.id] for request in given]
+            tally.tokens(of, now)
+            for ticket, request, event in zip(of, given, events, strict=True):
                 if event.finish_reason is not None:
                     self._ended(replica, request, event, ticket)
         # Others may do something at this very moment, and come to the door.
@@ -433,8 +435,11 @@ class Run:
         kept = ticket.num_prompt + ticket.num_tokens
         tokens = request.token_ids[:kept]
         assert len(tokens) == kept
+        again = _again(request, ticket, 0)
+        size = self.replicas[0].state.limits.block_tokens
+        again.names = request.names[: kept // size]
         return replace(
-            _again(request, ticket, 0),
+            again,
             token_ids=tokens,
             num_prompt=kept,
             max_tokens=ticket.max_tokens - ticket.num_tokens,

@@ -8,7 +8,7 @@ doubles as the time goes on. Nothing here grows with the number of tokens or ste
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import ceil, inf, log
 
@@ -35,7 +35,7 @@ class Gaps:
         """Each of `seconds`, `count` times."""
         logs = np.log(np.maximum(seconds / _LEAST_GAP, 1.0))
         bins = np.minimum(logs * _BINS_PER_E, _BINS - 1).astype(np.intp)
-        low, high = int(bins.min()), int(bins.max())
+        low, high = int(np.minimum.reduce(bins)), int(np.maximum.reduce(bins))
         if low == high:
             self.counts[low] += len(bins) * count
         else:
@@ -166,17 +166,27 @@ class Tally:
     gaps: Gaps = field(default_factory=Gaps)
     refusals: dict[str, int] = field(default_factory=dict)
 
-    def token(self, ticket: Ticket, now: float) -> None:
-        if ticket.first < 0:
-            ticket.first = now
-        elif ticket.last >= 0:
-            gap = now - ticket.last
-            self.gaps.add(gap)
-            if gap > self.slo.itl99:
-                ticket.late += 1
-        ticket.last = now
-        ticket.num_tokens += 1
-        self.output_tokens += 1
+    def tokens(self, tickets: Sequence[Ticket], now: float) -> None:
+        """Each is given a token now; most of them had their last one at the same moment."""
+        gaps, latest = self.gaps, self.slo.itl99
+        before, alike, is_late = inf, 0, False
+        for ticket in tickets:
+            last = ticket.last
+            if ticket.first < 0:
+                ticket.first = now
+            elif last >= 0:
+                if last != before:
+                    if alike:
+                        gaps.add(now - before, alike)
+                    before, alike, is_late = last, 0, now - last > latest
+                alike += 1
+                if is_late:
+                    ticket.late += 1
+            ticket.last = now
+            ticket.num_tokens += 1
+        if alike:
+            gaps.add(now - before, alike)
+        self.output_tokens += len(tickets)
 
     def finish(self, ticket: Ticket, now: float) -> None:
         ttft, e2e = ticket.first - ticket.arrival, now - ticket.arrival

@@ -15,8 +15,10 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from hashlib import blake2b
 from pathlib import Path
 
+from ridgeline.engine.kv.prefix import prefix_hashes
 from ridgeline.engine.request import Request
 from ridgeline.errors import RidgelineError
 from ridgeline.step import RowSampling
@@ -24,6 +26,8 @@ from ridgeline.step import RowSampling
 HASHED_TOKENS = 512
 _GREEDY = RowSampling()
 _NO_STOPS: frozenset[int] = frozenset()
+# Of a block within what one id names.
+_PLACES = [place.to_bytes(2, "little") for place in range(1 << 14)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +88,15 @@ def repeated(trace: Sequence[Arrival], count: int) -> Iterator[Arrival]:
         )
 
 
-def as_requests(arrivals: Iterable[Arrival]) -> Iterator[Request]:
+def as_requests(arrivals: Iterable[Arrival], block_tokens: int | None = None) -> Iterator[Request]:
     """Requests for the simulator, made as they are asked for."""
-    return (as_request(index, arrival) for index, arrival in enumerate(arrivals))
+    return (as_request(index, arrival, block_tokens) for index, arrival in enumerate(arrivals))
 
 
-def as_request(index: int, arrival: Arrival) -> Request:
+def as_request(index: int, arrival: Arrival, block_tokens: int | None = None) -> Request:
     """A token's id is the id of its block, so prompts are alike where the trace says so, and
-    nowhere where it says nothing.
+    nowhere where it says nothing. block_tokens: of the caches that it will meet; it then has its
+    names already, made of the trace's ids, of which there are fewer than of tokens.
     """
     if arrival.prefix:
         tokens = array("i")
@@ -100,7 +105,7 @@ def as_request(index: int, arrival: Arrival) -> Request:
         del tokens[arrival.num_prompt :]
     else:
         tokens = array("i", [index + 1]) * arrival.num_prompt
-    return Request(
+    request = Request(
         id=str(index),
         token_ids=tokens,
         num_prompt=len(tokens),
@@ -110,6 +115,34 @@ def as_request(index: int, arrival: Arrival) -> Request:
         tenant=arrival.session,
         arrival=arrival.seconds,
     )
+    if block_tokens is not None:
+        ids = arrival.prefix or (index + 1,)
+        request.names = _names(tokens, ids, block_tokens, len(ids) == len(arrival.prefix))
+    return request
+
+
+def _names(
+    tokens: array[int], ids: Sequence[int], block_tokens: int, by_block: bool
+) -> list[bytes]:
+    """Of the full blocks of a prompt, alike where their tokens and all before are alike. The first
+    is the one that its tokens have, which routers go by. by_block: each id is of 512 tokens.
+    """
+    count = len(tokens) // block_tokens
+    each = HASHED_TOKENS // block_tokens if by_block else count
+    if not count or count > len(_PLACES) or (by_block and HASHED_TOKENS % block_tokens):
+        return []
+    names = list(prefix_hashes(tokens[:block_tokens], block_tokens))
+    parent = names[0]
+    for at, block in enumerate(ids):
+        digest = blake2b(parent, digest_size=16, person=b"ridgeline-trace")
+        digest.update(block.to_bytes(8, "little"))
+        parent = digest.digest()
+        left = min(each, count - at * each)
+        if left <= 0:
+            break
+        stem = parent[:14]
+        names += [stem + place for place in _PLACES[:left]][1 if at == 0 else 0 :]
+    return names
 
 
 def _azure(lines: Iterator[str]) -> Iterator[Arrival]:

@@ -22,13 +22,18 @@ from ridgeline.step import ONE_GROUP, BlockGroup
 class BlockPool:
     """Owns the counts of owners of blocks 0 .. num_blocks - 1 and the tables of their names.
 
-    names: of the first group's entries, which also says why a prompt was not found.
+    names: of the first group's entries, which also says why a prompt was not found, if `explains`.
     """
 
-    def __init__(self, num_blocks: int, groups: Sequence[BlockGroup] = ONE_GROUP) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        groups: Sequence[BlockGroup] = ONE_GROUP,
+        explains: bool = True,
+    ) -> None:
         self.num_blocks = num_blocks
         self.groups = tuple(groups)
-        self.names = PrefixIndex(evicted_names=max(num_blocks, 1024))
+        self.names = PrefixIndex(num_blocks, max(num_blocks, 1024), explains)
         self._tables: list[PrefixIndex | NameTable] = [self.names]
         self._tables += [NameTable() for _ in self.groups[1:]]
         self._num_owners = [0] * num_blocks
@@ -117,6 +122,9 @@ class BlockPool:
     def release(self, entries: Sequence[int]) -> None:
         """Takes one owner from each of a row's entries in one group, given in the row's order."""
         owners = self._num_owners
+        if self.groups == ONE_GROUP:
+            self._release_blocks(entries)
+            return
         # Last entry first, so that a chain is evicted from its leaf.
         for entry in reversed(entries):
             assert owners[entry] > 0
@@ -127,6 +135,21 @@ class BlockPool:
                     self._num_cached_blocks += self._width(entry)
                 else:
                     self._empty(entry)
+
+    def _release_blocks(self, blocks: Sequence[int]) -> None:
+        """`release` where every entry is one block of the one group: what a step does most."""
+        owners, cached, names, free = self._num_owners, self._cached, self.names, self._free
+        num_cached = len(cached)
+        for block in reversed(blocks):
+            left = owners[block] - 1
+            assert left >= 0
+            owners[block] = left
+            if not left:
+                if block in names:
+                    cached[block] = None
+                else:
+                    free.append(block)
+        self._num_cached_blocks += len(cached) - num_cached
 
     def check_invariants(self) -> None:
         """What must hold between any two operations."""
@@ -151,6 +174,9 @@ class BlockPool:
     def _evict(self, num_blocks: int) -> None:
         """Forgets entries that only a name finds until so many more blocks are free."""
         enough = len(self._free) + num_blocks
+        if self.groups == ONE_GROUP:
+            self._evict_blocks(num_blocks)
+            return
         while len(self._free) < enough:
             entry = next(iter(self._cached))
             if entry not in self._group_of:
@@ -159,6 +185,21 @@ class BlockPool:
             del self._cached[entry]
             self._num_cached_blocks -= self._width(entry)
             self._empty(entry)
+
+    def _evict_blocks(self, num_blocks: int) -> None:
+        """The same where every entry is one block of the one group."""
+        cached, names, free = self._cached, self.names, self._free
+        for _ in range(num_blocks):
+            block, _nothing = cached.popitem(last=False)
+            if not names.forget_leaf(block):
+                if (leaf := self._leaf(block)) != block:
+                    cached[block] = None
+                    cached.move_to_end(block, last=False)
+                    del cached[leaf]
+                    block = leaf
+                names.forget(block)
+            free.append(block)
+        self._num_cached_blocks -= num_blocks
 
     def _empty(self, entry: int) -> None:
         """The blocks of an entry without owner and name have nothing in them."""

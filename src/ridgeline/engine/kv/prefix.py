@@ -13,6 +13,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
 from typing import Literal, TypeVar
@@ -22,6 +23,8 @@ V = TypeVar("V")
 
 _BRANCHES_COMPARED = 8
 _TOKENS_KEPT = 4096
+# What every block's hash begins from; copied, which takes less than making it anew.
+_BLOCK_HASH = blake2b(digest_size=16, person=b"ridgeline-kv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class CacheMiss:
     position: int
 
 
+@lru_cache(maxsize=1024)
 def chain_root(salt: bytes) -> bytes:
     """What the first block of a salt's chains has for the name of the block before it."""
     return blake2b(salt, digest_size=16, person=b"ridgeline-salt").digest()
@@ -56,8 +60,10 @@ def prefix_hashes(
     """
     parent = parent or chain_root(salt)
     ids = memoryview(token_ids if isinstance(token_ids, array) else array("i", token_ids))
+    begin = _BLOCK_HASH.copy
     for start in range(0, len(ids) - block_tokens + 1, block_tokens):
-        digest = blake2b(parent, digest_size=16, person=b"ridgeline-kv")
+        digest = begin()
+        digest.update(parent)
         digest.update(ids[start : start + block_tokens])
         if besides is not None:
             digest.update(besides(start))
@@ -68,31 +74,35 @@ def prefix_hashes(
 class PrefixIndex:
     """Owns the table of names: a name has one block, a block at most one name.
 
-    evicted_names: so many names of evicted blocks are remembered.
+    evicted_names: so many names of evicted blocks are remembered. explains: it is asked why prompts
+    were not found; who never asks (a simulator) need not pay for what the answer takes.
     """
 
-    def __init__(self, evicted_names: int) -> None:
-        self._name_of: dict[int, bytes] = {}
+    def __init__(self, num_blocks: int, evicted_names: int, explains: bool = True) -> None:
+        self.explains = explains
+        self._name_of: list[bytes | None] = [None] * num_blocks
         self._block_of: dict[bytes, int] = {}
-        self._parent_of: dict[bytes, bytes] = {}
-        # In order of naming; a name stays here as long as its block keeps it.
-        self._children: dict[bytes, dict[bytes, None]] = {}
+        self._parent_of: list[bytes] = [b""] * num_blocks
+        # In order of naming; a name stays here as long as its block keeps it. Most have one child,
+        # which needs no table of its own.
+        self._children: dict[bytes, bytes | dict[bytes, None]] = {}
         self._tokens: OrderedDict[bytes, Sequence[int]] = OrderedDict()
         self._salts: OrderedDict[bytes, bytes] = OrderedDict()
         self._evicted: OrderedDict[bytes, None] = OrderedDict()
         self._evicted_names = evicted_names
 
     def __len__(self) -> int:
-        return len(self._name_of)
+        return len(self._block_of)
 
     def __contains__(self, block: int) -> bool:
-        return block in self._name_of
+        return self._name_of[block] is not None
 
     def find(self, names: Iterable[bytes]) -> tuple[int, ...]:
         """The blocks that hold the longest cached run of `names`."""
         found = []
+        block_of = self._block_of
         for name in names:
-            block = self._block_of.get(name)
+            block = block_of.get(name)
             if block is None:
                 break
             found.append(block)
@@ -104,15 +114,23 @@ class PrefixIndex:
     def add(
         self, block: int, name: bytes, parent: bytes, tokens: Sequence[int], salt: bytes
     ) -> None:
-        """Names a block; the first block of a name keeps it. parent: b"" where a chain starts."""
-        if name in self._block_of or block in self._name_of:
+        """Names a block; the first block of a name keeps it. parent: b"" where a chain starts.
+        tokens: of the block; not looked at where nothing is explained.
+        """
+        if name in self._block_of or self._name_of[block] is not None:
             return
         self._name_of[block] = name
         self._block_of[name] = block
-        self._evicted.pop(name, None)
         key = parent or chain_root(salt)
-        self._parent_of[name] = key
-        self._children.setdefault(key, {})[name] = None
+        self._parent_of[block] = key
+        siblings = self._children.setdefault(key, name)
+        if siblings is not name:
+            if isinstance(siblings, bytes):
+                siblings = self._children[key] = {siblings: None}
+            siblings[name] = None
+        if not self.explains:
+            return
+        self._evicted.pop(name, None)
         self._tokens[name] = tokens
         if len(self._tokens) > _TOKENS_KEPT:
             self._tokens.popitem(last=False)
@@ -121,22 +139,42 @@ class PrefixIndex:
 
     def forget(self, block: int) -> None:
         """The block is given to somebody else; its name, if any, is remembered as evicted."""
-        name = self._name_of.pop(block, None)
+        name = self._name_of[block]
         if name is None:
             return
+        self._name_of[block] = None
         del self._block_of[name]
-        siblings = self._children[parent := self._parent_of.pop(name)]
-        del siblings[name]
-        if not siblings:
-            del self._children[parent]
-        self._tokens.pop(name, None)
-        _remember(self._evicted, name, None, self._evicted_names)
+        key = self._parent_of[block]
+        siblings = self._children[key]
+        if isinstance(siblings, dict):
+            del siblings[name]
+        if isinstance(siblings, bytes) or not siblings:
+            del self._children[key]
+        if self.explains:
+            self._tokens.pop(name, None)
+            _remember(self._evicted, name, None, self._evicted_names)
+
+    def forget_leaf(self, block: int) -> bool:
+        """`forget` of a named block, unless another goes on from it: then False."""
+        name = self._name_of[block]
+        if name in self._children:
+            return False
+        self.forget(block)
+        return True
 
     def branches(self, block: int) -> list[int]:
         """The named blocks that go on from this one."""
-        name = self._name_of.get(block)
-        children = self._children.get(name) if name is not None else None
-        return [self._block_of[child] for child in children] if children else []
+        name = self._name_of[block]
+        if name is None or name not in self._children:
+            return []
+        return [self._block_of[child] for child in self._children_of(name)]
+
+    def _children_of(self, name: bytes) -> Sequence[bytes]:
+        """In order of naming."""
+        children = self._children.get(name)
+        if children is None:
+            return ()
+        return (children,) if isinstance(children, bytes) else tuple(children)
 
     def explain(
         self,
@@ -147,7 +185,7 @@ class PrefixIndex:
         salt: bytes,
     ) -> CacheMiss | None:
         """Why `names` are cached up to `num_found` only; None if all of them are."""
-        if num_found == len(names):
+        if num_found == len(names) or not self.explains:
             return None
         start = num_found * block_tokens
         if names[num_found] in self._evicted:
@@ -157,7 +195,9 @@ class PrefixIndex:
             return CacheMiss("salt", 0)
         parent = names[num_found - 1] if num_found else chain_root(salt)
         alike = -1
-        for child in islice(reversed(self._children.get(parent, {})), _BRANCHES_COMPARED):
+        children = self._children.get(parent, {})
+        latest = (children,) if isinstance(children, bytes) else reversed(children)
+        for child in islice(latest, _BRANCHES_COMPARED):
             tokens = self._tokens.get(child)
             if tokens is not None:
                 pairs = zip(wanted, tokens, strict=True)
@@ -165,11 +205,12 @@ class PrefixIndex:
         return CacheMiss("new", start) if alike < 0 else CacheMiss("differs", start + alike)
 
     def check_invariants(self) -> None:
-        assert len(self._name_of) == len(self._block_of) == len(self._parent_of)
-        assert sum(map(len, self._children.values())) == len(self._name_of)
-        for block, name in self._name_of.items():
+        named = [(block, name) for block, name in enumerate(self._name_of) if name is not None]
+        assert len(named) == len(self._block_of)
+        assert sum(len(self._children_of(parent)) for parent in self._children) == len(named)
+        for block, name in named:
             assert self._block_of[name] == block
-            assert name in self._children[self._parent_of[name]]
+            assert name in self._children_of(self._parent_of[block])
             assert name not in self._evicted
 
 

@@ -138,19 +138,20 @@ def publish(state: SchedulerState, request: Request) -> None:
     full = request.num_computed // size
     if full > len(request.names):
         name_blocks(request, size)
-    while request.num_published < full:
-        index = request.num_published
-        name = request.names[index]
-        state.pool.names.add(
-            request.blocks[index],
-            name,
-            request.names[index - 1] if index else b"",
-            request.token_ids[index * size : (index + 1) * size],
-            request.salt,
-        )
+    index, names, blocks, salt = request.num_published, request.names, request.blocks, request.salt
+    known = state.pool.names
+    parent = names[index - 1] if index else b""
+    tokens: Sequence[int] = ()
+    while index < full:
+        name = names[index]
+        if known.explains:
+            tokens = request.token_ids[index * size : (index + 1) * size]
+        known.add(blocks[index], name, parent, tokens, salt)
         for group, table in enumerate(request.other_tables, 1):
             state.pool.add_name(table[index], name, group)
-        request.num_published += 1
+        parent = name
+        index += 1
+    request.num_published = index
     if not state.is_plain:
         _give_up(state, request)
 

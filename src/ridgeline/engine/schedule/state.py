@@ -105,12 +105,13 @@ class SchedulerState:
         seconds: Callable[[StepShape], float] | None = None,
         groups: Sequence[BlockGroup] = ONE_GROUP,
         num_snapshots: int = 0,
+        explains: bool = True,
     ) -> SchedulerState:
-        """num_snapshots: slots for recurrent states beside those of the rows. groups: of layers, as
+        """explains: it can be said why a prompt was not cached; a simulator does without.
+        num_snapshots: slots for recurrent states beside those of the rows. groups: of layers, as
         the executor has them. queue: the policy; first come, first served if None. seconds: what a
         step takes by the cost model; needed for itl_seconds and for admission by predicted finish
-        time. Raises RequestError for an itl_seconds that no step can meet, or
-        an itl_steps below 1.
+        time. Raises RequestError for an itl_seconds that no step can meet, or an itl_steps below 1.
         """
         if limits.itl_steps is not None and not 1 <= limits.itl_steps < 1e6:
             raise RequestError("itl_steps", f"{limits.itl_steps!r} is not a number of 1 or more")
@@ -125,7 +126,7 @@ class SchedulerState:
                 )
         return SchedulerState(
             limits,
-            BlockPool(num_blocks, groups),
+            BlockPool(num_blocks, groups, explains),
             FirstComeQueue() if queue is None else queue,
             None if seconds is None else Pace(seconds, limits.max_tokens_per_step),
             free_rows=list(range(limits.max_rows))[::-1],
