@@ -14,6 +14,7 @@ from ridgeline.bench.predict import Served, on_this_machine, predict_serving, si
 from ridgeline.cli.inspect import parse_step
 from ridgeline.cli.main import main
 from ridgeline.config import read_settings
+from ridgeline.cost.cold_weights import Cold
 from ridgeline.cost.device import Bandwidth, Barrier, Peak, Roofs
 from ridgeline.cost.kernel_store import store_profile
 from ridgeline.cost.kernel_terms import COLD_MARKS, ROW_MARKS, SMALL_MARKS
@@ -29,8 +30,10 @@ def prices() -> dict[str, float]:
     found = {"sample/1": 1e-6, "sample/row": 1e-6, "sample/logit": 1e-10}
     for mark in ROW_MARKS:
         for exact in ("int", "float"):
-            for part, price in (("1", 2e-6), ("output", 1e-10), ("late", 1e-6), ("input", 1e-10)):
-                found[f"linear/{exact}/{part}@{mark}"] = price
+            for part in ("1", "late", "gated"):
+                found[f"linear/{exact}/{part}@{mark}"] = 1e-6
+            for part in ("output", "gated_output", "late_input", "gated_input"):
+                found[f"linear/{exact}/{part}@{mark}"] = 1e-10
         for kind in ("linear", "gated", "head"):
             for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0"):
                 found[f"{kind}/{name}@{mark}"] = mark * 1e-12
@@ -69,7 +72,7 @@ def cache(tmp_path: Path) -> Path:
         isa=isa,
         threads=2,
         prices=prices(),
-        reading={f"weights@{mark}": 1.0 for mark in COLD_MARKS},
+        cold=(Cold(2.0**28, 20.0, (2e-11,) * len(COLD_MARKS) + (1e-6,) * len(COLD_MARKS)),),
         residuals={"linear": 0.05, "attention": 0.1},
         read_rate=40.0,
         barrier_nanoseconds=100.0,
@@ -96,6 +99,7 @@ def test_all_of_it_adds_up(cache: Path, capsys: pytest.CaptureFixture[str], step
     # Medians of parts, beside the median of the whole.
     assert whole == pytest.approx(found["measured_s"], rel=0.25)
     assert found["predicted_low_s"] < found["predicted_s"] < found["predicted_high_s"]
+    assert 0 < found["read_gb_per_s"] < 1e4
     assert found["error"] == pytest.approx(found["predicted_s"] / found["measured_s"] - 1)
     names = {each["name"] for each in found["operators"]}
     assert {"layers.*.attn.attend", "layers.*.mlp.gate_up", "head", "sample"} <= names

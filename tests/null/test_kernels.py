@@ -24,7 +24,11 @@ from ridgeline.step import StepShape
 
 PRECISION = Precision(activation_bytes=4.0, default_compute="f32")
 SHAPES = [
-    *(StepShape.decode(rows, context) for rows in (1, 2, 5, 16, 40) for context in (20, 700)),
+    *(
+        StepShape.decode(rows, context)
+        for rows in (1, 2, 4, 8, 16, 32, 64)
+        for context in (20, 700)
+    ),
     *(StepShape.prefill(tokens) for tokens in (64, 300, 512)),
     StepShape((1, 1, 100), (30, 900, 0), 2),
 ]
@@ -52,7 +56,8 @@ def timed(graph: Graph, shape: StepShape, threads: int = 2, cold: bool = False) 
     drawing = sample_needs(shape.num_sampled, 256, threads)
     if drawing is not None:
         seconds["sample"] = sum(price_of(n) * a for n, a in drawing.terms.items())
-    return TimedStep(graph, shape, threads, cold, seconds)
+    rate = 25.0 if cold else 50.0
+    return TimedStep(graph, shape, threads, 2.0**28 if cold else 0.0, seconds, rate)
 
 
 def profile_of(cold: bool = True) -> KernelProfile:
@@ -63,7 +68,6 @@ def profile_of(cold: bool = True) -> KernelProfile:
         steps,
         isa="avx512",
         threads=2,
-        rates=(50.0, 25.0),
         barrier_nanoseconds=100.0,
         like={"Q4_K": "F32"},
         measured_at="2026-11-28T00:00:00+00:00",
@@ -95,16 +99,25 @@ def test_known_prices_are_found_again(roofs: Roofs) -> None:
 def test_memory_takes_what_is_not_hidden(roofs: Roofs) -> None:
     profile = profile_of()
     # 2e-11 s a byte more, of which memory's own part is 1/25 - 1/50 ns: all of it.
-    assert profile.reading["weights@1"] == pytest.approx(1.0, rel=0.05)
+    (cold_set,) = profile.cold
+    assert cold_set.read_rate == 25.0
+    assert cold_set.more[:4] == pytest.approx([2e-11] * 4, rel=0.05)
     graph = graph_of(128)
     node = next(n for n in graph.nodes if n.name == "head")
     needs = needs_of(node, places(graph)["head"], StepShape.decode(1, 10), 2)
     assert needs is not None
-    hot, cold = profile.seconds(needs, 50.0), profile.seconds(needs, 25.0)
-    assert hot is not None
-    assert cold is not None
+
+    def seconds(footprint: float, read_rate: float) -> float:
+        found = profile.seconds(needs, profile.more_at(footprint, read_rate))
+        assert found is not None
+        return found
+
+    hot, cold = seconds(2.0**24, 50.0), seconds(2.0**28, 25.0)
     assert cold - hot == pytest.approx(2e-11 * node.weights[0].num_bytes, rel=0.05)
-    assert profile.seconds(needs, 90.0) == hot, "nothing is faster than the caches"
+    assert seconds(2.0**24, 90.0) == hot, "nothing is faster than the caches"
+    assert hot < seconds(2.0**26.5, 35.0) < cold
+    # A machine that reads at half the speed takes all of a byte's time once more.
+    assert seconds(2.0**28, 12.5) - cold == pytest.approx(2 * (cold - hot), rel=0.05)
 
 
 def test_what_was_never_timed_is_held_to_the_roofline(roofs: Roofs) -> None:

@@ -16,6 +16,7 @@ from ridgeline.cost.measure import (
     load,
     measure,
     read_roof,
+    reads_now,
     store,
     thread_counts,
     upper_quartile,
@@ -75,6 +76,38 @@ def test_thread_counts() -> None:
         (1, 2, 4, 8),
         (1, 2, 4, 8, 12),
     ]
+
+
+def test_roofs_of_this_moment() -> None:
+    """Memory that has become slower is slower at every size that no core's own cache holds."""
+    meter = FakeMeter(read_rate=20.0)
+    reads = reads_now(meter, 2, 16 * GIB)
+    assert meter.num_closed == 1
+    assert meter.largest == 512 * MIB
+    kept = measured()
+    now = kept.as_now(reads)
+    for was, then in zip(kept.reads, now.reads, strict=True):
+        assert was.footprint_bytes == then.footprint_bytes
+        far = was.threads == 2 and was.footprint_bytes > 2 * 512 * 1024
+        ratio = then.gigabytes_per_second / was.gigabytes_per_second
+        assert ratio == pytest.approx(0.5 if far else 1.0)
+    assert kept.as_now(()) == kept
+    small = FakeMeter()
+    assert {r.footprint_bytes for r in reads_now(small, 2, 256 * MIB)} == {32 * MIB}
+
+
+def test_between_two_reads_a_size_is_between_them() -> None:
+    kept = measured()
+    at = [(64 * MIB, 0.5), (256 * MIB, 0.9)]
+
+    def rate(of: Roofs, size: int) -> float:
+        found = of.read(size, 2)
+        assert found is not None
+        return found.gigabytes_per_second
+
+    now = kept.as_now([Bandwidth(size, 2, ratio * rate(kept, size)) for size, ratio in at])
+    ratios = [rate(now, m * MIB) / rate(kept, m * MIB) for m in (32, 64, 128, 256, 512)]
+    assert ratios == pytest.approx([0.5, 0.5, (0.5 * 0.9) ** 0.5, 0.9, 0.9], rel=1e-6)
 
 
 def test_what_is_kept_is_what_was_measured(tmp_path: Path) -> None:

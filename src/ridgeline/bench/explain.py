@@ -18,7 +18,7 @@ from ridgeline.bench.turned import OUTPUT, Knob, Turned, shapes_of, turn_knobs
 from ridgeline.cost.device import Roofs
 from ridgeline.cost.kernel_times import KernelTimes, OperatorPrediction, StepPrediction
 from ridgeline.cost.kernels import KernelProfile
-from ridgeline.cost.measure import Meter
+from ridgeline.cost.measure import Meter, ReadRoof
 from ridgeline.errors import RequestError
 from ridgeline.step import StepShape
 
@@ -62,13 +62,15 @@ class Explained:
     """A step, measured beside predicted.
 
     seconds, predicted, low, high: of one step (of a prompt, all its steps together); 80 % of steps
-    were predicted between low and high. least: that nothing could beat. tokens: that it computes.
+    were predicted between low and high. read: the memory's speed that it was predicted with, of
+    just before. least: that nothing could beat. tokens: that it computes.
     """
 
     case: Case
     tokens: int
     seconds: float
     prediction: StepPrediction
+    read: ReadRoof
     least: float
     binds: str
     mode: str
@@ -101,6 +103,8 @@ def explain(
 ) -> Explained:
     """Runs the plan's one case and takes it apart. Raises what `latency.run` does."""
     (case,) = plan.cases
+    read = assembled.steady_read()
+    roofs = roofs.as_now([read.now])
     times = KernelTimes(assembled.bound_graph, assembled.precision, profile, roofs)
     shapes = shapes_of(case, assembled.max_tokens_per_step, plan.output)
     prediction = _sum([times.step(shape) for shape in shapes])
@@ -116,6 +120,7 @@ def explain(
         tokens=case.context if case.phase == "prefill" else case.batch,
         seconds=seconds,
         prediction=prediction,
+        read=read,
         least=measured.median_of(lambda s: s.least_seconds / s.num_steps) * steps,
         binds=measured.binds,
         mode=measured.mode,

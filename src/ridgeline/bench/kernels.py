@@ -1,6 +1,6 @@
 """A profile of this machine's kernels: its synthetic operators timed, an engine's steps, a fit.
 
-Takes a dozen seconds. The engine's own part of a step, scheduling, the call and the booking,
+Takes some seconds. The engine's own part of a step, scheduling, the call and the booking,
 is what is left of a step when its operators are taken off, on a graph of no model.
 """
 
@@ -20,12 +20,9 @@ from ridgeline.cost.kernels import KernelProfile, fit, not_negative
 from ridgeline.cost.measure import Meter
 from ridgeline.engine.request import Request
 from ridgeline.step import RowSampling, StepShape
-from ridgeline.units import MIB
 
 Report = Callable[[str, int, int], None]
 
-# What synthetic weights take that caches hold; and those that none does.
-HOT_BYTES, COLD_BYTES = 32 * MIB, 512 * MIB
 _STEPS = 40
 
 
@@ -33,9 +30,8 @@ def profile_kernels(
     meter: Meter, roofs: Roofs, threads: int, report: Report = lambda *_: None
 ) -> KernelProfile | None:
     """None from a meter that times no kernels. roofs: of the same machine, measured just now."""
-    hot, cold = roofs.read(HOT_BYTES, threads), roofs.read(COLD_BYTES, threads)
     barrier = roofs.barrier(threads)
-    if hot is None or cold is None or barrier is None:
+    if barrier is None:
         return None
     stages = 20
     done = 0
@@ -53,7 +49,6 @@ def profile_kernels(
         steps,
         isa=meter.isa,
         threads=threads,
-        rates=(hot.gigabytes_per_second, cold.gigabytes_per_second),
         barrier_nanoseconds=barrier.nanoseconds,
         like=TIMED_LIKE,
         packed=packed_ratios(meter.isa),
@@ -68,13 +63,14 @@ def profile_kernels(
 def price_outside(isa: str, threads: int) -> dict[str, float]:
     """Seconds of a step beside its operators: of any, for each row, for each token of a prompt."""
     samples: list[tuple[StepShape, float]] = []
+    made, timers, reset = synthetic_engine(isa, threads)
     for rows, tokens in ((1, 4), (8, 4), (32, 4), (1, 512)):
-        made, timers, reset = synthetic_engine(isa, threads)
         found: list[float] = []
         for turn in range(3 if tokens > 4 else 1):
             ids = [[(turn + row + i) % 64 for i in range(tokens)] for row in range(rows)]
             for row, token_ids in enumerate(ids):
-                made.submit(_request(f"{turn}-{row}", token_ids, 1 if tokens > 4 else _STEPS + 8))
+                name = f"{rows}-{tokens}-{turn}-{row}"
+                made.submit(_request(name, token_ids, 1 if tokens > 4 else _STEPS + 8))
             if tokens <= 4:
                 while any(r.num_generated == 0 for r in made.state.requests.values()):
                     made.step()
@@ -84,6 +80,8 @@ def price_outside(isa: str, threads: int) -> dict[str, float]:
                 made.step()
                 whole = time.perf_counter() - begin
                 found.append(max(0.0, whole - 1e-9 * sum(t.nanoseconds for t in timers())))
+            while made.has_work:
+                made.step()
         shape = StepShape.prefill(tokens) if tokens > 4 else StepShape.decode(rows, tokens)
         samples.append((shape, median(found)))
     names = list(outside_terms(samples[0][0]))

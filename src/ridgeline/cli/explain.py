@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ridgeline.bench.turned import Turned
     from ridgeline.cost.device import Roofs
     from ridgeline.cost.kernels import KernelProfile
+    from ridgeline.cost.measure import ReadRoof
 
 EXAMPLES = """
 Examples:
@@ -151,6 +152,7 @@ def as_fields(found: Explained) -> dict[str, object]:
         "predicted_s": told.seconds,
         "predicted_low_s": told.low,
         "predicted_high_s": told.high,
+        "read_gb_per_s": found.read.gigabytes_per_second,
         "error": told.seconds / found.seconds - 1,
         "tokens_per_s": found.tokens / found.seconds,
         "roof": {"s": found.least, "share": found.least / found.seconds, "binds": found.binds},
@@ -169,6 +171,7 @@ def summary(found: Explained) -> list[str]:
         f"{found.case}: measured {1e3 * found.seconds:.2f} ms, predicted "
         f"{1e3 * told.seconds:.2f} ms ({100 * (told.seconds / found.seconds - 1):+.0f} %; 80 % "
         f"between {1e3 * told.low:.2f} and {1e3 * told.high:.2f})",
+        memory_text(found.read),
         f"{found.tokens / found.seconds:,.0f} tok/s; the roof is "
         f"{found.tokens / found.least:,.0f} ({found.binds}): "
         f"{100 * found.least / found.seconds:.0f} % of it",
@@ -181,6 +184,11 @@ def summary(found: Explained) -> list[str]:
             "`ridgeline measure` again"
         )
     return lines
+
+
+def memory_text(read: ReadRoof) -> str:
+    kept = "" if read.kept is None else f" ({read.kept.gigabytes_per_second:.1f} when measured)"
+    return f"predicted with weights read at {read.gigabytes_per_second:.1f} GB/s, as just now{kept}"
 
 
 def knob_text(turned: Turned) -> str:

@@ -146,10 +146,11 @@ def _prices(machine: Machine, kind: str, rows: tuple[int, ...]) -> list[str]:
     values = [Value(i, (TOKENS, size), False) for i in (0, 1)]
     node = Node("linear", Linear(), (values[0],), (values[1],), (weight,), None)
     rate = machine.read_rate(1 << 30, profile.threads) or profile.read_rate
+    more = profile.more_at(1 << 30, rate)
     found = []
     for count in rows:
         needs = needs_of(node, Place(), StepShape.prefill(count), profile.threads)
-        seconds = None if needs is None else profile.seconds(needs, rate)
+        seconds = None if needs is None else profile.seconds(needs, more)
         if seconds is not None:
             found.append(f"{count}: {1e6 * seconds / count:,.1f}")
     what = f"us a row of a 4096 x 4096 matrix as Q4_0 in a model of 1 GB, by {kind}"
@@ -179,10 +180,11 @@ def _decode(machine: Machine) -> list[str]:
 
 
 def _sampling(machine: Machine) -> list[str]:
+    from ridgeline.cost.cold_weights import NO_AMOUNTS
     from ridgeline.cost.kernel_terms import sample_needs
 
     profile, needs = machine.profile, sample_needs(1, 150_000, machine.settings.threads)
-    seconds = None if profile is None or needs is None else profile.seconds(needs, 1e3)
+    seconds = None if profile is None or needs is None else profile.seconds(needs, NO_AMOUNTS)
     if seconds is None:
         return [UNMEASURED]
     return [

@@ -6,9 +6,10 @@ A `Device` is a handful of numbers for one working set, whether they were measur
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from math import log
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import exp, log
 
 from ridgeline.units import KIB
 
@@ -96,6 +97,29 @@ class Roofs:
             rate = low * (high / low) ** share
         return Bandwidth(int(footprint_bytes), threads, rate)
 
+    def as_now(self, reads: Sequence[Bandwidth]) -> Roofs:
+        """These roofs with the memory of this moment. reads: a few, of one number of threads, just
+        measured: what was kept is slower or faster by as much as they are, between them straight in
+        the logarithm of the size; what a core's own cache holds is as it was.
+        """
+        ratios = []
+        for now in sorted(reads, key=_size):
+            kept = self.read(now.footprint_bytes, now.threads)
+            if kept is not None:
+                ratio = now.gigabytes_per_second / kept.gigabytes_per_second
+                ratios.append((log(_size(now)), log(ratio)))
+        if not ratios:
+            return self
+        threads = reads[0].threads
+
+        def now_of(kept: Bandwidth) -> Bandwidth:
+            if kept.threads != threads or _size(kept) <= OWN_CACHE_BYTES * threads:
+                return kept
+            rate = kept.gigabytes_per_second * exp(_between(ratios, log(_size(kept))))
+            return replace(kept, gigabytes_per_second=rate)
+
+        return replace(self, reads=tuple(map(now_of, self.reads)))
+
     def peak(self, arithmetic: str, threads: int) -> Peak | None:
         for peak in self.peaks:
             if (peak.arithmetic, peak.threads) == (arithmetic, threads):
@@ -143,6 +167,16 @@ def mode_name(barrier_nanoseconds: float, threads: int) -> str:
     if barrier_nanoseconds >= BUSY_NANOSECONDS * rounds:
         return "busy"
     return "near" if barrier_nanoseconds < FAR_NANOSECONDS * rounds else "far"
+
+
+def _between(points: Sequence[tuple[float, float]], x: float) -> float:
+    """Straight between points in order; beyond them as at the outermost."""
+    if x <= points[0][0]:
+        return points[0][1]
+    for (left, low), (right, high) in pairwise(points):
+        if x <= right:
+            return low + (high - low) * (x - left) / max(right - left, 1e-12)
+    return points[-1][1]
 
 
 def _size(bandwidth: Bandwidth) -> int:

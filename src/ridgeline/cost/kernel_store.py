@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from ridgeline.cost.cold_weights import NO_AMOUNTS, Cold
 from ridgeline.cost.kept import entry_name, read_entries, write_entries
 from ridgeline.cost.kernels import KernelProfile
 
 # Of what is timed and how it is priced; kept profiles of another version are not used.
-VERSION = 2
+VERSION = 3
 
 # Says of a machine which build of the kernels was timed: prices of another build are
 # not used, and gone when the same machine is timed again.
@@ -23,6 +24,7 @@ KERNELS = "kernels"
 _FILE = "kernels.json"
 _LARGEST_FILE = 8 << 20
 _MOST_TERMS = 1 << 16
+_MOST_SIZES = 64
 
 
 def load_profile(
@@ -62,7 +64,7 @@ def _profile(fields: Mapping[str, object], isa: str, threads: int) -> KernelProf
             isa=isa,
             threads=threads,
             prices=_numbers(fields["prices"]),
-            reading=_numbers(fields["reading"]),
+            cold=_cold(fields["cold"]),
             residuals=_numbers(fields["residuals"]),
             read_rate=_number(fields["read_rate"]),
             barrier_nanoseconds=_number(fields["barrier_nanoseconds"]),
@@ -70,7 +72,7 @@ def _profile(fields: Mapping[str, object], isa: str, threads: int) -> KernelProf
             outside=_numbers(fields["outside"]),
             measured_at=measured_at,
         )
-    except (KeyError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return None
 
 
@@ -78,6 +80,21 @@ def _numbers(value: object) -> dict[str, float]:
     if not isinstance(value, dict) or len(value) > _MOST_TERMS:
         raise ValueError
     return {str(name)[:128]: _number(number) for name, number in value.items()}
+
+
+def _cold(value: object) -> tuple[Cold, ...]:
+    if not isinstance(value, list) or len(value) > _MOST_SIZES:
+        raise ValueError
+    found = []
+    for one in value:
+        more = one["more"]
+        if not isinstance(more, list) or len(more) != len(NO_AMOUNTS):
+            raise ValueError
+        size, rate = _number(one["footprint_bytes"]), _number(one["read_rate"])
+        if not size or not rate:
+            raise ValueError
+        found.append(Cold(size, rate, tuple(map(_number, more))))
+    return tuple(sorted(found, key=lambda cold: cold.footprint_bytes))
 
 
 def _number(value: object) -> float:

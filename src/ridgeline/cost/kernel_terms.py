@@ -38,7 +38,7 @@ CHUNK_TOKENS, SPLIT_ITEMS = 256, 4
 
 # Rows of a linear that are computed together (src/native/operators_linear.cpp); what they multiply
 # is quantized, with its sums, and lies in a core's own cache where it fits.
-PART_ROWS, SPILL_MARK, ACTIVATION_BYTES, SPILL_BYTES = 288, 256, 2, 2 * MIB
+PART_ROWS, SPILL_MARK, ACTIVATION_BYTES, SPILL_BYTES = 288, 256, 2, 1 * MIB
 
 Terms = dict[str, float]
 
@@ -46,11 +46,13 @@ Terms = dict[str, float]
 @dataclass(frozen=True, slots=True)
 class Place:
     """What of an operator's time its node alone does not say. late: its input is not quantized by
-    whoever makes it. head: it makes the logits.
+    whoever makes it; gated: by a gated linear, which makes a row in pieces and so cannot quantize
+    it where a whole row has one scale. head: it makes the logits.
     """
 
     late: bool = False
     head: bool = False
+    gated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ def places(graph: Graph) -> dict[str, Place]:
         if isinstance(node.op, Linear | GatedLinear):
             maker = made_by.get(node.inputs[0].id)
             late = maker is None or not isinstance(maker.op, quantizing)
-            found[node.name] = Place(late, node.outputs[0].id in logits)
+            gated = maker is not None and isinstance(maker.op, GatedLinear)
+            found[node.name] = Place(late, node.outputs[0].id in logits, gated)
     return found
 
 
@@ -124,14 +127,16 @@ def _linear(node: Node, op: Linear | GatedLinear, place: Place, rows: int) -> Ne
     for mark, share in _marks(rows, ROW_MARKS):
         at = f"@{mark}"
         _add(terms, f"linear/{exact}/1{at}", share)
-        _add(terms, f"linear/{exact}/output{at}", share * outputs)
-        if place.late:
-            _add(terms, f"linear/{exact}/late{at}", share)
-            _add(terms, f"linear/{exact}/input{at}", share * inputs)
+        made = "gated_output" if kind == "gated" else "output"
+        _add(terms, f"linear/{exact}/{made}{at}", share * outputs)
+        if place.late or place.gated:
+            name = "late" if place.late else "gated"
+            _add(terms, f"linear/{exact}/{name}{at}", share)
+            _add(terms, f"linear/{exact}/{name}_input{at}", share * inputs)
         if mark >= SPILL_MARK:
             part = -(-mark // max(-(-mark // PART_ROWS), 2))
-            spilled = part * inputs * ACTIVATION_BYTES / SPILL_BYTES - 1
-            _add(terms, f"linear/{exact}/spill{at}", share * outputs * inputs * max(0.0, spilled))
+            spilled = min(max(part * inputs * ACTIVATION_BYTES / SPILL_BYTES - 1, 0.0), 1.0)
+            _add(terms, f"linear/{exact}/spill{at}", share * outputs * inputs * spilled)
         for weight in weights:
             # A head's int8 activations have two terms, so its rows cost more.
             name = f"{kind}/{weight.format.name}{at}"

@@ -14,6 +14,7 @@ from math import log2
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline.cost.cold_weights import NO_AMOUNTS, Amounts, add, longer
 from ridgeline.cost.count import LAYER, cost_key
 from ridgeline.cost.device import Roofs
 from ridgeline.cost.kernel_terms import Place, needs_of, places, sample_needs
@@ -22,6 +23,7 @@ from ridgeline.cost.time import bound_of
 from ridgeline.errors import RidgelineError
 from ridgeline.model.graph.node import Graph, Node
 from ridgeline.model.graph.ops.attention import Attention
+from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.graph.ops.latent import LatentAttention
 from ridgeline.model.graph.work import Precision
 from ridgeline.step import StepShape
@@ -70,8 +72,9 @@ def outside_terms(shape: StepShape) -> Mapping[str, float]:
 class KernelTimes:
     """`KernelTimes(...)(shape)`: seconds of a step, outside included.
 
-    roofs: say how fast a working set of the step's size is read, which the
-    profile's prices do not know. Raises RidgelineError where roofs lack this number of threads.
+    roofs: say how fast a working set of the step's size is read, which the profile's prices do not
+    know; those of this moment (`Roofs.as_now`) for a step of this moment. Raises RidgelineError
+    where roofs lack this number of threads.
     """
 
     def __init__(
@@ -90,15 +93,21 @@ class KernelTimes:
         width = graph.outputs[0].shape[-1]
         assert isinstance(width, int)
         self._vocab = width
+        # A table of which a step reads some rows is no part of what it goes over.
         self._weights = sum(
-            weight.num_bytes * profile.packed.get(weight.format.name, 1.0)
-            for weight in graph.weights
+            num_bytes * profile.packed.get(name, 1.0)
+            for name, num_bytes in {
+                weight.name: (weight.format.name, weight.num_bytes)
+                for node in graph.nodes
+                if not isinstance(node.op, Embed)
+                for weight in node.weights
+            }.values()
         )
         self._kv_per_token = sum(state.bytes_per_token for state in graph.states)
         if roofs.device(64 << 20, profile.threads) is None:
             raise RidgelineError(f"roofs of {profile.threads} threads were not measured")
-        self._rates: dict[int, float] = {}
-        self._fixed: dict[tuple[int, int], tuple[float, float] | None] = {}
+        self._more: dict[int, Amounts] = {}
+        self._fixed: dict[tuple[int, int], tuple[float, Amounts] | None] = {}
         growing = [g for g in self._groups if isinstance(g[0].op, Attention | LatentAttention)]
         self._growing = growing
         self._steady = [g for g in self._groups if g not in growing]
@@ -114,30 +123,31 @@ class KernelTimes:
         grown = fixed and self._priced(self._growing, shape)
         if fixed is None or grown is None:
             return self.step(shape).seconds
-        more = self.profile.more_seconds(self.read_rate(shape))
+        more = self._more_at(shape)
         outside = self._outside(shape)
-        return fixed[0] + grown[0] + more * (fixed[1] + grown[1]) + outside
+        return fixed[0] + grown[0] + longer(fixed[1], more) + longer(grown[1], more) + outside
 
-    def _steady_seconds(self, shape: StepShape) -> tuple[float, float] | None:
+    def _steady_seconds(self, shape: StepShape) -> tuple[float, Amounts] | None:
         found = self._priced(self._steady, shape)
         drawing = sample_needs(shape.num_sampled, self._vocab, self.profile.threads)
         if found is None or drawing is None:
             return found
-        return found[0] + (self.profile.split(drawing) or (0.0, 0.0))[0], found[1]
+        drawn = self.profile.split(drawing)
+        return found[0] + (drawn[0] if drawn else 0.0), found[1]
 
     def _priced(
         self, groups: Sequence[tuple[Node, Place, int]], shape: StepShape
-    ) -> tuple[float, float] | None:
-        """Seconds, and bytes that are not hidden; None where the profile lacks a term."""
-        hot = unhidden = 0.0
+    ) -> tuple[float, Amounts] | None:
+        """Seconds, and what is read; None where the profile lacks a term."""
+        hot, read = 0.0, NO_AMOUNTS
         for node, place, count in groups:
             needs = needs_of(node, place, shape, self.profile.threads)
             if needs is not None:
                 one = self.profile.split(needs)
                 if one is None:
                     return None
-                hot, unhidden = hot + count * one[0], unhidden + count * one[1]
-        return hot, unhidden
+                hot, read = hot + count * one[0], add(read, count, one[1])
+        return hot, read
 
     def _outside(self, shape: StepShape) -> float:
         prices = self.profile.outside
@@ -157,20 +167,21 @@ class KernelTimes:
             np.float64,
         )
 
-    def read_rate(self, shape: StepShape) -> float:
-        """GB/s at which the step's working set, weights and caches, is read; to a few percent of
-        its size.
+    def _more_at(self, shape: StepShape) -> Amounts:
+        """What reading takes longer in the step's working set, weights and caches; to a few percent
+        of its size.
         """
         held = self._weights + sum(shape.context_lens) * self._kv_per_token
         mark = round(16 * log2(held + 1))
-        if mark not in self._rates:
+        if mark not in self._more:
             read = self._roofs.read(2 ** (mark / 16), self.profile.threads)
             assert read is not None
-            self._rates[mark] = read.gigabytes_per_second
-        return self._rates[mark]
+            rate = read.gigabytes_per_second
+            self._more[mark] = self.profile.more_at(2 ** (mark / 16), rate)
+        return self._more[mark]
 
     def step(self, shape: StepShape) -> StepPrediction:
-        read_rate = self.read_rate(shape)
+        more = self._more_at(shape)
         found: dict[str, OperatorPrediction] = {}
         by_group: dict[str, float] = {}
         threads = self.profile.threads
@@ -187,13 +198,13 @@ class KernelTimes:
             if needs is None:
                 continue
             name, group = LAYER.sub("layers.*.", node.name), needs.group
-            one = self.profile.seconds(needs, read_rate)
+            one = self.profile.seconds(needs, more)
             if one is None:
                 one, group = self._unknown(node, shape), UNKNOWN
             book(name, group, count, one * count)
         drawing = sample_needs(shape.num_sampled, self._vocab, threads)
         if drawing is not None:
-            book("sample", "sample", 1, self.profile.seconds(drawing, read_rate) or 0.0)
+            book("sample", "sample", 1, self.profile.seconds(drawing, more) or 0.0)
         outside = self._outside(shape)
         by_group["outside"] = outside
         seconds = sum(each.seconds for each in found.values()) + outside

@@ -1,7 +1,7 @@
 """This machine's kernels as prices: found from synthetic operators, asked for a model's steps.
 
 A profile has, for each term of `kernel_terms`, seconds a unit with weights that caches hold; and
-how much of the time that memory takes more than caches is not hidden. Operators of no profile are
+what weights take longer that come from memory (`cold_weights`). Operators of no profile are
 held to the roofline and said to be. Every prediction has its error bar, from how far the profile is
 off on what it was fitted on. Knows neither backends nor models.
 """
@@ -16,8 +16,25 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
+from ridgeline.cost.cold_weights import (
+    NO_AMOUNTS,
+    Amounts,
+    Cold,
+    amounts_of,
+    longer,
+    more_at,
+)
 from ridgeline.cost.kernel_samples import TimedStep
-from ridgeline.cost.kernel_terms import Needs, Place, is_sampled, needs_of, places, sample_needs
+from ridgeline.cost.kernel_terms import (
+    COLD_MARKS,
+    ROW_MARKS,
+    Needs,
+    Place,
+    is_sampled,
+    needs_of,
+    places,
+    sample_needs,
+)
 from ridgeline.model.graph.node import Graph
 
 # Of what a fit is off, at least this much is taken: the machine itself is not the same twice.
@@ -30,18 +47,17 @@ DEVIATIONS = 1.2816
 class KernelProfile:
     """Prices of a machine's kernels with one instruction set and one number of threads.
 
-    prices: seconds a unit of each term, with a working set that the caches hold. reading: how much
-    of the time that memory takes more than caches is not hidden, by how many rows are computed
-    meanwhile, of formats that were timed so and of all. packed: bytes of a format's weights as
-    kernels read them, for each as stored. residuals: of each group, the spread (relative) of fitted
-    operators. read_rate, barrier_nanoseconds: GB/s of reading what the caches hold, and a barrier,
-    meanwhile. outside: seconds of a step that no operator has, by term (see `outside_terms`).
+    prices: seconds a unit of each term, with a working set that the caches hold. cold: what larger
+    ones take longer, in order of their size. packed: bytes of a format's weights as kernels read
+    them, for each as stored. residuals: of each group, the spread (relative) of fitted operators.
+    read_rate, barrier_nanoseconds: GB/s of reading what the caches hold, and a barrier, meanwhile.
+    outside: seconds of a step that no operator has, by term (see `outside_terms`).
     """
 
     isa: str
     threads: int
     prices: Mapping[str, float]
-    reading: Mapping[str, float]
+    cold: tuple[Cold, ...]
     residuals: Mapping[str, float]
     read_rate: float
     barrier_nanoseconds: float
@@ -49,29 +65,19 @@ class KernelProfile:
     outside: Mapping[str, float] = field(default_factory=dict)
     measured_at: str = ""
 
-    def seconds(self, needs: Needs, read_rate: float) -> float | None:
-        """read_rate: GB/s at which the step's working set is read. None where the profile has not
-        all of the terms.
-        """
+    def seconds(self, needs: Needs, more: Amounts) -> float | None:
+        """more: of `more_at`. None where the profile has not all of the terms."""
         parts = self.split(needs)
-        return None if parts is None else parts[0] + self.more_seconds(read_rate) * parts[1]
+        return None if parts is None else parts[0] + longer(parts[1], more)
 
-    def split(self, needs: Needs) -> tuple[float, float] | None:
-        """Seconds out of the caches, and bytes whose way from memory nothing hides."""
+    def split(self, needs: Needs) -> tuple[float, Amounts] | None:
+        """Seconds out of the caches, and what is read that may not be there."""
         hot = _priced(needs.terms, self.prices)
-        if hot is None:
-            return None
-        unhidden = 0.0
-        for name, num_bytes in needs.read.items():
-            format_name, _, kind = name.rpartition("/")
-            packed = self.packed.get(format_name, 1.0)
-            factor = self.reading.get(name, self.reading.get(kind, 1.0))
-            unhidden += factor * packed * num_bytes
-        return hot, unhidden
+        return None if hot is None else (hot, amounts_of(needs, self.packed))
 
-    def more_seconds(self, read_rate: float) -> float:
-        """Of a byte, what a working set that is read at this rate (GB/s) takes longer."""
-        return max(0.0, 1 / read_rate - 1 / self.read_rate) * 1e-9
+    def more_at(self, footprint_bytes: float, read_rate: float) -> Amounts:
+        """What is read takes so much longer in a working set that is now read at `read_rate`."""
+        return more_at(self.cold, footprint_bytes, read_rate, self.read_rate)
 
 
 def _priced(terms: Mapping[str, float], prices: Mapping[str, float]) -> float | None:
@@ -89,28 +95,36 @@ def fit(
     *,
     isa: str,
     threads: int,
-    rates: tuple[float, float],
     barrier_nanoseconds: float,
     like: Mapping[str, str],
     packed: Mapping[str, float] | None = None,
     measured_at: str = "",
 ) -> KernelProfile:
     """Prices under which every operator's time is off, relatively, by least squares; none is below
-    0. rates: GB/s of reading what the caches hold, and what they do not. like: formats that cost
-    what others do.
+    0. like: formats that cost what others do.
     """
     hot: list[tuple[Needs, float]] = []
-    cold: list[tuple[Needs, float]] = []
+    cold: dict[float, list[tuple[Needs, float]]] = {}
+    cold_rates: dict[float, list[float]] = {}
+    rates: list[float] = []
     placed: dict[int, tuple[Graph, dict[str, Place]]] = {}
     for step in steps:
         # The graph is kept, so that its identity stays its own.
         _, known = placed.setdefault(id(step.graph), (step.graph, places(step.graph)))
-        (cold if step.cold else hot).extend(_samples(step, known))
-    prices = _prices(hot)
-    reading = _reading(cold, prices, rates, packed or {})
+        if step.cold_bytes:
+            cold.setdefault(step.cold_bytes, []).extend(_samples(step, known))
+            cold_rates.setdefault(step.cold_bytes, []).append(step.read_rate)
+        else:
+            hot += _samples(step, known)
+            rates.append(step.read_rate)
+    read_rate = median(rates)
+    prices = _filled(_prices(hot))
+    slower: list[Cold] = []
+    for size in sorted(cold, reverse=True):
+        usual = slower[0].more if slower else NO_AMOUNTS
+        more = _more(cold[size], prices, packed or {}, usual)
+        slower.append(Cold(size, median(cold_rates[size]), more))
     for new, old in like.items():
-        for name in [n for n in reading if n.startswith(f"{old}/")]:
-            reading[name.replace(f"{old}/", f"{new}/")] = reading[name]
         for kind in ("linear", "gated", "head"):
             for name in [n for n in prices if n.startswith(f"{kind}/{old}@")]:
                 prices[name.replace(f"/{old}@", f"/{new}@")] = prices[name]
@@ -118,39 +132,47 @@ def fit(
         isa=isa,
         threads=threads,
         prices=prices,
-        reading=reading,
+        cold=tuple(slower[::-1]),
         packed=packed or {},
         residuals=_residuals(hot, prices),
-        read_rate=rates[0],
+        read_rate=read_rate,
         barrier_nanoseconds=barrier_nanoseconds,
         measured_at=measured_at,
     )
 
 
-def _reading(
-    cold: Sequence[tuple[Needs, float]],
+def _more(
+    samples: Sequence[tuple[Needs, float]],
     prices: Mapping[str, float],
-    rates: tuple[float, float],
     packed: Mapping[str, float],
-) -> dict[str, float]:
-    """Of each number of rows, the part of the longer way from memory that is not hidden: what all
-    operators took longer, together.
+    usual: Amounts,
+) -> Amounts:
+    """Of one working set, what its linears took longer than out of the caches, by a line in bytes
+    for each number of rows. usual: of another set; what was not timed is to what was as there.
     """
-    more = max(1e-3, 1 / rates[1] - 1 / rates[0]) * 1e-9
-    longer: dict[str, float] = {}
-    read: dict[str, float] = {}
-    for needs, seconds in cold:
+    rows: dict[int, list[tuple[Amounts, float, float]]] = {}
+    for needs, took in samples:
         hot = _priced(needs.terms, prices)
         if hot is None or len(needs.read) != 1:
             continue
-        ((name, num_bytes),) = needs.read.items()
-        format_name, _, kind = name.rpartition("/")
-        for key in (name, kind):
-            longer[key] = longer.get(key, 0.0) + seconds - hot
-            read[key] = read.get(key, 0.0) + num_bytes * packed.get(format_name, 1.0)
-    factors = {kind: max(0.0, longer[kind] / (read[kind] * more)) for kind in longer}
-    # A cache is read as weights are by a row.
-    return {**factors, "cache": factors.get("weights@1", 1.0)}
+        amounts = amounts_of(needs, packed)
+        at = next((i for i, n in enumerate(amounts[len(COLD_MARKS) :]) if n), None)
+        if at is not None:
+            rows.setdefault(at, []).append((amounts, took - hot, took))
+    more = list(NO_AMOUNTS)
+    marks = range(len(COLD_MARKS))
+    for at in rows:
+        columns = (at, len(COLD_MARKS) + at)
+        matrix = np.array([[amounts[c] / took for c in columns] for amounts, _, took in rows[at]])
+        goal = np.array([slower / took for _, slower, took in rows[at]])
+        for column, value in zip(columns, not_negative(matrix, goal), strict=True):
+            more[column] = float(value)
+    for at in marks:
+        of = min(rows, key=lambda known: abs(known - at), default=at)
+        for begin in (0, len(COLD_MARKS)) if of != at else ():
+            ratio = usual[begin + at] / usual[begin + of] if usual[begin + of] else 1.0
+            more[begin + at] = more[begin + of] * ratio
+    return tuple(more)
 
 
 def _samples(step: TimedStep, known: Mapping[str, Place]) -> list[tuple[Needs, float]]:
@@ -185,6 +207,34 @@ def _prices(samples: Sequence[tuple[Needs, float]]) -> dict[str, float]:
                 matrix[row, column[name]] = amount / seconds
         solved = not_negative(matrix, np.ones(len(part)))
         prices.update(zip(names, map(float, solved), strict=True))
+    return prices
+
+
+def _filled(prices: dict[str, float]) -> dict[str, float]:
+    """With prices at the row marks at which a format was not timed: straight between those at which
+    it was, as `kernel_terms` takes a time to go between marks; beyond them, to the last one as
+    other formats have it in the middle.
+    """
+    known: dict[str, dict[int, float]] = {}
+    for name, price in prices.items():
+        term, at, mark = name.rpartition("@")
+        if at and term.startswith(("linear/", "gated/", "head/")):
+            known.setdefault(term, {})[int(mark)] = price
+    for term, timed in known.items():
+        rows = sorted(timed)
+        for count in ROW_MARKS:
+            if rows[0] < count < rows[-1] and count not in timed:
+                value = float(np.interp(count, rows, [timed[n] for n in rows]))
+                prices[f"{term}@{count}"] = value
+            elif count > rows[-1]:
+                kind = term.partition("/")[0]
+                ratios = [
+                    of[count] / of[rows[-1]]
+                    for other, of in known.items()
+                    if other.partition("/")[0] == kind and of.get(rows[-1]) and count in of
+                ]
+                if ratios:
+                    prices[f"{term}@{count}"] = timed[rows[-1]] * median(ratios)
     return prices
 
 

@@ -36,12 +36,16 @@ ARITHMETICS = ("int8", "bf16", "f32")
 
 # Bytes for each thread, then bytes for all together.
 OWN_FOOTPRINTS = (24 * KIB, 512 * KIB)
-SHARED_FOOTPRINTS = tuple(m * MIB for m in (8, 16, 32, 48, 64, 96, 128, 192, 256, 512))
+SHARED_FOOTPRINTS = tuple(m * MIB for m in (8, 32, 64, 96, 128, 192, 256, 512))
+# With fewer threads than the most, no more than this: the largest take longest.
+FEW_FOOTPRINT = 64 * MIB
 COPY_FOOTPRINTS = (512 * KIB, 16 * MIB, 256 * MIB)
 # Of the memory that is free, at most this share is taken to measure with.
 MEMORY_SHARE = 0.25
 
 CHECK_BYTES = 128 * MIB
+# What is looked at before a prediction of no loaded model.
+NOW_FOOTPRINTS = (32 * MIB, 128 * MIB, 512 * MIB)
 # A read roof this far from the kept one, up or down, is another mode of the machine.
 READ_TOLERANCE = 0.2
 BARRIER_TOLERANCE = 2.0
@@ -112,7 +116,9 @@ def measure(
     copies: list[Bandwidth] = []
     peaks: list[Peak] = []
     barriers: list[Barrier] = []
-    total = len(threads) * (2 + len(OWN_FOOTPRINTS) + len(shared) + len(copied) + 2)
+    few = [size for size in shared if size <= FEW_FOOTPRINT]
+    reading = len(shared) + (len(threads) - 1) * len(few)
+    total = len(threads) * (2 + len(OWN_FOOTPRINTS) + len(copied) + 2) + reading
     done = 0
 
     def step(stage: str) -> None:
@@ -127,10 +133,11 @@ def measure(
             step(f"{name}, {count} threads")
             peaks.append(Peak(name, count, upper_quartile(meter.arithmetic(name, count, 15))))
         # The largest first: memory is taken once.
-        sizes = [*reversed(shared), *(size * count for size in OWN_FOOTPRINTS)]
+        of = shared if count == max(threads) else few
+        sizes = [*reversed(of), *(size * count for size in OWN_FOOTPRINTS)]
         for size in sizes:
             step(f"read, {count} threads")
-            rounds = 5 if size > 128 * MIB else 11
+            rounds = 9 if size <= 32 * MIB else 5 if size <= 128 * MIB else 2
             reads.append(Bandwidth(size, count, median(meter.read(size, count, rounds))))
         for size in reversed(copied):
             step(f"copy, {count} threads")
@@ -267,6 +274,16 @@ class ReadRoof:
         """Whether the machine is in another mode than when it was measured."""
         return self.kept is not None and _apart(self.now, self.kept)
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether it is another mode in which memory is slower."""
+        kept = self.kept
+        return (
+            self.other_mode
+            and kept is not None
+            and self.gigabytes_per_second < (kept.gigabytes_per_second)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -314,6 +331,21 @@ def device_now(meter: Meter, footprint_bytes: int, threads: int, available_bytes
     )
     meter.close()
     return device
+
+
+def reads_now(meter: Meter, threads: int, available_bytes: int) -> tuple[Bandwidth, ...]:
+    """How fast memory is read at this moment, of a few footprints, in three tenths of a second: for
+    `Roofs.as_now`.
+    """
+    largest = max(available_bytes * MEMORY_SHARE, 8 * MIB)
+    sizes = [size for size in NOW_FOOTPRINTS if size <= largest] or [8 * MIB]
+    # The largest first: memory is taken once.
+    reads = tuple(
+        Bandwidth(size, threads, median(meter.read(size, threads, 2 if size > 128 * MIB else 5)))
+        for size in reversed(sizes)
+    )
+    meter.close()
+    return reads
 
 
 def read_roof(

@@ -21,7 +21,7 @@ from ridgeline.assemble import (
 )
 from ridgeline.config import Settings
 from ridgeline.cost.count import count_kv_bytes
-from ridgeline.cost.device import Device
+from ridgeline.cost.device import Device, Roofs
 from ridgeline.cost.free_memory import available_bytes
 from ridgeline.cost.kernel_times import KernelTimes, kernel_seconds
 from ridgeline.cost.sizes import BLOCK_TOKENS, plan_sizes
@@ -93,9 +93,11 @@ def engine_here(
     knobs: Knobs,
     options: Options,
     limits_of: Callable[[Graph, Settings], Device] = machine_device,
+    roofs: Roofs | None = None,
 ) -> EngineHere:
     """A graph as this machine's engine would run it, with the settings' threads. limits_of: asked
-    where nothing was timed. CapacityError where it does not fit.
+    where nothing was timed. roofs: of this moment; None: those that were kept, so that the same
+    question has the same answer. CapacityError where it does not fit.
     """
     knobs.check()
     options = replace(options, max_rows=knobs.max_rows, max_tokens_per_step=knobs.step_tokens)
@@ -112,10 +114,15 @@ def engine_here(
         needs=needs,
     )
     isa = machine_isa(settings)
-    seconds = kernel_seconds(
-        graph, CPU_PRECISION, kept_profile(settings, isa), kept_roofs(settings, isa)
-    )
+    is_kept = roofs is None
+    roofs = kept_roofs(settings, isa) if roofs is None else roofs
+    seconds = kernel_seconds(graph, CPU_PRECISION, kept_profile(settings, isa), roofs)
     note = "steps as `ridgeline measure` timed this machine's kernels"
+    weight_bytes = sum(weight.num_bytes for weight in graph.weights)
+    read = None if roofs is None else roofs.read(weight_bytes, settings.threads)
+    if read is not None:
+        moment = "kept" if is_kept else "of this moment"
+        note += f", weights at {read.gigabytes_per_second:.0f} GB/s ({moment})"
     factor = None
     if isinstance(seconds, KernelTimes):
         one = seconds.step(StepShape.decode(1, 512))

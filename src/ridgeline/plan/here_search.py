@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from ridgeline.assemble import Options, machine_device
+from ridgeline.assemble import Options, machine_device, machine_isa, roofs_now
 from ridgeline.config import Settings
-from ridgeline.cost.device import Device
+from ridgeline.cost.device import Device, Roofs
 from ridgeline.cost.precisions import KEPT
 from ridgeline.errors import CapacityError, ModelError, RequestError, RidgelineError
 from ridgeline.model.architectures import build
@@ -178,6 +178,7 @@ def search_here(
         for chunk in asked.chunks
     ]
     devices: dict[int, Device] = {}
+    roofs: dict[int, Roofs | None] = {}
 
     def limits_of(graph: Graph, settings: Settings) -> Device:
         """Measured once: for the first graph's size, which is near enough for a bound."""
@@ -194,7 +195,10 @@ def search_here(
             knobs = Knobs(max_rows=ROWS, step_tokens=chunk, itl_target=asked.gap)
             options = Options(kv_format=kv, itl_steps=ITL_STEPS)
             here = replace(settings, threads=threads)
-            engine = engine_here(model.name, graph, here, knobs, options, limits_of)
+            if threads not in roofs:
+                roofs[threads] = roofs_now(here, machine_isa(here))
+            of = roofs[threads]
+            engine = engine_here(model.name, graph, here, knobs, options, limits_of, of)
         except (CapacityError, ModelError) as error:
             left_out[f"{model.name} {precision}/{kv}: {error}"] = None
             continue

@@ -7,7 +7,7 @@ executor's own timers. Sizes are of no known model. What is timed here is turned
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from time import perf_counter, process_time, sleep
 
@@ -61,13 +61,18 @@ LINEAR_FORMATS = (
 # Rows of a step: where kernels change their ways, and between.
 ROWS = (1, 2, 4, 8, 16, 32, 64, 256, 512)
 SHORT_ROWS = ROWS[:7]
+# Of formats that are rare, the others being between them.
+FEW_ROWS = (1, 4, 16, 64, 256)
 # With weights that no cache holds. Beyond, arithmetic hides reading.
 COLD_ROWS = (1, 4, 16, 64)
-LARGE_FORMATS, LARGE_BYTES = ("Q4_1", "Q5_0", "Q6_K", "Q8_0"), 512 * MIB
-# Timed again where they are short.
+LARGE_FORMATS = ("Q4_1", "Q5_0", "Q6_K", "Q8_0")
+# What is about the size at which kernels leave the caches, or above what a virtual machine has of
+# them, however much they are said to hold.
+LARGE_BYTES, EDGE_ROWS = (96 * MIB, 144 * MIB, 240 * MIB), (1, 16)
+# Timed at more numbers of rows, and again where these are few.
 COMMON_FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q6_K", "Q8_0", "BF16")
 HEAD_DIMS, GROUPS = (64, 128, 256), (1, 4, 8)
-CONTEXTS = (31, 255, 1023, 2047)
+CONTEXTS = (31, 255, 511, 1023)
 KV_FORMAT_NAMES = ("bf16", "f16", "int8")
 
 # More than a core's own cache keeps of two threads.
@@ -79,10 +84,14 @@ REST_SECONDS = 0.003
 BURST_SECONDS = 0.012
 # Of the cores' time in a burst; less, and somebody else had some of it, or the threads one core.
 LEAST_CPU_SHARE = 0.75
+# What runs take more than their operators' medians, at most; more is others' doing.
+MOST_SLOWER = 1.2
+# Of a graph's weights, beside each burst.
+READ_ROUNDS = 2
 # Of a graph's runs; a machine that is never free is measured as it is.
-MOST_RETRIES = 40
+MOST_RETRIES = 12
 # Two timings of a step that differ by more are not believed, so many turns long.
-AGREEMENT, MOST_TURNS = 0.15, 2
+AGREEMENT, MOST_TURNS = 0.15, 1
 
 _VOCAB, _MAX_ROWS, _MAX_TOKENS, _CONTEXT = 64, 64, 512, 2560
 _BLOCK = 16
@@ -91,14 +100,16 @@ Report = Callable[[str], None]
 
 
 def time_kernels(
-    isa: str, threads: int, large_bytes: int = LARGE_BYTES, report: Report = lambda _: None
+    isa: str, threads: int, large_bytes: int = LARGE_BYTES[-1], report: Report = lambda _: None
 ) -> Iterator[TimedStep]:
     """Every step that a profile is fitted on, one after the other. large_bytes: of weights that no
-    cache holds.
+    cache holds, at most.
     """
     yield from _time_formats(isa, threads, report)
     report("weights in memory")
-    yield from _time_large(isa, threads, large_bytes)
+    least = min(large_bytes, LARGE_BYTES[0])
+    sizes = [size for size in LARGE_BYTES if size <= large_bytes] or [least]
+    yield from _time_large(isa, threads, sizes)
     for name in KV_FORMAT_NAMES:
         report(f"attention over {name}")
         yield from _time_attention(name, isa, threads)
@@ -107,26 +118,31 @@ def time_kernels(
 
 
 def _time_formats(isa: str, threads: int, report: Report) -> Iterator[TimedStep]:
-    """Short steps twice, seconds apart, and again where the two disagree: what disturbs one format
-    does not last so long.
+    """Short steps of common formats twice, seconds apart, and again where the two disagree: what
+    disturbs one format does not last so long.
     """
-    best: dict[tuple[str, StepShape, bool], TimedStep] = {}
-    names = list(LINEAR_FORMATS)
-    for turn in range(2 + MOST_TURNS):
-        unsure = []
+    best: dict[tuple[str, StepShape], TimedStep] = {}
+    common: dict[str, _Timer] = {}
+    for name in LINEAR_FORMATS:
+        report(f"kernels of {name}")
+        timer = _Timer(linear_graph(name), isa, threads, _MAX_ROWS)
+        if name in COMMON_FORMATS:
+            common[name] = timer
+        for step in _time_linears(timer, ROWS if name in common else FEW_ROWS, threads):
+            best[name, step.shape] = step
+    unsure = list(common)
+    for _ in range(1 + MOST_TURNS):
+        names, unsure = unsure, []
         for name in names:
-            report(f"kernels of {name}")
-            for step in _time_linears(name, SHORT_ROWS if turn else ROWS, isa, threads):
-                key = (name, step.shape, step.cold)
-                if key in best:
-                    apart = step.total / best[key].total
-                    if not 1 / (1 + AGREEMENT) < apart < 1 + AGREEMENT:
-                        unsure.append(name)
-                    step = best[key].better(step)
-                best[key] = step
-        if turn and not unsure:
+            report(f"kernels of {name}, again")
+            for step in _time_linears(common[name], SHORT_ROWS, threads):
+                before = best[name, step.shape]
+                if not 1 / (1 + AGREEMENT) < step.total / before.total < 1 + AGREEMENT:
+                    unsure.append(name)
+                best[name, step.shape] = before.better(step)
+        unsure = list(dict.fromkeys(unsure))
+        if not unsure:
             break
-        names = list(dict.fromkeys(unsure)) if turn else list(COMMON_FORMATS)
     yield from best.values()
 
 
@@ -135,22 +151,29 @@ def _time_formats(isa: str, threads: int, report: Report) -> Iterator[TimedStep]
 
 def linear_graph(format_name: str) -> Graph:
     """Linears of a format as they stand in models: behind norms, behind attention (`late`, their
-    input not yet quantized), gated, and a head. The wider inputs are so wide that no core's own
-    cache holds them for the rows that are computed together.
+    input not yet quantized), gated, and a head. In common formats, one gated linear is so wide that
+    no core's own cache holds what it makes of the rows that are computed together.
     """
     wide = FORMATS[format_name].block_bytes / FORMATS[format_name].block_elements > 2
-    d, e, f, g, h = (512, 768, 1280, 3072, 2048) if wide else (768, 1280, 2304, 9216, 5120)
+    d, e, f, g, h = (512, 768, 1280, 3072, 1024) if wide else (768, 1280, 2304, 5120, 1792)
+    common = format_name in COMMON_FORMATS
     b = _builder(format_name)
     x0 = b.one("embed", Embed(), b.token_ids, weights=(b.weight("table", _VOCAB, d),))
     a = _linear(b, "a", _norm(b, "norm0", x0), e)
-    h1, x1 = _add_norm(b, "norm1", x0, _linear(b, "late_a", a, d))
-    _, x2 = _add_norm(b, "norm2", h1, _linear(b, "down_a", _gated(b, "gated_a", x1, g), d))
-    c = _linear(b, "b", x2, e)
+    x1, y1 = _add_norm(b, "norm1", x0, _linear(b, "late_a", a, d))
+    if common:
+        down = _linear(b, "down_a", _gated(b, "gated_a", y1, g), d)
+        x1, y1 = _add_norm(b, "norm2", x1, down)
+    # As small as in the smallest models; nobody reads what they make.
+    _linear(b, "late_c", _linear(b, "d", y1, 512), 512)
+    c = _linear(b, "b", y1, e)
     s = _linear(b, "c", _norm(b, "norm3", c), f)
-    h3, x3 = _add_norm(b, "norm4", c, _linear(b, "late_b", s, e))
-    h4, _ = _add_norm(b, "norm5", h3, _linear(b, "down_b", _gated(b, "gated_b", x3, h), e))
-    y = _norm(b, "norm6", b.one("select", SelectRows(), h4))
-    return b.finish(_linear(b, "head", y, 12032 if not wide else 4096), _CONTEXT)
+    x2, y2 = _add_norm(b, "norm4", c, _linear(b, "late_b", s, e))
+    x2, _ = _add_norm(b, "norm5", x2, _linear(b, "down_b", _gated(b, "gated_b", y2, h), e))
+    y = _norm(b, "norm6", b.one("select", SelectRows(), x2))
+    return b.finish(
+        _linear(b, "head", y, (4096 if wide else 8064) // (1 if common else 2)), _CONTEXT
+    )
 
 
 def large_graph(num_bytes: int) -> Graph:
@@ -271,14 +294,18 @@ class RandomWeights:
     """A few random rows again and again: kernels are not faster for it."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[str, int], npt.NDArray[np.uint8]] = {}
+        self._bytes: dict[tuple[str, int], npt.NDArray[np.uint8]] = {}
 
     def raw(self, weight: Weight) -> npt.NDArray[np.uint8]:
         key = (weight.format.name, weight.shape[-1])
-        if key not in self._rows:
+        known = self._bytes.get(key)
+        if known is None:
             numbers = np.random.default_rng(7).standard_normal((32, weight.shape[-1]))
-            self._rows[key] = quantize((numbers * weight.shape[-1] ** -0.5), key[0])
-        return np.resize(self._rows[key], weight.num_bytes)
+            known = quantize((numbers * weight.shape[-1] ** -0.5), key[0]).reshape(-1)
+        if known.size < weight.num_bytes:
+            known = np.resize(known, weight.num_bytes)
+        self._bytes[key] = known
+        return known[: weight.num_bytes]
 
     def float32(self, weight: Weight) -> npt.NDArray[np.float32]:
         rng = np.random.default_rng(11)
@@ -323,9 +350,10 @@ class _Timer:
     """Owns an executor, and runs a step until its operators' medians mean something."""
 
     def __init__(
-        self, graph: Graph, isa: str, threads: int, num_blocks: int, cold: bool = False
+        self, graph: Graph, isa: str, threads: int, num_blocks: int, cold_bytes: float = 0.0
     ) -> None:
-        self.graph, self._retries, self._cold = graph, MOST_RETRIES, cold
+        self.graph, self._retries, self._cold = graph, MOST_RETRIES, cold_bytes
+        self._rates: list[float] = []
         self.executor = CpuExecutor(
             graph,
             RandomWeights(),
@@ -353,13 +381,15 @@ class _Timer:
         sampling: bool = False,
         threads: int,
     ) -> TimedStep:
-        """Medians over `repeat` runs or more, after a first one that is not counted. Bursts in
-        which others had the cores are done once more.
+        """Medians over `repeat` runs or more, after a first one that is not counted; together they
+        take what a run takes on average, for a model's steps have their slow operators, too. Bursts
+        in which others had the cores are done once more.
         """
         seen: dict[str, list[float]] = {}
         again = StepPlan(tuple(row._replace(new_blocks=()) for row in plan.rows))
         self._run(plan, sampling)
-        counted = 0
+        counted, whole = 0, 0.0
+        rates = self._read_rates()
         while counted < repeat:
             burst: list[tuple[str, float]] = []
             runs = 0
@@ -374,10 +404,21 @@ class _Timer:
                 sleep(2 * REST_SECONDS)  # the system moves threads that share a core
                 continue
             counted += runs
+            whole += sum(value for _, value in burst)
             for name, value in burst:
                 seen.setdefault(name, []).append(value)
+            if self._cold:
+                rates += self._read_rates()
         seconds = {name: median(values) for name, values in seen.items()}
-        return TimedStep(self.graph, plan.shape, threads, self._cold, seconds)
+        usual = max(1.0, min(MOST_SLOWER, whole / counted / sum(seconds.values())))
+        seconds = {name: value * usual for name, value in seconds.items()}
+        return TimedStep(self.graph, plan.shape, threads, self._cold, seconds, median(rates))
+
+    def _read_rates(self) -> list[float]:
+        """Of a graph that caches hold, once: it is no other a moment later."""
+        if self._cold or not self._rates:
+            self._rates = list(self.executor.read_bandwidth(READ_ROUNDS))
+        return list(self._rates)
 
     def _run(self, plan: StepPlan, sampling: bool) -> None:
         if not sampling:
@@ -389,8 +430,7 @@ class _Timer:
             self.executor.truncate(row.row, row.num_context + row.num_new)
 
 
-def _time_linears(name: str, marks: tuple[int, ...], isa: str, threads: int) -> Iterator[TimedStep]:
-    timer = _Timer(linear_graph(name), isa, threads, _MAX_ROWS)
+def _time_linears(timer: _Timer, marks: Sequence[int], threads: int) -> Iterator[TimedStep]:
     for rows in marks:
         repeat = 4 if rows <= 64 else 2
         if rows <= _MAX_ROWS:
@@ -404,27 +444,31 @@ def _time_linears(name: str, marks: tuple[int, ...], isa: str, threads: int) -> 
         timer.close(len(plan.rows))
 
 
-def _time_large(isa: str, threads: int, num_bytes: int) -> Iterator[TimedStep]:
-    timer = _Timer(large_graph(num_bytes), isa, threads, _MAX_ROWS, cold=True)
-    for rows in COLD_ROWS:
-        for row in range(rows):
-            timer.open(row, 1)
-        plan = StepPlan(tuple(PlanRow(row, 1, 0, 1, (row,)) for row in range(rows)))
-        yield timer.step(plan, 4, threads=threads)
-        timer.close(rows)
+def _time_large(isa: str, threads: int, sizes: Sequence[int]) -> Iterator[TimedStep]:
+    packed = packed_ratios(isa)
+    for size in sizes:
+        graph = large_graph(size)
+        num_bytes = sum(w.num_bytes * packed.get(w.format.name, 1.0) for w in graph.weights)
+        timer = _Timer(graph, isa, threads, _MAX_ROWS, num_bytes)
+        for rows in COLD_ROWS if size == max(sizes) else EDGE_ROWS:
+            for row in range(rows):
+                timer.open(row, 1)
+            plan = StepPlan(tuple(PlanRow(row, 1, 0, 1, (row,)) for row in range(rows)))
+            yield timer.step(plan, 4, threads=threads)
+            timer.close(rows)
 
 
 def _time_attention(name: str, isa: str, threads: int) -> Iterator[TimedStep]:
     # Caches in other formats are the same graph's with other kernels: fewer steps say enough.
     usual = name == KV_FORMAT_NAMES[0]
-    contexts = CONTEXTS if usual else CONTEXTS[:-1]
-    rows, length, longest = 16, 256, max(contexts) + 1
-    row_blocks, first_blocks = length // _BLOCK, longest // _BLOCK
+    contexts = CONTEXTS if usual else CONTEXTS[:3]
+    rows, length, longest = 16 if usual else 8, 96, max(contexts) + 1
+    row_blocks, first_blocks = length // _BLOCK, -(-longest // _BLOCK)
     timer = _Timer(attention_graph(name), isa, threads, first_blocks + rows * row_blocks)
     repeat = 6 if usual else 4
     timer.open(0, longest)
     done = 0
-    for num_new in (32, 96, 384, 512, 512, 512):
+    for num_new in (32, 96, 384, 512):
         if done >= longest:
             break
         blocks = tuple(range(done // _BLOCK, (done + num_new) // _BLOCK))
@@ -441,7 +485,7 @@ def _time_attention(name: str, isa: str, threads: int) -> Iterator[TimedStep]:
         plan = StepPlan((PlanRow(row, length, 0, 1, tuple(range(first, first + row_blocks))),))
         timer.executor.forward(plan)
     for context in (length - 1, 31):
-        for count in (2, 4, 8, 16) if usual else (2, 16):
+        for count in (2, 4, 8, 16) if usual else (2, 8):
             plan = StepPlan(tuple(PlanRow(row, 1, context, 1) for row in range(1, count + 1)))
             yield timer.step(plan, repeat, threads=threads)
 

@@ -1,0 +1,96 @@
+"""What an operator takes longer whose weights come from memory and not from caches.
+
+It is measured at a few working sets, since kernels leave the caches at another size than those who
+read and do nothing else; taken straight between them, in the logarithm of the size; and scaled by
+how fast memory is now. Knows neither operators nor machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import log
+from operator import mul
+
+from ridgeline.cost.kernel_terms import COLD_MARKS, Needs
+from ridgeline.units import MIB
+
+# A working set that caches hold: nothing takes longer.
+HOT_BYTES = 32 * MIB
+
+# Bytes, then operators, each at the marks of `COLD_MARKS`.
+Amounts = tuple[float, ...]
+NO_AMOUNTS: Amounts = (0.0,) * (2 * len(COLD_MARKS))
+
+
+@dataclass(frozen=True, slots=True)
+class Cold:
+    """Of a working set of `footprint_bytes`, as packed: read_rate: GB/s at which the same threads
+    read it and do nothing else. more: seconds that a byte, and that an operator, takes longer than
+    out of the caches, each with as many rows as `COLD_MARKS` has.
+    """
+
+    footprint_bytes: float
+    read_rate: float
+    more: Amounts
+
+
+def amounts_of(needs: Needs, packed: Mapping[str, float]) -> Amounts:
+    """packed: bytes of a format's weights as kernels read them, for each as stored."""
+    if not needs.read:
+        return NO_AMOUNTS
+    num_marks = len(COLD_MARKS)
+    amounts = [0.0] * (2 * num_marks)
+    whole = sum(needs.read.values()) or 1.0
+    for name, num_bytes in needs.read.items():
+        if name == "cache":  # it is read as weights are by a row
+            amounts[0] += num_bytes
+            continue
+        format_name, _, mark = name.rpartition("/weights@")
+        at = COLD_MARKS.index(int(mark))
+        amounts[at] += num_bytes * packed.get(format_name, 1.0)
+        amounts[num_marks + at] += num_bytes / whole
+    return tuple(amounts)
+
+
+def add(one: Amounts, count: float, other: Amounts) -> Amounts:
+    return tuple(a + count * b for a, b in zip(one, other, strict=True))
+
+
+def longer(amounts: Amounts, more: Amounts) -> float:
+    """Seconds; more: of each amount, as `more_at` says."""
+    total: float = sum(map(mul, amounts, more))
+    return total
+
+
+def more_at(
+    cold: Sequence[Cold], footprint_bytes: float, read_rate: float, hot_rate: float
+) -> Amounts:
+    """Seconds that each amount takes longer in a working set that is read at `read_rate` now.
+
+    cold: in order of size. hot_rate: GB/s of reading what caches hold, when it was measured.
+    """
+    kept, more = _between(cold, footprint_bytes, hot_rate)
+    slower = kept / read_rate
+    num_marks = len(COLD_MARKS)
+    # What a byte takes in all grows with the time that it takes to be read.
+    beside = (slower - 1) / hot_rate * 1e-9
+    of_bytes = (max(0.0, each * slower + beside) for each in more[:num_marks])
+    return (*of_bytes, *(each * slower for each in more[num_marks:]))
+
+
+def _between(
+    cold: Sequence[Cold], footprint_bytes: float, hot_rate: float
+) -> tuple[float, Sequence[float]]:
+    points = [Cold(HOT_BYTES, hot_rate, NO_AMOUNTS), *cold]
+    if footprint_bytes <= HOT_BYTES:
+        return hot_rate, NO_AMOUNTS
+    for low, high in pairwise(points):
+        if footprint_bytes <= high.footprint_bytes:
+            span = log(high.footprint_bytes / low.footprint_bytes)
+            share = log(footprint_bytes / low.footprint_bytes) / max(span, 1e-12)
+            rate = low.read_rate * (high.read_rate / low.read_rate) ** share
+            more = [a + share * (b - a) for a, b in zip(low.more, high.more, strict=True)]
+            return rate, more
+    return points[-1].read_rate, points[-1].more
