@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from time import sleep
 from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
@@ -20,7 +19,7 @@ from ridgeline.cost.free_memory import available_bytes
 from ridgeline.cost.kernel_store import KERNELS, load_profile
 from ridgeline.cost.kernel_times import kernel_seconds
 from ridgeline.cost.kernels import KernelProfile
-from ridgeline.cost.measure import Meter, ReadRoof, device_now, load, read_roof, reads_now
+from ridgeline.cost.measure import Meter, ReadRoof, device_now, load, read_roof, steady
 from ridgeline.cost.memory import Needs
 from ridgeline.cost.sizes import BLOCK_TOKENS, Sizes, plan_sizes
 from ridgeline.cost.step_times import least_seconds
@@ -53,9 +52,6 @@ if TYPE_CHECKING:
     from ridgeline.backends.reference.image_encoder import Tower
     from ridgeline.backends.reference.row_images import EncodeImage
     from ridgeline.model.text.chat import ChatTemplate
-
-# Where memory seems slow, it is read again so often, so many seconds apart.
-_LOOKS, _REST_SECONDS = 3, 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,25 +121,9 @@ class Assembled:
         )
 
     def roofs_now(self) -> Roofs | None:
-        """What was measured of this machine, with its memory as it is now: looked at for a moment
-        (the weights are read some times), since machines become slower and faster by the minute.
-        """
+        """What was measured of this machine, with memory as fast as the weights are read now."""
         kept = self.kept_roofs()
-        return None if kept is None else kept.as_now([self.steady_read().now])
-
-    def steady_read(self) -> ReadRoof:
-        """`read_roof`, again where it is far below what was kept: a machine that has become slow
-        still is a moment later, one whose threads shared a core is not.
-        """
-        found = self.read_roof()
-        for _ in range(_LOOKS):
-            if not found.is_slow:
-                break
-            sleep(_REST_SECONDS)
-            again = self.read_roof()
-            if again.gigabytes_per_second > found.gigabytes_per_second:
-                found = again
-        return found
+        return None if kept is None else kept.as_now([steady(self.read_roof).now])
 
     def barrier_nanoseconds(self) -> float | None:
         """What the threads that compute need to wait for each other; None if no pool computes."""
@@ -215,16 +195,6 @@ def machine_and_kernels() -> dict[str, str]:
     from ridgeline.backends.cpu.packed_weights import build_identity
 
     return {**identity(), KERNELS: build_identity()[:16]}
-
-
-def roofs_now(settings: Settings, isa: str) -> Roofs | None:
-    """What was kept of this machine, with its memory as it is now: 0.3 s. For models that are not
-    loaded; `Assembled.roofs_now` reads the weights themselves.
-    """
-    kept = kept_roofs(settings, isa)
-    if kept is None or kept.barrier(settings.threads) is None:
-        return kept
-    return kept.as_now(reads_now(machine_meter(isa), settings.threads, available_bytes()))
 
 
 def kept_roofs(settings: Settings, isa: str) -> Roofs | None:

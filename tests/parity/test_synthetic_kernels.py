@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ridgeline.assemble import TIMED_LIKE, machine_isa, packed_ratios
-from ridgeline.backends.cpu import synthetic
+from ridgeline.backends.cpu import synthetic, synthetic_graphs
 from ridgeline.bench.kernels import price_outside
 from ridgeline.config import read_settings
 from ridgeline.cost.kernel_terms import DIM_MARKS, GROUP_MARKS, ROW_MARKS, Place, needs_of, places
@@ -17,17 +17,18 @@ from ridgeline.step import StepShape
 
 def test_graphs_are_sound_and_of_every_format() -> None:
     for name in synthetic.LINEAR_FORMATS:
-        check_graph(synthetic.linear_graph(name))
+        check_graph(synthetic_graphs.linear_graph(name))
     packed = {*synthetic.LINEAR_FORMATS, *TIMED_LIKE}
     assert packed == {name for name in FORMATS if name != "F8_E4M3_128"}
     assert synthetic.ROWS == ROW_MARKS
-    assert (synthetic.HEAD_DIMS, synthetic.GROUPS) == (DIM_MARKS, GROUP_MARKS)
+    assert (synthetic_graphs.HEAD_DIMS, synthetic_graphs.GROUPS) == (DIM_MARKS, GROUP_MARKS)
 
 
 def test_kernels_are_timed_and_priced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "LINEAR_FORMATS", ("Q4_0",))
     monkeypatch.setattr(synthetic, "COMMON_FORMATS", ("Q4_0",))
-    monkeypatch.setattr(synthetic, "LARGE_FORMATS", ("Q4_0",))
+    monkeypatch.setattr(synthetic_graphs, "COMMON_FORMATS", ("Q4_0",))
+    monkeypatch.setattr(synthetic_graphs, "LARGE_FORMATS", ("Q4_0",))
     monkeypatch.setattr(synthetic, "KV_FORMAT_NAMES", ("int8",))
     monkeypatch.setattr(synthetic, "MOST_RETRIES", 0)
     isa = machine_isa(read_settings())

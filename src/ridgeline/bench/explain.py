@@ -18,7 +18,7 @@ from ridgeline.bench.turned import OUTPUT, Knob, Turned, shapes_of, turn_knobs
 from ridgeline.cost.device import Roofs
 from ridgeline.cost.kernel_times import KernelTimes, OperatorPrediction, StepPrediction
 from ridgeline.cost.kernels import KernelProfile
-from ridgeline.cost.measure import Meter, ReadRoof
+from ridgeline.cost.measure import Meter, ReadRoof, steady
 from ridgeline.errors import RequestError
 from ridgeline.step import StepShape
 
@@ -103,7 +103,7 @@ def explain(
 ) -> Explained:
     """Runs the plan's one case and takes it apart. Raises what `latency.run` does."""
     (case,) = plan.cases
-    read = assembled.steady_read()
+    read = steady(assembled.read_roof)
     roofs = roofs.as_now([read.now])
     times = KernelTimes(assembled.bound_graph, assembled.precision, profile, roofs)
     shapes = shapes_of(case, assembled.max_tokens_per_step, plan.output)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from time import sleep
 from typing import Protocol
 
 from ridgeline.cost.device import (
@@ -37,13 +38,15 @@ ARITHMETICS = ("int8", "bf16", "f32")
 # Bytes for each thread, then bytes for all together.
 OWN_FOOTPRINTS = (24 * KIB, 512 * KIB)
 SHARED_FOOTPRINTS = tuple(m * MIB for m in (8, 32, 64, 96, 128, 192, 256, 512))
-# With fewer threads than the most, no more than this: the largest take longest.
+# With fewer threads than the most, no more than this, and the largest: large ones take longest.
 FEW_FOOTPRINT = 64 * MIB
 COPY_FOOTPRINTS = (512 * KIB, 16 * MIB, 256 * MIB)
 # Of the memory that is free, at most this share is taken to measure with.
 MEMORY_SHARE = 0.25
 
 CHECK_BYTES = 128 * MIB
+# Where memory seems slow, it is read again so often, so many seconds apart.
+LOOKS, REST_SECONDS = 3, 0.03
 # What is looked at before a prediction of no loaded model.
 NOW_FOOTPRINTS = (32 * MIB, 128 * MIB, 512 * MIB)
 # A read roof this far from the kept one, up or down, is another mode of the machine.
@@ -116,7 +119,7 @@ def measure(
     copies: list[Bandwidth] = []
     peaks: list[Peak] = []
     barriers: list[Barrier] = []
-    few = [size for size in shared if size <= FEW_FOOTPRINT]
+    few = [size for size in shared if size <= FEW_FOOTPRINT or size == shared[-1]]
     reading = len(shared) + (len(threads) - 1) * len(few)
     total = len(threads) * (2 + len(OWN_FOOTPRINTS) + len(copied) + 2) + reading
     done = 0
@@ -366,6 +369,21 @@ def read_roof(
     before = None if kept is None else kept.read(num_bytes, threads)
     at = "" if kept is None else kept.measured_at
     return ReadRoof(Bandwidth(num_bytes, threads, rate), before, at)
+
+
+def steady(look: Callable[[], ReadRoof]) -> ReadRoof:
+    """What `look` finds, again where it is far below what was kept: a machine that has become slow
+    still is a moment later, one whose threads shared a core is not.
+    """
+    found = look()
+    for _ in range(LOOKS):
+        if not found.is_slow:
+            break
+        sleep(REST_SECONDS)
+        again = look()
+        if again.gigabytes_per_second > found.gigabytes_per_second:
+            found = again
+    return found
 
 
 def check(meter: Meter, kept: Roofs | None, threads: int, available_bytes: int) -> Check:

@@ -18,12 +18,14 @@ from ridgeline.assemble import (
     kv_format_of,
     machine_device,
     machine_isa,
+    machine_meter,
 )
 from ridgeline.config import Settings
 from ridgeline.cost.count import count_kv_bytes
 from ridgeline.cost.device import Device, Roofs
 from ridgeline.cost.free_memory import available_bytes
 from ridgeline.cost.kernel_times import KernelTimes, kernel_seconds
+from ridgeline.cost.measure import reads_now
 from ridgeline.cost.sizes import BLOCK_TOKENS, plan_sizes
 from ridgeline.cost.step_times import StepTimes, least_seconds
 from ridgeline.engine.schedule.state import Limits
@@ -58,6 +60,17 @@ class AnyTimes:
             for mark in marks
         ]
         return np.asarray(np.interp(np.arange(count), np.array(marks), np.array(found)))
+
+
+def roofs_now(settings: Settings) -> Roofs | None:
+    """What was kept of this machine, with its memory as it is now: 0.3 s. For models that are not
+    loaded; `Assembled.roofs_now` reads the weights themselves.
+    """
+    isa = machine_isa(settings)
+    kept = kept_roofs(settings, isa)
+    if kept is None or kept.barrier(settings.threads) is None:
+        return kept
+    return kept.as_now(reads_now(machine_meter(isa), settings.threads, available_bytes()))
 
 
 def replica_here(

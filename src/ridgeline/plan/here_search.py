@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from ridgeline.assemble import Options, machine_device, machine_isa, roofs_now
+from ridgeline.assemble import Options, machine_device
 from ridgeline.config import Settings
 from ridgeline.cost.device import Device, Roofs
 from ridgeline.cost.precisions import KEPT
@@ -23,7 +23,7 @@ from ridgeline.model.graph.node import Graph
 from ridgeline.plan.choice import MTOK, Seen
 from ridgeline.plan.deployed import Knobs, ReplicaKind
 from ridgeline.plan.fleet import Fleet, Outcome
-from ridgeline.plan.here import EngineHere, engine_here
+from ridgeline.plan.here import EngineHere, engine_here, roofs_now
 from ridgeline.plan.load import Lengths, Load, closed
 from ridgeline.plan.simulate import simulate_fleet
 from ridgeline.plan.tally import Slo
@@ -196,7 +196,7 @@ def search_here(
             options = Options(kv_format=kv, itl_steps=ITL_STEPS)
             here = replace(settings, threads=threads)
             if threads not in roofs:
-                roofs[threads] = roofs_now(here, machine_isa(here))
+                roofs[threads] = roofs_now(here)
             of = roofs[threads]
             engine = engine_here(model.name, graph, here, knobs, options, limits_of, of)
         except (CapacityError, ModelError) as error:
