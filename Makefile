@@ -25,9 +25,9 @@ lint: $(VENV)/.test-installed
 unit: $(VENV)/.test-installed
 	$(BIN)/python -m pytest
 
-# docs/accuracy.md: predictions beside what others have measured.
+# docs/accuracy.md: predictions beside what others have measured, and beside our own engine, here and now.
 accuracy: $(VENV)/.installed
-	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/accuracy.py --live
 
 # Golden logits are made by transformers on torch: only to regenerate them, in an environment of its own.
 goldens: build/goldens/.installed

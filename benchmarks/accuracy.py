@@ -1,17 +1,22 @@
 """docs/accuracy.md: how far predictions are from what was measured, group by group.
 
     python benchmarks/accuracy.py            writes the page
+    python benchmarks/accuracy.py --live     runs our own engine beside its predictions first
     python benchmarks/accuracy.py --check    says whether it is what the code gives
 
-Nothing is fitted here (benchmarks/fit_serving.py does), and nothing is random.
+Nothing is fitted here (benchmarks/fit_serving.py does), and nothing is random but what --live
+measures, which benchmarks/data/own_engine.json keeps.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +25,15 @@ from serving_rows import Row, fitted_groups, read_rows
 
 from ridgeline.cost.efficiency import MEANINGS, PUBLISHED, Profile
 from ridgeline.cost.profile import load_profile
+from ridgeline.errors import RidgelineError
 from ridgeline.plan.fit import Errors, errors_of
 from ridgeline.plan.steady import Cases
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "accuracy.md"
+OWN = ROOT / "benchmarks" / "data" / "own_engine.json"
+OWN_SCRIPT = ROOT / "benchmarks" / "predicted.py"
+OWN_MODELS = ("smollm2", "gemma3-270m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b")
 HEAD = (
     "| | rows | mean | median | bias | in the 80 % interval |\n"
     "| --- | --: | --: | --: | --: | --: |"
@@ -140,12 +149,58 @@ def page() -> str:
             f"| {name} | {PUBLISHED[name]:.3g} | {profile[name]:.3g} | {MEANINGS[name][3]} |"
             for name in MEANINGS
         ),
-        "\n## Our own engine, on this machine\n",
-        "`ridgeline explain` sets predictions of the CPU engine beside its timers, and "
-        "`benchmarks/predicted.py` scores them; docs/log.md has the figures, since they are of one "
-        "machine and one day.",
+        "\n## Our own engine\n",
+        _own_engine(),
     ]
     return "\n".join(parts) + "\n"
+
+
+def _own_engine() -> str:
+    """What `benchmarks/predicted.py` found when it was last run."""
+    found = json.loads(OWN.read_text(encoding="utf-8"))
+    rows = found["rows"]
+    lines = [
+        f"On {found['machine']}, {found['threads']} threads, {found['isa']}, measured "
+        f"{found['measured_at'][:10]} by `make accuracy` (`benchmarks/predicted.py`, "
+        f"{found['rounds']} rounds; models take turns): `ridgeline measure`, whose synthetic "
+        "operators are of none of these models, then each case predicted with the memory as fast "
+        "as a read of 30 ms found it, and run. Tokens a second; errors are medians over the "
+        "rounds.\n",
+        "| | | predicted | measured | error |",
+        "| --- | --- | --: | --: | --: |",
+    ]
+    for row in rows:
+        told, was = (float(np.median(row[name])) for name in ("predicted", "measured"))
+        name = row["model"].removesuffix(".gguf")
+        lines.append(f"| {name} | {row['case']} | {told:,.1f} | {was:,.1f} | {row['error']:+.0%} |")
+    lines += ["\n| | cases | median error | largest |", "| --- | --: | --: | --: |"]
+    for kind in ("prefill", "decode", "serving", ""):
+        sizes = [abs(row["error"]) for row in rows if row["case"].startswith(kind)]
+        lines.append(
+            f"| {kind or 'all'} | {len(sizes)} | {np.median(sizes):.1%} | {max(sizes):.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def run_own_engine() -> None:
+    """Models that were pulled, beside their predictions, on this machine."""
+    cached = [name for name in OWN_MODELS if is_cached(name)]
+    if not cached:
+        print("no model is here, so docs/accuracy.md keeps its figures; `ridgeline pull smollm2`")
+        return
+    command = [sys.executable, str(OWN_SCRIPT), *cached, "--measure", "--json", str(OWN)]
+    subprocess.run(command, check=True)
+
+
+def is_cached(name: str) -> bool:
+    from ridgeline.config import read_settings
+    from ridgeline.model.weights.sources import parse_reference, resolve
+
+    try:
+        resolve(parse_reference(name), replace(read_settings(), offline=True))
+    except RidgelineError:
+        return False
+    return True
 
 
 def _reasons(rows: Sequence[Row]) -> str:
@@ -230,7 +285,10 @@ whose prompts are computed elsewhere they have a width of their own.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--live", action="store_true", help="our own engine on this machine, too")
     asked = parser.parse_args()
+    if asked.live:
+        run_own_engine()
     made = page()
     if asked.check:
         if PAGE.read_text(encoding="utf-8") != made:
