@@ -125,7 +125,7 @@ static inline std::int64_t first_visible(std::int64_t window, bool chunked, std:
 
 // New tokens that one work item takes, so that its queries and running outputs stay in cache.
 static inline std::int64_t queries_per_item(std::int64_t group, std::int64_t head_dim) {
-  const std::int64_t vectors = head_dim <= 128 ? 48 : 24;
+  const std::int64_t vectors = head_dim <= 128 ? 96 : 48;
   return vectors / group > 0 ? vectors / group : 1;
 }
 
