@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import signal
 import sys
@@ -188,6 +189,32 @@ def test_a_drawn_seed_is_told_and_gives_the_same_answer(capsys: Output) -> None:
     arguments = ["run", MODEL, "--raw", "Hello there", "--max-tokens", "8", "--seed", seed]
     assert main(arguments) == 0
     assert capsys.readouterr().out == drawn.out
+
+
+def test_json_has_the_answer_and_its_figures(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["run", MODEL, "--raw", "Hello there", "--max-tokens", "8", "--seed", "3"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    pipe_in(monkeypatch, b"Hello there")
+    for given in (arguments, [*arguments[:3], *arguments[4:]]):  # the prompt, too, from a pipe
+        assert main([*given, "--json"]) == 0
+        said = capsys.readouterr()
+        assert not said.err
+        assert said.out.count("\n") == 1
+        told = json.loads(said.out)
+        assert (told["text"] + "\n", told["seed"]) == (text, 3)
+        assert (told["finish_reason"], told["completion_tokens"]) == ("length", 8)
+        assert (told["prompt_tokens"], told["cached_tokens"]) == (10, 0)
+        assert told["model"] == "model.gguf"
+        parts = ("load", "ttft", "decode")
+        assert all(told[f"{part}_seconds"] >= 0 for part in parts)
+        rate = 7 / told["decode_seconds"]
+        assert told["decode_tokens_per_second"] == pytest.approx(rate, rel=0.02)
+        assert told["memory_roof_gbps"] > 0
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    assert "--json needs a prompt" in refusal(capsys, MODEL, "--json")
 
 
 def test_a_full_context_is_said(capsys: Output) -> None:

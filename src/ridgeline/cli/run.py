@@ -6,11 +6,12 @@ ended the answer early; what had come of it was printed.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
@@ -22,6 +23,7 @@ import typer
 from ridgeline.cli import machine_options as machine
 from ridgeline.cli import sampling_options as options
 from ridgeline.cli import structured_options as forms
+from ridgeline.cli.figures import as_json, as_line, figures_of, seconds
 from ridgeline.cli.progress import show_progress
 from ridgeline.cli.spinner import show_spinner
 from ridgeline.config import Settings
@@ -57,10 +59,12 @@ Examples:
 
   ridgeline run smollm2 "Add two numbers" --grammar sum.lark
 
+  ridgeline run smollm2 "Name a river" --json | jq -r .text
+
 The closing line on stderr: tokens; load (process start to model ready); TTFT (prompt handed over to
 first token); prompt and decode tokens per second; and the bytes per second that decoding had to
 read, beside what this machine's memory gives (read again each time; "another mode": `ridgeline
-measure` found it faster or slower).
+measure` found it faster or slower). --json puts the same on stdout, with the answer, as one line.
 """
 
 # What a terminal would act on is not text; line breaks and tabs are.
@@ -85,6 +89,12 @@ def run(
     ] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text as it is, without a chat template.")
+    ] = False,
+    json_line: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="When the answer is whole, it and its figures as one line of JSON."
+        ),
     ] = False,
     max_tokens: options.MaxTokens = None,
     min_tokens: options.MinTokens = 0,
@@ -195,6 +205,8 @@ def run(
             began += time.monotonic() - waited
         elif prompt is not None and not prompt.strip() and not raw:
             raise RidgelineError("the prompt is empty; leave it out for a conversation")
+        if prompt is None and json_line:
+            raise RidgelineError("--json needs a prompt, of the command line or of a pipe")
         if prompt is None and image:
             raise RidgelineError("--image needs a prompt that says what is asked of the picture")
 
@@ -223,7 +235,7 @@ def run(
             _say(f"note: {note}")
         if not raw:
             llm.check_chat_template()
-        speaker = _Speaker(llm, params)
+        speaker = _Speaker(llm, params, name if json_line else None)
         load_seconds = time.monotonic() - began
         if prompt is None:
             _converse(speaker, name, system, raw, load_seconds)
@@ -289,10 +301,13 @@ def _process_age_seconds() -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Speaker:
-    """A model and how it is to be sampled: prints answers to stdout, their figures to stderr."""
+    """A model and how it is to be sampled: prints answers to stdout, their figures to stderr; or
+    both as JSON to stdout, under a name of the model.
+    """
 
     llm: LLM
     params: SamplingParams
+    json_name: str | None = None
 
     def answer(
         self, prompt: str | list[dict[str, Any]], load_seconds: float | None = None
@@ -304,12 +319,21 @@ class _Speaker:
             else self.llm.stream_chat(prompt, self.params)
         )
         with _signals_for(stream):
-            _print(stream)
+            if self.json_name is None:
+                _print(delta.text for delta in stream)
+            else:
+                for _ in stream:
+                    pass
             output = stream.output
             error = output.outputs[0].error
             if error is not None:
                 raise error
-            _say(_closing_line(self.llm, self.params, output, load_seconds))
+            told = figures_of(self.llm, self.params, output, load_seconds)
+            if self.json_name is None:
+                _say(as_line(told))
+            else:
+                line = as_json(told, self.json_name, output)
+                _print([json.dumps(line, ensure_ascii=False)])
         return output
 
 
@@ -327,12 +351,12 @@ def _signals_for(stream: Stream) -> Iterator[None]:
         signal.signal(signal.SIGPIPE, pipe)
 
 
-def _print(stream: Stream) -> None:
+def _print(pieces: Iterable[str]) -> None:
     terminal = sys.stdout.isatty()
     last = ""
     try:
-        for delta in stream:
-            text = delta.text.translate(_NOT_TEXT) if terminal else delta.text
+        for piece in pieces:
+            text = piece.translate(_NOT_TEXT) if terminal else piece
             if text:
                 sys.stdout.write(text)
                 sys.stdout.flush()
@@ -353,7 +377,7 @@ def _converse(
     with suppress(ImportError):
         import readline  # noqa: F401  input() edits lines and recalls them once this is here
     _say(
-        f"{name} is ready ({_seconds(load_seconds)}). Ctrl-C ends an answer, Ctrl-D the "
+        f"{name} is ready ({seconds(load_seconds)}). Ctrl-C ends an answer, Ctrl-D the "
         "conversation; /clear starts anew."
     )
     opening = [] if system is None else [{"role": "system", "content": system}]
@@ -408,64 +432,3 @@ def _ask() -> str:
 def _say(text: str) -> None:
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
-
-
-def _closing_line(
-    llm: LLM, params: SamplingParams, output: RequestOutput, load_seconds: float | None
-) -> str:
-    """Tokens, times and speeds of an answer; decode beside what this machine's memory allows."""
-    answer, metrics = output.outputs[0], output.metrics
-    num_prompt, num_new = len(output.prompt_token_ids), len(answer.token_ids)
-    cached = f" ({output.num_cached_tokens} cached)" if output.num_cached_tokens else ""
-    ending = _ending(llm, output)
-    load = [] if load_seconds is None else [f"load {_seconds(load_seconds)}"]
-    if metrics.first_token is None or metrics.finished is None:
-        return " · ".join([f"{num_prompt} prompt{cached} + 0 new tokens ({ending})", *load])
-    computed = num_prompt - output.num_cached_tokens
-    prefill_seconds = max(metrics.first_token - metrics.submitted, 1e-9)
-    parts = [
-        f"{num_prompt} prompt{cached} + {num_new} new tokens ({ending})",
-        *load,
-        f"TTFT {_seconds(metrics.first_token - metrics.arrival)}",
-        f"prompt {computed / prefill_seconds:,.0f} tok/s",
-    ]
-    decode_seconds = metrics.finished - metrics.first_token
-    if num_new > 1 and decode_seconds > 0:
-        rate = (num_new - 1) / decode_seconds
-        parts.append(f"decode {rate:,.0f} tok/s")
-        needed = llm.step_bytes(1, num_prompt + num_new // 2) * rate / 1e9
-        parts.append(_beside_the_roof(llm, needed))
-    if params.temperature > 0:
-        parts.append(f"seed {answer.seed}")
-    return " · ".join(parts)
-
-
-def _beside_the_roof(llm: LLM, needed: float) -> str:
-    """needed: GB/s that decoding read. An answer is not lost over a roof that will not be
-    measured.
-    """
-    try:
-        found = llm.read_roof(needed)
-    except (RidgelineError, ImportError, OSError, RuntimeError, MemoryError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return f"{needed:.1f} GB/s (memory roof not measured: {reason})"
-    roof = found.gigabytes_per_second
-    beside = f"{100 * needed / roof:.0f}% of the memory roof ({needed:.1f} of {roof:.1f} GB/s)"
-    if found.other_mode and found.kept is not None:
-        kept = found.kept.gigabytes_per_second
-        beside += f" · the machine is in another mode than when measured ({kept:.1f} GB/s)"
-    return beside
-
-
-def _ending(llm: LLM, output: RequestOutput) -> str:
-    reason = output.outputs[0].finish_reason
-    if reason == "abort":
-        return "interrupted"
-    if reason == "length":
-        total = len(output.prompt_token_ids) + len(output.outputs[0].token_ids)
-        return "the context is full" if total >= llm.max_context else "cut at max tokens"
-    return "ended" if reason == "stop" else str(reason)
-
-
-def _seconds(seconds: float) -> str:
-    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
