@@ -106,6 +106,7 @@ def build_minimax_m3(
     )
     context = choose_context(rope, context_length, config.where)
     rms = Norm("rms", sizes.eps, 1.0)
+    sparse = read_sparse(config, sizes.layers)
     dense = config.integer("dense_intermediate_size", 1, MAX_WIDTH, 12288)
     return build_decoder(
         "minimax_m3",
@@ -117,8 +118,8 @@ def build_minimax_m3(
             sizes.heads,
             rotation(rope, context),
             rms,
-            read_index(config, sizes.heads, rope.rotary_dim),
-            read_sparse(config, sizes.layers),
+            read_index(config, sizes.heads, rope.rotary_dim) if any(sparse) else None,
+            sparse,
         ),
         feed=mixes_clamped(read_mixtures(config, sizes.layers), dense),
         tied=config.boolean("tie_word_embeddings", False),
@@ -189,12 +190,12 @@ def read_mixtures(config: Fields, layers: int) -> tuple[Mixture | None, ...]:
 
 
 def attends_to_blocks(
-    heads: Heads, turn: Rotation, head_norm: Norm, index: Index, sparse: Sequence[bool]
+    heads: Heads, turn: Rotation, head_norm: Norm, index: Index | None, sparse: Sequence[bool]
 ) -> Branch:
     scale = heads.dim**-0.5
 
     def branch(b: Builder, layer: str, i: int, x: Value) -> Value:
-        if not sparse[i]:
+        if index is None or not sparse[i]:
             return attention(
                 b, layer, x, heads=heads, rotation=turn, scale=scale, head_norm=head_norm
             )
