@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -170,7 +171,7 @@ def models() -> str:
     ]
     reasons: list[str] = []
     for name, fact in facts.items():
-        config = {k: v for k, v in fact["config"].items() if k != "quantization_config"}
+        config = without_quantization(fact["config"])
         architecture = (config.get("architectures") or ["?"])[0]
         row = [name, f"`{architecture}`"]
         if fact.get("partial"):
@@ -188,21 +189,48 @@ def models() -> str:
                 "no",
             ]
         else:
-            try:
-                graph = describe(config, where=name)
-            except ModelError:
-                row += [pair(None, fact["total"]), pair(None, fact["active"]), "", "no"]
-            else:
-                counted = count_parameters(graph)
-                row += [
-                    pair(counted.total, fact["total"]),
-                    pair(counted.active, fact["active"]),
-                    f"{count_kv_bytes(graph).per_token:,.0f} / {dash(fact['kv'])}",
-                    "yes",
-                ]
+            graph = describe(config, where=name)
+            counted = count_parameters(graph)
+            row += [
+                pair(counted.total, fact["total"]),
+                pair(counted.active, fact["active"]),
+                f"{count_kv_bytes(graph).per_token:,.0f} / {dash(fact['kv'])}",
+                "yes" if is_read(fact["config"]) else "counted; its files' numbers are not read",
+            ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
         reasons += [f"* {name}, {key}: {why}." for key, why in notes.get(name, {}).items()]
-    return "\n".join([*lines, "", *reasons]) + "\n"
+    counts = {
+        "No total is published of": [k for k, v in facts.items() if v["total"] is None],
+        "Of whose total what is counted is more than 1 % off": [
+            k for k in facts if "total" in notes.get(k, {})
+        ],
+        "Not built": [
+            k
+            for k, v in facts.items()
+            if not v.get("partial") and v["config"]["architectures"][0] not in ARCHITECTURES
+        ],
+        "Whose sizes are not known": [k for k, v in facts.items() if v.get("partial")],
+    }
+    lists = [f"* {what} ({len(found)}): {', '.join(found)}." for what, found in counts.items()]
+    return "\n".join([*lines, "", *lists, "", "Why a figure differs:", "", *reasons]) + "\n"
+
+
+def without_quantization(config: dict[str, Any]) -> dict[str, Any]:
+    """The model before anybody quantized it."""
+    bare = {k: v for k, v in config.items() if k != "quantization_config"}
+    if isinstance(bare.get("text_config"), dict):
+        bare["text_config"] = without_quantization(bare["text_config"])
+    return bare
+
+
+def is_read(config: dict[str, Any]) -> bool:
+    """Whether the numbers of the text part are in a format that is read."""
+    text = config.get("text_config", {})
+    try:
+        describe({**without_quantization(config), **({"text_config": text} if text else {})})
+    except ModelError:
+        return False
+    return True
 
 
 def adding_a_model() -> str:

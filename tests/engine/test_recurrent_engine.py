@@ -1,5 +1,5 @@
-"""The engine on tiny models that carry a state: a request's tokens are its own, however it shares
-the machine.
+"""The engine on tiny models that carry a state, or look at what they select: a request's tokens are
+its own, however it shares the machine.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def answers(of: Engine, asked: list[Request]) -> dict[str, list[tuple[int | None
     return found
 
 
-CASES = ["mamba", "nemotron_h", "lfm2", "qwen3_next", "kimi_linear", "recurrent_gemma", "rwkv7"]
+CARRYING = ["mamba", "nemotron_h", "lfm2", "qwen3_next", "kimi_linear", "recurrent_gemma", "rwkv7"]
+SELECTING = ["deepseek_v32", "minimax_m3"]
+CASES = [*CARRYING, *SELECTING, "step3p7"]
 
 
 @pytest.mark.parametrize("case", CASES)
