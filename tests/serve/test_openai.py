@@ -163,6 +163,38 @@ def test_a_prompt_that_is_too_long_is_not_cut_unless_asked(core: Core) -> None:
     within(core, check)
 
 
+def test_a_lenient_server_never_leaves_out_a_form() -> None:
+    """Older clients of vLLM say guided_json: what they would get without it is no JSON."""
+    core = tiny_core(lenient=True)
+
+    async def check(client: httpx.AsyncClient) -> None:
+        for field, value in (("guided_json", {}), ("guided_regex", "a"), ("grammar", "root ::= a")):
+            answer = await client.post("/v1/completions", json={"prompt": "x", field: value})
+            assert answer.status_code == 400
+            assert answer.json()["error"]["param"] == field
+            assert "structured_outputs" in answer.json()["error"]["message"]
+        options = {"num_predict": 2, "num_gpu": 1, "num_batch": 512}
+        asked = {"model": "tiny", "prompt": "x", "raw": True, "stream": False, "options": options}
+        made = (await client.post("/api/generate", json=asked)).json()
+        assert made["ignored_fields"] == ["options.num_batch", "options.num_gpu"]
+        assert made["eval_count"] == 2
+
+    within(core, check)
+
+
+def test_paths_of_other_models_say_what_this_one_does() -> None:
+    core = tiny_core()
+
+    async def check(client: httpx.AsyncClient) -> None:
+        answer = await client.post("/v1/embeddings", json={"input": "x"})
+        assert answer.status_code == 404
+        assert "--task embed" in answer.json()["error"]["message"]
+        answer = await client.post("/v1/chat/completion", json={})
+        assert "no such path" in answer.json()["error"]["message"]
+
+    within(core, check)
+
+
 def test_lenient_lists_what_it_left_out() -> None:
     core = tiny_core(lenient=True)
 

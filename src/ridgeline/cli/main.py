@@ -215,6 +215,13 @@ def _report_usage(error: Any, debug: bool) -> int:
     if not message:
         return 2
     path = "ridgeline" if error.ctx is None else error.ctx.command_path
+    option = getattr(error, "option_name", None)
+    if option is not None and path.endswith("serve"):
+        from ridgeline.cli.elsewhere import word_for
+
+        found = word_for(option)
+        if found is not None:
+            return _report(f"{option} is another server's option; {found}", debug, code=2)
     return _report(f"{message}; see {path} --help", debug, code=2)
 
 

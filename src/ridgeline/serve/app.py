@@ -132,7 +132,7 @@ def build_routes(core: Core, direct: dict[str, Handler] | None = None) -> FastAP
         app.include_router(router)
         if direct is not None:
             direct |= _answering(router)
-    _tell_errors(app)
+    _tell_errors(app, core.llm.task)
     _describe(app)
     return app
 
@@ -152,7 +152,15 @@ def error_body_of(path: str) -> ErrorBody:
 _KINDS: dict[int, Kind] = {404: "not_found", 413: "too_large"}
 
 
-def _tell_errors(app: FastAPI) -> None:
+_DOES: dict[str, str] = {
+    "generate": "this model writes answers; for vectors and scores serve one with --task embed",
+    "embed": "this model gives vectors and scores, and writes no answers",
+    "classify": "this model gives classes and scores, and writes no answers",
+    "transcribe": "this model writes down speech: /v1/audio/transcriptions",
+}
+
+
+def _tell_errors(app: FastAPI, task: str) -> None:
     """Of what no route has told: no such path, and faults of ours."""
 
     def told(request: Request, fault: Fault) -> Response:
@@ -166,6 +174,8 @@ def _tell_errors(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         what = {404: "there is no such path", 405: "this path has no such method"}
         reason = what.get(error.status_code, str(error.detail))
+        if error.status_code == 404 and request.url.path in ANSWERING:
+            reason = _DOES[task]  # a path of other models
         message = f"{request.method} {request.url.path[:200]}: {reason}"
         kind = _KINDS.get(error.status_code, "invalid_request")
         response = told(request, Fault(error.status_code, kind, message))

@@ -31,6 +31,11 @@ B = TypeVar("B", bound=Body)
 E = TypeVar("E")
 R = TypeVar("R")
 MAX_IGNORED = 100
+# Older words for forms of answers, and what they are now.
+_FORMS = {
+    f"guided_{kind}": f'structured_outputs: {{"{kind}": ...}}'
+    for kind in ("json", "regex", "choice", "grammar")
+} | {"grammar": 'structured_outputs: {"grammar": ...}, in Lark'}
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
 
@@ -117,6 +122,9 @@ def checked_body(value: Any, kind: type[B], *, lenient: bool) -> tuple[B, list[s
         except RecursionError:
             raise HttpError(400, "invalid_request", "the body is nested too deeply") from None
         unknown = [each for each in errors if each["type"] == "extra_forbidden"]
+        for each in unknown:  # an answer that is to keep to a form is never left to itself
+            if len(each["loc"]) == 1 and (form := _FORMS.get(str(each["loc"][0]))) is not None:
+                raise RequestError(str(each["loc"][0]), f"is here {form}")
         if lenient and unknown and len(ignored) < MAX_IGNORED:
             for each in unknown:
                 ignored.append(_place(each["loc"], value))

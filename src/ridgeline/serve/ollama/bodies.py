@@ -138,6 +138,17 @@ _REFUSED = {
 }
 
 
+def drop_refused(body: _Asking) -> list[str]:
+    """Of a lenient server: options that say how a model is to be loaded or computed are left out;
+    their names.
+    """
+    options = body.options or Options()
+    given = [name for name in _REFUSED if getattr(options, name) is not None]
+    for name in given:
+        setattr(options, name, None)
+    return [f"options.{name}" for name in given]
+
+
 def sampling_of(body: _Asking, max_context: int) -> dict[str, Any]:
     """Arguments of SamplingParams. Unsaid, they are Ollama's: temperature 0.8, top_k 40, top_p 0.9;
     its penalty on the last 64 tokens is not, since ours looks at all of them.

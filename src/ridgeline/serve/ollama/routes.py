@@ -40,6 +40,7 @@ from ridgeline.serve.ollama.bodies import (
     GenerateBody,
     ShowBody,
     check_keep_alive,
+    drop_refused,
     messages_of,
     sampling_of,
     with_images,
@@ -109,6 +110,8 @@ def answering(core: Core) -> APIRouter:
     async def chat(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
         body, ignored = await read_body(core, request, ChatBody)
+        if core.options.lenient:
+            ignored += drop_refused(body)
         check_name(core, body.model)
         check_keep_alive(body)
         if not body.messages:
@@ -125,6 +128,8 @@ def answering(core: Core) -> APIRouter:
     async def generate(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
         body, ignored = await read_body(core, request, GenerateBody)
+        if core.options.lenient:
+            ignored += drop_refused(body)
         check_name(core, body.model)
         check_keep_alive(body)
         for field, why in _CANNOT.items():
