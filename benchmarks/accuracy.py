@@ -150,12 +150,12 @@ def page() -> str:
             for name in MEANINGS
         ),
         "\n## Our own engine\n",
-        _own_engine(),
+        own_engine(),
     ]
     return "\n".join(parts) + "\n"
 
 
-def _own_engine() -> str:
+def own_engine() -> str:
     """What `benchmarks/predicted.py` found when it was last run."""
     found = json.loads(OWN.read_text(encoding="utf-8"))
     rows = found["rows"]
@@ -182,7 +182,7 @@ def _own_engine() -> str:
     return "\n".join(lines)
 
 
-def run_own_engine() -> None:
+def runown_engine() -> None:
     """Models that were pulled, beside their predictions, on this machine."""
     cached = [name for name in OWN_MODELS if is_cached(name)]
     if not cached:
@@ -288,7 +288,7 @@ def main() -> None:
     parser.add_argument("--live", action="store_true", help="our own engine on this machine, too")
     asked = parser.parse_args()
     if asked.live:
-        run_own_engine()
+        runown_engine()
     made = page()
     if asked.check:
         if PAGE.read_text(encoding="utf-8") != made:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from accuracy import errors, predicted  # noqa: E402
+from accuracy import OWN, errors, own_engine, predicted  # noqa: E402
 from serving_rows import FILE, fitted_groups, read_rows  # noqa: E402
 
 from ridgeline.cost.profile import load_profile  # noqa: E402
@@ -44,6 +46,17 @@ def test_the_page_says_what_the_code_gives() -> None:
         assert stated[1:4] == pytest.approx([100 * e.mean, 100 * e.median, 100 * e.bias], abs=0.06)
         checked += e.count
     assert checked > 200
+
+
+def test_our_own_engine_is_told_as_it_was_measured() -> None:
+    found = json.loads(OWN.read_text(encoding="utf-8"))
+    assert own_engine() in PAGE
+    assert found["machine"] in PAGE
+    kinds = {row["case"].split()[0] for row in found["rows"]}
+    assert kinds == {"prefill", "decode", "serving"}
+    for row in found["rows"]:
+        errors = [p / m - 1 for p, m in zip(row["predicted"], row["measured"], strict=True)]
+        assert row["error"] == pytest.approx(median(errors))
 
 
 def test_what_is_held_out_was_not_fitted() -> None:

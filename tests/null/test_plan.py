@@ -62,6 +62,10 @@ def test_costs_add_up(found: Searched) -> None:
                 if part is not None
             )
             assert summed == pytest.approx(usd)
+        computed, cached = (choice.usd_per_mtok(what) for what in ("input", "cached_input"))
+        assert computed is not None
+        assert cached is not None
+        assert 0 < cached[0] < 0.5 * computed[0], "a cached prompt is looked at, not computed"
 
 
 def test_a_rank_holds_what_it_is_given(found: Searched) -> None:
@@ -163,6 +167,8 @@ def test_json_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert one["front"]
     assert "queue" in one["breaks"]
     assert ranked[0]["usd_per_mtok"]["output"][0] > 0
+    assert ranked[0]["usd_per_mtok"]["cached_input"][1] > 0
+    assert ranked[0]["most_requests_per_second_factor"] > 1
     assert "sglang.launch_server --model-path meta-llama/" in told["launch"]
     text = page.read_text(encoding="utf-8")
     assert "<svg" in text

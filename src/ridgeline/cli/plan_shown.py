@@ -54,10 +54,15 @@ def show(
         low, high, date = best.usd_per_hour
         say(
             f"cost: ${low:,.2f} - {high:,.2f} an hour (prices of up to {date}); $/MTok of input "
-            f"{dollars(best.usd_per_mtok('input'))}, of output "
-            f"{dollars(best.usd_per_mtok('generated'))} if each bears the time that it takes; "
-            "cached input costs its room in the cache only"
+            f"{dollars(best.usd_per_mtok('input'))}, of cached input "
+            f"{dollars(best.usd_per_mtok('cached_input'))}, of output "
+            f"{dollars(best.usd_per_mtok('generated'))} if each bears the time that it takes"
         )
+    least, most = best.most_rate / best.spread, best.most_rate * best.spread
+    say(
+        f"throughput: at most {best.most_rate:.3g} requests/s, 80 % between {least:.3g} and "
+        f"{most:.3g}; $/MTok and J/token of a full fleet are as wide"
+    )
     m = ledger(best)
     say(
         f"a rank's memory: weights {format_bytes(m.weights)}, values {format_bytes(m.values)}, "

@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, sqrt
 
+import numpy as np
+
 from ridgeline.cost.accelerator import PAID_CLASSES, Accelerator
 from ridgeline.cost.deployment import Deployment
 from ridgeline.cost.described import Described
 from ridgeline.cost.efficiency import Profile
+from ridgeline.cost.steps import uniform_steps
 from ridgeline.errors import RequestError
 
 MTOK = 1e6
 # What vLLM's server takes on an accelerator with 70 GiB and more (2026).
 DEFAULT_CHUNK = 8192
+# Of a prompt in the cache, what is computed all the same: a block of vLLM's.
+CACHED_BLOCK = 16
 CHUNKS = (512, 1024, 2048, 4096, 8192, 16384)
 
 
@@ -180,9 +185,30 @@ class Choice:
         per_request = self.output_tokens * self.tpot / max(1.0, self.in_flight)
         return min(1.0, self.delta / max(self.delta, per_request))
 
+    @property
+    def cached_share(self) -> float:
+        """Of the time that a prompt takes, what it takes whose tokens but the last block's are in
+        the cache: the block, which attends to all of them, beside the answers under way.
+        """
+        last = min(self.input_tokens, CACHED_BLOCK)
+        rows = 0.0 if self.prefill_workers else self.in_flight / max(1, self.workers)
+        steps = uniform_steps(
+            self.deployment.windows,
+            decode=rows,
+            context=self.input_tokens + self.output_tokens / 2,
+            prompts=np.array([0.0, 1.0, 1.0]),
+            prompt_tokens=np.array([0.0, last, self.input_tokens]),
+            prompt_context=np.array([0.0, self.input_tokens - last, 0.0]),
+        )
+        without, cached, whole = map(float, self.deployment.price(steps))
+        if not rows:
+            without = 0.0
+        return min(1.0, max(0.0, (cached - without) / max(whole - without, 1e-12)))
+
     def usd_per_mtok(self, what: str) -> tuple[float, float] | None:
         """Least and most, of "output" (all cost on it), "input" and "generated" (cost parted by
-        the time that each takes), or "total" tokens.
+        the time that each takes), "cached_input" (of prompts that are in the cache but for their
+        last block; their room there costs nothing as long as it is free), or "total" tokens.
         """
         if self.usd_per_hour is None:
             return None
@@ -191,6 +217,10 @@ class Choice:
             "output": (1.0, self.output_tokens),
             "total": (1.0, self.input_tokens + self.output_tokens),
             "input": (self.prompts_share, self.input_tokens),
+            "cached_input": (
+                self.prompts_share * (self.cached_share if what == "cached_input" else 0.0),
+                self.input_tokens,
+            ),
             "generated": (1.0 - self.prompts_share, self.output_tokens),
         }
         share, count = tokens[what]

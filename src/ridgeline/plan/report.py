@@ -200,6 +200,7 @@ def fields(c: Choice) -> dict[str, object]:
         "in_flight": c.in_flight,
         "requests_per_second": c.rate,
         "most_requests_per_second": c.most_rate,
+        "most_requests_per_second_factor": c.spread,
         "ttft_p50": c.ttft_p50,
         "ttft_p99": c.ttft_p99,
         "ttft_factor": c.spread_ttft,
@@ -218,7 +219,7 @@ def fields(c: Choice) -> dict[str, object]:
         "usd_per_hour": None if c.usd_per_hour is None else list(c.usd_per_hour),
         "usd_per_mtok": {
             name: None if (paid := c.usd_per_mtok(name)) is None else list(paid)
-            for name in ("output", "input", "generated", "total")
+            for name in ("output", "input", "cached_input", "generated", "total")
         },
         "binds": c.binds,
         "rank_bytes": {
