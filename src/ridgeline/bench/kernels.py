@@ -23,7 +23,7 @@ from ridgeline.step import RowSampling, StepShape
 
 Report = Callable[[str, int, int], None]
 
-_STEPS = 40
+_STEPS = 24
 
 
 def profile_kernels(

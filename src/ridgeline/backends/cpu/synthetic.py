@@ -49,9 +49,9 @@ LINEAR_FORMATS = (
 )
 # Rows of a step: where kernels change their ways, and between.
 ROWS = (1, 2, 4, 8, 16, 32, 64, 256, 512)
-SHORT_ROWS = ROWS[:7]
+AGAIN_ROWS = (1, 4, 16)
 # Of formats that are rare, the others being between them.
-FEW_ROWS = (1, 4, 16, 64, 256)
+FEW_ROWS = (1, 16, 64, 256)
 # With weights that no cache holds. Beyond, arithmetic hides reading.
 COLD_ROWS = (1, 4, 16, 64)
 # What is about the size at which kernels leave the caches, or above what a virtual machine has of
@@ -118,7 +118,7 @@ def _time_formats(isa: str, threads: int, report: Report) -> Iterator[TimedStep]
         names, unsure = unsure, []
         for name in names:
             report(f"kernels of {name}, again")
-            for step in _time_linears(common[name], SHORT_ROWS, threads):
+            for step in _time_linears(common[name], AGAIN_ROWS, threads):
                 before = best[name, step.shape]
                 if not 1 / (1 + AGREEMENT) < step.total / before.total < 1 + AGREEMENT:
                     unsure.append(name)

@@ -138,7 +138,7 @@ def small_graph() -> Graph:
         last = b.one(f"attend{width}", Attention(width // 64, 64, 64, 0.125), q, state=state)
     assert last is not None
     y = _norm(b, "norm", b.one("select", SelectRows(), last))
-    return b.finish(_linear(b, "head", y, 20480), CONTEXT)
+    return b.finish(_linear(b, "head", y, 8192), CONTEXT)
 
 
 def _builder(format_name: str) -> Builder:
