@@ -37,7 +37,7 @@ ARITHMETICS = ("int8", "bf16", "f32")
 
 # Bytes for each thread, then bytes for all together.
 OWN_FOOTPRINTS = (24 * KIB, 512 * KIB)
-SHARED_FOOTPRINTS = tuple(m * MIB for m in (8, 32, 64, 96, 128, 192, 256, 512))
+SHARED_FOOTPRINTS = tuple(m * MIB for m in (8, 32, 64, 96, 128, 256, 512))
 # With fewer threads than the most, no more than this, and the largest: large ones take longest.
 FEW_FOOTPRINT = 64 * MIB
 COPY_FOOTPRINTS = (512 * KIB, 16 * MIB, 256 * MIB)
