@@ -161,8 +161,8 @@ def own_engine() -> str:
     rows = found["rows"]
     lines = [
         f"On {found['machine']}, {found['threads']} threads, {found['isa']}, measured "
-        f"{found['measured_at'][:10]} by `make accuracy` (`benchmarks/predicted.py`, "
-        f"{found['rounds']} rounds; models take turns): `ridgeline measure`, whose synthetic "
+        f"{found['measured_at'][:10]} by `benchmarks/predicted.py`, which `make accuracy` runs "
+        f"({found['rounds']} round{'' if found['rounds'] == 1 else 's'}; models take turns): `ridgeline measure`, whose synthetic "
         "operators are of none of these models, then each case predicted with the memory as fast "
         "as a read of 30 ms found it, and run. Tokens a second; errors are medians over the "
         "rounds.\n",
