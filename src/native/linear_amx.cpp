@@ -29,18 +29,11 @@ template <Layout L>
 [[gnu::always_inline]] inline void numbers_of(const std::uint8_t* strip, int group, int step, __m512i& even,
                                               __m512i& odd) {
   constexpr IntegerShape kShape = integer_shape(L);
-  if constexpr (kShape.number_bits() == 4) {
-    const __m512i x = load_line(strip + (group * (kShape.group / 4) + step) / 2 * kLineBytes);
-    const __m512i low = _mm512_set1_epi16(15);
-    even = _mm512_and_si512(step % 2 ? _mm512_srli_epi16(x, 4) : x, low);
-    odd = step % 2 ? _mm512_srli_epi16(x, 12) : _mm512_and_si512(_mm512_srli_epi16(x, 8), low);
-  } else {
-    constexpr int kShift = 8 - kShape.number_bits();
-    const __m512i x = Packed<L>::line(strip, group, step);
-    even = _mm512_and_si512(x, _mm512_set1_epi16(255));
-    if constexpr (kShift > 0) even = _mm512_srli_epi16(even, kShift);
-    odd = _mm512_srli_epi16(x, 8 + kShift);
-  }
+  constexpr int kShift = 8 - kShape.number_bits();
+  const __m512i x = Packed<L>::line(strip, group, step);
+  even = _mm512_and_si512(x, _mm512_set1_epi16(255));
+  if constexpr (kShift > 0) even = _mm512_srli_epi16(even, kShift);
+  odd = _mm512_srli_epi16(x, 8 + kShift);
 }
 
 // A block of a strip into the panel: weights = scale * number + what the group adds.
@@ -197,7 +190,8 @@ void linear_integer_amx(const PackedMatrix& w, const std::byte* activations, std
 }  // namespace
 
 std::size_t linear_amx_scratch_bytes() {
-  return std::max<std::size_t>(linear_scratch_bytes(), kStretchBlocks * kPanelBlockBytes);
+  return std::max({linear_scratch_bytes(), static_cast<std::size_t>(kStretchBlocks * kPanelBlockBytes),
+                   static_cast<std::size_t>(kDigitPanelBytes)});
 }
 
 void linear_amx(const PackedMatrix& w, ActivationKind kind, const std::byte* activations, std::int64_t m,
@@ -206,8 +200,11 @@ void linear_amx(const PackedMatrix& w, ActivationKind kind, const std::byte* act
   if (w.layout == Layout::bf16) return linear_bf16_amx(w, activations, m, strip_begin, strip_end, bias, y, ldy);
   if (kind != ActivationKind::int16) return linear(w, kind, activations, m, strip_begin, strip_end, bias, y, ldy, scratch);
   if (m <= kFewRows) return linear_common_rows(w, activations, m, strip_begin, strip_end, bias, y, ldy);
+  if (in_digits(w.layout)) {
+    return linear_digits_amx(w, activations, m, strip_begin, strip_end, bias, y, ldy, scratch);
+  }
   with_integer_layout(w.layout, [&]<Layout L>() {
-    linear_integer_amx<L>(w, activations, m, strip_begin, strip_end, bias, y, ldy, reinterpret_cast<std::uint8_t*>(scratch));
+    if constexpr (!in_digits(L)) linear_integer_amx<L>(w, activations, m, strip_begin, strip_end, bias, y, ldy, reinterpret_cast<std::uint8_t*>(scratch));
   });
 }
 

@@ -1,19 +1,27 @@
 // Integer weights on AMX: a channel's weights are whole numbers, times one float of the channel.
 //
-//     weight = unit [channel] * (scale [group] * q + remainder [group]), all of these integers, |weight / unit| < 2^15
+//     weight = unit [channel] * (scale [group] * q + remainder [group]), all of these integers
 //
 // A pair of strips is stored as linear_layout.h has it, but its scales and remainders are int16, those of two groups side
-// by side for each channel (a line), and behind its blocks stand the 32 channels' units. So a sum over a stretch of K
-// of weights times int16 activations is an integer, the same in whatever order and by whatever instructions it is made:
-// few rows use vpdpbusd over codes as they are stored, many rows tiles over weights widened to two bytes. Per output, in
-// this order and no other: for each stretch, sum = fma(float(high), scale[0], sum), sum = fma(float(low), scale[1],
-// sum), where high and low are the sums over high and low bytes of activations; then fma(sum, unit, bias).
+// by side for each channel (a line), and behind its blocks stand the 32 channels' units. Activations have two bytes under a
+// scale for a stretch of K, the second of which counts a 28th of the first. So a sum over a stretch of weights
+// times bytes is an integer, the same in whatever order and by whatever instructions it is made: few rows use vpdpbusd over
+// codes as they are stored, many rows tiles over weights widened to two bytes. There are two kinds.
 //
-// Scales as integers round: a group whose scale is the channel's largest to 2^-12 of itself (four bits; 2^-8 of eight
-// bits), smaller ones to the same absolute size.
+// Four and five bits (`in_digits`): |weight / unit| <= 3,430, of which 28 * upper + lower = weight, both below 128, and linear in a
+// code's four bits: upper = upper digit of the scale * (four bits - 8) + that of an offset, and lower likewise (a fifth bit
+// chooses between two offsets). lower * low counts for less than what rounding does, and is left out. Per output, in this order and no other:
+// for each stretch, sum = fma(float(sum of weight * high + upper * low), scale[0], sum); then fma(sum, unit, bias).
+//
+// All others: |weight / unit| < 2^15. For each stretch, sum = fma(float(high), scale[0], sum), sum = fma(float(low), scale[1],
+// sum), where high and low are the sums of weights times high and low bytes; then fma(sum, unit, bias).
+//
+// Scales as integers round: a group whose scale is the channel's largest to 2^-9.7 of itself (four bits; 2^-8.7 of five, 2^-9 of
+// six, 2^-8 of eight), smaller ones to the same absolute size.
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "linear_lanes.h"
 #include "linear_layout.h"
@@ -21,6 +29,8 @@
 
 namespace ridgeline::RIDGELINE_ISA {
 namespace {
+
+constexpr bool in_digits(Layout layout) { return integer_shape(layout).number_bits() <= 5; }
 
 template <Layout L>
 struct Common {
@@ -35,6 +45,45 @@ struct Common {
   static const std::uint8_t* remainders_at(const std::uint8_t* strip, int pair) {
     return scales_at(strip, pair) + kShape.scales_bytes();
   }
+  // Five bits: the fifth ones of a step.
+  static std::uint64_t fifths(const std::uint8_t* strip, int step) {
+    std::uint64_t bits;
+    std::memcpy(&bits, strip + kSteps / 2 * kLineBytes + step * 8, 8);
+    return bits;
+  }
+};
+
+// v = 28 * upper + lower of int16 |v| <= 3,600: |lower| <= 14.
+[[gnu::always_inline]] inline __m512i upper_digit(__m512i v) { return _mm512_mulhrs_epi16(v, _mm512_set1_epi16(1170)); }
+[[gnu::always_inline]] inline __m512i lower_digit(__m512i v, __m512i upper) {
+  return _mm512_sub_epi16(v, _mm512_mullo_epi16(upper, _mm512_set1_epi16(28)));
+}
+// 28 * upper + mixed.
+[[gnu::always_inline]] inline __m512i join_digits(__m512i upper, __m512i mixed) {
+  const __m512i times_28 = _mm512_sub_epi32(_mm512_slli_epi32(upper, 5), _mm512_slli_epi32(upper, 2));
+  return _mm512_add_epi32(times_28, mixed);
+}
+
+// What a pair of groups says of its weights: scale * (four bits - 8) + offset [fifth bit], and the upper digits of these.
+template <Layout L>
+struct Digits {
+  static constexpr int kOffsets = integer_shape(L).bits == 5 ? 2 : 1;
+  __m512i scale, upper_scale, offset[kOffsets], upper_offset[kOffsets];
+
+  [[gnu::always_inline]] inline Digits(const std::uint8_t* strip, int pair) {
+    using C = Common<L>;
+    scale = _mm512_load_si512(C::scales_at(strip, pair));
+    __m512i remainder = _mm512_setzero_si512();
+    if constexpr (C::kShape.minima) remainder = _mm512_load_si512(C::remainders_at(strip, pair));
+    offset[0] = remainder;
+    if constexpr (kOffsets == 2) {
+      const __m512i half = _mm512_slli_epi16(scale, 3);
+      offset[0] = _mm512_sub_epi16(remainder, half);
+      offset[1] = _mm512_add_epi16(remainder, half);
+    }
+    upper_scale = upper_digit(scale);
+    for (int i = 0; i < kOffsets; i++) upper_offset[i] = upper_digit(offset[i]);
+  }
 };
 
 inline constexpr std::int64_t kUnitsBytes = kStripChannels * static_cast<std::int64_t>(sizeof(float));
@@ -44,8 +93,9 @@ constexpr std::int64_t common_pair_bytes(std::int64_t blocks) {
   return blocks * 2 * Common<L>::kStripBytes + kUnitsBytes;
 }
 
-// No sum over a stretch of products of weights and bytes of activations leaves int32.
-constexpr std::int64_t largest_weight(std::int64_t blocks) {
+// Of a weight, in units. In digits: both are bytes. Otherwise: no sum over a stretch of weights times bytes leaves int32.
+constexpr std::int64_t largest_weight(Layout layout, std::int64_t blocks) {
+  if (in_digits(layout)) return 3430;
   const std::int64_t stretches = num_stretches(blocks), longest = (blocks + stretches - 1) / stretches * kBlock;
   const std::int64_t most = 0x7fffffff / (127 * longest);
   return most < 0x7fff ? most : 0x7fff;
@@ -74,10 +124,13 @@ struct WideRows {
   }
 };
 
-// What both kernels do with a stretch's sums.
+// What both kernels, for few rows and for many, do with a stretch's sums.
 [[gnu::always_inline]] inline Floats add_stretch(Floats acc, __m512i high, __m512i low, const WideScales& scales) {
   acc = fma(_mm512_cvtepi32_ps(high), all(scales.scale[0]), acc);
   return fma(_mm512_cvtepi32_ps(low), all(scales.scale[1]), acc);
+}
+[[gnu::always_inline]] inline Floats add_digit_stretch(Floats acc, __m512i joined, const WideScales& scales) {
+  return fma(_mm512_cvtepi32_ps(joined), all(scales.scale[0]), acc);
 }
 
 }  // namespace
@@ -86,5 +139,10 @@ struct WideRows {
 inline constexpr std::int64_t kFewRows = 4;
 void linear_common_rows(const PackedMatrix& w, const std::byte* activations, std::int64_t m, std::int64_t strip_begin,
                         std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy);
+
+// linear_amx_digits.cpp: more rows, of weights in digits.
+inline constexpr std::int64_t kDigitPanelBytes = 24 << 10;
+void linear_digits_amx(const PackedMatrix& w, const std::byte* activations, std::int64_t m, std::int64_t strip_begin,
+                       std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy, std::byte* scratch);
 
 }  // namespace ridgeline::RIDGELINE_ISA

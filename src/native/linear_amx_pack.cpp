@@ -66,7 +66,7 @@ void pack_common_strip(const std::uint8_t* raw, std::int64_t k, std::int64_t cha
     }
   });
   // Rounding a scale adds half of it to each unit of the largest number, and rounding a remainder half a unit.
-  const float room = static_cast<float>(largest_weight(blocks)) - kLargestNumber / 2 - 1;
+  const float room = static_cast<float>(largest_weight(Codec::kLayout, blocks)) - kLargestNumber / 2 - 1;
   float inverse[kLanes];
   for (int c = 0; c < kLanes; c++) {
     const bool usable = largest[c] > 1e-30f && largest[c] <= 3e38f;
@@ -114,7 +114,7 @@ void quantize_wide_block(const float* x, std::int64_t left, __m512 inverse, std:
     __m512i q[4];
     for (int i = 0; i < 4; i++) {
       q[i] = _mm512_cvtps_epi32(v[i]);
-      v[i] = _mm512_mul_ps(_mm512_sub_ps(v[i], _mm512_cvtepi32_ps(q[i])), _mm512_set1_ps(kResidueSteps));
+      v[i] = _mm512_mul_ps(_mm512_sub_ps(v[i], _mm512_cvtepi32_ps(q[i])), _mm512_set1_ps(kLowSteps));
     }
     const __m512i bytes = to_bytes(q);
     _mm512_store_si512(codes + term * kBlock, in_order(bytes));
@@ -138,7 +138,7 @@ void quantize_wide_row(const float* x, std::int64_t k, std::byte* out) {
     const float largest = largest_of(x + begin * kBlock, std::min(end * kBlock, k) - begin * kBlock);
     const bool something = !(largest < kNothing);
     const float scale = something ? largest * (1.0f / kLargest) : 0.0f;
-    scales[stretch] = {{scale, scale * (1.0f / kResidueSteps)}};
+    scales[stretch] = {{scale, scale * (1.0f / kLowSteps)}};
     const __m512 inverse = _mm512_set1_ps(something ? kLargest / largest : 0.0f);
     for (std::int64_t b = begin; b < end; b++) {
       quantize_wide_block(x + b * kBlock, k - b * kBlock, inverse, codes + b * kWideCodes, sums[b]);

@@ -25,7 +25,77 @@ __m512i all_words(const void* p) {
   return _mm512_set1_epi32(bits);
 }
 
-// One block of one strip. acc: [row][high, low], sums of weights times bytes.
+// Two groups' sums of 32 bits side by side, as int16.
+template <int Shift>
+[[gnu::always_inline]] inline __m512i side_by_side(const __m512i (&sums)[2]) {
+  const __m512i low = Shift ? _mm512_srai_epi32(sums[0], Shift) : sums[0];
+  return _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(sums[1], 16 - Shift));
+}
+
+// One block of one strip of weights in digits, whose sums of a group are below 2^15.
+template <Layout L, int Rows>
+[[gnu::always_inline]] inline void add_digits(const std::uint8_t* strip, const std::int8_t* const (&codes)[Rows],
+                                              const WideSums* const (&sums)[Rows], __m512i (&acc)[Rows]) {
+  using C = Common<L>;
+  constexpr IntegerShape kShape = C::kShape;
+  constexpr int kGroups = kShape.groups(), kGroupSteps = kShape.group / 4;
+  constexpr int kAheadLines = static_cast<int>((C::kStripBytes / kLineBytes + kGroups - 1) / kGroups);
+  constexpr bool kFifths = kShape.bits == 5;
+#pragma GCC unroll 2
+  for (int p = 0; p < C::kPairs; p++) {
+    __m512i made[Rows][2][2], fifths[Rows][2][2];  // [row][high, low][group]: of four bits; of the fifth
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+      const int g = 2 * p + h;
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+        for (int term = 0; term < 2; term++) {
+          made[r][term][h] =
+              _mm512_set1_epi32(kGroups == 2 ? sums[r]->start32[term][g] : sums[r]->start16[term][g]);
+          if constexpr (kFifths) fifths[r][term][h] = _mm512_setzero_si512();
+        }
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < kGroupSteps; i++) {
+        if (i < kAheadLines) prefetch_near(strip + kPrefetchBytes + (g * kAheadLines + i) * kLineBytes);
+        const int step = g * kGroupSteps + i;
+        const Line line = nibble_line(strip + g * kGroupSteps * kLineBytes / 2, i);
+        Line fifth;
+        if constexpr (kFifths) fifth = _mm512_maskz_set1_epi8(C::fifths(strip, step), 1);
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+          for (int term = 0; term < 2; term++) {
+            const __m512i x = all_words(codes[r] + term * kBlock + step * 4);
+            made[r][term][h] = _mm512_dpbusd_epi32(made[r][term][h], line, x);
+            if constexpr (kFifths) fifths[r][term][h] = _mm512_dpbusd_epi32(fifths[r][term][h], fifth, x);
+          }
+        }
+        keep_loads_here();
+      }
+    }
+    const Digits<L> digits(strip, p);
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+      for (int term = 0; term < 2; term++) {
+        // High bytes times weights, low bytes times upper digits.
+        acc[r] = _mm512_dpwssd_epi32(acc[r], side_by_side<4>(made[r][term]), term ? digits.upper_scale : digits.scale);
+        const auto& offset = term ? digits.upper_offset : digits.offset;
+        if constexpr (kFifths) {
+          acc[r] = _mm512_dpwssd_epi32(acc[r], side_by_side<0>(fifths[r][term]), _mm512_sub_epi16(offset[1], offset[0]));
+        }
+        if constexpr (kFifths || kShape.minima) {
+          const std::int16_t* totals = kGroups == 2 ? sums[r]->sum32[term] : sums[r]->sum16[term] + 2 * p;
+          acc[r] = _mm512_dpwssd_epi32(acc[r], offset[0], all_words(totals));
+        }
+      }
+    }
+  }
+}
+
+// One block of one strip of other weights. acc: [row][high, low], sums of weights times bytes.
 template <Layout L, int Rows>
 [[gnu::always_inline]] inline void add_block(const std::uint8_t* strip, const std::int8_t* const (&codes)[Rows],
                                              const WideSums* const (&sums)[Rows], __m512i (&acc)[Rows][2]) {
@@ -34,8 +104,6 @@ template <Layout L, int Rows>
   constexpr IntegerShape kShape = C::kShape;
   constexpr int kGroups = kShape.groups(), kGroupSteps = kShape.group / 4;
   constexpr int kAheadLines = static_cast<int>((C::kStripBytes / kLineBytes + kGroups - 1) / kGroups);
-  // The sum of a group of 32 is below 2^15: of two groups they lie side by side, and one instruction scales both.
-  constexpr bool kShort = kShape.number_bits() == 4;
 #pragma GCC unroll 2
   for (int p = 0; p < C::kPairs; p++) {
     __m512i made[Rows][2][2];  // [row][high, low][group]
@@ -70,28 +138,11 @@ template <Layout L, int Rows>
     for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 2
       for (int term = 0; term < 2; term++) {
-        if constexpr (kShort) {
-          const __m512i both = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srai_epi32(made[r][term][0], C::kShift),
-                                                       _mm512_slli_epi32(made[r][term][1], 16 - C::kShift));
-          acc[r][term] = _mm512_dpwssd_epi32(acc[r][term], both, scales);
-        } else {
-          const __m512i first = _mm512_srai_epi32(_mm512_slli_epi32(scales, 16), 16);
-          const __m512i second = _mm512_srai_epi32(scales, 16);
-          const __m512i low = _mm512_mullo_epi32(_mm512_srai_epi32(made[r][term][0], C::kShift), first);
-          const __m512i high = _mm512_mullo_epi32(_mm512_srai_epi32(made[r][term][1], C::kShift), second);
-          acc[r][term] = _mm512_add_epi32(acc[r][term], _mm512_add_epi32(low, high));
-        }
-      }
-    }
-    if constexpr (kShape.minima) {
-      const __m512i remainders = _mm512_load_si512(C::remainders_at(strip, p));
-#pragma GCC unroll 4
-      for (int r = 0; r < Rows; r++) {
-#pragma GCC unroll 2
-        for (int term = 0; term < 2; term++) {
-          const std::int16_t* totals = kGroups == 2 ? sums[r]->sum32[term] : sums[r]->sum16[term] + 2 * p;
-          acc[r][term] = _mm512_dpwssd_epi32(acc[r][term], remainders, all_words(totals));
-        }
+        const __m512i first = _mm512_srai_epi32(_mm512_slli_epi32(scales, 16), 16);
+        const __m512i second = _mm512_srai_epi32(scales, 16);
+        const __m512i low = _mm512_mullo_epi32(_mm512_srai_epi32(made[r][term][0], C::kShift), first);
+        const __m512i high = _mm512_mullo_epi32(_mm512_srai_epi32(made[r][term][1], C::kShift), second);
+        acc[r][term] = _mm512_add_epi32(acc[r][term], _mm512_add_epi32(low, high));
       }
     }
   }
@@ -110,7 +161,7 @@ template <Layout L, int Rows>
   }
   const std::uint8_t* weights = pair.weights;
   for (std::int64_t stretch = 0; stretch < stretches; stretch++) {
-    __m512i acc[2][Rows][2] = {};
+    __m512i joined[2][Rows] = {}, acc[2][Rows][2] = {};
     const std::int64_t end = stretch_begin(blocks, stretch + 1);
     for (std::int64_t b = stretch_begin(blocks, stretch); b < end; b++) {
       const std::int8_t* codes[Rows];
@@ -121,13 +172,23 @@ template <Layout L, int Rows>
         sums[r] = &x.sums(r, b);
       }
 #pragma GCC unroll 2
-      for (int c = 0; c < 2; c++) add_block<L, Rows>(weights + c * kStrip, codes, sums, acc[c]);
+      for (int c = 0; c < 2; c++) {
+        if constexpr (in_digits(L)) {
+          add_digits<L, Rows>(weights + c * kStrip, codes, sums, joined[c]);
+        } else {
+          add_block<L, Rows>(weights + c * kStrip, codes, sums, acc[c]);
+        }
+      }
       weights += 2 * kStrip;
     }
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 2
-      for (int c = 0; c < 2; c++) out[r][c] = add_stretch(out[r][c], acc[c][r][0], acc[c][r][1], x.scales(r, stretch));
+      for (int c = 0; c < 2; c++) {
+        const WideScales& scales = x.scales(r, stretch);
+        out[r][c] = in_digits(L) ? add_digit_stretch(out[r][c], joined[c][r], scales)
+                                 : add_stretch(out[r][c], acc[c][r][0], acc[c][r][1], scales);
+      }
     }
   }
 #pragma GCC unroll 2

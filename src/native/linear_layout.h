@@ -118,8 +118,9 @@ struct alignas(64) ActivationBlock {
 static_assert(sizeof(ActivationBlock) == 128);
 
 // A row of int16 activations, of k numbers in blocks of 64: for each block 64 high and 64 low bytes; then for each its sums;
-// then for each stretch of blocks its scales. A number is scale[0] * high + scale[1] * low.
-inline constexpr std::int64_t kStretchBlocks = 9;  // at most, in a stretch; stretches are as even as can be
+// then for each stretch of blocks its scales. A number is scale[0] * high + scale[1] * low; scale[1] is a 28th of scale[0].
+inline constexpr float kLowSteps = 28;
+inline constexpr std::int64_t kStretchBlocks = 6;  // at most, in a stretch; stretches are as even as can be
 constexpr std::int64_t num_stretches(std::int64_t blocks) { return (blocks + kStretchBlocks - 1) / kStretchBlocks; }
 constexpr std::int64_t stretch_begin(std::int64_t blocks, std::int64_t stretch) {
   return blocks * stretch / num_stretches(blocks);
