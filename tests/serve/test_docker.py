@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import yaml
@@ -80,6 +81,20 @@ def test_containers_use_what_there_is() -> None:
     for port in re.findall(r'ports: \["([^"]+)"\]', compose):
         assert port.startswith("127.0.0.1:")
     assert "ridgeline:8000" in (ROOT / "docker/prometheus.yml").read_text()
+
+
+def test_images_are_given_no_keys_and_nothing_that_was_built_elsewhere() -> None:
+    """A build's context is the whole folder: what lies there and is not of the source."""
+    left_out = (ROOT / ".dockerignore").read_text().splitlines()
+    for name in (".git", ".venv", "build", "**/*.so"):
+        assert name in left_out
+    for secret in ("docker/keys.toml", "docker/scrape.key"):
+        assert any(fnmatch(secret, pattern) for pattern in left_out)
+        assert secret in (ROOT / ".gitignore").read_text().splitlines()
+    # What the wheel is made of, and the package's texts.
+    for needed in ("src/ridgeline/serve/page/index.html", "pyproject.toml", "README.md"):
+        assert (ROOT / needed).is_file()
+        assert not any(fnmatch(needed, p) or needed.startswith(f"{p}/") for p in left_out)
 
 
 def test_every_path_is_in_the_docs() -> None:
