@@ -211,7 +211,12 @@ def test_close_ends_what_runs_and_refuses_what_comes(llm: LLM) -> None:
     async def run() -> None:
         async with AsyncEngine(llm) as engine:
             hold(llm, lambda: not engine._worker._stopping, HELD_TOKENS)
-            streams = [await engine.stream(p, LONG) for p in PROMPTS]
+            begun = gate(llm)  # commands are obeyed between steps: all have come before the first
+            coming = [asyncio.create_task(engine.stream(p, LONG)) for p in PROMPTS]
+            while sum(one.done() for one in coming) + len(engine._worker._commands) < len(coming):
+                await asyncio.sleep(0.001)
+            begun.set()
+            streams = await asyncio.gather(*coming)
             await anext(streams[0])
         for stream in streams:
             assert [piece.finish_reason async for piece in stream][-1] == "abort"
