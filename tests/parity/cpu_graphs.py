@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ridgeline.backends.cpu.executor import ISAS, CpuExecutor, choose_isa
+from ridgeline.backends.reference.executor import ReferenceExecutor
 from ridgeline.model.formats import FORMATS, dequantize, quantize
 from ridgeline.model.graph.build import Builder
 from ridgeline.model.graph.node import Graph, Value, Weight
@@ -76,3 +77,40 @@ def run(cpu: CpuExecutor, num_tokens: int) -> Floats:
         return cpu.forward(StepPlan((PlanRow(0, num_tokens, 0, num_tokens, blocks),)))
     finally:
         cpu.close_row(0)
+
+
+def paged(
+    graph: Graph,
+    arrays: Mapping[str, npt.NDArray[np.floating]],
+    isa: str,
+    threads: int,
+    tokens: int,
+) -> CpuExecutor:
+    """With a small cache, and logits of each of a step's `tokens`."""
+    return CpuExecutor(
+        graph,
+        Stored(arrays),
+        num_blocks=40,
+        max_rows=4,
+        max_tokens_per_step=tokens,
+        max_logits_per_step=tokens,
+        threads=threads,
+        isa=isa,
+    )
+
+
+def in_chunks(
+    executor: CpuExecutor | ReferenceExecutor,
+    ids: list[int],
+    chunks: list[int],
+    table: tuple[int, ...],
+) -> Floats:
+    """Logits of the first sum(chunks) of `ids` in row 0, whose blocks are `table`."""
+    executor.open_row(0, ids[: sum(chunks)], RowSampling())
+    parts, done = [], 0
+    for n in chunks:
+        plan = StepPlan((PlanRow(0, n, done, n, () if done else table),))
+        parts.append(executor.forward(plan))
+        done += n
+    executor.close_row(0)
+    return np.concatenate(parts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cpu_graphs import AVAILABLE, Stored, one_operator
+from cpu_graphs import AVAILABLE, Stored, in_chunks, one_operator, paged
 
 from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.backends.reference.executor import ReferenceExecutor
@@ -50,27 +50,11 @@ def numbers() -> dict[str, Floats]:
 
 
 def cpu(blocks: Blocks | None, isa: str, threads: int = 2, local: int = 1) -> CpuExecutor:
-    return CpuExecutor(
-        graph_of(blocks, local),
-        Stored(numbers()),
-        num_blocks=40,
-        max_rows=4,
-        max_tokens_per_step=512,
-        max_logits_per_step=512,
-        threads=threads,
-        isa=isa,
-    )
+    return paged(graph_of(blocks, local), numbers(), isa, threads, 512)
 
 
 def compute(executor: CpuExecutor | ReferenceExecutor, chunks: list[int]) -> Floats:
-    executor.open_row(0, IDS[: sum(chunks)], RowSampling())
-    parts, done = [], 0
-    for n in chunks:
-        plan = StepPlan((PlanRow(0, n, done, n, () if done else TABLE),))
-        parts.append(executor.forward(plan))
-        done += n
-    executor.close_row(0)
-    return np.concatenate(parts)
+    return in_chunks(executor, IDS, chunks, TABLE)
 
 
 @isas

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cpu_graphs import AVAILABLE, Stored, one_operator
+from cpu_graphs import AVAILABLE, Stored, in_chunks, one_operator, paged
 
 from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.backends.reference.executor import ReferenceExecutor
@@ -61,27 +61,11 @@ def numbers() -> dict[str, Floats]:
 
 
 def cpu(top_k: int | None, isa: str, threads: int = 2) -> CpuExecutor:
-    return CpuExecutor(
-        graph_of(top_k),
-        Stored(numbers()),
-        num_blocks=40,
-        max_rows=4,
-        max_tokens_per_step=256,
-        max_logits_per_step=256,
-        threads=threads,
-        isa=isa,
-    )
+    return paged(graph_of(top_k), numbers(), isa, threads, 256)
 
 
 def compute(executor: CpuExecutor | ReferenceExecutor, chunks: list[int]) -> Floats:
-    executor.open_row(0, IDS[: sum(chunks)], RowSampling())
-    parts, done = [], 0
-    for n in chunks:
-        blocks = () if done else tuple(range(10, 20))
-        parts.append(executor.forward(StepPlan((PlanRow(0, n, done, n, blocks),))))
-        done += n
-    executor.close_row(0)
-    return np.concatenate(parts)
+    return in_chunks(executor, IDS, chunks, tuple(range(10, 20)))
 
 
 @isas
