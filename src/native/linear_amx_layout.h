@@ -140,8 +140,9 @@ inline constexpr std::int64_t kFewRows = 4;
 void linear_common_rows(const PackedMatrix& w, const std::byte* activations, std::int64_t m, std::int64_t strip_begin,
                         std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy);
 
-// linear_amx_digits.cpp: more rows, of weights in digits.
-inline constexpr std::int64_t kDigitPanelBytes = 24 << 10;
+// Scratch of more rows: a stretch of a pair of strips, in tiles (linear_amx_tiles.h).
+inline constexpr std::int64_t kPanelBytes = 24 << 10;
+// linear_amx_digits.cpp: those of weights in digits.
 void linear_digits_amx(const PackedMatrix& w, const std::byte* activations, std::int64_t m, std::int64_t strip_begin,
                        std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy, std::byte* scratch);
 
