@@ -26,7 +26,7 @@ template <Layout L>
 // Weights of two bytes: four products, each into sums of its own.
 struct InBytes {
   static constexpr int kStrips = 1;
-  static constexpr int kFinishedRows = 1;
+  static constexpr int kFinishedRows = 3;
 
   // weight = scale * number + what the group adds.
   template <Layout L>

@@ -38,7 +38,7 @@ struct DigitPlane {
 
 struct InDigits {
   static constexpr int kStrips = 2;
-  static constexpr int kFinishedRows = 4;
+  static constexpr int kFinishedRows = 3;
 
   template <Layout L>
   [[gnu::always_inline]] static inline void widen(const std::uint8_t* strip, std::uint8_t* out) {
