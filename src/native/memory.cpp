@@ -48,6 +48,14 @@ Memory::~Memory() {
   if (data_) munmap(data_, num_bytes_);
 }
 
+bool Memory::move_to(std::byte* place) {
+  if (mprotect(data_, num_bytes_, PROT_READ) != 0) return false;
+  if (mremap(data_, num_bytes_, num_bytes_, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED) return false;
+  data_ = nullptr;
+  num_bytes_ = 0;
+  return true;
+}
+
 Memory::Memory(Memory&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), num_bytes_(std::exchange(other.num_bytes_, 0)) {}
 

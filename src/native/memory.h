@@ -22,6 +22,10 @@ class Memory {
   std::byte* data() const { return data_; }
   std::size_t size() const { return num_bytes_; }
 
+  // To this place, whose mapping of as many bytes it takes the place of; it is that mapping's owner's then, and may
+  // only be read. Whole huge pages, at a multiple of one. Where the system refuses, false, and nothing has moved.
+  bool move_to(std::byte* place);
+
  private:
   std::byte* data_ = nullptr;
   std::size_t num_bytes_ = 0;

@@ -389,6 +389,12 @@ NB_MODULE(_native, m) {
           "file"_a, "capacity"_a)
       .def("read_weights", &read_weights, "file"_a, "num_bytes"_a, "records"_a)
       .def("finish_weights", &finish_weights)
+      .def(
+          "settle_weights",
+          [](Program& program, double least_huge_share) {
+            return program.weights().settle(program.pool(), least_huge_share);
+          },
+          "least_huge_share"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("weights_checksum", [](Program& program) { return program.weights().checksum(program.pool()); },
            nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("weights_file_bytes", [](Program& program) { return program.weights().file_bytes(); })

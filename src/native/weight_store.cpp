@@ -1,5 +1,6 @@
 #include "weight_store.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -29,6 +30,8 @@ constexpr std::size_t kChecksumBytes = std::size_t{1} << 20;
 std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 [[noreturn]] void fail(const char* what) { throw std::system_error(errno, std::generic_category(), what); }
+
+void touch(const std::byte* data) { asm volatile("" : : "r"(*reinterpret_cast<const volatile char*>(data))); }
 
 // Eight chains, so that multiplying keeps up with memory. Each step can be undone, so no single change is lost.
 std::uint64_t checksum_of(const std::byte* data, std::size_t num_bytes) {
@@ -84,17 +87,36 @@ WeightFile::~WeightFile() {
   close(descriptor_);
 }
 
-bool WeightFile::is_huge() const {
-  asm volatile("" : : "r"(*reinterpret_cast<const volatile char*>(data_)));
+double WeightFile::huge_share(std::size_t num_bytes) const {
+  const std::size_t wanted = num_bytes / kHugePage * (kHugePage >> 10);
+  if (wanted == 0) return 1.0;
   char begin[32];
   std::snprintf(begin, sizeof begin, "%" PRIxPTR "-", reinterpret_cast<std::uintptr_t>(data_));
   std::ifstream maps("/proc/self/smaps");
   bool found = false;
   for (std::string line; std::getline(maps, line);) {
     if (line.starts_with(begin)) found = true;
-    if (found && line.starts_with("FilePmdMapped:")) return std::strtoull(line.c_str() + 14, nullptr, 10) > 0;
+    if (found && line.starts_with("FilePmdMapped:"))
+      return std::strtod(line.c_str() + 14, nullptr) / static_cast<double>(wanted);
   }
-  return false;
+  return 0.0;
+}
+
+bool WeightFile::take_over(std::size_t begin, std::size_t num_bytes) {
+  try {
+    Memory own((num_bytes + kHugePage - 1) / kHugePage * kHugePage);
+    for (std::size_t done = 0; done < num_bytes;) {
+      const ssize_t got = pread(descriptor_, own.data() + done, num_bytes - done, static_cast<off_t>(begin + done));
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) return false;
+      done += static_cast<std::size_t>(got);
+    }
+    if (!own.move_to(data_ + begin)) return false;
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+  posix_fadvise(descriptor_, static_cast<off_t>(begin), static_cast<off_t>(num_bytes), POSIX_FADV_DONTNEED);
+  return true;
 }
 
 std::byte* WeightFile::room(std::size_t num_bytes) {
@@ -134,7 +156,8 @@ bool maps_in_huge_pages(int descriptor) {
     std::memset(file.room(kHugePage), 1, kHugePage);
     file.append(kHugePage);
     file.flush();
-    huge = file.is_huge();
+    touch(file.data());
+    huge = file.huge_share(kHugePage) > 0;
   }
   if (ftruncate(descriptor, 0) != 0) fail("ftruncate");
   return huge;
@@ -164,6 +187,24 @@ void WeightStore::read_from(const Kernels& kernels, int descriptor, std::size_t 
   file_bytes_ = num_bytes;
   records_ = std::move(records);
   use_ = Use::read;
+}
+
+std::size_t WeightStore::settle(ThreadPool& pool, double least_huge_share) {
+  if (!file_) return 0;
+  // A fault on a huge page maps it whole, one on a small page a few of them.
+  std::atomic<std::size_t> next{0}, moved{0};
+  pool.run([&](int) {
+    for (std::size_t begin; (begin = next.fetch_add(kHugePage)) < file_bytes_;) touch(file_->data() + begin);
+  });
+  if (file_->huge_share(file_bytes_) >= least_huge_share) return 0;
+  next = 0;
+  pool.run([&](int) {
+    for (std::size_t begin; (begin = next.fetch_add(kWriteBytes)) < file_bytes_;) {
+      const std::size_t num_bytes = std::min(kWriteBytes, file_bytes_ - begin);
+      if (file_->take_over(begin, num_bytes)) moved += num_bytes;
+    }
+  });
+  return moved;
 }
 
 const std::vector<PackedRecord>& WeightStore::finish_file() {

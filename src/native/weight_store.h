@@ -2,7 +2,8 @@
 //
 // A file of packed weights is written by one program and mapped by it and by others, all of which share its pages:
 // it takes their place in memory, not a place beside them, and needs no packing the next time. Pages of a file that
-// the system drops are read from disk again.
+// the system drops are read from disk again. Whether the system keeps a file in huge pages is a matter of what was free
+// when it was written or read; where too little of it is, the weights are moved into memory of their own.
 #pragma once
 
 #include <cstddef>
@@ -39,8 +40,11 @@ class WeightFile {
 
   const std::byte* data() const { return data_; }
   std::size_t capacity() const { return capacity_; }
-  // Whether the first page is mapped as a huge one; touches it.
-  bool is_huge() const;
+  // Of the whole huge pages of the first `num_bytes`, the share that is mapped as such. Of what was touched before.
+  double huge_share(std::size_t num_bytes) const;
+  // Memory of its own in place of the file's pages [begin, begin + num_bytes), which end where the file's weights do or
+  // with a huge page; the system may forget the file's. Where it cannot be had, all is as it was, and false is returned.
+  bool take_over(std::size_t begin, std::size_t num_bytes);
 
   // Room for `num_bytes` after what was appended so far. Throws std::bad_alloc beyond the capacity.
   std::byte* room(std::size_t num_bytes);
@@ -68,6 +72,9 @@ class WeightStore {
   // From here on matrices are those of the file, which must be asked for in the order of `records`. Throws
   // std::invalid_argument for records that do not fit `num_bytes`.
   void read_from(const Kernels& kernels, int descriptor, std::size_t num_bytes, std::vector<PackedRecord> records);
+  // Before anything of it is used: a file of which less than this share is in huge pages becomes memory of its own. The
+  // bytes that did.
+  std::size_t settle(ThreadPool& pool, double least_huge_share);
   // What was packed; all of it is in the file.
   const std::vector<PackedRecord>& finish_file();
 

@@ -183,6 +183,55 @@ def test_where_files_are_not_mapped_in_huge_pages_nothing_is_kept(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_weights_in_memory_of_their_own_have_the_same_bits(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where too little of a file is in huge pages: as written, and as read."""
+    anew = load(None, name)
+    monkeypatch.setattr(packed_weights, "LEAST_HUGE_SHARE", 2.0)  # no file has that
+    assert load(tmp_path, name) == anew
+    forbid_packing(monkeypatch)
+    assert load(tmp_path, name) == anew
+
+
+def test_weights_in_memory_of_their_own_leave_nothing_of_the_file_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[tuple[int, int, int]] = []
+
+    class Program(packed_weights._native.Program):
+        def settle_weights(self, least_huge_share: float) -> int:
+            num_bytes = super().settle_weights(least_huge_share)
+            moved.append((num_bytes, self.weights_file_bytes, resident_bytes(tmp_path)))
+            return num_bytes
+
+    monkeypatch.setattr(packed_weights._native, "Program", Program)
+    monkeypatch.setattr(packed_weights, "LEAST_HUGE_SHARE", 2.0)
+    load(tmp_path)
+    load(tmp_path)
+    assert len(moved) == 2
+    for num_bytes, file_bytes, resident in moved:
+        assert num_bytes == file_bytes > 0
+        assert resident == 0
+    monkeypatch.setattr(packed_weights, "LEAST_HUGE_SHARE", 0.0)
+    load(tmp_path)
+    num_bytes, file_bytes, resident = moved[-1]
+    assert num_bytes == 0
+    assert 0 < resident <= file_bytes + (2 << 20)
+
+
+def resident_bytes(folder: Path) -> int:
+    """Of files in the folder, as far as this process has them mapped."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("Rss:"):
+            total += inside * 1024 * int(line.split()[1])
+        elif "-" in line.split()[0]:
+            inside = str(folder) in line
+    return total
+
+
 def test_asking_whether_pages_are_huge_leaves_the_file_empty(tmp_path: Path) -> None:
     with open(tmp_path / "x", "w+b") as file:
         assert ASKS_SYSTEM(file.fileno()) in (True, False)

@@ -1,11 +1,13 @@
 """Packed weights kept on disk, so that a model that was loaded once needs no packing again.
 
-A file is mapped in huge pages, in place of memory: programs that run the same model share it. It is
-known by what it was made from (the model's files, the graph's weights, the instruction set, this
-build of the kernels), stands under its name only when it is whole, and is believed only if its
-checksum is right; what is not believed is removed and packed anew. Where the system does not map
-files in huge pages nothing is kept, since reading them would be slower. Does not know what a weight
-is for.
+A file is mapped in huge pages, in place of memory: programs that run the same model share it. Where
+the system has too much of it in small pages, which it chooses when memory is full, it is read into
+memory of the program's own and leaves the system's, so that who loads it next finds huge pages
+again. It is known by what it was made from (the model's files, the graph's weights, the
+instruction set, this build of the kernels), stands under its name only when it is whole, and is
+believed only if its checksum is right; what is not believed is removed and packed anew. Where the
+system does not map files in huge pages nothing is kept, since reading them would be slower. Does
+not know what a weight is for.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ LEAST_BYTES = 128 << 20
 # What all files together may take, and how much of what the disk has free a new one may.
 MOST_BYTES = 16 * GB
 SHARE_OF_FREE = 0.25
+# Of a file's bytes, in huge pages where it is mapped. With two thirds a token of 380 MB takes 8 %
+# longer, with none 12 %.
+LEAST_HUGE_SHARE = 0.95
 UNFINISHED_SECONDS = 3600.0
 UNUSED_SECONDS = 30 * 24 * 3600.0
 
@@ -124,6 +129,7 @@ def read(
             program = build()
             with contextlib.suppress(ValueError, TypeError, OverflowError, RuntimeError):
                 program.read_weights(file, description.num_bytes, description.records)
+                program.settle_weights(LEAST_HUGE_SHARE)
                 if program.weights_checksum() == description.checksum:
                     os.utime(path)  # the oldest go first
                     fill(program)
@@ -182,6 +188,7 @@ def write(
         program.write_weights(file, capacity)
         fill(program)
         records = program.finish_weights()
+        program.settle_weights(LEAST_HUGE_SHARE)
         num_bytes = program.weights_file_bytes
         fields = {
             "key": key,
