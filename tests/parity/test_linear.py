@@ -121,7 +121,7 @@ def as_int8(x: Floats, terms: int) -> Doubles:
 def as_int16(x: Floats) -> Doubles:
     """What int16 activations stand for: two terms under one scale for each stretch of K."""
     blocks = -(-x.shape[1] // 64)
-    stretches = -(-blocks // 9)
+    stretches = -(-blocks // 6)
     total = np.zeros(x.shape)
     for stretch in range(stretches):
         begin, end = (64 * (blocks * at // stretches) for at in (stretch, stretch + 1))
@@ -132,8 +132,8 @@ def as_int16(x: Floats) -> Doubles:
         for _ in range(2):
             q = np.rint(left)
             total[:, begin:end] += q * scale
-            left = (left - q) * np.float32(254)
-            scale /= 254
+            left = (left - q) * np.float32(28)
+            scale /= 28
     return total
 
 
