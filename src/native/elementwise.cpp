@@ -51,6 +51,7 @@ inline void with_activation(Activation activation, F f) {
     case Activation::clamped_swiglu:
     case Activation::capped_silu_7:
     case Activation::capped_silu_16:
+    case Activation::silu_of_capped_10:
       return;  // of two inputs: clamped_rows, capped_rows
     case Activation::tanh:
       return f([](Vec x) { return tanh(x); });
@@ -88,6 +89,17 @@ void capped_rows(float cap, const float* gate, std::int64_t ldg, const float* up
   for (std::int64_t r = 0; r < rows; r++)
     each_vector(cols, [&](std::int64_t i, std::int64_t n) {
       const Vec g = min(limit, silu(load_n(gate + r * ldg + i, n)));
+      store_n(y + r * ldy + i, mul(g, max(low, min(limit, load_n(up + r * ldu + i, n)))), n);
+    });
+}
+
+// DeepSeek V4: silu of gate, which is at most 10, times up in -10..10.
+void capped_gate_rows(const float* gate, std::int64_t ldg, const float* up, std::int64_t ldu, float* y,
+                      std::int64_t ldy, std::int64_t rows, std::int64_t cols) {
+  const Vec limit = all(10.0f), low = all(-10.0f);
+  for (std::int64_t r = 0; r < rows; r++)
+    each_vector(cols, [&](std::int64_t i, std::int64_t n) {
+      const Vec g = silu(min(limit, load_n(gate + r * ldg + i, n)));
       store_n(y + r * ldy + i, mul(g, max(low, min(limit, load_n(up + r * ldu + i, n)))), n);
     });
 }
@@ -139,6 +151,7 @@ void gated_rows(Activation activation, const float* gate, std::int64_t ldg, cons
   if (activation == Activation::clamped_swiglu) return clamped_rows(gate, ldg, up, ldu, y, ldy, rows, cols);
   if (activation == Activation::capped_silu_7) return capped_rows(7.0f, gate, ldg, up, ldu, y, ldy, rows, cols);
   if (activation == Activation::capped_silu_16) return capped_rows(16.0f, gate, ldg, up, ldu, y, ldy, rows, cols);
+  if (activation == Activation::silu_of_capped_10) return capped_gate_rows(gate, ldg, up, ldu, y, ldy, rows, cols);
   with_activation(activation, [&](auto function) { gate_rows(gate, ldg, up, ldu, y, ldy, rows, cols, function); });
 }
 

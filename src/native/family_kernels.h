@@ -54,6 +54,10 @@ void merge_chunks(const AttentionArgs& args, std::int64_t query_begin, std::int6
 void causal_conv(const ConvArgs& args, std::int64_t tile_begin, std::int64_t tile_end, std::int64_t count,
                  float* state);
 
+// compress.cpp
+void compress(const CompressArgs& args, std::int64_t tile_begin, std::int64_t tile_end, std::int64_t count,
+              float* state);
+
 // state_space.cpp
 void selective_scan(const SelectiveArgs& args, std::int64_t tile_begin, std::int64_t tile_end, std::int64_t count,
                     float* state);

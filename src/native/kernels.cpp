@@ -34,6 +34,7 @@ const Kernels kKernels = {
     .prefetch_slots = prefetch_slots,
     .merge_chunks = merge_chunks,
     .causal_conv = causal_conv,
+    .compress = compress,
     .selective_scan = selective_scan,
     .ssd_scan = ssd_scan,
     .delta_scratch_bytes = delta_scratch_bytes,

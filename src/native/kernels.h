@@ -93,10 +93,12 @@ struct Kernels {
   void (*merge_chunks)(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end,
                        std::int64_t chunk_begin, std::int64_t chunk_end, const float* partials, std::byte* scratch);
 
-  // ---- recurrent (causal_conv.cpp, state_space.cpp, delta_rule.cpp): `count` tokens of one row, whose state is carried
+  // ---- recurrent (causal_conv.cpp, compress.cpp, state_space.cpp, delta_rule.cpp): `count` tokens of one row, whose state is carried
   // on; of the tiles [tile_begin, tile_end), or of one head.
   void (*causal_conv)(const ConvArgs& args, std::int64_t tile_begin, std::int64_t tile_end, std::int64_t count,
                       float* state);
+  void (*compress)(const CompressArgs& args, std::int64_t tile_begin, std::int64_t tile_end, std::int64_t count,
+                   float* state);
   void (*selective_scan)(const SelectiveArgs& args, std::int64_t tile_begin, std::int64_t tile_end, std::int64_t count,
                          float* state);
   void (*ssd_scan)(const SsdArgs& args, std::int64_t count, float* state);

@@ -309,6 +309,7 @@ Activation activation_named(const std::string& name) {
                                                                         {"clamped_swiglu", Activation::clamped_swiglu},
                                                                         {"capped_silu_7", Activation::capped_silu_7},
                                                                         {"capped_silu_16", Activation::capped_silu_16},
+                                                                        {"silu_of_capped_10", Activation::silu_of_capped_10},
                                                                         {"identity", Activation::identity},
                                                                         {"tanh", Activation::tanh}};
   for (const auto& [key, value] : kActivations)
@@ -366,6 +367,7 @@ NB_MODULE(_native, m) {
   bind_images(program);
   bind_latent(program);
   bind_blocks(program);
+  bind_entries(program);
   bind_recurrent(program);
   bind_streams(program);
   program

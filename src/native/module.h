@@ -44,6 +44,7 @@ void check_floats(const Program& program, const View& view);
 
 void bind_attention(nanobind::module_& m, nanobind::class_<Program>& program);  // module_attention.cpp
 void bind_cross(nanobind::module_& m, nanobind::class_<Program>& program);  // module_cross.cpp
+void bind_entries(nanobind::class_<Program>& program);    // module_entries.cpp
 void bind_experts(nanobind::class_<Program>& program);    // module_experts.cpp
 void bind_images(nanobind::class_<Program>& program);     // module_images.cpp
 void bind_latent(nanobind::class_<Program>& program);     // module_latent.cpp

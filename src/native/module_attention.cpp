@@ -58,12 +58,17 @@ void rotate_with(Program& program, HeadsToCache::Spec& spec, const std::optional
 }
 
 void add_rope(Program& program, const std::string& name, const View& x, const View& y, std::int64_t heads,
-              std::int64_t head_dim, const Rotation& rotation) {
+              std::int64_t head_dim, const Rotation& rotation, std::int64_t first, std::int64_t every) {
   for (const View& view : {x, y}) {
     check_floats(program, view);
     require(!view.sampled && heads > 0 && head_dim > 0 && view.width == heads * head_dim, "rope: heads do not fit");
   }
+  require(first >= 0 && every >= 1 &&
+              first + 2 * static_cast<std::int64_t>(rotation.frequencies.size()) <= head_dim,
+          "a rotation exceeds its head");
   HeadsToCache::Spec spec;
+  spec.first = first;
+  spec.every = every;
   spec.head_dim = head_dim;
   spec.q_heads = heads;
   spec.q = x;
@@ -74,13 +79,13 @@ void add_rope(Program& program, const std::string& name, const View& x, const Vi
 
 int add_cache(Program& program, std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim,
               std::int64_t column, const std::string& format, bool latent, const std::optional<Floats>& centres,
-              const std::optional<Floats>& powers) {
+              const std::optional<Floats>& powers, std::int64_t every) {
   for (const auto& numbers : {centres, powers})
     require(numbers.has_value() == centres.has_value() &&
                 (!numbers || numbers->size() == static_cast<std::size_t>(kv_heads * key_dim)),
             "a balance has a centre and a power for each channel of the keys");
   return program.add_cache(kv_heads, key_dim, value_dim, column, cache_format_of(format), latent,
-                           centres ? centres->data() : nullptr, powers ? powers->data() : nullptr);
+                           centres ? centres->data() : nullptr, powers ? powers->data() : nullptr, every);
 }
 
 void check_kv(const HeadsToCache::Spec& spec) {
@@ -178,8 +183,9 @@ void bind_attention(nb::module_& m, nb::class_<Program>& program) {
           "frequencies"_a, "magnitude"_a, "interleaved"_a);
   program
       .def("add_cache", &add_cache, "kv_heads"_a, "key_dim"_a, "value_dim"_a, "column"_a, "format"_a,
-           "latent"_a = false, "centres"_a = nb::none(), "powers"_a = nb::none())
-      .def("add_rope", &add_rope, "name"_a, "x"_a, "y"_a, "heads"_a, "head_dim"_a, "rotation"_a)
+           "latent"_a = false, "centres"_a = nb::none(), "powers"_a = nb::none(), "every"_a = 1)
+      .def("add_rope", &add_rope, "name"_a, "x"_a, "y"_a, "heads"_a, "head_dim"_a, "rotation"_a,
+           "first"_a = 0, "every"_a = 1)
       .def("add_kv_write", &add_kv_write, "name"_a, "k"_a, "v"_a, "cache"_a)
       .def("add_rope_kv_write", &add_rope_kv_write, "name"_a, "qkv"_a, "q_out"_a, "cache"_a, "heads"_a,
            "rotation"_a.none(), "q_norm"_a.none(), "k_norm"_a.none())

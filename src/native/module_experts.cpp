@@ -22,6 +22,7 @@ namespace ridgeline {
 namespace {
 
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ids = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 void add_weigh(Program& program, const std::string& name, const View& x, const View& g, const View& y) {
   for (const View& view : {x, g, y}) check_floats(program, view);
@@ -30,10 +31,18 @@ void add_weigh(Program& program, const std::string& name, const View& x, const V
   program.add(std::make_unique<Elementwise>(name, "weigh", Elementwise::Kind::weigh, x, g, y, 0.0f, Activation::silu));
 }
 
+RouteScores scores_named(const std::string& name) {
+  if (name == "sigmoid") return RouteScores::sigmoid;
+  if (name == "sqrt_softplus") return RouteScores::sqrt_softplus;
+  require(name == "softmax" || name == "sparsemixer", "no scores of this name");
+  return RouteScores::softmax;
+}
+
 void add_route(Program& program, const std::string& name, const View& x, const View& slots, const Matrix& router,
                const std::optional<Floats>& bias, const std::optional<Floats>& correction, std::int64_t top_k,
-               bool sigmoid, bool normalize, float scale, std::int64_t num_groups, std::int64_t top_groups,
-               std::int64_t group_best, const std::optional<Floats>& gain, double jitter) {
+               const std::string& scores, bool normalize, float scale, std::int64_t num_groups, std::int64_t top_groups,
+               std::int64_t group_best, const std::optional<Floats>& gain, double jitter,
+               const std::optional<Ids>& table) {
   for (const View& view : {x, slots}) check_floats(program, view);
   const std::int64_t experts = router.packed.n;
   require(router.packed.k == x.width && router.packed.layout == Layout::f32 && x.sampled == slots.sampled &&
@@ -47,9 +56,18 @@ void add_route(Program& program, const std::string& name, const View& x, const V
     require(vector->size() == static_cast<std::size_t>(experts), "a router's vector is not one number an expert");
     return program.keep(vector->data(), experts);
   };
+  std::vector<std::int32_t> given;
+  if (table) {
+    const std::int64_t ids = static_cast<std::int64_t>(table->size()) / top_k;
+    require(!x.sampled && static_cast<std::int64_t>(table->size()) == ids * top_k &&
+                ids >= program.rows().limits().vocab_ids,
+            "a router's table has a row for each token id");
+    given.assign(table->data(), table->data() + table->size());
+    for (const std::int32_t expert : given) require(expert >= 0 && expert < experts, "a router's table names no expert");
+  }
   program.add(std::make_unique<Route>(name, Route::Spec{x, slots, router.packed, kept(bias), kept(correction), top_k,
-                                                        sigmoid, normalize, scale, num_groups, top_groups, group_best,
-                                                        kept(gain), jitter},
+                                                        scores_named(scores), normalize, scale, num_groups, top_groups,
+                                                        group_best, kept(gain), jitter, std::move(given)},
                                       program.kernels()));
 }
 
@@ -112,8 +130,8 @@ void bind_experts(nb::class_<Program>& program) {
   program
       .def("add_weigh", &add_weigh, "name"_a, "x"_a, "g"_a, "y"_a)
       .def("add_route", &add_route, "name"_a, "x"_a, "slots"_a, "router"_a, "bias"_a.none(), "correction"_a.none(),
-           "top_k"_a, "sigmoid"_a, "normalize"_a, "scale"_a, "num_groups"_a, "top_groups"_a, "group_best"_a,
-           "gain"_a = nb::none(), "jitter"_a = -1.0)
+           "top_k"_a, "scores"_a, "normalize"_a, "scale"_a, "num_groups"_a, "top_groups"_a, "group_best"_a,
+           "gain"_a = nb::none(), "jitter"_a = -1.0, "table"_a = nb::none())
       .def("add_experts", &add_experts, "name"_a, "x"_a, "slots"_a, "y"_a, "gate"_a, "up"_a, "down"_a, "biases"_a,
            "top_k"_a, "first_expert"_a, "activation"_a, "weigh_input"_a)
       .def("chosen_experts", &chosen_experts);

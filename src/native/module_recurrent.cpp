@@ -50,6 +50,20 @@ void add_causal_conv(Program& program, const std::string& name, const View& x, c
   program.add(std::make_unique<CausalConv>(name, x, y, program.add_state(lanes * (taps - 1)), args));
 }
 
+void add_compress(Program& program, const std::string& name, const View& x, const View& scores, const View& y,
+                  std::int64_t every, bool overlaps, const Floats& bias) {
+  check_values(program, {x, scores, y}, 3);
+  require(x.width == scores.width && x.width == y.width * (overlaps ? 2 : 1) && every >= 1,
+          "an entry is not as wide as its tokens' keys");
+  CompressArgs args{};
+  args.channels = y.width;
+  args.every = every;
+  args.overlaps = overlaps;
+  args.bias = keep(program, bias, every * x.width, "an entry's scores have a bias for each of its tokens");
+  const StatePlace place = program.add_state(tiles_of(y.width) * kLanes * args.numbers());
+  program.add(std::make_unique<Compress>(name, x, scores, y, place, args));
+}
+
 void add_selective_scan(Program& program, const std::string& name, const std::vector<View>& values, const Floats& a,
                         const Floats& d) {
   check_values(program, values, 5);
@@ -174,6 +188,7 @@ void bind_recurrent(nb::class_<Program>& program) {
   program
       .def("add_causal_conv", &add_causal_conv, "name"_a, "x"_a, "y"_a, "taps"_a, "silu"_a, "weight"_a,
            "bias"_a.none())
+      .def("add_compress", &add_compress, "name"_a, "x"_a, "scores"_a, "y"_a, "every"_a, "overlaps"_a, "bias"_a)
       .def("add_selective_scan", &add_selective_scan, "name"_a, "values"_a, "a"_a, "d"_a)
       .def("add_ssd_scan", &add_ssd_scan, "name"_a, "values"_a, "groups"_a, "a"_a, "d"_a,
            "dt_bias"_a, "dt_low"_a, "dt_high"_a)

@@ -37,9 +37,16 @@ void HeadsToCache::turn(const StepContext& context, const NormArgs* norm, const 
     ldx = ldy;
   }
   if (spec_.table) {
-    const RopeArgs args{spec_.head_dim, static_cast<std::int64_t>(spec_.table->frequencies.size()), spec_.interleaved,
-                        spec_.table->data()};
-    context.kernels.rope(args, x, ldx, y, ldy, segment.position, segment.count);
+    const std::int64_t first = spec_.first;
+    const RopeArgs args{spec_.head_dim - first, static_cast<std::int64_t>(spec_.table->frequencies.size()),
+                        spec_.interleaved, spec_.table->data()};
+    for (std::int64_t r = 0; first > 0 && y != x && r < segment.count; r++)
+      std::memcpy(y + r * ldy, x + r * ldx, static_cast<std::size_t>(first) * sizeof(float));
+    if (spec_.every == 1)
+      return context.kernels.rope(args, x + first, ldx, y + first, ldy, segment.position, segment.count);
+    for (std::int64_t r = 0; r < segment.count; r++)
+      context.kernels.rope(args, x + r * ldx + first, ldx, y + r * ldy + first, ldy,
+                           (segment.position + r) / spec_.every * spec_.every, 1);
   } else if (!norm) {
     for (std::int64_t r = 0; r < segment.count; r++)
       std::memcpy(y + r * ldy, x + r * ldx, static_cast<std::size_t>(spec_.head_dim) * sizeof(float));

@@ -20,6 +20,7 @@ struct KvPlace {
   CacheFormat format;
   bool latent = false;  // values are the first value_dim channels of the keys, and lie nowhere else
   KeyBalance balance{};  // of all heads, one after the other; nulls: keys stay as they are
+  std::int64_t every = 1;  // tokens to a key; of more than one they are rows of bfloat16 (operators_entries.h)
 };
 
 // cos and sin of every position, computed when first needed.
@@ -45,6 +46,7 @@ class HeadsToCache final : public Operator {
     View k, v;
     const RopeTable* table = nullptr;  // none: not rotated
     bool interleaved = false;
+    std::int64_t first = 0, every = 1;  // see the graph's Rope
     bool has_q_norm = false, has_k_norm = false;
     NormArgs q_norm{}, k_norm{};
   };

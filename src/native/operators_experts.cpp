@@ -73,7 +73,10 @@ void Route::run(const StepContext& context, Worker& worker) {
     multiply(begin, end - begin, 0, spec_.router.num_strips());
   }
   for (std::int64_t row = begin; row < end; row++)
-    choose(logits + row * experts, context.at(spec_.slots) + row * spec_.slots.ld, worker.scratch);
+    choose(logits + row * experts,
+           spec_.table.empty() ? nullptr
+                               : spec_.table.data() + context.step.token_ids[static_cast<std::size_t>(row)] * spec_.top_k,
+           context.at(spec_.slots) + row * spec_.slots.ld, worker.scratch);
 }
 
 // SparseMixer: one expert after the other, each weighed against those left whose logits are near its own.
@@ -97,7 +100,7 @@ void Route::choose_sparse(const float* logits, float* slots, std::byte* scratch)
 }
 
 // One token's slots, in float64.
-void Route::choose(const float* logits, float* slots, std::byte* scratch) const {
+void Route::choose(const float* logits, const std::int32_t* given, float* slots, std::byte* scratch) const {
   if (spec_.jitter >= 0) return choose_sparse(logits, slots, scratch);
   const std::int64_t count = spec_.router.n, top_k = spec_.top_k;
   double* scores = reinterpret_cast<double*>(scratch);
@@ -105,11 +108,16 @@ void Route::choose(const float* logits, float* slots, std::byte* scratch) const 
   auto* chosen = reinterpret_cast<std::int32_t*>(scratch + aligned(static_cast<std::size_t>(3 * count) * sizeof(double)));
   auto* groups = chosen + aligned(static_cast<std::size_t>(count) * sizeof(std::int32_t)) / sizeof(std::int32_t);
   // Softmax chooses as the logits do, and what is normalized afterwards needs no sum over all.
-  const bool logits_do = !spec_.sigmoid && spec_.normalize && !spec_.correction && spec_.num_groups == 1;
+  const bool logits_do = spec_.scores == RouteScores::softmax && spec_.normalize && !spec_.correction && spec_.num_groups == 1;
   const double most = *std::max_element(logits, logits + count);
   if (logits_do) {
     for (std::int64_t i = 0; i < count; i++) by[i] = logits[i];
-  } else if (spec_.sigmoid) {
+  } else if (spec_.scores == RouteScores::sqrt_softplus) {
+    for (std::int64_t i = 0; i < count; i++) {
+      const double l = logits[i];
+      scores[i] = std::sqrt(std::max(l, 0.0) + std::log1p(std::exp(-std::abs(l))));
+    }
+  } else if (spec_.scores == RouteScores::sigmoid) {
     for (std::int64_t i = 0; i < count; i++) scores[i] = 1.0 / (1.0 + std::exp(-static_cast<double>(logits[i])));
   } else {
     double sum = 0;
@@ -130,7 +138,11 @@ void Route::choose(const float* logits, float* slots, std::byte* scratch) const 
       if (std::find(groups, groups + spec_.top_groups, static_cast<std::int32_t>(g)) == groups + spec_.top_groups)
         std::fill(by + g * each, by + (g + 1) * each, -std::numeric_limits<double>::infinity());
   }
-  largest(by, count, top_k, chosen);
+  if (given) {
+    std::copy(given, given + top_k, chosen);
+  } else {
+    largest(by, count, top_k, chosen);
+  }
   double total = 0;
   for (std::int64_t k = 0; k < top_k; k++) {
     const double score = logits_do ? std::exp(logits[chosen[k]] - most) : scores[chosen[k]];

@@ -9,6 +9,8 @@
 
 namespace ridgeline {
 
+enum class RouteScores { softmax, sigmoid, sqrt_softplus };
+
 // x [rows, width] -> slots [rows, 2 top_k]: numbers of experts, best first, then their weights. The router is float32
 // whatever its file stores: an expert chosen by rounding would be another answer.
 class Route final : public Operator {
@@ -19,11 +21,13 @@ class Route final : public Operator {
     const float* bias;        // of the logits, or null
     const float* correction;  // of what experts are chosen by, or null
     std::int64_t top_k;
-    bool sigmoid, normalize;
+    RouteScores scores;
+    bool normalize;
     float scale;
     std::int64_t num_groups, top_groups, group_best;
     const float* gain = nullptr;  // of each expert's weight at the end, or null
     double jitter = -1;           // below 0: not sparse
+    std::vector<std::int32_t> table{};  // of each token id, the experts that it has; empty: they are chosen
   };
   Route(std::string name, const Spec& spec, const Kernels& kernels);
   void run(const StepContext& context, Worker& worker) override;
@@ -32,7 +36,8 @@ class Route final : public Operator {
   std::size_t shared_bytes(const Kernels&, std::int64_t max_rows) const override;
 
  private:
-  void choose(const float* logits, float* slots, std::byte* scratch) const;
+  // given: the experts that the token has, or null.
+  void choose(const float* logits, const std::int32_t* given, float* slots, std::byte* scratch) const;
   void choose_sparse(const float* logits, float* slots, std::byte* scratch) const;
 
   Spec spec_;

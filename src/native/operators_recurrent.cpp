@@ -41,6 +41,26 @@ void CausalConv::run(const StepContext& context, Worker& worker) {
   });
 }
 
+Compress::Compress(std::string name, View x, View scores, View y, StatePlace place, CompressArgs args)
+    : Operator(std::move(name), "compress"), x_(x), scores_(scores), y_(y), place_(place), args_(args) {}
+
+void Compress::run(const StepContext& context, Worker& worker) {
+  const std::int64_t tiles = tiles_of(args_.channels), tile_floats = args_.numbers() * kLanes;
+  each_part(context, worker, (tiles + kConvTiles - 1) / kConvTiles, [&](const StepRow& row, std::int64_t part) {
+    const std::int64_t begin = part * kConvTiles, end = std::min(begin + kConvTiles, tiles);
+    float* state = state_of(context, row, place_.offset + begin * tile_floats, (end - begin) * tile_floats);
+    CompressArgs args = args_;
+    args.x = at(context, x_, row.token_begin);
+    args.ldx = x_.ld;
+    args.scores = at(context, scores_, row.token_begin);
+    args.lds = scores_.ld;
+    args.y = context.at(y_) + row.token_begin * y_.ld;
+    args.ldy = y_.ld;
+    args.position = row.num_context;
+    context.kernels.compress(args, begin, end, row.num_new, state);
+  });
+}
+
 SelectiveScan::SelectiveScan(std::string name, Spec spec)
     : Operator(std::move(name), "selective_scan"), spec_(spec) {}
 

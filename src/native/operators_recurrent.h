@@ -30,6 +30,17 @@ class CausalConv final : public Operator {
   ConvArgs args_;
 };
 
+class Compress final : public Operator {
+ public:
+  Compress(std::string name, View x, View scores, View y, StatePlace place, CompressArgs args);
+  void run(const StepContext& context, Worker& worker) override;
+
+ private:
+  View x_, scores_, y_;
+  StatePlace place_;
+  CompressArgs args_;
+};
+
 class SelectiveScan final : public Operator {
  public:
   struct Spec {

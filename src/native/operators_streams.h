@@ -35,6 +35,28 @@ class Mix final : public Operator {
   float offset_;
 };
 
+// By what streams are mixed: see the graph's StreamWeights.
+class StreamWeights final : public Operator {
+ public:
+  struct Spec {
+    std::vector<View> x;
+    View one, again;                      // again: not there if `last`
+    std::vector<PackedMatrix> matrices;   // of each stream, f32
+    const float *bias, *scales;
+    std::int64_t iterations;
+    float eps, floor;
+    bool last;
+  };
+  StreamWeights(std::string name, Spec spec);
+  void run(const StepContext& context, Worker& worker) override;
+  std::size_t scratch_bytes(const Kernels& kernels) const override;
+
+ private:
+  void weigh(const float* y, float* one, float* again) const;
+
+  Spec spec_;
+};
+
 class MatchSize final : public Operator {
  public:
   MatchSize(std::string name, View x, View like, View y, float floor);

@@ -63,7 +63,8 @@ Program::Program(Isa isa, int num_threads, const Limits& limits, std::size_t are
 }
 
 int Program::add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t column,
-                       CacheFormat format, bool latent, const float* centres, const float* powers) {
+                       CacheFormat format, bool latent, const float* centres, const float* powers,
+                       std::int64_t every) {
   if (kv_heads < 1 || key_dim < 1 || value_dim < 1) throw std::invalid_argument("a cache has no heads");
   if (format == CacheFormat::int8 && std::max(key_dim, value_dim) > kMaxCodedChannels)
     throw std::invalid_argument("heads are too wide for an int8 cache");
@@ -75,6 +76,12 @@ int Program::add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t
   KvPlace place{column, bytes, 0, kv_heads, key_dim, value_dim, window, format, latent};
   const std::size_t heads = static_cast<std::size_t>(kv_heads);
   place.value_offset = place.key_offset + heads * key_tile_bytes(format, key_dim);
+  if (every > 1) {
+    if (!latent || key_dim != value_dim || key_dim % 2 || window > 0 || (kBlockTokens % every && every % kBlockTokens))
+      throw std::invalid_argument("entries are even keys that are values, of tokens that fill blocks");
+    place.every = every;
+    place.value_offset = place.key_offset + static_cast<std::size_t>(entries_in_block(every)) * entry_bytes(key_dim);
+  }
   bytes = aligned(place.value_offset + (latent ? 0 : heads * value_tile_bytes(format, value_dim)));
   kv_block_stride_ = std::max(kv_block_stride_, bytes);
   if (centres) {

@@ -12,6 +12,7 @@
 
 #include "operators_attention.h"
 #include "operators_cross.h"
+#include "operators_entries.h"
 #include "operators_images.h"
 #include "operators_recurrent.h"
 #include "roofs.h"
@@ -48,7 +49,8 @@ class Program {
   // A layer's cache in a column of the block tables. centres and powers [kv_heads * key_dim], of int8
   // caches: see KeyBalance; or null.
   int add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t value_dim, std::int64_t column,
-                CacheFormat format, bool latent, const float* centres = nullptr, const float* powers = nullptr);
+                CacheFormat format, bool latent, const float* centres = nullptr, const float* powers = nullptr,
+                std::int64_t every = 1);
   const KvPlace& cache(int index) const;
   // Of every row, that many floats that its recurrent operators carry from token to token.
   StatePlace add_state(std::int64_t floats);

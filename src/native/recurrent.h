@@ -68,6 +68,21 @@ struct LruArgs {
   bool starts;
 };
 
+// Entries of `every` tokens. x, scores [tokens, channels], or twice as many if it overlaps; bias [every, as many]; y
+// [tokens, channels]; position: of the first token in its row; state [tiles][numbers][16]: of the tokens since the last
+// entry, and if it overlaps of their first half and of that of those before.
+struct CompressArgs {
+  std::int64_t channels, every;
+  bool overlaps;
+  const float* bias;
+  const float *x, *scores;
+  std::int64_t ldx, lds;
+  float* y;
+  std::int64_t ldy, position;
+
+  std::int64_t numbers() const { return overlaps ? 9 : 3; }
+};
+
 // x [tokens, channels] -> each of `count` outputs, y = x + weight (x' - x); weights [tiles][16]; state [tiles][16].
 constexpr int kMaxShifts = 8;
 struct ShiftArgs {

@@ -63,6 +63,7 @@ PREDICTOR_COPIES = {
     "embed_tokens.weight": "model.embed_tokens.weight",
     "shared_head.head.weight": "lm_head.weight",
 }
+TABLE = "tid2eid"  # of experts' numbers, by token id
 _SMALLEST = 2.0**-14  # F16's smallest normal number: below it BF16 values are not exact in F16
 
 
@@ -78,6 +79,12 @@ def random_weight(case: Case, name: str, shape: tuple[int, ...]) -> F32:
     """
     drawn = (str(case.draw),) if case.draw else ()
     noise = _generator(case.name, *drawn, name).standard_normal(shape)
+    if name.endswith(TABLE):
+        count = case.config["n_routed_experts"]
+        drawn_experts = _generator(case.name, name).permuted(
+            np.tile(np.arange(count), (shape[0], 1)), axis=1
+        )
+        return drawn_experts[:, : shape[1]].astype(np.float32)
     if name.endswith("norm.weight"):
         centre = 0.0 if case.config["model_type"] in _ONE_PLUS_WEIGHT else 1.0
         values = centre + 0.3 * noise
@@ -91,7 +98,9 @@ def random_weight(case: Case, name: str, shape: tuple[int, ...]) -> F32:
         values = 1.0 + 0.3 * noise
     elif "embed" in name:
         values = 0.5 * noise
-    elif case.config["model_type"] in _CAPPED and re.search(r"(gate|up)_proj", name):
+    elif case.config["model_type"] in _CAPPED and re.search(
+        r"(gate|up)_proj|ffn\..*\.w[13]\.", name
+    ):
         values = 8.0 / np.sqrt(shape[-1]) * noise  # so large that caps and clamps are felt
     elif any(part in name for part in ("q_proj", "k_proj", "qkv_proj", "lm_head")):
         values = 1.6 / np.sqrt(shape[-1]) * noise
@@ -108,8 +117,8 @@ def kind_of(case: Case) -> Any:
 
 
 def weight_shapes(folder: Path, case: Case) -> dict[str, tuple[int, ...]]:
-    """Names and shapes as transformers saves them, without a tied output matrix; an MLP among
-    mixtures as Kimi published it (transformers reads both names and writes the other).
+    """Names and shapes as transformers saves them, without a tied output matrix, and as they are
+    published where it reads both names and writes the other.
     """
     if case.config["model_type"] == "rwkv7":
         return rwkv7_oracle.shapes(case.config)
@@ -117,14 +126,19 @@ def weight_shapes(folder: Path, case: Case) -> dict[str, tuple[int, ...]]:
     with TemporaryDirectory() as saved:
         model.save_pretrained(saved)
         tensors = load_file(Path(saved) / "model.safetensors")
-    shapes = {
-        re.sub(r"block_sparse_moe\.(\w+_proj)", r"mlp.\1", name): tuple(tensor.shape)
-        for name, tensor in tensors.items()
-    }
+    shapes = {as_published(name, case): tuple(tensor.shape) for name, tensor in tensors.items()}
     shapes = {name: shape for name, shape in shapes.items() if not _TOWER.match(name)}
     if case.config["tie_word_embeddings"]:
         shapes.pop("lm_head.weight", None)
     return dict(sorted(shapes.items()))
+
+
+def as_published(name: str, case: Case) -> str:
+    """Of Kimi an MLP among mixtures, of DeepSeek V4 nearly all."""
+    if case.config["model_type"] == "deepseek_v4":
+        name = name.removeprefix("model.").replace("hc_head.hc_", "hc_head_")
+        return name.replace("embed_tokens", "embed").replace(".attn.norm.", ".attn.kv_norm.")
+    return re.sub(r"block_sparse_moe\.(\w+_proj)", r"mlp.\1", name)
 
 
 def predictor_shapes(case: Case, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -214,7 +228,10 @@ def make(case: Case, out: Path, float32_gguf: Path | None) -> None:
         )
         if copied:
             weights[name] = weights[PREDICTOR_COPIES[copied]]
-    stored = {name: torch.from_numpy(w).to(_DTYPES[case.dtype]) for name, w in weights.items()}
+    stored = {
+        name: torch.from_numpy(w).to(torch.int64 if name.endswith(TABLE) else _DTYPES[case.dtype])
+        for name, w in weights.items()
+    }
     for name, tensor in stored.items():
         if not torch.equal(tensor.float(), torch.from_numpy(weights[name])):
             raise ValueError(f"{case.name}: {name} does not fit {case.dtype} exactly")

@@ -12,6 +12,7 @@ from block_entries import blocks_for, spread
 from ridgeline.backends.cpu.executor import ISAS, CpuExecutor, choose_isa
 from ridgeline.backends.reference.sample import sample
 from ridgeline.model.graph.kv_format import KV_FORMATS
+from ridgeline.model.graph.ops.entries import SelectEntries
 from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.select_blocks import SelectBlocks
 from ridgeline.model.graph.ops.select_tokens import SelectTokens
@@ -31,6 +32,7 @@ AVAILABLE = ISAS[ISAS.index(choose_isa(None)) :]
 BOUNDS = {"F32": 1.2e-2, "F16": 1.2e-2, "BF16": 2e-2}
 # Gemma 4 has seven norms a layer, one of the values: each scales what was
 # rounded before. Found: 2.39e-2 on every instruction set, with the reference at 1e-6.
+SELECTING = (SelectTokens, SelectBlocks, SelectEntries)
 CASE_BOUNDS = {"gemma4": 2.5e-2}
 
 
@@ -74,10 +76,15 @@ def test_logits_are_transformers(case: str, file: str, isa: str) -> None:
     for token_ids, logits in prompts(case):
         model = open_case(case, file, len(token_ids))
         (bound,) = {
-            BOUNDS[weight.format.name] for weight in model.graph.weights if len(weight.shape) == 2
+            BOUNDS[weight.format.name]
+            for weight in model.graph.weights
+            if len(weight.shape) == 2 and not weight.name.endswith(".table.weight")
         }
         found = in_chunks(cpu(model, isa=isa), 0, token_ids, [len(token_ids)])
-        if any(isinstance(node.op, SelectTokens | SelectBlocks) for node in model.graph.nodes):
+        if any(
+            isinstance(node.op, SelectTokens | SelectBlocks | SelectEntries)
+            for node in model.graph.nodes
+        ):
             # A rounding that turns a near tie of two tokens has another one looked at.
             tokens = [distance(a, b) for a, b in zip(found, logits, strict=True)]
             assert np.median(tokens) < bound

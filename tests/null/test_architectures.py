@@ -84,6 +84,9 @@ ALSO: dict[str, dict[str, Any]] = {
     "Qwen3NextForCausalLM": {"full_attention_interval": 2, "mlp_only_layers": [0]},
     "DeepseekV2ForCausalLM": GROUPED,
     "DeepseekV32ForCausalLM": GROUPED,
+    "DeepseekV4ForCausalLM": GROUPED
+    | {"num_key_value_heads": 1, "head_dim": 24, "qk_rope_head_dim": 8, "o_groups": 2}
+    | {"compress_ratios": [0, 4, 128], "num_hash_layers": 1},
     "GlmMoeDsaForCausalLM": GROUPED,
     "Glm4MoeLiteForCausalLM": GROUPED,
     "KimiK25ForConditionalGeneration": GROUPED,
@@ -249,7 +252,7 @@ def test_which_architectures_turn_neighbouring_channels() -> None:
     assert {name for name, value in interleaved.items() if value} == {
         *published,
         *("Ernie4_5ForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
-        *("Ernie4_5_MoeForCausalLM", "Glm4MoeLiteForCausalLM"),
+        *("Ernie4_5_MoeForCausalLM", "Glm4MoeLiteForCausalLM", "DeepseekV4ForCausalLM"),
         *("GlmMoeDsaForCausalLM", "KimiK25ForConditionalGeneration"),
         *("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
         *("command-r", "cohere2", "glm4", "ernie4_5", "deepseek2", "llama4"),
@@ -515,6 +518,38 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "attention softcap": (
         of("Gemma3ForCausalLM", attn_logit_softcapping=50.0),
         "attn_logit_softcapping = 50.0",
+    ),
+    "entries of 7": (
+        of("DeepseekV4ForCausalLM", compress_ratios=[4, 7, 128]),
+        "compress_ratios = [4, 7, 128]: 7 is not one of [0, 4, 128]",
+    ),
+    "entries across blocks": (
+        of("DeepseekV4ForCausalLM", compress_rate_hca=24),
+        "compress_rate_hca = 24: it must divide 16",
+    ),
+    "entries of too few layers": (
+        of("DeepseekV4ForCausalLM", compress_ratios=[4]),
+        "compress_ratios = [4]: a list of 3",
+    ),
+    "two keys a token": (
+        of("DeepseekV4ForCausalLM", num_key_value_heads=2),
+        "num_key_value_heads = 2: all heads share one key",
+    ),
+    "streams": (of("DeepseekV4ForCausalLM", hc_mult=8), "hc_mult = 8"),
+    "output groups": (of("DeepseekV4ForCausalLM", o_groups=5), "o_groups = 5: does not divide"),
+    "small index": (
+        of("DeepseekV4ForCausalLM", index_head_dim=6),
+        "index_head_dim = 6: an even number is needed, of which 8 turn",
+    ),
+    "scores": (of("DeepseekV4ForCausalLM", scoring_func="max"), "scoring_func = 'max'"),
+    "clamp": (of("DeepseekV4ForCausalLM", swiglu_limit=7.0), "swiglu_limit = 7.0"),
+    "hash layers": (
+        of("DeepseekV4ForCausalLM", mlp_layer_types=["moe", "hash", "moe"]),
+        "'hash' is not one of hash_moe, moe",
+    ),
+    "turned channels": (
+        of("DeepseekV4ForCausalLM", qk_rope_head_dim=7),
+        "7 of a head's 24 channels would turn",
     ),
     "line break": (LLAMA | {"hidden_act": "a\nb" * 99}, "hidden_act = 'a\\nb"),
 }

@@ -271,6 +271,33 @@ def test_a_tensor_that_is_missing_or_misshapen_is_named(tmp_path: Path) -> None:
         open_model(saved(tmp_path, config, integers))  # type: ignore[arg-type]
 
 
+def test_a_table_of_experts_that_are_not_there_is_refused(tmp_path: Path) -> None:
+    config, tensors = copied("deepseek_v4", tmp_path)
+    table = tensors["layers.1.ffn.gate.tid2eid"].astype(np.int64)
+    weight = next(
+        w
+        for w in open_model(GOLDEN / "deepseek_v4").graph.weights
+        if w.name == "layers.1.moe.table.weight"
+    )
+    for kind in (np.int32, np.int64):
+        tensors["layers.1.ffn.gate.tid2eid"] = table.astype(kind)
+        model = open_model(saved(tmp_path, config, tensors))
+        assert np.array_equal(model.weights.float32(weight), table)
+    for wrong in (-1, 8, 2**40):
+        table[3, 1] = wrong
+        tensors["layers.1.ffn.gate.tid2eid"] = table
+        model = open_model(saved(tmp_path, config, tensors))
+        with pytest.raises(ModelError, match=rf"tid2eid.* has numbers from .*{wrong}.*0 to 7"):
+            model.weights.float32(weight)
+    tensors["layers.1.ffn.gate.tid2eid"] = table[:, :1]
+    with pytest.raises(ModelError, match="tid2eid' has shape"):
+        open_model(saved(tmp_path, config, tensors))
+    tensors["layers.1.ffn.gate.tid2eid"] = table
+    tensors["layers.1.attn_norm.weight"] = np.ones(32, np.int64)
+    with pytest.raises(ModelError, match=r"attn_norm\.weight' has type I64"):
+        open_model(saved(tmp_path, config, tensors))
+
+
 def test_messages_name_the_file_of_the_field(tmp_path: Path) -> None:
     config, tensors = copied("llama2", tmp_path)
     del config["hidden_size"]

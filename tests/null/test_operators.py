@@ -25,12 +25,15 @@ from ridgeline.model.graph.ops import (
     Blocks,
     CausalConv,
     Combine,
+    Compress,
     Conv1d,
     CrossAttention,
     CrossWrite,
     DeltaRule,
     Dispatch,
     Embed,
+    EntryAttention,
+    EntryWrite,
     Experts,
     GatedActivation,
     GatedLinear,
@@ -56,6 +59,7 @@ from ridgeline.model.graph.ops import (
     ScaleBy,
     ScaleByPosition,
     SelectBlocks,
+    SelectEntries,
     SelectiveScan,
     SelectRows,
     SelectTokens,
@@ -63,13 +67,15 @@ from ridgeline.model.graph.ops import (
     Split,
     SplitGroups,
     SsdScan,
+    StreamWeights,
     TokenShift,
     TypeEmbed,
     Weigh,
     Wkv7,
 )
+from ridgeline.model.graph.ops.entries import entries_seen
 from ridgeline.model.graph.ops.linear import merged
-from ridgeline.model.graph.ops.operator import PARTIAL, REPLICATED, Placement
+from ridgeline.model.graph.ops.operator import PARTIAL, REPLICATED, Placement, Sharded
 from ridgeline.model.graph.work import Precision, Work
 from ridgeline.step import StepShape
 
@@ -140,6 +146,10 @@ def with_state(state: State | None) -> Callable[[Case], Case]:
 
 LATENTS = KvState("latents", kv_heads=1, key_dim=18, value_dim=16, format=BYTES, latent=True)
 INDEX = KvState("index", kv_heads=1, key_dim=10, value_dim=4, format=BYTES, latent=True)
+NEAR = KvState("near", kv_heads=1, key_dim=8, value_dim=8, window=4, format=BYTES, latent=True)
+FAR = KvState("far", kv_heads=1, key_dim=8, value_dim=8, format=BYTES, latent=True, every=2)
+BESIDE = EntryAttention(4, 8, scale=0.5)
+STREAMS = StreamWeights(2, 3, 1e-6, 1e-6)
 LATENT = LatentAttention(4, 8, 2, 6, scale=0.5)
 QKV = RopeKvWrite(4, 2, 8, ROTATION)
 QKV_NORM = RopeKvWrite(4, 2, 8, ROTATION, Norm())
@@ -804,6 +814,113 @@ CASES: dict[str, Case] = {
             "not one even key": with_state(replace(INDEX, window=4)),
         },
     ),
+    "compress": Case(
+        Compress(2),
+        pair(TOKENS, 8),
+        ((TOKENS, 8),),
+        # 10 operations for each of 32 outputs; two rows' sums of 3 numbers, read and written.
+        Work(
+            {"f32": 10.0 * 32},
+            weight_bytes=4 * 16,
+            kv_read_bytes=2 * 8 * 3 * 4.0,
+            kv_write_bytes=2 * 8 * 3 * 4.0,
+            activation_bytes=2.0 * 4 * 24,
+        ),
+        (weight("b", 2, 8),),
+        RowState("s", 8, 3),
+        shards=(
+            ((REPLICATED,) * 2, (REPLICATED,), 2, (Compress(2), (REPLICATED,))),
+            ((CUT,) * 2, (REPLICATED,), 2, None),
+        ),
+        refused={
+            "differ in shape": with_inputs(value(0, TOKENS, 8), value(1, TOKENS, 4)),
+            "b has shape": with_weights(weight("b", 4, 8)),
+            "4 x 9 are needed": with_op(Compress(2, overlaps=True)),
+            "an entry of 0 tokens": with_op(Compress(0)),
+        },
+    ),
+    "entry_write": Case(
+        EntryWrite(),
+        x(TOKENS, 8),
+        (),
+        # An entry of 8 bytes for every second token.
+        Work(kv_write_bytes=4 * 4, activation_bytes=2.0 * 32),
+        state=FAR,
+        shards=(
+            ((REPLICATED,), (), 2, (EntryWrite(), ())),
+            ((CUT,), (), 2, None),
+        ),
+        refused={
+            "keeps 8 channels, not 6": with_inputs(value(0, TOKENS, 6)),
+            "has no cache of keys": with_state(STATE),
+            "keys of 10 and values of 4": with_state(INDEX),
+            "3 tokens do not fill": with_state(replace(FAR, every=3)),
+            "and window 4": with_state(replace(FAR, window=4)),
+        },
+    ),
+    "select_entries": Case(
+        SelectEntries(3, 2),
+        (value(0, TOKENS, 24), value(1, TOKENS, 3)),
+        ((TOKENS, 2),),
+        # Pairs: 0 + 1 + 1 of the first row, 4 of the second's; 1 + 4 entries of 8 bytes are read.
+        Work(
+            {"bf16": 6 * 2.0 * 3 * 9},
+            kv_read_bytes=5 * 8,
+            activation_bytes=2.0 * 4 * (24 + 3 + 2),
+        ),
+        state=FAR,
+        shards=(
+            ((REPLICATED,) * 2, (), 2, (SelectEntries(3, 2), (REPLICATED,))),
+            ((CUT, REPLICATED), (), 2, None),
+        ),
+        refused={
+            "selects 0 entries": with_op(SelectEntries(3, 0)),
+            "q and w have": with_op(SelectEntries(2, 2)),
+            "has a window": with_state(NEAR),
+        },
+    ),
+    "entry_attention": Case(
+        BESIDE,
+        x(TOKENS, 32),
+        ((TOKENS, 32),),
+        # Of a window of 4: 6 and 4 pairs, 3 and 4 keys.
+        Work({"bf16": 10 * 4.0 * 32}, kv_read_bytes=7 * 8, activation_bytes=2.0 * 4 * 64),
+        (weight("sinks", 4),),
+        NEAR,
+        shards=(
+            ((REPLICATED,), (REPLICATED,), 2, (BESIDE, (REPLICATED,))),
+            ((CUT,), (ROWS,), 2, (replace(BESIDE, num_heads=2), (CUT,))),
+            ((CUT,), (ROWS,), 3, None),
+        ),
+        refused={
+            "4 heads of 8 need 32": with_inputs(value(0, TOKENS, 24)),
+            "sinks has shape": with_weights(weight("sinks", 8)),
+            "is no window": with_state(replace(NEAR, window=None)),
+            "takes 2 inputs": with_op(replace(BESIDE, top_k=2)),
+        },
+    ),
+    "stream_weights": Case(
+        STREAMS,
+        pair(TOKENS, 8),
+        ((TOKENS, 2), (TOKENS, 6)),
+        # 8 x 16 products and 16 squares a token; 2 x 2 numbers divided twice three times over.
+        Work(
+            {"f32": 2.0 * 4 * (128 + 16) + 4.0 * 4 * 4 * 3},
+            weight_bytes=4 * (128 + 8 + 3),
+            activation_bytes=2.0 * 4 * (16 + 8),
+        ),
+        (weight("w", 8, 16), weight("b", 8), weight("s", 3)),
+        shards=(
+            ((REPLICATED,) * 2, (REPLICATED,) * 3, 2, (STREAMS, (REPLICATED,) * 2)),
+            ((CUT,) * 2, (REPLICATED,) * 3, 2, None),
+        ),
+        refused={
+            "w has shape": with_weights(weight("w", 2, 16), weight("b", 8), weight("s", 3)),
+            "s has shape": with_weights(weight("w", 8, 16), weight("b", 8), weight("s", 1)),
+            "streams differ": with_inputs(value(0, TOKENS, 8), value(1, TOKENS, 4)),
+            "no streams to mix": with_op(replace(STREAMS, iterations=0)),
+        },
+    ),
     "rg_lru": Case(
         RgLru(),
         (value(0, TOKENS, 8), value(1, TOKENS, 8), value(2, TOKENS, 8)),
@@ -1301,3 +1418,72 @@ def test_latent_attention_to_selected_tokens() -> None:
     assert dense.total_flops - sparse.total_flops == pytest.approx((14 - 11) * per_pair)
     assert op.shard((CUT, CUT, REPLICATED), (ROWS,), 2) is not None
     assert op.shard((CUT, CUT, CUT), (ROWS,), 2) is None
+
+
+def test_attention_beside_entries() -> None:
+    """Pairs of the window, 10, and 6 with entries: 2 of the first row's tokens, 4 of the last."""
+    inputs, outputs = x(TOKENS, 32), (value(1, TOKENS, 32),)
+    sinks = (weight("sinks", 4),)
+    whole = Node("n", BESIDE, inputs, outputs, sinks, NEAR, FAR)
+    assert whole.op.cost(whole, STEP, PRECISION).total_flops == (10 + 6) * 4.0 * 32
+    assert whole.op.cost(whole, STEP, PRECISION).kv_read_bytes == 7 * 8 + 5 * 8
+    few = replace(BESIDE, top_k=3)
+    some = replace(whole, op=few, inputs=(*inputs, value(2, TOKENS, 3)))
+    assert few.cost(some, STEP, PRECISION).total_flops == (10 + 5) * 4.0 * 32
+    few.check(some.inputs, sinks, NEAR)
+    few.check_entries(FAR)
+    with pytest.raises(ModelError, match="entries that are not there"):
+        few.check_entries(None)
+    with pytest.raises(ModelError, match="looks at 2 entries; 3 are needed"):
+        few.check((*inputs, value(2, TOKENS, 2)), sinks, NEAR)
+    with pytest.raises(ModelError, match="has no second cache"):
+        ATTENTION.check_entries(FAR)
+    assert few.shard((CUT, REPLICATED), (ROWS,), 2) == Sharded(replace(few, num_heads=2), (CUT,))
+    assert few.shard((CUT, CUT), (ROWS,), 2) is None
+
+
+def test_entries_are_counted_as_tokens_see_them() -> None:
+    for every, top in ((1, None), (4, None), (4, 2), (3, 1), (128, 5)):
+        for new, context in ((1, 0), (1, 700), (900, 0), (37, 11)):
+            each = [(i + 1) // every for i in range(context, context + new)]
+            seen = sum(min(n, top or n) for n in each)
+            assert entries_seen(StepShape((new,), (context,), 1), every, top) == seen
+
+
+def test_experts_by_token_id() -> None:
+    op = Route(2, "sqrt_softplus", by_token=True)
+    inputs = (value(0, TOKENS, 8), value(1, TOKENS, integer=True))
+    router, table = weight("router", 6, 8), weight("table", 100, 2)
+    op.check(inputs, (router, table), None)
+    made = Node("n", op, inputs, (value(2, TOKENS, 4),), (router, table))
+    # Four rows of the table are read.
+    assert op.cost(made, STEP, PRECISION).weight_bytes == 4 * (48 + 4 * 2)
+    for wrong, message in (
+        ((router, weight("table", 100, 3)), "table has shape"),
+        ((router,), "takes 2 weights"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            op.check(inputs, wrong, None)
+    with pytest.raises(ModelError, match="not token ids"):
+        op.check((inputs[0], value(1, TOKENS)), (router, table), None)
+    with pytest.raises(ModelError, match="nothing to choose"):
+        replace(op, correction=True).check(inputs, (router, weight("c", 6), table), None)
+
+
+def test_groups_of_a_stored_matrix() -> None:
+    op = BlockLinear(2)
+    op.check(x(TOKENS, 8), (weight("w", 6, 4),), None)
+    assert op.shape(((TOKENS, 8),), (weight("w", 6, 4),)) == ((TOKENS, 6),)
+    with pytest.raises(ModelError, match="8 channels in 2 groups"):
+        op.check(x(TOKENS, 8), (weight("w", 6, 8),), None)
+    assert op.shard((CUT,), (ROWS,), 2) == Sharded(BlockLinear(1), (CUT,))
+    assert op.shard((CUT,), (ROWS,), 4) is None
+
+
+def test_the_last_channels_of_a_head_turn() -> None:
+    op = Rope(4, 8, ROTATION, first=4, every=4)
+    op.check(x(TOKENS, 32), (), None)
+    with pytest.raises(ModelError, match="4 rotated channels do not fit a head of 3"):
+        replace(op, first=5).check(x(TOKENS, 32), (), None)
+    with pytest.raises(ModelError, match="0 a run"):
+        replace(op, every=0).check(x(TOKENS, 32), (), None)

@@ -180,12 +180,14 @@ def cost_key(node: Node) -> object:
         tuple((v.shape, v.integer) for v in (*node.inputs, *node.outputs)),
         tuple((w.shape, w.format.name) for w in node.weights),
         None if node.state is None else _state_key(node.state),
+        None if node.entries is None else _state_key(node.entries),
     )
 
 
 def _state_key(state: State) -> object:
     if isinstance(state, KvState):
-        return (state.kv_heads, state.key_dim, state.value_dim, state.window, state.format)
+        heads = (state.kv_heads, state.key_dim, state.value_dim)
+        return (*heads, state.window, state.format, state.every)
     if isinstance(state, CrossState):
         return (state.positions, state.kv_heads, state.key_dim, state.value_dim, state.format)
     return (state.parts, state.part_elements, state.is_rolling)

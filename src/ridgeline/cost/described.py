@@ -73,7 +73,11 @@ def _with_kv(graph: Graph, kv: str) -> Graph:
     return replace(
         graph,
         nodes=tuple(
-            replace(node, state=replace(node.state, format=stored))
+            replace(
+                node,
+                state=replace(node.state, format=stored),
+                entries=node.entries and replace(node.entries, format=stored),
+            )
             if isinstance(node.state, KvState)
             else node
             for node in graph.nodes

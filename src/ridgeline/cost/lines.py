@@ -23,11 +23,13 @@ from ridgeline.model.graph.ops import (
     Combine,
     Dispatch,
     Embed,
+    EntryAttention,
     Experts,
     GatedLinear,
     LatentAttention,
     Linear,
     Operator,
+    SelectEntries,
 )
 from ridgeline.model.graph.work import Precision
 from ridgeline.step import StepShape
@@ -40,6 +42,7 @@ KINDS: tuple[Kind, ...] = ("linear", "experts", "attention", "elementwise", "col
 MOST_DECODED = 8
 
 Linear4 = tuple[float, float, float, float]
+ATTENDING = (Attention, LatentAttention, EntryAttention, SelectEntries)
 _NONE: Linear4 = (0.0, 0.0, 0.0, 0.0)
 _SAMPLES = (
     StepShape((1,), (0,), 1),
@@ -117,6 +120,9 @@ def compile_lines(graph: Graph, indexer: Indexer | None = None) -> tuple[Line, .
             groups.setdefault(_key(node), []).append(node)
     lines = []
     for nodes in groups.values():
+        if isinstance(nodes[0].op, EntryAttention | SelectEntries):
+            lines += _entry_lines(nodes[0], len(nodes))
+            continue
         line = _line(nodes[0], len(nodes), indexer)
         if line.kind != "elementwise" or any(line.moved_bytes):
             lines.append(line)
@@ -189,6 +195,39 @@ def _attention(line: Line, node: Node, count: int, indexer: Indexer | None) -> L
     )
 
 
+def _entry_lines(node: Node, count: int) -> list[Line]:
+    """Of attention over a window and entries: a line each. A pair of a query and a token costs that
+    share of one with an entry which the token has; so it is with what selects entries.
+    """
+    op, state = node.op, node.state
+    assert isinstance(op, EntryAttention | SelectEntries)
+    assert isinstance(state, KvState)
+    name = LAYER.sub("layers.*.", node.name)
+    _, moved, *_ = _solve(node)
+
+    def line(part: str, cache: KvState, window: int | None, channels: int) -> Line:
+        pair = FLOPS_PER_MULTIPLY_ADD * op.num_heads * channels * count / cache.every
+        return Line(
+            f"{name}{part}",
+            "attention",
+            "bf16",
+            count,
+            window=window,
+            decode_pair_flops=pair,
+            prefill_pair_flops=pair,
+            token_bytes=float(count * cache.bytes_per_token),
+            latent=True,
+        )
+
+    if isinstance(op, SelectEntries):
+        return [_as(line("", state, None, state.key_dim + 1), moved_bytes=_times(moved, count))]
+    lines = [_as(line("", state, state.window, 2 * op.dim), moved_bytes=_times(moved, count))]
+    if node.entries is not None:
+        reach = None if op.top_k is None else op.top_k * node.entries.every
+        lines.append(line(".entries", node.entries, reach, 2 * op.dim))
+    return lines
+
+
 def _index_lines(node: Node, count: int, indexer: Indexer) -> list[Line]:
     """What scores tokens: three linears, the scores of all pairs, and the choice of the best."""
     name = LAYER.sub("layers.*.", node.name) + ".index"
@@ -253,7 +292,7 @@ def _solve(node: Node) -> tuple[Linear4, Linear4, Linear4, float, bool]:
     def solved(values: list[float]) -> Linear4:
         found = np.linalg.lstsq(sums, np.array(values), rcond=None)[0]
         if np.abs(sums @ found - values).max() > 1e-6 * (1.0 + max(values)):
-            if isinstance(node.op, Attention | LatentAttention):
+            if isinstance(node.op, ATTENDING):
                 return _NONE
             raise RidgelineError(f"{node.name}: its work is not linear in a step's rows")
         found[np.abs(found) < 1e-9 * (1.0 + max(values))] = 0.0
@@ -263,7 +302,7 @@ def _solve(node: Node) -> tuple[Linear4, Linear4, Linear4, float, bool]:
     weight_bytes = max(work.weight_bytes for work in works)
     idle = not (works[1].total_flops or works[1].activation_bytes or works[1].link_bytes)
     kv = [w.kv_read_bytes + w.kv_write_bytes + w.activation_bytes for w in works]
-    if isinstance(node.op, Attention | LatentAttention):
+    if isinstance(node.op, ATTENDING):
         kv = [w.activation_bytes for w in works]
     return (
         solved([w.total_flops for w in works]),
@@ -277,7 +316,8 @@ def _solve(node: Node) -> tuple[Linear4, Linear4, Linear4, float, bool]:
 def _key(node: Node) -> object:
     state = None
     if isinstance(node.state, KvState):
-        state = (node.state.kv_heads, node.state.key_dim, node.state.window)
+        every = None if node.entries is None else node.entries.every
+        state = (node.state.kv_heads, node.state.key_dim, node.state.window, every)
     return (
         LAYER.sub("layers.*.", node.name),
         node.op,

@@ -110,7 +110,8 @@ def memory_ledger(
     between blocks, if None.
     """
     stored = count_parameters(graph).num_bytes
-    layout = state_groups(graph)
+    # Without blocks, entries lie as close as they can.
+    layout = state_groups(graph, block_tokens if block_tokens > 1 else graph.max_context)
     return MemoryLedger(
         rows=rows,
         context=context,

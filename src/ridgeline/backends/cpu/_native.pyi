@@ -148,6 +148,7 @@ class Program:
         latent: bool = False,
         centres: NDArray[np.float32] | None = None,
         powers: NDArray[np.float32] | None = None,
+        every: int = 1,
     ) -> int: ...
     def share_cross(self, memory: CrossMemory) -> None: ...
     def add_conv1d(
@@ -276,7 +277,7 @@ class Program:
         bias: NDArray[np.float32] | None,
         correction: NDArray[np.float32] | None,
         top_k: int,
-        sigmoid: bool,
+        scores: str,
         normalize: bool,
         scale: float,
         num_groups: int,
@@ -284,6 +285,7 @@ class Program:
         group_best: int,
         gain: NDArray[np.float32] | None = None,
         jitter: float = -1.0,
+        table: NDArray[np.int32] | None = None,
     ) -> None: ...
     def add_experts(
         self,
@@ -302,7 +304,52 @@ class Program:
     ) -> None: ...
     def add_select_rows(self, name: str, x: View, y: View) -> None: ...
     def add_rope(
-        self, name: str, x: View, y: View, heads: int, head_dim: int, rotation: Rotation
+        self,
+        name: str,
+        x: View,
+        y: View,
+        heads: int,
+        head_dim: int,
+        rotation: Rotation,
+        first: int = 0,
+        every: int = 1,
+    ) -> None: ...
+    def add_compress(
+        self,
+        name: str,
+        x: View,
+        scores: View,
+        y: View,
+        every: int,
+        overlaps: bool,
+        bias: NDArray[np.float32],
+    ) -> None: ...
+    def add_entry_write(self, name: str, x: View, cache: int) -> None: ...
+    def add_select_entries(
+        self, name: str, q: View, weights: View, out: View, cache: int
+    ) -> None: ...
+    def add_entry_attention(
+        self,
+        name: str,
+        q: View,
+        out: View,
+        cache: int,
+        entries: int | None,
+        chosen: View | None,
+        scale: float,
+        sinks: NDArray[np.float32],
+    ) -> None: ...
+    def add_stream_weights(
+        self,
+        name: str,
+        x: Sequence[View],
+        outputs: Sequence[View],
+        matrices: Sequence[Matrix],
+        bias: NDArray[np.float32],
+        scales: NDArray[np.float32],
+        iterations: int,
+        eps: float,
+        floor: float,
     ) -> None: ...
     def add_kv_write(self, name: str, k: View, v: View, cache: int) -> None: ...
     def add_rope_kv_write(
@@ -428,7 +475,7 @@ class Program:
         x: View,
         y: View,
         matrices: Sequence[Matrix],
-        bias: NDArray[np.float32],
+        bias: NDArray[np.float32] | None,
     ) -> None: ...
     def add_mix(
         self, name: str, x: Sequence[View], numbers: View, y: Sequence[View], offset: float

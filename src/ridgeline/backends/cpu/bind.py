@@ -19,6 +19,7 @@ from ridgeline.backends.cpu import _native
 from ridgeline.backends.cpu.activations import takes_fine_activations
 from ridgeline.backends.cpu.bind_blocks import bind_block_attention, bind_select_blocks
 from ridgeline.backends.cpu.bind_cross import CROSS_BINDERS
+from ridgeline.backends.cpu.bind_entries import ENTRY_BINDERS
 from ridgeline.backends.cpu.bind_experts import bind_experts, bind_route
 from ridgeline.backends.cpu.bind_images import IMAGE_BINDERS
 from ridgeline.backends.cpu.bind_latent import bind_latent_attention, bind_select_tokens
@@ -38,6 +39,7 @@ from ridgeline.backends.cpu.bind_streams import (
     bind_keep_largest,
     bind_match_size,
     bind_mix,
+    bind_stream_weights,
 )
 from ridgeline.backends.cpu.bind_tables import (
     bind_embed,
@@ -49,7 +51,7 @@ from ridgeline.backends.cpu.weights import Weights
 from ridgeline.errors import ModelError
 from ridgeline.model.formats import FORMATS, quantize
 from ridgeline.model.graph.dims import SAMPLED, TOKENS
-from ridgeline.model.graph.node import Graph, KvState, Node, Value, Weight
+from ridgeline.model.graph.node import Graph, KvState, Node, State, Value, Weight
 from ridgeline.model.graph.ops.activation import Activate, GatedActivation
 from ridgeline.model.graph.ops.attention import Attention, KvWrite
 from ridgeline.model.graph.ops.block_linear import BlockLinear
@@ -80,6 +82,7 @@ from ridgeline.model.graph.ops.scale_by import ScaleBy, ScaleByPosition
 from ridgeline.model.graph.ops.select_blocks import SelectBlocks
 from ridgeline.model.graph.ops.select_tokens import SelectTokens
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
+from ridgeline.model.graph.ops.stream_weights import StreamWeights
 from ridgeline.model.graph.ops.streams import KeepLargest, MatchSize, Mix
 from ridgeline.model.graph.ops.token_shift import TokenShift
 from ridgeline.model.graph.ops.wkv7 import Wkv7
@@ -201,8 +204,9 @@ class Binding:
             op.by_group,
         )
 
-    def cache(self, node: Node) -> int:
-        state = node.state
+    def cache(self, of: Node | State | None) -> int:
+        """A node's, or a state's."""
+        state = of.state if isinstance(of, Node) else of
         assert isinstance(state, KvState)
         if state.name not in self.caches:
             self.caches[state.name] = self._add_cache(state)
@@ -217,6 +221,7 @@ class Binding:
             state.format.name,
             state.latent,
             *_balance(state),
+            state.every,
         )
 
 
@@ -234,10 +239,12 @@ def view_of(plan: MemoryPlan, value: Value, kind: str = "") -> _native.View:
     )
 
 
-def _balance(state: KvState) -> tuple[npt.NDArray[np.float32] | None, ...]:
+def _balance(
+    state: KvState,
+) -> tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.float32] | None]:
     """Centres of the keys' channels and what the rest is divided by; nothing where they stay."""
     if state.balance is None:
-        return ()
+        return None, None
     powers = np.ldexp(np.float32(1), np.array(state.balance.exponents, np.int32))
     return np.array(state.balance.centres, np.float32), powers
 
@@ -320,7 +327,8 @@ def _rotation(rotation: Rotation) -> _native.Rotation:
 
 def _rope(b: Binding, node: Node, op: Rope) -> None:
     x, y = b.view(node.inputs[0]), b.view(node.outputs[0])
-    b.program.add_rope(node.name, x, y, op.num_heads, op.head_dim, _rotation(op.rotation))
+    turn = _rotation(op.rotation)
+    b.program.add_rope(node.name, x, y, op.num_heads, op.head_dim, turn, op.first, op.every)
 
 
 def _kv_write(b: Binding, node: Node, op: KvWrite) -> None:
@@ -438,6 +446,7 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     LatentAttention: bind_latent_attention,
     SelectTokens: bind_select_tokens,
     SelectBlocks: bind_select_blocks,
+    **ENTRY_BINDERS,
     **CROSS_BINDERS,
     **IMAGE_BINDERS,
     GatedActivation: _gated_activation,
@@ -461,6 +470,7 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     TokenShift: bind_token_shift,
     Wkv7: bind_wkv7,
     BlockLinear: bind_block_linear,
+    StreamWeights: bind_stream_weights,
     Mix: bind_mix,
     MatchSize: bind_match_size,
     KeepLargest: bind_keep_largest,

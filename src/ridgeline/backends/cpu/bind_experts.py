@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ridgeline.model.graph.node import Node
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.route import Route
@@ -17,6 +19,7 @@ def bind_route(b: Binding, node: Node, op: Route) -> None:
     bias = b.floats(vectors.pop(0)) if op.bias else None
     correction = b.floats(vectors.pop(0)) if op.correction else None
     gain = b.floats(vectors.pop(0)) if op.gain else None
+    table = b.floats(vectors.pop(0)).astype(np.int32) if op.by_token else None
     b.program.add_route(
         node.name,
         b.view(node.inputs[0]),
@@ -25,7 +28,7 @@ def bind_route(b: Binding, node: Node, op: Route) -> None:
         bias,
         correction,
         op.top_k,
-        op.scores == "sigmoid",
+        op.scores,
         op.normalize,
         op.scale,
         op.num_groups,
@@ -33,6 +36,7 @@ def bind_route(b: Binding, node: Node, op: Route) -> None:
         op.group_best,
         gain,
         op.jitter if op.scores == "sparsemixer" else -1.0,
+        table,
     )
 
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ridgeline.backends.cpu import _native
 from ridgeline.model.graph.node import Node
 from ridgeline.model.graph.ops.block_linear import BlockLinear
+from ridgeline.model.graph.ops.stream_weights import StreamWeights
 from ridgeline.model.graph.ops.streams import KeepLargest, MatchSize, Mix
 
 if TYPE_CHECKING:
@@ -15,10 +17,48 @@ if TYPE_CHECKING:
 
 
 def bind_block_linear(b: Binding, node: Node, op: BlockLinear) -> None:
+    if op.num_groups is not None:
+        bind_grouped(b, node, op.num_groups)
+        return
     matrices, bias = node.weights
     packed = [b.pack("F32", np.ascontiguousarray(each.T)) for each in b.weights.float32(matrices)]
     x, y = b.view(node.inputs[0]), b.view(node.outputs[0])
     b.program.add_block_linear(node.name, x, y, packed, b.floats(bias))
+
+
+def bind_grouped(b: Binding, node: Node, groups: int) -> None:
+    """Each group's rows of the matrix, as they are stored if they can be packed so."""
+    (weight,) = node.weights
+    rows, columns = weight.shape
+    name, raw = weight.format.name, b.weights.raw(weight)
+    if name not in _native.packed_formats():
+        name, raw = "F32", b.weights.float32(weight).view(np.uint8)
+    parts = np.ascontiguousarray(raw).reshape(groups, -1)
+    each = rows // groups
+    packed = [
+        b.program.pack(name, part, each, columns, part.size // each, lambda: None) for part in parts
+    ]
+    b.weights.release(weight)
+    b.program.add_block_linear(
+        node.name, b.view(node.inputs[0]), b.view(node.outputs[0]), packed, None
+    )
+
+
+def bind_stream_weights(b: Binding, node: Node, op: StreamWeights) -> None:
+    """The matrix in a part for each stream."""
+    matrix, bias, scales = node.weights
+    parts = np.split(b.weights.float32(matrix), op.num_streams, axis=1)
+    b.program.add_stream_weights(
+        node.name,
+        [b.view(value) for value in node.inputs],
+        [b.view(value) for value in node.outputs],
+        [b.pack("F32", np.ascontiguousarray(part)) for part in parts],
+        b.floats(bias),
+        b.floats(scales),
+        op.iterations,
+        op.eps,
+        op.floor,
+    )
 
 
 def bind_mix(b: Binding, node: Node, op: Mix) -> None:

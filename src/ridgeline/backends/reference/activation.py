@@ -40,6 +40,8 @@ def gated(activation: Activation, gate: Array, up: Array) -> Array:
     if activation == "clamped_swiglu":
         g, u = np.minimum(g, CLAMP), np.clip(u, -CLAMP, CLAMP) + 1
         return np.asarray(silu(CLAMPED_SLOPE * g) / CLAMPED_SLOPE * u).astype(gate.dtype)
+    if activation == "silu_of_capped_10":
+        return np.asarray(silu(np.minimum(g, 10)) * np.clip(u, -10, 10)).astype(gate.dtype)
     if activation in CAPS:
         cap = CAPS[activation]
         return np.asarray(np.minimum(silu(g), cap) * np.clip(u, -cap, cap)).astype(gate.dtype)

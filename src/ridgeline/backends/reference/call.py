@@ -44,7 +44,9 @@ class KvCache:
         self.block_tokens = block_tokens
         self._column = column
         if memory is None:
-            memory = np.full((num_blocks, block_tokens, state.elements_per_token), np.nan, dtype)
+            width = state.elements_within(block_tokens)
+            memory = np.full((num_blocks, block_tokens, width), np.nan, dtype)
+        self._memory = memory
         keys = state.kv_heads * state.key_dim
         self._keys, self._values = memory[..., :keys], memory[..., keys:]
         if state.latent:
@@ -74,6 +76,32 @@ class KvCache:
             heads[len(heads) - len(positions) :] = memory[slots]
             found.append(heads.reshape(row.num_tokens, self.state.kv_heads, -1))
         return found[0], found[1]
+
+    def write_entries(self, row: BoundRow, x: Array) -> None:
+        """x [num_new, key_dim]: of new tokens that are the last of `every`, the entries."""
+        kept_x = kept(x[:, None], self.state.format.name)[:, 0]
+        for position, entry in zip(row.positions, kept_x, strict=True):
+            if (position + 1) % self.state.every == 0:
+                place = self._entry(row, int(position) // self.state.every)
+                numbers = np.zeros(place.size, place.dtype)
+                numbers[: len(entry)] = entry
+                place[:] = numbers.reshape(place.shape)
+
+    def read_entries(self, row: BoundRow) -> Array:
+        """Those that are complete: [num_tokens // every, key_dim]."""
+        count = row.num_tokens // self.state.every
+        entries = [self._entry(row, index).reshape(-1) for index in range(count)]
+        width = self.state.key_dim
+        return np.array(entries)[:, :width] if entries else np.zeros((0, width), self._memory.dtype)
+
+    def _entry(self, row: BoundRow, index: int) -> Array:
+        """Where it lies: a few tokens' part of the block that its last token is in."""
+        last = (index + 1) * self.state.every - 1
+        run = min(self.state.every, self.block_tokens)
+        block = row.block_table[last // self.block_tokens, self._column]
+        first = last % self.block_tokens // run * run
+        found: Array = self._memory[block, first : first + run]
+        return found
 
     def _slots(self, row: BoundRow, positions: Ints) -> tuple[Ints, Ints]:
         entries = row.block_table[:, self._column]
@@ -108,6 +136,7 @@ class Call:
     """One application: inputs and weights in the order of the operator's docstring.
 
     rows: the step's, in plan order; their new tokens lie one after the other along TOKENS.
+    entries: the second cache of attention over a window and entries.
     cross: the layer's keys and values of encoders. images: what the step has of them.
     """
 
@@ -116,6 +145,7 @@ class Call:
     rows: Sequence[BoundRow]
     cache: KvCache | None
     memory: RowMemory | None = None
+    entries: KvCache | None = None
     cross: CrossMemory | None = None
     images: Sequence[Part] = ()
 

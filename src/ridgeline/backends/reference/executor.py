@@ -294,7 +294,7 @@ class _Rank:
         self._caches: dict[str, KvCache] = {}
         for state in graph.states:
             place = layout.places[state.name]
-            own = blocks[..., place.offset : place.offset + state.elements_per_token]
+            own = blocks[..., place.offset : place.offset + state.elements_within(BLOCK_TOKENS)]
             self._caches[state.name] = KvCache(
                 state, num_blocks, BLOCK_TOKENS, dtype, place.column, own
             )
@@ -331,6 +331,7 @@ class _Rank:
             rows=rows,
             cache=self._caches.get(name),
             memory=self._memories.get(name),
+            entries=None if node.entries is None else self._caches[node.entries.name],
             cross=self.cross.get(name),
             images=self.images,
         )

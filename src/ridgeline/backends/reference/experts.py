@@ -11,7 +11,7 @@ from ridgeline.model.graph.ops.route import Route
 
 
 def route(op: Route, call: Call) -> tuple[Array]:
-    (x,) = call.inputs
+    x = call.inputs[0]
     vectors = list(call.weights[1:])
     logits = (x @ call.weights[0].T).astype(np.float64)
     if op.bias:
@@ -20,6 +20,8 @@ def route(op: Route, call: Call) -> tuple[Array]:
         return (sparse_slots(op, logits).astype(x.dtype),)
     if op.scores == "sigmoid":
         scores = 1 / (1 + np.exp(-logits))
+    elif op.scores == "sqrt_softplus":
+        scores = np.sqrt(np.logaddexp(0, logits))
     else:
         scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
         scores /= scores.sum(axis=-1, keepdims=True)
@@ -32,6 +34,8 @@ def route(op: Route, call: Call) -> tuple[Array]:
         np.put_along_axis(allowed, chosen, True, axis=-1)
         by = np.where(allowed[..., None], groups, -np.inf).reshape(by.shape)
     ids = np.argsort(-by, axis=-1, kind="stable")[:, : op.top_k]
+    if op.by_token:
+        ids = call.weights[-1][call.inputs[1]].astype(np.int64)
     weights = np.take_along_axis(scores, ids, axis=-1)
     if op.normalize:
         weights = weights / weights.sum(axis=-1, keepdims=True)

@@ -13,7 +13,10 @@ from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 def rope(op: Rope, call: Call) -> tuple[Array]:
     (x,) = call.inputs
     heads = x.reshape(len(x), op.num_heads, op.head_dim)
-    return (rotated(heads, call.positions, op.rotation).reshape(x.shape),)
+    positions = call.positions // op.every * op.every
+    y = heads.copy()
+    y[..., op.first :] = rotated(heads[..., op.first :], positions, op.rotation)
+    return (y.reshape(x.shape),)
 
 
 def rope_kv_write(op: RopeKvWrite, call: Call) -> tuple[Array]:

@@ -11,6 +11,7 @@ from ridgeline.backends.reference.block_linear import block_linear
 from ridgeline.backends.reference.call import Array, Call
 from ridgeline.backends.reference.causal_conv import causal_conv
 from ridgeline.backends.reference.collectives import all_gather, all_reduce, combine, dispatch
+from ridgeline.backends.reference.compress import compress
 from ridgeline.backends.reference.conv1d import conv1d
 from ridgeline.backends.reference.cross_attention import cross_attention, cross_write
 from ridgeline.backends.reference.delta_rule import delta_rule
@@ -26,6 +27,7 @@ from ridgeline.backends.reference.elementwise import (
     weigh,
 )
 from ridgeline.backends.reference.embed import embed, place_images, position_embed, type_embed
+from ridgeline.backends.reference.entries import entry_attention, entry_write, select_entries
 from ridgeline.backends.reference.experts import experts, route
 from ridgeline.backends.reference.latent import latent_attention
 from ridgeline.backends.reference.linear import linear
@@ -37,6 +39,7 @@ from ridgeline.backends.reference.rows import select_rows
 from ridgeline.backends.reference.select_blocks import select_blocks
 from ridgeline.backends.reference.select_tokens import select_tokens
 from ridgeline.backends.reference.state_space import selective_scan, ssd_scan
+from ridgeline.backends.reference.stream_weights import stream_weights
 from ridgeline.backends.reference.streams import keep_largest, match_size, mix
 from ridgeline.backends.reference.token_shift import token_shift
 from ridgeline.backends.reference.wkv7 import wkv7
@@ -60,6 +63,10 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.LatentAttention: latent_attention,
     ops.SelectTokens: select_tokens,
     ops.SelectBlocks: select_blocks,
+    ops.Compress: compress,
+    ops.EntryWrite: entry_write,
+    ops.SelectEntries: select_entries,
+    ops.EntryAttention: entry_attention,
     ops.CrossWrite: cross_write,
     ops.CrossAttention: cross_attention,
     ops.GatedActivation: gated_activation,
@@ -84,6 +91,7 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.TokenShift: token_shift,
     ops.Wkv7: wkv7,
     ops.BlockLinear: block_linear,
+    ops.StreamWeights: stream_weights,
     ops.Mix: mix,
     ops.MatchSize: match_size,
     ops.KeepLargest: keep_largest,

@@ -23,6 +23,7 @@ from ridgeline.model.architectures.deepseek import (
     build_gguf_deepseek2,
     build_kimi_k25,
 )
+from ridgeline.model.architectures.deepseek_v4 import build_deepseek_v4
 from ridgeline.model.architectures.ernie import build_ernie, build_ernie_moe
 from ridgeline.model.architectures.exaone4 import build_exaone4, build_exaone_moe
 from ridgeline.model.architectures.falcon_h1 import build_falcon_h1
@@ -281,6 +282,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         predictors=Predictors(
             build_deepseek_v32, Names(names_predictors.HF_DEEPSEEK_V32, names.HF_ROOTS)
         ),
+    ),
+    "DeepseekV4ForCausalLM": hf(
+        build_deepseek_v4,
+        names_moe.HF_DEEPSEEK_V4,
+        "deepseek_v4",
+        roots=names_moe.V4_ROOTS,
+        harmless=names_moe.MTP_HARMLESS,
     ),
     "DeepseekV3ForCausalLM": Architecture(
         "hf",

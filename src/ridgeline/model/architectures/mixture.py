@@ -26,7 +26,8 @@ class Mixture:
     """One layer's mixture. route: how its router chooses. hidden: channels within an expert.
     shared: of the expert that all tokens use besides, 0 for none; shared_gate: it is weighed by
     sigmoid(g x). bias: experts have biases. weigh_input, gated: see `Experts`. latent: channels
-    that experts see of a token, by a linear before them and one after; 0: all of them.
+    that experts see of a token, by a linear before them and one after; 0: all of them. vocab: rows
+    of the table of a route by token ids.
     """
 
     experts: int
@@ -38,6 +39,7 @@ class Mixture:
     shared_gate: bool = False
     gated: bool = True
     latent: int = 0
+    vocab: int = 0
 
 
 def mixture_mlp(
@@ -61,18 +63,20 @@ def mixture_mlp(
         router.append(b.weight(f"{name}.correction.bias", count))
     if route.gain:
         router.append(b.weight(f"{name}.gain.weight", count))
-    slots = b.one(
-        f"{name}.route", route, x if routed_by is None else routed_by, weights=tuple(router)
-    )
+    sees = [x if routed_by is None else routed_by]
+    if route.by_token:
+        router.append(b.weight(f"{name}.table.weight", mixture.vocab, route.top_k))
+        sees.append(b.token_ids)
+    slots = b.one(f"{name}.route", route, *sees, weights=tuple(router))
     seen = linear(b, f"{name}.before", x, mixture.latent) if mixture.latent else x
-    sees = width(seen)
+    inner = width(seen)
     ups = ("gate", "up") if mixture.gated else ("up",)
     up_axes, down_axes = ("experts", "ffn", None), ("experts", None, "ffn")
-    weights = [b.weight(f"{name}.{up}.weight", count, hidden, sees, axes=up_axes) for up in ups]
-    weights.append(b.weight(f"{name}.down.weight", count, sees, hidden, axes=down_axes))
+    weights = [b.weight(f"{name}.{up}.weight", count, hidden, inner, axes=up_axes) for up in ups]
+    weights.append(b.weight(f"{name}.down.weight", count, inner, hidden, axes=down_axes))
     if mixture.bias:
         weights += [b.weight(f"{name}.{up}.bias", count, hidden, axes=up_axes[:2]) for up in ups]
-        weights.append(b.weight(f"{name}.down.bias", count, sees, axes=("experts", None)))
+        weights.append(b.weight(f"{name}.down.bias", count, inner, axes=("experts", None)))
     op = Experts(
         count,
         route.top_k,

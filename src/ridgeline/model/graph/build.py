@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ridgeline.errors import ModelError
 from ridgeline.model.graph.dims import TOKENS, Shape
-from ridgeline.model.graph.node import Graph, Node, State, StorageFormat, Value, Weight
+from ridgeline.model.graph.node import Graph, KvState, Node, State, StorageFormat, Value, Weight
 from ridgeline.model.graph.ops.operator import Operator
 
 FormatOf = Callable[[str], StorageFormat]
@@ -41,15 +41,17 @@ class Builder:
         *inputs: Value,
         weights: tuple[Weight, ...] = (),
         state: State | None = None,
+        entries: KvState | None = None,
     ) -> tuple[Value, ...]:
         """Appends a node, gives its outputs; ModelError names the node if the rules fail."""
         try:
             op.check(inputs, weights, state)
+            op.check_entries(entries)
         except ModelError as error:
             raise ModelError(f"{self._name}: {name}: {error}") from None
         shapes = op.shape(tuple(v.shape for v in inputs), weights)
         outputs = tuple(self._value(shape) for shape in shapes)
-        self._nodes.append(Node(name, op, inputs, outputs, weights, state))
+        self._nodes.append(Node(name, op, inputs, outputs, weights, state, entries))
         return outputs
 
     def one(
@@ -59,9 +61,10 @@ class Builder:
         *inputs: Value,
         weights: tuple[Weight, ...] = (),
         state: State | None = None,
+        entries: KvState | None = None,
     ) -> Value:
         """`add` for an operator with exactly one output."""
-        (output,) = self.add(name, op, *inputs, weights=weights, state=state)
+        (output,) = self.add(name, op, *inputs, weights=weights, state=state, entries=entries)
         return output
 
     def finish(

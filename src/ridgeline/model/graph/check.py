@@ -21,6 +21,7 @@ def check_graph(graph: Graph) -> None:
             if made.get(value.id) != value:
                 raise ModelError(f"{where}: takes value {value.id} before it is made")
         node.op.check(node.inputs, node.weights, node.state)
+        node.op.check_entries(node.entries)
         shapes = node.op.shape(tuple(v.shape for v in node.inputs), node.weights)
         if shapes != tuple(v.shape for v in node.outputs):
             raise ModelError(f"{where}: outputs do not have the shapes {shapes}")

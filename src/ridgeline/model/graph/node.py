@@ -55,7 +55,8 @@ class KvState:
 
     window: positions that attention can reach back, the query included; None for all. format: how
     its numbers are kept. latent: the values are the first value_dim channels of the keys, and are
-    not kept beside them. balance: how an int8 cache evens out its keys first; None: not.
+    not kept beside them. balance: how an int8 cache evens out its keys first; None: not. every:
+    tokens of a row to a key: there is one when the last of so many has come (an entry).
     """
 
     name: str
@@ -66,15 +67,31 @@ class KvState:
     format: KvFormat = BF16
     latent: bool = False
     balance: KeyBalance | None = None
+    every: int = 1
 
     @property
     def elements_per_token(self) -> int:
+        """Numbers of a key and its value."""
         values = 0 if self.latent else self.value_dim
         return self.kv_heads * (self.key_dim + values)
 
+    def elements_within(self, block_tokens: int) -> int:
+        """Numbers that a block of so many tokens holds for each of them. An entry lies in one
+        block, that of its last token, so a block has room for one at least.
+        """
+        return -(-self.elements_per_token // min(self.every, block_tokens))
+
+    def bytes_within(self, block_tokens: int) -> int:
+        """The same in bytes."""
+        return -(-self._entry_bytes // min(self.every, block_tokens))
+
     @property
     def bytes_per_token(self) -> int:
-        """With the scales, where the format has some."""
+        """With the scales, where the format has some; without room that blocks leave."""
+        return -(-self._entry_bytes // self.every)
+
+    @property
+    def _entry_bytes(self) -> int:
         values = 0 if self.latent else self.format.head_bytes(self.value_dim)
         return self.kv_heads * (self.format.head_bytes(self.key_dim) + values)
 
@@ -140,7 +157,9 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One application of an operator. name says where in the model, e.g. `layers.3.attn.q`."""
+    """One application of an operator. name says where in the model, e.g. `layers.3.attn.q`.
+    entries: of attention over a window and entries, the cache of those.
+    """
 
     name: str
     op: Operator
@@ -148,6 +167,7 @@ class Node:
     outputs: tuple[Value, ...]
     weights: tuple[Weight, ...] = ()
     state: State | None = None
+    entries: KvState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +204,9 @@ class Graph:
         """The caches of keys and values, each once, in order of first use."""
         seen: dict[str, KvState] = {}
         for node in self.nodes:
-            if isinstance(node.state, KvState):
-                seen.setdefault(node.state.name, node.state)
+            for state in (node.state, node.entries):
+                if isinstance(state, KvState):
+                    seen.setdefault(state.name, state)
         return tuple(seen.values())
 
     @property

@@ -27,7 +27,8 @@ def with_kv_format(graph: Graph, kv_format: KvFormat, numbers: Numbers | None = 
         if isinstance(state, KvState):
             if not state.latent or kv_format.name in LATENT_FORMATS:
                 kept = replace(state, format=kv_format, balance=balances.get(state.name))
-                node = replace(node, state=kept)
+                entries = node.entries and replace(node.entries, format=kv_format)
+                node = replace(node, state=kept, entries=entries)
         elif isinstance(state, CrossState):
             node = replace(node, state=replace(state, format=kv_format))
         nodes.append(node)

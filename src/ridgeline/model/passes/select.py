@@ -31,6 +31,7 @@ from ridgeline.model.graph.ops.operator import Operator
 from ridgeline.model.graph.ops.route import Route
 from ridgeline.model.graph.ops.rows import SelectRows
 from ridgeline.model.graph.ops.scale_by import ScaleBy
+from ridgeline.model.graph.ops.stream_weights import StreamWeights
 from ridgeline.model.graph.ops.streams import KeepLargest, MatchSize, Mix
 
 # A row of their outputs depends on that row of their inputs and on weights alone.
@@ -52,6 +53,7 @@ ROW_BY_ROW: tuple[type[Operator], ...] = (
     Experts,
     BlockLinear,
     Join,
+    StreamWeights,
     Mix,
     MatchSize,
     KeepLargest,
@@ -111,6 +113,7 @@ def _late_nodes(graph: Graph) -> set[int]:
         reading = [reader for value in values for reader in readers.get(value.id, [])]
         if (
             isinstance(node.op, ROW_BY_ROW)
+            and not any(value.integer for value in node.inputs)
             and all(value.shape[0] is TOKENS and value.id not in outputs for value in values)
             and reading
             and all(isinstance(r.op, SelectRows) or id(r) in late for r in reading)

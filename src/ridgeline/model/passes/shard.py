@@ -23,12 +23,15 @@ from ridgeline.model.graph.ops.attention import Attention
 from ridgeline.model.graph.ops.collectives import AllGather, AllReduce
 from ridgeline.model.graph.ops.elementwise import Split
 from ridgeline.model.graph.ops.embed import Embed
+from ridgeline.model.graph.ops.entries import EntryAttention
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.latent import LatentAttention
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.operator import PARTIAL, REPLICATED, Operator, Placement
 from ridgeline.model.graph.ops.rope import RopeKvWrite
+
+ATTENDING = (Attention, LatentAttention, EntryAttention)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,15 @@ class _Rank:
             self._placed[value.id] = _Placed(local, placement, ways)
         local_inputs = tuple(x.value for x in inputs)
         self._nodes.append(
-            Node(node.name, op, local_inputs, outputs, local_weights, self._state(node.state))
+            Node(
+                node.name,
+                op,
+                local_inputs,
+                outputs,
+                local_weights,
+                self._state(node.state),
+                node.entries,
+            )
         )
         return True
 
@@ -255,9 +266,9 @@ class _Rank:
         if not isinstance(node.state, KvState):
             return True  # a recurrent state is a copy on every rank, as what updates it
         is_cut = inputs[0].placement.split is not None
-        if node.state.latent and not isinstance(node.op, LatentAttention):
+        if node.state.latent and not isinstance(node.op, LatentAttention | EntryAttention):
             return not is_cut  # keys that select: whole on every rank
-        if isinstance(node.op, Attention | LatentAttention):
+        if isinstance(node.op, ATTENDING):
             return is_cut == (self._kv_parts is not None)
         kv_parts = self._kv_parts or 1
         return (inputs[0].parts if is_cut else 1) == kv_parts
@@ -301,11 +312,7 @@ class _Rank:
 
 def _kv_parts(graph: Graph, ways: int) -> int | None:
     """In how many parts the KV heads are cut; None: attention stays whole on every rank."""
-    heads = [
-        (n.op.num_heads, n.state)
-        for n in graph.nodes
-        if isinstance(n.op, Attention | LatentAttention)
-    ]
+    heads = [(n.op.num_heads, n.state) for n in graph.nodes if isinstance(n.op, ATTENDING)]
     parts: set[int] = set()
     for num_heads, state in heads:
         assert isinstance(state, KvState)

@@ -7,7 +7,7 @@ and a group as many blocks a table entry as its layers fill. docs/kv_groups.md h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ridgeline.model.graph.node import Graph, KvState
@@ -16,6 +16,8 @@ from ridgeline.step import ONE_GROUP, BlockGroup
 # Padding that a group may have for the sake of fewer blocks; that of a window stops growing.
 MOST_PADDING = 0.02
 MOST_WINDOWED_PADDING = 0.2
+
+BLOCK_TOKENS = 16  # of our own backends
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +45,27 @@ class StateGroups:
         return tuple(group.window for group in self.groups for _ in range(group.blocks))
 
 
-def state_groups(graph: Graph) -> StateGroups:
+def state_groups(graph: Graph, block_tokens: int = BLOCK_TOKENS) -> StateGroups:
+    """block_tokens: of the blocks. A state of entries takes room for one in each, however few of a
+    row's tokens have one.
+    """
     by_window: dict[int | None, list[KvState]] = {}
     for state in graph.states:
         by_window.setdefault(state.window, []).append(state)
+
+    def size_of(state: KvState) -> int:
+        return state.bytes_within(block_tokens)
+
     windows = sorted(by_window, key=lambda window: -1 if window is None else window)
     if len(windows) < 2:
         # One kind of layer: a block holds them all.
         states = graph.states
-        packed = [_pack(states, sum(s.bytes_per_token for s in states))]
+        packed = [_pack(states, sum(map(size_of, states)), size_of)]
         groups: tuple[BlockGroup, ...] = tuple(BlockGroup(window) for window in windows)
     else:
-        sizes = [[s.bytes_per_token for s in by_window[window]] for window in windows]
+        sizes = [[size_of(s) for s in by_window[window]] for window in windows]
         capacity = _capacity(sizes, windows)
-        packed = [_pack(by_window[window], capacity) for window in windows]
+        packed = [_pack(by_window[window], capacity, size_of) for window in windows]
         groups = tuple(
             BlockGroup(window, len(columns))
             for window, columns in zip(windows, packed, strict=True)
@@ -68,9 +77,9 @@ def state_groups(graph: Graph) -> StateGroups:
             offset = 0
             for state in states_of_column:
                 places[state.name] = Place(column, offset)
-                offset += state.elements_per_token
+                offset += state.elements_within(block_tokens)
             most_elements = max(most_elements, offset)
-            most_bytes = max(most_bytes, sum(s.bytes_per_token for s in states_of_column))
+            most_bytes = max(most_bytes, sum(map(size_of, states_of_column)))
             column += 1
     return StateGroups(groups or ONE_GROUP, most_bytes, most_elements, places)
 
@@ -112,13 +121,15 @@ def _count(sizes: Sequence[int], capacity: int) -> int:
     return count
 
 
-def _pack(states: Sequence[KvState], capacity: int) -> list[list[KvState]]:
+def _pack(
+    states: Sequence[KvState], capacity: int, size_of: Callable[[KvState], int]
+) -> list[list[KvState]]:
     columns: list[list[KvState]] = []
     left = 0
     for state in states:
-        if state.bytes_per_token > left or not columns:
+        if size_of(state) > left or not columns:
             columns.append([])
             left = capacity
         columns[-1].append(state)
-        left -= state.bytes_per_token
+        left -= size_of(state)
     return columns

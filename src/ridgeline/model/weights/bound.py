@@ -16,8 +16,8 @@ import numpy.typing as npt
 from ridgeline.errors import ModelError
 from ridgeline.model.formats import FORMATS, Format, dequantize
 from ridgeline.model.graph.node import Graph, Node, Weight
-from ridgeline.model.graph.ops import LatentAttention
-from ridgeline.model.weights.checkpoint import Checkpoint
+from ridgeline.model.graph.ops import LatentAttention, Route
+from ridgeline.model.weights.checkpoint import WHOLE, Checkpoint
 from ridgeline.model.weights.contents import quoted
 from ridgeline.model.weights.names import Columns, Expansion, Names, Root, Stack
 from ridgeline.model.weights.places import (
@@ -30,6 +30,7 @@ from ridgeline.model.weights.places import (
     Run,
     ScaledTiles,
     Strided,
+    WholeNumbers,
 )
 
 MXFP4_GROUP = 32
@@ -88,6 +89,8 @@ def stored_format(checkpoint: Checkpoint, names: Names, root: Root) -> Callable[
                 f"{checkpoint.path}: tensor {quoted(stored)} is missing ({name} of the model)"
             )
         found = format_in(checkpoint, stored)
+        if found in WHOLE:
+            return FORMATS["F32"]
         if found not in FORMATS:
             raise ModelError(
                 f"{checkpoint.path}: tensor {quoted(stored)} has type {found}, which is not "
@@ -140,6 +143,11 @@ def bind(graph: Graph, checkpoint: Checkpoint, names: Names, root: Root) -> Boun
     expand = {
         node.weights[0].name: node for node in graph.nodes if isinstance(node.op, LatentAttention)
     }
+    chosen = {
+        node.weights[-1].name: node.weights[0].shape[0]
+        for node in graph.nodes
+        if isinstance(node.op, Route) and node.op.by_token
+    }
     for weight in graph.weights:
         stack, columns = names.stack(weight.name, root), names.columns(weight.name)
         expansion = names.expansion(weight.name)
@@ -159,6 +167,9 @@ def bind(graph: Graph, checkpoint: Checkpoint, names: Names, root: Root) -> Boun
         else:
             stored.setdefault(names.stored(weight.name, root), []).append(weight)
     for tensor, parts in stored.items():
+        if checkpoint.tensors[tensor].format in WHOLE:
+            places[parts[0].name] = place_whole(checkpoint, tensor, parts, chosen)
+            continue
         check_shape(checkpoint, tensor, parts)
         start = 0
         for part in parts:
@@ -167,6 +178,24 @@ def bind(graph: Graph, checkpoint: Checkpoint, names: Names, root: Root) -> Boun
     used = {tensor for place in places.values() for tensor in place.tensors}
     unused = tuple(name for name in checkpoint.tensors if name not in used)
     return BoundWeights(checkpoint, places, unused)
+
+
+def place_whole(
+    checkpoint: Checkpoint, tensor: str, parts: list[Weight], chosen: Mapping[str, int]
+) -> WholeNumbers:
+    """A table of experts' numbers; chosen: how many experts there are, by the table's name."""
+    first, found = parts[0], checkpoint.tensors[tensor]
+    if first.name not in chosen or len(parts) > 1:
+        raise ModelError(
+            f"{checkpoint.path}: tensor {quoted(tensor)} has type {found.format}, which is not "
+            f"supported; supported: {', '.join(FORMATS)}"
+        )
+    if found.shape != first.shape:
+        raise ModelError(
+            f"{checkpoint.path}: tensor {quoted(tensor)} has shape {found.shape}; {first.shape} is "
+            f"needed ({first.name})"
+        )
+    return WholeNumbers(tensor, chosen[first.name], first.shape[0])
 
 
 def place_experts(

@@ -31,6 +31,8 @@ from ridgeline.model.weights.safetensors import open_directory, open_file
 
 __all__ = ["Checkpoint", "TensorInfo", "open_checkpoint"]
 
+WHOLE: dict[str, str] = {"I32": "<i4", "I64": "<i8"}  # numbers that a file may have a table of
+
 Kind = Literal["gguf", "safetensors", "ct2"]
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -71,6 +73,8 @@ class Checkpoint:
         """The tensor as float32, dequantized, in an array of the caller's own."""
         raw = self.raw(name)
         info = self.tensors[name]
+        if info.format in WHOLE:
+            return raw.view(WHOLE[info.format]).reshape(info.shape).astype(np.float32)
         if info.format not in FORMATS:
             raise ModelError(
                 f"{self.path}: tensor {quoted(name)}: {info.format} cannot be read as numbers yet; "

@@ -10,6 +10,7 @@ from ridgeline.model.weights.names import (
     HF_HEAD_NORMS,
     HF_LLAMA,
     Expansion,
+    Root,
     Row,
     Stack,
 )
@@ -229,3 +230,48 @@ HF_GPT_OSS: dict[str, Row] = {
         transposed=True,
     ),
 }
+
+_V4 = "{body}layers.{i}."
+# As DeepSeek published it; transformers says `model.` before most of it.
+HF_DEEPSEEK_V4: dict[str, Row] = {
+    "embed": "{body}embed",
+    "final_norm": "{body}norm",
+    "head": "head",
+    **{f"head_hc.{part}.weight": f"{{body}}hc_head_{part}" for part in ("fn", "base", "scale")},
+    **{
+        f"layers.{{i}}.{ours}_hc.{part}.weight": f"{_V4}hc_{theirs}_{part}"
+        for ours, theirs in (("attn", "attn"), ("mlp", "ffn"))
+        for part in ("fn", "base", "scale")
+    },
+    "layers.{i}.attn_norm": f"{_V4}attn_norm",
+    "layers.{i}.attn.q_a": f"{_V4}attn.wq_a",
+    "layers.{i}.attn.q_a_norm": f"{_V4}attn.q_norm",
+    "layers.{i}.attn.q_b": f"{_V4}attn.wq_b",
+    "layers.{i}.attn.kv": f"{_V4}attn.wkv",
+    "layers.{i}.attn.kv_norm": f"{_V4}attn.kv_norm",
+    "layers.{i}.attn.sinks.weight": f"{_V4}attn.attn_sink",
+    "layers.{i}.attn.o_a": f"{_V4}attn.wo_a",
+    "layers.{i}.attn.o_b": f"{_V4}attn.wo_b",
+    **{
+        f"layers.{{i}}.attn.{ours}.{part}": f"{_V4}attn.{theirs}.{name}"
+        for ours, theirs in (("compress", "compressor"), ("index", "indexer.compressor"))
+        for part, name in (
+            ("kv", "wkv"),
+            ("gate", "wgate"),
+            ("norm", "norm"),
+            ("position.weight", "ape"),
+        )
+    },
+    "layers.{i}.attn.index.q": f"{_V4}attn.indexer.wq_b",
+    "layers.{i}.attn.index.weigh": f"{_V4}attn.indexer.weights_proj",
+    "layers.{i}.mlp_norm": f"{_V4}ffn_norm",
+    "layers.{i}.moe.router": f"{_V4}ffn.gate",
+    "layers.{i}.moe.correction.bias": f"{_V4}ffn.gate.bias",
+    "layers.{i}.moe.table.weight": f"{_V4}ffn.gate.tid2eid",
+    **{
+        f"layers.{{i}}.{ours}{part}": f"{_V4}ffn.{theirs}.{name}"
+        for ours, theirs in (("moe.", "experts.{e}"), ("shared.mlp.", "shared_experts"))
+        for part, name in (("gate", "w1"), ("down", "w2"), ("up", "w3"))
+    },
+}
+V4_ROOTS = (Root(""), Root("model."))

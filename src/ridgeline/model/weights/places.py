@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
+from ridgeline.errors import ModelError
 from ridgeline.model.formats import dequantize
-from ridgeline.model.weights.checkpoint import Checkpoint
+from ridgeline.model.weights.checkpoint import WHOLE, Checkpoint
+from ridgeline.model.weights.contents import quoted
 
 Bytes = npt.NDArray[np.uint8]
 TILE = 128
@@ -41,6 +43,36 @@ class Run:
         each = self.num_bytes // self.count
         start = self.start + index * each
         return checkpoint.raw(self.tensor)[start : start + each]
+
+    def release(self, checkpoint: Checkpoint, index: int | None) -> None:
+        checkpoint.release(self.tensor)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeNumbers:
+    """A tensor of whole numbers in [0, below), as float32: `count` entries."""
+
+    tensor: str
+    below: int
+    count: int
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        return (self.tensor,)
+
+    def read(self, checkpoint: Checkpoint) -> Bytes:
+        """ModelError for a number that is none of these."""
+        numbers = checkpoint.raw(self.tensor).view(WHOLE[checkpoint.tensors[self.tensor].format])
+        if numbers.size and not 0 <= int(numbers.min()) <= int(numbers.max()) < self.below:
+            raise ModelError(
+                f"{checkpoint.path}: tensor {quoted(self.tensor)} has numbers from "
+                f"{numbers.min()} to {numbers.max()}; 0 to {self.below - 1} are possible"
+            )
+        return frozen(numbers.astype("<f4").view(np.uint8))
+
+    def entry(self, checkpoint: Checkpoint, index: int) -> Bytes:
+        entry: Bytes = self.read(checkpoint).reshape(self.count, -1)[index]
+        return entry
 
     def release(self, checkpoint: Checkpoint, index: int | None) -> None:
         checkpoint.release(self.tensor)
@@ -212,4 +244,4 @@ def frozen(copy: Bytes) -> Bytes:
     return copy
 
 
-Place = Run | OneEach | ScaledTiles | Strided | Mxfp4Rows | ExpandedHeads
+Place = Run | WholeNumbers | OneEach | ScaledTiles | Strided | Mxfp4Rows | ExpandedHeads

@@ -5,6 +5,7 @@ from ridgeline.model.graph.ops.attention import Attention, Blocks, KvWrite
 from ridgeline.model.graph.ops.block_linear import BlockLinear
 from ridgeline.model.graph.ops.causal_conv import CausalConv
 from ridgeline.model.graph.ops.collectives import AllGather, AllReduce, Combine, Dispatch
+from ridgeline.model.graph.ops.compress import Compress
 from ridgeline.model.graph.ops.conv1d import Conv1d
 from ridgeline.model.graph.ops.cross_attention import CrossAttention, CrossWrite
 from ridgeline.model.graph.ops.delta_rule import DeltaRule
@@ -18,6 +19,7 @@ from ridgeline.model.graph.ops.elementwise import (
     Weigh,
 )
 from ridgeline.model.graph.ops.embed import Embed, PlaceImages, PositionEmbed, TypeEmbed
+from ridgeline.model.graph.ops.entries import EntryAttention, EntryWrite, SelectEntries
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.latent import LatentAttention
@@ -33,6 +35,7 @@ from ridgeline.model.graph.ops.scale_by import ScaleBy, ScaleByPosition
 from ridgeline.model.graph.ops.select_blocks import SelectBlocks
 from ridgeline.model.graph.ops.select_tokens import SelectTokens
 from ridgeline.model.graph.ops.state_space import SelectiveScan, SsdScan
+from ridgeline.model.graph.ops.stream_weights import StreamWeights
 from ridgeline.model.graph.ops.streams import KeepLargest, MatchSize, Mix
 from ridgeline.model.graph.ops.token_shift import TokenShift
 from ridgeline.model.graph.ops.wkv7 import Wkv7
@@ -53,6 +56,10 @@ OPERATORS: dict[str, type[Operator]] = {
     "latent_attention": LatentAttention,
     "select_tokens": SelectTokens,
     "select_blocks": SelectBlocks,
+    "compress": Compress,
+    "entry_write": EntryWrite,
+    "select_entries": SelectEntries,
+    "entry_attention": EntryAttention,
     "cross_write": CrossWrite,
     "cross_attention": CrossAttention,
     "gated_activation": GatedActivation,
@@ -77,6 +84,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "token_shift": TokenShift,
     "wkv7": Wkv7,
     "block_linear": BlockLinear,
+    "stream_weights": StreamWeights,
     "mix": Mix,
     "match_size": MatchSize,
     "keep_largest": KeepLargest,
@@ -101,12 +109,15 @@ __all__ = [
     "Blocks",
     "CausalConv",
     "Combine",
+    "Compress",
     "Conv1d",
     "CrossAttention",
     "CrossWrite",
     "DeltaRule",
     "Dispatch",
     "Embed",
+    "EntryAttention",
+    "EntryWrite",
     "Experts",
     "GatedActivation",
     "GatedLinear",
@@ -132,6 +143,7 @@ __all__ = [
     "ScaleBy",
     "ScaleByPosition",
     "SelectBlocks",
+    "SelectEntries",
     "SelectRows",
     "SelectTokens",
     "SelectiveScan",
@@ -139,6 +151,7 @@ __all__ = [
     "Split",
     "SplitGroups",
     "SsdScan",
+    "StreamWeights",
     "TokenShift",
     "TypeEmbed",
     "Weigh",

@@ -33,9 +33,15 @@ Activation = Literal[
     "clamped_swiglu",
     "capped_silu_7",
     "capped_silu_16",
+    "silu_of_capped_10",
 ]
 # Those that change both halves of a gated unit.
-OF_TWO: tuple[Activation, ...] = ("clamped_swiglu", "capped_silu_7", "capped_silu_16")
+OF_TWO: tuple[Activation, ...] = (
+    "clamped_swiglu",
+    "capped_silu_7",
+    "capped_silu_16",
+    "silu_of_capped_10",
+)
 FLOPS_PER_GATED = 6.0
 FLOPS_PER_ACTIVATED = 5.0
 
@@ -48,6 +54,7 @@ class GatedActivation(Operator):
     2016). relu2: max(x, 0)^2 (So et al. 2021). identity: x, the bilinear unit. clamped_swiglu
     (gpt-oss): with gate at most 7 and up in -7..7, gate * sigmoid(1.702 gate) * (up + 1).
     capped_silu_7 and _16 (Step 3.7): silu(gate), at most so much, times up in -7..7 or -16..16.
+    silu_of_capped_10 (DeepSeek V4): silu of gate, which is at most 10, times up in -10..10.
     """
 
     activation: Activation

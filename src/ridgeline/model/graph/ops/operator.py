@@ -17,7 +17,7 @@ from ridgeline.model.graph.work import Precision, Work
 from ridgeline.step import StepShape
 
 if TYPE_CHECKING:
-    from ridgeline.model.graph.node import Node, State, Value, Weight
+    from ridgeline.model.graph.node import KvState, Node, State, Value, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,10 @@ class Operator(ABC):
         self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
     ) -> None:
         """Raises ModelError where attributes, inputs, weights and state do not agree."""
+
+    def check_entries(self, entries: KvState | None) -> None:
+        """The same of a second cache, which few have."""
+        require(entries is None, self, "has no second cache")
 
 
 def require(condition: bool, op: Operator, message: str) -> None:

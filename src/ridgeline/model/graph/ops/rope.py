@@ -51,11 +51,17 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class Rope(Operator):
-    """x [TOKENS, num_heads * head_dim] -> the same, each head rotated by its token's position."""
+    """x [TOKENS, num_heads * head_dim] -> the same, each head rotated by its token's position.
+
+    first: channels of a head before those that turn. every: a row parts into runs of so many
+    tokens, and a token is rotated by the position of its run's first.
+    """
 
     num_heads: int
     head_dim: int
     rotation: Rotation
+    first: int = 0
+    every: int = 1
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return (inputs[0],)
@@ -87,7 +93,10 @@ class Rope(Operator):
             self,
             f"{self.num_heads} heads of {self.head_dim} are not {inputs[0].shape[-1]} channels",
         )
-        require_rotation(self, self.rotation, self.head_dim)
+        require(
+            self.first >= 0 and self.every >= 1, self, f"first {self.first}, {self.every} a run"
+        )
+        require_rotation(self, self.rotation, self.head_dim - self.first)
 
 
 def require_rotation(op: Operator, rotation: Rotation, head_dim: int) -> None:
