@@ -122,6 +122,8 @@ def test_gated_activation(isa: str, width: int, kind: Activation, joint: bool) -
     elif kind in ("capped_silu_7", "capped_silu_16"):
         cap = float(kind.rpartition("_")[2])
         expected = np.minimum(gate("silu", one), cap) * np.clip(other, -cap, cap)
+    elif kind == "silu_of_capped_10":
+        expected = gate("silu", np.minimum(one, 10)) * np.clip(other, -10, 10)
     else:
         expected = gate(kind, one) * other
     sizes = (2 * width,) if joint else (width, width)
