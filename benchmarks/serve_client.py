@@ -11,12 +11,14 @@ import asyncio
 import json
 import os
 import random
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,18 +81,14 @@ async def post(
     """hang_up_after: seconds after which the client goes away, whatever has come. Raises OSError
     where the server closes without an answer.
     """
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n"
-    )
+    request = request_of(path, body)
     reply = Reply(time.perf_counter())
     loop = asyncio.get_running_loop()
     transport, exchange = None, None
     try:
         async with asyncio.timeout(hang_up_after):
             transport, exchange = await loop.create_connection(
-                lambda: _Exchange(head.encode() + data), "127.0.0.1", port
+                lambda: _Exchange(request), "127.0.0.1", port
             )
             await exchange.over
             if not exchange.pieces:
@@ -259,3 +257,82 @@ def resident_bytes(pid: int) -> int:
 
 def open_files(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def processor_seconds(pid: int) -> dict[str, float]:
+    """What each thread of a process has had of the processor so far, by name and number; the
+    first is the one that it began with.
+    """
+    found = {}
+    for task in sorted(Path(f"/proc/{pid}/task").iterdir(), key=lambda one: int(one.name)):
+        name, _, rest = task.joinpath("stat").read_text().partition("(")[2].rpartition(")")
+        user, system = rest.split()[11:13]
+        ticks = int(user) + int(system)
+        found[f"{name} {task.name}"] = ticks / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+class Crowd:
+    """Callers who come at moments of their own, on one thread that does next to nothing for each:
+    no event loop, no tasks. Who comes within `tick` seconds of another is sent with it: waking for
+    each would take from the server's cores what callers elsewhere do not.
+    """
+
+    def __init__(self, port: int, tick: float = 0.01) -> None:
+        self._address = ("127.0.0.1", port)
+        self._tick = tick
+        self._polled = select.epoll()
+        self._open: dict[int, tuple[socket.socket, Reply, list[tuple[float, bytes]]]] = {}
+
+    def run(self, arrivals: Iterable[tuple[float, bytes]], began: float) -> list[Reply]:
+        """Sends requests, whole, at their seconds after `began` (of `time.perf_counter()`), in
+        order; their replies, once all have come.
+        """
+        replies = []
+        coming = iter(arrivals)
+        following = next(coming, None)
+        while following is not None or self._open:
+            now = time.perf_counter()
+            while following is not None and began + following[0] <= now:
+                replies.append(self._send(following[1]))
+                following = next(coming, None)
+            wait = self._tick if following is None else max(self._tick, began + following[0] - now)
+            self._receive(now + wait)
+        return replies
+
+    def _send(self, request: bytes) -> Reply:
+        made = socket.socket()
+        reply = Reply(time.perf_counter())
+        made.connect(self._address)
+        made.sendall(request)
+        self._polled.register(made, select.EPOLLIN)
+        self._open[made.fileno()] = made, reply, []
+        return reply
+
+    def _receive(self, until: float) -> None:
+        """Takes what comes, until a moment or until nobody is waited for."""
+        while self._open and (wait := until - time.perf_counter()) > 0:
+            for number, _ in self._polled.poll(wait):
+                made, reply, pieces = self._open[number]
+                try:
+                    piece = made.recv(1 << 16)
+                except ConnectionError:
+                    piece = b""
+                now = time.perf_counter()
+                if piece:
+                    pieces.append((now, piece))
+                    continue
+                del self._open[number]
+                made.close()
+                reply.ended = now
+                _read(pieces, reply)
+
+
+def request_of(path: str, body: Mapping[str, Any] | bytes) -> bytes:
+    """A whole request, on a connection of its own."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
+    return head.encode() + data

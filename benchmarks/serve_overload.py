@@ -5,7 +5,9 @@
 First the peak: as many requests as rows, again and again. Then Poisson arrivals at --times that
 rate. Checked: each accepted answer is complete and has the text that it has alone; refusals are 429
 with Retry-After and take under 50 ms; goodput beside the peak: right answers that ended in those
-seconds (what was let in is finished after them); resident memory.
+seconds (what was let in is finished after them); resident memory; what client and server have of
+the cores. --asyncio asks as `serve_load.py` does, with a task for each caller: on a machine that
+serves and asks at once, its 0.2 ms for each of those who are refused is the server's loss, too.
 """
 
 from __future__ import annotations
@@ -13,44 +15,47 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from serve_client import Reply, percentile, post, prompts, resident_bytes, ridgeline, run, server
+from serve_client import (
+    Crowd,
+    Reply,
+    percentile,
+    post,
+    processor_seconds,
+    prompts,
+    request_of,
+    resident_bytes,
+    ridgeline,
+    run,
+    server,
+)
 
 
-async def overload(port: int, pid: int, asked: argparse.Namespace) -> dict[str, Any]:
-    texts = prompts(None, 32)
+def overload(port: int, pid: int, asked: argparse.Namespace) -> dict[str, Any]:
     base = {"max_tokens": asked.tokens, "temperature": 0, "ignore_eos": True, "stream": True}
-
-    async def ask(text: str) -> Reply:
-        return await post(port, "/v1/completions", base | {"prompt": text})
-
-    alone = {text: (await ask(text)).text for text in texts}
-    began, finished = time.perf_counter(), 0
-
-    async def again() -> None:
-        nonlocal finished
-        while time.perf_counter() < began + asked.peak_seconds:
-            reply = await ask(random.choice(texts))
-            finished += reply.done and reply.status == 200
-
-    await asyncio.gather(*(again() for _ in range(asked.rows)))
-    peak = finished / (time.perf_counter() - began)
+    texts = prompts(None, 32)
+    bodies = {text: base | {"prompt": text} for text in texts}
+    alone, peak, cores_at_peak = run(_peak(port, pid, bodies, asked))
     before = resident_bytes(pid)
-    began = time.perf_counter()
-    running: list[asyncio.Task[tuple[str, Reply]]] = []
-
-    async def named(text: str) -> tuple[str, Reply]:
-        return text, await ask(text)
-
-    chance, at = random.Random(1), 0.0
+    chance = random.Random(1)
+    arrivals: list[tuple[float, str]] = []
+    at = 0.0
     while at < asked.seconds:
         at += chance.expovariate(peak * asked.times)
-        await asyncio.sleep(max(0.0, began + at - time.perf_counter()))
-        running.append(asyncio.create_task(named(chance.choice(texts))))
-    replies = await asyncio.gather(*running)
+        arrivals.append((at, chance.choice(texts)))
+    began, had = time.perf_counter(), _had(pid)
+    if asked.asyncio:
+        answered = run(_callers(port, bodies, arrivals, began))
+    else:
+        requests = {text: request_of("/v1/completions", body) for text, body in bodies.items()}
+        answered = Crowd(port).run([(at, requests[text]) for at, text in arrivals], began)
+    cores = _shares(had, _had(pid), time.perf_counter() - began)
+    replies = [(text, reply) for (_, text), reply in zip(arrivals, answered, strict=True)]
     accepted = [(text, one) for text, one in replies if one.status == 200]
     refused = [one for _, one in replies if one.status != 200]
     right = sum(one.done and one.text == alone[text] for text, one in accepted)
@@ -69,9 +74,58 @@ async def overload(port: int, pid: int, asked: argparse.Namespace) -> dict[str, 
         "without_retry_after": sum(one.retry_after is None for one in refused),
         **{f"refusal_p{p}_ms": round(percentile(waits, p / 100), 1) for p in (50, 99, 100)},
         "goodput_share_of_peak": round(in_time / asked.seconds / peak, 3),
+        "cores_at_peak": cores_at_peak,
+        "cores": cores,
         "rss_before_mb": before >> 20,
         "rss_after_mb": resident_bytes(pid) >> 20,
     }
+
+
+async def _peak(
+    port: int, pid: int, bodies: dict[str, dict[str, Any]], asked: argparse.Namespace
+) -> tuple[dict[str, str], float, dict[str, float]]:
+    """Each text's answer alone, requests a second with as many at once as rows, and cores then."""
+    alone = {
+        text: (await post(port, "/v1/completions", body)).text for text, body in bodies.items()
+    }
+    finished, began, had = 0, time.perf_counter(), _had(pid)
+
+    async def again() -> None:
+        nonlocal finished
+        while time.perf_counter() < began + asked.peak_seconds:
+            reply = await post(port, "/v1/completions", random.choice(list(bodies.values())))
+            finished += reply.done and reply.status == 200
+
+    await asyncio.gather(*(again() for _ in range(asked.rows)))
+    seconds = time.perf_counter() - began
+    return alone, finished / seconds, _shares(had, _had(pid), seconds)
+
+
+async def _callers(
+    port: int,
+    bodies: dict[str, dict[str, Any]],
+    arrivals: Sequence[tuple[float, str]],
+    began: float,
+) -> list[Reply]:
+    running = []
+    for at, text in arrivals:
+        await asyncio.sleep(max(0.0, began + at - time.perf_counter()))
+        running.append(asyncio.create_task(post(port, "/v1/completions", bodies[text])))
+    return list(await asyncio.gather(*running))
+
+
+def _had(pid: int) -> dict[str, float]:
+    """Processor seconds so far."""
+    threads = processor_seconds(pid)
+    return {
+        "client": sum(processor_seconds(os.getpid()).values()),
+        "server": sum(threads.values()),
+        "server_loop": next(iter(threads.values())),
+    }
+
+
+def _shares(before: dict[str, float], after: dict[str, float], seconds: float) -> dict[str, float]:
+    return {name: round((after[name] - before[name]) / seconds, 3) for name in before}
 
 
 def main() -> None:
@@ -84,10 +138,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--max-ttft", type=float, default=5)
     parser.add_argument("--port", type=int, default=8192)
+    parser.add_argument("--asyncio", action="store_true")
     asked = parser.parse_args()
     more = ("--max-rows", str(asked.rows), "--max-ttft", str(asked.max_ttft))
     with server(ridgeline(asked.model, asked.port, *more), asked.port) as pid:
-        print(json.dumps(run(overload(asked.port, pid, asked)), indent=1))
+        print(json.dumps(overload(asked.port, pid, asked), indent=1))
 
 
 if __name__ == "__main__":

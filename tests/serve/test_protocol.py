@@ -15,6 +15,7 @@ from ridgeline.serve.app import build_guard
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.keys import Keys
 from ridgeline.serve.protocol import protocol_of
+from ridgeline.serve.refusals import Refusals
 
 Ask = Callable[[bytes], Awaitable[bytes]]
 
@@ -26,7 +27,7 @@ def served(core: Core, check: Callable[[Ask], Awaitable[None]]) -> None:
         guard = build_guard(core)
         config = uvicorn.Config(guard, log_config=None, access_log=False, lifespan="off")
         config.load()
-        made, state = protocol_of(guard), ServerState()
+        made, state = protocol_of(Refusals(guard)), ServerState()
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: made(config, state, {}), "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -143,6 +144,7 @@ def _answering(router: APIRouter) -> dict[str, Handler]:
     return {route.path: route.get_route_handler() for route in routes}
 
 
+@lru_cache(256)
 def error_body_of(path: str) -> ErrorBody:
     """The wording of errors for clients that call `path`."""
     known = [(p, d.error_body) for d in DIALECTS.values() for p in d.paths if path.startswith(p)]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import ClassVar
 
-from starlette.responses import Response
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ridgeline.serve.core.guard import ANSWERING, Guard
+from ridgeline.serve.refusals import Refusals
 
 HEADER_SECONDS = 10.0
 MAX_HEADER_BYTES = 64 << 10
@@ -19,7 +18,7 @@ class BoundedProtocol(HttpToolsProtocol):
     for nothing. Who is not let in is told so as soon as the headers are there, without a task.
     """
 
-    guard: ClassVar[Guard | None] = None
+    refusals: ClassVar[Refusals | None] = None
     _turned_away = False
     _waiting: asyncio.TimerHandle | None = None
     _num_header_bytes = 0
@@ -59,10 +58,7 @@ class BoundedProtocol(HttpToolsProtocol):
         # might throw the answer away.
         self._turned_away = True
         self._waiting = self.loop.call_later(HEADER_SECONDS, self._too_slow)
-        head = [STATUS_LINE[refusal.status_code]]
-        for name, value in (*self.server_state.default_headers, *refusal.raw_headers):
-            head += [name, b": ", value, b"\r\n"]
-        self.transport.write(b"".join([*head, b"connection: close\r\n\r\n", refusal.body]))
+        self.transport.write(refusal)
 
     def on_body(self, body: bytes) -> None:
         if not self._turned_away:
@@ -76,16 +72,14 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             super().on_message_complete()
 
-    def _refusal(self) -> Response | None:
+    def _refusal(self) -> bytes | None:
         """Of a path that answers, and of a connection on which nothing else is being answered."""
         busy = self.cycle is not None and not self.cycle.response_complete
-        path = self.url.partition(b"?")[0].decode("latin-1")
-        if self.guard is None or busy or path not in ANSWERING:
+        if self.refusals is None or busy:
             return None
-        method = self.parser.get_method().decode("ascii")
-        if method != "POST":
-            return None
-        return self.guard.refusal({"method": method, "path": path, "headers": self.headers})
+        client = None if self.client is None else self.client[0]
+        method = self.parser.get_method()
+        return self.refusals.of(self.server_state, method, self.url, self.headers, client)
 
     def _too_slow(self) -> None:
         self._waiting = None
@@ -98,8 +92,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._waiting = None
 
 
-def protocol_of(guard: Guard | None) -> type[BoundedProtocol]:
-    """guard: who is asked before a task is made for a request; None: each request gets to the
-    application, which logs it.
+def protocol_of(refusals: Refusals | None) -> type[BoundedProtocol]:
+    """refusals: what is told before a task is made for a request; None: each request gets to the
+    application.
     """
-    return type("GuardedProtocol", (BoundedProtocol,), {"guard": guard})
+    return type("GuardedProtocol", (BoundedProtocol,), {"refusals": refusals})

@@ -16,14 +16,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import uvicorn
 
 from ridgeline.errors import RidgelineError
+from ridgeline.serve.accept import Acceptor
 from ridgeline.serve.app import build_guard, logged
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.protocol import protocol_of
+from ridgeline.serve.refusals import Refusals
 
 logger = logging.getLogger("ridgeline.serve")
 
@@ -34,18 +37,41 @@ GC_THRESHOLDS = (5_000, 20, 20)
 class _Server(uvicorn.Server):
     """uvicorn, with an end of our own."""
 
-    def __init__(self, config: uvicorn.Config, core: Core, ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        core: Core,
+        refusals: Refusals,
+        ready: Callable[[], None],
+    ) -> None:
         super().__init__(config)
         self._core = core
+        self._refusals = refusals
         self._ready = ready
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._loop = asyncio.get_running_loop()
-        if not self.should_exit:
-            self._ready()
+        await super().startup([])
+        loop = self._loop = asyncio.get_running_loop()
+        if self.should_exit:
+            return
+
+        def protocol() -> asyncio.Protocol:
+            made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+                _loop=loop,
+            )
+            return made
+
+        refuse = partial(self._refusals.of, self.server_state)
+        door = self._core.door
+        for listening in sockets or ():
+            acceptor = Acceptor(listening, protocol, lambda: door.crowded, refuse)
+            self.servers.append(acceptor)  # type: ignore[arg-type]  # it ends as theirs do
+        self._ready()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -114,6 +140,7 @@ def serve(core: Core, listening: socket.socket, ready: Callable[[], None] = lamb
     sys.setswitchinterval(0.001)
     guard = build_guard(core)
     app = logged(guard, core)
+    refusals = Refusals(guard, core.options.access_log)
     # What lives as long as the process is not looked through for garbage again and again: that
     # took tens of milliseconds, in which no step began and nothing was written.
     gc.collect()
@@ -121,7 +148,7 @@ def serve(core: Core, listening: socket.socket, ready: Callable[[], None] = lamb
     gc.set_threshold(*GC_THRESHOLDS)
     config = uvicorn.Config(
         app,
-        http=protocol_of(guard if core.options.access_log is None else None),
+        http=protocol_of(refusals),
         ws="none",
         log_config=None,
         access_log=False,
@@ -130,7 +157,7 @@ def serve(core: Core, listening: socket.socket, ready: Callable[[], None] = lamb
         timeout_graceful_shutdown=5,
     )
     try:
-        _Server(config, core, ready).run(sockets=[listening])
+        _Server(config, core, refusals, ready).run(sockets=[listening])
     finally:
         core.close()
         gc.unfreeze()  # else what is frozen outlives the interpreter, and nanobind says so

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ridgeline.async_engine import Load
 from ridgeline.errors import Overloaded
@@ -56,6 +57,15 @@ class Entry:
     account: _Account | None
 
 
+class _Look(NamedTuple):
+    """Whether there is room: reason: why not, "" if there is."""
+
+    reason: str = ""
+    told: str = ""
+    retry_seconds: float = 0.0
+    error: type[Overloaded] = Overloaded
+
+
 @dataclass(slots=True)
 class FrontDoor:
     """Owned by the event loop. load: what the engine last said. Counts of refusals, by reason, are
@@ -73,6 +83,8 @@ class FrontDoor:
     _accounts: dict[str, _Account] = field(default_factory=dict)
     # When who was let in, and what they add, of those whom the engine may not have told of yet.
     _since: dict[Entry, tuple[float, float]] = field(default_factory=dict)
+    _last: _Look | None = None
+    _last_seen: tuple[Load, bool, int] | None = None
 
     def predicted_ttft(self, num_prompt: int = 0) -> float:
         """Seconds until a newcomer's first token; 0 where there is no cost model."""
@@ -85,25 +97,42 @@ class FrontDoor:
         news = sum(seconds for _, seconds in self._since.values())
         return load.wait_seconds + news + num_prompt * load.prompt_seconds
 
+    @property
+    def crowded(self) -> bool:
+        """Whether a newcomer would be refused now; nobody is, and nothing is counted."""
+        return self._looked(0).reason != ""
+
     def check(self, num_prompt: int = 0) -> None:
         """Raises Unavailable or Overloaded if a newcomer cannot be served soon enough."""
-        if self.draining:
-            self._count("draining")
-            raise Unavailable("the server is ending; ask another one", 5.0)
+        found = self._looked(num_prompt)
+        if found.reason:
+            self._count(found.reason)
+            raise found.error(found.told, found.retry_seconds)
+
+    def _looked(self, num_prompt: int) -> _Look:
+        """The last look, where nothing has changed since: most are refused between two steps."""
         load = self.load()
+        seen = (load, self.draining, num_prompt)
+        if self._last is None or self._last_seen != seen:
+            self._last, self._last_seen = self._look(load, num_prompt), seen
+        return self._last
+
+    def _look(self, load: Load, num_prompt: int) -> _Look:
+        if self.draining:
+            return _Look("draining", "the server is ending; ask another one", 5.0, Unavailable)
         ttft = self.predicted_ttft(num_prompt)
         if load.waiting + len(self._since) >= self.max_queue:
-            self._count("queue")
             retry = max(ttft, 1.0)
-            raise Overloaded(f"{self.max_queue} requests wait; come back in {retry:.0f} s", retry)
+            told = f"{self.max_queue} requests wait; come back in {retry:.0f} s"
+            return _Look("queue", told, retry)
         if ttft > self.max_ttft_seconds and load.running + load.waiting:
-            self._count("ttft")
             retry = max(ttft - self.max_ttft_seconds, 1.0)
-            raise Overloaded(
+            told = (
                 f"the first token would come after about {ttft:.0f} s, and the longest wait is "
-                f"{self.max_ttft_seconds:g} s; come back in {retry:.0f} s",
-                retry,
+                f"{self.max_ttft_seconds:g} s; come back in {retry:.0f} s"
             )
+            return _Look("ttft", told, retry)
+        return _Look()
 
     def enter(self, tenant: str, num_prompt: int) -> Entry:
         """Lets a request in. Raises as `check` does, and RateLimited."""
@@ -121,6 +150,7 @@ class FrontDoor:
             seconds += load.answer_seconds
         entry = Entry(account)
         self._since[entry] = self.clock(), seconds
+        self._last = None
         self.running += 1
         return entry
 
@@ -129,6 +159,7 @@ class FrontDoor:
         self.running -= 1
         # Who was refused behind the door, or answered by another engine, is in no load to come.
         self._since.pop(entry, None)
+        self._last = None
         if entry.account is not None:
             entry.account.running -= 1
             if entry.account.tokens is not None:

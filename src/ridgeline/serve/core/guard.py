@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -46,7 +47,23 @@ ANSWERING = frozenset(
 )
 # What is told of everybody: see `Keys.may_read_metrics`.
 METRICS = frozenset({"/metrics", "/live"})
+_JSON = "application/json"
 _LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+class Refusal:
+    """An answer to who is not let in."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status = status
+        self.body = body
+        self._headers = headers
+        named = {**headers, "content-length": str(len(body)), "content-type": _JSON}
+        # All headers but those of every answer, as they go over the wire.
+        self.lines = "".join(f"{name}: {value}\r\n" for name, value in named.items()).encode()
+
+    def response(self) -> Response:
+        return Response(self.body, self.status, self._headers, _JSON)
 
 
 class Guard:
@@ -64,20 +81,18 @@ class Guard:
             return  # no WebSocket is spoken here
         refusal = self.refusal(scope)
         if refusal is not None:
-            await refusal(scope, receive, send)
+            await refusal.response()(scope, receive, send)
             return
         options = self._core.options
         counted = _Body(receive, options.max_body_bytes, options.body_seconds)
         await self._app(scope, counted.receive, send)
 
-    def refusal(self, scope: Scope) -> Response | None:
+    def refusal(self, scope: Scope) -> Refusal | None:
         """What somebody is told who is not let in; of a scope its method, path and headers."""
         try:
             self._check(scope)
         except RidgelineError as error:
-            fault = fault_of(error)
-            body = json.dumps(self._error_body(scope["path"])(fault))
-            return Response(body, fault.status, fault.headers, "application/json")
+            return _refusal(self._error_body(scope["path"]), fault_of(error))
         return None
 
     def _check(self, scope: Scope) -> None:
@@ -94,6 +109,13 @@ class Guard:
             raise HttpError(413, "too_large", f"the body has more than {most} bytes, the limit")
         if path in ANSWERING and scope["method"] == "POST":
             self._core.door.check()
+
+
+@lru_cache(256)
+def _refusal(error_body: ErrorBody, fault: Fault) -> Refusal:
+    """Those who are refused under load are told the same, hundreds of times a second."""
+    body = json.dumps(error_body(fault)).encode()
+    return Refusal(fault.status, fault.headers, body)
 
 
 def _check_origin(headers: Mapping[bytes, bytes], hosts: tuple[str, ...] | None) -> None:

@@ -46,13 +46,36 @@ class AccessLog:
             await self._app(scope, receive, told)
         finally:
             client = scope.get("client")
-            line = {
-                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "client": None if client is None else client[0],
-                "method": scope["method"],
-                "path": scope["path"][:MAX_PATH],
-                **said,
-                "bytes": num_bytes,
-                "seconds": round(time.monotonic() - began, 6),
-            }
-            self._write(json.dumps(line))
+            line = access_line(
+                None if client is None else client[0],
+                scope["method"],
+                scope["path"],
+                said["status"],
+                said["request_id"],
+                num_bytes,
+                time.monotonic() - began,
+            )
+            self._write(line)
+
+
+def access_line(
+    client: str | None,
+    method: str,
+    path: str,
+    status: int | None,
+    request_id: str | None,
+    num_bytes: int,
+    seconds: float,
+) -> str:
+    """One request's line. status: None where the connection was lost before any was told."""
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "client": client,
+        "method": method,
+        "path": path[:MAX_PATH],
+        "status": status,
+        "request_id": request_id,
+        "bytes": num_bytes,
+        "seconds": round(seconds, 6),
+    }
+    return json.dumps(line)
