@@ -16,11 +16,14 @@ from ridgeline.serve.server import listen
 BODY = b'{"prompt": "Hi"}'
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
 WHOLE = HEAD % len(BODY) + BODY
+PART = HEAD % 5 + b"x"
 TOLD = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 4\r\n\r\nfull"
 
 
 class Echo(asyncio.Protocol):
-    """What is let through: says how much it was sent, and ends."""
+    """What is let through: says how much it was sent, and ends. Who was looked at before its
+    request came is refused here, as a connection's own protocol does.
+    """
 
     def __init__(self) -> None:
         self.data = b""
@@ -30,6 +33,9 @@ class Echo(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.data += data
+        if self.data == WHOLE:
+            self.transport.write(TOLD)
+            self.transport.close()
         if self.data.endswith(b"!"):
             self.transport.write(b"let in: %d" % len(self.data))
             self.transport.close()
@@ -86,17 +92,34 @@ def test_whole_requests_are_refused_and_others_let_through() -> None:
     served(lambda: True, check)
 
 
+def test_a_refusal_is_written_at_once_and_nothing_else_is_touched() -> None:
+    async def check(_ask: Ask, acceptor: Acceptor) -> None:
+        for sent, refused in ((WHOLE, True), (PART, False), (WHOLE + b"!", False)):
+            caller, connection = socket.socketpair()
+            caller.sendall(sent)
+            assert acceptor._refused(connection, ("127.0.0.1", 1)) is refused
+            if refused:
+                assert caller.recv(1000) == TOLD
+                assert caller.recv(1000) == b""  # closed, and not reset
+            else:
+                assert connection.recv(1000) == sent  # still there for its protocol
+                connection.close()
+            caller.close()
+
+    served(lambda: True, check)
+
+
 def test_who_has_not_sent_all_by_then_is_let_through() -> None:
     async def check(_ask: Ask, acceptor: Acceptor) -> None:
         port = acceptor._socket.getsockname()[1]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(WHOLE[:-5])
+        writer.write(PART)
         async with asyncio.timeout(120):
             while not acceptor._let_through:  # it was looked at, and is not a whole request
                 await asyncio.sleep(0)
-        writer.write(WHOLE[-5:] + b"!")
+        writer.write(b"x!")
         async with asyncio.timeout(120):
-            assert await reader.read() == b"let in: %d" % (len(WHOLE) + 1)
+            assert await reader.read() == b"let in: %d" % (len(PART) + 2)
         writer.close()
 
     served(lambda: True, check)
