@@ -37,7 +37,9 @@ void make_ready(const DeltaArgs& args, std::int64_t token, Ready& out) {
   for (std::int64_t i = 0; i < n; i += kWidth) {
     const Vec raw = args.by_channel ? add(load_n(g + i, n - i), load_n(args.dt_bias + i, n - i))
                                     : add(all(*g), all(*args.dt_bias));
-    const Vec decay = exp(mul(a, softplus(raw)));
+    const Vec log_decay =
+        args.floor != 0 ? mul(all(args.floor), sigmoid(mul(sub(zeros(), a), raw))) : mul(a, softplus(raw));
+    const Vec decay = exp(log_decay);
     store_n(out.decay + i, decay, n - i);
     store_n(out.faded + i, mul(decay, load_n(out.key + i, n - i)), n - i);
   }

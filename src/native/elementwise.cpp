@@ -104,6 +104,13 @@ void capped_gate_rows(const float* gate, std::int64_t ldg, const float* up, std:
     });
 }
 
+// e^x - 1 - x of x below 0, within some ulp: by its series up to x^9 above -1/2, where the exponential would cancel.
+inline Vec exp_tail(Vec x) {
+  Vec p = all(1.0f / 362880);
+  for (const float inverse : {40320.0f, 5040.0f, 720.0f, 120.0f, 24.0f, 6.0f, 2.0f}) p = fma(p, x, all(1.0f / inverse));
+  return select(less(all(-0.5f), x), mul(mul(x, x), p), sub(sub(exp(x), all(1.0f)), x));
+}
+
 }  // namespace
 
 void add_rows(const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float* y, std::int64_t ldy,
@@ -163,6 +170,17 @@ void activate_rows(Activation activation, const float* x, std::int64_t ldx, floa
         store_n(y + r * ldy + i, function(load_n(x + r * ldx + i, n)), n);
       });
   });
+}
+
+void xielu_rows(float positive, float negative, const float* x, std::int64_t ldx, float* y, std::int64_t ldy,
+                std::int64_t rows, std::int64_t cols) {
+  const Vec half = all(0.5f), most = all(-1e-6f), up = all(positive), down = all(negative);
+  for (std::int64_t r = 0; r < rows; r++)
+    each_vector(cols, [&](std::int64_t i, std::int64_t n) {
+      const Vec v = load_n(x + r * ldx + i, n), low = min(v, most);
+      const Vec below = fma(down, add(exp_tail(low), sub(low, v)), mul(half, v));
+      store_n(y + r * ldy + i, select(less(zeros(), v), mul(v, fma(up, v, half)), below), n);
+    });
 }
 
 }  // namespace ridgeline::RIDGELINE_ISA

@@ -40,6 +40,8 @@ void gated_rows(Activation activation, const float* gate, std::int64_t ldg, cons
                 std::int64_t ldy, std::int64_t rows, std::int64_t cols);
 void activate_rows(Activation activation, const float* x, std::int64_t ldx, float* y, std::int64_t ldy,
                    std::int64_t rows, std::int64_t cols);
+void xielu_rows(float positive, float negative, const float* x, std::int64_t ldx, float* y, std::int64_t ldy,
+                std::int64_t rows, std::int64_t cols);
 
 // attention_cache.cpp
 extern const CacheWrites kCacheWrites[kNumCacheFormats];

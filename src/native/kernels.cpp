@@ -29,6 +29,7 @@ const Kernels kKernels = {
     .softcap_rows = softcap_rows,
     .gated_rows = gated_rows,
     .activate_rows = activate_rows,
+    .xielu_rows = xielu_rows,
     .cache_writes = kCacheWrites,
     .cache_attention = kCacheAttention,
     .prefetch_slots = prefetch_slots,

@@ -82,6 +82,9 @@ struct Kernels {
   // y = activation(x)
   void (*activate_rows)(Activation activation, const float* x, std::int64_t ldx, float* y, std::int64_t ldy,
                         std::int64_t rows, std::int64_t cols);
+  // y = x (positive x + 1/2) above 0, else negative (e^min(x, -1e-6) - 1 - x) + x / 2
+  void (*xielu_rows)(float positive, float negative, const float* x, std::int64_t ldx, float* y, std::int64_t ldy,
+                     std::int64_t rows, std::int64_t cols);
 
   // ---- attention (attention_cache.cpp, attention.cpp)
   // Of each CacheFormat.

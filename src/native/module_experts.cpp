@@ -110,6 +110,15 @@ void add_experts(Program& program, const std::string& name, const View& x, const
   program.add(std::make_unique<Experts>(name, std::move(spec), program.kernels()));
 }
 
+void add_zero_experts(Program& program, const std::string& name, const View& x, const View& slots, const View& y,
+                      std::int64_t top_k, std::int64_t first) {
+  for (const View& view : {x, slots, y}) check_floats(program, view);
+  require(x.width == y.width && top_k > 0 && first >= 0 && slots.width == 2 * top_k && x.sampled == y.sampled &&
+              x.sampled == slots.sampled,
+          "the zero experts' values disagree");
+  program.add(std::make_unique<ZeroExperts>(name, x, slots, y, top_k, first));
+}
+
 // (name, experts [rows, top_k]) of each operator that has experts, in the last step.
 nb::list chosen_experts(const Program& program) {
   nb::list out;
@@ -134,6 +143,7 @@ void bind_experts(nb::class_<Program>& program) {
            "gain"_a = nb::none(), "jitter"_a = -1.0, "table"_a = nb::none())
       .def("add_experts", &add_experts, "name"_a, "x"_a, "slots"_a, "y"_a, "gate"_a, "up"_a, "down"_a, "biases"_a,
            "top_k"_a, "first_expert"_a, "activation"_a, "weigh_input"_a)
+      .def("add_zero_experts", &add_zero_experts, "name"_a, "x"_a, "slots"_a, "y"_a, "top_k"_a, "first"_a)
       .def("chosen_experts", &chosen_experts);
 }
 

@@ -93,8 +93,20 @@ void add_ssd_scan(Program& program, const std::string& name, const std::vector<V
   program.add(std::make_unique<SsdScan>(name, spec));
 }
 
+void add_decay_attention(Program& program, const std::string& name, const std::vector<View>& values, const Floats& a) {
+  check_values(program, values, 4);
+  const View &q = values[0], &k = values[1], &v = values[2], &y = values[3];
+  const auto heads = static_cast<std::int64_t>(a.size());
+  require(heads > 0 && q.width == k.width && k.width % heads == 0 && v.width == y.width && v.width % heads == 0,
+          "decaying attention's heads and values do not agree");
+  DecayAttention::Spec spec{q, k, v, y, {}, heads, nullptr};
+  spec.a = program.keep(a.data(), heads);
+  spec.place = program.add_state(heads * tiles_of(v.width / heads) * kLanes * (k.width / heads));
+  program.add(std::make_unique<DecayAttention>(name, spec));
+}
+
 void add_delta_rule(Program& program, const std::string& name, const std::vector<View>& values, std::int64_t key_heads,
-                    bool by_channel, bool tiled, const Floats& a, const Floats& dt_bias) {
+                    bool by_channel, bool tiled, const Floats& a, const Floats& dt_bias, float floor) {
   check_values(program, values, 6);
   const View &q = values[0], &k = values[1], &v = values[2], &g = values[3], &beta = values[4], &y = values[5];
   const std::int64_t heads = beta.width;
@@ -103,7 +115,7 @@ void add_delta_rule(Program& program, const std::string& name, const std::vector
           "a delta rule's heads and values do not agree");
   const std::int64_t key_dim = k.width / key_heads, decays = by_channel ? heads * key_dim : heads;
   require(g.width == decays && (!by_channel || key_heads == heads), "a delta rule's decays do not fit its heads");
-  DeltaRule::Spec spec{q, k, v, g, beta, y, {}, key_heads, heads, by_channel, tiled, nullptr, nullptr};
+  DeltaRule::Spec spec{q, k, v, g, beta, y, {}, key_heads, heads, by_channel, tiled, floor, nullptr, nullptr};
   spec.a = keep(program, a, heads, "a delta rule has one a a head");
   spec.dt_bias = keep(program, dt_bias, decays, "a delta rule has one dt bias a decay");
   spec.place = program.add_state(heads * tiles_of(v.width / heads) * kLanes * key_dim);
@@ -192,8 +204,9 @@ void bind_recurrent(nb::class_<Program>& program) {
       .def("add_selective_scan", &add_selective_scan, "name"_a, "values"_a, "a"_a, "d"_a)
       .def("add_ssd_scan", &add_ssd_scan, "name"_a, "values"_a, "groups"_a, "a"_a, "d"_a,
            "dt_bias"_a, "dt_low"_a, "dt_high"_a)
+      .def("add_decay_attention", &add_decay_attention, "name"_a, "values"_a, "a"_a)
       .def("add_delta_rule", &add_delta_rule, "name"_a, "values"_a, "key_heads"_a,
-           "by_channel"_a, "tiled"_a, "a"_a, "dt_bias"_a)
+           "by_channel"_a, "tiled"_a, "a"_a, "dt_bias"_a, "floor"_a = 0.0f)
       .def("add_split_groups", &add_split_groups, "name"_a, "x"_a, "outputs"_a, "groups"_a)
       .def("add_rg_lru", &add_rg_lru, "name"_a, "values"_a, "rate"_a)
       .def("add_token_shift", &add_token_shift, "name"_a, "x"_a, "outputs"_a, "weights"_a)

@@ -104,6 +104,13 @@ void add_keep_largest(Program& program, const std::string& name, const View& x, 
   program.add(std::make_unique<KeepLargest>(name, x, y, z));
 }
 
+void add_xielu(Program& program, const std::string& name, const View& x, const View& y, float positive,
+               float negative) {
+  for (const View& view : {x, y}) check_floats(program, view);
+  require(x.width == y.width && x.sampled == y.sampled, "what is activated differs in shape");
+  program.add(std::make_unique<Xielu>(name, x, y, positive, negative));
+}
+
 }  // namespace
 
 void bind_streams(nb::class_<Program>& program) {
@@ -114,7 +121,8 @@ void bind_streams(nb::class_<Program>& program) {
            "iterations"_a, "eps"_a, "floor"_a)
       .def("add_match_size", &add_match_size, "name"_a, "x"_a, "like"_a, "y"_a, "floor"_a)
       .def("add_scale_columns", &add_scale_columns, "name"_a, "x"_a, "y"_a, "factors"_a)
-      .def("add_keep_largest", &add_keep_largest, "name"_a, "x"_a, "y"_a, "z"_a);
+      .def("add_keep_largest", &add_keep_largest, "name"_a, "x"_a, "y"_a, "z"_a)
+      .def("add_xielu", &add_xielu, "name"_a, "x"_a, "y"_a, "positive"_a, "negative"_a);
 }
 
 }  // namespace ridgeline

@@ -396,4 +396,22 @@ void Experts::run(const StepContext& context, Worker& worker) {
   add_up(context, worker, at);
 }
 
+// ---- zero experts
+
+ZeroExperts::ZeroExperts(std::string name, View x, View slots, View y, std::int64_t top_k, std::int64_t first)
+    : Operator(std::move(name), "zero_experts"), x_(x), slots_(slots), y_(y), top_k_(top_k), first_(first) {}
+
+void ZeroExperts::run(const StepContext& context, Worker& worker) {
+  worker.runs(context.rows(y_), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; r++) {
+      const float* slots = context.at(slots_) + r * slots_.ld;
+      float weight = 0.0f;
+      for (std::int64_t k = 0; k < top_k_; k++)
+        if (slots[k] >= static_cast<float>(first_)) weight += slots[top_k_ + k];
+      context.kernels.scale_rows(weight, context.at(x_) + r * x_.ld, x_.ld, context.at(y_) + r * y_.ld, y_.ld, 1,
+                                 y_.width);
+    }
+  });
+}
+
 }  // namespace ridgeline

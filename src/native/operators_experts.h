@@ -86,4 +86,15 @@ class Experts final : public Operator {
   std::vector<std::int32_t> chosen_;
 };
 
+// Experts that compute nothing: a row of x times what its slots of the experts from `first` on weigh together.
+class ZeroExperts final : public Operator {
+ public:
+  ZeroExperts(std::string name, View x, View slots, View y, std::int64_t top_k, std::int64_t first);
+  void run(const StepContext& context, Worker& worker) override;
+
+ private:
+  View x_, slots_, y_;
+  std::int64_t top_k_, first_;
+};
+
 }  // namespace ridgeline

@@ -117,6 +117,31 @@ void SsdScan::run(const StepContext& context, Worker& worker) {
   });
 }
 
+DecayAttention::DecayAttention(std::string name, Spec spec)
+    : Operator(std::move(name), "decay_attention"), spec_(spec) {}
+
+void DecayAttention::run(const StepContext& context, Worker& worker) {
+  const std::int64_t value_dim = spec_.v.width / spec_.heads, key_dim = spec_.k.width / spec_.heads;
+  const std::int64_t head_floats = tiles_of(value_dim) * key_dim * kLanes;
+  each_part(context, worker, spec_.heads, [&](const StepRow& row, std::int64_t head) {
+    float* state = state_of(context, row, spec_.place.offset + head * head_floats, head_floats);
+    const std::int64_t token = row.token_begin;
+    SsdArgs args{};
+    args.head_dim = value_dim;
+    args.size = key_dim;
+    args.a = spec_.a[head];
+    args.x = at(context, spec_.v, token, head * value_dim);
+    args.b = at(context, spec_.k, token, head * key_dim);
+    args.c = at(context, spec_.q, token, head * key_dim);
+    args.ldx = spec_.v.ld;
+    args.ldb = spec_.k.ld;
+    args.ldc = spec_.q.ld;
+    args.y = context.at(spec_.y) + token * spec_.y.ld + head * value_dim;
+    args.ldy = spec_.y.ld;
+    context.kernels.ssd_scan(args, row.num_new, state);
+  });
+}
+
 DeltaRule::DeltaRule(std::string name, Spec spec) : Operator(std::move(name), "delta_rule"), spec_(spec) {}
 
 std::size_t DeltaRule::scratch_bytes(const Kernels& kernels) const {
@@ -135,6 +160,7 @@ void DeltaRule::run(const StepContext& context, Worker& worker) {
                          value_dim,
                          spec_.by_channel,
                          spec_.a[head],
+                         spec_.floor,
                          spec_.dt_bias + head * decays,
                          at(context, spec_.q, token, column),
                          at(context, spec_.k, token, column),

@@ -71,6 +71,22 @@ class SsdScan final : public Operator {
   Spec spec_;
 };
 
+// Mamba 2's recurrence where every dt is 1: s = e^a s + k v, y = s q.
+class DecayAttention final : public Operator {
+ public:
+  struct Spec {
+    View q, k, v, y;
+    StatePlace place;
+    std::int64_t heads;
+    const float* a;
+  };
+  DecayAttention(std::string name, Spec spec);
+  void run(const StepContext& context, Worker& worker) override;
+
+ private:
+  Spec spec_;
+};
+
 class DeltaRule final : public Operator {
  public:
   struct Spec {
@@ -78,6 +94,7 @@ class DeltaRule final : public Operator {
     StatePlace place;
     std::int64_t key_heads, value_heads;
     bool by_channel, tiled;
+    float floor;  // 0: none
     const float *a, *dt_bias;
   };
   DeltaRule(std::string name, Spec spec);

@@ -179,4 +179,17 @@ void KeepLargest::run(const StepContext& context, Worker& worker) {
                             end - begin, y_.width);
 }
 
+Xielu::Xielu(std::string name, View x, View y, float positive, float negative)
+    : Operator(std::move(name), "xielu"), x_(x), y_(y), positive_(positive), negative_(negative) {}
+
+void Xielu::run(const StepContext& context, Worker& worker) {
+  const std::int64_t parts = (y_.width + kMixColumns - 1) / kMixColumns;
+  worker.each(context.rows(y_) * parts, [&](std::int64_t item) {
+    const std::int64_t row = item / parts, column = item % parts * kMixColumns;
+    context.kernels.xielu_rows(positive_, negative_, context.at(x_) + row * x_.ld + column, x_.ld,
+                               context.at(y_) + row * y_.ld + column, y_.ld, 1,
+                               std::min(kMixColumns, y_.width - column));
+  });
+}
+
 }  // namespace ridgeline

@@ -88,4 +88,14 @@ class KeepLargest final : public Operator {
   float z_;
 };
 
+class Xielu final : public Operator {
+ public:
+  Xielu(std::string name, View x, View y, float positive, float negative);
+  void run(const StepContext& context, Worker& worker) override;
+
+ private:
+  View x_, y_;
+  float positive_, negative_;
+};
+
 }  // namespace ridgeline

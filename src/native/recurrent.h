@@ -33,7 +33,8 @@ struct SelectiveArgs {
   std::int64_t ldy;
 };
 
-// One head of Mamba 2. x, y [tokens, head_dim], dt [tokens]; b, c [tokens, size]; state [tiles of head_dim][size][16].
+// One head of Mamba 2. x, y [tokens, head_dim], dt [tokens], or null where every dt is 1; b, c [tokens, size]; state [tiles
+// of head_dim][size][16].
 struct SsdArgs {
   std::int64_t head_dim, size;
   float a, d, dt_bias, dt_low, dt_high;
@@ -44,11 +45,11 @@ struct SsdArgs {
 };
 
 // One value head of the delta rule. q, k [tokens, key_dim], v, y [tokens, value_dim], beta [tokens], g [tokens] or, with
-// a decay by channel, [tokens, key_dim], as dt_bias [1] or [key_dim]; state [tiles of value_dim][key_dim][16].
+// a decay by channel, [tokens, key_dim], as dt_bias [1] or [key_dim]; floor: of a decay's logarithm, 0 for none; state [tiles of value_dim][key_dim][16].
 struct DeltaArgs {
   std::int64_t key_dim, value_dim;
   bool by_channel;
-  float a;
+  float a, floor;
   const float* dt_bias;
   const float *q, *k, *v, *g, *beta;
   std::int64_t ldq, ldk, ldv, ldg, ldbeta;

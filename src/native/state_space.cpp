@@ -40,7 +40,13 @@ void ssd_scan(const SsdArgs& args, std::int64_t count, float* state) {
   float step[kBlock], decay[kBlock];
   for (std::int64_t begin = 0; begin < count; begin += kBlock) {
     const std::int64_t tokens = std::min(kBlock, count - begin);
-    for (std::int64_t i = 0; i < tokens; i += kWidth) {
+    if (!args.dt) {
+      for (std::int64_t i = 0; i < tokens; i += kWidth) {
+        store(step + i, all(1.0f));
+        store(decay + i, exp(all(args.a)));
+      }
+    }
+    for (std::int64_t i = 0; args.dt && i < tokens; i += kWidth) {
       float raw[kWidth] = {};
       for (std::int64_t j = 0; j < std::min<std::int64_t>(kWidth, tokens - i); j++)
         raw[j] = args.dt[(begin + i + j) * args.ldt];

@@ -78,7 +78,16 @@ def answers(of: Engine, asked: list[Request]) -> dict[str, list[tuple[int | None
     return found
 
 
-CARRYING = ["mamba", "nemotron_h", "lfm2", "qwen3_next", "kimi_linear", "recurrent_gemma", "rwkv7"]
+CARRYING = [
+    "mamba",
+    "nemotron_h",
+    "lfm2",
+    "qwen3_next",
+    "kimi_linear",
+    "recurrent_gemma",
+    "rwkv7",
+    "minimax",
+]
 SELECTING = ["deepseek_v32", "minimax_m3"]
 # DeepSeek V4 does both; its entries of 8 tokens are of 32 in the second.
 WIDER = "deepseek_v4 with entries of 32 tokens"

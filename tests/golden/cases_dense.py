@@ -348,6 +348,26 @@ DENSE = (
         ),
         gguf_type=None,
     ),
+    # Swiss AI: norms of heads, an activation with two parameters a layer, no gate.
+    Case(
+        "apertus",
+        _family(
+            "ApertusForCausalLM",
+            "apertus",
+            hidden_act="xielu",
+            head_dim=16,
+            rope_theta=12e6,
+            rope_scaling={
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+            qk_norm=True,
+        ),
+        gguf_type=None,
+    ),
     Case(
         "arcee",
         _family(

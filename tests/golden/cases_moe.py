@@ -696,4 +696,34 @@ MIXTURES = (
         },
         gguf_type=None,
     ),
+    # LongCat-Flash: two latent attentions and two MLPs a layer, three experts compute nothing.
+    Case(
+        "longcat_flash",
+        {
+            name: value
+            for name, value in _latent(
+                "LongcatFlashForCausalLM",
+                "longcat_flash",
+                num_layers=2,
+                head_dim=8,
+                ffn_hidden_size=48,
+                expert_ffn_hidden_size=16,
+                moe_topk=4,
+                n_routed_experts=6,
+                zero_expert_num=3,
+                zero_expert_type="identity",
+                attention_method="MLA",
+                mla_scale_q_lora=True,
+                mla_scale_kv_lora=True,
+                routed_scaling_factor=6.0,
+            ).items()
+            if name
+            not in (
+                *("num_hidden_layers", "intermediate_size", "moe_intermediate_size", "n_group"),
+                *("num_experts_per_tok", "topk_group", "n_shared_experts", "norm_topk_prob"),
+                *("first_k_dense_replace", "moe_layer_freq"),
+            )
+        },
+        gguf_type=None,
+    ),
 )

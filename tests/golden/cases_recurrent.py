@@ -438,6 +438,61 @@ RECURRENT = (
             if key != "max_position_embeddings"
         },
     ),
+    # Ling 3.0: decays that have a floor and are made directly, a gate for each head of latent
+    # attention, which turns; experts in groups.
+    Case(
+        "bailing_hybrid",
+        _hybrid(
+            "BailingHybridForCausalLM",
+            "bailing_hybrid",
+            num_key_value_heads=4,
+            head_dim=20,
+            layer_group_size=2,
+            short_conv_kernel_size=4,
+            kda_safe_gate=True,
+            kda_lower_bound=-5.0,
+            kv_lora_rank=24,
+            q_lora_rank=28,
+            qk_nope_head_dim=12,
+            qk_rope_head_dim=8,
+            v_head_dim=18,
+            rms_norm_eps=1e-6,
+            pad_token_id=VOCAB - 1,
+            num_experts=8,
+            num_experts_per_tok=3,
+            num_shared_experts=1,
+            n_group=4,
+            topk_group=2,
+            moe_intermediate_size=24,
+            norm_topk_prob=True,
+            routed_scaling_factor=2.5,
+            first_k_dense_replace=1,
+            num_nextn_predict_layers=0,
+        ),
+        gguf_type=None,
+    ),
+    # MiniMax-Text-01: lightning attention between two of softmax, whose stream is weighed by other
+    # factors; blocks of 8 in the oracle, so that it combines some.
+    Case(
+        "minimax",
+        _hybrid(
+            "MiniMaxForCausalLM",
+            "minimax",
+            head_dim=20,
+            intermediate_size=24,
+            layer_types=["linear_attention", "full_attention", "linear_attention"],
+            block_size=8,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            full_attn_alpha_factor=3.5,
+            full_attn_beta_factor=1.25,
+            linear_attn_alpha_factor=3.0,
+            linear_attn_beta_factor=0.75,
+            mlp_alpha_factor=2.5,
+            mlp_beta_factor=1.5,
+        ),
+        gguf_type=None,
+    ),
     # Qwen3-Next's module of multi-token prediction: `mtp.*`, a layer with attention.
     Case(
         "mtp_qwen3_next",

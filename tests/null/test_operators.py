@@ -29,6 +29,7 @@ from ridgeline.model.graph.ops import (
     Conv1d,
     CrossAttention,
     CrossWrite,
+    DecayAttention,
     DeltaRule,
     Dispatch,
     Embed,
@@ -72,6 +73,8 @@ from ridgeline.model.graph.ops import (
     TypeEmbed,
     Weigh,
     Wkv7,
+    Xielu,
+    ZeroExperts,
 )
 from ridgeline.model.graph.ops.entries import entries_seen
 from ridgeline.model.graph.ops.linear import merged
@@ -530,6 +533,21 @@ CASES: dict[str, Case] = {
             r"gate has shape \(4, 32, 16\)": with_weights(*(weight("gate", 4, 32, 16),) * 3),
             "slots have shape": with_inputs(value(0, TOKENS, 32), value(1, TOKENS, 3)),
             "experts 1 to 4 are not among 4": with_op(Experts(4, 2, "silu", first_expert=1)),
+            "experts 0 to 3 are not among 3": with_op(Experts(4, 2, "silu", num_zero=1)),
+        },
+    ),
+    "zero_experts": Case(
+        ZeroExperts(4, 2),
+        (value(0, TOKENS, 32), value(1, TOKENS, 4)),
+        ((TOKENS, 32),),
+        Work({"f32": 128.0}, activation_bytes=2 * (128 + 16 + 128)),
+        shards=(
+            ((REPLICATED, REPLICATED), (), 2, (ZeroExperts(4, 2), (REPLICATED,))),
+            ((REPLICATED, CUT), (), 2, None),
+        ),
+        refused={
+            "slots have shape": with_inputs(value(0, TOKENS, 32), value(1, TOKENS, 3)),
+            "no expert has the number -1": with_op(ZeroExperts(-1, 2)),
         },
     ),
     "weigh": Case(
@@ -562,6 +580,21 @@ CASES: dict[str, Case] = {
             ((PARTIAL,), (), 2, None),
         ),
         refused={"takes 1 inputs, not 2": with_inputs(*pair(TOKENS, 8))},
+    ),
+    "xielu": Case(
+        Xielu(),
+        x(TOKENS, 8),
+        ((TOKENS, 8),),
+        Work({"f32": 6.0 * 32}, weight_bytes=8, activation_bytes=2 * 2 * 32),
+        (weight("p", 1), weight("n", 1)),
+        shards=(
+            ((CUT,), (REPLICATED,) * 2, 2, (Xielu(), (CUT,))),
+            ((PARTIAL,), (REPLICATED,) * 2, 2, None),
+        ),
+        refused={
+            "takes 2 weights, not 1": with_weights(weight("p", 1)),
+            r"n has shape \(8,\)": with_weights(weight("p", 1), weight("n", 8)),
+        },
     ),
     "scale_by_position": Case(
         ScaleByPosition(8, 0.1),
@@ -1140,6 +1173,28 @@ CASES: dict[str, Case] = {
             "4 x 6 are needed": with_state(RowState("h", 4, 2)),
         },
     ),
+    "decay_attention": Case(
+        DecayAttention((0.5, 0.25)),
+        (value(0, TOKENS, 6), value(1, TOKENS, 6), value(2, TOKENS, 8)),
+        ((TOKENS, 8),),
+        Work(
+            {"f32": 5.0 * 4 * 24},
+            kv_read_bytes=2 * 24 * 4.0,
+            kv_write_bytes=2 * 24 * 4.0,
+            activation_bytes=2.0 * 4 * (6 + 6 + 8 + 8),
+        ),
+        (),
+        RowState("s", 2, 12),
+        shards=(
+            ((REPLICATED,) * 3, (), 2, (DecayAttention((0.5, 0.25)), (REPLICATED,))),
+            ((CUT,) * 3, (), 2, None),
+        ),
+        refused={
+            "heads whose state grows": with_op(DecayAttention((0.5, -0.25))),
+            "do not part into 4 heads": with_op(DecayAttention((0.5,) * 4)),
+            "2 x 12 are needed": with_state(RowState("s", 2, 6)),
+        },
+    ),
     "delta_rule": Case(
         DeltaRule(1, 2, 3, 4),
         (
@@ -1164,6 +1219,7 @@ CASES: dict[str, Case] = {
             ((CUT,) * 5, (ROWS,) * 2, 2, None),
         ),
         refused={
+            "a decay is no less than": with_op(DeltaRule(1, 2, 3, 4, floor=5.0)),
             "2 value heads do not part over 3": with_op(DeltaRule(3, 2, 3, 4)),
             "and a decay by channel": with_op(DeltaRule(1, 2, 3, 4, by_channel=True)),
             "its inputs have": with_op(DeltaRule(1, 2, 6, 4)),

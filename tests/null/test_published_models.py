@@ -152,3 +152,63 @@ def test_gemma_3n(layers: int, mlp: int, shared: int, total: float) -> None:
     # 20 layers have keys and values of their own, 4 of them without a window.
     kv = count_kv_bytes(graph)
     assert (kv.per_token, kv.unbounded) == (20 * 2048, 4 * 2048)
+
+
+MINIMAX_TEXT_01 = {
+    "architectures": ["MiniMaxText01ForCausalLM"],
+    "model_type": "minimax_text_01",
+    "attn_type_list": [0, 0, 0, 0, 0, 0, 0, 1] * 10,
+    "head_dim": 128,
+    "hidden_size": 6144,
+    "intermediate_size": 9216,
+    "layernorm_full_attention_alpha": 3.5565588200778455,
+    "layernorm_full_attention_beta": 1.0,
+    "layernorm_linear_attention_alpha": 3.5565588200778455,
+    "layernorm_linear_attention_beta": 1.0,
+    "layernorm_mlp_alpha": 3.5565588200778455,
+    "layernorm_mlp_beta": 1.0,
+    "max_position_embeddings": 10240000,
+    "num_attention_heads": 64,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 80,
+    "num_key_value_heads": 8,
+    "num_local_experts": 32,
+    "postnorm": True,
+    "rope_theta": 10000000,
+    "rotary_dim": 64,
+    "shared_intermediate_size": 0,
+    "vocab_size": 200064,
+}
+LONGCAT_FLASH = {"architectures": ["LongcatFlashForCausalLM"], "model_type": "longcat_flash"} | {
+    "expert_ffn_hidden_size": 2048,
+    "ffn_hidden_size": 12288,
+    "hidden_size": 6144,
+    "num_layers": 28,
+    "num_attention_heads": 64,
+    "zero_expert_num": 256,
+}
+APERTUS_8B = {"architectures": ["ApertusForCausalLM"], "model_type": "apertus"} | {
+    "hidden_size": 4096,
+    "intermediate_size": 21504,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "total", "active", "kv_elements"),
+    [
+        # The technical report's 456 G and 45.9 G; 10 of 80 layers have keys and values.
+        (MINIMAX_TEXT_01, 456e9, 45.9e9, 10 * 2 * 8 * 128),
+        # 560 G; 27 G on average, as 8 of the 12 experts that a token gets compute something.
+        (LONGCAT_FLASH, 560e9, 27e9, 56 * (512 + 64)),
+        (APERTUS_8B, 8.05e9, 8.05e9, 32 * 2 * 8 * 128),
+    ],
+)
+def test_models_that_the_list_does_not_have(
+    config: dict[str, Any], total: float, active: float, kv_elements: int
+) -> None:
+    graph = describe(config)
+    assert count_parameters(graph).total == pytest.approx(total, rel=0.01)
+    assert any(n == pytest.approx(active, rel=0.01) for n in active_of(graph))
+    assert count_kv_bytes(graph).per_token == 2 * kv_elements

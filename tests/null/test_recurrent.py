@@ -27,6 +27,7 @@ from ridgeline.errors import EngineError, ModelError
 from ridgeline.model.graph.node import RowState
 from ridgeline.model.graph.ops import (
     CausalConv,
+    DecayAttention,
     DeltaRule,
     Operator,
     RgLru,
@@ -125,15 +126,35 @@ def test_ssd_scan() -> None:
     assert {0.3, 1.2} < limited
 
 
+def test_decay_attention() -> None:
+    heads, keys, values = 2, 3, 2
+    q, k, v = normal(4, 6), normal(4, 6, seed=1), normal(4, 4, seed=2)
+    rates = (0.5, 0.1)
+    found = run(DecayAttention(rates), RowState("s", heads, keys * values), (q, k, v), ())
+    for t in range(4):
+        for i in range(heads):
+            for m in range(values):
+                expected = sum(
+                    math.exp(-rates[i] * (t - u))
+                    * q[t, 3 * i + j]
+                    * k[u, 3 * i + j]
+                    * v[u, 2 * i + m]
+                    for u in range(t + 1)
+                    for j in range(keys)
+                )
+                assert found[t, 2 * i + m] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("floor", [None, -2.0])
 @pytest.mark.parametrize("by_channel", [False, True])
-def test_delta_rule(by_channel: bool) -> None:
+def test_delta_rule(by_channel: bool, floor: float | None) -> None:
     key_heads, heads = (2, 2) if by_channel else (1, 2)
     keys, values = 3, 2
     q, k = normal(4, key_heads * keys), normal(4, key_heads * keys, seed=1)
     v, beta = normal(4, heads * values, seed=2), normal(4, heads, seed=3)
     decays = heads * keys if by_channel else heads
     g, a, bias = normal(4, decays, seed=4), normal(heads, seed=5), normal(decays, seed=6)
-    op = DeltaRule(key_heads, heads, keys, values, by_channel)
+    op = DeltaRule(key_heads, heads, keys, values, by_channel, floor=floor)
     found = run(op, RowState("s", heads, keys * values), (q, k, v, g, beta), (a, bias))
     s = np.zeros((heads, keys, values))
     for t in range(4):
@@ -144,7 +165,10 @@ def test_delta_rule(by_channel: bool) -> None:
             key = key / math.sqrt(sum(key**2) + 1e-6)
             for j in range(keys):
                 n = i * keys + j if by_channel else i
-                s[i, j] *= math.exp(-math.exp(a[i]) * softplus(g[t, n] + bias[n]))
+                log_decay = -math.exp(a[i]) * softplus(g[t, n] + bias[n])
+                if floor is not None:
+                    log_decay = floor * sigmoid(math.exp(a[i]) * (g[t, n] + bias[n]))
+                s[i, j] *= math.exp(log_decay)
             for m in range(values):
                 known = sum(s[i, j, m] * key[j] for j in range(keys))
                 change = sigmoid(beta[t, i]) * (v[t, i * values + m] - known)

@@ -18,6 +18,7 @@ from ridgeline.model.graph.build import Builder
 from ridgeline.model.graph.node import Graph, RowState, Value
 from ridgeline.model.graph.ops import (
     CausalConv,
+    DecayAttention,
     DeltaRule,
     Join,
     Operator,
@@ -77,14 +78,28 @@ def ssd(heads: int, head_dim: int, groups: int, size: int) -> Case:
     )
 
 
-def delta(key_heads: int, heads: int, keys: int, values: int, *, by_channel: bool = False) -> Case:
+def delta(
+    key_heads: int,
+    heads: int,
+    keys: int,
+    values: int,
+    *,
+    by_channel: bool = False,
+    floor: float | None = None,
+) -> Case:
     decays = heads * (keys if by_channel else 1)
     return Case(
-        DeltaRule(key_heads, heads, keys, values, by_channel),
+        DeltaRule(key_heads, heads, keys, values, by_channel, floor=floor),
         (key_heads * keys, key_heads * keys, heads * values, decays, heads),
         ((heads,), (decays,)),
         RowState("s", heads, keys * values),
     )
+
+
+def decaying(rates: tuple[float, ...], keys: int, values: int) -> Case:
+    heads = len(rates)
+    widths = (heads * keys, heads * keys, heads * values)
+    return Case(DecayAttention(rates), widths, (), RowState("s", heads, keys * values))
 
 
 def shift(channels: int, count: int) -> Case:
@@ -109,6 +124,9 @@ CASES = {
     "delta 64": delta(2, 4, 64, 64),
     "delta 12 x 20": delta(1, 3, 12, 20),
     "delta by channel": delta(3, 3, 24, 40, by_channel=True),
+    "delta with a floor": delta(2, 2, 20, 36, by_channel=True, floor=-5.0),
+    "decay 64": decaying((0.5, 0.06, 0.0), 64, 64),
+    "decay 12 x 20": decaying((0.7, 0.01), 12, 20),
     "rg_lru 130": Case(RgLru(), (130,) * 3, ((130,),), RowState("s", 130, 1)),
     "shift 6": shift(70, 6),
     "shift 1": shift(33, 1),

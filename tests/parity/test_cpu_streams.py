@@ -19,6 +19,8 @@ from ridgeline.model.graph.ops import (
     MatchSize,
     Mix,
     Operator,
+    Xielu,
+    ZeroExperts,
 )
 from ridgeline.step import PlanRow, RowSampling, StepPlan
 
@@ -33,6 +35,9 @@ CASES: dict[str, tuple[Operator, tuple[int, ...], tuple[tuple[int, ...], ...]]] 
     "mix 1 into 3": (Mix(1, 3, offset=1.0), (301, 3), ()),
     "match size": (MatchSize(), (310, 310), ()),
     "keep largest": (KeepLargest(1.2), (333,), ()),
+    "xielu": (Xielu(), (600,), ((1,), (1,))),
+    # Numbers of experts are any here: those of a normal distribution from 0 on.
+    "zero experts": (ZeroExperts(0, 3), (310, 6), ()),
 }
 isas = pytest.mark.parametrize("isa", AVAILABLE)
 cases = pytest.mark.parametrize("name", CASES)

@@ -255,7 +255,8 @@ def _index_lines(node: Node, count: int, indexer: Indexer) -> list[Line]:
 
 def _experts(name: str, node: Node, op: Experts, count: int) -> Line:
     matrices = op.matrices(node.weights)
-    here = node.weights[0].shape[0]
+    here, whole = node.weights[0].shape[0], op.num_experts - op.num_zero
+    top_k = round(op.top_k * whole / op.num_experts)  # of experts that compute
     elements = sum(w.num_elements for w in matrices) / here
     stored = sum(w.num_bytes for w in node.weights) / here
     width = node.inputs[0].shape[-1]
@@ -265,17 +266,17 @@ def _experts(name: str, node: Node, op: Experts, count: int) -> Line:
         "experts",
         matrices[0].format.name,
         count,
-        flops=(0.0, FLOPS_PER_MULTIPLY_ADD * elements * op.top_k * count, 0.0, 0.0),
-        weight_bytes=count * op.num_experts * stored,
+        flops=(0.0, FLOPS_PER_MULTIPLY_ADD * elements * top_k * count, 0.0, 0.0),
+        weight_bytes=count * whole * stored,
         # A token's copies in, hidden values out and in again, its part of the sum out: BF16.
         moved_bytes=(
             0.0,
-            count * 2.0 * op.top_k * (2 * width + 2 * node.weights[0].shape[1]),
+            count * 2.0 * top_k * (2 * width + 2 * node.weights[0].shape[1]),
             0.0,
             0.0,
         ),
-        experts=op.num_experts,
-        top_k=op.top_k,
+        experts=whole,
+        top_k=top_k,
     )
 
 

@@ -40,7 +40,10 @@ _UNSEEN = StepShape((5, 200, 1), (31, 700, 3100), 4)
 _PRICED = (*_SAMPLES, _UNSEEN, _UNSAMPLED)
 
 # Operators whose traffic is a state of each row, however many tokens it has.
-CARRYING = ("causal_conv", "selective_scan", "ssd_scan", "delta_rule")
+CARRYING = (
+    *("causal_conv", "selective_scan", "ssd_scan", "delta_rule", "decay_attention"),
+    *("rg_lru", "token_shift", "wkv7"),
+)
 
 
 # Of an operator that reads a cache: where its sums begin; seconds of computing, and more for each

@@ -20,11 +20,12 @@ from ridgeline.backends.cpu.activations import takes_fine_activations
 from ridgeline.backends.cpu.bind_blocks import bind_block_attention, bind_select_blocks
 from ridgeline.backends.cpu.bind_cross import CROSS_BINDERS
 from ridgeline.backends.cpu.bind_entries import ENTRY_BINDERS
-from ridgeline.backends.cpu.bind_experts import bind_experts, bind_route
+from ridgeline.backends.cpu.bind_experts import bind_experts, bind_route, bind_zero_experts
 from ridgeline.backends.cpu.bind_images import IMAGE_BINDERS
 from ridgeline.backends.cpu.bind_latent import bind_latent_attention, bind_select_tokens
 from ridgeline.backends.cpu.bind_recurrent import (
     bind_causal_conv,
+    bind_decay_attention,
     bind_delta_rule,
     bind_join,
     bind_rg_lru,
@@ -40,6 +41,7 @@ from ridgeline.backends.cpu.bind_streams import (
     bind_match_size,
     bind_mix,
     bind_stream_weights,
+    bind_xielu,
 )
 from ridgeline.backends.cpu.bind_tables import (
     bind_embed,
@@ -52,10 +54,11 @@ from ridgeline.errors import ModelError
 from ridgeline.model.formats import FORMATS, quantize
 from ridgeline.model.graph.dims import SAMPLED, TOKENS
 from ridgeline.model.graph.node import Graph, KvState, Node, State, Value, Weight
-from ridgeline.model.graph.ops.activation import Activate, GatedActivation
+from ridgeline.model.graph.ops.activation import Activate, GatedActivation, Xielu
 from ridgeline.model.graph.ops.attention import Attention, KvWrite
 from ridgeline.model.graph.ops.block_linear import BlockLinear
 from ridgeline.model.graph.ops.causal_conv import CausalConv
+from ridgeline.model.graph.ops.decay_attention import DecayAttention
 from ridgeline.model.graph.ops.delta_rule import DeltaRule
 from ridgeline.model.graph.ops.elementwise import (
     Add,
@@ -67,7 +70,7 @@ from ridgeline.model.graph.ops.elementwise import (
     Weigh,
 )
 from ridgeline.model.graph.ops.embed import Embed, PositionEmbed, TypeEmbed
-from ridgeline.model.graph.ops.experts import Experts
+from ridgeline.model.graph.ops.experts import Experts, ZeroExperts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.latent import LatentAttention
 from ridgeline.model.graph.ops.linear import Linear
@@ -451,6 +454,7 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     **IMAGE_BINDERS,
     GatedActivation: _gated_activation,
     Activate: _activate,
+    Xielu: bind_xielu,
     Add: _add,
     Scale: _scale,
     ScaleBy: _scale_by,
@@ -459,12 +463,14 @@ BINDERS: dict[type[Operator], Callable[[Binding, Node, Any], None]] = {
     Weigh: _weigh,
     Route: bind_route,
     Experts: bind_experts,
+    ZeroExperts: bind_zero_experts,
     Split: _split,
     SplitGroups: bind_split_groups,
     Join: bind_join,
     CausalConv: bind_causal_conv,
     SelectiveScan: bind_selective_scan,
     SsdScan: bind_ssd_scan,
+    DecayAttention: bind_decay_attention,
     DeltaRule: bind_delta_rule,
     RgLru: bind_rg_lru,
     TokenShift: bind_token_shift,

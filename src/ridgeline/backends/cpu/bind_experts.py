@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ridgeline.model.graph.node import Node
-from ridgeline.model.graph.ops.experts import Experts
+from ridgeline.model.graph.ops.experts import Experts, ZeroExperts
 from ridgeline.model.graph.ops.route import Route
 
 if TYPE_CHECKING:
@@ -57,3 +57,8 @@ def bind_experts(b: Binding, node: Node, op: Experts) -> None:
         op.activation,
         op.weigh_input,
     )
+
+
+def bind_zero_experts(b: Binding, node: Node, op: ZeroExperts) -> None:
+    x, slots, y = (b.view(value) for value in (*node.inputs, *node.outputs))
+    b.program.add_zero_experts(node.name, x, slots, y, op.top_k, op.first)

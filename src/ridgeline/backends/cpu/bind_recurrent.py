@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ridgeline.model.graph.node import Node, Weight
 from ridgeline.model.graph.ops.causal_conv import CausalConv
+from ridgeline.model.graph.ops.decay_attention import DecayAttention
 from ridgeline.model.graph.ops.delta_rule import DeltaRule
 from ridgeline.model.graph.ops.elementwise import Join, SplitGroups
 from ridgeline.model.graph.ops.rg_lru import DECAY, RgLru
@@ -66,6 +67,11 @@ def bind_ssd_scan(b: Binding, node: Node, op: SsdScan) -> None:
     )
 
 
+def bind_decay_attention(b: Binding, node: Node, op: DecayAttention) -> None:
+    values = [b.view(value) for value in (*node.inputs, *node.outputs)]
+    b.program.add_decay_attention(node.name, values, -np.array(op.rates, np.float32))
+
+
 def bind_delta_rule(b: Binding, node: Node, op: DeltaRule) -> None:
     a, dt_bias = node.weights
     b.program.add_delta_rule(
@@ -76,6 +82,7 @@ def bind_delta_rule(b: Binding, node: Node, op: DeltaRule) -> None:
         tiled=op.tiled,
         a=decay_rate(b, a, op.log_a),
         dt_bias=b.floats(dt_bias),
+        floor=op.floor or 0.0,
     )
 
 

@@ -1,4 +1,6 @@
-"""Binders of operators on several residual streams, and of linears of groups of channels."""
+"""Binders of operators on several residual streams, of linears of groups of channels, and of an
+activation with parameters.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import numpy as np
 
 from ridgeline.backends.cpu import _native
 from ridgeline.model.graph.node import Node
+from ridgeline.model.graph.ops.activation import XIELU_SLOPE, Xielu
 from ridgeline.model.graph.ops.block_linear import BlockLinear
 from ridgeline.model.graph.ops.stream_weights import StreamWeights
 from ridgeline.model.graph.ops.streams import KeepLargest, MatchSize, Mix
@@ -75,3 +78,12 @@ def bind_match_size(b: Binding, node: Node, op: MatchSize) -> None:
 def bind_keep_largest(b: Binding, node: Node, op: KeepLargest) -> None:
     x, y = b.view(node.inputs[0]), b.view(node.outputs[0])
     b.program.add_keep_largest(node.name, x, y, op.z)
+
+
+def bind_xielu(b: Binding, node: Node, op: Xielu) -> None:
+    x, y = b.view(node.inputs[0]), b.view(node.outputs[0])
+    up, down = (
+        float(np.logaddexp(0, b.weights.float32(weight).astype(np.float64)[0]))
+        for weight in node.weights
+    )
+    b.program.add_xielu(node.name, x, y, up, XIELU_SLOPE + down)

@@ -10,7 +10,14 @@ import numpy as np
 
 from ridgeline.backends.reference.call import Array, Call
 from ridgeline.backends.reference.linear import linear
-from ridgeline.model.graph.ops.activation import Activate, Activation, GatedActivation
+from ridgeline.model.graph.ops.activation import (
+    XIELU_EDGE,
+    XIELU_SLOPE,
+    Activate,
+    Activation,
+    GatedActivation,
+    Xielu,
+)
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 
 CLAMP, CLAMPED_SLOPE = 7.0, 1.702  # of clamped_swiglu
@@ -25,6 +32,14 @@ def gated_activation(op: GatedActivation, call: Call) -> tuple[Array]:
 def activate(op: Activate, call: Call) -> tuple[Array]:
     (x,) = call.inputs
     return (ACTIVATIONS[op.activation](x.astype(np.float64)).astype(x.dtype),)
+
+
+def xielu(op: Xielu, call: Call) -> tuple[Array]:
+    x = call.inputs[0].astype(np.float64)
+    up, down = (np.logaddexp(0, w.astype(np.float64)) for w in call.weights)
+    below = (np.expm1(np.minimum(x, XIELU_EDGE)) - x) * (XIELU_SLOPE + down)
+    y = np.where(x > 0, up * x * x, below) + XIELU_SLOPE * x
+    return (y.astype(call.inputs[0].dtype),)
 
 
 def gated_linear(op: GatedLinear, call: Call) -> tuple[Array]:

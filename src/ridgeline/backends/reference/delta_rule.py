@@ -18,7 +18,11 @@ def delta_rule(op: DeltaRule, call: Call) -> tuple[Array]:
     a, dt_bias = call.weights
     heads, group = op.value_heads, op.value_heads // op.key_heads
     rate = decay_rate(a, op.log_a)[:, None]
-    decay = np.exp(rate * softplus(g + dt_bias).reshape(len(g), heads, -1))
+    raw = (g + dt_bias).reshape(len(g), heads, -1)
+    if op.floor is None:
+        decay = np.exp(rate * softplus(raw))
+    else:
+        decay = np.exp(op.floor * sigmoid(-rate * raw.astype(np.float64)))
     correction = sigmoid(beta.astype(np.float64))
     of_key = np.arange(heads) % op.key_heads if op.tiled else np.arange(heads) // group
     queries, keys = (_unit(x.reshape(len(x), op.key_heads, op.key_dim))[:, of_key] for x in (q, k))

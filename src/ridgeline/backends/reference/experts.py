@@ -6,7 +6,7 @@ import numpy as np
 
 from ridgeline.backends.reference.activation import ACTIVATIONS, gated
 from ridgeline.backends.reference.call import Array, Call
-from ridgeline.model.graph.ops.experts import Experts
+from ridgeline.model.graph.ops.experts import Experts, ZeroExperts
 from ridgeline.model.graph.ops.route import Route
 
 
@@ -85,3 +85,9 @@ def experts(op: Experts, call: Call) -> tuple[Array]:
             part[rows] = out if op.weigh_input else out * weight
         y = y + part
     return (y.reshape(call.inputs[0].shape),)
+
+
+def zero_experts(op: ZeroExperts, call: Call) -> tuple[Array]:
+    x, slots = call.inputs
+    ids, weights = np.split(slots, 2, axis=-1)
+    return (x * np.where(ids >= op.first, weights, 0).sum(axis=-1, keepdims=True),)

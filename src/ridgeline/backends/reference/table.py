@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ridgeline.backends.reference.activation import activate, gated_activation, gated_linear
+from ridgeline.backends.reference.activation import activate, gated_activation, gated_linear, xielu
 from ridgeline.backends.reference.attention import attention, kv_write
 from ridgeline.backends.reference.block_linear import block_linear
 from ridgeline.backends.reference.call import Array, Call
@@ -14,6 +14,7 @@ from ridgeline.backends.reference.collectives import all_gather, all_reduce, com
 from ridgeline.backends.reference.compress import compress
 from ridgeline.backends.reference.conv1d import conv1d
 from ridgeline.backends.reference.cross_attention import cross_attention, cross_write
+from ridgeline.backends.reference.decay_attention import decay_attention
 from ridgeline.backends.reference.delta_rule import delta_rule
 from ridgeline.backends.reference.elementwise import (
     add,
@@ -28,7 +29,7 @@ from ridgeline.backends.reference.elementwise import (
 )
 from ridgeline.backends.reference.embed import embed, place_images, position_embed, type_embed
 from ridgeline.backends.reference.entries import entry_attention, entry_write, select_entries
-from ridgeline.backends.reference.experts import experts, route
+from ridgeline.backends.reference.experts import experts, route, zero_experts
 from ridgeline.backends.reference.latent import latent_attention
 from ridgeline.backends.reference.linear import linear
 from ridgeline.backends.reference.norm import add_norm, norm
@@ -72,8 +73,10 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.GatedActivation: gated_activation,
     ops.GatedLinear: gated_linear,
     ops.Activate: activate,
+    ops.Xielu: xielu,
     ops.Route: route,
     ops.Experts: experts,
+    ops.ZeroExperts: zero_experts,
     ops.Add: add,
     ops.Scale: scale,
     ops.ScaleBy: scale_by,
@@ -86,6 +89,7 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.CausalConv: causal_conv,
     ops.SelectiveScan: selective_scan,
     ops.SsdScan: ssd_scan,
+    ops.DecayAttention: decay_attention,
     ops.DeltaRule: delta_rule,
     ops.RgLru: rg_lru,
     ops.TokenShift: token_shift,

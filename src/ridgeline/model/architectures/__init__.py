@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ridgeline.errors import ModelError
+from ridgeline.model.architectures.apertus import build_apertus
 from ridgeline.model.architectures.arcee import build_arcee
+from ridgeline.model.architectures.bailing import build_bailing_hybrid
 from ridgeline.model.architectures.bamba import build_bamba
 from ridgeline.model.architectures.bert import build_bert, build_bert_classifier
 from ridgeline.model.architectures.blocks import Stored
@@ -50,6 +52,7 @@ from ridgeline.model.architectures.kimi_linear import build_kimi_linear
 from ridgeline.model.architectures.lfm2 import build_lfm2, build_lfm2_moe
 from ridgeline.model.architectures.llama import build_llama, build_mistral
 from ridgeline.model.architectures.llama4 import build_llama4
+from ridgeline.model.architectures.longcat import build_longcat_flash
 from ridgeline.model.architectures.mamba import (
     build_falcon_mamba,
     build_gguf_mamba,
@@ -95,6 +98,7 @@ from ridgeline.model.architectures.rows import (
     HF_GPT_NEOX,
     HF_LLAMA4,
     HF_MAMBA,
+    HF_MINIMAX,
     HF_MINIMAX_M3,
     HF_MISTRAL3,
     HF_QWEN3,
@@ -169,6 +173,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "StableLmForCausalLM": hf(build_stablelm, names.HF_LLAMA, "stablelm"),
     "NemotronForCausalLM": hf(build_nemotron, names_dense.HF_UNGATED, "nemotron"),
     "ArceeForCausalLM": hf(build_arcee, names_dense.HF_UNGATED, "arcee"),
+    "ApertusForCausalLM": hf(
+        build_apertus, names_dense.HF_APERTUS, "apertus", harmless=names_dense.APERTUS_HARMLESS
+    ),
     "GPT2LMHeadModel": HF_GPT2,
     "GPTNeoXForCausalLM": HF_GPT_NEOX,
     "MixtralForCausalLM": hf(build_mixtral, names_moe.HF_MIXTRAL, "mixtral"),
@@ -178,6 +185,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "Qwen3MoeForCausalLM": hf(build_qwen3_moe, names_moe.HF_QWEN_MOE, "qwen3_moe"),
     "OlmoeForCausalLM": hf(build_olmoe, names_moe.HF_QWEN_MOE, "olmoe"),
     "GraniteMoeForCausalLM": hf(build_granite_moe, names_moe.HF_GRANITE_MOE, "granitemoe"),
+    "MiniMaxForCausalLM": HF_MINIMAX,
+    "MiniMaxText01ForCausalLM": HF_MINIMAX,
+    "LongcatFlashForCausalLM": hf(
+        build_longcat_flash,
+        names_moe.HF_LONGCAT,
+        "longcat_flash",
+        harmless=names_moe.LONGCAT_HARMLESS,
+    ),
     "MiniMaxM2ForCausalLM": hf(build_minimax_m2, names_moe.HF_MINIMAX_M2, "minimax_m2"),
     "Glm4MoeForCausalLM": hf(
         build_glm4_moe,
@@ -225,6 +240,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         build_recurrent_gemma, names_recurrent.HF_RECURRENT_GEMMA, "recurrent_gemma"
     ),
     "KimiLinearForCausalLM": hf(build_kimi_linear, names_recurrent.HF_KIMI_LINEAR, "kimi_linear"),
+    "BailingHybridForCausalLM": hf(
+        build_bailing_hybrid, names_recurrent.HF_BAILING, "bailing_hybrid"
+    ),
     "Lfm2ForCausalLM": hf(build_lfm2, names_recurrent.HF_LFM2, "lfm2"),
     "Lfm2MoeForCausalLM": hf(build_lfm2_moe, names_recurrent.HF_LFM2_MOE, "lfm2_moe"),
     "Qwen3NextForCausalLM": hf(

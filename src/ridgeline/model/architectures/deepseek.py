@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ridgeline.model.architectures.blocks import Stored, linear, norm, width
+from ridgeline.model.architectures.blocks import Stored, linear, norm, scaled, width
 from ridgeline.model.architectures.decoder import Defaults, neutral, read_activation, read_sizes
 from ridgeline.model.architectures.fields import (
     MAX_HEAD_DIM,
@@ -39,6 +39,7 @@ from ridgeline.model.graph.ops import (
     SelectTokens,
     Split,
     SplitGroups,
+    Weigh,
 )
 
 LATENT_EPS = 1e-6  # of the norms of latents; in no file
@@ -46,7 +47,9 @@ LATENT_EPS = 1e-6  # of the norms of latents; in no file
 
 @dataclass(frozen=True, slots=True)
 class Latent:
-    """Sizes of latent attention. q_rank None: queries are made without a latent of their own."""
+    """Sizes of latent attention. q_rank None: queries are made without a latent of their own.
+    latent_scale: of what the cache has (LongCat). head_gate: as `blocks.attention` has it (Ling).
+    """
 
     heads: int
     rank: int
@@ -56,6 +59,8 @@ class Latent:
     value: int
     scale: float
     bias: bool
+    latent_scale: float = 1.0
+    head_gate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +275,7 @@ def attends_to_latents(latent: Latent, turn: Rotation | None, index: Index | Non
         kv = linear(b, f"{name}.kv_a", x, latent.rank + latent.rope, bias=latent.bias)
         c, k_rope = b.add(f"{name}.kv_split", Split((latent.rank, latent.rope)), kv)
         c = norm(b, f"{name}.kv_a_norm", c, rms)
+        c = scaled(b, f"{name}.kv_a_scale", c, latent.latent_scale)
         if turn is not None:
             k_rope = b.one(f"{name}.k_rope", Rope(1, latent.rope, turn), k_rope)
         state = KvState(f"{layer}.kv", 1, latent.rank + latent.rope, latent.rank, latent=True)
@@ -281,6 +287,9 @@ def attends_to_latents(latent: Latent, turn: Rotation | None, index: Index | Non
             latent.heads, latent.nope, latent.rope, latent.value, latent.scale, top_k
         )
         y = b.one(f"{name}.attend", op, q_nope, q_rope, *before, weights=(expand,), state=state)
+        if latent.head_gate:
+            gate = linear(b, f"{name}.gate", x, latent.heads, split="heads")
+            y = b.one(f"{name}.gated", Weigh(latent.heads), y, gate)
         return linear(b, f"{name}.o", y, width(x), bias=latent.bias, split_inputs="heads")
 
     return branch

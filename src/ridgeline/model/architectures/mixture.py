@@ -14,7 +14,7 @@ from ridgeline.model.architectures.fields import MAX_LAYERS, MAX_WIDTH, Fields
 from ridgeline.model.architectures.stack import Branch
 from ridgeline.model.graph.build import Builder
 from ridgeline.model.graph.node import Value
-from ridgeline.model.graph.ops import Experts, Route, Weigh
+from ridgeline.model.graph.ops import Experts, Route, Weigh, ZeroExperts
 from ridgeline.model.graph.ops.activation import Activation
 from ridgeline.model.graph.ops.route import Scores
 
@@ -26,8 +26,9 @@ class Mixture:
     """One layer's mixture. route: how its router chooses. hidden: channels within an expert.
     shared: of the expert that all tokens use besides, 0 for none; shared_gate: it is weighed by
     sigmoid(g x). bias: experts have biases. weigh_input, gated: see `Experts`. latent: channels
-    that experts see of a token, by a linear before them and one after; 0: all of them. vocab: rows
-    of the table of a route by token ids.
+    that experts see of a token, by a linear before them and one after; 0: all of them. zeros:
+    experts that the router may choose besides and that give back what they get. vocab: rows of the
+    table of a route by token ids.
     """
 
     experts: int
@@ -40,6 +41,7 @@ class Mixture:
     gated: bool = True
     latent: int = 0
     vocab: int = 0
+    zeros: int = 0
 
 
 def mixture_mlp(
@@ -56,13 +58,14 @@ def mixture_mlp(
     """
     name, wide = f"{layer}.moe", width(x)
     route, count, hidden = mixture.route, mixture.experts, mixture.hidden
-    router = [b.weight(f"{name}.router.weight", count, wide)]
+    routed = count + mixture.zeros
+    router = [b.weight(f"{name}.router.weight", routed, wide)]
     if route.bias:
-        router.append(b.weight(f"{name}.router.bias", count))
+        router.append(b.weight(f"{name}.router.bias", routed))
     if route.correction:
-        router.append(b.weight(f"{name}.correction.bias", count))
+        router.append(b.weight(f"{name}.correction.bias", routed))
     if route.gain:
-        router.append(b.weight(f"{name}.gain.weight", count))
+        router.append(b.weight(f"{name}.gain.weight", routed))
     sees = [x if routed_by is None else routed_by]
     if route.by_token:
         router.append(b.weight(f"{name}.table.weight", mixture.vocab, route.top_k))
@@ -78,16 +81,20 @@ def mixture_mlp(
         weights += [b.weight(f"{name}.{up}.bias", count, hidden, axes=up_axes[:2]) for up in ups]
         weights.append(b.weight(f"{name}.down.bias", count, inner, axes=("experts", None)))
     op = Experts(
-        count,
+        routed,
         route.top_k,
         activation,
         mixture.bias,
         mixture.weigh_input,
         gated=mixture.gated,
+        num_zero=mixture.zeros,
     )
     y = b.one(f"{name}.experts", op, seen, slots, weights=tuple(weights))
     if mixture.latent:
         y = linear(b, f"{name}.after", y, wide)
+    if mixture.zeros:
+        kept = b.one(f"{name}.zeros", ZeroExperts(count, route.top_k), x, slots)
+        y = add(b, f"{name}.zeros_add", y, kept)
     if not mixture.shared:
         return y
     block = gated_mlp if mixture.gated else mlp

@@ -2,20 +2,23 @@
 explicit arguments, as `blocks`.
 
 Mamba: Gu and Dao 2023. Mamba 2: Dao and Gu 2024. Gated DeltaNet: Yang et al. 2024. Kimi Delta
-Attention: Kimi team 2025. Griffin: De et al. 2024. Does not know any architecture, configuration or
-file.
+Attention: Kimi team 2025. Griffin: De et al. 2024. Lightning attention: Qin et al. 2024. Does not
+know any architecture, configuration or file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ridgeline.model.architectures.blocks import linear, norm, scaled, width
 from ridgeline.model.graph.build import Builder
 from ridgeline.model.graph.node import RowState, Value
 from ridgeline.model.graph.ops import (
+    Activate,
     BlockLinear,
     CausalConv,
+    DecayAttention,
     DeltaRule,
     GatedActivation,
     Norm,
@@ -243,23 +246,39 @@ def delta_net(
 
 
 def kimi_delta(
-    b: Builder, layer: str, x: Value, sizes: DeltaSizes, *, norm_eps: float, log_a: bool = True
+    b: Builder,
+    layer: str,
+    x: Value,
+    sizes: DeltaSizes,
+    *,
+    norm_eps: float,
+    log_a: bool = True,
+    whole_rank: bool = False,
+    floor: float | None = None,
 ) -> Value:
     """Kimi Delta Attention's mixer: each of q, k and v has a filter, each key channel a decay; the
-    decays and the gate are made through as many channels as a head has.
+    decays and the gate are made through as many channels as a head has, or directly if whole_rank
+    (Ling). floor: see `DeltaRule`.
     """
     name, heads, keys, values = f"{layer}.delta", sizes.value_heads, sizes.keys, sizes.values
     parts = [linear(b, f"{name}.{p}", x, n) for p, n in (("q", keys), ("k", keys), ("v", values))]
     beta = linear(b, f"{name}.beta", x, heads)
-    decay = linear(b, f"{name}.decay_a", x, sizes.key_dim)
-    gate = linear(b, f"{name}.gate_a", x, sizes.value_dim)
+    decay, gate = x, x
+    if not whole_rank:
+        decay = linear(b, f"{name}.decay_a", x, sizes.key_dim)
+        gate = linear(b, f"{name}.gate_a", x, sizes.value_dim)
     decay = linear(b, f"{name}.decay_b", decay, keys)
     gate = linear(b, f"{name}.gate_b", gate, values)
     q, k, v = (
         causal_conv(b, f"{name}.conv_{part}", u, sizes.taps, silu=True)
         for part, u in zip("qkv", parts, strict=True)
     )
-    op = DeltaRule(heads, heads, sizes.key_dim, sizes.value_dim, by_channel=True, log_a=log_a)
+    op = DeltaRule(
+        *(heads, heads, sizes.key_dim, sizes.value_dim),
+        by_channel=True,
+        log_a=log_a,
+        floor=floor,
+    )
     y = b.one(
         f"{name}.rule",
         op,
@@ -269,6 +288,32 @@ def kimi_delta(
     )
     y = norm(b, f"{name}.norm", y, Norm("rms", norm_eps, num_groups=heads))
     y = b.one(f"{name}.gate", GatedActivation("sigmoid"), gate, y)
+    return linear(b, f"{name}.out", y, width(x))
+
+
+def lightning(
+    b: Builder,
+    layer: str,
+    x: Value,
+    *,
+    heads: int,
+    head_dim: int,
+    rates: Sequence[float],
+    activation: Activation,
+    norm_eps: float,
+) -> Value:
+    """Lightning attention's mixer: activated q, k and v of one weight, parted by head; a norm of
+    all channels, then a gate.
+    """
+    name, inner = f"{layer}.decay", heads * head_dim
+    qkv = linear(b, f"{name}.qkv", x, 3 * inner)
+    qkv = b.one(f"{name}.qkv_act", Activate(activation), qkv)
+    q, k, v = b.add(f"{name}.qkv_split", SplitGroups(heads, (head_dim,) * 3), qkv)
+    state = RowState(f"{name}.state", heads, head_dim * head_dim)
+    y = b.one(f"{name}.attend", DecayAttention(tuple(rates)), q, k, v, state=state)
+    y = norm(b, f"{name}.norm", y, Norm("rms", norm_eps))
+    gate = linear(b, f"{name}.gate", x, inner)
+    y = b.one(f"{name}.gated", GatedActivation("sigmoid"), gate, y)
     return linear(b, f"{name}.out", y, width(x))
 
 

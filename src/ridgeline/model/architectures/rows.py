@@ -15,6 +15,7 @@ from ridgeline.model.architectures.gemma4 import build_gemma4
 from ridgeline.model.architectures.gpt2 import build_gpt2
 from ridgeline.model.architectures.gpt_neox import build_gpt_neox
 from ridgeline.model.architectures.llama4 import build_llama4
+from ridgeline.model.architectures.minimax import build_minimax
 from ridgeline.model.architectures.minimax_m3 import build_minimax_m3
 from ridgeline.model.architectures.ministral3 import build_mistral3
 from ridgeline.model.architectures.qwen3_next import (
@@ -171,6 +172,12 @@ HF_MISTRAL3 = Architecture(
     build_mistral3,
     Names(names.HF_LLAMA, names.HF_GEMMA3_ROOTS, names.SEEING_HARMLESS),
     model_types=("mistral3",),
+)
+HF_MINIMAX = Architecture(
+    "hf",
+    build_minimax,
+    Names(names_recurrent.HF_MINIMAX, names.HF_ROOTS, names_recurrent.MINIMAX_HARMLESS),
+    model_types=("minimax", "minimax_text_01"),
 )
 HF_MINIMAX_M3 = Architecture(
     "hf",

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from ridgeline.model.graph.dims import SAMPLED, SEQUENCES, TOKENS, Dim
 from ridgeline.model.graph.node import Graph, Node, Value
-from ridgeline.model.graph.ops.activation import Activate, GatedActivation
+from ridgeline.model.graph.ops.activation import Activate, GatedActivation, Xielu
 from ridgeline.model.graph.ops.elementwise import Add, Scale, Softcap, Split
 from ridgeline.model.graph.ops.norm import AddNorm
 
@@ -183,7 +183,7 @@ def _overwritable(
     index: int,
 ) -> Value | None:
     """The input whose bytes the first output may take: same place, element by element."""
-    elementwise = isinstance(node.op, Add | AddNorm | Scale | Softcap | Activate) or (
+    elementwise = isinstance(node.op, Add | AddNorm | Scale | Softcap | Activate | Xielu) or (
         isinstance(node.op, GatedActivation) and not node.op.joint
     )
     if not elementwise:

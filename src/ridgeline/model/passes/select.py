@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ridgeline.model.graph.dims import SAMPLED, TOKENS
 from ridgeline.model.graph.node import Graph, Node, Value
-from ridgeline.model.graph.ops.activation import Activate, GatedActivation
+from ridgeline.model.graph.ops.activation import Activate, GatedActivation, Xielu
 from ridgeline.model.graph.ops.block_linear import BlockLinear
 from ridgeline.model.graph.ops.elementwise import (
     Add,
@@ -23,7 +23,7 @@ from ridgeline.model.graph.ops.elementwise import (
     SplitGroups,
     Weigh,
 )
-from ridgeline.model.graph.ops.experts import Experts
+from ridgeline.model.graph.ops.experts import Experts, ZeroExperts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
@@ -43,6 +43,7 @@ ROW_BY_ROW: tuple[type[Operator], ...] = (
     Add,
     GatedActivation,
     Activate,
+    Xielu,
     Scale,
     ScaleBy,
     Softcap,
@@ -51,6 +52,7 @@ ROW_BY_ROW: tuple[type[Operator], ...] = (
     Weigh,
     Route,
     Experts,
+    ZeroExperts,
     BlockLinear,
     Join,
     StreamWeights,

@@ -112,6 +112,16 @@ HF_GPT2: dict[str, Row] = {
 GPT2_ROOTS = (Root("transformer."), Root())
 GPT2_HARMLESS = re.compile(r".*\.attn\.(bias|masked_bias)")
 HF_UNGATED: dict[str, str] = without(HF_LLAMA, "layers.{i}.mlp.gate")
+HF_APERTUS: dict[str, str] = {
+    **HF_UNGATED,
+    **HF_HEAD_NORMS,
+    "layers.{i}.attn_norm": "{body}layers.{i}.attention_layernorm",
+    "layers.{i}.mlp_norm": "{body}layers.{i}.feedforward_layernorm",
+    "layers.{i}.mlp.act.positive": "{body}layers.{i}.mlp.act_fn.alpha_p",
+    "layers.{i}.mlp.act.negative": "{body}layers.{i}.mlp.act_fn.alpha_n",
+}
+# Numbers of the activation that are not learned: always those of its paper.
+APERTUS_HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq|.*\.mlp\.act_fn\.(beta|eps)")
 HF_GLM: dict[str, str] = {
     **HF_LLAMA,
     "layers.{i}.mlp.gate": "{body}layers.{i}.mlp.gate_up_proj",

@@ -195,6 +195,33 @@ HF_DEEPSEEK: dict[str, Row] = {
     "layers.{i}.attn.kv_b": "{body}layers.{i}.self_attn.kv_b_proj",
 }
 
+# Two attentions and two MLPs a layer.
+_HALVES = {
+    "attn_norm": "input_layernorm.{half}",
+    "mlp_norm": "post_attention_layernorm.{half}",
+    **{f"attn.{w}": f"self_attn.{{half}}.{w}_proj" for w in ("q_a", "q_b", "kv_b", "o")},
+    "attn.kv_a": "self_attn.{half}.kv_a_proj_with_mqa",
+    "attn.q_a_norm": "self_attn.{half}.q_a_layernorm",
+    "attn.kv_a_norm": "self_attn.{half}.kv_a_layernorm",
+    **{f"mlp.{w}": f"mlps.{{half}}.{w}_proj" for w in ("gate", "up", "down")},
+}
+HF_LONGCAT: dict[str, Row] = {
+    **HF_QWEN_MOE,
+    "layers.{i}.moe.router": "{body}layers.{i}.mlp.router.classifier",
+    "layers.{i}.moe.correction.bias": "{body}layers.{i}.mlp.router.e_score_correction_bias",
+    **{
+        f"layers.{{i}}.{half}.{ours}": "{body}layers.{i}." + theirs.replace("{half}", str(number))
+        for number, half in enumerate(("first", "second"))
+        for ours, theirs in _HALVES.items()
+    },
+}
+# A module of multi-token prediction; and what transformers gives experts that compute nothing (of
+# the others all are needed).
+LONGCAT_HARMLESS = re.compile(
+    r".*\.rotary_emb\.inv_freq|(model\.)?mtp[._].*"
+    r"|(model\.)?layers\.\d+\.mlp\.experts\.\d+\.(gate|up)_proj\.weight"
+)
+
 HF_DEEPSEEK_V32: dict[str, Row] = {
     **HF_DEEPSEEK,
     "layers.{i}.attn.index.q": "{body}layers.{i}.self_attn.indexer.wq_b",

@@ -230,6 +230,50 @@ HF_KIMI_LINEAR: dict[str, Row] = {
     },
 }
 
+HF_MINIMAX: dict[str, Row] = {
+    **HF_MIXTRAL,
+    **{
+        f"layers.{{i}}.decay.{ours}": f"{{body}}layers.{{i}}.self_attn.{theirs}"
+        for ours, theirs in {
+            "qkv": "qkv_proj",
+            "norm": "norm",
+            "gate": "output_gate",
+            "out": "out_proj",
+        }.items()
+    },
+}
+# Tables of decays, which the number of a layer gives.
+MINIMAX_HARMLESS = re.compile(
+    r".*\.rotary_emb\.inv_freq"
+    r"|.*\.self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)"
+)
+
+_BAILING_DELTA: dict[str, str] = {
+    **{w: f"{w}_proj" for w in "qkv"},
+    **{f"conv_{w}": f"{w}_conv1d" for w in "qkv"},
+    "decay_b": "f_proj",
+    "gate_b": "g_proj",
+    "beta": "b_proj",
+    "a": "A_log",
+    "dt_bias": "dt_bias",
+    "norm": "o_norm",
+    "out": "dense",
+}
+HF_BAILING: dict[str, Row] = {
+    **{
+        ours: theirs.replace(".self_attn.", ".attention.") if isinstance(theirs, str) else theirs
+        for ours, theirs in HF_DEEPSEEK.items()
+    },
+    "embed": "{body}word_embeddings",
+    "layers.{i}.attn.o": "{body}layers.{i}.attention.dense",
+    "layers.{i}.attn.gate": "{body}layers.{i}.attention.g_proj",
+    "layers.{i}.moe.correction.bias": "{body}layers.{i}.mlp.gate.expert_bias",
+    **{
+        f"layers.{{i}}.delta.{ours}": f"{{body}}layers.{{i}}.attention.{theirs}"
+        for ours, theirs in _BAILING_DELTA.items()
+    },
+}
+
 HF_RECURRENT_GEMMA: dict[str, str] = {
     **without(HF_LLAMA, "final_norm"),
     "layers.{i}.attn_norm": "{body}layers.{i}.temporal_pre_norm",

@@ -1,6 +1,6 @@
 """The operators, one file a family; backends and docs are held against `OPERATORS`."""
 
-from ridgeline.model.graph.ops.activation import Activate, GatedActivation
+from ridgeline.model.graph.ops.activation import Activate, GatedActivation, Xielu
 from ridgeline.model.graph.ops.attention import Attention, Blocks, KvWrite
 from ridgeline.model.graph.ops.block_linear import BlockLinear
 from ridgeline.model.graph.ops.causal_conv import CausalConv
@@ -8,6 +8,7 @@ from ridgeline.model.graph.ops.collectives import AllGather, AllReduce, Combine,
 from ridgeline.model.graph.ops.compress import Compress
 from ridgeline.model.graph.ops.conv1d import Conv1d
 from ridgeline.model.graph.ops.cross_attention import CrossAttention, CrossWrite
+from ridgeline.model.graph.ops.decay_attention import DecayAttention
 from ridgeline.model.graph.ops.delta_rule import DeltaRule
 from ridgeline.model.graph.ops.elementwise import (
     Add,
@@ -20,7 +21,7 @@ from ridgeline.model.graph.ops.elementwise import (
 )
 from ridgeline.model.graph.ops.embed import Embed, PlaceImages, PositionEmbed, TypeEmbed
 from ridgeline.model.graph.ops.entries import EntryAttention, EntryWrite, SelectEntries
-from ridgeline.model.graph.ops.experts import Experts
+from ridgeline.model.graph.ops.experts import Experts, ZeroExperts
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
 from ridgeline.model.graph.ops.latent import LatentAttention
 from ridgeline.model.graph.ops.linear import Linear
@@ -65,8 +66,10 @@ OPERATORS: dict[str, type[Operator]] = {
     "gated_activation": GatedActivation,
     "gated_linear": GatedLinear,
     "activate": Activate,
+    "xielu": Xielu,
     "route": Route,
     "experts": Experts,
+    "zero_experts": ZeroExperts,
     "add": Add,
     "scale": Scale,
     "scale_by": ScaleBy,
@@ -79,6 +82,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "causal_conv": CausalConv,
     "selective_scan": SelectiveScan,
     "ssd_scan": SsdScan,
+    "decay_attention": DecayAttention,
     "delta_rule": DeltaRule,
     "rg_lru": RgLru,
     "token_shift": TokenShift,
@@ -113,6 +117,7 @@ __all__ = [
     "Conv1d",
     "CrossAttention",
     "CrossWrite",
+    "DecayAttention",
     "DeltaRule",
     "Dispatch",
     "Embed",
@@ -156,4 +161,6 @@ __all__ = [
     "TypeEmbed",
     "Weigh",
     "Wkv7",
+    "Xielu",
+    "ZeroExperts",
 ]

@@ -1,4 +1,6 @@
-"""activation: gated units (Shazeer 2020), apart or over a joint gate-and-up linear; and ungated."""
+"""activation: gated units (Shazeer 2020), apart or over a joint gate-and-up linear; and ungated, of
+which one has parameters.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +46,7 @@ OF_TWO: tuple[Activation, ...] = (
 )
 FLOPS_PER_GATED = 6.0
 FLOPS_PER_ACTIVATED = 5.0
+XIELU_SLOPE, XIELU_EDGE = 0.5, -1e-6  # beta and epsilon of the paper, which are not learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +124,37 @@ class Activate(Operator):
         require(
             self.activation not in OF_TWO, self, f"{self.activation} is a function of two inputs"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Xielu(Operator):
+    """x -> p x^2 + x / 2 above 0, n (e^min(x, -1e-6) - 1 - x) + x / 2 below; weights (p' [1],
+    n' [1]): p = softplus(p'), n = 1 / 2 + softplus(n') (xIELU, Huang and Schlag 2024; Apertus).
+    """
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        return (inputs[0],)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        return Work(
+            flops={"f32": FLOPS_PER_GATED * output_elements(node, step)},
+            weight_bytes=sum(w.num_bytes for w in node.weights),
+            activation_bytes=moved_bytes(node, step, precision),
+        )
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        (x,) = inputs
+        return None if x.partial else Sharded(self, inputs)
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
+    ) -> None:
+        require_counts(self, inputs, weights, 1, 2)
+        for weight in weights:
+            require(
+                weight.shape == (1,),
+                self,
+                f"{weight.name} has shape {weight.shape}; (1,) is needed",
+            )

@@ -37,7 +37,8 @@ class DeltaRule(Operator):
     i // (Hv / Hk), or if `tiled` i % Hk (as GGUF has them). q and k are divided by sqrt(sum of
     their squares + 1e-6) a head, q also by sqrt(K). weights (a [Hv], dt_bias like a token's g): a
     is -exp of its weight if `log_a`, else the weight. by_channel: g [TOKENS, Hv K], a decay for
-    each row of s; Hk is Hv then.
+    each row of s; Hk is Hv then. floor: the decay is exp(floor sigmoid(-a (g + dt_bias))) instead,
+    and no less than exp(floor).
     """
 
     key_heads: int
@@ -47,6 +48,7 @@ class DeltaRule(Operator):
     by_channel: bool = False
     log_a: bool = True
     tiled: bool = False
+    floor: float | None = None
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return (inputs[2],)
@@ -65,6 +67,9 @@ class DeltaRule(Operator):
     ) -> None:
         require_counts(self, inputs, weights, 5, 2)
         heads = self.value_heads
+        require(
+            self.floor is None or self.floor < 0, self, f"a decay is no less than e^{self.floor}"
+        )
         require(
             self.key_heads > 0 and heads % self.key_heads == 0,
             self,

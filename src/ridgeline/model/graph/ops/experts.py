@@ -34,7 +34,8 @@ class Experts(Operator):
     The sum, in the order of a token's slots, of weight * down(act(gate(x)) * up(x)) of the slot's
     expert; weigh_input: of down(act(gate(weight * x)) * up(weight * x)) (Llama 4). num_experts: of
     the whole model; those here are first_expert and the E - 1 that follow it, and a slot of any
-    other adds nothing.
+    other adds nothing. num_zero: the last so many of num_experts have no weights anywhere; see
+    `ZeroExperts`.
     """
 
     num_experts: int
@@ -44,6 +45,7 @@ class Experts(Operator):
     weigh_input: bool = False
     first_expert: int = 0
     gated: bool = True
+    num_zero: int = 0
 
     def matrices(self, weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
         return weights[: 2 + self.gated]
@@ -115,8 +117,43 @@ class Experts(Operator):
             f"slots have shape {inputs[1].shape}; {self.top_k} experts a token are needed",
         )
         require(
-            self.first_expert >= 0 and self.first_expert + here <= self.num_experts,
+            self.first_expert >= 0 and self.first_expert + here <= self.num_experts - self.num_zero,
             self,
             f"experts {self.first_expert} to {self.first_expert + here - 1} are not among "
-            f"{self.num_experts}",
+            f"{self.num_experts - self.num_zero}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroExperts(Operator):
+    """(x [*, D], slots [*, 2 top_k] as `route` gives them) -> [*, D]: x times the sum of the
+    weights of a token's slots of experts from number `first` on, which compute nothing
+    (LongCat-Flash, Meituan 2025).
+    """
+
+    first: int
+    top_k: int
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        return (inputs[0],)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        rows = num_elements(node.inputs[0].shape, step)
+        return Work(flops={"f32": float(rows)}, activation_bytes=moved_bytes(node, step, precision))
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        x, slots = inputs
+        return Sharded(self, (x,)) if slots == REPLICATED else None
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
+    ) -> None:
+        require_counts(self, inputs, weights, 2, 0)
+        require(self.first >= 0, self, f"no expert has the number {self.first}")
+        require(
+            inputs[1].shape == (*inputs[0].shape[:-1], 2 * self.top_k),
+            self,
+            f"slots have shape {inputs[1].shape}; {self.top_k} experts a token are needed",
         )
