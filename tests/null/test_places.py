@@ -15,8 +15,15 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import save_file
 
+from block_entries import blocks_for, spread
+from ridgeline.backends.cpu.executor import CpuExecutor
+from ridgeline.backends.reference.executor import ReferenceExecutor
 from ridgeline.errors import ModelError
-from ridgeline.model.opened import OpenedModel, open_model
+from ridgeline.model.architectures import ARCHITECTURES
+from ridgeline.model.formats.fp8 import E4M3
+from ridgeline.model.opened import OpenedModel, describe, open_model
+from ridgeline.model.passes.fuse import fuse
+from ridgeline.step import PlanRow, RowSampling, StepPlan
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 Arrays = dict[str, npt.NDArray[Any]]
@@ -29,16 +36,18 @@ def copied(case: str) -> tuple[dict[str, Any], Arrays]:
 
 
 def write(folder: Path, config: dict[str, Any], tensors: Arrays) -> Path:
-    """A model directory; arrays named `*!fp8` are bytes of E4M3 numbers."""
+    """A model directory; arrays named `*!fp8` and `*!e8m0` are bytes of E4M3 numbers, of powers."""
     (folder / "config.json").write_text(json.dumps(config))
-    codes = {name for name in tensors if name.endswith("!fp8")}
+    codes = {name for name in tensors if "!" in name}
     save_file(tensors, folder / "model.safetensors")
     if codes:
         raw = (folder / "model.safetensors").read_bytes()
         length = int.from_bytes(raw[:8], "little")
         header = json.loads(raw[8 : 8 + length])
         for name in codes:
-            header[name.removesuffix("!fp8")] = header.pop(name) | {"dtype": "F8_E4M3"}
+            stem, _, kind = name.partition("!")
+            dtype = {"fp8": "F8_E4M3", "e8m0": "F8_E8M0"}[kind]
+            header[stem] = header.pop(name) | {"dtype": dtype}
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         data = len(text).to_bytes(8, "little") + text + raw[8 + length :]
@@ -234,6 +243,127 @@ def test_fp8_without_its_scales(
 ) -> None:
     with pytest.raises(ModelError) as raised:
         open_model(fp8_llama(tmp_path, change))
+    assert expected in str(raised.value)
+
+
+def fp8_deepseek_v4(folder: Path, change: Callable[[Arrays], None] = lambda _: None) -> Path:
+    """As it is published: FP8 with powers of two in attention, FP4 with such in experts, the rest
+    BF16 (here float32).
+    """
+    config = json.loads((GOLDEN / "deepseek_v4" / "config.json").read_text()) | {
+        "hidden_size": 256,
+        "head_dim": 64,
+        "q_lora_rank": 128,
+        "o_lora_rank": 64,
+        "moe_intermediate_size": 128,
+        "n_routed_experts": 3,
+        "index_n_heads": 8,
+        "index_head_dim": 16,
+        "num_hidden_layers": 2,
+        "num_hash_layers": 1,
+        "expert_dtype": "fp4",
+        "quantization_config": {
+            "quant_method": "fp8",
+            "fmt": "e4m3",
+            "weight_block_size": [128, 128],
+            "activation_scheme": "dynamic",
+        },
+    }
+    graph = describe(config)
+    row = ARCHITECTURES["DeepseekV4ForCausalLM"].names
+    random = np.random.default_rng(3)
+    tensors: Arrays = {}
+    for weight in graph.weights:
+        if weight.format.name == "MXFP4":
+            count, rows, columns = weight.shape
+            for expert in range(count):
+                name = row.stored(weight.name, row.roots[0], expert)
+                tensors[name] = random.integers(-128, 128, (rows, columns // 2), np.int8)
+                scales = random.integers(118, 124, (rows, columns // 32), np.uint8)
+                tensors[f"{name.removesuffix('.weight')}.scale!e8m0"] = scales
+            continue
+        name = row.stored(weight.name, row.roots[0])
+        if weight.format.name == "F8_E4M3_128":
+            rows, columns = weight.shape
+            tensors[f"{name}!fp8"] = random.integers(0, 0x7E, (rows, columns), np.uint8)
+            scales = random.integers(118, 122, (-(-rows // 128), columns // 128), np.uint8)
+            tensors[f"{name.removesuffix('.weight')}.scale!e8m0"] = scales
+        elif name.endswith("tid2eid"):
+            tensors[name] = random.integers(0, 3, weight.shape, np.int32)
+        else:
+            tensors[name] = 0.1 * random.standard_normal(weight.shape).astype(np.float32)
+    tensors["mtp.0.attn.wkv.weight"] = np.zeros(1, np.float32)
+    change(tensors)
+    return write(folder, config, tensors)
+
+
+FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+
+
+def test_deepseek_v4_as_it_is_published(tmp_path: Path) -> None:
+    """Two numbers in a byte, the first in its low half; a power of two for 32, or for a tile."""
+    model = open_model(fp8_deepseek_v4(tmp_path))
+    read, raw = model.checkpoint.tensors, model.checkpoint.raw
+    down = numbers(model, "layers.1.moe.down.weight")
+    assert down.shape == (3, 256, 128)
+    at = "layers.1.ffn.experts.2.w2"
+    assert read[f"{at}.weight"].format == "I8"
+    codes = raw(f"{at}.weight").reshape(256, 64)
+    powers = raw(f"{at}.scale").reshape(256, 4).astype(np.float64)
+    values = np.stack([FP4[codes & 15], FP4[codes >> 4]], axis=-1).reshape(256, 128)
+    assert np.array_equal(down[2], values * 2.0 ** (np.repeat(powers, 32, axis=1) - 127))
+    grouped = numbers(model, "layers.0.attn.o_a.weight")
+    assert grouped.shape == (128, 128)
+    codes = raw("layers.0.attn.wo_a.weight").reshape(128, 128)
+    power = float(raw("layers.0.attn.wo_a.scale")[0])
+    assert np.array_equal(grouped, E4M3[codes] * np.float32(2.0 ** (power - 127)))
+    formats = {w.name.partition(".attn.")[2]: w.format.name for w in model.graph.weights}
+    assert formats["q_b.weight"] == formats["kv.weight"] == "F8_E4M3_128"
+    assert formats["compress.kv.weight"] == formats["index.weigh.weight"] == "F32"
+    # It runs as what it is as plain numbers.
+    tokens = list(range(20))
+    logits = []
+    for kind in (CpuExecutor, ReferenceExecutor):
+        graph = fuse(model.graph)
+        blocks = blocks_for(graph, 4)
+        more = {"max_tokens_per_step": 32, "threads": 1, "max_logits_per_step": 32}
+        executor = kind(
+            graph,
+            model.weights,
+            num_blocks=blocks,
+            max_rows=1,
+            **(more if kind is CpuExecutor else {}),
+        )
+        executor.open_row(0, tokens, RowSampling())
+        step = StepPlan((PlanRow(0, 20, 0, 20, spread(executor, (2, 0))),))
+        logits.append(executor.forward(step))
+    assert np.isfinite(logits[1]).all()
+    each = np.linalg.norm(logits[0] - logits[1], axis=1) / np.linalg.norm(logits[1], axis=1)
+    assert np.median(each) < 3e-2
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda t: t.pop("layers.1.ffn.experts.1.w1.scale!e8m0"), "w1.weight' has type I8"),
+        (
+            lambda t: t.update(
+                {"layers.1.ffn.experts.1.w1.scale!e8m0": np.full((128, 4), 120, np.uint8)}
+            ),
+            "F8_E8M0 of shape (128, 8) is needed",
+        ),
+        (
+            lambda t: t.update({"layers.0.attn.wkv.scale!e8m0": np.full((2, 2), 120, np.uint8)}),
+            "F8_E8M0 of shape (1, 2) is needed",
+        ),
+        (lambda t: t.pop("layers.0.attn.wkv.scale!e8m0"), "wkv.weight' has type F8_E4M3"),
+    ],
+)
+def test_deepseek_v4_without_its_scales(
+    change: Callable[[Arrays], None], expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError) as raised:
+        open_model(fp8_deepseek_v4(tmp_path, change))
     assert expected in str(raised.value)
 
 

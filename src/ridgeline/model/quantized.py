@@ -18,13 +18,16 @@ SUPPORTED = ("fp8 in blocks of [128, 128]", "mxfp4")
 
 EXPERTS = re.compile(r".*\.moe\.(gate|up|down)\.weight")
 MATRICES = re.compile(
-    r"layers\.\d+\.(attn\.(q|k|v|o|q_a|q_b|kv_a|kv_b|index\.q|index\.k)|(shared\.)?mlp\.(gate|up|down)|"
+    r"layers\.\d+\.(attn\.(q|k|v|o|q_a|q_b|kv|kv_a|kv_b|o_a|o_b|index\.q|index\.k)|"
+    r"(shared\.)?mlp\.(gate|up|down)|"
     r"moe\.(gate|up|down))\.weight"
 )
 
 
 def read_quantization(config: Mapping[str, object], where: str) -> str | None:
-    """The method, fp8 or mxfp4; None: plain weights. ModelError for any other, or another FP8."""
+    """The method, fp8, mxfp4, or fp8_mxfp4 where only experts are the latter (DeepSeek V4); None:
+    plain weights. ModelError for any other, or another FP8.
+    """
     said = config.get(FIELD)
     if said is None:
         return None
@@ -32,7 +35,8 @@ def read_quantization(config: Mapping[str, object], where: str) -> str | None:
     method = fields.get("quant_method")
     plain = fields.get("fmt") in (None, "e4m3", "float8_e4m3fn")
     if method == "fp8" and fields.get("weight_block_size") == [128, 128] and plain:
-        return "fp8"
+        experts = fields.get("expert_dtype", config.get("expert_dtype"))
+        return "fp8_mxfp4" if experts == "fp4" else "fp8"
     if method == "mxfp4":
         return "mxfp4"
     raise ModelError(
@@ -53,8 +57,8 @@ def without_quantization(config: Mapping[str, object], where: str) -> dict[str, 
 
 def quantized_as(method: str | None, name: str, plain: Format) -> Format:
     """How a file of `method` stores the canonical weight `name`."""
-    if method == "mxfp4" and EXPERTS.fullmatch(name):
+    if method in ("mxfp4", "fp8_mxfp4") and EXPERTS.fullmatch(name):
         return FORMATS["MXFP4"]
-    if method == "fp8" and MATRICES.fullmatch(name):
+    if method in ("fp8", "fp8_mxfp4") and MATRICES.fullmatch(name):
         return FORMATS["F8_E4M3_128"]
     return plain

@@ -34,6 +34,7 @@ from ridgeline.model.weights.places import (
 )
 
 MXFP4_GROUP = 32
+SCALED = {"F8_E4M3": "F8_E4M3_128", "I8": "MXFP4"}  # of codes that have scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +123,21 @@ def joined_format(checkpoint: Checkpoint, expansion: Expansion) -> Format:
 
 
 def format_in(checkpoint: Checkpoint, tensor: str) -> str:
-    """The tensor's format; FP8 codes with their scales beside them are one of blocks."""
+    """The tensor's format; FP8 and FP4 codes with their scales beside them are one of blocks."""
     found = checkpoint.tensors[tensor].format
-    scaled = found == "F8_E4M3" and scales_of(tensor) in checkpoint.tensors
-    return "F8_E4M3_128" if scaled else found
+    if scales_of(checkpoint, tensor) in checkpoint.tensors:
+        return SCALED.get(found, found)
+    return found
 
 
-def scales_of(tensor: str) -> str:
-    return f"{tensor}_scale_inv"
+def scales_of(checkpoint: Checkpoint, tensor: str) -> str:
+    """As DeepSeek V3 calls them, or V4, where they are powers of two."""
+    power = f"{tensor.removesuffix('.weight')}.scale"
+    return power if is_power(checkpoint, power) else f"{tensor}_scale_inv"
+
+
+def is_power(checkpoint: Checkpoint, scales: str) -> bool:
+    return scales in checkpoint.tensors and checkpoint.tensors[scales].format == "F8_E8M0"
 
 
 def bind(graph: Graph, checkpoint: Checkpoint, names: Names, root: Root) -> BoundWeights:
@@ -200,10 +208,10 @@ def place_whole(
 
 def place_experts(
     checkpoint: Checkpoint, weight: Weight, tensors: list[str]
-) -> tuple[Run | ScaledTiles, ...]:
+) -> tuple[Run | ScaledTiles | Mxfp4Rows, ...]:
     """Where each expert's matrix is: there must be a tensor for each, all alike."""
     one = replace(weight, shape=weight.shape[1:], axes=weight.axes[1:])
-    found: list[Run | ScaledTiles] = []
+    found: list[Run | ScaledTiles | Mxfp4Rows] = []
     for tensor in tensors:
         if tensor not in checkpoint.tensors:
             raise ModelError(
@@ -218,6 +226,8 @@ def place_experts(
             )
         if stored == "F8_E4M3_128":
             found.append(place_scaled(checkpoint, one, tensor))
+        elif checkpoint.tensors[tensor].format == "I8":
+            found.append(place_packed(checkpoint, one, tensor))
         else:
             check_shape(checkpoint, tensor, [one])
             found.append(Run(tensor, 0, one.num_bytes, one.shape[0]))
@@ -232,9 +242,11 @@ def place_scaled(checkpoint: Checkpoint, weight: Weight, tensor: str) -> ScaledT
             f"whole tiles; {weight.name} has shape {weight.shape}"
         )
     rows, columns = weight.shape
+    scales = scales_of(checkpoint, tensor)
+    powers = is_power(checkpoint, scales)
     needed = {
         tensor: ("F8_E4M3", (rows, columns)),
-        scales_of(tensor): ("F32", (-(-rows // TILE), columns // TILE)),
+        scales: ("F8_E8M0" if powers else "F32", (-(-rows // TILE), columns // TILE)),
     }
     for name, (format_name, shape) in needed.items():
         found = checkpoint.tensors[name]
@@ -243,7 +255,23 @@ def place_scaled(checkpoint: Checkpoint, weight: Weight, tensor: str) -> ScaledT
                 f"{checkpoint.path}: tensor {quoted(name)} is {found.format} of shape "
                 f"{found.shape}; {format_name} of shape {shape} is needed ({weight.name})"
             )
-    return ScaledTiles(tensor, scales_of(tensor), rows, columns)
+    return ScaledTiles(tensor, scales, rows, columns, powers)
+
+
+def place_packed(checkpoint: Checkpoint, weight: Weight, tensor: str) -> Mxfp4Rows:
+    """A matrix of FP4 codes, two in a byte, and a power of two for each 32 of them."""
+    rows, columns = weight.shape
+    scales = scales_of(checkpoint, tensor)
+    shape = (rows, columns // MXFP4_GROUP)
+    needed = {tensor: ("I8", (rows, columns // 2)), scales: ("F8_E8M0", shape)}
+    for name, (format_name, size) in needed.items():
+        found = checkpoint.tensors[name]
+        if (found.format, found.shape) != (format_name, size) or columns % MXFP4_GROUP:
+            raise ModelError(
+                f"{checkpoint.path}: tensor {quoted(name)} is {found.format} of shape "
+                f"{found.shape}; {format_name} of shape {size} is needed ({weight.name})"
+            )
+    return Mxfp4Rows(tensor, scales, 0, 1, rows, (1, *shape))
 
 
 def place_expansion(checkpoint: Checkpoint, node: Node, expansion: Expansion) -> ExpandedHeads:

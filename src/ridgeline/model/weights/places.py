@@ -20,6 +20,8 @@ from ridgeline.model.weights.contents import quoted
 
 Bytes = npt.NDArray[np.uint8]
 TILE = 128
+# Scales that are a byte: 2^(byte - 127), the last none (OCP Microscaling 1.0).
+E8M0 = np.append(np.ldexp(1.0, np.arange(255) - 127), np.nan).astype("<f4")
 PLAIN = ("F32", "F16", "BF16")
 
 
@@ -80,14 +82,15 @@ class WholeNumbers:
 
 @dataclass(frozen=True, slots=True)
 class ScaledTiles:
-    """FP8 codes [rows, columns] and a float32 scale for each tile of 128 x 128 of them, as blocks
-    of 128 codes and their scale.
+    """FP8 codes [rows, columns] and a scale for each tile of 128 x 128 of them, as blocks of 128
+    codes and their scale. powers: scales are stored as powers of two (E8M0), else as float32.
     """
 
     codes: str
     scales: str
     rows: int
     columns: int
+    powers: bool = False
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -96,7 +99,10 @@ class ScaledTiles:
     def read(self, checkpoint: Checkpoint) -> Bytes:
         blocks = self.columns // TILE
         codes = checkpoint.raw(self.codes).reshape(self.rows, blocks, TILE)
-        scales = checkpoint.raw(self.scales).reshape(-1, blocks, 4)
+        scales = checkpoint.raw(self.scales)
+        if self.powers:
+            scales = E8M0[scales].view(np.uint8)
+        scales = scales.reshape(-1, blocks, 4)
         of_row = np.repeat(scales, TILE, axis=0)[: self.rows]
         return frozen(np.concatenate([codes, of_row], axis=-1).reshape(-1))
 
@@ -113,7 +119,7 @@ class ScaledTiles:
 class OneEach:
     """A place for each entry."""
 
-    places: tuple[Run | ScaledTiles, ...]
+    places: tuple[Run | ScaledTiles | Mxfp4Rows, ...]
 
     @property
     def tensors(self) -> tuple[str, ...]:
