@@ -206,9 +206,7 @@ def is_cached(name: str) -> bool:
 
 def _reasons(rows: Sequence[Row]) -> str:
     """Why rows are not what they say, and how many of each."""
-    counts = Counter(
-        row.unlike or "only the number of GPUs is stated" for row in rows if row.is_odd
-    )
+    counts = Counter(row.unlike for row in rows if row.is_odd)
     return "; ".join(f"{reason}: {count}" for reason, count in counts.most_common())
 
 

@@ -100,11 +100,13 @@ def _predicted(row: Mapping[str, Any], table: str, predict: Predict) -> list[Pub
 
 
 def _gpt_fast(row: Mapping[str, Any]) -> tuple[str, float, float] | None:
-    """One compiled step after the other, no scheduler: the device's seconds alone."""
+    """One compiled step after the other, no scheduler: the device's seconds alone. Kernels around
+    attention are PyTorch's own, as vLLM's are: rotations and the write to the cache are apart.
+    """
     if "speculative" in row.get("notes", "") or row["hardware"].startswith("amd"):
         return None
     stored = row["precision"]["weights"]
-    d = _deployed(row, "bf16")
+    d = _deployed(row, "bf16", "vllm")
     label = f"{row['parallelism']}, {stored}"
     return label, row["metrics"]["output_tokens_per_s"], 1.0 / _device(d, 1.0, GPT_FAST_CONTEXT)
 
@@ -190,7 +192,7 @@ def _device(d: Deployment, rows: float, context: float) -> float:
     return float(piece_seconds(pieces, d.profile).sum())
 
 
-def _deployed(row: Mapping[str, Any], kv: str) -> Deployment:
+def _deployed(row: Mapping[str, Any], kv: str, engine: str = "trtllm") -> Deployment:
     name = row.get("precision", {}).get("weights")
     precision = PRECISIONS.get(name, name)
     if "gpt-oss" in row["model"]:
@@ -200,7 +202,7 @@ def _deployed(row: Mapping[str, Any], kv: str) -> Deployment:
     mesh = Mesh(tp=ranks)
     if kind == "DEP" and ranks > 1:
         mesh = Mesh(dp=ranks, ep=ranks)
-    return deployment(row["model"], precision, kv, row["hardware"], mesh, "trtllm")
+    return deployment(row["model"], precision, kv, row["hardware"], mesh, engine)
 
 
 GPT_FAST, NEMO, MOST, LARGE = (

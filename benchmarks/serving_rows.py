@@ -14,14 +14,20 @@ The file: 2,508 measurements of serving engines, closed loop, as bundled with ai
 - Lengths of 1024 and 8192 are those of InferenceMAX, drawn evenly from 80 to 100 % of what is
   stated (its random range ratio of 0.8), ten requests for each in flight.
 - TensorRT-LLM 1.2.0rc6.post3 with DeepSeek is the image of the runs with multi-token prediction;
-  those without used post2 (InferenceX issue 135: one tag for both only later). Three drafts.
+  those without used post2 (InferenceX issue 135: one tag for both only later). Three drafts, or
+  one where attention is data-parallel.
 - gpt-oss is MXFP4, whatever the column says. No precision: BF16.
 - TensorRT-LLM keeps an FP8 cache beside quantized weights; the others BF16.
 - More than 8 ranks of GB200 that share no attention (tp_size 12 to 72) are whole disaggregated
-  deployments, of which only the number of GPUs is stated: the split that serves most is taken.
-- gpt-oss on H100 under vLLM with 512 in flight: 512 is the client's limit, the engine's own
-  (--max-num-seqs) is not stated. Ten requests for each of its places are sent at once, so that the
-  first token waits 4.2 to 4.9 whole answers in all nine rows, and answers are as fast as 4 to 64.
+  deployments, of which only the number of GPUs is stated: how they were split, with how many
+  drafts, is in the launch scripts (serving_sweeps.py).
+- gpt-oss on H100 under vLLM with 512 in flight: 512 is the client's limit; the engine's own
+  (--max-num-seqs) was one of 4 to 64, by the launch script, and ten requests for each of its places
+  were sent at once. Which one is not stated: the middle of them is taken.
+- TensorRT-LLM's rows of the first months state the tensor parallelism only, where the launch
+  script chose data-parallel attention and experts apart by the load.
+- batch_size is concurrency // attention_dp_size, or the concurrency where that is 0: more than was
+  ever asked for says so.
 - A row that computes prompts faster than the chips' peaks would is not what it says.
 - Versions of disaggregated TensorRT-LLM rows are Dynamo's. Aggregated ones without a version are
   of InferenceMAX's first months, as is gpt-oss-dev: 1.1.
@@ -35,10 +41,22 @@ import gzip
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from math import isqrt
+from math import inf, isqrt
 from pathlib import Path
+
+from serving_sweeps import (
+    CAPPED_CLIENT,
+    DRAFTS,
+    DRAFTS_OF_GROUPS,
+    MOST_OF_DEEPSEEK,
+    first_months,
+    held_steps,
+    in_flight_of_capped,
+    places_of_capped,
+    split_of,
+)
 
 from ridgeline.cost.accelerator import load_accelerator
 from ridgeline.cost.chip import Mesh
@@ -46,15 +64,14 @@ from ridgeline.cost.deployment import Deployment, deploy
 from ridgeline.cost.described import Described, describe
 from ridgeline.cost.efficiency import PUBLISHED
 from ridgeline.cost.steps import uniform_steps
+from ridgeline.errors import RidgelineError
 from ridgeline.model.configurations import load_configuration
 from ridgeline.plan.fit import Measurement
-from ridgeline.plan.steady import Case, Cases, Load
+from ridgeline.plan.steady import Case, Load
 
 FILE = Path(__file__).parent / "data" / "serving_measurements.csv.gz"
 SEED = 6
 MAX_AGGREGATED = 8
-PREFILL_RANKS = 4
-SPLIT = "split not stated"
 
 # model_path: (family, configuration)
 MODELS: dict[str, tuple[str, str]] = {
@@ -75,9 +92,9 @@ MODELS: dict[str, tuple[str, str]] = {
 LENGTHS_OF_INFERENCEMAX = (1024, 8192)
 MEAN_OF_STATED = 0.9
 PREDICTS = ("DeepSeek R1/V3", "trtllm", "1.2.0rc6.post3")
-DRAFTS = 3
 IMAGES = {"": "1.1", "gpt-oss-dev": "1.1"}
-CAPPED = ("gpt-oss 120B", "h100_sxm", "vllm", 512)
+CAPPED = ("gpt-oss 120B", "h100_sxm", "vllm", CAPPED_CLIENT)
+BOTH = ("DeepSeek R1/V3", "b200_sxm", "1.1.0rc2.post2", "nvfp4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +120,7 @@ class Row:
     @property
     def is_odd(self) -> bool:
         """Whether what was measured is not what the row says: nothing to learn from."""
-        return bool(self.unlike) or SPLIT in self.mesh
+        return bool(self.unlike)
 
 
 def read_rows(path: Path = FILE, families: Collection[str] | None = None) -> tuple[Row, ...]:
@@ -190,14 +207,13 @@ def _row(row: Mapping[str, str], is_made: bool) -> Row:
     def deployed(mesh: Mesh) -> Deployment:
         return deployment(model, precision, kv, system, mesh, engine, known)
 
-    drafts = DRAFTS if (family, engine, version) == PREDICTS else 0
-    case, mesh, unlike = _case(row, deployed, drafts) if is_made else (None, "", "")
+    case, mesh, unlike = _case(row, deployed, precision) if is_made else (None, "", "")
     measurement = None
     if case is not None:
         tpot = 1e-3 * float(row["silicon_tpot_ms"])
         ttft = 1e-3 * float(row["silicon_ttft_ms"])
         if (family, system, engine, int(row["batch_size"] or 0)) == CAPPED:
-            unlike = "the engine ran fewer at a time than its client asked"
+            unlike = "the engine ran fewer at a time than its client asked, how many is not stated"
         elif row["mode"] == "agg" and _beats_peaks(case, tpot, ttft):
             unlike = "faster than the chips' peaks"
         measurement = Measurement(
@@ -212,14 +228,14 @@ def _row(row: Mapping[str, str], is_made: bool) -> Row:
 
 
 def _case(
-    row: Mapping[str, str], deployed: Callable[[Mesh], Deployment], drafts: int
+    row: Mapping[str, str], deployed: Callable[[Mesh], Deployment], precision: str
 ) -> tuple[Case | None, str, str]:
     isl, osl = int(row["isl"]), int(row["osl"])
     varied = isl in LENGTHS_OF_INFERENCEMAX and osl in LENGTHS_OF_INFERENCEMAX
     mean = MEAN_OF_STATED if varied else 1.0
 
-    def load(concurrency: float) -> Load:
-        return Load(concurrency, mean * isl, mean * osl, varied, drafts)
+    def load(concurrency: float, drafts: int = 0, places: float = inf) -> Load:
+        return Load(concurrency, mean * isl, mean * osl, varied, drafts, places=places)
 
     if row["mode"] == "disagg":
         if not row["decode_batch_size"]:
@@ -230,15 +246,50 @@ def _case(
         readers = _number(row["prefill_num_workers"])
         case = Case(deployed(mesh), load(rows), deployed(reads), readers, workers)
         return case, f"{readers} x {reads} : {workers} x {mesh}", ""
-    concurrency = int(row["batch_size"]) * _groups(row)
-    if int(row["tp_size"]) > MAX_AGGREGATED and _aggregated(row) is None:
-        case = _best_split(int(row["tp_size"]), deployed, load(concurrency))
-        return case, f"{row['tp_size']} GPUs, {SPLIT}", ""
-    mesh = _aggregated(row) or Mesh()
-    case = Case(deployed(mesh), load(concurrency))
-    room = case.deployment.room
-    unlike = "" if room.kv_bytes > 0 else "its weights do not fit"
+    family, engine, system = MODELS[row["model_path"]][0], row["backend"], row["system"]
+    tp, batch, concurrency = int(row["tp_size"]), int(row["batch_size"]), _concurrency(row)
+    mesh = _aggregated(row)
+    if tp > MAX_AGGREGATED and mesh is None:
+        split = split_of(engine, tp, isl, concurrency)
+        if split is None:
+            raise RidgelineError(
+                f"{engine}, {tp} GPUs, {isl} tokens, {concurrency} at once: no split"
+            )
+        case = Case(
+            deployed(split.writes),
+            load(concurrency, split.drafts),
+            deployed(split.reads),
+            split.readers,
+            split.workers,
+        )
+        return case, f"{split.readers} x {split.reads} : {split.workers} x {split.writes}", ""
+    mesh = mesh or Mesh()
+    if engine == "trtllm" and not row["backend_version"] and mesh.dp == 1 and mesh.gpus > 1:
+        mesh = first_months(family, system, precision, tp, (isl, osl), concurrency)
+    if (family, system, engine, batch) == CAPPED:
+        places = places_of_capped(tp, isl)
+        return Case(deployed(mesh), load(in_flight_of_capped(places), places=places)), str(mesh), ""
+    drafts = 0
+    if (family, engine, row["backend_version"]) == PREDICTS:
+        drafts = DRAFTS_OF_GROUPS if mesh.dp > 1 else DRAFTS
+    elif (family, system, row["backend_version"], precision) == BOTH:
+        # Of 32 at once on 8 groups there is a run with drafts, and none without.
+        is_only = (mesh.dp, isl, concurrency) == (8, 8192, 32)
+        drafts = DRAFTS_OF_GROUPS if is_only else 0
+    asked = load(concurrency, drafts)
+    steps = asked.output_tokens / asked.tokens_per_step
+    held = held_steps(engine, family, system, mesh, steps, concurrency)
+    case = Case(deployed(mesh), replace(asked, held=held))
+    unlike = "" if case.deployment.room.kv_bytes > 0 else "its weights do not fit"
     return case, str(mesh), unlike
+
+
+def _concurrency(row: Mapping[str, str]) -> int:
+    batch, groups = int(row["batch_size"]), _groups(row)
+    is_bounded = row["backend"] == "trtllm" and MODELS[row["model_path"]][0] == "DeepSeek R1/V3"
+    if groups > 1 and is_bounded and batch * groups > MOST_OF_DEEPSEEK:
+        return batch
+    return batch * groups
 
 
 def _beats_peaks(case: Case, tpot: float, ttft: float) -> bool:
@@ -286,21 +337,3 @@ def _aggregated(row: Mapping[str, str]) -> Mesh | None:
     if tp > MAX_AGGREGATED:
         return None
     return Mesh(tp=tp, dp=dp, ep=moe_ep if tp * dp % moe_ep == 0 else 1)
-
-
-def _best_split(gpus: int, deployed: Callable[[Mesh], Deployment], load: Load) -> Case:
-    """Of `gpus`, some in fours compute prompts and the others write: one data-parallel group, or
-    groups of 8 or 4 that share attention. What serves most requests by published constants.
-    """
-    tried = []
-    for readers in range(1, gpus // PREFILL_RANKS):
-        left = gpus - readers * PREFILL_RANKS
-        reads = deployed(Mesh(dp=PREFILL_RANKS, ep=PREFILL_RANKS))
-        tried.append(Case(deployed(Mesh(dp=left, ep=left)), load, reads, readers))
-        for tp in (8, 4):
-            if left % tp == 0:
-                writes = deployed(Mesh(tp=tp, ep=tp))
-                tried.append(Case(writes, load, reads, readers, left // tp))
-    tried = [case for case in tried if case.deployment.room.kv_bytes > 0]
-    rates = Cases(tried).solve(PUBLISHED).requests_per_second
-    return tried[int(rates.argmax())]

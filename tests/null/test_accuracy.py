@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 import re
 import sys
@@ -15,7 +17,15 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from accuracy import OWN, errors, own_engine, predicted  # noqa: E402
 from serving_rows import FILE, fitted_groups, read_rows  # noqa: E402
+from serving_sweeps import (  # noqa: E402
+    first_months,
+    held_steps,
+    in_flight_of_capped,
+    places_of_capped,
+    split_of,
+)
 
+from ridgeline.cost.chip import Mesh  # noqa: E402
 from ridgeline.cost.profile import load_profile  # noqa: E402
 
 PAGE = (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8")
@@ -68,3 +78,38 @@ def test_what_is_held_out_was_not_fitted() -> None:
     assert set(fitted.split("; ")) == {f"{f} on {s}" for f, s in groups}
     assert not set(fitted.split("; ")) & set(held.split("; "))
     assert f"seed 6; {len(held.split('; '))} groups held out" in load_profile().source
+
+
+def test_launch_scripts_say_what_the_file_leaves_out() -> None:
+    with gzip.open(FILE, "rt", encoding="utf-8") as file:
+        whole = [
+            row
+            for row in csv.DictReader(file)
+            if row["system"] == "gb200" and row["mode"] == "agg" and int(row["tp_size"]) > 8
+        ]
+    asked = {
+        (r["backend"], int(r["tp_size"]), int(r["isl"]), int(r["batch_size"]))
+        for r in whole
+        if r["attention_dp_size"] in ("", "1") and r["moe_ep_size"] in ("", "1")
+    }
+    assert len(asked) > 40
+    for key in asked:
+        split = split_of(*key)
+        assert split is not None, key
+        assert split.gpus == key[1]
+    assert split_of("trtllm", 36, 1024, 144).drafts == 3  # type: ignore[union-attr]
+    assert split_of("trtllm", 36, 1024, 64).drafts == 0  # type: ignore[union-attr]
+    assert split_of("trtllm", 36, 1024, 145) is None
+    # 160 requests at once on 16 places: 0 to 9 answers before each, 4.5 on average, and its own.
+    assert places_of_capped(4, 8192) == 16
+    assert in_flight_of_capped(16) == 16 * (1 + sum(range(10)) / 10)
+    long = (8192, 1024)
+    assert first_months("DeepSeek R1/V3", "b200_sxm", "nvfp4", 8, long, 32) == Mesh(tp=8)
+    assert first_months("DeepSeek R1/V3", "b200_sxm", "nvfp4", 8, long, 64) == Mesh(dp=8, ep=8)
+    assert first_months("DeepSeek R1/V3", "h200_sxm", "fp8", 8, long, 32) == Mesh(tp=8, ep=8)
+    assert first_months("Llama 3.1 70B", "h200_sxm", "fp8", 8, long, 128) == Mesh(tp=8)
+    groups = Mesh(dp=8, ep=8)
+    assert held_steps("trtllm", "DeepSeek R1/V3", "b200_sxm", groups, 900, 256) == 8 * 900 / 256
+    assert held_steps("trtllm", "DeepSeek R1/V3", "b200_sxm", groups, 900, 64) == 60
+    assert held_steps("trtllm", "DeepSeek R1/V3", "b200_sxm", Mesh(tp=8), 900, 64) == 0
+    assert held_steps("sglang", "DeepSeek R1/V3", "b300_sxm", Mesh(tp=8), 900, 16) == 15

@@ -16,6 +16,7 @@ from ridgeline.cost.collectives import (
     exchange_seconds,
     message_of,
     routes_of,
+    shots_of,
 )
 from ridgeline.cost.engines import ENGINES, ERA_TITLES, ERAS, era_of, held_tokens
 
@@ -93,6 +94,30 @@ def test_ring_bytes_are_the_message() -> None:
     ways = np.array([2.0, 8.0, 1.0])
     sent = 2 * (ways - 1) / ways * 1e6
     assert message_of(sent, ways) == pytest.approx([1e6, 1e6, 0.0])
+
+
+def test_engines_choose_by_tokens_or_bytes_where_their_own_kernels_are_taken() -> None:
+    row = 2 * 8192.0
+    tokens = np.array([1.0, 31.0, 32.0, 64.0, 128.0, 129.0, 512.0, 513.0])
+    message, yes = tokens * row, np.ones(8, np.bool_)
+    assert shots_of(message, tokens, np.full(8, 8.0), yes).tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
+    at_8 = shots_of(message, tokens, np.full(8, 8.0), ~yes).tolist()
+    assert at_8 == [1, 2, 2, 2, 2, 2, 2, 0]
+    at_4 = shots_of(message, tokens, np.full(8, 4.0), ~yes).tolist()
+    assert at_4 == [1, 1, 2, 2, 2, 2, 2, 0]
+
+
+def test_a_chosen_kernel_takes_its_own_time() -> None:
+    for shots, wanted in ((1, LATENCY + 7e6 / RATE), (2, 2 * LATENCY + 2 * 7 / 8 * 1e6 / RATE)):
+        found = all_reduce_seconds(
+            np.array([1e6]), np.array([8.0]), RATE, LATENCY, np.array([True]), np.array([shots])
+        )
+        assert float(found[0]) == pytest.approx(wanted)
+    # More ranks than such kernels join take what is fastest.
+    many = all_reduce_seconds(
+        np.array([1e6]), np.array([16.0]), RATE, LATENCY, np.array([True]), np.array([1])
+    )
+    assert float(many[0]) == seconds(1e6, 16, in_switch=True)
 
 
 def test_each_kind_has_its_formula() -> None:

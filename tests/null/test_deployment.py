@@ -192,6 +192,74 @@ def test_tables_say_what_the_deployment_says(
         assert seconds == pytest.approx(times(shape))
 
 
+def linear_flops(d: Deployment, decode: float, prompts: float = 0.0) -> float:
+    """Of a layer's linears, which take all tokens of a step."""
+    steps = uniform_steps(
+        d.windows, decode=decode, context=100.0, prompts=prompts, prompt_tokens=50.0
+    )
+    pieces = d.pieces(steps)
+    tokens = pieces.tokens[0]
+    assert (pieces.tokens == tokens).all()
+    return float(tokens)
+
+
+def test_steps_of_answers_are_as_large_as_their_cuda_graph() -> None:
+    """Graphs are there for 1, 2, 4, 8 and each 8 up to 512 tokens; a step takes the next larger."""
+    d = deployed("Qwen/Qwen3-32B")
+    sizes = (1, 2, 4, *range(8, 513, 8))
+    for rows in (*range(1, 70), 127, 128, 129, 257, 505, 511, 512):
+        assert linear_flops(d, rows) == min(size for size in sizes if size >= rows), rows
+    # Beyond the largest, and beside a prompt, kernels are launched for what there is.
+    assert linear_flops(d, 513) == 513
+    assert linear_flops(d, 9, prompts=1) == 59
+    assert linear_flops(d, 0, prompts=1) == 50
+    prices = d.price(uniform_steps(d.windows, decode=np.arange(17.0, 26.0), context=100.0))
+    # Of the padding only attention and the host's rows are less.
+    assert np.diff(prices)[:7].max() < 0.1 * np.diff(prices)[7]
+
+
+def test_each_group_pads_its_own_rows() -> None:
+    d = deployed("Qwen/Qwen3-32B", tp=1, dp=4)
+    assert linear_flops(d, 4 * 9) == 16
+    assert linear_flops(d, 4 * 8) == 8
+    # The busiest of four groups has 3 of 9 rows: a graph of 4.
+    assert linear_flops(d, 9) == 4
+
+
+def test_padded_rows_read_no_cache() -> None:
+    d = deployed("Qwen/Qwen3-32B")
+    nine, sixteen = (
+        d.pieces(uniform_steps(d.windows, decode=rows, context=1000.0)) for rows in (9.0, 16.0)
+    )
+    assert nine.flops.sum() == pytest.approx(sixteen.flops.sum(), rel=0.02)  # but the sampled
+    assert nine.decode_bytes.sum() == pytest.approx(9 / 16 * sixteen.decode_bytes.sum())
+    assert nine.decode_flops.sum() == pytest.approx(9 / 16 * sixteen.decode_flops.sum())
+
+
+def test_experts_without_kernels_of_their_own_have_a_longer_floor() -> None:
+    described = describe(MODELS["deepseek-ai/DeepSeek-R1"]["config"], "fp8_block")
+    steps = uniform_steps((None,), decode=8.0, context=1000.0)
+
+    def seconds(engine: str, slow: float, year: int, version: str = "") -> float:
+        profile = replace(PUBLISHED, values={**PUBLISHED.values, "experts.slow": slow})
+        d = deploy(
+            described,
+            chip=replace(CHIP, year=year),
+            mesh=Mesh(tp=8),
+            engine=engine,
+            version=version,
+            profile=profile,
+        )
+        return float(d.price(steps)[0])
+
+    def longer(engine: str, year: int, version: str = "") -> float:
+        return seconds(engine, 3.0, year, version) / seconds(engine, 1.0, year, version)
+
+    assert longer("trtllm", 2023) > 1.05
+    assert longer("trtllm", 2025, "1.1.0rc2") > 1.05
+    assert longer("trtllm", 2025) == longer("vllm", 2023) == longer("sglang", 2025) == 1.0
+
+
 def test_engines_keep_room_for_answers_in_their_way() -> None:
     """TensorRT-LLM holds whole answers, of 90 % of what weights leave free; vLLM takes blocks as
     answers grow, of 90 % of the memory less the weights."""

@@ -78,6 +78,27 @@ def test_more_in_flight_serve_more_and_wait_longer_until_the_cache_is_full() -> 
     assert knee.requests_per_second == pytest.approx(found[3].requests_per_second, rel=0.1)
 
 
+def test_an_engine_runs_no_more_than_its_places() -> None:
+    """Little's law: of 40 in flight on 8 places each waits for four answers before its own."""
+    deployment = deployed(tp=2)
+    free = closed_loop(Case(deployment, Load(8, 1000, 500)))
+    held = closed_loop(Case(deployment, Load(40, 1000, 500, places=8)))
+    assert held.limit == 8
+    assert held.decoding == pytest.approx(8)
+    assert held.is_full
+    answer = 500 * held.tpot.value
+    assert held.ttft.value == pytest.approx(4 * answer, rel=1e-6)
+    assert held.tpot.value == pytest.approx(free.tpot.value, rel=0.02)
+
+
+def test_a_request_may_not_be_looked_at_for_some_steps() -> None:
+    deployment = deployed(tp=2)
+    at_once, later = (
+        closed_loop(Case(deployment, Load(8, 1000, 500, held=steps))) for steps in (0.0, 20.0)
+    )
+    assert later.ttft.value - at_once.ttft.value == pytest.approx(20 * later.tpot.value, rel=0.02)
+
+
 def test_prompts_elsewhere_leave_answers_alone() -> None:
     deployment = deployed(tp=2)
     load = Load(32, 8000, 500)

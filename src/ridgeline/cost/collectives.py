@@ -9,7 +9,8 @@ L the floor of a kernel in which all ranks write to each other once. An all-redu
     tree       FIXED L + HOP L 2 log2(n) + 2 m / B
     in switch  FIXED L + (n + 1)/n m / B             NVLS: the switch adds, 8 ranks or more
 
-whichever is least, as engines and NCCL choose by size. The first two are of one scale-up domain of
+whichever is least, but for small messages the kernels of engines, who choose by the number of
+tokens or bytes (`shots_of`). The first two are of one scale-up domain of
 at most 8. FIXED and HOP are from floors of NCCL 2.27: 6.3, 9.6 and 15.6 us at 2, 4 and 8 ranks of
 H100, 10, 15 and 26 of B200, where one shot takes 3.1 and 4.8 (aiconfigurator-core 0.12.0,
 2026-11-21). Nothing of it is hidden behind other work: an all-reduce is waited for.
@@ -39,20 +40,29 @@ HOP = 0.26
 # Ranks that engines' own kernels join, and from which the switch adds.
 DIRECT_RANKS = 8
 SWITCH_RANKS = 8
+ONE_SHOT_TOKENS = 128
 
 
 def all_reduce_seconds(
-    message_bytes: Array, ways: Array, rate: Array, latency: float, in_switch: Array
+    message_bytes: Array,
+    ways: Array,
+    rate: Array,
+    latency: float,
+    in_switch: Array,
+    shots: Array | float = 0.0,
 ) -> Array:
-    """Seconds of one; rate: B. in_switch: whether the link's switch adds. 0 for one rank."""
+    """Seconds of one; rate: B. in_switch: whether the link's switch adds. shots: 1 or 2 where an
+    engine takes that kernel whatever is fastest, else 0. 0 for one rank.
+    """
     n, m = np.maximum(ways, 1.0), message_bytes / rate
     part = (n - 1.0) / n
     never = np.inf
     direct = n <= DIRECT_RANKS
+    one, two = latency + (n - 1.0) * m, 2.0 * latency + 2.0 * part * m
     ways_there_are = np.stack(
         [
-            np.where(direct, latency + (n - 1.0) * m, never),
-            np.where(direct, 2.0 * latency + 2.0 * part * m, never),
+            np.where(direct, one, never),
+            np.where(direct, two, never),
             latency * (FIXED + HOP * 2.0 * (n - 1.0)) + 2.0 * part * m,
             latency * (FIXED + HOP * 2.0 * np.log2(n)) + 2.0 * m,
             np.where(
@@ -62,7 +72,21 @@ def all_reduce_seconds(
             ),
         ]
     )
-    return np.where(n > 1.0, ways_there_are.min(0), 0.0)
+    best = ways_there_are.min(0)
+    chosen = np.where(direct & (shots == 1), one, np.where(direct & (shots == 2), two, best))
+    return np.where(n > 1.0, chosen, 0.0)
+
+
+def shots_of(message_bytes: Array, tokens: Array, ways: Array, by_tokens: Array) -> Array:
+    """1 or 2 where an engine's own kernel is taken for an all-reduce, 0 where what is fastest is.
+
+    by_tokens: TensorRT-LLM's kernels, which also add and norm, send one shot of up to 128 tokens
+    (kOneShotMaxToken in allReduceFusionKernels.h, as in FlashInfer's). The others' send one below
+    512 KiB, of more than four ranks 256, and two up to 8 MiB (vLLM: custom_all_reduce.cuh, .py).
+    """
+    few = np.where(ways <= 4.0, 2.0**19, 2.0**18)
+    by_bytes = np.where(message_bytes < few, 1, np.where(message_bytes <= 2.0**23, 2, 0))
+    return np.where(by_tokens, np.where(tokens <= ONE_SHOT_TOKENS, 1, 0), by_bytes)
 
 
 class Routes(NamedTuple):
@@ -117,10 +141,11 @@ def collective_seconds(
     exchange_latency: float,
     in_switch: Array,
     routes: Routes,
+    shots: Array | float = 0.0,
 ) -> Array:
     """Seconds of one of each `kind` (indices in COLLECTIVES), whose ranks send `link_bytes`."""
     n = np.maximum(ways, 1.0)
-    reduce = all_reduce_seconds(message_of(link_bytes, n), n, rate, latency, in_switch)
+    reduce = all_reduce_seconds(message_of(link_bytes, n), n, rate, latency, in_switch, shots)
     gather = np.where(n > 1.0, latency + link_bytes / rate, 0.0)
     exchange = exchange_seconds(link_bytes, n, rate, exchange_latency, routes)
     return np.asarray(np.choose(kind, [np.zeros_like(n), reduce, gather, exchange]))

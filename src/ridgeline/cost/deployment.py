@@ -31,7 +31,13 @@ from ridgeline.cost.efficiency import (
     piece_seconds,
     with_host,
 )
-from ridgeline.cost.engines import ENGINES, RESERVES_ANSWERS, era_of, held_tokens
+from ridgeline.cost.engines import (
+    ENGINES,
+    RESERVES_ANSWERS,
+    era_of,
+    held_tokens,
+    lacks_expert_kernels,
+)
 from ridgeline.cost.lines import KINDS, Line, compile_lines
 from ridgeline.cost.precisions import arithmetic_of, family_of
 from ridgeline.cost.profile import load_profile
@@ -360,6 +366,16 @@ def _pieces(d: Deployment, steps: Steps) -> Pieces:
         peak_bf16=each([chip.peaks[arithmetic_of("bf16", chip.peaks)]] * len(lines)),
         memory=each([chip.memory_bytes_per_second] * len(lines)),
         link=each([chip.link(line.ways) for line in lines]),
+        engine=each([ENGINES.index(d.engine)] * len(lines), np.intp),
+        slow=each(
+            [
+                lacks_expert_kernels(
+                    d.engine, d.version, chip.year, family_of(line.format, chip.peaks)
+                )
+                for line in lines
+            ],
+            np.bool_,
+        ),
         steps=np.tile(np.arange(n), len(lines)),
         **made,
     )

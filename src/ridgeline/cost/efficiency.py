@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.cost.collectives import Routes, collective_seconds
-from ridgeline.cost.engines import ERA_TITLES, ERAS
+from ridgeline.cost.collectives import Routes, collective_seconds, message_of, shots_of
+from ridgeline.cost.engines import ENGINES, ERA_TITLES, ERAS
 from ridgeline.cost.lines import KINDS
 
 Array = NDArray[Any]
@@ -30,6 +30,8 @@ PLACED = 16
 # The year of Blackwell, whose kernels reach less of its peaks than Hopper's of theirs.
 NEW_SINCE = 2025
 _EXPERTS = KINDS.index("experts")
+_ATTENTION = KINDS.index("attention")
+TRTLLM = ENGINES.index("trtllm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ class Pieces:
     COLLECTIVES; in_switch: whether the link's switch adds; near, domain, far, crossing: `Routes` of
     an all-to-all. latent: attention of latents; new: on a chip of NEW_SINCE or later. per_expert:
     tokens that an expert has on average; weight_bytes are of all there are.
-    steps: the step of an entry.
+    engine: an index in ENGINES; slow: experts without kernels made for
+    them. steps: the step of an entry.
     """
 
     kind: Array
@@ -96,6 +99,8 @@ class Pieces:
     peak_bf16: Array
     memory: Array
     link: Array
+    engine: Array
+    slow: Array
     steps: Array
 
     @staticmethod
@@ -157,7 +162,10 @@ MEANINGS: dict[str, tuple[float, float, float, str]] = {
     "floor.experts.fp8": (2e-5, 2e-6, 8e-5, "the same, FP8"),
     "floor.experts.fp4": (2e-5, 2e-6, 8e-5, "the same, FP4"),
     "floor.experts.w4a16": (2e-5, 2e-6, 8e-5, "the same, 4 bits turned to BF16"),
-    "floor.attention": (9e-6, 2e-6, 4e-5, "the same, attention"),
+    "experts.slow": (2.0, 0.5, 8.0, "times that floor, TensorRT-LLM without kernels made for them"),
+    "floor.attention.trtllm": (2e-5, 2e-6, 6e-5, "the same, attention, TensorRT-LLM"),
+    "floor.attention.vllm": (2e-5, 2e-6, 6e-5, "the same, vLLM"),
+    "floor.attention.sglang": (2e-5, 2e-6, 6e-5, "the same, SGLang"),
     "floor.elementwise": (2e-6, 2e-7, 1e-5, "the same, norms, rotations and the like"),
     "collective.latency": (4e-6, 2e-6, 1.2e-5, "seconds, least time of an all-reduce in one shot"),
     "exchange.latency": (4e-6, 1e-6, 3e-5, "of an all-to-all, for each doubling of the ranks"),
@@ -196,15 +204,7 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
     grouped = profile.table("experts.stream", EXPERT_FAMILIES)[pieces.family]
     stream = np.where(is_experts, grouped, stream)
     compute = np.where(is_experts, np.minimum(0.95, compute * profile["experts.compute"]), compute)
-    floors = np.array(
-        [
-            profile["floor.linear"],
-            0.0,
-            profile["floor.attention"],
-            profile["floor.elementwise"],
-            0.0,
-        ]
-    )
+    floors = np.array([profile["floor.linear"], 0.0, 0.0, profile["floor.elementwise"], 0.0])
     compute = compute * np.where(pieces.new, profile["new.compute"], 1.0)
     reading = pieces.weight_bytes / (pieces.memory * stream)
     touched = touched_share(pieces.per_expert, profile["experts.skew"])
@@ -213,10 +213,15 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
     busiest = imbalance(pieces.ways, pieces.per_expert, pieces.experts, profile["experts.skew"])
     computing = pieces.flops * np.where(is_experts, busiest, 1.0) / (pieces.peak * compute)
     seconds = _both(computing, reading + moving, p) + pieces.count * floors[pieces.kind]
+    attending = profile.table("floor.attention", ENGINES)[pieces.engine]
+    # Of latents, the two products that are absorbed around it are kernels of their own.
+    attending = attending + pieces.latent * 2.0 * profile["floor.linear"]
+    seconds += np.where(pieces.kind == _ATTENTION, pieces.count * attending, 0.0)
     seconds += np.where(
         is_experts,
         pieces.count
         * (pieces.experts / 256.0)
+        * np.where(pieces.slow, profile["experts.slow"], 1.0)
         * profile.table("floor.experts", EXPERT_FAMILIES)[pieces.family],
         0.0,
     )
@@ -236,9 +241,10 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
         p,
     )
     count = np.maximum(pieces.count, 1.0)
+    sent = pieces.link_bytes / count
     seconds += pieces.count * collective_seconds(
         pieces.collective,
-        pieces.link_bytes / count,
+        sent,
         pieces.ways,
         pieces.link * profile["collective.link"],
         profile["collective.latency"],
@@ -246,6 +252,9 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
         pieces.in_switch,
         Routes(
             pieces.near * profile["collective.link"], pieces.domain, pieces.far, pieces.crossing
+        ),
+        shots_of(
+            message_of(sent, pieces.ways), pieces.tokens, pieces.ways, pieces.engine == TRTLLM
         ),
     )
     return np.asarray(seconds)

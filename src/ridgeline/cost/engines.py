@@ -36,6 +36,8 @@ _UNTIL: dict[str, tuple[tuple[str, tuple[int, int]], ...]] = {
     "sglang": (),
 }
 RESERVES_ANSWERS = ("trtllm",)
+# The year of Blackwell, for which TensorRT-LLM has kernels of experts of its own.
+MADE_SINCE = 2025
 _VERSION = re.compile(r"v?(\d+)\.(\d+)")
 
 
@@ -57,6 +59,16 @@ def era_of(engine: str, version: str = "") -> str:
             if (int(found[1]), int(found[2])) < first:
                 return era
     return engine
+
+
+def lacks_expert_kernels(engine: str, version: str, year: int, family: str) -> bool:
+    """Whether TensorRT-LLM computes experts by general kernels (CUTLASS, DeepGEMM, Triton) with
+    steps of their own for sorting and adding: on chips before Blackwell, and FP8 before 1.2
+    (moe_config.backend in InferenceMAX's launch scripts, 2025-09 to 2026-02).
+    """
+    if engine != "trtllm":
+        return False
+    return year < MADE_SINCE or (family.startswith("fp8") and era_of(engine, version) != engine)
 
 
 def held_tokens(engine: str, input_tokens: float, output_tokens: float) -> float:

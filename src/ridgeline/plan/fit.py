@@ -40,6 +40,7 @@ APART = ("ttft.handover", "ttft.burst")
 PRIORS: dict[str, float] = {
     "experts.stream": 0.15,
     "experts.compute": 0.3,
+    "experts.slow": 0.2,
     "stream": 0.12,
     "compute": 0.12,
     "kv.stream": 0.12,
@@ -48,6 +49,7 @@ PRIORS: dict[str, float] = {
     "attention.latent": 0.4,
     "new": 0.1,
     "collective.link": 0.12,
+    "floor.attention": 0.4,
     "moved": 0.4,
     "overlap": 0.3,
     "host.overlap": 0.3,

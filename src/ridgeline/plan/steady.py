@@ -38,7 +38,9 @@ class Load:
     each on average. varied: their lengths differ by some percent, so that requests do not stay in
     step. drafts: tokens that a predictor proposes a step; acceptance: of each, given the last;
     draft_share: of a step's time, what proposing one takes. chunk: new tokens that a step of one
-    data-parallel group has at most; longer prompts take several steps.
+    data-parallel group has at most; longer prompts take several steps. places: rows that the engine
+    runs at most, over the whole deployment (--max-num-seqs, --max-running-requests); more wait.
+    held: steps that an engine lets pass before it looks at a new request.
     """
 
     concurrency: float
@@ -49,6 +51,8 @@ class Load:
     acceptance: float = 0.7
     draft_share: float = 0.0
     chunk: float = inf
+    places: float = inf
+    held: float = 0.0
 
     @property
     def tokens_per_step(self) -> float:
@@ -111,6 +115,7 @@ class Cases:
         self.accepted = np.array([load.tokens_per_step for load in loads])
         self.proposing = np.array([1.0 + load.drafts * load.draft_share for load in loads])
         self.chunks = np.array([load.chunks for load in loads])
+        self.held = np.array([load.held for load in loads])
         self.era = np.array([ERAS.index(c.deployment.era) for c in cases], np.intp)
         self.unmixed = np.array([c.deployment.engine in UNMIXED for c in cases])
         self.workers = np.array([float(case.workers) for case in cases])
@@ -124,7 +129,8 @@ class Cases:
         self.limit, self.most = np.zeros(num), np.zeros(num)
         for index, case in enumerate(cases):
             load, d = case.load, case.deployment
-            limit = max(1.0, d.rows(load.input_tokens, load.output_tokens) * d.mesh.dp)
+            room = d.rows(load.input_tokens, load.output_tokens) * d.mesh.dp
+            limit = max(1.0, min(room, load.places / case.workers))
             self.most[index] = max(1.0, min(load.concurrency / case.workers, limit))
             self.limit[index] = limit * case.workers
         # Data-parallel groups compute prompts side by side.
@@ -223,6 +229,7 @@ class Cases:
             between = np.where(self.apart, 0.0, between)
             tpot = token + between * delta / self.output
             ttft = floor + prompts * np.maximum(alone, delta) + steps * step
+            ttft = ttft + self.held * self.accepted * tpot
             ttft = ttft + wave * self.in_flight * delta / np.where(self.apart, self.readers, 1.0)
             ttft = np.where(self.in_step, (self.in_flight + 1.0) / 2.0 * delta, ttft)
             answer = self.output * tpot
@@ -297,7 +304,7 @@ def most_requests_per_second(case: Case, limit: float = 65536.0) -> Steady:
     load = case.load
     d = case.deployment
     room = d.rows(load.input_tokens, load.output_tokens) * d.mesh.dp * case.workers
-    load = replace(load, concurrency=max(1.0, min(limit, room)))
+    load = replace(load, concurrency=max(1.0, min(limit, room, load.places)))
     return closed_loop(replace(case, load=load))
 
 
