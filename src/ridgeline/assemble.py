@@ -6,6 +6,7 @@ cache gets what the machine has free less the weights, the arena and a stated re
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -145,9 +146,7 @@ class Assembled:
 
 
 def attention_arithmetic(executor: Executor) -> Mapping[str, str]:
-    """Of the kernels that run, by the cache's format; empty where the backend's own arithmetic does
-    attention, too.
-    """
+    """Of the kernels that run, by the cache's format; empty where the backend's own attends."""
     from ridgeline.backends.cpu.executor import ATTENTION_ARITHMETIC, CpuExecutor
 
     return ATTENTION_ARITHMETIC[executor.isa] if isinstance(executor, CpuExecutor) else {}
@@ -259,12 +258,11 @@ def assemble(
     )
     executor = build(graph, opened, sizes, settings, None if tower is None else tower.load())
     precision = replace(precision, attention=attention_arithmetic(executor))
-    replay = device is not None
+    # A record must be had again on other machines: it is told by limits, which it holds itself.
+    told = device is not None or options.record is not None
     if device is None and (options.itl_target or (options.itl_steps and options.record)):
         device = machine_device(graph, settings)
     known = device
-    # A record must be had again on other machines: it is told by limits, which it holds itself.
-    told = replay or options.record is not None
     profile = None if told else kept_profile(settings, machine_isa(settings))
     priced = kernel_seconds(graph, precision, profile, kept_roofs(settings, machine_isa(settings)))
     step_seconds = StepSeconds(
@@ -285,6 +283,9 @@ def assemble(
         experts=counter_of(graph, executor) if options.expert_counts else None,
         observer=None if options.record is None else _recorder(opened, options, sizes, device),
     )
+    # What loading made would be looked through in the first steps: now, once, and then it is old.
+    # Not `gc.freeze`, which would keep what an application drops later, this model too.
+    gc.collect()
     return Assembled(
         engine=engine,
         constraints=constraints,

@@ -4,8 +4,10 @@ of one request is visible in another.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -353,6 +355,19 @@ def test_an_impossible_prompt_is_refused_and_leaves_nothing_behind(llm: LLM) -> 
 def test_a_model_without_a_template_says_so(llm: LLM) -> None:
     with pytest.raises(ModelError, match="template"):
         llm.chat([{"role": "user", "content": "hi"}], GREEDY)
+
+
+def test_a_loaded_model_is_old_to_the_garbage_collector_and_can_still_be_dropped() -> None:
+    """What loading made is not looked through in the first steps; nothing of it is set aside."""
+    frozen = gc.get_freeze_count()
+    model = LLM(str(GOLDEN / "qwen3_moe" / "model.gguf"), max_rows=1)
+    young = sum(len(gc.get_objects(generation)) for generation in (0, 1))
+    assert young < 1_000 < len(gc.get_objects(2))
+    assert gc.get_freeze_count() == frozen
+    gone = weakref.ref(model.assembled.executor)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_an_unknown_option_is_named() -> None:
