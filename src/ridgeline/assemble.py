@@ -281,6 +281,7 @@ def assemble(
         seconds=step_seconds,
         constraints=constraints,
         experts=counter_of(graph, executor) if options.expert_counts else None,
+        forced_spans=options.forced_spans,
         observer=None if options.record is None else _recorder(opened, options, sizes, device),
     )
     # What loading made would be looked through in the first steps: now, once, and then it is old.
@@ -348,6 +349,7 @@ def replay_options(header: Mapping[str, Any]) -> tuple[str, Options]:
             max_waiting=header.get("max_waiting"),
             itl_target=header.get("itl_target"),
             itl_steps=header.get("itl_steps"),
+            forced_spans=header.get("forced_spans") is True,  # older ones knew of none
         )
     except (KeyError, TypeError, ValueError):
         raise RidgelineError("record: its header does not say which engine it was") from None
@@ -370,12 +372,6 @@ def _recorder(
         file = options.record.open("w", encoding="utf-8")
     except OSError as error:
         raise RequestError("record", f"cannot be written: {error}") from None
-    settled = {
-        "context_length": sizes.max_context,
-        "memory": sizes.memory,
-        "max_rows": sizes.max_rows,
-        "max_tokens_per_step": sizes.max_tokens_per_step,
-    }
     header = {
         "model": str(opened.checkpoint.path),
         "backend": options.backend,
@@ -384,11 +380,16 @@ def _recorder(
         "max_waiting": options.max_waiting,
         "itl_target": options.itl_target,
         "itl_steps": options.itl_steps,
+        "forced_spans": options.forced_spans,
         "device": None if device is None else asdict(device),
-        "sizes": settled,
+        "sizes": {
+            "context_length": sizes.max_context,
+            "memory": sizes.memory,
+            "max_rows": sizes.max_rows,
+            "max_tokens_per_step": sizes.max_tokens_per_step,
+        },
     }
-    recorder = Recorder(file, header)
-    finalize(recorder, file.close)
+    finalize(recorder := Recorder(file, header), file.close)
     return recorder
 
 

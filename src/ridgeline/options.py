@@ -24,10 +24,11 @@ class Options:
     between the tokens of an answer that prompts must leave: beside answers that are being written,
     a step has as much of a prompt as fits that time; itl_steps: the same, as so many times what a
     step takes that writes in every row. expert_counts: outputs say how often each expert of a
-    mixture was chosen. threads, isa: of the CPU backend, over `Settings`. record: a file to which
-    everything that the engine is told and does is written, for `ridgeline replay`; token ids, no
-    text. task: "generate", "embed" or "classify". pooling: of an encoder, "mean" or "cls", over its
-    files'. positions: "dropped" leaves rotations out (DroPE).
+    mixture was chosen. forced_spans: tokens to which a grammar leaves no other come without a step
+    for each, the same answer for fewer steps. threads, isa: of the CPU backend, over `Settings`.
+    record: a file to which everything that the engine is told and does is written, for `ridgeline
+    replay`; token ids, no text. task: "generate", "embed" or "classify". pooling: of an encoder,
+    "mean" or "cls", over its files'. positions: "dropped" leaves rotations out (DroPE).
     """
 
     backend: str = "cpu"
@@ -41,6 +42,7 @@ class Options:
     itl_target: float | None = None
     itl_steps: float | None = None
     expert_counts: bool = False
+    forced_spans: bool = True
     threads: int | None = None
     isa: str | None = None
     record: Path | None = None

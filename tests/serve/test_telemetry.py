@@ -113,6 +113,26 @@ def test_an_aborted_answer_is_counted() -> None:
     assert core.llm.session.engine.book.ended == {"abort": 1}
 
 
+def test_forced_tokens_are_told() -> None:
+    core = tiny_core()
+    ask = {"prompt": "Hi", "structured_outputs": {"choice": ["all in all", "it is so"]}}
+
+    async def check(client: httpx.AsyncClient) -> None:
+        answer = (await client.post("/v1/completions", json=ask)).json()
+        assert answer["choices"][0]["text"] in ("all in all", "it is so")
+        forced = answer["usage"]["completion_tokens_details"]["forced_tokens"]
+        assert 0 < forced < answer["usage"]["completion_tokens"]
+        told = (await client.get(f"/explain/{answer['id']}")).json()["answers"][0]
+        assert told["forced_tokens"] == forced
+        assert told["steps"] == answer["usage"]["completion_tokens"] - forced
+        counted = (await client.get("/metrics")).text
+        assert f"ridgeline:forced_tokens_total {forced}.0" in counted.replace(
+            '{model_name="tiny"}', ""
+        )
+
+    within(core, check)
+
+
 def test_a_request_is_explained_to_its_own_key_only() -> None:
     core = tiny_core(keys=Keys.of(["a-secret-key", "another-key"]))
 

@@ -143,6 +143,14 @@ def serve(
             rich_help_panel=machine.PANEL,
         ),
     ] = None,
+    forced_spans: Annotated[
+        bool,
+        typer.Option(
+            help="Tokens that a grammar forces come without a step for each; the answer is the "
+            "same.",
+            rich_help_panel=machine.PANEL,
+        ),
+    ] = True,
     max_rows: Annotated[
         int, typer.Option(help="Answers that are written at once.", rich_help_panel=machine.PANEL)
     ] = 64,
@@ -229,6 +237,7 @@ def serve(
             policy=policy or ("fair" if keys else "fcfs"),
             itl_target=itl_target or None,
             itl_steps=ITL_STEPS if itl_target is None else None,
+            forced_spans=forced_spans,
             threads=threads,
         )
     options = ServeOptions(

@@ -72,6 +72,7 @@ class Book:
         self.num_steps = self.num_failed_steps = 0
         self.step_seconds = 0.0
         self.prompt_tokens = self.answer_tokens = self.computed_prompt_tokens = 0
+        self.forced_tokens = 0
         self.cache_queries = self.cache_hits = 0
         self.ended: dict[str, int] = {}
         self.last_shape: StepShape | None = None
@@ -89,12 +90,14 @@ class Book:
         prompts take; None: by the number of tokens.
         """
         seconds = ended - began
-        num_tokens = num_decode = 0
+        num_tokens = num_decode = num_prompt = 0
         for row, flying in zip(plan.rows, in_flight, strict=True):
             num_tokens += row.num_new
-            num_decode += row.num_context >= flying.request.num_prompt
+            if row.num_context >= flying.request.num_prompt:
+                num_decode += 1
+            else:
+                num_prompt += row.num_new
         num_prompt_rows = len(plan.rows) - num_decode
-        num_prompt = num_tokens - num_decode
         share = float(num_prompt_rows > 0)
         if num_prompt and num_decode:
             share = num_prompt / num_tokens if prompt_share is None else prompt_share(plan.shape)
@@ -124,6 +127,14 @@ class Book:
                 self.answer_tokens += 1
         self._ran(plan, StepRecord(ended, seconds, num_decode, num_prompt_rows, num_prompt))
 
+    def appended(self, trace: Trace | None, count: int) -> None:
+        """So many tokens were forced, and came with the one that was just sampled."""
+        self.answer_tokens += count
+        self.forced_tokens += count
+        if trace is not None:
+            trace.forced += count
+            self.itl.observe(0.0, count)
+
     def read_texts(self, plan: StepPlan, began: float, ended: float) -> None:
         """A step ran that computed texts and sampled nothing."""
         num_tokens = sum(row.num_new for row in plan.rows)
@@ -135,7 +146,7 @@ class Book:
         self.num_steps += 1
         self.step_seconds += record.seconds
         self.step.observe(record.seconds)
-        self.step_tokens.observe(record.prompt_tokens + record.decode_rows)
+        self.step_tokens.observe(sum(row.num_new for row in plan.rows))
         self.steps.append(record)
 
     def text_closed(

@@ -12,10 +12,11 @@ from ridgeline.engine.constrain.compile import Constraints
 from ridgeline.engine.constrain.follow import MaskMaker, Wanted
 from ridgeline.engine.executor import Executor
 from ridgeline.engine.experts import ExpertCounter
-from ridgeline.engine.request import Event, Request
+from ridgeline.engine.request import Event, Request, Status
 from ridgeline.engine.schedule.admit import admit, expire
 from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.engine.schedule.policies.fair import FairQueue
+from ridgeline.engine.schedule.spans import append_forced, most_forced
 from ridgeline.engine.schedule.state import Limits, SchedulerState
 from ridgeline.engine.schedule.step import apply, end, fail, prune, retract, schedule
 from ridgeline.errors import EngineError, RequestError
@@ -45,8 +46,9 @@ class Engine:
     are being written; prompts get what that leaves; itl_steps: see `Limits`. seconds: what a step
     takes by the cost model; without it nothing is predicted. One that learns is told what steps
     took. experts: counts those that tokens are routed to, in `Request.experts`. constraints:
-    compiles the grammars of requests that come with one and no follower of it (a replay). clock:
-    seconds.
+    compiles the grammars of requests that come with one and no follower of it (a replay).
+    forced_spans: tokens that a grammar forces are appended without a step for each (`spans`).
+    clock: seconds.
     """
 
     def __init__(
@@ -63,12 +65,14 @@ class Engine:
         observer: Observer | None = None,
         constraints: Constraints | None = None,
         experts: ExpertCounter | None = None,
+        forced_spans: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._executor = executor
         self._observer = observer
         self._experts = experts
         self._constraints = constraints
+        self._forced_spans = forced_spans
         self._masks = MaskMaker(executor.vocab_size)
         self.book = Book()
         self._clock = clock
@@ -179,6 +183,8 @@ class Engine:
                     plan, state.in_flight[0], began, self._clock(), self._prompt_share
                 )
                 events += _explained(apply(state, result), followed)
+                if followed and self._forced_spans:
+                    events += self._append_forced(followed)
         if self._observer is not None and (plan.rows or events):
             self._observer.stepped(now, plan, events, fault)
         if self._times is not None and told is None and plan.rows and fault is None:
@@ -198,6 +204,31 @@ class Engine:
                 answer = request.token_ids[request.num_prompt :]
                 wanted[request.id] = Wanted(row.row, request.follower, answer)
         return wanted
+
+    def _append_forced(self, followed: Mapping[str, Wanted]) -> list[Event]:
+        """Of the rows under a grammar that were just sampled, what has to follow."""
+        state = self._state
+        events: list[Event] = []
+        for request_id, wanted in followed.items():
+            request = state.requests.get(request_id)
+            most = 0 if request is None else most_forced(state, request)
+            if request is None or most <= 0:
+                continue
+            answer = request.token_ids[request.num_prompt :]
+            forced = wanted.follower.forced(answer, most)
+            if not forced:
+                continue
+            booked = append_forced(state, request, forced)
+            events += booked
+            self.book.appended(request.trace, len(booked))
+            if request.status is not Status.RUNNING:
+                continue
+            try:
+                self._executor.append_tokens(request.row, forced)
+            except Exception as error:
+                fault = _as_fault(error, "the executor refused tokens of this request")
+                events.append(end(state, request, "error", fault))
+        return events
 
     def _learn(self, plan: StepPlan, start: float) -> None:
         """Tells the cost model what the step took, if anybody asks that what steps will take."""

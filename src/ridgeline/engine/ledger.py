@@ -42,8 +42,8 @@ class Chunk:
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """seconds: of each of `PHASES`; they sum to end - arrival. steps: that had a row for it.
-    first_step, first_token: when they began and ended; None if they never came. gaps: from when it
-    gave its memory to others until it had a row again.
+    forced: tokens that its grammar forced. first_step, first_token: when they began and ended; None
+    if they never came. gaps: from when it gave its memory to others until it had a row again.
     """
 
     arrival: float
@@ -52,6 +52,7 @@ class Ledger:
     chunks: tuple[Chunk, ...]
     steps: int
     preemptions: int
+    forced: int = 0
     first_step: float | None = None
     first_token: float | None = None
     gaps: tuple[tuple[float, float], ...] = ()
@@ -79,6 +80,7 @@ class Trace:
     end: float | None = None
     steps: int = 0
     preemptions: int = 0
+    forced: int = 0
     most_tokens: int = 0
     queue: float = 0.0
     prefill_own: float = 0.0
@@ -156,6 +158,7 @@ class Trace:
             chunks=tuple(self.chunks),
             steps=self.steps,
             preemptions=self.preemptions,
+            forced=self.forced,
             first_step=self.first_step,
             first_token=self.first_token,
             gaps=tuple(self.gaps),

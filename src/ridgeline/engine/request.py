@@ -359,6 +359,7 @@ class Request:
     it. suspected_to: a step that would have brought it so far failed, and it has not been there
     since. num_received: tokens whose keys and values another engine computed and sent; whoever
     admits the request takes them as computed, once: what a preemption gives back is computed here.
+    num_forced: tokens of its answer that were not sampled, since its grammar left no other.
     trace: where its time goes; None: nobody wants to know.
     """
 
@@ -400,6 +401,7 @@ class Request:
     num_scored: int = 0
     suspected_to: int = 0
     num_received: int = 0
+    num_forced: int = 0
     experts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     follower: Follower | None = None
 

@@ -273,6 +273,8 @@ class Session:
         """One step of the engine; the groups that it gave something, each once."""
         touched: dict[int, Group] = {}
         for event in self.engine.step():
+            if event.request_id not in self._groups:
+                continue  # forced tokens behind what has ended it, a stop string
             group = self._take(event)
             touched[id(group)] = group
         return list(touched.values())

@@ -51,6 +51,29 @@ class Follower:
             self._error = repr(error)
         return mask
 
+    def forced(self, answer: Sequence[int], most: int) -> list[int]:
+        """Tokens, `most` at most, that have to follow `answer`, each the only one that its mask
+        allows; they count as taken. What the tokenizer would make of bytes that have to follow says
+        nothing: an answer may spell them otherwise.
+        """
+        found: list[int] = []
+        try:
+            self._take(answer)
+            # No bytes have to follow: no token has to, but for an end, which has its step.
+            while len(found) < most and self._error is None and self._matcher.compute_ff_bytes():
+                bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)
+                (words,) = np.nonzero(bits)
+                if len(words) != 1 or int(bits[words[0]]).bit_count() != 1:
+                    break
+                token = 32 * int(words[0]) + int(bits[words[0]]).bit_length() - 1
+                if token >= self._num_tokens or not self._matcher.consume_tokens([token]):
+                    break
+                found.append(token)
+                self._num_taken += 1
+        except Exception as error:  # told when the next token is asked for
+            self._error = repr(error)
+        return found
+
     def fault(self, reason: RidgelineError) -> RidgelineError:
         """Why the request had no token, where `reason` is what sampling says of it."""
         if self._error is not None:

@@ -40,6 +40,9 @@ from ridgeline.step import BlockCopy, PlanRow, SlotCopy, StepPlan, StepResult
 # A step has at least so many tokens of a prompt where one waits, whatever the target: a target that
 # the machine cannot meet must not keep prompts out for ever.
 LEAST_PROMPT_TOKENS = 16
+# Tokens that a grammar forces, appended at once; the row that computes them goes with those that
+# write, and must not make them wait.
+MAX_SPAN = 32
 _WEIGHT_OF_LAST_ANSWER = 0.05
 _RUNNING = Status.RUNNING  # looked up for every row of every step
 
@@ -89,23 +92,32 @@ def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
     prompts: list[Request] = []
     preemptions = state.num_preemptions
     rows = step.rows
+    spent = 0
     for request in tuple(state.running):
         if request.status is not _RUNNING:
             continue  # gave its blocks to an older request in this very loop
         if suspects is not None and request not in suspects:
             continue
         position = request.num_planned
-        if len(request.token_ids) + request.num_pending - position > 1:
-            prompts.append(request)
-        elif (
-            len(rows) < limit
+        num_new = len(request.token_ids) + request.num_pending - position
+        if num_new > 1:
+            if not _is_span(request, num_new) or spent + num_new > limit:
+                prompts.append(request)
+                continue
+            num_new = _to_stop(request, num_new)
+        if (
+            spent < limit
             and not (request.num_pending and _is_last(state, request))
-            and (position < len(request.blocks) * size or _make_room(state, request, position + 1))
+            and (
+                position + num_new <= len(request.blocks) * size
+                or _make_room(state, request, position + num_new)
+            )
         ):
-            rows.append((request, request.num_preemptions, 1))
+            rows.append((request, request.num_preemptions, num_new))
             step.decode_context += position
+            spent += num_new
     step.num_decode = len(rows)
-    step.budget -= len(rows)
+    step.budget -= spent
     step.logits -= len(rows)
     for index, request in enumerate(prompts):
         if request.status is Status.RUNNING and step.logits > 0:
@@ -135,7 +147,6 @@ def apply(state: SchedulerState, result: StepResult) -> list[Event]:
     """
     events: list[Event] = []
     sampled = iter(result.sampled)
-    max_context = state.limits.max_context
     size = state.limits.block_tokens
     is_recurrent = state.limits.is_recurrent
     for request, epoch, num_tokens, samples, answers in state.in_flight.popleft():
@@ -167,20 +178,26 @@ def apply(state: SchedulerState, result: StepResult) -> list[Event]:
         request.token_ids.append(token_id)
         if request.sampling.mirostat_tau > 0:  # for the row that it is given after a preemption
             request.sampling = replace(request.sampling, mirostat_mu=sample.mirostat_mu)
-        reason: FinishReason | None = None
-        if token_id in request.stop_token_ids:
-            reason = "stop"
-        elif (
-            num_tokens + 1 - request.num_prompt >= request.max_tokens
-            or num_tokens + 1 >= max_context
-        ):
-            reason = "length"
+        reason = ended_by(state, request, token_id)
         _row, _token, logprob, top, _fault, _mu, scored = sample
         events.append(Event(request.id, token_id, logprob, tuple(top), reason, None, scored))
         if reason is not None:
-            _learn_length(state, request)
+            learn_length(state, request)
             end(state, request, reason)
     return events
+
+
+def ended_by(state: SchedulerState, request: Request, token_id: int) -> FinishReason | None:
+    """Whether `token_id`, which its tokens end with, is a request's last, and why."""
+    if token_id in request.stop_token_ids:
+        return "stop"
+    num_tokens = len(request.token_ids)
+    if (
+        num_tokens - request.num_prompt >= request.max_tokens
+        or num_tokens >= state.limits.max_context
+    ):
+        return "length"
+    return None
 
 
 def prune(state: SchedulerState, plan: StepPlan) -> StepPlan:
@@ -341,6 +358,12 @@ def _plan(state: SchedulerState, step: _Step) -> StepPlan:
     )
 
 
+def _is_span(request: Request, num_new: int) -> bool:
+    """Whether tokens that are to be computed are a sampled one and those that it forced."""
+    in_answer = request.num_planned >= request.num_prompt
+    return request.num_forced > 0 and in_answer and num_new <= MAX_SPAN + 1
+
+
 def _to_stop(request: Request, num_new: int) -> int:
     """New tokens up to where a snapshot of the request's recurrent states is wanted next."""
     for stop in request.stops:
@@ -417,7 +440,7 @@ def _is_last(state: SchedulerState, request: Request) -> bool:
     )
 
 
-def _learn_length(state: SchedulerState, request: Request) -> None:
+def learn_length(state: SchedulerState, request: Request) -> None:
     known = state.mean_output
     new = float(request.num_generated)
     state.mean_output = new if known is None else known + _WEIGHT_OF_LAST_ANSWER * (new - known)

@@ -182,4 +182,5 @@ def usage_of(output: RequestOutput, understood: Sequence[Understood] = ()) -> Us
         cached_tokens=output.num_cached_tokens,
         reasoning_tokens=sum(one.reasoning_tokens for one in understood),
         seconds=phase_seconds(output.ledgers),
+        forced_tokens=sum(ledger.forced for ledger in output.ledgers),
     )

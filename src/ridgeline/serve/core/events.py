@@ -74,6 +74,7 @@ class AnswerEnd:
 class Usage:
     """Tokens. cached_tokens: of the prompt's, those that the prefix cache had. reasoning_tokens: of
     the answers', those of reasoning sections. seconds: of the answer that took longest, by phase.
+    forced_tokens: of the answers', those that their grammar forced.
     """
 
     prompt_tokens: int
@@ -81,6 +82,7 @@ class Usage:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    forced_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         """Of two asks in one; the seconds are those of the one that took longer."""
@@ -91,6 +93,7 @@ class Usage:
             self.cached_tokens + other.cached_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
             longer.seconds,
+            self.forced_tokens + other.forced_tokens,
         )
 
 

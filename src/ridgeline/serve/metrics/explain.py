@@ -73,6 +73,7 @@ def _spelt(ledger: Ledger, delivery: float) -> dict[str, Any]:
         "total_seconds": whole,
         "steps": ledger.steps,
         "preemptions": ledger.preemptions,
+        "forced_tokens": ledger.forced,
         "phases": [
             {
                 "phase": name,

@@ -30,6 +30,7 @@ OWN = frozenset(
         "predicted_ttft_seconds",
         "uptime_seconds",
         "ready",
+        "forced_tokens",
         "prompt_tokens_computed",
         "steps",
         "failed_steps",
@@ -80,6 +81,7 @@ GAUGES: dict[str, str] = {
 COUNTERS: dict[str, str] = {
     "prompt_tokens": "Tokens of prompts whose first step has come, cached ones included.",
     "generation_tokens": "Tokens of answers.",
+    "forced_tokens": "Of those, tokens that a grammar forced: no step was run for them alone.",
     "prompt_tokens_computed": "Tokens of prompts that steps computed, again ones included.",
     "prefix_cache_queries": "Tokens of prompts that the prefix cache was asked for.",
     "prefix_cache_hits": "Of those, tokens that it had.",
@@ -183,6 +185,7 @@ def _counts(core: Core, book: Book) -> dict[str, float]:
     return {
         "prompt_tokens": book.prompt_tokens,
         "generation_tokens": book.answer_tokens,
+        "forced_tokens": book.forced_tokens,
         "prompt_tokens_computed": book.computed_prompt_tokens,
         "prefix_cache_queries": book.cache_queries,
         "prefix_cache_hits": book.cache_hits,
