@@ -70,6 +70,7 @@ def test_lines_are_the_graphs_work(tp: int) -> None:
         ("MiniMaxAI/MiniMax-M2.5", "nvfp4"),
         ("zai-org/GLM-5", "fp8"),
         ("Qwen/Qwen3-235B-A22B", "fp8"),
+        ("deepseek-ai/DeepSeek-V4-Flash", "nvfp4"),
     ],
 )
 def test_the_largest_models_are_priced_on_every_mesh(name: str, precision: str) -> None:
@@ -84,6 +85,24 @@ def test_the_largest_models_are_priced_on_every_mesh(name: str, precision: str) 
         longer = deployment.step_seconds(StepShape.decode(64, 20000))
         assert longer.seconds > estimate.seconds
     assert len(set(seconds)) > 2
+
+
+@pytest.mark.parametrize("tp", [1, 8])
+def test_attention_beside_entries_is_the_graphs_work(tp: int) -> None:
+    """Of DeepSeek V4: windows, all entries, those that are selected, and what selects them."""
+    described = describe(MODELS["deepseek-ai/DeepSeek-V4-Flash"]["config"], "fp8")
+    deployment = deploy(described, chip=CHIP, mesh=Mesh(tp=tp))
+    rank = fuse(shard_rank(described.graph, tp))
+    for context in (1023, 65535):  # entries are whole with the next token
+        shape = StepShape.decode(4, context)
+        pieces = deployment.pieces(steps_of((shape,), deployment.windows))
+        rows = [
+            row.work
+            for row in count_step(rank, shape, Precision()).rows
+            if row.operator in ("entry_attention", "select_entries")
+        ]
+        assert pieces.decode_flops.sum() == pytest.approx(sum(w.total_flops for w in rows))
+        assert pieces.decode_bytes.sum() == pytest.approx(sum(w.kv_read_bytes for w in rows))
 
 
 def test_a_rank_has_its_share_of_weights_and_heads() -> None:
