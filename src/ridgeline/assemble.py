@@ -305,9 +305,7 @@ def assemble(
 
 
 def kv_format_of(options: Options) -> str:
-    """The name of the format that keys and values are kept in. RequestError for one that the
-    backend has not.
-    """
+    """The format that keys and values are kept in; RequestError for one that the backend lacks."""
     allowed = _BACKENDS[options.backend][1]
     if options.kv_format is None:
         return allowed[0]
