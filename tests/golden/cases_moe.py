@@ -460,7 +460,6 @@ MIXTURES = (
             layer_types=["sliding_attention", "sliding_attention", "full_attention"],
             mlp_layer_types=["dense", "sparse", "sparse"],
         ),
-        gguf_type=None,
     ),
     # Hunyuan: heads normed once they have turned, a base that alpha stretches.
     Case(

@@ -164,7 +164,6 @@ RECURRENT = (
             mamba_proj_bias=False,
         ),
         dtype="F16",
-        gguf_type=None,
     ),
     Case(
         "bamba",
@@ -287,7 +286,6 @@ RECURRENT = (
             mamba_dt_rank="auto",
         ),
         dtype="F16",
-        gguf_type=None,
     ),
     # Granite 4 H tiny and small: experts beside the shared MLP.
     Case(

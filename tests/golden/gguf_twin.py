@@ -71,6 +71,8 @@ _ARCHITECTURES = {
     "hunyuan_v1_moe": gguf.MODEL_ARCH.HUNYUAN_MOE,
     "ernie4_5_moe": gguf.MODEL_ARCH.ERNIE4_5_MOE,
     "kimi_linear": gguf.MODEL_ARCH.KIMI_LINEAR,
+    "jamba": gguf.MODEL_ARCH.JAMBA,
+    "exaone_moe": gguf.MODEL_ARCH.EXAONE_MOE,
     "mamba": gguf.MODEL_ARCH.MAMBA,
     "falcon_mamba": gguf.MODEL_ARCH.MAMBA,
     "mamba2": gguf.MODEL_ARCH.MAMBA2,
@@ -83,7 +85,15 @@ _SHIFTED = ("gemma3_text", "gemma", "gemma2", *_DELTA)
 _MAMBA2 = ("mamba2", "nemotron_h", "granitemoehybrid")
 _REORDERED += _MAMBA2[1:]
 # Heads of keys and values are listed by layer.
-_LISTED = ("kimi_linear", "gemma4_text", "nemotron_h", "granitemoehybrid", "lfm2", "lfm2_moe")
+_LISTED = (
+    "kimi_linear",
+    "gemma4_text",
+    "nemotron_h",
+    "granitemoehybrid",
+    "lfm2",
+    "lfm2_moe",
+    "jamba",
+)
 _FILE_TYPES = {
     "F32": gguf.LlamaFileType.ALL_F32,
     "F16": gguf.LlamaFileType.MOSTLY_F16,
@@ -448,6 +458,30 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_logit_scale(config["logit_scale"])
             if "sliding_window" in config:
                 writer.add_sliding_window(config["sliding_window"])
+        case "jamba":
+            width, rank = config["hidden_size"], config["mamba_dt_rank"]
+            period, offset = config["attn_layer_period"], config["attn_layer_offset"]
+            layers = range(config["num_hidden_layers"])
+            kv = config["num_key_value_heads"]
+            writer.add_head_count_kv([kv if i % period == offset else 0 for i in layers])
+            writer.add_ssm_conv_kernel(config["mamba_d_conv"])
+            writer.add_ssm_inner_size(config["mamba_expand"] * width)
+            writer.add_ssm_state_size(config["mamba_d_state"])
+            writer.add_ssm_time_step_rank(-(-width // 16) if rank == "auto" else rank)
+        case "exaone_moe":
+            writer.add_sliding_window(config["sliding_window"])
+            writer.add_sliding_window_pattern(
+                [kind == "sliding_attention" for kind in config["layer_types"]]
+            )
+            shared = config["num_shared_experts"]
+            writer.add_expert_shared_count(shared)
+            writer.add_expert_shared_feed_forward_length(config["moe_intermediate_size"] * shared)
+            writer.add_expert_weights_scale(config["routed_scaling_factor"])
+            writer.add_expert_weights_norm(config["norm_topk_prob"])
+            writer.add_leading_dense_block_count(config["first_k_dense_replace"])
+            writer.add_expert_group_count(config["n_group"])
+            writer.add_expert_group_used_count(config["topk_group"])
+            writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
         case "exaone4":
             writer.add_sliding_window(config["sliding_window"])
             pattern = config["sliding_window_pattern"]
@@ -553,6 +587,7 @@ def parted(weights: Mapping[str, F32], config: Mapping[str, Any]) -> dict[str, F
             found[name] = weight.reshape(1, weight.shape[0], 1, -1)
         elif match := re.search(r"(?:mixer|feed_forward)\.experts\.(\d+)\.(\w+)\.weight", name):
             parts = {"w1": "gate", "w2": "down", "w3": "up", "up_proj": "up", "down_proj": "down"}
+            parts["gate_proj"] = "gate"
             found[f"{block}.ffn_{parts[match[2]]}_exps.experts.{match[1]}.weight"] = weight
         elif name.startswith("mtp."):
             continue

@@ -354,6 +354,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         names_recurrent.GGUF_GRANITE_HYBRID,
         Stored(interleaved_rope=True, plain_decay=True),
     ),
+    "jamba": gguf(build_jamba, names_recurrent.GGUF_JAMBA, Stored(plain_decay=True)),
+    "exaone-moe": gguf(build_exaone_moe, names_moe.GGUF_CORRECTED_MOE),
     "lfm2": gguf(build_lfm2, names_recurrent.GGUF_LFM2),
     "lfm2moe": gguf(build_lfm2_moe, names_recurrent.GGUF_LFM2),
     "hunyuan-dense": gguf(build_hunyuan, GGUF_QWEN3),

@@ -5,7 +5,13 @@ from __future__ import annotations
 from ridgeline.model.architectures.blocks import Stored
 from ridgeline.model.architectures.decoder import Defaults, neutral, read_activation, read_sizes
 from ridgeline.model.architectures.fields import MAX_HEAD_DIM, MAX_LAYERS, Fields
-from ridgeline.model.architectures.hybrid import ATTENDING, RECURRENT, by_kind, context_of
+from ridgeline.model.architectures.hybrid import (
+    ATTENDING,
+    RECURRENT,
+    by_kind,
+    context_of,
+    read_kinds,
+)
 from ridgeline.model.architectures.mamba import read_rank
 from ridgeline.model.architectures.mixture import (
     MAX_EXPERTS,
@@ -28,7 +34,9 @@ def build_jamba(
     config.require_neutral(neutral("num_experts") | {"sliding_window": ()})
     period = config.integer("attn_layer_period", 1, MAX_LAYERS, 8)
     offset = config.integer("attn_layer_offset", 0, MAX_LAYERS, 4)
-    kinds = tuple(ATTENDING if i % period == offset else RECURRENT for i in range(sizes.layers))
+    kinds = read_kinds(config, "layers_block_type", sizes.layers) or tuple(
+        ATTENDING if i % period == offset else RECURRENT for i in range(sizes.layers)
+    )
     ssm = MambaSizes(
         inner=config.integer("mamba_expand", 1, 64, 2) * sizes.width,
         state=config.integer("mamba_d_state", 1, MAX_HEAD_DIM, 16),
@@ -66,7 +74,9 @@ def build_jamba(
 
 
 def read_mixtures(config: Fields, layers: int) -> tuple[Mixture | None, ...]:
-    """Experts in every `expert_layer_period`-th layer, if there is more than one."""
+    """Experts in every `expert_layer_period`-th layer, if there is more than one; or in those that
+    `mlp_layer_types` calls sparse (GGUF).
+    """
     period = config.integer("expert_layer_period", 1, MAX_LAYERS, 2)
     offset = config.integer("expert_layer_offset", 0, MAX_LAYERS, 1)
     if config.has("num_experts") and config.integer("num_experts", 0, MAX_EXPERTS) <= 1:
@@ -79,4 +89,7 @@ def read_mixtures(config: Fields, layers: int) -> tuple[Mixture | None, ...]:
         top_k=2,
         normalize=False,
     )
+    if config.has("mlp_layer_types"):
+        listed = config.texts("mlp_layer_types", layers, ("dense", "sparse"))
+        return tuple(mixture if kind == "sparse" else None for kind in listed)
     return tuple(mixture if i % period == offset else None for i in range(layers))

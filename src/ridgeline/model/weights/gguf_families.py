@@ -123,6 +123,18 @@ def exaone4(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, o
     return {"sliding_window": config["sliding_window"]} | layer_types(checkpoint, config, 4)
 
 
+def exaone_moe(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """Rotations are not scaled, which the file says."""
+    groups = read_groups(checkpoint, config)
+    del groups["n_routed_experts"], groups["num_experts"]
+    return {
+        **exaone4(checkpoint, config),
+        **by_sigmoid(checkpoint, config),
+        **groups,
+        "rope_scaling": None,
+    }
+
+
 def mamba2(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
     """Channels of a head, and what the mixer's width is of the model's."""
     inner, heads, width = (
@@ -455,6 +467,7 @@ FAMILIES: dict[str, Family] = {
     "starcoder2": Family({"norm_epsilon": LAYER_NORM}, {"use_bias": "blk.0.ffn_down.bias"}),
     "glm4": Family(flags=QKV_BIASES),
     "exaone4": Family(more=exaone4),
+    "exaone-moe": Family(more=exaone_moe),
     "ernie4_5": Family(flags={"use_bias": "blk.0.attn_output.bias"}),
     "seed_oss": Family(flags=QKV_BIASES | {"attention_out_bias": "blk.0.attn_output.bias"}),
 }

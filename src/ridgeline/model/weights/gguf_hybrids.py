@@ -174,6 +174,30 @@ def kimi_linear(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[st
     }
 
 
+def jamba(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """Layers without heads of keys and values are Mamba's; a router says which have experts."""
+    layers, inner, width = (
+        config[name] for name in ("num_hidden_layers", "ssm_inner", "hidden_size")
+    )
+    heads = read_list(checkpoint, "attention.head_count_kv", layers)
+    if not isinstance(inner, int) or not isinstance(width, int) or width < 1 or inner % width:
+        raise ModelError(
+            f"{checkpoint.path}: metadata 'jamba.ssm.inner_size' = {inner!r} is no multiple of "
+            f"embedding_length = {width!r}"
+        )
+    routers = (f"blk.{i}.ffn_gate_inp.weight" for i in range(len(heads)))
+    return {
+        "layers_block_type": ["attention" if kv else "mamba" for kv in heads],
+        "mlp_layer_types": [
+            "sparse" if name in checkpoint.tensors else "dense" for name in routers
+        ],
+        "num_key_value_heads": only(checkpoint, "attention.head_count_kv", heads),
+        "mamba_expand": inner // width,
+        "mamba_conv_bias": has(checkpoint, ".ssm_conv1d.bias"),
+        "mamba_proj_bias": has(checkpoint, ".ssm_in.bias"),
+    }
+
+
 NEMOTRON_H = Family(
     {
         "layer_norm_epsilon": LAYER_NORM,
@@ -189,6 +213,16 @@ NEMOTRON_H = Family(
 )
 
 HYBRIDS: dict[str, Family] = {
+    "jamba": Family(
+        {
+            "mamba_d_state": "ssm.state_size",
+            "mamba_d_conv": "ssm.conv_kernel",
+            "mamba_dt_rank": "ssm.time_step_rank",
+            "ssm_inner": "ssm.inner_size",
+        },
+        more=jamba,
+        lists=("num_key_value_heads",),
+    ),
     "nemotron_h": NEMOTRON_H,
     "nemotron_h_moe": NEMOTRON_H,
     "granitehybrid": Family(

@@ -337,6 +337,12 @@ GGUF_MAMBA: dict[str, str] = {
     "head": "output",
 }
 
+GGUF_JAMBA: dict[str, Row] = {
+    **GGUF_MOE,
+    **without(GGUF_MAMBA, "layers.{i}.mixer_norm"),
+    **{f"layers.{{i}}.ssm.{x}_norm": f"blk.{{i}}.ssm_{x}_norm" for x in ("dt", "b", "c")},
+}
+
 MAMBA_ROOTS = (Root("backbone."), Root("model."), Root("", ""))
 
 # The vision tower, and the layer that predicts one token more.
