@@ -212,7 +212,6 @@ RECURRENT = (
             tie_word_embeddings=True,
             **_MAMBA2,
         ),
-        gguf_type=None,
     ),
     # Granite 4 H 350M and 1B: no experts, no positions in attention.
     Case(

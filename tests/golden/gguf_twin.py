@@ -72,6 +72,7 @@ _ARCHITECTURES = {
     "ernie4_5_moe": gguf.MODEL_ARCH.ERNIE4_5_MOE,
     "kimi_linear": gguf.MODEL_ARCH.KIMI_LINEAR,
     "jamba": gguf.MODEL_ARCH.JAMBA,
+    "falcon_h1": gguf.MODEL_ARCH.FALCON_H1,
     "exaone_moe": gguf.MODEL_ARCH.EXAONE_MOE,
     "mamba": gguf.MODEL_ARCH.MAMBA,
     "falcon_mamba": gguf.MODEL_ARCH.MAMBA,
@@ -82,8 +83,8 @@ _REORDERED = ("llama", "mixtral", "granite", "granitemoe", "smollm3", "arcee", "
 # Norm weights carry the 1 of 1 + w.
 _DELTA = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 _SHIFTED = ("gemma3_text", "gemma", "gemma2", *_DELTA)
-_MAMBA2 = ("mamba2", "nemotron_h", "granitemoehybrid")
-_REORDERED += _MAMBA2[1:]
+_MAMBA2 = ("mamba2", "nemotron_h", "granitemoehybrid", "falcon_h1")
+_REORDERED += _MAMBA2[1:3]
 # Heads of keys and values are listed by layer.
 _LISTED = (
     "kimi_linear",
@@ -458,6 +459,8 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_logit_scale(config["logit_scale"])
             if "sliding_window" in config:
                 writer.add_sliding_window(config["sliding_window"])
+        case "falcon_h1":
+            _write_ssm(writer, config, "mamba_n_heads", "mamba_d_head", "mamba_d_state")
         case "jamba":
             width, rank = config["hidden_size"], config["mamba_dt_rank"]
             period, offset = config["attn_layer_period"], config["attn_layer_offset"]

@@ -94,6 +94,7 @@ def test_two_weights_share_a_stored_name_only_as_parts_of_one_tensor(architectur
     ]
     fused["kimi-linear"] = fused["KimiLinearForCausalLM"]
     fused["FalconH1ForCausalLM"] = [[f"layers.{{i}}.ssm.conv_{x}" for x in "xbc"]]
+    fused["falcon-h1"] = fused["FalconH1ForCausalLM"]
     fused["WhisperSpec"] = [
         *([f"layers.{{i}}.{of}attn.{x}" for x in "qkv"] for of in ("encoder.", "")),
         ["layers.{i}.cross.k", "layers.{i}.cross.v"],

@@ -354,6 +354,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         names_recurrent.GGUF_GRANITE_HYBRID,
         Stored(interleaved_rope=True, plain_decay=True),
     ),
+    "falcon-h1": gguf(build_falcon_h1, names_recurrent.GGUF_FALCON_H1, Stored(plain_decay=True)),
     "jamba": gguf(build_jamba, names_recurrent.GGUF_JAMBA, Stored(plain_decay=True)),
     "exaone-moe": gguf(build_exaone_moe, names_moe.GGUF_CORRECTED_MOE),
     "lfm2": gguf(build_lfm2, names_recurrent.GGUF_LFM2),

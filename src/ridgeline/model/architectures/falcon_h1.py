@@ -69,6 +69,7 @@ def build_falcon_h1(
             scaled(b, f"{layer}.ssm.in_scale", x, ssm_in),
             ssd,
             norm_eps=norm_eps,
+            log_a=not stored.plain_decay,
             bias=mixer_bias,
             conv_bias=conv_bias,
             dt_limits=limits,

@@ -174,6 +174,16 @@ def kimi_linear(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[st
     }
 
 
+def falcon_h1(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """Files have the multipliers in the weights; a norm of the mixer is behind its gate."""
+    return mixer(checkpoint, config, {"heads": "mamba_n_heads", "head_dim": "mamba_d_head"}) | {
+        "mamba_rms_norm": has(checkpoint, ".ssm_norm.weight"),
+        "mamba_norm_before_gate": False,
+        "mamba_conv_bias": has(checkpoint, ".ssm_conv1d.bias"),
+        "mamba_proj_bias": has(checkpoint, ".ssm_in.bias"),
+    }
+
+
 def jamba(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
     """Layers without heads of keys and values are Mamba's; a router says which have experts."""
     layers, inner, width = (
@@ -213,6 +223,17 @@ NEMOTRON_H = Family(
 )
 
 HYBRIDS: dict[str, Family] = {
+    "falcon-h1": Family(
+        {
+            "mamba_n_heads": "ssm.time_step_rank",
+            "mamba_n_groups": "ssm.group_count",
+            "mamba_d_state": "ssm.state_size",
+            "mamba_d_conv": "ssm.conv_kernel",
+            "mamba_d_ssm": "ssm.inner_size",
+            "ssm_inner": "ssm.inner_size",
+        },
+        more=falcon_h1,
+    ),
     "jamba": Family(
         {
             "mamba_d_state": "ssm.state_size",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ridgeline.model.weights.names import HF_LLAMA, Root, Row
+from ridgeline.model.weights.names import GGUF_LLAMA, HF_LLAMA, Root, Row
 from ridgeline.model.weights.names_dense import without
 from ridgeline.model.weights.names_moe import (
     GGUF_CORRECTED_MOE,
@@ -175,6 +175,13 @@ GGUF_NEMOTRON_H: dict[str, Row] = {
     "layers.{i}.moe.after": "blk.{i}.ffn_latent_up",
 }
 GGUF_GRANITE_HYBRID: dict[str, Row] = {**GGUF_MOE, **GGUF_SSM}
+# The norm before the MLP has no suffix in these files.
+GGUF_FALCON_H1: dict[str, str] = {
+    **without(GGUF_LLAMA, "layers.{i}.mlp_norm"),
+    "layers.{i}.mlp_norm.weight": "blk.{i}.ffn_norm",
+    **without(GGUF_SSM, "layers.{i}.ssm.conv"),
+    **{f"layers.{{i}}.ssm.conv_{part}": "blk.{i}.ssm_conv1d" for part in "xbc"},
+}
 GGUF_LFM2: dict[str, Row] = {
     **GGUF_CORRECTED_MOE,
     "layers.{i}.conv.in": "blk.{i}.shortconv.in_proj",
