@@ -115,6 +115,22 @@ def test_the_launch_says_the_layout(found: Searched, engine: str) -> None:
             assert ("--kv-transfer-config" in text) == (choice.prefill_workers > 0)
 
 
+def test_a_checkpoint_is_not_served_as_what_it_is_not(found: Searched) -> None:
+    """Names of checkpoints say what their weights are: FP8 are not made of four bits."""
+    choice = next(c for c in found.ranked if c.precision == "fp8")
+    other = launch(choice, "owner/Model-V3-NVFP4", "vllm")
+    assert "vllm serve owner/Model-V3 " in other
+    assert "weights are fp8; those of owner/Model-V3-NVFP4 are nvfp4" in other
+    own = launch(choice, "owner/Model-8B-FP8", "sglang")
+    assert "--model-path owner/Model-8B-FP8 " in own
+    assert "stands for" not in own
+    made = launch(choice, "owner/Model-8B", "sglang")
+    assert "--quantization fp8" in made
+    four = launch(replace(choice, precision="nvfp4"), "owner/Model-8B", "trtllm")
+    assert "owner/Model-8B stands for a checkpoint of it whose weights are nvfp4" in four
+    assert "stands for" not in launch(replace(choice, precision="int4"), "owner/M-AWQ", "vllm")
+
+
 def test_experts_are_laid_out_across_ranks() -> None:
     config = load_configuration("qwen3-235b").config
     asked = replace(ASKED, count=8, rate=None, ttft=None, precisions=("nvfp4",))

@@ -32,6 +32,7 @@ from ridgeline.plan.steady import (
     closed_loop,
     most_requests_per_second,
     open_loop,
+    solve_many,
 )
 
 
@@ -89,6 +90,16 @@ def test_an_engine_runs_no_more_than_its_places() -> None:
     answer = 500 * held.tpot.value
     assert held.ttft.value == pytest.approx(4 * answer, rel=1e-6)
     assert held.tpot.value == pytest.approx(free.tpot.value, rel=0.02)
+
+
+def test_many_cases_are_solved_in_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = deployed(tp=2), deployed(tp=4)
+    cases = [Case(d, Load(n, 1000, 500)) for d in (one, other) for n in (1, 2, 8, 64, 300)]
+    whole = Cases(cases).solve(PUBLISHED)
+    monkeypatch.setattr("ridgeline.plan.steady.AT_ONCE", 3)
+    parts = solve_many(cases, PUBLISHED)
+    for name in ("tpot", "ttft", "rows", "requests_per_second", "delta", "step"):
+        assert np.array_equal(getattr(parts, name), getattr(whole, name)), name
 
 
 def test_a_request_may_not_be_looked_at_for_some_steps() -> None:

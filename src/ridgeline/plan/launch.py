@@ -8,6 +8,7 @@ it as a comment.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from math import ceil
 
@@ -15,20 +16,51 @@ from ridgeline.plan.choice import Choice, Drafter
 
 # Weights that engines make themselves of a bf16 checkpoint as they load it; others are files.
 _MADE_AT_LOAD = ("bf16", "fp8")
+# What the name of a checkpoint says of its weights.
+_STORED = re.compile(r"[-_.](nvfp4|mxfp4|fp4|fp8|int8|w8a8|int4|w4a16|awq|gptq)(?![a-z0-9])", re.I)
+_KNOWN_AS = {"fp4": "nvfp4", "w8a8": "int8", "w4a16": "int4", "awq": "int4", "gptq": "int4"}
 _GGUF = {"bf16": "BF16", "fp8": "Q8_0", "int8": "Q8_0", "int4": "Q4_K_M", "mxfp4": "MXFP4"}
 
 
 def launch(choice: Choice, model: str, engine: str) -> str:
     """Lines of a shell script; engine: a key of `ENGINES`."""
-    return "\n".join((*_notes(choice, engine), *ENGINES[engine](choice, model))) + "\n"
+    name, notes = model, []
+    if engine != "llama.cpp":
+        name, notes = _checkpoint(choice, model)
+    return "\n".join((*_notes(choice), *notes, *ENGINES[engine](choice, name))) + "\n"
 
 
-def _notes(c: Choice, engine: str) -> list[str]:
+def _stored(model: str) -> tuple[str, str]:
+    """What a checkpoint's name says of its weights ("" if nothing), and the name without it."""
+    found = _STORED.search(model)
+    if found is None:
+        return "", model
+    word = found[1].lower()
+    return _KNOWN_AS.get(word, word), model[: found.start()] + model[found.end() :]
+
+
+def _checkpoint(c: Choice, model: str) -> tuple[str, list[str]]:
+    """The name to serve, and what must be said of it."""
+    stored, name = _stored(model)
+    if stored == c.precision or (stored == "fp8" and c.precision.startswith("fp8")):
+        return model, []
+    if stored:
+        said = f"whose weights are {c.precision}; those of {model} are {stored}"
+        return name, [f"# {name} stands for a checkpoint {said}"]
+    if c.precision not in _MADE_AT_LOAD:
+        return model, [f"# {model} stands for a checkpoint of it whose weights are {c.precision}"]
+    return model, []
+
+
+def _made_fp8(c: Choice, model: str) -> str:
+    """What makes FP8 weights of others as they are loaded; a checkpoint's own need no flag."""
+    return "--quantization fp8" if c.precision == "fp8" and not _stored(model)[0] else ""
+
+
+def _notes(c: Choice) -> list[str]:
     notes = [f"# {c.gpus} x {c.accelerator.name}: {c.name}"]
     if c.replicas > 1:
         notes.append(f"# {c.replicas} of these behind a router (least loaded first)")
-    if engine != "llama.cpp" and c.precision not in _MADE_AT_LOAD:
-        notes.append(f"# MODEL must be a checkpoint whose weights are {c.precision}")
     return notes
 
 
@@ -48,7 +80,7 @@ def _vllm(c: Choice, model: str) -> list[str]:
         f"--pipeline-parallel-size {mesh.pp}" if mesh.pp > 1 else "",
         f"--data-parallel-size {mesh.dp}" if mesh.dp > 1 else "",
         "--enable-expert-parallel" if mesh.ep > 1 else "",
-        "--quantization fp8" if c.precision == "fp8" else "",
+        _made_fp8(c, model),
         "--kv-cache-dtype fp8" if c.kv == "fp8" else "",
         # Of each data-parallel group, which is an engine of its own.
         f"--max-num-seqs {ceil(c.rows / mesh.dp)}",
@@ -85,7 +117,7 @@ def _sglang(c: Choice, model: str) -> list[str]:
         f"--pp-size {mesh.pp}" if mesh.pp > 1 else "",
         f"--dp-size {mesh.dp} --enable-dp-attention" if mesh.dp > 1 else "",
         f"--ep-size {mesh.ep}" if mesh.ep > 1 else "",
-        "--quantization fp8" if c.precision == "fp8" else "",
+        _made_fp8(c, model),
         "--kv-cache-dtype fp8_e4m3" if c.kv == "fp8" else "",
         f"--max-running-requests {c.rows}",
         # It parts both by the data-parallel groups itself.

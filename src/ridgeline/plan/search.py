@@ -23,7 +23,7 @@ from ridgeline.plan.choice import Asked, Choice, price_of
 from ridgeline.plan.degrees import divides
 from ridgeline.plan.deployed import PRECISIONS
 from ridgeline.plan.operating import Point, operated
-from ridgeline.plan.steady import Case, Cases, Load
+from ridgeline.plan.steady import Case, Load, solve_many
 from ridgeline.step import StepShape
 from ridgeline.units import format_bytes
 
@@ -78,7 +78,7 @@ def search(
         raise CapacityError(too_large or "there is nothing to search")
     cases, keys = _cases(layouts, asked)
     profile = layouts[0].deployment.profile
-    solved = Cases(cases).solve(profile)
+    solved = solve_many(cases, profile)
     floor = profile[f"ttft.floor.{layouts[0].deployment.era}"]
     handover = profile["ttft.handover"]
     points: dict[_Key, list[Point]] = {}

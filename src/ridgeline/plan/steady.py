@@ -13,7 +13,7 @@ other half after it. plan/simulate.py has the same as events. Many cases are sol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import ceil, exp, inf
 
 import numpy as np
@@ -28,6 +28,7 @@ from ridgeline.errors import RidgelineError
 SHARES = np.array([0.125, 0.3, 0.6, 1.0])
 _MIDDLE = 2
 ROUNDS = 8
+AT_ONCE = 2048
 # Engines whose steps have prompts or answers, not both.
 UNMIXED = ("sglang",)
 
@@ -273,6 +274,17 @@ class Solved:
     requests_per_second: Array
     delta: Array
     step: Array
+
+
+def solve_many(cases: Sequence[Case], profile: Profile) -> Solved:
+    """Any number of cases, some thousands at a time: priced all at once, 23,000 took 3 GB."""
+    parts = [
+        Cases(cases[first : first + AT_ONCE]).solve(profile)
+        for first in range(0, max(1, len(cases)), AT_ONCE)
+    ]
+    return Solved(
+        *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Solved))
+    )
 
 
 def closed_loop(case: Case) -> Steady:
