@@ -188,6 +188,7 @@ def test_json_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "sglang.launch_server --model-path meta-llama/" in told["launch"]
     text = page.read_text(encoding="utf-8")
     assert "<svg" in text
+    assert "attn.attend" in text  # what the roofline's letters stand for
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert main(words) == 0
     assert capsys.readouterr().out == first

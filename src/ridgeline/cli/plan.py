@@ -339,7 +339,7 @@ def _roof(name: str, config: Mapping[str, object], best: Choice) -> str:
     """A step of its answers under its accelerator's roof; "" where rows or stages are apart, which
     `ridgeline roofline` does not draw.
     """
-    from ridgeline.plan.draw_roofline import svg
+    from ridgeline.plan.draw_roofline import operators, svg
     from ridgeline.plan.roofline import roofline
     from ridgeline.step import StepShape
 
@@ -352,7 +352,7 @@ def _roof(name: str, config: Mapping[str, object], best: Choice) -> str:
         name, config, best.accelerator, StepShape.decode(rows, context),
         step=f"decode:{rows}@{context}", precision=best.precision, kv=best.kv, tp=mesh.tp,
     )  # fmt: skip
-    return svg(found)
+    return svg(found) + operators(found)
 
 
 def _checkpoint(model: str) -> str:

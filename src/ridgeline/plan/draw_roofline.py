@@ -124,11 +124,11 @@ def svg(found: Roofline, width: int = 900, height: int = 520) -> str:
     return axes.element(f"Roofline: {heading(found)}")
 
 
-def html(found: Roofline) -> str:
-    """One page, nothing outside it is loaded."""
+def operators(found: Roofline) -> str:
+    """A table of the step's operators, with the letters of their dots."""
     marks = letters(found)
     total = sum(dot.seconds for dot in found.dots) + found.host_seconds
-    operators = table(
+    return table(
         ("", "operator", "kind", "count", "FLOP/B", "FLOP", "bytes", "predicted", "at the roof",
          "share", "binds"),
         [
@@ -143,6 +143,10 @@ def html(found: Roofline) -> str:
         ],
         words=("operator", "kind"),
     )  # fmt: skip
+
+
+def html(found: Roofline) -> str:
+    """One page, nothing outside it is loaded."""
     floors = table(
         ("weights in", "bytes, all ranks", "fits", "floor", "predicted", "80 % interval", "tok/s",
          "binds"),
@@ -158,7 +162,7 @@ def html(found: Roofline) -> str:
     return page(
         f"Roofline: {found.model}",
         heading(found),
-        [svg(found), "<h2>Precision floors</h2>", floors, "<h2>Operators</h2>", operators,
+        [svg(found), "<h2>Precision floors</h2>", floors, "<h2>Operators</h2>", operators(found),
          f"<p class=note>{note}</p>"],
     )  # fmt: skip
 

@@ -24,9 +24,8 @@ _GGUF = {"bf16": "BF16", "fp8": "Q8_0", "int8": "Q8_0", "int4": "Q4_K_M", "mxfp4
 
 def launch(choice: Choice, model: str, engine: str) -> str:
     """Lines of a shell script; engine: a key of `ENGINES`."""
-    name, notes = model, []
-    if engine != "llama.cpp":
-        name, notes = _checkpoint(choice, model)
+    # llama.cpp serves a file, which it names itself.
+    name, notes = (model, list[str]()) if engine == "llama.cpp" else _checkpoint(choice, model)
     return "\n".join((*_notes(choice), *notes, *ENGINES[engine](choice, name))) + "\n"
 
 

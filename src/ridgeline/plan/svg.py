@@ -16,7 +16,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --soft: #98a2b3; --line: #343c49;
   --back: #12161d; --card: #1a202a; --roof: #e6e9ef; --accent: #6aa5ff; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back);
-  max-width: 1060px; margin: 2.2rem auto; padding: 0 1.2rem; }
+  max-width: 1240px; margin: 2.2rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.5rem; margin: 0 0 .2rem; letter-spacing: -.01em; }
 h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 p.sub, p.note { color: var(--soft); margin: .2rem 0 1rem; }
@@ -25,14 +25,14 @@ p.note { font-size: .85rem; }
   padding: .9rem 1.1rem; margin: .8rem 0; }
 .card code, pre { font: 13px/1.5 ui-monospace, monospace; white-space: pre-wrap; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .86rem;
+table { border-collapse: collapse; width: 100%; font-size: .82rem;
   font-variant-numeric: tabular-nums; }
-th, td { padding: .32rem .6rem; border-bottom: 1px solid var(--line); text-align: right;
+th, td { padding: .32rem .45rem; border-bottom: 1px solid var(--line); text-align: right;
   white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 tr.best td { font-weight: 600; }
-svg { width: 100%; height: auto; display: block; }
+svg { width: 100%; max-width: 1060px; height: auto; display: block; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
 svg text.soft { fill: var(--soft); }
 svg .grid { stroke: var(--line); stroke-width: 1; }
