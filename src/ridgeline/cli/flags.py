@@ -52,6 +52,10 @@ FLAGS: dict[str, Flag] = {
         "limit x width x 4 bytes",
         "chunk",
     ),
+    "forced-spans": Flag(
+        "Whether tokens to which a grammar leaves no other come without a step for each.",
+        "steps of an answer = its tokens - those that are forced behind another of the same answer",
+    ),
     "policy": Flag(
         "Who goes first: fcfs, priority or fair.",
         "order of the queue; no step becomes faster",
