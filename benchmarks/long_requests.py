@@ -15,9 +15,8 @@ from ridgeline.config import read_settings
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.request import Request
 from ridgeline.model.passes.state_groups import state_groups
-from ridgeline.step import ONE_GROUP, BlockGroup, RowSampling
+from ridgeline.step import BLOCK_TOKENS, ONE_GROUP, BlockGroup, RowSampling
 
-BLOCK_TOKENS = 16
 MAX_ROWS = 1024
 STEP_TOKENS = 512
 

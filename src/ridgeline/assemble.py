@@ -22,7 +22,7 @@ from ridgeline.cost.kernel_times import kernel_seconds
 from ridgeline.cost.kernels import KernelProfile
 from ridgeline.cost.measure import Meter, ReadRoof, device_now, load, read_roof, steady
 from ridgeline.cost.memory import Needs
-from ridgeline.cost.sizes import BLOCK_TOKENS, Sizes, plan_sizes
+from ridgeline.cost.sizes import Sizes, plan_sizes
 from ridgeline.cost.step_times import least_seconds
 from ridgeline.engine.constrain.compile import Constraints
 from ridgeline.engine.engine import Engine
@@ -45,7 +45,7 @@ from ridgeline.model.text.tokenizer import Tokenizer
 from ridgeline.model.weights.sources import Progress, parse_reference, resolve, silent
 from ridgeline.options import Options as Options
 from ridgeline.options import check_numbers
-from ridgeline.step import StepShape
+from ridgeline.step import BLOCK_TOKENS, StepShape
 
 if TYPE_CHECKING:
     from ridgeline.backends.cpu.executor import CpuExecutor

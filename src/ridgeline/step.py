@@ -27,6 +27,9 @@ def first_entry(window: int | None, num_context: int, block_tokens: int) -> int:
     return 0 if window is None else max(0, (num_context - window + 1) // block_tokens)
 
 
+# Of the cache, as our backends keep it: simulated engines and tests may have blocks of other sizes.
+BLOCK_TOKENS = 16
+
 # In place of a block that a group has not: its layers' windows do not reach back to it.
 NO_BLOCK = -1
 

@@ -9,14 +9,14 @@ import numpy.typing as npt
 import pytest
 
 from block_entries import blocks_for, spread
-from ridgeline.backends.reference.executor import BLOCK_TOKENS, ReferenceExecutor, Weights
+from ridgeline.backends.reference.executor import ReferenceExecutor, Weights
 from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import Graph, Weight
 from ridgeline.model.opened import OpenedModel, open_model
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.model.passes.shard import shard, share_of
-from ridgeline.step import PlanRow, RowSampling, StepPlan
+from ridgeline.step import BLOCK_TOKENS, PlanRow, RowSampling, StepPlan
 
 HERE = Path(__file__).parent
 CASES = sorted(path.parent.name for path in HERE.glob("*/expected.npz"))

@@ -12,13 +12,14 @@ from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.backends.cpu.program import ProgramLimits, predict_memory, predict_needs
 from ridgeline.config import read_settings
 from ridgeline.cost.memory import MemoryLedger, Needs, memory_ledger
-from ridgeline.cost.sizes import BLOCK_TOKENS, RESERVE_BYTES, Sizes, plan_sizes
+from ridgeline.cost.sizes import RESERVE_BYTES, Sizes, plan_sizes
 from ridgeline.errors import CapacityError, ModelError
 from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.kv_format import with_kv_format
+from ridgeline.step import BLOCK_TOKENS
 
 MAX_TOKENS, MAX_ROWS = 40, 3
 KINDS = {

@@ -12,10 +12,8 @@ from ridgeline.cost.memory import Needs, check_fits, memory_ledger
 from ridgeline.errors import CapacityError
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.passes.memory import plan_memory
-from ridgeline.step import BlockGroup
+from ridgeline.step import BLOCK_TOKENS, BlockGroup
 from ridgeline.units import GB, format_bytes
-
-BLOCK_TOKENS = 16
 
 # Left to the rest of the machine and to this process beside weights, KV and arena.
 RESERVE_BYTES = 1 * GB

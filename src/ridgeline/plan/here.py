@@ -26,7 +26,7 @@ from ridgeline.cost.device import Device, Roofs
 from ridgeline.cost.free_memory import available_bytes
 from ridgeline.cost.kernel_times import KernelTimes, kernel_seconds
 from ridgeline.cost.measure import reads_now
-from ridgeline.cost.sizes import BLOCK_TOKENS, plan_sizes
+from ridgeline.cost.sizes import plan_sizes
 from ridgeline.cost.step_times import StepTimes, least_seconds
 from ridgeline.engine.schedule.state import Limits
 from ridgeline.model.graph.kv_format import KV_FORMATS
@@ -37,7 +37,7 @@ from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.model.weights.sources import Progress, parse_reference, resolve, silent
 from ridgeline.plan.deployed import Knobs, ReplicaKind, empty_state
 from ridgeline.plan.replica import Times
-from ridgeline.step import StepShape
+from ridgeline.step import BLOCK_TOKENS, StepShape
 
 # Steps of answers that are priced; those between them are taken to lie on a line.
 _GRAIN = 16

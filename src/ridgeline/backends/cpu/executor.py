@@ -21,7 +21,6 @@ from ridgeline.backends.cpu.bind import bind, view_of
 from ridgeline.backends.cpu.bind_cross import cross_memory
 from ridgeline.backends.cpu.encoder import CpuEncoder
 from ridgeline.backends.cpu.program import (
-    BLOCK_TOKENS,
     ProgramLimits,
     empty_program,
     layout_of,
@@ -35,7 +34,16 @@ from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops.embed import Embed, TypeEmbed
 from ridgeline.model.graph.ops.pool import GridPool, Pool
 from ridgeline.model.passes.state_groups import state_groups
-from ridgeline.step import Image, Masks, RowSampling, Sampled, Scored, StepPlan, StepResult
+from ridgeline.step import (
+    BLOCK_TOKENS,
+    Image,
+    Masks,
+    RowSampling,
+    Sampled,
+    Scored,
+    StepPlan,
+    StepResult,
+)
 from ridgeline.units import KIB, MIB
 
 Floats = npt.NDArray[np.float32]

@@ -21,8 +21,7 @@ from ridgeline.model.graph.node import Graph, Weight
 from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.passes.memory import MemoryPlan, plan_memory
 from ridgeline.model.passes.state_groups import state_groups
-
-BLOCK_TOKENS = 16
+from ridgeline.step import BLOCK_TOKENS
 
 
 @dataclass(frozen=True, slots=True)

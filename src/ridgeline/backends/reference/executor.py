@@ -21,9 +21,7 @@ from ridgeline.model.graph.node import Graph, Weight
 from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.graph.ops.experts import Experts
 from ridgeline.model.passes.state_groups import StateGroups, state_groups
-from ridgeline.step import Image, Masks, RowSampling, Sampled, StepPlan, StepResult
-
-BLOCK_TOKENS = 16
+from ridgeline.step import BLOCK_TOKENS, Image, Masks, RowSampling, Sampled, StepPlan, StepResult
 
 
 class Weights(Protocol):

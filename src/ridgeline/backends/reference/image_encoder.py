@@ -11,10 +11,9 @@ import numpy.typing as npt
 
 from ridgeline.backends.reference.row_images import EncodeImage
 from ridgeline.errors import EngineError
-from ridgeline.step import Image, PlanRow, RowSampling, StepPlan
+from ridgeline.step import BLOCK_TOKENS, Image, PlanRow, RowSampling, StepPlan
 
 Floats = npt.NDArray[np.float32]
-BLOCK_TOKENS = 16
 
 
 class Forwards(Protocol):

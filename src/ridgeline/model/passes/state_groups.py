@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ridgeline.model.graph.node import Graph, KvState
-from ridgeline.step import ONE_GROUP, BlockGroup
+from ridgeline.step import BLOCK_TOKENS, ONE_GROUP, BlockGroup
 
 # Padding that a group may have for the sake of fewer blocks; that of a window stops growing.
 MOST_PADDING = 0.02
 MOST_WINDOWED_PADDING = 0.2
-
-BLOCK_TOKENS = 16  # of our own backends
 
 
 @dataclass(frozen=True, slots=True)

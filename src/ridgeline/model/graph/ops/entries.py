@@ -20,13 +20,11 @@ from ridgeline.model.graph.ops.operator import (
     require_counts,
 )
 from ridgeline.model.graph.work import Precision, Work
-from ridgeline.step import StepShape
+from ridgeline.step import BLOCK_TOKENS, StepShape
 from ridgeline.units import FLOPS_PER_MULTIPLY_ADD
 
 if TYPE_CHECKING:
     from ridgeline.model.graph.node import Node, State, Value, Weight
-
-BLOCK_TOKENS = 16  # of the cache: an entry lies in the block of its last token
 
 
 def entries_seen(step: StepShape, every: int, top_k: int | None = None) -> int:
@@ -67,6 +65,7 @@ def require_entries(op: Operator, state: State | None, width: int | None = None)
         op,
         f"its cache has a key for {state.every} tokens and window {state.window}",
     )
+    # An entry lies in the block of its last token.
     require(
         BLOCK_TOKENS % state.every == 0 or state.every % BLOCK_TOKENS == 0,
         op,
