@@ -30,6 +30,7 @@ ROOMS = (
     "async_worker",
     "llm",
     "assemble",
+    "record_header",
     "options",
     "engine",
     "backends",

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
-from weakref import finalize
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ridgeline.config import Settings
 from ridgeline.cost.calibrate import FIRST_GUESS, StepSeconds
@@ -28,9 +27,8 @@ from ridgeline.engine.constrain.compile import Constraints
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.executor import Executor
 from ridgeline.engine.experts import counter_of
-from ridgeline.engine.record import Recorder
 from ridgeline.engine.schedule.policies import POLICIES
-from ridgeline.errors import RequestError, RidgelineError
+from ridgeline.errors import RequestError
 from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import Graph
@@ -45,6 +43,7 @@ from ridgeline.model.text.tokenizer import Tokenizer
 from ridgeline.model.weights.sources import Progress, parse_reference, resolve, silent
 from ridgeline.options import Options as Options
 from ridgeline.options import check_numbers
+from ridgeline.record_header import start_record
 from ridgeline.step import BLOCK_TOKENS, StepShape
 
 if TYPE_CHECKING:
@@ -282,7 +281,16 @@ def assemble(
         constraints=constraints,
         experts=counter_of(graph, executor) if options.expert_counts else None,
         forced_spans=options.forced_spans,
-        observer=None if options.record is None else _recorder(opened, options, sizes, device),
+        observer=None
+        if options.record is None
+        else start_record(
+            options.record,
+            options,
+            sizes,
+            model=str(opened.checkpoint.path),
+            kv_format=kv_format_of(options),
+            device=device,
+        ),
     )
     # What loading made would be looked through in the first steps: now, once, and then it is old.
     # Not `gc.freeze`, which would keep what an application drops later, this model too.
@@ -328,67 +336,6 @@ def machine_device(graph: Graph, settings: Settings) -> Device:
     if device is None:
         device = device_now(machine_meter(isa), footprint, settings.threads, available_bytes())
     return device
-
-
-def replay_options(header: Mapping[str, Any]) -> tuple[str, Options]:
-    """The model and the options of a record's header: an engine of the same sizes. Raises
-    RidgelineError for a header that lacks them.
-    """
-    try:
-        sizes = header["sizes"]
-        return str(header["model"]), Options(
-            backend=str(header["backend"]),
-            context_length=int(sizes["context_length"]),
-            memory=int(sizes["memory"]),
-            max_rows=int(sizes["max_rows"]),
-            max_tokens_per_step=int(sizes["max_tokens_per_step"]),
-            kv_format=header.get("kv_format"),
-            policy=str(header.get("policy", "fcfs")),
-            max_waiting=header.get("max_waiting"),
-            itl_target=header.get("itl_target"),
-            itl_steps=header.get("itl_steps"),
-            forced_spans=header.get("forced_spans") is True,  # older ones knew of none
-        )
-    except (KeyError, TypeError, ValueError):
-        raise RidgelineError("record: its header does not say which engine it was") from None
-
-
-def replay_device(header: Mapping[str, Any]) -> Device | None:
-    """Whose limits a record's engine went by; None if it went by none. Raises RidgelineError."""
-    device = header.get("device")
-    try:
-        return None if device is None else Device(**device)
-    except TypeError:
-        raise RidgelineError("record: its header does not say by which limits it went") from None
-
-
-def _recorder(
-    opened: OpenedModel, options: Options, sizes: Sizes, device: Device | None
-) -> Recorder:
-    assert options.record is not None
-    try:
-        file = options.record.open("w", encoding="utf-8")
-    except OSError as error:
-        raise RequestError("record", f"cannot be written: {error}") from None
-    header = {
-        "model": str(opened.checkpoint.path),
-        "backend": options.backend,
-        "kv_format": kv_format_of(options),
-        "policy": options.policy,
-        "max_waiting": options.max_waiting,
-        "itl_target": options.itl_target,
-        "itl_steps": options.itl_steps,
-        "forced_spans": options.forced_spans,
-        "device": None if device is None else asdict(device),
-        "sizes": {
-            "context_length": sizes.max_context,
-            "memory": sizes.memory,
-            "max_rows": sizes.max_rows,
-            "max_tokens_per_step": sizes.max_tokens_per_step,
-        },
-    }
-    finalize(recorder := Recorder(file, header), file.close)
-    return recorder
 
 
 def _cpu(

@@ -40,9 +40,10 @@ def replay(
 ) -> None:
     """Run a recorded run again, request by request, and compare step plans and tokens."""
     settings: Settings = context.obj
-    from ridgeline.assemble import assemble, replay_device, replay_options
+    from ridgeline.assemble import assemble
     from ridgeline.engine.record import read_record
     from ridgeline.engine.record import replay as replay_entries
+    from ridgeline.record_header import replay_device, replay_options
 
     try:
         file = record.open(encoding="utf-8")
