@@ -214,6 +214,16 @@ class StepShape:
         return total
 
 
+class Answers(NamedTuple):
+    """Answers that are being written, as sums: `rows` of them, each with `new` tokens in a step.
+    read: for each window of a model's caches, the tokens that they read if each has one.
+    """
+
+    rows: int
+    read: tuple[int, ...]
+    new: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class RowSampling:
     """How a row's logits become a token. Applied in the order of the fields; docs/sampling.md has

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ridgeline.cost.lines import MOST_DECODED
 from ridgeline.cost.step_times import decode_sums
 from ridgeline.cost.steps import Steps
-from ridgeline.step import StepShape
+from ridgeline.step import Answers, StepShape
 
 Floats = NDArray[np.float64]
 
@@ -54,19 +54,28 @@ class DeploymentTimes:
         self._prompts: dict[int, list[list[float]]] = {}
 
     def __call__(self, shape: StepShape) -> float:
+        return self.beside(shape, Answers(0, (0,) * len(self.windows)))
+
+    def beside(self, shape: StepShape, others: Answers) -> float:
+        """Of a step that has answers besides: to the bit as if they were in its shape."""
         rows: list[tuple[int, int]] = []
-        if max(shape.new_tokens) > MOST_DECODED:
+        if max(shape.new_tokens, default=0) > MOST_DECODED:
             both = zip(shape.new_tokens, shape.context_lens, strict=True)
             rows = [row for row in both if row[0] > MOST_DECODED]
         prompts, prompt_tokens = len(rows), sum([new for new, _ in rows])
-        answers, answer_tokens = shape.num_sequences - prompts, shape.num_tokens - prompt_tokens
-        read = [self._read_by_answers(shape, rows, window) for window in self.windows]
+        answers = shape.num_sequences - prompts + others.rows
+        answer_tokens = shape.num_tokens - prompt_tokens + others.rows * others.new
+        read = [
+            self._read_by_answers(shape, rows, window) + more
+            for window, more in zip(self.windows, others.read, strict=True)
+        ]
         if not prompts and answers == answer_tokens:
             seconds = self._of_answers(answers)
             return seconds[-1][0] + sum(
                 _at(_READ_MARK_LIST, of, n) - of[0] for of, n in zip(seconds, read, strict=False)
             )
-        seconds_of = self._between(answer_tokens, prompts, prompt_tokens, shape.num_sampled > 0)
+        is_sampled = shape.num_sampled > 0 or others.rows > 0
+        seconds_of = self._between(answer_tokens, prompts, prompt_tokens, is_sampled)
         if answers:
             of_answers = self._of_answers(answer_tokens)
             seconds_of += sum(

@@ -23,7 +23,7 @@ from ridgeline.cost.time import bound_of, step_bound
 from ridgeline.errors import RidgelineError
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.work import Precision
-from ridgeline.step import StepShape
+from ridgeline.step import Answers, StepShape
 
 _SAMPLES = (
     StepShape((1,), (0,), 1),
@@ -106,6 +106,15 @@ class StepTimes:
 
     def __call__(self, shape: StepShape) -> float:
         return self.at(*self.sums(shape))
+
+    def beside(self, shape: StepShape, answers: Answers) -> float:
+        """Of a step that has answers besides: to the bit as if they were in its shape."""
+        tokens, sampled, rows, growing = self.sums(shape)
+        for window, read in enumerate(answers.read):
+            growing[2 * window] += read
+            growing[2 * window + 1] += read
+        more = answers.rows
+        return self.at(tokens + more, sampled + more, rows + more, growing)
 
     def sums(self, shape: StepShape) -> tuple[int, int, int, list[float]]:
         """New tokens, sampled rows, rows, and for each window the pairs and the tokens read."""

@@ -49,7 +49,8 @@ class Fleet:
     """make: an empty scheduler; times: what its steps take. prefill: of the replicas, the first so
     many only compute prompts, 0: all do both. keeps_progress: what a lost replica had written is
     not written again (it is prompt where the request goes on); else requests start anew. autoscale:
-    then `replicas` are the most that there are.
+    then `replicas` are the most that there are. leaps, sleeps: steps in which nothing happens are
+    not planned, and rows to which nothing happens are not looked at; what comes out is the same.
     """
 
     make: Callable[[], SchedulerState]
@@ -65,6 +66,7 @@ class Fleet:
     make_decode: Callable[[], SchedulerState] | None = None
     times_decode: Times | None = None
     leaps: bool = True
+    sleeps: bool = True
     autoscale: Autoscale | None = None
 
     def check(self) -> None:

@@ -8,20 +8,23 @@ and cut short where somebody comes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.engine.request import Event, Request
 from ridgeline.engine.schedule.admit import admit, expire
+from ridgeline.engine.schedule.asleep import due, fall_asleep, may_sleep, wake
 from ridgeline.engine.schedule.leap import leap, quiet_steps
+from ridgeline.engine.schedule.memory import blocks_for
 from ridgeline.engine.schedule.state import SchedulerState
 from ridgeline.engine.schedule.step import apply, schedule
 from ridgeline.errors import RidgelineError
-from ridgeline.step import Sampled, StepPlan, StepResult, StepShape
+from ridgeline.plan.tally import Ticket
+from ridgeline.step import Answers, Sampled, StepPlan, StepResult, StepShape
 
 # A leap is cut by whoever comes, so a longer one is mostly thrown away.
 _MOST_LEAPT = 2048
@@ -34,11 +37,25 @@ class Times(Protocol):
     def decode_run(self, contexts: Sequence[int], count: int) -> NDArray[np.float64]: ...
 
 
+@runtime_checkable
+class SumTimes(Times, Protocol):
+    """Times that answers can be told to as sums: to the bit what they say of the rows one by one.
+    windows: of the caches.
+    """
+
+    @property
+    def windows(self) -> Sequence[int | None]: ...
+    def beside(self, shape: StepShape, answers: Answers) -> float: ...
+
+
 @dataclass(slots=True, eq=False)
 class Replica:
     """number: of the fleet. role: "both", "prefill" or "decode". factor: how many times as long its
     steps take as `times` says. alive: it has not failed. version: of what it is doing; what was to
-    end with an older one no longer does. ends: of a leap, when each of its steps ends.
+    end with an older one no longer does. ends: of a leap, when each of its steps ends. sleeps: rows
+    to which nothing happens but a token are not looked at (`schedule/asleep.py`), where `times`
+    can be told of them as sums. tickets: of all requests there. ticked: when the last step ended;
+    num_late: of its steps, those that took longer than the SLO's gap.
     """
 
     number: int
@@ -46,6 +63,8 @@ class Replica:
     make: Callable[[], SchedulerState]
     times: Times
     leaps: bool = True
+    sleeps: bool = True
+    tickets: Mapping[str, Ticket] = field(default_factory=dict)
     factor: float = 1.0
     alive: bool = True
     version: int = 0
@@ -59,17 +78,26 @@ class Replica:
     num_lost_preemptions: int = 0
     busy_seconds: float = 0.0
     busy_since: float | None = None
+    ticked: float = 0.0
+    num_late: int = 0
     state: SchedulerState = field(init=False)
     # What a step gives a row, made once: tokens have no value here.
     _sampled: tuple[Sampled, ...] = field(init=False)
+    _sums: SumTimes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.state = self.make()
+        if self.sleeps and isinstance(self.times, SumTimes):
+            self._sums = self.times
         self._sampled = tuple(Sampled(row, 0) for row in range(self.state.limits.max_rows))
 
     @property
     def num_preemptions(self) -> int:
         return self.num_lost_preemptions + self.state.num_preemptions
+
+    @property
+    def num_running(self) -> int:
+        return len(self.state.running) + self.state.asleep.count
 
     @property
     def used_blocks(self) -> int:
@@ -84,6 +112,8 @@ class Replica:
         """
         state = self.state
         expired: list[Event] = []
+        if state.asleep.count and any(r.deadline is not None for r in self.door):
+            self.wake_all()
         for request in self.door:
             try:
                 admit(state, request, now)
@@ -92,18 +122,22 @@ class Replica:
         self.door.clear()
         if state.deadlines:
             expired = expire(state, now)
+        if state.asleep.count:
+            self._wake(due(state))
+            if not self._has_blocks():
+                self.wake_all()
         plan = schedule(state, now)
         state.opened.clear()
         state.closed.clear()
         self.began, self.version = now, self.version + 1
-        if not plan.rows:
+        if not plan.rows and not state.asleep.count:
             self.waits = True
             self.rest(now)
             return None, expired
         self.waits, self.plan = False, plan
         if self.busy_since is None:
             self.busy_since = now
-        return now + self.factor * self.times(plan.shape), expired
+        return now + self.factor * self._seconds(plan.shape), expired
 
     def leap(self, now: float) -> float | None:
         """Begins as many quiet steps as there are, if nobody is at the door: when they end."""
@@ -111,6 +145,7 @@ class Replica:
         if not self.leaps or self.door or (most := quiet_steps(state)) <= 0:
             return None
         contexts = [request.num_planned for request in state.running]
+        contexts += state.asleep.contexts()
         seconds = self.times.decode_run(contexts, min(most, _MOST_LEAPT))
         # One after the other, as a clock adds them up.
         ends = np.empty(len(seconds) + 1)
@@ -145,8 +180,62 @@ class Replica:
         self.plan = None
         self.num_steps += 1
         self.num_planned_steps += 1
+        if not self.state.in_flight:
+            return [], []  # all who run sleep
         given = [flying[0] for flying in self.state.in_flight[0] if flying.samples]
         return given, apply(self.state, result)
+
+    def slept(self, now: float, num_steps: int, num_late: int) -> None:
+        """So many steps were booked, of which some were late: who slept was given a token in each,
+        and who may sleeps now.
+        """
+        self.ticked = now
+        self.num_late += num_late
+        asleep = self.state.asleep
+        asleep.tick(num_steps)
+        if self._sums is not None and may_sleep(self.state):
+            for request in fall_asleep(self.state):
+                ticket = self.tickets[request.id]
+                ticket.num_tokens -= asleep.ticks
+                ticket.late -= self.num_late
+
+    def wake_all(self) -> None:
+        self._wake(list(self.state.asleep.since))
+
+    def _wake(self, requests: Sequence[Request]) -> None:
+        wake(self.state, requests)
+        ticks = self.state.asleep.ticks
+        for request in requests:
+            ticket = self.tickets[request.id]
+            ticket.num_tokens += ticks
+            ticket.late += self.num_late
+            ticket.last = self.ticked
+
+    def _has_blocks(self) -> bool:
+        """Whether nobody who runs will have to be preempted in the next step."""
+        state = self.state
+        free = state.pool.num_free
+        most = state.limits.max_tokens_per_step // state.limits.block_tokens
+        if (most + 2 * len(state.running)) * state.blocks_per_entry <= free:
+            return True
+        entries = sum(
+            max(0, blocks_for(state, len(r.token_ids)) - len(r.blocks)) for r in state.running
+        )
+        return entries * state.blocks_per_entry <= free
+
+    def _seconds(self, shape: StepShape) -> float:
+        """shape: of the rows that are awake."""
+        asleep = self.state.asleep
+        times = self._sums
+        if times is None or not asleep.count:
+            return self.times(shape)
+        read: list[int] = []
+        for window in times.windows:
+            if window is None:
+                read.append(asleep.context + asleep.count)
+            else:
+                read.append(sum([min(context + 1, window) for context in asleep.contexts()]))
+        return times.beside(shape, Answers(asleep.count, tuple(read)))
 
     def end_leap(self, most: int | None = None) -> NDArray[np.float64]:
         """Books the leap, or its first `most` steps: when each of them ended."""
@@ -154,12 +243,14 @@ class Replica:
         ends = self.ends if most is None else self.ends[:most]
         self.ends = None
         if len(ends):
+            self._wake(due(self.state, len(ends)))
             leap(self.state, len(ends))
             self.num_steps += len(ends)
         return ends
 
     def lose(self, now: float) -> list[Request]:
         """The replica fails: all its requests, and it has nothing any more."""
+        self.wake_all()
         lost = [*self.state.requests.values(), *self.door]
         self.rest(now)
         self.num_lost_preemptions += self.state.num_preemptions

@@ -83,6 +83,8 @@ class Run:
                     (fleet.make_decode or make) if decodes else make,
                     (fleet.times_decode or fleet.times) if decodes else fleet.times,
                     fleet.leaps,
+                    fleet.sleeps,
+                    self.tickets,
                 )
             )
         size = self.replicas[0].state.limits.block_tokens
@@ -289,9 +291,11 @@ class Run:
             tickets = self.tickets
             of = [tickets[request.id] for request in given]
             tally.tokens(of, now)
+            num_late = tally.alike(replica.state.asleep.count, now - replica.ticked)
             for ticket, request, event in zip(of, given, events, strict=True):
                 if event.finish_reason is not None:
                     self._ended(replica, request, event, ticket)
+            replica.slept(now, 1, num_late)
         # Others may do something at this very moment, and come to the door.
         if (self.events and self.events[0][0] <= now) or self._comes_now():
             self._push_step(now, _BEGIN, replica)
@@ -314,15 +318,17 @@ class Run:
         seconds = np.empty(len(ends))
         seconds[0] = ends[0] - replica.began
         np.subtract(ends[1:], ends[:-1], out=seconds[1:])
-        tally.gaps.add_all(seconds, len(running))
+        num_running = replica.num_running
+        tally.gaps.add_all(seconds, num_running)
         late = int((seconds > tally.slo.itl99).sum()) if tally.slo.itl99 < inf else 0
-        tally.output_tokens += len(running) * len(ends)
+        tally.output_tokens += num_running * len(ends)
         last, tickets, count = float(ends[-1]), self.tickets, len(ends)
         for request in running:
             ticket = tickets[request.id]
             ticket.last = last
             ticket.num_tokens += count
             ticket.late += late
+        replica.slept(last, count, late)
 
     def _ended(self, replica: Replica, request: Request, event: Event, ticket: Ticket) -> None:
         self._leave(request)
@@ -456,7 +462,7 @@ class Run:
                 now,
                 (
                     len(state.waiting) + len(replica.door),
-                    len(state.running),
+                    replica.num_running,
                     replica.used_blocks / state.pool.num_blocks,
                     0.0 if replica.waits else 1.0,
                     1.0,

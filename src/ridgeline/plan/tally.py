@@ -188,6 +188,14 @@ class Tally:
             gaps.add(now - before, alike)
         self.output_tokens += len(tickets)
 
+    def alike(self, count: int, seconds: float) -> int:
+        """So many others are given a token, each so long after its last: 1 if that is late."""
+        if not count:
+            return 0
+        self.gaps.add(seconds, count)
+        self.output_tokens += count
+        return int(seconds > self.slo.itl99)
+
     def finish(self, ticket: Ticket, now: float) -> None:
         ttft, e2e = ticket.first - ticket.arrival, now - ticket.arrival
         self.num_finished += 1

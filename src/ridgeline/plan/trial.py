@@ -22,10 +22,10 @@ from ridgeline.plan.deployed import Knobs, ReplicaKind, replica_of
 from ridgeline.plan.fleet import Fleet, Outcome, Transfer
 from ridgeline.plan.knees import queue_grows
 from ridgeline.plan.load import Load, counted
-from ridgeline.plan.replica import Times
+from ridgeline.plan.replica import SumTimes
 from ridgeline.plan.simulate import simulate_fleet
 from ridgeline.plan.tally import Slo
-from ridgeline.step import StepShape
+from ridgeline.step import Answers, StepShape
 
 LEAST_REQUESTS, MOST_REQUESTS = 1000, 12000
 # Tokens of prompts in a trial, for which long ones are fewer; but so many requests at least.
@@ -48,7 +48,7 @@ class Drafted:
     token a step: a step takes what it takes for each token that it yields.
     """
 
-    def __init__(self, times: Times, drafts: int, per_step: float, proposing: float) -> None:
+    def __init__(self, times: SumTimes, drafts: int, per_step: float, proposing: float) -> None:
         self._times = times
         self._drafts = drafts
         self._factor = proposing / per_step
@@ -65,6 +65,31 @@ class Drafted:
         if len(contexts) == shape.num_sequences:
             return checked * self._factor
         return self._times(shape) - plain + checked * self._factor
+
+    @property
+    def windows(self) -> Sequence[int | None]:
+        return self._times.windows
+
+    def beside(self, shape: StepShape, answers: Answers) -> float:
+        """Of a step that has answers besides: to the bit as if they were in its shape."""
+        if answers.rows == 0:
+            return self(shape)
+        rows = [
+            (new, context)
+            for new, context in zip(shape.new_tokens, shape.context_lens, strict=True)
+            if new <= MOST_DECODED
+        ]
+        few = len(rows)
+        contexts = tuple([context for _new, context in rows])
+
+        def written(new: int) -> float:
+            shape = StepShape((new,) * few, contexts, new * few)
+            return self._times.beside(shape, answers._replace(new=new))
+
+        checked, plain = written(1 + self._drafts), written(1)
+        if few == shape.num_sequences:
+            return checked * self._factor
+        return self._times.beside(shape, answers) - plain + checked * self._factor
 
     def _answers(self, contexts: tuple[int, ...], new: int) -> float:
         return self._times(StepShape((new,) * len(contexts), contexts, new * len(contexts)))
@@ -212,7 +237,7 @@ def with_replicas(choice: Choice, replicas: int, asked: Asked) -> Choice:
 def engine_of(choice: Choice, asked: Asked, block_tokens: int) -> ReplicaKind:
     """As `launch.py` starts it."""
     d = choice.deployment
-    times: Times = d.step_times()
+    times: SumTimes = d.step_times()
     if choice.drafts and choice.drafter is not None:
         per_step = sum(choice.drafter.acceptance**i for i in range(choice.drafts + 1))
         times = Drafted(times, choice.drafts, per_step, 1.0 + choice.drafts * choice.draft_share)

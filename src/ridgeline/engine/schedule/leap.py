@@ -18,10 +18,11 @@ def quiet_steps(state: SchedulerState) -> int:
     """How many of the coming steps will give each running request one token, end none, admit none
     and preempt none, if nobody comes or goes and no deadline passes.
     """
-    if not state.running or state.in_flight or state.suspects or _admits(state):
+    num_running = len(state.running) + state.asleep.count
+    if not num_running or state.in_flight or state.suspects or _admits(state):
         return 0
     limits = state.limits
-    if len(state.running) > limits.max_tokens_per_step:
+    if num_running > limits.max_tokens_per_step:
         return 0
     steps = 1 << 30
     for request in state.running:
@@ -34,13 +35,17 @@ def quiet_steps(state: SchedulerState) -> int:
         steps = min(
             steps, request.max_tokens - written - 1, limits.max_context - len(request.token_ids) - 1
         )
-    while steps > 0 and _blocks_needed(state, steps) > state.pool.num_free:
+    if state.asleep.count:
+        steps = min(steps, min(state.asleep.ends.values()) - state.asleep.ticks)
+    while steps > 0 and not _has_blocks(state, steps):
         steps //= 2
     return max(steps, 0)
 
 
 def leap(state: SchedulerState, num_steps: int, token_id: int = 0) -> None:
-    """Books `num_steps` of the quiet steps, each giving `token_id` to every running request."""
+    """Books `num_steps` of the quiet steps, each giving `token_id` to every running request. Who
+    sleeps beyond them goes on; all others are awake.
+    """
     tokens = array("i", [token_id]) * num_steps
     size = state.limits.block_tokens
     for request in state.running:
@@ -67,9 +72,17 @@ def _admits(state: SchedulerState) -> bool:
     return bool(state.free_rows) and has_room(state, first)
 
 
-def _blocks_needed(state: SchedulerState, num_steps: int) -> int:
-    """All at once: what windows give up meanwhile comes after."""
-    entries = sum(
+def _has_blocks(state: SchedulerState, num_steps: int) -> bool:
+    """For all steps at once: what windows give up meanwhile comes after."""
+    asleep, size = state.asleep, state.limits.block_tokens
+    most = state.pool.num_free // state.blocks_per_entry
+    most -= sum(
         max(0, blocks_for(state, r.num_planned + num_steps) - len(r.blocks)) for r in state.running
     )
-    return entries * state.blocks_per_entry
+    if asleep.count * (num_steps // size + 1) <= most:
+        return True
+    ahead = asleep.ticks + num_steps
+    return most >= sum(
+        max(0, blocks_for(state, r.num_planned + ahead - tick) - len(r.blocks))
+        for r, tick in asleep.since.items()
+    )

@@ -61,7 +61,7 @@ def start(
     fresh = None
     needed = _missing(state, num_tokens, len(known.tables[0]), known.firsts)
     computed = max(known.num_tokens, min(request.num_received, num_tokens - 1))
-    if needed + reserved <= pool.num_free or not state.running:
+    if needed + reserved <= pool.num_free or not (state.running or state.asleep.count):
         first = min(num_tokens, computed + budget)
         fresh = _allocate(state, blocks_for(state, first) - len(known.tables[0]))
     if fresh is None:

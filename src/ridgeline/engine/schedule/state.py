@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ridgeline.engine.kv.blocks import BlockPool
 from ridgeline.engine.kv.snapshots import SnapshotPool
 from ridgeline.engine.request import Request, Status
+from ridgeline.engine.schedule.asleep import Asleep
 from ridgeline.engine.schedule.pace import Pace
 from ridgeline.engine.schedule.policies.fcfs import FirstComeQueue
 from ridgeline.engine.schedule.policies.queue import Queue
@@ -70,6 +71,7 @@ class SchedulerState:
     rows the executor must open or forget before the next step, closed ones first. in_flight: the
     rows of each step that was planned and not booked, oldest first. suspects: groups of requests
     that were in a step which failed; while there are any, the first group runs and nobody else.
+    asleep: in a simulator, requests that run and are not in `running`.
     """
 
     limits: Limits
@@ -86,6 +88,7 @@ class SchedulerState:
     in_flight: deque[list[InFlight]] = field(default_factory=deque)
     suspects: deque[list[Request]] = field(default_factory=deque)
     deadlines: list[tuple[float, int, Request]] = field(default_factory=list)
+    asleep: Asleep = field(default_factory=Asleep)
     num_admitted: int = 0
     num_preemptions: int = 0
     mean_output: float | None = None

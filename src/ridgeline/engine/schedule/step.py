@@ -92,7 +92,8 @@ def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
     prompts: list[Request] = []
     preemptions = state.num_preemptions
     rows = step.rows
-    spent = 0
+    num_asleep = spent = state.asleep.count
+    step.decode_context = state.asleep.context
     for request in tuple(state.running):
         if request.status is not _RUNNING:
             continue  # gave its blocks to an older request in this very loop
@@ -116,9 +117,9 @@ def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
             rows.append((request, request.num_preemptions, num_new))
             step.decode_context += position
             spent += num_new
-    step.num_decode = len(rows)
+    step.num_decode = len(rows) + num_asleep
     step.budget -= spent
-    step.logits -= len(rows)
+    step.logits -= step.num_decode
     for index, request in enumerate(prompts):
         if request.status is Status.RUNNING and step.logits > 0:
             allowed = max(_prompt_tokens(state, step, request.num_planned), LEAST_PROMPT_TOKENS)
