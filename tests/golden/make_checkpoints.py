@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import rwkv7_oracle
 import torch
+import v4_modules
 from cases import CASES, PROMPT_TOKENS, VOCAB, Case
 from gguf_twin import F32, write_gguf
 from numpy.typing import NDArray
@@ -159,9 +160,18 @@ def predictor_shapes(case: Case, shapes: dict[str, tuple[int, ...]]) -> dict[str
     if not case.predictors:
         return {}
     last, width = case.config["num_hidden_layers"] - 1, case.config["hidden_size"]
-    layer, found = f"model.layers.{last}.", {}
+    own_root = "" if case.config["model_type"] == "deepseek_v4" else "model."
+    layer, found = f"{own_root}layers.{last}.", {}
     for k in range(case.predictors):
         own = {name.removeprefix(layer): s for name, s in shapes.items() if name.startswith(layer)}
+        if case.config["model_type"] == "deepseek_v4":
+            own = {name: s for name, s in own.items() if "compressor" not in name}  # a window
+            own = {name: s for name, s in own.items() if "indexer" not in name}
+            own |= {f"{norm}.weight": (width,) for norm in ("enorm", "hnorm", "norm")}
+            own |= {f"{joins}_proj.weight": (width, width) for joins in "eh"}
+            own |= {name: s for name, s in shapes.items() if name.startswith("hc_head_")}
+            found |= {f"mtp.{k}.{name}": shape for name, shape in own.items()}
+            continue
         if case.config["model_type"] == "qwen3_next":
             found |= {f"mtp.layers.{k}.{name}": shape for name, shape in own.items()}
             found |= {f"mtp.{n}.weight": (width,) for n in QWEN_PREDICTOR_NORMS}
@@ -222,7 +232,11 @@ def oracle_logits(folder: Path, token_ids: NDArray[np.int32], case: Case) -> dic
         logits: F32 = model.eval()(torch.from_numpy(token_ids).long()[None]).logits[0].numpy()
     if logits.dtype != np.float32 or not np.isfinite(logits).all():
         raise ValueError(f"{folder.name}: the oracle's logits are not finite float32")
-    predicted = predicted_logits(model, case, token_ids) if case.predictors else {}
+    predicted = {}
+    if case.predictors and case.config["model_type"] == "deepseek_v4":
+        predicted = v4_modules.predicted_logits(model, folder, case.predictors, token_ids)
+    elif case.predictors:
+        predicted = predicted_logits(model, case, token_ids)
     return {"logits": logits} | predicted
 
 

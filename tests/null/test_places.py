@@ -303,6 +303,7 @@ FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6
 def test_deepseek_v4_as_it_is_published(tmp_path: Path) -> None:
     """Two numbers in a byte, the first in its low half; a power of two for 32, or for a tile."""
     model = open_model(fp8_deepseek_v4(tmp_path))
+    assert model.notes == ("1 tensors of the multi-token prediction module are not used",)
     read, raw = model.checkpoint.tensors, model.checkpoint.raw
     down = numbers(model, "layers.1.moe.down.weight")
     assert down.shape == (3, 256, 128)
@@ -403,6 +404,14 @@ def test_layers_that_predict_further_are_told_of(tmp_path: Path) -> None:
     write(tmp_path, config, tensors)
     with pytest.raises(ModelError, match=r"layers\.2\..* is not part of this architecture"):
         open_model(tmp_path)
+
+
+@pytest.mark.parametrize("case", ["ernie4_5_moe", "longcat_flash", "mimo_v2_flash", "minimax_m3"])
+def test_modules_that_are_not_built_are_told_of(case: str, tmp_path: Path) -> None:
+    config, tensors = copied(case)
+    write(tmp_path, config, {**tensors, "model.mtp.0.norm.weight": np.ones(32, np.float32)})
+    told = "1 tensors of the multi-token prediction module are not used"
+    assert told in open_model(tmp_path).notes
 
 
 def rewritten(path: Path, out: Path, changed: Callable[[Arrays], Arrays], **numbers: int) -> Path:

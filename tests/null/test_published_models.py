@@ -109,6 +109,15 @@ def test_deepseek_v4_as_its_model_cards_have_it() -> None:
     )
     held = count_kv_bytes(graph_of("deepseek-ai/DeepSeek-V4-Pro")).unbounded * 2**20
     assert round(held / 2**30, 2) == 9.62
+    # With the module of multi-token prediction the files are as large as they are: 160, 865 GB.
+    for name, num_bytes in (("Flash", 160e9), ("Pro", 865e9)):
+        config = MODELS[f"deepseek-ai/DeepSeek-V4-{name}"]["config"]
+        (module,) = describe_predictors(config)
+        shared = 2 * 2 * config["vocab_size"] * config["hidden_size"]  # BF16, of both matrices
+        own = count_parameters(module).num_bytes - shared
+        whole = count_parameters(describe(config)).num_bytes + own
+        assert whole == pytest.approx(num_bytes, rel=0.002)
+        assert count_kv_bytes(module).windowed == {128: 2 * 512}
 
 
 def test_modules_of_multi_token_prediction() -> None:

@@ -35,6 +35,7 @@ PREDICTOR_COUNTS = (
     "num_mtp_layers",
     "mtp_num_hidden_layers",
 )
+OF_MODULES = re.compile(r"(model\.)?mtp[._]")
 LAYER = re.compile(r"(?:(?:model\.)?layers|blk)\.(\d{1,4})\.")
 
 DTYPES: dict[str, str] = {
@@ -109,7 +110,10 @@ def open_model(
     is_tied = all(weight.name != "head.weight" for weight in graph.weights)
     predictors = predictors_in(weights.unused, config)
     if row.predictors is not None and row.predictors.from_zero:
-        predictors |= {name for name in weights.unused if name.startswith("mtp.")}
+        predictors |= {name for name in weights.unused if OF_MODULES.match(name)}
+    elif row.predictors is None:  # not built, and said so
+        known = row.names.harmless.fullmatch
+        predictors |= {name for name in weights.unused if OF_MODULES.match(name) and known(name)}
     check_unused(checkpoint, weights.unused, row.names, root, is_tied, predictors)
     if not isinstance(name, str) or not name.strip():
         name = path.resolve().name if path.is_dir() else path.stem

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from ridgeline.model.architectures import Architecture, find_architecture
 from ridgeline.model.architectures.fields import Fields
-from ridgeline.model.architectures.stack import build_predictor
 from ridgeline.model.graph.build import FormatOf
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
@@ -83,10 +82,11 @@ def _builder(
     row: Architecture, config: Mapping[str, object], where: str, format_of: FormatOf
 ) -> Callable[[int, int | None], Graph]:
     def build(k: int, context_length: int | None) -> Graph:
-        assert row.predictors is not None
-        assemble = partial(build_predictor, number=k, from_zero=row.predictors.from_zero)
+        modules = row.predictors
+        assert modules is not None
+        assemble = partial(modules.assemble, number=k, from_zero=modules.from_zero)
         fields = Fields(config, where)
-        graph = row.predictors.build(fields, format_of, row.stored, context_length, assemble)
+        graph = modules.build(fields, format_of, row.stored, context_length, assemble)
         check_graph(graph)
         return graph
 

@@ -26,6 +26,7 @@ from ridgeline.model.architectures.deepseek import (
     build_kimi_k25,
 )
 from ridgeline.model.architectures.deepseek_v4 import build_deepseek_v4
+from ridgeline.model.architectures.deepseek_v4_predictor import assemble_module
 from ridgeline.model.architectures.ernie import build_ernie, build_ernie_moe
 from ridgeline.model.architectures.exaone4 import build_exaone4, build_exaone_moe
 from ridgeline.model.architectures.falcon_h1 import build_falcon_h1
@@ -306,7 +307,12 @@ ARCHITECTURES: dict[str, Architecture] = {
         names_moe.HF_DEEPSEEK_V4,
         "deepseek_v4",
         roots=names_moe.V4_ROOTS,
-        harmless=names_moe.MTP_HARMLESS,
+        predictors=Predictors(
+            build_deepseek_v4,
+            Names(names_predictors.HF_DEEPSEEK_V4, names_moe.V4_ROOTS),
+            from_zero=True,
+            assemble=assemble_module,
+        ),
     ),
     "DeepseekV3ForCausalLM": Architecture(
         "hf",

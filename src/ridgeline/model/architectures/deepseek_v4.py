@@ -22,6 +22,7 @@ from ridgeline.model.architectures.fields import (
 )
 from ridgeline.model.architectures.mixture import Mixture, mixture_mlp, read_mixture
 from ridgeline.model.architectures.rope_scaling import choose_context, read_rope, rotation
+from ridgeline.model.architectures.stack import Assemble
 from ridgeline.model.graph.build import Builder, FormatOf
 from ridgeline.model.graph.node import Graph, KvState, RowState, Value, Weight
 from ridgeline.model.graph.ops import (
@@ -107,8 +108,46 @@ class Streams:
     floor: float
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a model and its modules are assembled of.
+
+    kinds, mixtures: of each layer; behind them, of kinds, those of modules. rates: tokens to an
+    entry, by kind. plain, turn: rotations of windows, and of what has entries beside them.
+    """
+
+    vocab: int
+    width: int
+    layers: int
+    context: int
+    shape: Shape
+    kinds: tuple[str, ...]
+    rates: dict[str, int]
+    plain: Rotation
+    turn: Rotation
+    index: Index | None
+    mixtures: tuple[Mixture, ...]
+    streams: Streams
+    tied: bool
+
+
+def assemble_model(format_of: FormatOf, parts: Parts) -> Graph:
+    b = Builder("deepseek_v4", format_of)
+    x, table = embed(b, parts.vocab, parts.width)
+    flows = (x,) * parts.streams.count
+    for i, mixture in enumerate(parts.mixtures):
+        flows = one_layer(b, f"layers.{i}", flows, parts, parts.kinds[i], mixture)
+    x = last_of(b, "head", flows, parts.streams)
+    tied = table if parts.tied else None
+    return b.finish(head(b, x, parts.vocab, parts.shape.rms, tied=tied), parts.context)
+
+
 def build_deepseek_v4(
-    config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
+    config: Fields,
+    format_of: FormatOf,
+    stored: Stored,
+    context_length: int | None,
+    assemble: Assemble = assemble_model,
 ) -> Graph:
     hidden = config.integer("moe_intermediate_size", 1, MAX_WIDTH, 2048)
     sizes = read_sizes(config.with_default("intermediate_size", hidden), V4)
@@ -154,24 +193,49 @@ def build_deepseek_v4(
         config.number("hc_eps", 0.0, 1.0, 1e-6),
     )
 
-    b = Builder("deepseek_v4", format_of)
-    x, table = embed(b, sizes.vocab, sizes.width)
-    flows = (x,) * streams.count
-    for i, (kind, mixture) in enumerate(zip(kinds, mixtures, strict=True)):
-        layer = f"layers.{i}"
-        x, again = collapsed(b, f"{layer}.attn", flows, streams)
-        x = norm(b, f"{layer}.attn_norm", x, shape.rms)
-        rotated = turn if kind != WINDOW else rotation(plain, context, interleaved=True)
-        x = attention(b, layer, x, shape, kind, rates.get(kind, 1), rotated, index)
-        flows = mixed(b, f"{layer}.attn", flows, x, again)
-        x, again = collapsed(b, f"{layer}.mlp", flows, streams)
-        x = norm(b, f"{layer}.mlp_norm", x, shape.rms)
-        x = mixture_mlp(b, layer, x, mixture, ACTIVATION)
-        flows = mixed(b, f"{layer}.mlp", flows, x, again)
-    (one,) = b.add("head_hc", weighing(streams, last=True), *flows, weights=hc(b, "head_hc", flows))
-    x = b.one("head_one", Mix(streams.count, 1), *flows, one)
-    tied = table if config.boolean("tie_word_embeddings", False) else None
-    return b.finish(head(b, x, sizes.vocab, shape.rms, tied=tied), context)
+    parts = Parts(
+        vocab=sizes.vocab,
+        width=sizes.width,
+        layers=sizes.layers,
+        context=context,
+        shape=shape,
+        kinds=kinds,
+        rates=rates,
+        plain=rotation(plain, context, interleaved=True),
+        turn=turn,
+        index=index,
+        mixtures=mixtures,
+        streams=streams,
+        tied=config.boolean("tie_word_embeddings", False),
+    )
+    return assemble(format_of, parts)
+
+
+def one_layer(
+    b: Builder,
+    layer: str,
+    flows: tuple[Value, ...],
+    parts: Parts,
+    kind: str,
+    mixture: Mixture,
+) -> tuple[Value, ...]:
+    shape, streams = parts.shape, parts.streams
+    x, again = collapsed(b, f"{layer}.attn", flows, streams)
+    x = norm(b, f"{layer}.attn_norm", x, shape.rms)
+    turn = parts.plain if kind == WINDOW else parts.turn
+    x = attention(b, layer, x, shape, kind, parts.rates.get(kind, 1), turn, parts.index)
+    flows = mixed(b, f"{layer}.attn", flows, x, again)
+    x, again = collapsed(b, f"{layer}.mlp", flows, streams)
+    x = norm(b, f"{layer}.mlp_norm", x, shape.rms)
+    x = mixture_mlp(b, layer, x, mixture, ACTIVATION)
+    return mixed(b, f"{layer}.mlp", flows, x, again)
+
+
+def last_of(b: Builder, name: str, flows: tuple[Value, ...], streams: Streams) -> Value:
+    """The one that the streams become behind the last layer."""
+    weights = hc(b, f"{name}_hc", flows, last=True)
+    (one,) = b.add(f"{name}_hc", weighing(streams, last=True), *flows, weights=weights)
+    return b.one(f"{name}_one", Mix(streams.count, 1), *flows, one)
 
 
 def read_shape(config: Fields, heads: int, dim: int, rms: Norm) -> Shape:
@@ -200,8 +264,8 @@ def read_shape(config: Fields, heads: int, dim: int, rms: Norm) -> Shape:
 
 
 def read_kinds(config: Fields, layers: int) -> tuple[str, ...]:
-    """Each layer's: by name, or by how many tokens an entry is made of (modules of multi-token
-    prediction are listed behind the layers).
+    """Each layer's: by name, or by how many tokens an entry is made of. Those of modules of
+    multi-token prediction may be listed behind.
     """
     if config.has("layer_types"):
         return config.texts("layer_types", layers, KINDS)
@@ -209,7 +273,7 @@ def read_kinds(config: Fields, layers: int) -> tuple[str, ...]:
         return tuple(SPARSE if i > 1 and i % 2 else HEAVY for i in range(layers))
     ratios = config.values["compress_ratios"]
     count = len(ratios) if isinstance(ratios, list) and len(ratios) >= layers else layers
-    numbers = config.numbers("compress_ratios", count, 0, MAX_POSITIONS)[:layers]
+    numbers = config.numbers("compress_ratios", count, 0, MAX_POSITIONS)
     for number in numbers:
         if number not in BY_RATIO:
             config.refuse("compress_ratios", f"{number:g} is not one of {list(BY_RATIO)}")
@@ -282,8 +346,10 @@ def weighing(streams: Streams, *, last: bool = False) -> StreamWeights:
     return StreamWeights(streams.count, streams.iterations, streams.eps, streams.floor, last)
 
 
-def hc(b: Builder, name: str, flows: tuple[Value, ...]) -> tuple[Weight, ...]:
-    n, last = len(flows), name == "head_hc"
+def hc(
+    b: Builder, name: str, flows: tuple[Value, ...], *, last: bool = False
+) -> tuple[Weight, ...]:
+    n = len(flows)
     rows = n if last else n * (n + 2)
     return (
         b.weight(f"{name}.fn.weight", rows, n * width(flows[0])),

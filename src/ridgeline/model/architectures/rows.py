@@ -24,7 +24,7 @@ from ridgeline.model.architectures.qwen3_next import (
     build_qwen3_next,
 )
 from ridgeline.model.architectures.siglip import build_gemma3_images
-from ridgeline.model.architectures.stack import Assemble
+from ridgeline.model.architectures.stack import Assemble, build_predictor
 from ridgeline.model.architectures.step3p7 import build_step3p7
 from ridgeline.model.architectures.whisper import build_whisper
 from ridgeline.model.graph.build import FormatOf
@@ -78,12 +78,13 @@ class Predictors:
     """How the modules of multi-token prediction become graphs (`model/predictors.py`).
 
     build: the architecture's, told what to assemble. from_zero: layers of modules are numbered from
-    0 and not on from the model's.
+    0 and not on from the model's. assemble: what `build` is told, but for a module's number.
     """
 
     build: Callable[[Fields, FormatOf, Stored, int | None, Assemble], Graph]
     names: Names
     from_zero: bool = False
+    assemble: Assemble = build_predictor
 
 
 def hf(

@@ -10,15 +10,21 @@ from dataclasses import replace
 from ridgeline.errors import ModelError
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph, Node, Value
+from ridgeline.model.graph.ops.elementwise import Join
 from ridgeline.model.graph.ops.norm import Norm
 from ridgeline.model.graph.ops.rows import SelectRows
+from ridgeline.model.graph.ops.stream_weights import StreamWeights
 
 
 def with_hidden(graph: Graph) -> Graph:
-    """The graph with a second output, what its output matrix multiplies, of all tokens: [TOKENS,
-    width]. The same logits, for one norm of every token more. Before `fuse`. ModelError if rows are
+    """The graph with a second output of all tokens: what its output matrix multiplies, [TOKENS,
+    width], for one norm of every token more; or where residual streams become one at its end, these
+    side by side, [TOKENS, streams * width]. The same logits. Before `fuse`. ModelError if rows are
     not selected just before the last norm.
     """
+    streams = last_streams(graph)
+    if streams:
+        return with_streams(graph, streams)
     found = [i for i, node in enumerate(graph.nodes) if isinstance(node.op, SelectRows)]
     if len(found) == 1:
         (at,) = found
@@ -37,3 +43,22 @@ def with_hidden(graph: Graph) -> Graph:
             check_graph(given)
             return given
     raise ModelError(f"{graph.name}: no norm follows the selection of rows: no hidden states")
+
+
+def last_streams(graph: Graph) -> tuple[Value, ...]:
+    """The residual streams that become one behind the last layer; none where there are none."""
+    ends = [n for n in graph.nodes if isinstance(n.op, StreamWeights) and n.op.last]
+    return ends[-1].inputs if ends else ()
+
+
+def with_streams(graph: Graph, streams: tuple[Value, ...]) -> Graph:
+    joined, nodes = streams[0], list(graph.nodes)
+    fresh = 1 + max(value.id for node in graph.nodes for value in node.outputs)
+    for k, stream in enumerate(streams[1:]):
+        shape = Join().shape((joined.shape, stream.shape), ())
+        both = Value(fresh + k, shape[0])
+        nodes.append(Node(f"hidden.{k}", Join(), (joined, stream), (both,)))
+        joined = both
+    given = replace(graph, nodes=tuple(nodes), outputs=(*graph.outputs, joined))
+    check_graph(given)
+    return given

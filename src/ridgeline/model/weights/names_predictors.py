@@ -48,3 +48,16 @@ HF_QWEN3_NEXT: dict[str, Row] = {
     "layers.{i}.join": "mtp.fc",
     "layers.{i}.last_norm": "mtp.norm",
 }
+# A head of streams of its own; the streams are joined one by one.
+HF_DEEPSEEK_V4: dict[str, Row] = {
+    **moved(names_moe.HF_DEEPSEEK_V4, "mtp"),
+    "layers.{i}.embed_norm": "mtp.{i}.enorm",
+    "layers.{i}.hidden_norm": "mtp.{i}.hnorm",
+    "layers.{i}.join": "mtp.{i}.e_proj",
+    "layers.{i}.join_streams": "mtp.{i}.h_proj",
+    "layers.{i}.last_norm": "mtp.{i}.norm",
+    **{
+        f"layers.{{i}}.head_hc.{part}.weight": f"mtp.{{i}}.hc_head_{part}"
+        for part in ("fn", "base", "scale")
+    },
+}
