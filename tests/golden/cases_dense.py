@@ -366,7 +366,6 @@ DENSE = (
             },
             qk_norm=True,
         ),
-        gguf_type=None,
     ),
     Case(
         "arcee",

@@ -359,6 +359,31 @@ MIXTURES = (
         gguf_type=None,
         draw=5,
     ),
+    # As published but for its sizes, so that a GGUF can say it: no key has the router's noise, and
+    # one magnitude stands for both.
+    Case(
+        "phimoe_plain",
+        _mixture(
+            "PhimoeForCausalLM",
+            "phimoe",
+            num_local_experts=8,
+            router_jitter_noise=0.01,
+            input_jitter_noise=0.0,
+            attention_bias=True,
+            lm_head_bias=True,
+            sliding_window=None,
+            original_max_position_embeddings=256,
+            rope_scaling={
+                "type": "longrope",
+                "original_max_position_embeddings": 256,
+                "long_factor": [1.0, 2.0, 4.0, 8.0],
+                "short_factor": [1.0, 1.1, 1.3, 1.7],
+                "long_mscale": 1.15,
+                "short_mscale": 1.15,
+            },
+        ),
+        draw=3,
+    ),
     # DeepSeek V2: latents of queries, too; groups by their best expert; softmax, scaled.
     Case(
         "deepseek_v2",
@@ -456,7 +481,6 @@ MIXTURES = (
             index_head_dim=18,
             index_topk=16,
         ),
-        gguf_type=None,
     ),
     # GLM-4.7 Flash: DeepSeek V3, whose plain layers are listed.
     Case(
@@ -561,7 +585,6 @@ MIXTURES = (
             ),
         ),
         draw=3,
-        gguf_type=None,
     ),
     # Step 3.7 Flash as it is published: more heads in windows, rotations as lists by layer (half of
     # a head, scaled llama3's way, where there is no window), gates, caps that differ by layer.

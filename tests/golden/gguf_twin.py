@@ -74,6 +74,10 @@ _ARCHITECTURES = {
     "jamba": gguf.MODEL_ARCH.JAMBA,
     "falcon_h1": gguf.MODEL_ARCH.FALCON_H1,
     "exaone_moe": gguf.MODEL_ARCH.EXAONE_MOE,
+    "phimoe": gguf.MODEL_ARCH.PHIMOE,
+    "apertus": gguf.MODEL_ARCH.APERTUS,
+    "mimo_v2_flash": gguf.MODEL_ARCH.MIMO2,
+    "glm_moe_dsa": gguf.MODEL_ARCH.GLM_DSA,
     "mamba": gguf.MODEL_ARCH.MAMBA,
     "falcon_mamba": gguf.MODEL_ARCH.MAMBA,
     "mamba2": gguf.MODEL_ARCH.MAMBA2,
@@ -94,6 +98,7 @@ _LISTED = (
     "lfm2",
     "lfm2_moe",
     "jamba",
+    "mimo_v2_flash",
 )
 _FILE_TYPES = {
     "F32": gguf.LlamaFileType.ALL_F32,
@@ -170,6 +175,7 @@ def _write_rope(writer: gguf.GGUFWriter, config: Mapping[str, Any], head_dim: in
         "llama",
         "mixtral",
         "phi3",
+        "phimoe",
     ):
         writer.add_rope_dimension_count(int(head_dim * config.get("partial_rotary_factor", 1.0)))
     match scaling.get("rope_type", scaling.get("type")):
@@ -195,8 +201,9 @@ def _write_rope(writer: gguf.GGUFWriter, config: Mapping[str, Any], head_dim: in
             original = config["original_max_position_embeddings"]
             stretch = config["max_position_embeddings"] / original
             writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
+            # The converter has no key for magnitudes that are given: here that of a short prompt.
             writer.add_rope_scaling_attn_factors(
-                math.sqrt(1 + math.log(stretch) / math.log(original))
+                scaling.get("short_mscale", math.sqrt(1 + math.log(stretch) / math.log(original)))
             )
             for which in ("long", "short"):
                 factors = np.array(scaling[f"{which}_factor"], np.float32)
@@ -205,7 +212,7 @@ def _write_rope(writer: gguf.GGUFWriter, config: Mapping[str, Any], head_dim: in
             pass
         case other:
             raise ValueError(f"rope scaling {other!r} has no GGUF spelling here")
-    if config["model_type"] == "phi3":
+    if config["model_type"] in ("phi3", "phimoe"):
         writer.add_rope_scaling_orig_ctx_len(config["original_max_position_embeddings"])
 
 
@@ -275,13 +282,15 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
     writer.add_vocab_size(config["vocab_size"])
     if config.get("head_dim") and config["model_type"] not in ("gemma4_text", "kimi_linear"):
         writer.add_key_length(head_dim)
-        writer.add_value_length(head_dim)
+        writer.add_value_length(
+            config["v_head_dim"] if config["model_type"] == "mimo_v2_flash" else head_dim
+        )
     if config["model_type"] == "gemma3_text":
         writer.add_sliding_window(config["sliding_window"])
         # Files in the field lack the pattern's key: 6 is what a reader must assume.
         if config["sliding_window_pattern"] != 6:
             writer.add_sliding_window_pattern(config["sliding_window_pattern"])
-    elif config["model_type"] == "phi3":
+    elif config["model_type"] in ("phi3", "phimoe"):
         writer.add_sliding_window(config["sliding_window"] or 0)
     _write_family(writer, config)
     counts = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -317,7 +326,25 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
             writer.add_expert_group_count(config["n_group"])
             writer.add_expert_group_used_count(config["topk_group"])
-        case "deepseek_v2" | "deepseek_v3" | "glm4_moe_lite":
+        case "mimo_v2_flash":
+            windowed = config["hybrid_layer_pattern"]
+            kv = config["num_key_value_heads"]
+            writer.add_head_count_kv([2 * kv if each else kv for each in windowed])
+            writer.add_sliding_window(config["sliding_window"])
+            writer.add_sliding_window_pattern([bool(each) for each in windowed])
+            writer.add_rope_freq_base_swa(config["swa_rope_theta"])
+            writer.add_float32("mimo2.attention.value_scale", config["attention_value_scale"])
+            writer.add_expert_weights_scale(config["routed_scaling_factor"])
+            writer.add_expert_weights_norm(config["norm_topk_prob"])
+            writer.add_expert_group_count(config["n_group"])
+            writer.add_expert_group_used_count(config["topk_group"])
+        case "deepseek_v2" | "deepseek_v3" | "glm4_moe_lite" | "glm_moe_dsa":
+            if config["model_type"] == "glm_moe_dsa":
+                writer.add_indexer_head_count(config["index_n_heads"])
+                writer.add_indexer_key_length(config["index_head_dim"])
+                writer.add_indexer_top_k(config["index_topk"])
+                full = [kind == "full" for kind in config["indexer_types"]]
+                writer.add_array("glm-dsa.attention.indexer.types", full)
             rank, rope = config["kv_lora_rank"], config["qk_rope_head_dim"]
             first = config.get("first_k_dense_replace")
             writer.add_leading_dense_block_count(1 if first is None else first)
@@ -492,6 +519,19 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_sliding_window_pattern([pattern[i % len(pattern)] == "L" for i in layers])
 
 
+def _write_xielu(writer: gguf.GGUFWriter, weights: Mapping[str, F32]) -> None:
+    """Apertus' numbers of the activation, each a list by layer and no tensor."""
+    for name, add in (
+        ("alpha_p", writer.add_xielu_alpha_p),
+        ("alpha_n", writer.add_xielu_alpha_n),
+        ("beta", writer.add_xielu_beta),
+        ("eps", writer.add_xielu_eps),
+    ):
+        values = [float(w.item()) for key, w in weights.items() if key.endswith(f"act_fn.{name}")]
+        if values:
+            add(values)
+
+
 def _write_ssm(
     writer: gguf.GGUFWriter, config: Mapping[str, Any], heads: str, head_dim: str, state: str
 ) -> None:
@@ -592,7 +632,7 @@ def parted(weights: Mapping[str, F32], config: Mapping[str, Any]) -> dict[str, F
             parts = {"w1": "gate", "w2": "down", "w3": "up", "up_proj": "up", "down_proj": "down"}
             parts["gate_proj"] = "gate"
             found[f"{block}.ffn_{parts[match[2]]}_exps.experts.{match[1]}.weight"] = weight
-        elif name.startswith("mtp."):
+        elif name.startswith("mtp.") or "mlp.act_fn." in name:
             continue
         elif name.endswith("in_proj_qkvz.weight"):
             keys, key = config["linear_num_key_heads"], config["linear_key_head_dim"]
@@ -655,6 +695,7 @@ def write_gguf(
     writer.add_file_type(_FILE_TYPES[matrix_type])
     _write_hyperparameters(writer, config)
     _write_vocabulary(writer, config)
+    _write_xielu(writer, weights)
     for source, weight in stacked(parted(weights, config)).items():
         known = source.replace("mixer.dt_bias", "mixer.dt_proj.bias")
         known = known.replace("e_score_correction_bias", "e_score_correction.bias")
@@ -664,7 +705,7 @@ def write_gguf(
         )
         source = source.replace(".experts.weight", ".weight")
         known = known.replace("linear_attn.dt_bias", "linear_attn.dt_proj.bias")
-        known = re.sub(r"\.sinks$", ".sinks.weight", known)
+        known = re.sub(r"\.(sinks|attention_sink_bias)$", r".\1.weight", known)
         target = names.get_name(known, try_suffixes=(".weight", ".bias"))
         target = source if source.startswith("blk.") else target
         if target is None:

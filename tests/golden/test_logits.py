@@ -26,6 +26,8 @@ FILES = [
     for file in ("model.safetensors", "model.gguf")
     if (HERE / case / file).exists()
 ]
+# Rotations that transformers chooses by the length of the prompt.
+CHOSEN = ("llama_dynamic", "phi3_longrope", "phimoe", "phimoe_plain")
 BOUND = 1e-5  # of the logits' norm; found: at most 2e-6
 
 Floats = npt.NDArray[np.float32]
@@ -38,7 +40,7 @@ def open_case(case: str, file: str, num_tokens: int) -> OpenedModel:
     prompts, whose lengths transformers saw.
     """
     path = HERE / case
-    context = num_tokens if case in ("llama_dynamic", "phi3_longrope", "phimoe") else None
+    context = num_tokens if case in CHOSEN else None
     return open_model(path / file if file.endswith(".gguf") else path, context_length=context)
 
 

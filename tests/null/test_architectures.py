@@ -91,6 +91,7 @@ ALSO: dict[str, dict[str, Any]] = {
     "Glm4MoeLiteForCausalLM": GROUPED,
     "KimiK25ForConditionalGeneration": GROUPED,
     "deepseek2": GROUPED,
+    "glm-dsa": GROUPED,
     "nemotron_h": {"layers_block_type": ["mamba", "attention", "mamba"]},
     "nemotron_h_moe": {"layers_block_type": ["mamba", "attention", "mamba"]},
     "gemma4": {"hidden_size_per_layer_input": 0},
@@ -100,6 +101,7 @@ ALSO: dict[str, dict[str, Any]] = {
     | {"hidden_act": "sqrelu", "attn": None},
     "RecurrentGemmaForCausalLM": {"block_types": ["recurrent", "attention"]},
     "ApertusForCausalLM": {"hidden_act": "xielu"},
+    "apertus": {"hidden_act": "xielu"},
     "LongcatFlashForCausalLM": {"num_layers": 3, "expert_ffn_hidden_size": 32},
     "BailingHybridForCausalLM": {"layer_group_size": 2},
     "KimiLinearForCausalLM": {
@@ -261,7 +263,7 @@ def test_which_architectures_turn_neighbouring_channels() -> None:
         *("LongcatFlashForCausalLM", "BailingHybridForCausalLM"),
         *("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
         *("command-r", "cohere2", "glm4", "ernie4_5", "deepseek2", "llama4"),
-        "ernie4_5-moe",
+        *("ernie4_5-moe", "glm-dsa"),
         *(
             "llama",
             "granite",

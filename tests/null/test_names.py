@@ -25,6 +25,7 @@ from ridgeline.model.predictors import open_predictors
 from ridgeline.model.weights.checkpoint import Checkpoint
 from ridgeline.model.weights.contents import Contents, Segment, TensorInfo
 from ridgeline.model.weights.gguf_config import gguf_config, spelled
+from ridgeline.model.weights.gguf_listed import with_listed
 from ridgeline.model.weights.places import Run
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -341,7 +342,7 @@ def gguf(
     metadata: Mapping[str, object],
     tensors: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Checkpoint:
-    """A small GGUF as its reader would give it, without a file."""
+    """A small GGUF as its reader would give it, without a file. A key after "!" is nobody's."""
     base: dict[str, object] = {
         "embedding_length": 64,
         "feed_forward_length": 48,
@@ -352,7 +353,7 @@ def gguf(
         "context_length": 512,
     }
     values = {k: v for k, v in (base | dict(metadata)).items() if v is not None}
-    keys = {f"{architecture}.{key}": value for key, value in values.items()}
+    keys = {k[1:] if k[0] == "!" else f"{architecture}.{k}": v for k, v in values.items()}
     stored = {name: np.asarray(value, np.float32) for name, value in tensors.items()}
     stored["token_embd.weight"] = np.zeros((96, 64), np.float32)
     infos = {name: TensorInfo(name, array.shape, "F32") for name, array in stored.items()}
@@ -362,7 +363,7 @@ def gguf(
         for name, array in stored.items()
     }
     contents = Contents({"general.architecture": architecture, **keys}, infos, raw)
-    return Checkpoint(Path("small.gguf"), "gguf", contents)
+    return Checkpoint(Path("small.gguf"), "gguf", with_listed(contents, "small.gguf"))
 
 
 def built_gguf(architecture: str, metadata: Mapping[str, object]) -> Graph:
@@ -414,6 +415,19 @@ def test_layers_and_query_scale_of_a_gemma_gguf() -> None:
     assert large["query_pre_attn_scalar"] == 64 / 4
 
 
+MIMO2 = {"attention.sliding_window_pattern": 1, "attention.head_count_kv": 1}
+LATENT = {
+    "attention.key_length_mla": 24,
+    "attention.value_length_mla": 16,
+    "rope.dimension_count": 8,
+    "attention.q_lora_rank": 20,
+    "attention.kv_lora_rank": 16,
+    "attention.indexer.key_length": 12,
+    "expert_count": 8,
+    "expert_used_count": 2,
+}
+
+
 @pytest.mark.parametrize(
     ("architecture", "metadata", "tensors", "expected"),
     [
@@ -447,6 +461,27 @@ def test_layers_and_query_scale_of_a_gemma_gguf() -> None:
             {},
             "sliding_window_pattern' lists 99 layers",
         ),
+        ("apertus", {"!xielu.beta": np.full(2, 0.75)}, {}, "'xielu.beta': 0.5 alone"),
+        ("mimo2", MIMO2 | {"attention.sliding_window_pattern": 2}, {}, "0 or 1 for each layer"),
+        ("mimo2", MIMO2 | {"attention.head_count_kv": np.ones(1, np.int32)}, {}, "for each of 2"),
+        (
+            "mimo2",
+            MIMO2 | {"attention.head_count_kv": np.array([1, 2], np.int32)},
+            {},
+            "layers that differ in it",
+        ),
+        (
+            "glm-dsa",
+            LATENT | {"attention.indexer.types": np.ones(1, np.bool_)},
+            {},
+            "indexer.types': whether it selects for itself is needed of each of 2 layers",
+        ),
+        (
+            "glm-dsa",
+            LATENT | {"attention.indexer.types": np.zeros(2, np.bool_)},
+            {},
+            "the first layer has none before it",
+        ),
     ],
 )
 def test_a_bad_gguf_is_one_line_that_names_the_key(
@@ -465,6 +500,27 @@ def test_a_bad_gguf_is_one_line_that_names_the_key(
     assert str(raised.value).startswith("small.gguf: ")
     assert expected in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_numbers_that_a_gguf_lists_by_layer_are_tensors() -> None:
+    values = np.array([0.25, -3.0], np.float32)
+    found = gguf("apertus", {"!xielu.alpha_p": values})
+    assert [found.read(f"blk.{i}.xielu.alpha_p").tolist() for i in (0, 1)] == [[0.25], [-3.0]]
+    found.release("blk.1.xielu.alpha_p")
+    for listed in (np.zeros((2, 2), np.float32), np.zeros(2, np.int32), "two", 0.5):
+        with pytest.raises(ModelError, match=r"'xielu\.alpha_n': a list of numbers is needed"):
+            gguf("apertus", {"!xielu.alpha_n": listed})
+    with pytest.raises(ModelError, match="lists 5000 layers"):
+        gguf("apertus", {"!xielu.alpha_n": np.zeros(5000, np.float32)})
+    with pytest.raises(ModelError, match=r"tensor 'blk\.1\.xielu\.alpha_n' is there besides"):
+        gguf("apertus", {"!xielu.alpha_n": values}, {"blk.1.xielu.alpha_n": np.zeros(1)})
+
+
+def test_first_files_of_glm_5_2_list_no_layers_that_select() -> None:
+    kinds = gguf_config(gguf("glm-dsa", LATENT | {"context_length": 1 << 20, "block_count": 8}))
+    full, shared = "full", "shared"
+    assert kinds["indexer_types"] == [full, full, full, shared, shared, shared, full, shared]
+    assert gguf_config(gguf("glm-dsa", LATENT))["indexer_types"] == [full, full]
 
 
 def test_a_gguf_of_an_unknown_architecture_is_named(tmp_path: Path) -> None:

@@ -341,6 +341,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "glm4moe": gguf(build_glm4_moe, names_moe.GGUF_GLM4_MOE),
     "dots1": gguf(build_dots1, names_moe.GGUF_CORRECTED_MOE),
     "minimax-m2": gguf(build_minimax_m2, names_moe.GGUF_CORRECTED_MOE),
+    "phimoe": gguf(build_phimoe, names_moe.GGUF_MOE),
+    "mimo2": gguf(build_mimo_v2, names_moe.GGUF_MIMO2),
+    "glm-dsa": gguf(build_glm_moe_dsa, names_moe.GGUF_GLM_DSA),
     "gpt-oss": gguf(build_gpt_oss, names_moe.GGUF_GPT_OSS),
     "qwen3next": gguf(
         build_gguf_qwen3_next,
@@ -390,6 +393,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "smollm3": gguf(build_smollm3, names.GGUF_LLAMA, Stored(interleaved_rope=True)),
     "ernie4_5": gguf(build_ernie, names.GGUF_LLAMA),
     "seed_oss": gguf(build_seed_oss, names_dense.GGUF_SEED_OSS),
+    "apertus": gguf(build_apertus, names_dense.GGUF_APERTUS),
     "arcee": gguf(build_arcee, names.GGUF_LLAMA, Stored(interleaved_rope=True)),
 }
 

@@ -27,6 +27,7 @@ from ridgeline.model.weights.contents import (
 )
 from ridgeline.model.weights.ctranslate2 import is_ctranslate2, open_ctranslate2
 from ridgeline.model.weights.gguf import MAGIC, open_gguf
+from ridgeline.model.weights.gguf_listed import with_listed
 from ridgeline.model.weights.safetensors import open_directory, open_file
 
 __all__ = ["Checkpoint", "TensorInfo", "open_checkpoint"]
@@ -126,12 +127,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
     with open_regular(path) as file:
         start = file.read(9)
     if start.startswith(MAGIC):
-        return Checkpoint(path, "gguf", open_gguf(path))
+        return Checkpoint(path, "gguf", with_listed(open_gguf(path), str(path)))
     if path.suffix == ".safetensors" or start[8:] == b"{":
         return Checkpoint(path, "safetensors", open_file(path))
     if path.suffix == ".gguf":
         # Its own reader says best what is wrong with the magic.
-        return Checkpoint(path, "gguf", open_gguf(path))
+        return Checkpoint(path, "gguf", with_listed(open_gguf(path), str(path)))
     pickled = start.startswith((ZIP_MAGIC, PICKLE_MAGIC))
     reason = "looks like a pickle, which is never read" if pickled else "is of no kind known here"
     raise ModelError(

@@ -194,7 +194,7 @@ def deepseek2(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str,
     """Lengths of heads: in newer files those of attention over latents have keys of their own. What
     routes: a key, or in older files whether there are corrections.
     """
-    prefix = "deepseek2."
+    prefix = f"{checkpoint.metadata['general.architecture']}."
     function = read_scalar(checkpoint, f"{prefix}expert_gating_func") or None
     if function not in (None, SOFTMAX, SIGMOID):
         raise ModelError(
@@ -385,6 +385,20 @@ def gpt_oss(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, o
     return {"rope_scaling": {**section, "truncate": False}} if isinstance(section, dict) else {}
 
 
+# Of its paper, and in all that is published (in BF16).
+XIELU = {"xielu.beta": 0.5, "xielu.eps": -1e-6}
+
+
+def apertus(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """What its activation does not learn is listed by layer (for what it does: `gguf_listed`)."""
+    for key, usual in XIELU.items():
+        listed = checkpoint.metadata.get(key)
+        values = np.atleast_1d(np.asarray(usual if listed is None else listed))
+        if values.dtype.kind not in "fiu" or not np.allclose(values, usual, rtol=2**-8, atol=0):
+            raise ModelError(f"{checkpoint.path}: metadata {key!r}: {usual:g} alone is supported")
+    return {}
+
+
 LAYER_NORM = "attention.layer_norm_epsilon"
 MAMBA = {
     "layer_norm_epsilon": "attention.layer_norm_rms_epsilon",
@@ -464,6 +478,7 @@ FAMILIES: dict[str, Family] = {
         known=("use_parallel_residual",),
         more=gpt_neox,
     ),
+    "apertus": Family(more=apertus),
     "starcoder2": Family({"norm_epsilon": LAYER_NORM}, {"use_bias": "blk.0.ffn_down.bias"}),
     "glm4": Family(flags=QKV_BIASES),
     "exaone4": Family(more=exaone4),

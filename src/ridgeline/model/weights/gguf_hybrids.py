@@ -36,7 +36,7 @@ def read_list(checkpoint: Checkpoint, key: str, layers: object) -> list[int]:
         not isinstance(value, np.ndarray)
         or value.ndim != 1
         or value.size < layers
-        or value.dtype.kind not in "iu"
+        or value.dtype.kind not in "iub"
     ):
         raise ModelError(
             f"{checkpoint.path}: metadata {key!r}: a whole number for each of {layers} layers is "

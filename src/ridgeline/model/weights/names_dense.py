@@ -120,6 +120,12 @@ HF_APERTUS: dict[str, str] = {
     "layers.{i}.mlp.act.positive": "{body}layers.{i}.mlp.act_fn.alpha_p",
     "layers.{i}.mlp.act.negative": "{body}layers.{i}.mlp.act_fn.alpha_n",
 }
+GGUF_APERTUS: dict[str, str] = {
+    **without(GGUF_LLAMA, "layers.{i}.mlp.gate"),
+    **GGUF_HEAD_NORMS,
+    "layers.{i}.mlp.act.positive": "blk.{i}.xielu.alpha_p",
+    "layers.{i}.mlp.act.negative": "blk.{i}.xielu.alpha_n",
+}
 # Numbers of the activation that are not learned: always those of its paper.
 APERTUS_HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq|.*\.mlp\.act_fn\.(beta|eps)")
 HF_GLM: dict[str, str] = {

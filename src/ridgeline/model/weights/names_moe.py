@@ -97,6 +97,18 @@ GGUF_GPT_OSS: dict[str, Row] = {
     "layers.{i}.attn.sinks": "blk.{i}.attn_sinks",
 }
 
+GGUF_MIMO2: dict[str, Row] = {
+    **GGUF_CORRECTED_MOE,
+    "layers.{i}.attn.sinks": "blk.{i}.attn_sinks",
+}
+GGUF_GLM_DSA: dict[str, Row] = {
+    **GGUF_DEEPSEEK,
+    "layers.{i}.attn.index.q": "blk.{i}.indexer.attn_q_b",
+    "layers.{i}.attn.index.k": "blk.{i}.indexer.attn_k",
+    "layers.{i}.attn.index.k_norm": "blk.{i}.indexer.k_norm",
+    "layers.{i}.attn.index.weigh": "blk.{i}.indexer.proj",
+}
+
 HF_DEEPSEEK_MOE: dict[str, Row] = {
     **HF_QWEN_MOE,
     "layers.{i}.moe.correction.bias": "{body}layers.{i}.mlp.gate.e_score_correction_bias",
