@@ -14,7 +14,7 @@ import pytest
 
 from ridgeline.cost.chip import Chip, Mesh
 from ridgeline.cost.count import count_parameters, count_step
-from ridgeline.cost.deployment import Deployment, deploy, expert_imbalance
+from ridgeline.cost.deployment import Deployment, Parted, deploy, expert_imbalance
 from ridgeline.cost.described import describe
 from ridgeline.cost.efficiency import MEANINGS, PUBLISHED
 from ridgeline.cost.steps import steps_of, uniform_steps
@@ -209,6 +209,34 @@ def test_tables_say_what_the_deployment_says(
     for done, seconds in enumerate(times.decode_run(contexts, 30)):
         shape = StepShape((1,) * 20, tuple(c + done for c in contexts), 20)
         assert seconds == pytest.approx(times(shape))
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-oss-20b", "meta-llama/Meta-Llama-3.1-8B"])
+def test_tables_say_the_same_whatever_they_were_asked_before(model: str) -> None:
+    """Places that are priced together, or one by one."""
+    deployment, rng = deployed(model, "fp8", tp=2), random.Random(3)
+    shapes, runs = [], []
+    for _ in range(60):
+        answers = [(1, rng.randrange(1, 9000)) for _ in range(rng.choice([0, 1, 31, 32, 33, 300]))]
+        prompts = [(rng.randrange(20, 9000), 64) for _ in range(rng.choice([0, 1, 3]))]
+        rows = [*answers, *prompts, (1, 5)]
+        new, contexts = zip(*rows, strict=True)
+        shapes.append(StepShape(new, contexts, rng.choice([0, len(rows)])))
+        runs.append((contexts, rng.choice([1, 40, 2000])))
+    forward, backward = deployment.step_times(), deployment.step_times()
+    ahead = [forward(shape) for shape in shapes]
+    told = [forward.decode_run(*run).tolist() for run in runs]
+    assert told[::-1] == [backward.decode_run(*run).tolist() for run in runs[::-1]]
+    assert ahead[::-1] == [backward(shape) for shape in shapes[::-1]]
+
+
+def test_meshes_that_share_their_parts_are_as_if_they_did_not() -> None:
+    described = describe(MODELS["Qwen/Qwen3-30B-A3B"]["config"], "fp8")
+    parted: dict[tuple[int, int], Parted] = {}
+    for mesh in (Mesh(), Mesh(tp=2), Mesh(tp=2, pp=2), Mesh(dp=4, ep=4), Mesh(tp=2, dp=2, ep=4)):
+        shared = deploy(described, chip=CHIP, mesh=mesh, parted=parted)
+        assert shared == deploy(described, chip=CHIP, mesh=mesh)
+    assert sorted(parted) == [(1, 1), (1, 4), (2, 1), (2, 4)]
 
 
 def linear_flops(d: Deployment, decode: float, prompts: float = 0.0) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -326,10 +327,14 @@ def _shown(
         return distinct(found.ranked, top)
     # Some are lost in the trial.
     candidates = distinct(found.ranked, 2 * top)
-    trial = try_choices(
-        candidates, asked, coming.loads, rank, wanted=top, block_tokens=coming.block_tokens,
-        shares_prefixes=coming.shares_prefixes, report=report,
-    )  # fmt: skip
+    gc.freeze()  # the graphs that were searched stay; a collector need not look through them
+    try:
+        trial = try_choices(
+            candidates, asked, coming.loads, rank, wanted=top, block_tokens=coming.block_tokens,
+            shares_prefixes=coming.shares_prefixes, report=report,
+        )  # fmt: skip
+    finally:
+        gc.unfreeze()
     if not trial.ranked:
         raise CapacityError(f"nothing keeps {load_text(asked)}: {nearest_tried(trial.lost)}")
     return list(trial.ranked)

@@ -59,6 +59,10 @@ CONTEXT_BYTES = 2 * GIB
 STEP_TOKENS = 8192
 
 
+# One rank's graph, and its lines.
+Parted = tuple[Graph, tuple[Line, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """seconds, and the 80 % interval around it. by_class: seconds of each kind of operator, and
@@ -195,9 +199,11 @@ def deploy(
     engine: str = "vllm",
     version: str = "",
     profile: Profile | None = None,
+    parted: dict[tuple[int, int], Parted] | None = None,
 ) -> Deployment:
     """version: of the engine ("0.12.0"); "": the newest. profile: of efficiencies; None: the fitted
-    one. RidgelineError and ModelError say what of a mesh, an engine or a model is not supported.
+    one. parted: kept by who lays one model out on many meshes; those of the same parts share them.
+    RidgelineError and ModelError say what of a mesh, an engine or a model is not supported.
     """
     mesh = mesh or Mesh()
     if engine not in ENGINES:
@@ -209,13 +215,15 @@ def deploy(
     if mesh.ep > 1 and (not mixture or mesh.ranks % mesh.ep):
         why = "has no experts" if not mixture else f"has {mesh.ranks} ranks a stage"
         raise RidgelineError(f"{graph.name} on {mesh} {why}; ep {mesh.ep} cannot part it")
-    rank = fuse(shard_rank(graph, mesh.tp))
-    if mesh.dp > 1 and mixture:
-        rank = exchange(rank, mesh.ranks)
+    rank, lines = _parted(
+        described,
+        mesh.tp,
+        mesh.ranks if mesh.dp > 1 and mixture else 1,
+        {} if parted is None else parted,
+    )
     embed = next(node for node in rank.nodes if node.name == "embed")
     width = embed.outputs[0].shape[-1]
     assert isinstance(width, int)
-    lines = compile_lines(rank, described.indexer)
     windows = tuple(dict.fromkeys(line.window for line in lines if line.kind == "attention"))
     room = _room(rank, lines, described, chip, mesh, width, engine in RESERVES_ANSWERS)
     return Deployment(
@@ -231,6 +239,20 @@ def deploy(
         described.predicts,
         version,
     )
+
+
+def _parted(
+    described: Described, ways: int, among: int, known: dict[tuple[int, int], Parted]
+) -> Parted:
+    """Cut in `ways` parts, and with experts `among` so many ranks."""
+    found = known.get((ways, among))
+    if found is None:
+        if among > 1:
+            rank = exchange(_parted(described, ways, 1, known)[0], among)
+        else:
+            rank = fuse(shard_rank(described.graph, ways))
+        found = known[ways, among] = (rank, compile_lines(rank, described.indexer))
+    return found
 
 
 def expert_imbalance(deployment: Deployment, tokens: float) -> float:

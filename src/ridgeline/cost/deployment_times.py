@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from math import isnan, nan
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +32,10 @@ _READ_MARKS = np.concatenate([[0.0], np.exp2(np.arange(4, 31, 0.5))])
 # as make all else disappear beside it.
 _RATIOS = np.exp2(np.arange(-1.0, 21.0, 0.25))
 _READ = 1e9
+# Numbers of rows, and marks, that are priced together.
+_ROWS_AT_ONCE, _MARKS_AT_ONCE = 32, 8
+# Marks for tokens of prompts that are priced below, and above, the one that is asked for.
+_TOKENS_AT_ONCE = 12
 
 
 class Priced(Protocol):
@@ -49,6 +54,7 @@ class DeploymentTimes:
         self.windows = deployment.windows
         self._marks = _token_marks(_MOST_TOKENS)
         self._answers: dict[int, list[list[float]]] = {}
+        self._priced: set[tuple[int, int, int]] = set()  # first of some rows, window, some marks
         self._curves: dict[int, list[Floats]] = {}  # all but the last of these, for many at once
         self._mixed: dict[tuple[int, int, bool], list[float]] = {}
         self._prompts: dict[int, list[list[float]]] = {}
@@ -70,14 +76,14 @@ class DeploymentTimes:
             for window, more in zip(self.windows, others.read, strict=True)
         ]
         if not prompts and answers == answer_tokens:
-            seconds = self._of_answers(answers)
+            seconds = self._of_answers(answers, read, read)
             return seconds[-1][0] + sum(
                 _at(_READ_MARK_LIST, of, n) - of[0] for of, n in zip(seconds, read, strict=False)
             )
         is_sampled = shape.num_sampled > 0 or others.rows > 0
         seconds_of = self._between(answer_tokens, prompts, prompt_tokens, is_sampled)
         if answers:
-            of_answers = self._of_answers(answer_tokens)
+            of_answers = self._of_answers(answer_tokens, read, read)
             seconds_of += sum(
                 _at(_READ_MARK_LIST, of, n) - of[0] for of, n in zip(of_answers, read, strict=False)
             )
@@ -103,55 +109,90 @@ class DeploymentTimes:
 
     def decode_run(self, contexts: Sequence[int], count: int) -> Floats:
         """The seconds of `count` decode steps one after the other."""
-        tables = self._of_answers(len(contexts))
         sums = decode_sums(contexts, count, self.windows)
+        # They only grow.
+        most = [float(tokens[-1]) for tokens in sums]
+        tables = self._of_answers(len(contexts), [float(tokens[0]) for tokens in sums], most)
         seconds: Floats | float = tables[-1][0]
         for of, tokens in zip(self._curves[len(contexts)], sums, strict=True):
             seconds = seconds + (np.interp(tokens, _READ_MARKS, of) - of[0])
         return seconds if isinstance(seconds, np.ndarray) else np.full(count, seconds)
 
-    def _of_answers(self, rows: int) -> list[list[float]]:
+    def _of_answers(
+        self, rows: int, least: Sequence[float], most: Sequence[float]
+    ) -> list[list[float]]:
         """Of `rows` answers: for each window the seconds at `_READ_MARKS`, all else read nowhere;
-        and at last those of rows that read nothing.
+        and at last those of rows that read nothing. least, most: for each window, between which
+        reads they are asked for; other marks may not be there (NaN).
         """
-        known = self._answers.get(rows)
-        if known is None:
-            known = []
-            for window in self.windows:
-                made = _steps(self.windows, len(_READ_MARKS), answers=rows, sampled=rows)
-                _set(made.decode_pairs, window, _READ_MARKS)
-                _set(made.decode_read, window, _READ_MARKS)
-                known.append(self.deployment.price(made).tolist())
-            empty = self.deployment.price(_steps(self.windows, 1, answers=rows, sampled=rows))
-            self._curves[rows] = [np.array(of) for of in known]
-            known.append(empty.tolist())
-            self._answers[rows] = known
-        return known
+        first = rows - rows % _ROWS_AT_ONCE
+        if rows not in self._answers:
+            self._price_rows(first)
+        for window, (low, high) in enumerate(zip(least, most, strict=True)):
+            parts = range((_above(low) - 1) // _MARKS_AT_ONCE, _above(high) // _MARKS_AT_ONCE + 1)
+            for part in parts:
+                if (first, window, part) not in self._priced:
+                    self._price_marks(first, window, part)
+        return self._answers[rows]
+
+    def _price_rows(self, first: int) -> None:
+        """Of some numbers of rows, that read nothing."""
+        rows = np.arange(max(first, 1), first + _ROWS_AT_ONCE, dtype=np.float64)
+        empty = self.deployment.price(_steps(self.windows, len(rows), answers=rows, sampled=rows))
+        for count, seconds in zip(map(int, rows), empty.tolist(), strict=True):
+            curves = [np.full(len(_READ_MARKS), np.nan) for _ in self.windows]
+            for curve in curves:
+                curve[0] = seconds
+            self._curves[count] = curves
+            self._answers[count] = [*(curve.tolist() for curve in curves), [seconds]]
+
+    def _price_marks(self, first: int, window: int, part: int) -> None:
+        """Of the same numbers of rows, some marks of one window: one call takes little longer for
+        all of them than for one.
+        """
+        self._priced.add((first, window, part))
+        rows = np.arange(max(first, 1), first + _ROWS_AT_ONCE, dtype=np.float64)
+        begin = max(1, part * _MARKS_AT_ONCE)
+        marks = _READ_MARKS[begin : (part + 1) * _MARKS_AT_ONCE]
+        each, read = np.repeat(rows, len(marks)), np.tile(marks, len(rows))
+        made = _steps(self.windows, len(each), answers=each, sampled=each)
+        _set(made.decode_pairs, self.windows[window], read)
+        _set(made.decode_read, self.windows[window], read)
+        priced = self.deployment.price(made).reshape(len(rows), len(marks))
+        for count, seconds in zip(map(int, rows), priced, strict=True):
+            self._curves[count][window][begin : begin + len(marks)] = seconds
+            self._answers[count][window][begin : begin + len(marks)] = seconds.tolist()
 
     def _between(self, answers: int, prompts: int, tokens: int, is_sampled: bool) -> float:
         """Without attention: between the marks for rows, and those for tokens of prompts."""
         prompts = _next_mark(prompts)
         low, high = _around(answers)
-        seconds = _at(self._marks, self._at_marks(low, prompts, is_sampled), tokens)
+        seconds = _at(self._marks, self._at_marks(low, prompts, is_sampled, tokens), tokens)
         if high == low:
             return seconds
-        above = _at(self._marks, self._at_marks(high, prompts, is_sampled), tokens)
+        above = _at(self._marks, self._at_marks(high, prompts, is_sampled, tokens), tokens)
         return seconds + (above - seconds) * (answers - low) / (high - low)
 
-    def _at_marks(self, answers: int, prompts: int, is_sampled: bool) -> list[float]:
+    def _at_marks(self, answers: int, prompts: int, is_sampled: bool, tokens: int) -> list[float]:
+        """Seconds at the marks for tokens of prompts; those far from `tokens` may not be there."""
         key = (answers, prompts, is_sampled)
         known = self._mixed.get(key)
         if known is None:
+            known = self._mixed[key] = [nan] * len(self._marks)
+        high = min(max(bisect_right(self._marks, tokens), 1), len(self._marks) - 1)
+        if isnan(known[high]) or isnan(known[high - 1]):
+            begin = max(0, high - _TOKENS_AT_ONCE)
+            marks = self._marks[begin : high + _TOKENS_AT_ONCE]
             sampled = answers + prompts if is_sampled else 0
             made = _steps(
                 self.windows,
-                len(self._marks),
+                len(marks),
                 answers=answers,
                 prompts=prompts,
-                tokens=np.array(self._marks, np.float64),
+                tokens=np.array(marks, np.float64),
                 sampled=sampled,
             )
-            known = self._mixed[key] = self.deployment.price(made).tolist()
+            known[begin : begin + len(marks)] = self.deployment.price(made).tolist()
         return known
 
     def _of_prompts(self, prompts: int) -> list[list[float]]:
@@ -175,21 +216,26 @@ _READ_MARK_LIST: list[float] = _READ_MARKS.tolist()
 _RATIO_LIST: list[float] = _RATIOS.tolist()
 
 
+def _above(read: float) -> int:
+    """The mark up to which a read is interpolated."""
+    return min(max(bisect_right(_READ_MARK_LIST, read), 1), len(_READ_MARKS) - 1)
+
+
 def _steps(
     windows: Sequence[int | None],
     count: int,
     *,
-    answers: float = 0.0,
+    answers: Floats | float = 0.0,
     prompts: float = 0.0,
     tokens: Floats | float = 0.0,
-    sampled: float = 0.0,
+    sampled: Floats | float = 0.0,
 ) -> Steps:
     """So many steps whose attention reads nothing."""
-    rows, asked = np.full(count, float(answers)), np.full(count, float(prompts))
+    rows, asked = np.broadcast_to(answers, count).astype(np.float64), np.full(count, float(prompts))
     nothing = [{window: np.zeros(count) for window in windows} for _ in range(4)]
     return Steps(
         rows, rows, asked, np.broadcast_to(tokens, count).astype(np.float64),
-        np.full(count, float(sampled)), *nothing,
+        np.broadcast_to(sampled, count).astype(np.float64), *nothing,
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ class Drafter:
 class Seen:
     """A choice in the simulator, under Poisson arrivals or a trace: seconds, with what a server and
     its client add to a first token. within: of all requests, those that kept the SLO. grows: who
-    comes later waits longer, without end.
+    comes later waits longer, without end. served: requests/s that were answered while others came.
     """
 
     requests: int
@@ -54,6 +54,7 @@ class Seen:
     preemptions: int
     hit_rate: float
     grows: bool = False
+    served: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

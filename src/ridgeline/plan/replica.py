@@ -229,13 +229,8 @@ class Replica:
         times = self._sums
         if times is None or not asleep.count:
             return self.times(shape)
-        read: list[int] = []
-        for window in times.windows:
-            if window is None:
-                read.append(asleep.context + asleep.count)
-            else:
-                read.append(sum([min(context + 1, window) for context in asleep.contexts()]))
-        return times.beside(shape, Answers(asleep.count, tuple(read)))
+        read = tuple([asleep.read(window) for window in times.windows])
+        return times.beside(shape, Answers(asleep.count, read))
 
     def end_leap(self, most: int | None = None) -> NDArray[np.float64]:
         """Books the leap, or its first `most` steps: when each of them ended."""

@@ -14,7 +14,7 @@ from math import ceil, exp, inf
 
 from ridgeline.cost.accelerator import Accelerator
 from ridgeline.cost.chip import Mesh
-from ridgeline.cost.deployment import Deployment, deploy
+from ridgeline.cost.deployment import Deployment, Parted, deploy
 from ridgeline.cost.described import Described, describe
 from ridgeline.cost.steps import uniform_steps
 from ridgeline.errors import CapacityError, RequestError, RidgelineError
@@ -277,6 +277,7 @@ def _layouts(
                 )
             whole_heads = {ways: divides(described.graph, ways) for ways in WAYS}
             mixture = any(isinstance(node.op, Experts) for node in described.graph.nodes)
+            parted: dict[tuple[int, int], Parted] = {}
             for accelerator in accelerators:
                 chip = accelerator.chip()
                 for mesh in meshes(accelerator, asked.count, mixture):
@@ -285,7 +286,7 @@ def _layouts(
                     try:
                         d = deploy(
                             described, chip=chip, mesh=mesh, engine=asked.engine,
-                            version=asked.version, profile=asked.profile,
+                            version=asked.version, profile=asked.profile, parted=parted,
                         )  # fmt: skip
                     except CapacityError:
                         continue

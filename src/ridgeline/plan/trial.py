@@ -22,6 +22,7 @@ from ridgeline.plan.deployed import Knobs, ReplicaKind, replica_of
 from ridgeline.plan.fleet import Fleet, Outcome, Transfer
 from ridgeline.plan.knees import queue_grows
 from ridgeline.plan.load import Load, counted
+from ridgeline.plan.next_rate import Run, next_rate
 from ridgeline.plan.replica import SumTimes
 from ridgeline.plan.simulate import simulate_fleet
 from ridgeline.plan.tally import Slo
@@ -35,9 +36,7 @@ ALL_REQUESTS = 30000
 LEAST_TRIALS = 2
 # What is left out of a trial: while it fills, and while it empties.
 _FILLS, _EMPTIES = 0.2, 0.95
-# Of the rate that formulas find, tried where it is too much, or too little.
-_SLOWER = (0.35, 0.45, 0.55, 0.65, 0.72, 0.79, 0.86, 0.93)
-_FASTER = (1.07, 1.15, 1.3, 1.5, 2.0)
+_FULL = 0.5
 
 # (requests a second, how many) -> who comes when.
 Loads = Callable[[float, int], Load]
@@ -201,23 +200,17 @@ class _Trial:
         return found
 
     def _at_its_rate(self, choice: Choice) -> Choice:
-        """The greatest of a few parts of the rate that formulas find; by halving."""
+        """The greatest rate that is found to keep the SLO."""
         found = self.run(choice)
         is_kept = keeps(found, self.asked)
-        shares = _FASTER if is_kept else _SLOWER
         if is_kept and not self.goes_up:
             return found
-        # Shares rise from what is kept (or is the last hope) to what is not.
-        low, high = (-1 if is_kept else 0), len(shares)
-        while high - low > 1:
-            middle = (low + high) // 2
-            other = self.run(replace(choice, rate=shares[middle] * choice.rate))
-            if keeps(other, self.asked):
-                low, found = middle, other
-            else:
-                high = middle
-        if not keeps(found, self.asked):
-            found = self.run(replace(choice, rate=shares[0] * choice.rate))
+        runs = [Run(found.rate, found.seen, is_kept)]
+        while (rate := next_rate(runs, self.asked)) is not None:
+            other = self.run(replace(choice, rate=rate))
+            runs.append(Run(rate, other.seen, keeps(other, self.asked)))
+            if runs[-1].is_kept or not is_kept:
+                found, is_kept = other, runs[-1].is_kept
         return replace(found, most_rate=found.rate)
 
 
@@ -307,7 +300,14 @@ def seen_of(found: Outcome, floor: float = 0.0) -> Seen | None:
         preemptions=found.num_preemptions,
         grows=queue_grows(found),
         hit_rate=tally.cached_tokens / max(1, tally.prompt_tokens),
+        served=_served(arrivals + np.asarray(tally.e2e), float(ordered[-1])),
     )
+
+
+def _served(ends: NDArray[np.float64], last: float) -> float:
+    """Requests/s that ended while others came until `last`, in the part by which it was full."""
+    full = _FULL * last
+    return float(((ends > full) & (ends <= last)).sum()) / (last - full) if last > 0 else 0.0
 
 
 def _at(ordered: NDArray[np.float64], share: float) -> float:

@@ -125,14 +125,19 @@ class BlockPool:
         if self.groups == ONE_GROUP:
             self._release_blocks(entries)
             return
+        if not entries:
+            return
+        group = self._group_of.get(entries[0], 0)
+        cached, table, width = self._cached, self._tables[group], self.groups[group].blocks
         # Last entry first, so that a chain is evicted from its leaf.
         for entry in reversed(entries):
-            assert owners[entry] > 0
-            owners[entry] -= 1
-            if owners[entry] == 0:
-                if entry in self._table_of(entry):
-                    self._cached[entry] = None
-                    self._num_cached_blocks += self._width(entry)
+            left = owners[entry] - 1
+            assert left >= 0
+            owners[entry] = left
+            if not left:
+                if entry in table:
+                    cached[entry] = None
+                    self._num_cached_blocks += width
                 else:
                     self._empty(entry)
 
@@ -177,14 +182,23 @@ class BlockPool:
         if self.groups == ONE_GROUP:
             self._evict_blocks(num_blocks)
             return
-        while len(self._free) < enough:
-            entry = next(iter(self._cached))
-            if entry not in self._group_of:
-                entry = self._leaf(entry)
-            self._table_of(entry).forget(entry)
-            del self._cached[entry]
-            self._num_cached_blocks -= self._width(entry)
-            self._empty(entry)
+        cached, free, group_of, others_of = (
+            self._cached, self._free, self._group_of, self._others_of,
+        )  # fmt: skip
+        while len(free) < enough:
+            entry, _nothing = cached.popitem(last=False)
+            group = group_of.pop(entry, 0)
+            if not group and (leaf := self._leaf(entry)) != entry:
+                cached[entry] = None
+                cached.move_to_end(entry, last=False)
+                del cached[leaf]
+                entry = leaf
+            self._tables[group].forget(entry)
+            self._num_cached_blocks -= self.groups[group].blocks
+            others = others_of.pop(entry, None)
+            if others is not None:
+                free += others[::-1]
+            free.append(entry)
 
     def _evict_blocks(self, num_blocks: int) -> None:
         """The same where every entry is one block of the one group."""

@@ -28,11 +28,14 @@ class Asleep:
     """context: of all rows that sleep, the tokens computed before the next step. ticks: steps that
     gave those who slept then a token. since: at which tick each fell asleep. due: who is to be
     awake in which tick, with the tick when they fell asleep (some are awake already, or sleep
-    again). ends: the last tick before the one that ends each.
+    again). ends: the last tick before the one that ends each. least, most: between which all
+    contexts were, or more, at tick 0.
     """
 
     context: int = 0
     ticks: int = 0
+    least: int = 0
+    most: int = 0
     since: dict[Request, int] = field(default_factory=dict)
     ends: dict[Request, int] = field(default_factory=dict)
     due: dict[int, list[tuple[Request, int]]] = field(default_factory=dict)
@@ -45,6 +48,16 @@ class Asleep:
         """So many steps gave each of them a token."""
         self.ticks += num_steps
         self.context += num_steps * len(self.since)
+
+    def read(self, window: int | None) -> int:
+        """Tokens that the next step reads for all of them where no more than `window` are seen, the
+        new one among them.
+        """
+        if window is None or self.most + self.ticks < window:
+            return self.context + len(self.since)
+        if self.least + self.ticks + 1 >= window:
+            return window * len(self.since)
+        return sum([min(context + 1, window) for context in self.contexts()])
 
     def contexts(self) -> list[int]:
         """Of each, the tokens computed before the next step."""
@@ -64,6 +77,8 @@ def fall_asleep(state: SchedulerState) -> list[Request]:
     """Takes who may sleep out of those that run; nothing is in flight."""
     asleep, limits = state.asleep, state.limits
     slept: list[Request] = []
+    if not asleep.since:
+        asleep.least, asleep.most = 1 << 60, -(1 << 60)
     for request in state.running:
         left = _steps_left(limits, request)
         steps = min(left, _steps_within(limits, request)) if left else 0
@@ -72,6 +87,8 @@ def fall_asleep(state: SchedulerState) -> list[Request]:
         slept.append(request)
         asleep.context += request.num_planned
         asleep.since[request] = asleep.ticks
+        asleep.least = min(asleep.least, request.num_planned - asleep.ticks)
+        asleep.most = max(asleep.most, request.num_planned - asleep.ticks)
         asleep.due.setdefault(asleep.ticks + steps + 1, []).append((request, asleep.ticks))
         asleep.ends[request] = asleep.ticks + left
     if slept:
