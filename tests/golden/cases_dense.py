@@ -526,6 +526,5 @@ DENSE = (
             ).items()
             if key not in ("hidden_act", "mlp_bias")
         },
-        gguf_type=None,
     ),
 )

@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import gguf
@@ -74,6 +75,7 @@ _ARCHITECTURES = {
     "jamba": gguf.MODEL_ARCH.JAMBA,
     "falcon_h1": gguf.MODEL_ARCH.FALCON_H1,
     "exaone_moe": gguf.MODEL_ARCH.EXAONE_MOE,
+    "gemma3n_text": gguf.MODEL_ARCH.GEMMA3N,
     "phimoe": gguf.MODEL_ARCH.PHIMOE,
     "apertus": gguf.MODEL_ARCH.APERTUS,
     "mimo_v2_flash": gguf.MODEL_ARCH.MIMO2,
@@ -169,7 +171,7 @@ def _write_rope(writer: gguf.GGUFWriter, config: Mapping[str, Any], head_dim: in
         theta *= scaling["alpha"] ** (head_dim / (head_dim - 2))
         scaling = {}
     writer.add_rope_freq_base(theta)
-    if config["model_type"] == "gemma3_text":
+    if config["model_type"] in ("gemma3_text", "gemma3n_text"):
         writer.add_rope_freq_base_swa(config["rope_local_base_freq"])
     elif "partial_rotary_factor" in config or config["model_type"] in (
         "llama",
@@ -326,6 +328,20 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
             writer.add_expert_group_count(config["n_group"])
             writer.add_expert_group_used_count(config["topk_group"])
+        case "gemma3n_text":
+            writer.add_altup_active_idx(config["altup_active_idx"])
+            writer.add_altup_num_inputs(config["altup_num_inputs"])
+            writer.add_embedding_length_per_layer_input(config["hidden_size_per_layer_input"])
+            writer.add_shared_kv_layers(config["num_kv_shared_layers"])
+            shares = config["activation_sparsity_pattern"]
+            writer.add_activation_sparsity_scale(
+                [NormalDist().inv_cdf(each) if each else -math.inf for each in shares]
+            )
+            writer.add_sliding_window(config["sliding_window"])
+            writer.add_sliding_window_pattern(
+                [kind == "sliding_attention" for kind in config["layer_types"]]
+            )
+            writer.add_final_logit_softcapping(config["final_logit_softcapping"])
         case "mimo_v2_flash":
             windowed = config["hybrid_layer_pattern"]
             kv = config["num_key_value_heads"]
@@ -632,6 +648,9 @@ def parted(weights: Mapping[str, F32], config: Mapping[str, Any]) -> dict[str, F
             parts = {"w1": "gate", "w2": "down", "w3": "up", "up_proj": "up", "down_proj": "down"}
             parts["gate_proj"] = "gate"
             found[f"{block}.ffn_{parts[match[2]]}_exps.experts.{match[1]}.weight"] = weight
+        elif match := re.search(r"altup_(projections|unembed_projections)\.(\d+)\.weight", name):
+            whole = "altup_proj" if match[1] == "projections" else "altup_unembd_proj"
+            found[f"{whole}.experts.{match[2]}.weight"] = weight
         elif name.startswith("mtp.") or "mlp.act_fn." in name:
             continue
         elif name.endswith("in_proj_qkvz.weight"):
@@ -704,10 +723,11 @@ def write_gguf(
             "feed_forward.expert_bias", "feed_forward.expert_bias.bias"
         )
         source = source.replace(".experts.weight", ".weight")
+        known = known.replace("correct_output_scale", "correct_output_scale.weight")
         known = known.replace("linear_attn.dt_bias", "linear_attn.dt_proj.bias")
         known = re.sub(r"\.(sinks|attention_sink_bias)$", r".\1.weight", known)
         target = names.get_name(known, try_suffixes=(".weight", ".bias"))
-        target = source if source.startswith("blk.") else target
+        target = source if source.startswith(("blk.", "altup_")) else target
         if target is None:
             raise ValueError(f"{source} has no GGUF name")
         stored = _stored(source, weight, config)

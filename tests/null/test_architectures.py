@@ -95,6 +95,7 @@ ALSO: dict[str, dict[str, Any]] = {
     "nemotron_h": {"layers_block_type": ["mamba", "attention", "mamba"]},
     "nemotron_h_moe": {"layers_block_type": ["mamba", "attention", "mamba"]},
     "gemma4": {"hidden_size_per_layer_input": 0},
+    "gemma3n": {"num_kv_shared_layers": 0},
     "Gemma3nForCausalLM": {"num_kv_shared_layers": 0},
     "Gemma3nForConditionalGeneration": {"num_kv_shared_layers": 0},
     "RWKV7ForCausalLM": {f"{name}_low_rank_dim": 8 for name in ("decay", "a", "v", "gate")}

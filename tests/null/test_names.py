@@ -96,6 +96,7 @@ def test_two_weights_share_a_stored_name_only_as_parts_of_one_tensor(architectur
     fused["kimi-linear"] = fused["KimiLinearForCausalLM"]
     fused["FalconH1ForCausalLM"] = [[f"layers.{{i}}.ssm.conv_{x}" for x in "xbc"]]
     fused["falcon-h1"] = fused["FalconH1ForCausalLM"]
+    fused["gemma3n"] = [[f"streams.{i}.{way}" for i in range(7)] for way in ("make", "unmake")]
     fused["WhisperSpec"] = [
         *([f"layers.{{i}}.{of}attn.{x}" for x in "qkv"] for of in ("encoder.", "")),
         ["layers.{i}.cross.k", "layers.{i}.cross.v"],
@@ -415,6 +416,10 @@ def test_layers_and_query_scale_of_a_gemma_gguf() -> None:
     assert large["query_pre_attn_scalar"] == 64 / 4
 
 
+GEMMA3N = {
+    "blk.0.laurel_l.weight": np.zeros((8, 64)),
+    "per_layer_token_embd.weight": np.zeros((96, 16)),
+}
 MIMO2 = {"attention.sliding_window_pattern": 1, "attention.head_count_kv": 1}
 LATENT = {
     "attention.key_length_mla": 24,
@@ -461,6 +466,10 @@ LATENT = {
             {},
             "sliding_window_pattern' lists 99 layers",
         ),
+        ("gemma3n", {"activation_sparsity_scale": np.ones(3)}, GEMMA3N, "each of 2 layers"),
+        ("gemma3n", {"activation_sparsity_scale": 1.0}, GEMMA3N, "scale': a list of numbers"),
+        ("gemma3n", {"feed_forward_length": np.ones(1, np.int32)}, GEMMA3N, "each of 2 layers"),
+        ("gemma3n", {}, {}, "'blk.0.laurel_l.weight' is missing"),
         ("apertus", {"!xielu.beta": np.full(2, 0.75)}, {}, "'xielu.beta': 0.5 alone"),
         ("mimo2", MIMO2 | {"attention.sliding_window_pattern": 2}, {}, "0 or 1 for each layer"),
         ("mimo2", MIMO2 | {"attention.head_count_kv": np.ones(1, np.int32)}, {}, "for each of 2"),
@@ -514,6 +523,16 @@ def test_numbers_that_a_gguf_lists_by_layer_are_tensors() -> None:
         gguf("apertus", {"!xielu.alpha_n": np.zeros(5000, np.float32)})
     with pytest.raises(ModelError, match=r"tensor 'blk\.1\.xielu\.alpha_n' is there besides"):
         gguf("apertus", {"!xielu.alpha_n": values}, {"blk.1.xielu.alpha_n": np.zeros(1)})
+
+
+def test_layers_of_a_gemma_3n_gguf_without_their_keys() -> None:
+    """As many share keys as its published sizes have beyond 20."""
+    config = gguf_config(
+        gguf("gemma3n", {"block_count": 30, "attention.sliding_window": 8}, GEMMA3N)
+    )
+    assert config["num_kv_shared_layers"] == 10
+    assert config["layer_types"] == [*["sliding_attention"] * 4, "full_attention"] * 6
+    assert config["activation_sparsity_pattern"] == [0.0] * 30
 
 
 def test_first_files_of_glm_5_2_list_no_layers_that_select() -> None:

@@ -33,6 +33,7 @@ from ridgeline.model.architectures.falcon_h1 import build_falcon_h1
 from ridgeline.model.architectures.fields import Fields, quote
 from ridgeline.model.architectures.gemma import build_gemma, build_gemma2
 from ridgeline.model.architectures.gemma3 import build_gemma3
+from ridgeline.model.architectures.gemma3n import build_gemma3n
 from ridgeline.model.architectures.gemma4 import build_gemma4
 from ridgeline.model.architectures.glm import build_glm, build_glm4
 from ridgeline.model.architectures.glm_moe import (
@@ -373,6 +374,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     "ernie4_5-moe": gguf(build_ernie_moe, names_moe.GGUF_CORRECTED_MOE),
     "kimi-linear": gguf(
         build_kimi_linear, names_recurrent.GGUF_KIMI_LINEAR, Stored(plain_decay=True)
+    ),
+    "gemma3n": Architecture(
+        "gguf",
+        build_gemma3n,
+        Names(names_dense.GGUF_GEMMA3N, harmless=names_dense.GGUF_GEMMA3N_HARMLESS),
     ),
     "gemma4": gguf(build_gemma4, names_dense.GGUF_GEMMA4),
     "mistral3": gguf(build_ministral3, names.GGUF_LLAMA, Stored(interleaved_rope=True)),

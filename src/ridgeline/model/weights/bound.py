@@ -404,6 +404,8 @@ def check_shape(checkpoint: Checkpoint, tensor: str, parts: list[Weight]) -> Non
     folded = {(prod(found),) if len(needed) == 1 else without_ones(found)}
     if len(needed) == 2 and len(found) == 4:
         folded.add(without_ones((found[0], prod(found[1:]))))
+    if len(parts) > 1 and found == (len(parts), *first.shape):
+        folded.add(without_ones(needed))
     if found != needed and without_ones(needed) not in folded:
         whole = " + ".join(part.name for part in parts)
         raise ModelError(

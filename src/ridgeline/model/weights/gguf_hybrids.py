@@ -8,6 +8,7 @@ attend.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import NormalDist
 
 import numpy as np
 
@@ -16,9 +17,11 @@ from ridgeline.model.weights.checkpoint import Checkpoint
 from ridgeline.model.weights.gguf_families import (
     GRANITE,
     LAYER_NORM,
+    MAX_LAYERS,
     Family,
     by_sigmoid,
     latent_lengths,
+    layer_types,
     read_groups,
     read_scalar,
 )
@@ -222,7 +225,54 @@ NEMOTRON_H = Family(
     lists=("num_key_value_heads", "intermediate_size"),
 )
 
+GEMMA3N_OWN = 20  # layers with keys of their own, where a file has no key for it
+
+
+def gemma3n(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """MLPs and their sparsity by layer; the latter as how many deviations above the mean a gate
+    must be. What no key says, shapes of tensors do.
+    """
+    layers = config["num_hidden_layers"]
+    if not isinstance(layers, int) or not 1 <= layers <= MAX_LAYERS:
+        return {}  # refused where the graph is built
+    shared = read_scalar(checkpoint, "gemma3n.attention.shared_kv_layers")
+    key = "gemma3n.activation_sparsity_scale"
+    scales = checkpoint.metadata.get(key)
+    if scales is None:
+        scales = np.full(layers, -np.inf)
+    if not isinstance(scales, np.ndarray) or scales.ndim != 1 or scales.dtype.kind not in "fiu":
+        raise ModelError(f"{checkpoint.path}: metadata {key!r}: a list of numbers is needed")
+    if np.isnan(scales).any() or scales.size != layers:
+        raise ModelError(
+            f"{checkpoint.path}: metadata {key!r}: a number for each of {layers} layers is needed"
+        )
+    sizes = {
+        "laurel_rank": "blk.0.laurel_l.weight",
+        "vocab_size_per_layer_input": "per_layer_token_embd.weight",
+    }
+    for tensor in sizes.values():
+        if tensor not in checkpoint.tensors or not checkpoint.tensors[tensor].shape:
+            raise ModelError(f"{checkpoint.path}: tensor {tensor!r} is missing or no matrix")
+    return {
+        **layer_types(checkpoint, config, 5),
+        **{name: checkpoint.tensors[tensor].shape[0] for name, tensor in sizes.items()},
+        "intermediate_size": read_list(checkpoint, "feed_forward_length", layers),
+        "num_kv_shared_layers": max(0, layers - GEMMA3N_OWN) if shared is None else shared,
+        "activation_sparsity_pattern": [NormalDist().cdf(float(each)) for each in scales],
+        "altup_correct_scale": "blk.0.altup_correct_scale.weight" in checkpoint.tensors,
+    }
+
+
 HYBRIDS: dict[str, Family] = {
+    "gemma3n": Family(
+        {
+            "altup_num_inputs": "altup.num_inputs",
+            "altup_active_idx": "altup.active_idx",
+            "hidden_size_per_layer_input": "embedding_length_per_layer_input",
+        },
+        more=gemma3n,
+        lists=("intermediate_size",),
+    ),
     "falcon-h1": Family(
         {
             "mamba_n_heads": "ssm.time_step_rank",

@@ -200,6 +200,33 @@ HF_GEMMA3N: dict[str, str] = {
         )
     },
 }
+_GGUF_GEMMA3N_PARTS: dict[str, str] = {
+    "attn_post_norm": "post_attention_norm",
+    "mlp_post_norm": "post_ffw_norm",
+    "laurel.left": "laurel_l",
+    "laurel.right": "laurel_r",
+    "laurel.norm": "laurel_post_norm",
+    "altup.router": "altup_router",
+    "altup.router_norm": "altup_router_norm",
+    "altup.predict": "altup_predict_coef",
+    "altup.correct": "altup_correct_coef",
+    "altup.scale": "altup_correct_scale",
+    "by_layer.gate": "inp_gate",
+    "by_layer.project": "proj",
+    "by_layer.norm": "post_norm",
+}
+# What all streams are made by lies in one tensor, one matrix after the other.
+GGUF_GEMMA3N: dict[str, str] = {
+    **GGUF_LLAMA,
+    **GGUF_HEAD_NORMS,
+    **{f"layers.{{i}}.{a}": f"blk.{{i}}.{b}" for a, b in _GGUF_GEMMA3N_PARTS.items()},
+    "by_layer.embed": "per_layer_token_embd",
+    "by_layer.project": "per_layer_model_proj",
+    "by_layer.norm": "per_layer_proj_norm",
+    **{f"streams.{i}.make": "altup_proj" for i in range(7)},
+    **{f"streams.{i}.unmake": "altup_unembd_proj" for i in range(7)},
+}
+GGUF_GEMMA3N_HARMLESS = re.compile(r"blk\.\d+\.attn_(k|v|k_norm)\.weight")
 # Towers; and keys and values of layers that attend to those of others.
 GEMMA3N_HARMLESS = re.compile(
     r".*\.rotary_emb\..*|(model\.)?(vision_tower|audio_tower|embed_vision|embed_audio)\..*|"
