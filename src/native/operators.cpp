@@ -50,30 +50,31 @@ PositionEmbed::PositionEmbed(std::string name, View y, LookupTable table, std::i
     : Operator(std::move(name), "position_embed"), y_(y), table_(std::move(table)), first_(first) {}
 
 void PositionEmbed::run(const StepContext& context, Worker& worker) {
-  std::int64_t begin, end;
-  worker.share(context.rows(y_), begin, end);
-  for (const StepRow& row : context.step.rows) {
-    const std::int64_t last = std::min(end, row.token_begin + row.num_new);
-    for (std::int64_t t = std::max(begin, row.token_begin); t < last; t++)
-      table_.row(context.kernels, first_ + row.num_context + t - row.token_begin, y_.width,
-                 context.at(y_) + t * y_.ld);
-  }
+  worker.runs(context.rows(y_), [&](std::int64_t begin, std::int64_t end) {
+    for (const StepRow& row : context.step.rows) {
+      const std::int64_t last = std::min(end, row.token_begin + row.num_new);
+      for (std::int64_t t = std::max(begin, row.token_begin); t < last; t++)
+        table_.row(context.kernels, first_ + row.num_context + t - row.token_begin, y_.width,
+                   context.at(y_) + t * y_.ld);
+    }
+  });
 }
 
 TypeEmbed::TypeEmbed(std::string name, View y, LookupTable table, std::int32_t separator)
     : Operator(std::move(name), "type_embed"), y_(y), table_(std::move(table)), separator_(separator) {}
 
 void TypeEmbed::run(const StepContext& context, Worker& worker) {
-  std::int64_t begin, end;
-  worker.share(context.rows(y_), begin, end);
-  for (const StepRow& row : context.step.rows) {
-    const std::int64_t last = std::min(end, row.token_begin + row.num_new);
-    std::int64_t type = 0;
-    for (std::int64_t t = row.token_begin; t < last; t++) {
-      if (t >= begin) table_.row(context.kernels, type, y_.width, context.at(y_) + t * y_.ld);
-      if (context.step.token_ids[static_cast<std::size_t>(t)] == separator_) type = std::min(type + 1, table_.rows - 1);
+  worker.runs(context.rows(y_), [&](std::int64_t begin, std::int64_t end) {
+    for (const StepRow& row : context.step.rows) {
+      const std::int64_t last = std::min(end, row.token_begin + row.num_new);
+      std::int64_t type = 0;
+      for (std::int64_t t = row.token_begin; t < last; t++) {
+        if (t >= begin) table_.row(context.kernels, type, y_.width, context.at(y_) + t * y_.ld);
+        if (context.step.token_ids[static_cast<std::size_t>(t)] == separator_)
+          type = std::min(type + 1, table_.rows - 1);
+      }
     }
-  }
+  });
 }
 
 // ---- norm
@@ -180,39 +181,38 @@ ScaleByPosition::ScaleByPosition(std::string name, View x, View y, Spec spec)
     : Operator(std::move(name), "scale_by_position"), x_(x), y_(y), spec_(spec) {}
 
 void ScaleByPosition::run(const StepContext& context, Worker& worker) {
-  std::int64_t begin, end;
-  worker.share(context.rows(y_), begin, end);
-  for (const StepRow& row : context.step.rows) {
-    const std::int64_t last = std::min(end, row.token_begin + row.num_new);
-    for (std::int64_t t = std::max(begin, row.token_begin); t < last; t++) {
-      const auto position = static_cast<double>(row.num_context + t - row.token_begin + spec_.first);
-      const double factor = 1.0 + spec_.beta * std::log1p(std::floor(position / spec_.period));
-      context.kernels.scale_rows(static_cast<float>(factor), context.at(x_) + t * x_.ld, x_.ld,
-                                 context.at(y_) + t * y_.ld, y_.ld, 1, y_.width);
+  worker.runs(context.rows(y_), [&](std::int64_t begin, std::int64_t end) {
+    for (const StepRow& row : context.step.rows) {
+      const std::int64_t last = std::min(end, row.token_begin + row.num_new);
+      for (std::int64_t t = std::max(begin, row.token_begin); t < last; t++) {
+        const auto position = static_cast<double>(row.num_context + t - row.token_begin + spec_.first);
+        const double factor = 1.0 + spec_.beta * std::log1p(std::floor(position / spec_.period));
+        context.kernels.scale_rows(static_cast<float>(factor), context.at(x_) + t * x_.ld, x_.ld,
+                                   context.at(y_) + t * y_.ld, y_.ld, 1, y_.width);
+      }
     }
-  }
+  });
 }
 
 Pool::Pool(std::string name, View x, View y, bool mean)
     : Operator(std::move(name), "pool"), x_(x), y_(y), mean_(mean) {}
 
-// A thread has some columns of all sequences; a sequence's tokens are added in their order.
+// A run is some columns of all sequences; a sequence's tokens are added in their order.
 void Pool::run(const StepContext& context, Worker& worker) {
   const Kernels& kernels = context.kernels;
-  std::int64_t begin, end;
-  worker.share((y_.width + 63) / 64, begin, end);
-  begin *= 64;
-  const std::int64_t columns = std::min(end * 64, y_.width) - begin;
-  if (columns <= 0) return;
-  for (const StepRow& row : context.step.rows) {
-    if (row.num_logits == 0) continue;
-    const float* x = context.at(x_) + row.token_begin * x_.ld + begin;
-    float* y = context.at(y_) + row.sampled_begin * y_.ld + begin;
-    std::memcpy(y, x, static_cast<std::size_t>(columns) * sizeof(float));
-    if (!mean_) continue;
-    for (std::int64_t t = 1; t < row.num_new; t++) kernels.add_rows(y, y_.ld, x + t * x_.ld, x_.ld, y, y_.ld, 1, columns);
-    kernels.scale_rows(1.0f / static_cast<float>(row.num_new), y, y_.ld, y, y_.ld, 1, columns);
-  }
+  worker.runs((y_.width + 63) / 64, [&](std::int64_t block, std::int64_t end) {
+    const std::int64_t begin = block * 64, columns = std::min(end * 64, y_.width) - begin;
+    for (const StepRow& row : context.step.rows) {
+      if (row.num_logits == 0) continue;
+      const float* x = context.at(x_) + row.token_begin * x_.ld + begin;
+      float* y = context.at(y_) + row.sampled_begin * y_.ld + begin;
+      std::memcpy(y, x, static_cast<std::size_t>(columns) * sizeof(float));
+      if (!mean_) continue;
+      for (std::int64_t t = 1; t < row.num_new; t++)
+        kernels.add_rows(y, y_.ld, x + t * x_.ld, x_.ld, y, y_.ld, 1, columns);
+      kernels.scale_rows(1.0f / static_cast<float>(row.num_new), y, y_.ld, y, y_.ld, 1, columns);
+    }
+  });
 }
 
 SelectRows::SelectRows(std::string name, View x, View y) : Operator(std::move(name), "select_rows"), x_(x), y_(y) {}

@@ -1,7 +1,8 @@
 // The operators of a bound graph: what each does in a step, on all threads together.
 //
-// run() is called by every thread; between its phases stands a barrier, and the program puts one after it. How work is
-// parted over threads never changes a bit of the result: kernels see whole rows, channels, heads and chunks.
+// run() is called by every thread that is there; between its phases stands a barrier, and the next operator begins when
+// all of it is done. How work is parted over threads never changes a bit of the result: kernels see whole rows,
+// channels, heads and chunks.
 #pragma once
 
 #include <algorithm>
@@ -63,66 +64,96 @@ struct StepContext {
   }
 };
 
-// How far a thread's share of a phase's items is given out; phases use the two counts in turn.
-struct alignas(64) Cursor {
-  std::atomic<std::int64_t> next[2] = {0, 0};
+// How far a thread's share of a phase's items is given out, and of which phase that is told: nobody has to set back what
+// an earlier phase has left, so that it does not matter who is there to do it.
+class alignas(64) Cursor {
+ public:
+  // Between two runs.
+  void reset() { word_.store(0, std::memory_order_relaxed); }
+  // The next `count` items of a share of `size`: the first of them, or `size`. phase: not 0, and another one for each
+  // phase of a run.
+  std::int64_t take(std::uint32_t phase, std::int64_t count, std::int64_t size) {
+    std::uint64_t word = word_.load(std::memory_order_relaxed);
+    for (;;) {
+      const std::int64_t next = word >> kItemBits == phase ? static_cast<std::int64_t>(word & kItems) : 0;
+      if (next >= size) return size;
+      const std::uint64_t then = std::uint64_t{phase} << kItemBits | static_cast<std::uint64_t>(std::min(next + count, size));
+      if (word_.compare_exchange_weak(word, then, std::memory_order_relaxed)) return next;
+    }
+  }
+
+ private:
+  static constexpr int kItemBits = 40;
+  static constexpr std::uint64_t kItems = (std::uint64_t{1} << kItemBits) - 1;
+  std::atomic<std::uint64_t> word_{0};
 };
 
-// One thread's part in a step.
+// One thread's part in an operator. What a phase does is taken by calls of each, runs and stretches, one of them a phase:
+// a thread does its share in order, then what others have left of theirs. Whoever is away does none of it; whoever
+// comes late finds it taken. So all of an operator's work must lie in these calls, and what is beside them, which every
+// thread does, may write nothing but the thread's own. What is computed does not depend on who does it.
 struct Worker {
   int thread;
   int num_threads;
   ThreadPool& pool;
   std::byte* scratch;
   std::vector<Cursor>& cursors;
-  int turn = 0;              // which of the cursors' counts the phase uses
-  std::uint64_t waited = 0;  // ticks at an operator's own barriers since the program last took them
+  Entry entry;
+  int phase = 0;
+  bool leaves = false;       // in the middle of a phase: what the thread has not taken is for others
+  std::uint64_t waited = 0;  // ticks at the operator's own barriers
 
   // Between two phases of an operator.
   void barrier() {
+    if (phase++ < entry.phase || leaves) return;
     const std::uint64_t arrived = ticks_now();
-    pool.barrier(thread);
+    pool.end_phase(thread);
     waited += ticks_now() - arrived;
-    take_turn();
   }
-  // The thread's share of `count` things: contiguous, sizes differing by at most one.
-  void share(std::int64_t count, std::int64_t& begin, std::int64_t& end) const {
-    begin = count * thread / num_threads;
-    end = count * (thread + 1) / num_threads;
-  }
-  // f(item) for items [0, count), each once over all threads, as `pieces` gives them out.
+  // Where the thread's share of `count` items begins: it is likely to be given these first.
+  std::int64_t first_of(std::int64_t count) const { return count * thread / num_threads; }
+  // f(item) for items [0, count), each once over all threads.
   template <class F>
   void each(std::int64_t count, F f) {
     pieces(count, 1, [&](std::int64_t item, std::int64_t) { f(item); });
   }
-  // f(begin, end) for runs of items that are little work: so few that it takes longer to look at what others have left
-  // are shared.
+  // f(begin, end) for runs of items that are little work.
   template <class F>
   void runs(std::int64_t count, F f) {
-    constexpr std::int64_t kPieces = 8;  // of a share
-    if (count >= 4 * num_threads) return pieces(count, (count - 1) / (kPieces * num_threads) + 1, f);
-    std::int64_t begin, end;
-    share(count, begin, end);
-    if (begin < end) f(begin, end);
+    const std::int64_t share = (count + num_threads - 1) / num_threads;
+    pieces(count, count >= 4 * num_threads ? (share + kPieces - 1) / kPieces : share, f);
   }
-  // Before every phase. Nobody uses the other count since the barrier before this phase, and nobody will until the next.
-  void take_turn() {
-    turn ^= 1;
-    cursors[static_cast<std::size_t>(thread)].next[turn ^ 1].store(0, std::memory_order_relaxed);
+  // f(begin, end) for runs of items that stream `item_bytes` each: a share is one run, or some that are long enough.
+  template <class F>
+  void stretches(std::int64_t count, std::size_t item_bytes, F f) {
+    const std::int64_t share = (count + num_threads - 1) / num_threads;
+    const auto least = static_cast<std::int64_t>(kStretchBytes / std::max<std::size_t>(item_bytes, 1)) + 1;
+    pieces(count, share < 2 * least ? share : std::max(least, (share + kPieces - 1) / kPieces), f);
   }
 
  private:
-  // f(begin, end) for items [0, count), `piece` at a time, at most one call a phase. A thread does its share in order, then
-  // what others have left of theirs: whom another program holds up holds up one piece, not half of the phase. What is
-  // computed does not depend on who does it.
+  static constexpr std::int64_t kPieces = 8;  // of a share
+  static constexpr std::size_t kStretchBytes = 256 << 10;
+
+  // Where a share is one piece, it takes longer to look at what others have left than to wait for them: while all are
+  // there, it is theirs. Where there are more, a thread whose turn is over takes no other: so it holds up nobody.
   template <class F>
   void pieces(std::int64_t count, std::int64_t piece, F f) {
+    if (phase < entry.phase || leaves || count <= 0) return;
+    const bool whole = piece >= (count + num_threads - 1) / num_threads;
+    const auto number = static_cast<std::uint32_t>(entry.index * 64 + phase + 1);
     for (int i = 0; i < num_threads; i++) {
       const int owner = (thread + i) % num_threads;
-      const std::int64_t first = count * owner / num_threads, last = count * (owner + 1) / num_threads;
-      std::atomic<std::int64_t>& next = cursors[static_cast<std::size_t>(owner)].next[turn];
-      for (std::int64_t begin; (begin = first + next.fetch_add(piece, std::memory_order_relaxed)) < last;)
-        f(begin, std::min(begin + piece, last));
+      const std::int64_t first = count * owner / num_threads, size = count * (owner + 1) / num_threads - first;
+      if (size == 0 || (i > 0 && whole && pool.all_are_in())) continue;
+      Cursor& cursor = cursors[static_cast<std::size_t>(owner)];
+      for (std::int64_t begin; (begin = cursor.take(number, piece, size)) < size;) {
+        f(first + begin, first + std::min(begin + piece, size));
+        if (!whole && begin + piece < size && pool.is_due(thread)) {
+          leaves = true;
+          return;
+        }
+      }
     }
   }
 };

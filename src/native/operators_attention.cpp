@@ -119,9 +119,8 @@ void HeadsToCache::run(const StepContext& context, Worker& worker) {
   const std::int64_t heads = spec_.writes_kv ? 2 * spec_.place.kv_heads : 0, q_heads = spec_.q_heads;
   const std::int64_t items = heads > 0 ? heads : q_heads, count = static_cast<std::int64_t>(segments.size()) * items;
   const auto segment = [&](std::int64_t i) -> const Segment& { return segments[static_cast<std::size_t>(i / items)]; };
-  std::int64_t begin, end;
-  worker.share(count, begin, end);
-  if (heads > 0 && begin < end) prefetch(context, segment(begin), begin % heads);
+  const std::int64_t own = worker.first_of(count);
+  if (heads > 0 && own < count) prefetch(context, segment(own), own % heads);
   worker.runs(count, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; i++) {
       if (heads > 0 && i + 1 < count) prefetch(context, segment(i + 1), (i + 1) % heads);

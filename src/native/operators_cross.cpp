@@ -6,6 +6,24 @@
 #include <utility>
 
 namespace ridgeline {
+namespace {
+
+// f(row, item) for the items of all rows of the step, each once over all threads.
+template <class ItemsOf, class F>
+void each_row_item(const StepContext& context, Worker& worker, ItemsOf items_of, F f) {
+  std::int64_t count = 0;
+  for (const StepRow& row : context.step.rows) count += items_of(row);
+  worker.runs(count, [&](std::int64_t begin, std::int64_t end) {
+    std::int64_t first = 0;
+    for (const StepRow& row : context.step.rows) {
+      const std::int64_t last = first + items_of(row);
+      for (std::int64_t i = std::max(begin, first); i < std::min(end, last); i++) f(row, i - first);
+      first = last;
+    }
+  });
+}
+
+}  // namespace
 
 CrossMemory::CrossMemory(std::int64_t positions, std::int64_t rows, const std::vector<Layer>& layers,
                          CacheFormat format, bool counts_only)
@@ -39,26 +57,22 @@ CrossWrite::CrossWrite(std::string name, View k, View v, const CrossMemory& memo
 void CrossWrite::run(const StepContext& context, Worker& worker) {
   const CacheWrites& writes = context.kernels.cache_writes[static_cast<int>(place_.format)];
   const std::int64_t heads = place_.kv_heads;
-  for (const StepRow& row : context.step.rows) {
-    const std::int64_t blocks = (row.num_new + kBlockTokens - 1) / kBlockTokens;
-    std::int64_t begin, end;
-    worker.share(blocks * 2 * heads, begin, end);
-    for (std::int64_t i = begin; i < end; i++) {
-      const std::int64_t block = i / (2 * heads), head = i % (2 * heads) % heads;
-      const bool is_key = i % (2 * heads) < heads;
-      const std::int64_t position = block * kBlockTokens, count = std::min(kBlockTokens, row.num_new - position);
-      const View& view = is_key ? k_ : v_;
-      const std::int64_t channels = is_key ? place_.key_dim : place_.value_dim;
-      const float* x = context.at(view) + (row.token_begin + position) * view.ld + head * channels;
-      const std::size_t tile = is_key ? key_tile_bytes(place_.format, channels) : value_tile_bytes(place_.format, channels);
-      std::byte* out = memory_.row(row.row) + static_cast<std::size_t>(block) * memory_.block_stride() +
-                       (is_key ? place_.key_offset : place_.value_offset) + static_cast<std::size_t>(head) * tile;
-      if (is_key)
-        writes.keys(x, view.ld, channels, nullptr, out, 0, count);
-      else
-        writes.values(x, view.ld, channels, out, 0, count);
-    }
-  }
+  const auto items_of = [&](const StepRow& row) { return (row.num_new + kBlockTokens - 1) / kBlockTokens * 2 * heads; };
+  each_row_item(context, worker, items_of, [&](const StepRow& row, std::int64_t i) {
+    const std::int64_t block = i / (2 * heads), head = i % (2 * heads) % heads;
+    const bool is_key = i % (2 * heads) < heads;
+    const std::int64_t position = block * kBlockTokens, count = std::min(kBlockTokens, row.num_new - position);
+    const View& view = is_key ? k_ : v_;
+    const std::int64_t channels = is_key ? place_.key_dim : place_.value_dim;
+    const float* x = context.at(view) + (row.token_begin + position) * view.ld + head * channels;
+    const std::size_t tile = is_key ? key_tile_bytes(place_.format, channels) : value_tile_bytes(place_.format, channels);
+    std::byte* out = memory_.row(row.row) + static_cast<std::size_t>(block) * memory_.block_stride() +
+                     (is_key ? place_.key_offset : place_.value_offset) + static_cast<std::size_t>(head) * tile;
+    if (is_key)
+      writes.keys(x, view.ld, channels, nullptr, out, 0, count);
+    else
+      writes.values(x, view.ld, channels, out, 0, count);
+  });
 }
 
 CrossAttention::CrossAttention(std::string name, View q, View out, const CrossMemory& memory, KvPlace place,
@@ -105,19 +119,12 @@ AttentionArgs CrossAttention::args(const StepContext& context, const StepRow& ro
 void CrossAttention::run(const StepContext& context, Worker& worker) {
   const CacheAttention& attention = context.kernels.cache_attention[static_cast<int>(place_.format)];
   const std::int64_t kv_heads = place_.kv_heads, each = queries_per_item(num_heads_ / kv_heads, place_.key_dim);
-  std::int64_t count = 0;
-  for (const StepRow& row : context.step.rows) count += (row.num_new + each - 1) / each * kv_heads;
-  std::int64_t begin, end, first = 0;
-  worker.share(count, begin, end);
-  for (const StepRow& row : context.step.rows) {
-    const std::int64_t items = (row.num_new + each - 1) / each * kv_heads;
-    for (std::int64_t i = std::max(begin, first); i < std::min(end, first + items); i++) {
-      const std::int64_t kv_head = (i - first) % kv_heads, block = (i - first) / kv_heads;
-      attention.attend(args(context, row, kv_head), block * each, std::min((block + 1) * each, row.num_new), nullptr,
-                       worker.scratch);
-    }
-    first += items;
-  }
+  const auto items_of = [&](const StepRow& row) { return (row.num_new + each - 1) / each * kv_heads; };
+  each_row_item(context, worker, items_of, [&](const StepRow& row, std::int64_t i) {
+    const std::int64_t kv_head = i % kv_heads, block = i / kv_heads;
+    attention.attend(args(context, row, kv_head), block * each, std::min((block + 1) * each, row.num_new), nullptr,
+                     worker.scratch);
+  });
 }
 
 }  // namespace ridgeline

@@ -63,19 +63,19 @@ EntryWrite::EntryWrite(std::string name, View x, KvPlace place)
 
 void EntryWrite::run(const StepContext& context, Worker& worker) {
   const std::vector<Segment>& segments = context.step.segments;
-  std::int64_t begin, end;
-  worker.share(static_cast<std::int64_t>(segments.size()), begin, end);
-  for (std::int64_t i = begin; i < end; i++) {
-    const Segment& segment = segments[static_cast<std::size_t>(i)];
-    for (std::int64_t r = 0; r < segment.count; r++) {
-      const std::int64_t position = segment.position + r;
-      if ((position + 1) % place_.every) continue;
-      const float* x = context.at(x_) + (segment.token_begin + r) * x_.ld;
-      auto* out = reinterpret_cast<std::uint16_t*>(
-          entry_at(context, place_, segment.block_tables, position / place_.every));
-      for (std::int64_t c = 0; c < place_.key_dim; c++) out[c] = bf16_of(x[c]);
+  worker.runs(static_cast<std::int64_t>(segments.size()), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; i++) {
+      const Segment& segment = segments[static_cast<std::size_t>(i)];
+      for (std::int64_t r = 0; r < segment.count; r++) {
+        const std::int64_t position = segment.position + r;
+        if ((position + 1) % place_.every) continue;
+        const float* x = context.at(x_) + (segment.token_begin + r) * x_.ld;
+        auto* out = reinterpret_cast<std::uint16_t*>(
+            entry_at(context, place_, segment.block_tables, position / place_.every));
+        for (std::int64_t c = 0; c < place_.key_dim; c++) out[c] = bf16_of(x[c]);
+      }
     }
-  }
+  });
 }
 
 // ---- select_entries

@@ -57,26 +57,24 @@ void Route::run(const StepContext& context, Worker& worker) {
   if (rows == 0) return;
   x_.prepare(context, worker);
   float* logits = reinterpret_cast<float*>(context.shared);
-  std::int64_t begin, end;
   const auto multiply = [&](std::int64_t row, std::int64_t count, std::int64_t strip_begin, std::int64_t strip_end) {
     context.kernels.linear(spec_.router, context.kernels.activation_of(spec_.router.layout),
                            x_.at(context, context.kernels.activation_of(spec_.router.layout), row), count, strip_begin, strip_end,
                            spec_.bias, logits + row * experts, experts, worker.scratch);
   };
-  if (rows < 2 * worker.num_threads) {
-    worker.share(spec_.router.num_strips(), begin, end);
-    if (begin < end) multiply(0, rows, begin, end);
+  const bool few = rows < 2 * worker.num_threads;
+  if (few) {
+    worker.runs(spec_.router.num_strips(), [&](std::int64_t begin, std::int64_t end) { multiply(0, rows, begin, end); });
     worker.barrier();
-    worker.share(rows, begin, end);
-  } else {
-    worker.share(rows, begin, end);
-    multiply(begin, end - begin, 0, spec_.router.num_strips());
   }
-  for (std::int64_t row = begin; row < end; row++)
-    choose(logits + row * experts,
-           spec_.table.empty() ? nullptr
-                               : spec_.table.data() + context.step.token_ids[static_cast<std::size_t>(row)] * spec_.top_k,
-           context.at(spec_.slots) + row * spec_.slots.ld, worker.scratch);
+  worker.runs(rows, [&](std::int64_t begin, std::int64_t end) {
+    if (!few) multiply(begin, end - begin, 0, spec_.router.num_strips());
+    for (std::int64_t row = begin; row < end; row++)
+      choose(logits + row * experts,
+             spec_.table.empty() ? nullptr
+                                 : spec_.table.data() + context.step.token_ids[static_cast<std::size_t>(row)] * spec_.top_k,
+             context.at(spec_.slots) + row * spec_.slots.ld, worker.scratch);
+  });
 }
 
 // SparseMixer: one expert after the other, each weighed against those left whose logits are near its own.
@@ -158,7 +156,8 @@ void Route::choose(const float* logits, const std::int32_t* given, float* slots,
 
 // ---- experts
 
-// Where the rows of a step lie, sorted by expert: what every thread finds out by itself, in its scratch. A slot's place
+// Where the rows of a step lie, sorted by expert: what every thread finds out by itself, in its scratch, from slots that
+// stay while it is in the operator. A slot's place
 // is its row among the sorted ones, or -1.
 struct Experts::Places {
   struct Segment {
@@ -180,6 +179,7 @@ Experts::Experts(std::string name, Spec spec, const Kernels& kernels)
   in_[1] = kernels.activation_of(spec_.experts[0].up.layout);
   in_[0] = spec_.gated ? kernels.activation_of(spec_.experts[0].gate.layout) : in_[1];
   mid_ = kernels.activation_of(spec_.experts[0].down.layout);
+  chosen_.resize(static_cast<std::size_t>(spec_.max_rows * spec_.top_k));
 }
 
 std::size_t Experts::shared_bytes(const Kernels& kernels, std::int64_t max_rows) const {
@@ -257,14 +257,16 @@ void Experts::sort(const StepContext& context, Places& at) const {
   at.out = reinterpret_cast<float*>(shared);
 }
 
-// Each token's activations, to the places of its slots.
-void Experts::give_rows(const StepContext& context, Worker& worker, const Places& at) const {
-  std::int64_t begin, end;
-  worker.share(at.rows, begin, end);
+// Each token's activations, to the places of its slots; and which experts these are.
+void Experts::give_rows(const StepContext& context, Worker& worker, const Places& at) {
   float* scaled = reinterpret_cast<float*>(worker.scratch);
-  for (std::int64_t row = begin; row < end; row++) {
+  worker.each(at.rows, [&](std::int64_t row) {
+    if (row == 0) num_chosen_ = static_cast<std::size_t>(at.rows * spec_.top_k);
+    const float* slots = context.at(spec_.slots) + row * spec_.slots.ld;
+    for (std::int64_t k = 0; k < spec_.top_k; k++)
+      chosen_[static_cast<std::size_t>(row * spec_.top_k + k)] = static_cast<std::int32_t>(slots[k]);
     const float* x = context.at(spec_.x) + row * spec_.x.ld;
-    const float* weights = context.at(spec_.slots) + row * spec_.slots.ld + spec_.top_k;
+    const float* weights = slots + spec_.top_k;
     for (int i = 0; i < (in_[1] == in_[0] ? 1 : 2); i++) {
       const std::byte* first = nullptr;
       for (std::int64_t k = 0; k < spec_.top_k; k++) {
@@ -284,7 +286,7 @@ void Experts::give_rows(const StepContext& context, Worker& worker, const Places
         first = out;
       }
     }
-  }
+  });
 }
 
 void Experts::multiply_hidden(const StepContext& context, Worker& worker, const Places& at) const {
@@ -330,10 +332,10 @@ void Experts::multiply_hidden(const StepContext& context, Worker& worker, const 
   });
   if (!at.hidden) return;
   worker.barrier();
-  std::int64_t begin, end;
-  worker.share(at.num_sorted, begin, end);
-  kernels.quantize_rows(mid_, at.hidden + begin * spec_.hidden, spec_.hidden, end - begin, spec_.hidden,
-                        at.mid + static_cast<std::size_t>(begin) * at.mid_bytes, at.mid_bytes);
+  worker.runs(at.num_sorted, [&](std::int64_t begin, std::int64_t end) {
+    kernels.quantize_rows(mid_, at.hidden + begin * spec_.hidden, spec_.hidden, end - begin, spec_.hidden,
+                          at.mid + static_cast<std::size_t>(begin) * at.mid_bytes, at.mid_bytes);
+  });
 }
 
 void Experts::multiply_down(const StepContext& context, Worker& worker, const Places& at) const {
@@ -354,26 +356,24 @@ void Experts::multiply_down(const StepContext& context, Worker& worker, const Pl
 
 void Experts::add_up(const StepContext& context, Worker& worker, const Places& at) const {
   const std::int64_t width = spec_.y.width;
-  std::int64_t row_begin = 0, row_end = at.rows, column = 0, column_end = width;
-  if (at.rows >= 2 * worker.num_threads) {
-    worker.share(at.rows, row_begin, row_end);
-  } else {
-    worker.share(blocks_of(width, 64), column, column_end);
-    column *= 64;
-    column_end = std::min(column_end * 64, width);
-  }
-  if (column >= column_end) return;
-  for (std::int64_t row = row_begin; row < row_end; row++) {
-    float* y = context.at(spec_.y) + row * spec_.y.ld + column;
-    const float* weights = context.at(spec_.slots) + row * spec_.slots.ld + spec_.top_k;
-    std::fill(y, y + (column_end - column), 0.0f);
-    for (std::int64_t k = 0; k < spec_.top_k; k++) {
-      const std::int64_t place = at.place[row * spec_.top_k + k];
-      if (place >= 0)
-        context.kernels.add_scaled(spec_.weigh_input ? 1.0f : weights[k], at.out + place * width + column, y,
-                                   column_end - column);
+  const auto add = [&](std::int64_t row_begin, std::int64_t row_end, std::int64_t column, std::int64_t column_end) {
+    for (std::int64_t row = row_begin; row < row_end; row++) {
+      float* y = context.at(spec_.y) + row * spec_.y.ld + column;
+      const float* weights = context.at(spec_.slots) + row * spec_.slots.ld + spec_.top_k;
+      std::fill(y, y + (column_end - column), 0.0f);
+      for (std::int64_t k = 0; k < spec_.top_k; k++) {
+        const std::int64_t place = at.place[row * spec_.top_k + k];
+        if (place >= 0)
+          context.kernels.add_scaled(spec_.weigh_input ? 1.0f : weights[k], at.out + place * width + column, y,
+                                     column_end - column);
+      }
     }
-  }
+  };
+  if (at.rows >= 2 * worker.num_threads)
+    return worker.runs(at.rows, [&](std::int64_t begin, std::int64_t end) { add(begin, end, 0, width); });
+  worker.runs(blocks_of(width, 64), [&](std::int64_t begin, std::int64_t end) {
+    add(0, at.rows, begin * 64, std::min(end * 64, width));
+  });
 }
 
 void Experts::run(const StepContext& context, Worker& worker) {
@@ -381,12 +381,6 @@ void Experts::run(const StepContext& context, Worker& worker) {
   Places at{};
   at.scratch = worker.scratch + tile_bytes(context.kernels);
   sort(context, at);
-  if (worker.thread == 0) {
-    chosen_.resize(static_cast<std::size_t>(at.rows * spec_.top_k));
-    for (std::int64_t slot = 0; slot < at.rows * spec_.top_k; slot++)
-      chosen_[static_cast<std::size_t>(slot)] = static_cast<std::int32_t>(
-          context.at(spec_.slots)[slot / spec_.top_k * spec_.slots.ld + slot % spec_.top_k]);
-  }
   give_rows(context, worker, at);
   worker.barrier();
   multiply_hidden(context, worker, at);

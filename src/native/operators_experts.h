@@ -68,7 +68,7 @@ class Experts final : public Operator {
   std::size_t scratch_bytes(const Kernels& kernels) const override;
   std::size_t shared_bytes(const Kernels& kernels, std::int64_t max_rows) const override;
   // Of the last step: the experts of each row's slots, [rows, top_k].
-  std::span<const std::int32_t> chosen() const { return chosen_; }
+  std::span<const std::int32_t> chosen() const { return {chosen_.data(), num_chosen_}; }
   std::int64_t top_k() const { return spec_.top_k; }
 
  private:
@@ -76,14 +76,15 @@ class Experts final : public Operator {
 
   std::size_t tile_bytes(const Kernels& kernels) const;
   void sort(const StepContext& context, Places& places) const;
-  void give_rows(const StepContext& context, Worker& worker, const Places& places) const;
+  void give_rows(const StepContext& context, Worker& worker, const Places& places);
   void multiply_hidden(const StepContext& context, Worker& worker, const Places& places) const;
   void multiply_down(const StepContext& context, Worker& worker, const Places& places) const;
   void add_up(const StepContext& context, Worker& worker, const Places& places) const;
 
   Spec spec_;
   ActivationKind in_[2], mid_;  // what gate and up, and what down multiply
-  std::vector<std::int32_t> chosen_;
+  std::vector<std::int32_t> chosen_;  // of the most rows
+  std::size_t num_chosen_ = 0;
 };
 
 // Experts that compute nothing: a row of x times what its slots of the experts from `first` on weigh together.

@@ -52,15 +52,15 @@ PlaceImages::PlaceImages(std::string name, View x, View y, const StepImages& ima
     : Operator(std::move(name), "place_images"), x_(x), y_(y), images_(images) {}
 
 void PlaceImages::run(const StepContext& context, Worker& worker) {
-  std::int64_t begin, end;
-  worker.share(context.rows(y_), begin, end);
-  const auto copy = [&](std::int64_t r, const float* from) {
-    std::memcpy(context.at(y_) + r * y_.ld, from, static_cast<std::size_t>(y_.width) * sizeof(float));
-  };
-  for (std::int64_t r = begin; r < end; r++) copy(r, context.at(x_) + r * x_.ld);
-  for (const StepImages::Part& part : images_.parts())
-    for (std::int64_t r = std::max(begin, part.token_begin); r < std::min(end, part.token_begin + part.count); r++)
-      copy(r, part.rows + (r - part.token_begin) * images_.width());
+  worker.runs(context.rows(y_), [&](std::int64_t begin, std::int64_t end) {
+    const auto copy = [&](std::int64_t r, const float* from) {
+      std::memcpy(context.at(y_) + r * y_.ld, from, static_cast<std::size_t>(y_.width) * sizeof(float));
+    };
+    for (std::int64_t r = begin; r < end; r++) copy(r, context.at(x_) + r * x_.ld);
+    for (const StepImages::Part& part : images_.parts())
+      for (std::int64_t r = std::max(begin, part.token_begin); r < std::min(end, part.token_begin + part.count); r++)
+        copy(r, part.rows + (r - part.token_begin) * images_.width());
+  });
 }
 
 GridPool::GridPool(std::string name, View x, View y, std::int64_t side, std::int64_t kernel)
@@ -69,19 +69,19 @@ GridPool::GridPool(std::string name, View x, View y, std::int64_t side, std::int
 void GridPool::run(const StepContext& context, Worker& worker) {
   const std::int64_t cells = side_ / kernel_;
   const float share = 1.0f / static_cast<float>(kernel_ * kernel_);
-  std::int64_t begin, end;
-  worker.share(context.rows(y_), begin, end);
-  for (std::int64_t r = begin; r < end; r++) {
-    const std::int64_t cell = r % (cells * cells), first = r / (cells * cells) * side_ * side_;
-    float* out = context.at(y_) + r * y_.ld;
-    std::fill(out, out + y_.width, 0.0f);
-    for (std::int64_t i = 0; i < kernel_ * kernel_; i++) {
-      const std::int64_t line = cell / cells * kernel_ + i / kernel_, place = cell % cells * kernel_ + i % kernel_;
-      const float* x = context.at(x_) + (first + line * side_ + place) * x_.ld;
-      for (std::int64_t d = 0; d < y_.width; d++) out[d] += x[d];
+  worker.runs(context.rows(y_), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; r++) {
+      const std::int64_t cell = r % (cells * cells), first = r / (cells * cells) * side_ * side_;
+      float* out = context.at(y_) + r * y_.ld;
+      std::fill(out, out + y_.width, 0.0f);
+      for (std::int64_t i = 0; i < kernel_ * kernel_; i++) {
+        const std::int64_t line = cell / cells * kernel_ + i / kernel_, place = cell % cells * kernel_ + i % kernel_;
+        const float* x = context.at(x_) + (first + line * side_ + place) * x_.ld;
+        for (std::int64_t d = 0; d < y_.width; d++) out[d] += x[d];
+      }
+      for (std::int64_t d = 0; d < y_.width; d++) out[d] *= share;
     }
-    for (std::int64_t d = 0; d < y_.width; d++) out[d] *= share;
-  }
+  });
 }
 
 }  // namespace ridgeline

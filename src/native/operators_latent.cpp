@@ -44,22 +44,22 @@ std::size_t LatentWrite::scratch_bytes(const Kernels&) const {
 void LatentWrite::run(const StepContext& context, Worker& worker) {
   const std::vector<Segment>& segments = context.step.segments;
   float* rows = reinterpret_cast<float*>(worker.scratch);
-  std::int64_t begin, end;
-  worker.share(static_cast<std::int64_t>(segments.size()), begin, end);
-  for (std::int64_t i = begin; i < end; i++) {
-    const Segment& segment = segments[static_cast<std::size_t>(i)];
-    for (std::int64_t r = 0; r < segment.count; r++) {
-      const std::int64_t token = segment.token_begin + r;
-      float* row = rows + r * place_.key_dim;
-      std::memcpy(row, context.at(latent_) + token * latent_.ld, static_cast<std::size_t>(latent_.width) * sizeof(float));
-      std::memcpy(row + latent_.width, context.at(turned_) + token * turned_.ld,
-                  static_cast<std::size_t>(turned_.width) * sizeof(float));
+  worker.runs(static_cast<std::int64_t>(segments.size()), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; i++) {
+      const Segment& segment = segments[static_cast<std::size_t>(i)];
+      for (std::int64_t r = 0; r < segment.count; r++) {
+        const std::int64_t token = segment.token_begin + r;
+        float* row = rows + r * place_.key_dim;
+        std::memcpy(row, context.at(latent_) + token * latent_.ld, static_cast<std::size_t>(latent_.width) * sizeof(float));
+        std::memcpy(row + latent_.width, context.at(turned_) + token * turned_.ld,
+                    static_cast<std::size_t>(turned_.width) * sizeof(float));
+      }
+      const std::int32_t block = segment.block_tables[place_.column][segment.entry];
+      std::byte* tile = context.kv + static_cast<std::size_t>(block) * context.kv_block_stride + place_.key_offset;
+      const CacheWrites& writes = context.kernels.cache_writes[static_cast<int>(place_.format)];
+      writes.keys(rows, place_.key_dim, place_.key_dim, nullptr, tile, segment.position % kBlockTokens, segment.count);
     }
-    const std::int32_t block = segment.block_tables[place_.column][segment.entry];
-    std::byte* tile = context.kv + static_cast<std::size_t>(block) * context.kv_block_stride + place_.key_offset;
-    const CacheWrites& writes = context.kernels.cache_writes[static_cast<int>(place_.format)];
-    writes.keys(rows, place_.key_dim, place_.key_dim, nullptr, tile, segment.position % kBlockTokens, segment.count);
-  }
+  });
 }
 
 LatentAttention::LatentAttention(std::string name, Spec spec)
@@ -113,16 +113,17 @@ void LatentAttention::run(const StepContext& context, Worker& worker) {
   const View q = absorbed(spec_), y = found(spec_, rows);
   StepContext inside = context;
   inside.arena = reinterpret_cast<float*>(context.shared);
-  if (worker.thread == 0) over_latents_.place_output(y);
   each_head(context, worker, spec_.absorb, context.at(spec_.q), spec_.q.ld, inside.at(q), q.ld, spec_.place.key_dim);
   const std::int64_t rank = spec_.place.value_dim, rope = spec_.place.key_dim - rank;
-  std::int64_t begin, end;
-  worker.share(rows, begin, end);
-  for (std::int64_t row = begin; row < end; row++)
-    for (std::int64_t head = 0; head < heads; head++)
-      std::memcpy(inside.at(q) + row * q.ld + head * spec_.place.key_dim + rank,
-                  context.at(spec_.turned) + row * spec_.turned.ld + head * rope,
-                  static_cast<std::size_t>(rope) * sizeof(float));
+  worker.barrier();
+  worker.runs(rows, [&](std::int64_t begin, std::int64_t end) {
+    if (begin == 0) over_latents_.place_output(y);
+    for (std::int64_t row = begin; row < end; row++)
+      for (std::int64_t head = 0; head < heads; head++)
+        std::memcpy(inside.at(q) + row * q.ld + head * spec_.place.key_dim + rank,
+                    context.at(spec_.turned) + row * spec_.turned.ld + head * rope,
+                    static_cast<std::size_t>(rope) * sizeof(float));
+  });
   worker.barrier();
   if (selects(context)) {
     attend_chosen(inside, context.at(*spec_.chosen), worker);

@@ -6,7 +6,7 @@
 namespace ridgeline {
 namespace {
 
-// Up to this many rows a step is bound by reading weights: each thread reads one contiguous run of them.
+// Up to this many rows a step is bound by reading weights: each thread reads long contiguous runs of them.
 constexpr std::int64_t kStaticRows = 8;
 
 // Rows that an item has at most: their activations stay in a thread's L2 while weights pass by. Fewer than the least
@@ -21,6 +21,10 @@ constexpr std::int64_t kGatedChannels = 64;
 
 // Of the second half's weights, asked for before the first half is read: as far as a kernel asks ahead.
 constexpr std::int64_t kAheadBytes = 8192;
+
+std::size_t strip_bytes(const Kernels& kernels, const LinearPart& part) {
+  return kernels.packed_bytes(part.matrix.layout, kStripChannels, part.matrix.k);
+}
 
 // The row parts of a step. Items are ordered by part, so that a thread's own run of them has its own rows.
 struct RowParts {
@@ -113,10 +117,8 @@ void Linear::run(const StepContext& context, Worker& worker) {
   if (rows == 0) return;
   x_.prepare(context, worker);
   if (rows <= kStaticRows) {
-    std::int64_t begin, end;
-    worker.share(num_strips_, begin, end);
-    if (begin < end) multiply(context, worker, begin, end, 0, rows);
-    return;
+    return worker.stretches(num_strips_, strip_bytes(context.kernels, parts_.front()),
+                            [&](std::int64_t begin, std::int64_t end) { multiply(context, worker, begin, end, 0, rows); });
   }
   const RowParts parts(rows, worker.num_threads);
   // Where a part's activations outgrow a thread's L2, an item has more strips: a kernel takes them a stretch of K at a time.
@@ -190,11 +192,10 @@ void GatedLinear::run(const StepContext& context, Worker& worker) {
   x_.prepare(context, worker);
   const std::int64_t blocks = (y_.width + kGatedChannels - 1) / kGatedChannels;
   if (rows <= kStaticRows) {
-    std::int64_t begin, end;
-    worker.share(blocks, begin, end);
-    if (begin < end)
+    const std::size_t block_bytes = 2 * kGatedChannels / kStripChannels * strip_bytes(context.kernels, parts_.front());
+    return worker.stretches(blocks, block_bytes, [&](std::int64_t begin, std::int64_t end) {
       item(context, worker, 0, rows, begin * kGatedChannels, std::min(end * kGatedChannels, y_.width));
-    return;
+    });
   }
   const RowParts parts(rows, worker.num_threads);
   worker.each(parts.count * blocks, [&](std::int64_t index) {

@@ -257,29 +257,29 @@ SplitGroups::SplitGroups(std::string name, View x, std::vector<View> outputs, st
     : Operator(std::move(name), "split_groups"), x_(x), outputs_(std::move(outputs)), groups_(groups) {}
 
 void SplitGroups::run(const StepContext& context, Worker& worker) {
-  std::int64_t begin, end;
-  worker.share(context.rows(x_), begin, end);
-  for (std::int64_t r = begin; r < end; r++) {
-    const float* x = at(context, x_, r);
-    for (std::int64_t group = 0; group < groups_; group++)
-      for (const View& y : outputs_) {
-        const std::int64_t size = y.width / groups_;
-        std::memcpy(context.at(y) + r * y.ld + group * size, x, static_cast<std::size_t>(size) * sizeof(float));
-        x += size;
-      }
-  }
+  worker.runs(context.rows(x_), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; r++) {
+      const float* x = at(context, x_, r);
+      for (std::int64_t group = 0; group < groups_; group++)
+        for (const View& y : outputs_) {
+          const std::int64_t size = y.width / groups_;
+          std::memcpy(context.at(y) + r * y.ld + group * size, x, static_cast<std::size_t>(size) * sizeof(float));
+          x += size;
+        }
+    }
+  });
 }
 
 Join::Join(std::string name, View a, View b, View y) : Operator(std::move(name), "join"), a_(a), b_(b), y_(y) {}
 
 void Join::run(const StepContext& context, Worker& worker) {
-  std::int64_t begin, end;
-  worker.share(context.rows(y_), begin, end);
-  for (std::int64_t r = begin; r < end; r++) {
-    float* y = context.at(y_) + r * y_.ld;
-    std::memcpy(y, at(context, a_, r), static_cast<std::size_t>(a_.width) * sizeof(float));
-    std::memcpy(y + a_.width, at(context, b_, r), static_cast<std::size_t>(b_.width) * sizeof(float));
-  }
+  worker.runs(context.rows(y_), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; r++) {
+      float* y = context.at(y_) + r * y_.ld;
+      std::memcpy(y, at(context, a_, r), static_cast<std::size_t>(a_.width) * sizeof(float));
+      std::memcpy(y + a_.width, at(context, b_, r), static_cast<std::size_t>(b_.width) * sizeof(float));
+    }
+  });
 }
 
 }  // namespace ridgeline

@@ -153,30 +153,30 @@ MatchSize::MatchSize(std::string name, View x, View like, View y, float floor)
     : Operator(std::move(name), "match_size"), x_(x), like_(like), y_(y), floor_(floor) {}
 
 void MatchSize::run(const StepContext& context, Worker& worker) {
-  std::int64_t begin, end;
-  worker.share(context.rows(y_), begin, end);
-  context.kernels.match_rows(floor_, context.at(x_) + begin * x_.ld, x_.ld, context.at(like_) + begin * like_.ld,
-                             like_.ld, context.at(y_) + begin * y_.ld, y_.ld, end - begin, y_.width);
+  worker.runs(context.rows(y_), [&](std::int64_t begin, std::int64_t end) {
+    context.kernels.match_rows(floor_, context.at(x_) + begin * x_.ld, x_.ld, context.at(like_) + begin * like_.ld,
+                               like_.ld, context.at(y_) + begin * y_.ld, y_.ld, end - begin, y_.width);
+  });
 }
 
 ScaleColumns::ScaleColumns(std::string name, View x, View y, const float* factors)
     : Operator(std::move(name), "scale_by"), x_(x), y_(y), factors_(factors) {}
 
 void ScaleColumns::run(const StepContext& context, Worker& worker) {
-  std::int64_t begin, end;
-  worker.share(context.rows(y_), begin, end);
-  context.kernels.gated_rows(Activation::identity, factors_, 0, context.at(x_) + begin * x_.ld, x_.ld,
-                             context.at(y_) + begin * y_.ld, y_.ld, end - begin, y_.width);
+  worker.runs(context.rows(y_), [&](std::int64_t begin, std::int64_t end) {
+    context.kernels.gated_rows(Activation::identity, factors_, 0, context.at(x_) + begin * x_.ld, x_.ld,
+                               context.at(y_) + begin * y_.ld, y_.ld, end - begin, y_.width);
+  });
 }
 
 KeepLargest::KeepLargest(std::string name, View x, View y, float z)
     : Operator(std::move(name), "keep_largest"), x_(x), y_(y), z_(z) {}
 
 void KeepLargest::run(const StepContext& context, Worker& worker) {
-  std::int64_t begin, end;
-  worker.share(context.rows(y_), begin, end);
-  context.kernels.keep_rows(z_, context.at(x_) + begin * x_.ld, x_.ld, context.at(y_) + begin * y_.ld, y_.ld,
-                            end - begin, y_.width);
+  worker.runs(context.rows(y_), [&](std::int64_t begin, std::int64_t end) {
+    context.kernels.keep_rows(z_, context.at(x_) + begin * x_.ld, x_.ld, context.at(y_) + begin * y_.ld, y_.ld,
+                              end - begin, y_.width);
+  });
 }
 
 Xielu::Xielu(std::string name, View x, View y, float positive, float negative)

@@ -5,7 +5,6 @@
 #include "operators_latent.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -13,20 +12,6 @@
 
 namespace ridgeline {
 namespace {
-
-
-// Two readings of both clocks, one at load and one at each call, since a program that runs steps is older than this.
-struct ClockPair {
-  std::uint64_t ticks = ticks_now();
-  std::chrono::steady_clock::time_point time = std::chrono::steady_clock::now();
-};
-const ClockPair kLoaded;
-
-double nanoseconds_per_tick() {
-  const ClockPair now;
-  const double elapsed = std::chrono::duration<double, std::nano>(now.time - kLoaded.time).count();
-  return now.ticks > kLoaded.ticks ? elapsed / static_cast<double>(now.ticks - kLoaded.ticks) : 1.0;
-}
 
 // Bytes of cache that are ready before they are used: a prompt of 700 tokens of a small model for each row, ten thousand
 // tokens in all, a burst of 64 requests; a thousand of a large one's. First use costs 3 ms a MB where pages come from a
@@ -238,13 +223,17 @@ void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int3
   const std::int64_t ahead = std::min(step_.end_position + 64, rows_.limits().max_context);
   for (const auto& table : rope_tables_)
     if (table->num_ready < step_.end_position) table->extend(ahead);
-  for (Cursor& cursor : cursors_) cursor.next[1].store(0, std::memory_order_relaxed);
+  // The caller comes between the operators and sampling where it has masks to give, which rows need.
+  const bool asks = sampling && before_sampling;
+  for (std::vector<Mark>& marks : marks_) std::fill(marks.begin(), marks.end(), Mark{});
   step_begin_ = ticks_now();
-  num_marked_ = operators_.size() + (sampling ? 1 : 0);
-  before_sampling_ = sampling && before_sampling ? &before_sampling : nullptr;
-  pool_.run([&](int thread) { run_thread(thread, sampling); });
-  before_sampling_ = nullptr;
-  if (masks_failed_) std::rethrow_exception(std::exchange(masks_failed_, nullptr));
+  const std::size_t count = operators_.size() + (sampling ? 1 : 0);
+  run_operators(0, asks ? operators_.size() : count);
+  if (asks) {
+    before_sampling();
+    run_operators(operators_.size(), count);
+  }
+  num_marked_ = count;
   finish_samples();
 }
 
@@ -274,7 +263,15 @@ void Program::copy_slots(const std::int32_t* pairs, std::int64_t num_pairs) {
   });
 }
 
-void Program::run_thread(int thread, bool sampling) {
+// Operators [begin, end) in order; sampling is the one after the last.
+void Program::run_operators(std::size_t begin, std::size_t end) {
+  if (begin == end) return;
+  for (Cursor& cursor : cursors_) cursor.reset();
+  pool_.run_operators(static_cast<std::int64_t>(end - begin),
+                      [&](int thread, const Entry& entry) { return run_operator(thread, begin, entry); });
+}
+
+bool Program::run_operator(int thread, std::size_t begin, const Entry& entry) {
   const StepContext context{kernels_,
                             step_,
                             reinterpret_cast<float*>(arena_.data()),
@@ -286,39 +283,23 @@ void Program::run_thread(int thread, bool sampling) {
                             reinterpret_cast<float*>(states_.data()),
                             state_stride_,
                             shared_.data()};
-  Worker worker{thread, pool_.size(), pool_, scratch_[static_cast<std::size_t>(thread)].data(), cursors_};
+  Worker worker{thread, pool_.size(), pool_, scratch_[static_cast<std::size_t>(thread)].data(), cursors_, entry};
   // A barrier's release may reach a thread late, and others finish the next operator meanwhile: who was at what and when
   // is told by marks, which book_times makes sense of later. No thread reads what another writes.
-  Mark* mark = marks_[static_cast<std::size_t>(thread)].data();
-  const auto marked = [&](const auto& work) {
-    mark->started = ticks_now();
-    work();
-    mark->waited = std::exchange(worker.waited, 0);
-    mark->arrived = ticks_now();
-    pool_.barrier(thread);
-    mark++;
-  };
-  for (const auto& op : operators_) {
-    worker.take_turn();
-    marked([&] { op->run(context, worker); });
-  }
-  if (before_sampling_) {
-    // The calling thread's, which may take the interpreter's lock. The others wait: their rows may need it.
-    if (thread == 0) {
-      try {
-        (*before_sampling_)();
-      } catch (...) {
-        masks_failed_ = std::current_exception();
-      }
-    }
-    pool_.barrier(thread);
-  }
-  worker.take_turn();
-  if (sampling) marked([&] { sample_rows(context, worker); });
+  const std::size_t index = begin + static_cast<std::size_t>(entry.index);
+  Mark& mark = marks_[static_cast<std::size_t>(thread)][index];
+  mark.started = ticks_now();
+  if (index < operators_.size())
+    operators_[index]->run(context, worker);
+  else
+    sample_rows(context, worker);
+  mark.waited += worker.waited;
+  mark.arrived = ticks_now();
+  return !worker.leaves;
 }
 
 // The last step's marks become times. Clocks of cores are taken to agree; where they do not by a little, times are cut
-// at 0.
+// at 0. A thread that was not at an operator did not start before its end.
 void Program::book_times() {
   const auto since = [](std::uint64_t later, std::uint64_t earlier) { return later > earlier ? later - earlier : 0; };
   std::uint64_t begin = step_begin_;
@@ -329,8 +310,9 @@ void Program::book_times() {
     times.calls++;
     times.ticks += end - begin;
     for (const std::vector<Mark>& marks : marks_) {
-      times.start_ticks += std::min(since(marks[i].started, begin), end - begin);
-      times.waited_ticks += since(end, marks[i].arrived) + marks[i].waited;
+      const bool was_there = marks[i].arrived > 0;
+      times.start_ticks += was_there ? std::min(since(marks[i].started, begin), end - begin) : end - begin;
+      if (was_there) times.waited_ticks += since(end, marks[i].arrived) + marks[i].waited;
     }
     begin = end;
   }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <exception>
 #include <functional>
 #include <memory>
 #include <span>
@@ -20,14 +19,14 @@
 
 namespace ridgeline {
 
-// Wall time goes to the operator in which it passed: an operator begins when the last thread has come to the barrier
-// before it, and ends when the last one has come to its own. All but `nanoseconds` are means over the threads.
+// Wall time goes to the operator in which it passed: an operator begins when the last thread has come to the end of the
+// one before it, and ends when the last one has come to its own. All but `nanoseconds` are means over the threads.
 struct OperatorTime {
   std::string name, type;
   std::uint64_t calls;
   double nanoseconds;
   double barrier_nanoseconds;  // waiting for others, at its end and within it
-  double start_nanoseconds;    // until a thread was at it: its way out of the barrier before; of the first, its waking
+  double start_nanoseconds;    // until a thread was at it: its way out of the one before; of the first, its waking
 };
 
 // What a step gave one row of the plan that wanted logits. scored: of the tokens that the row had already, from position
@@ -123,7 +122,8 @@ class Program {
   std::byte* arena() { return arena_.data(); }
 
  private:
-  void run_thread(int thread, bool sampling);
+  void run_operators(std::size_t begin, std::size_t end);
+  bool run_operator(int thread, std::size_t begin, const Entry& entry);
   void sample_rows(const StepContext& context, Worker& worker);
   void plan_samples();
   void finish_samples();
@@ -164,8 +164,6 @@ class Program {
   };
 
   Step step_;
-  const std::function<void()>* before_sampling_ = nullptr;  // while a step that has one runs
-  std::exception_ptr masks_failed_;
   std::vector<RowSample> samples_;
   std::vector<SampleItem> items_;
   std::vector<Candidate> candidates_;  // of all samples

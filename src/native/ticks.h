@@ -18,4 +18,7 @@ inline std::uint64_t ticks_now() {
 #endif
 }
 
+// As both clocks have gone since the module was loaded.
+double nanoseconds_per_tick();
+
 }  // namespace ridgeline

@@ -4,6 +4,8 @@ format and instruction set, however a row's computation is arranged.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import cache
 
 import numpy as np
@@ -193,6 +195,21 @@ def test_who_computes_what(fused: bool) -> None:
         cpu = executor("Q4_1", AVAILABLE[0], threads, fused)
         for _ in range(3):
             assert np.array_equal(of_batches(cpu), expected), threads
+
+
+def test_who_is_away() -> None:
+    """Beside programs that want every core: threads come late, leave in the middle, miss steps."""
+    expected = of_batches(executor("Q4_1", AVAILABLE[0], 1, True))
+    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    try:
+        for threads in (2, 3):
+            cpu = executor("Q4_1", AVAILABLE[0], threads, True)
+            for _ in range(5):
+                assert np.array_equal(of_batches(cpu), expected), threads
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
 
 
 @isas

@@ -77,7 +77,7 @@ class OperatorTime:
     to the barrier before it until the last one came to its own; these add up to a step's. Parts of
     it, means over the threads: barrier_nanoseconds: waiting for others;
     start_nanoseconds: until a thread was at it, its way out of the barrier before it. Of the first
-    operator that is the threads' waking.
+    operator that is the threads' waking; of a thread that was away, all of it.
     """
 
     name: str
