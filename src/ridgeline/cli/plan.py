@@ -327,14 +327,14 @@ def _shown(
         return distinct(found.ranked, top)
     # Some are lost in the trial.
     candidates = distinct(found.ranked, 2 * top)
-    gc.freeze()  # the graphs that were searched stay; a collector need not look through them
+    gc.disable()  # a simulator makes millions of objects, none of them in cycles
     try:
         trial = try_choices(
             candidates, asked, coming.loads, rank, wanted=top, block_tokens=coming.block_tokens,
             shares_prefixes=coming.shares_prefixes, report=report,
         )  # fmt: skip
     finally:
-        gc.unfreeze()
+        gc.enable()
     if not trial.ranked:
         raise CapacityError(f"nothing keeps {load_text(asked)}: {nearest_tried(trial.lost)}")
     return list(trial.ranked)

@@ -189,9 +189,8 @@ def publish_snapshots(state: SchedulerState, request: Request) -> None:
 
 
 def new_blocks(state: SchedulerState, request: Request) -> tuple[int, ...]:
-    """The blocks of entries that the executor has not been told of; it is from now on."""
+    """The blocks of entries that the executor has not been told of."""
     told = request.num_told
-    request.num_told = len(request.blocks)
     if state.is_plain:
         return tuple(request.blocks[told:])
     pool = state.pool

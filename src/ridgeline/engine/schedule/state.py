@@ -71,7 +71,8 @@ class SchedulerState:
     rows the executor must open or forget before the next step, closed ones first. in_flight: the
     rows of each step that was planned and not booked, oldest first. suspects: groups of requests
     that were in a step which failed; while there are any, the first group runs and nobody else.
-    asleep: in a simulator, requests that run and are not in `running`.
+    asleep: in a simulator, requests that run and are not in `running`. tells_blocks: plans say
+    which blocks rows have.
     """
 
     limits: Limits
@@ -92,6 +93,7 @@ class SchedulerState:
     num_admitted: int = 0
     num_preemptions: int = 0
     mean_output: float | None = None
+    tells_blocks: bool = True
     is_plain: bool = field(init=False)
     blocks_per_entry: int = field(init=False)
 
@@ -110,7 +112,8 @@ class SchedulerState:
         num_snapshots: int = 0,
         explains: bool = True,
     ) -> SchedulerState:
-        """explains: it can be said why a prompt was not cached; a simulator does without.
+        """explains: plans say which blocks rows have, and it can be said why a prompt was not
+        cached; a simulator does without both.
         num_snapshots: slots for recurrent states beside those of the rows. groups: of layers, as
         the executor has them. queue: the policy; first come, first served if None. seconds: what a
         step takes by the cost model; needed for itl_seconds and for admission by predicted finish
@@ -134,6 +137,7 @@ class SchedulerState:
             None if seconds is None else Pace(seconds, limits.max_tokens_per_step),
             free_rows=list(range(limits.max_rows))[::-1],
             snapshots=SnapshotPool(limits.max_rows, num_snapshots),
+            tells_blocks=explains,
         )
 
     @property

@@ -339,7 +339,11 @@ def _plan(state: SchedulerState, step: _Step) -> StepPlan:
         samples = num_tokens == len(request.token_ids) + request.num_pending
         if samples:
             request.num_pending += 1
-        news = new_blocks(state, request) if len(request.blocks) > request.num_told else ()
+        news: tuple[int, ...] = ()
+        if len(request.blocks) > request.num_told:
+            if state.tells_blocks:
+                news = new_blocks(state, request)
+            request.num_told = len(request.blocks)
         num_logits = int(samples)
         if request.sampling.num_prompt_logprobs >= 0 and request.scores_prompt:
             num_logits = max(num_tokens - max(context, request.num_scored), num_logits)
