@@ -1,0 +1,50 @@
+"""What docs/guide says in numbers is what its commands print."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ridgeline.cli.main import main
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide"
+LAYOUTS = {
+    "together": ["--replicas", "8"],
+    "together, paced to 40 ms": ["--replicas", "8", "--itl-target", "40ms"],
+    "apart, 6:2": ["--disaggregate", "6:2"],
+    "apart, 2:6": ["--disaggregate", "2:6"],
+}
+SECONDS = {"ms": 1e-3, "s": 1.0}
+
+
+def told() -> dict[str, list[float]]:
+    """Of each layout: the share that is good, and seconds."""
+    text = (GUIDE / "disaggregation.md").read_text()
+    table = text.split("With 400 requests", 1)[1].split("\n\n", 2)[1]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    found = {}
+    for name, good, *times in rows:
+        seconds = [float(value) * SECONDS[unit] for value, unit in map(str.split, times)]
+        found[name] = [float(good.removesuffix(" %")) / 100, *seconds]
+    return found
+
+
+def test_the_layouts_told_are_those_that_are_run() -> None:
+    assert list(told()) == list(LAYOUTS)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_prompts_apart_or_not(layout: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (GUIDE / "disaggregation.md").read_text()
+    command = re.search(r"^ridgeline (simulate .*) --replicas 8 (.*)$", text, re.MULTILINE)
+    assert command is not None
+    words = f"{command[1]} {command[2]}".replace("--requests 100", "--requests 400").split()
+    assert main([*words, *LAYOUTS[layout], "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ttft"]["count"] == 400
+    times = [found["ttft"]["p50"], found["tpot"]["p50"], found["itl"]["p99"]]
+    # As many digits as are told.
+    assert told()[layout] == pytest.approx([found["good_share"], *times], rel=0.01)
