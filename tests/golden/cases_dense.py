@@ -71,7 +71,7 @@ DENSE = (
         ),
     ),
     # Norms without weights.
-    Case("olmo", _family("OlmoForCausalLM", "olmo", "rms_norm_eps", clip_qkv=None), gguf_type=None),
+    Case("olmo", _family("OlmoForCausalLM", "olmo", "rms_norm_eps", clip_qkv=None)),
     # All channels of q, and of k, normed together; a norm after each branch.
     Case("olmo2", _family("Olmo2ForCausalLM", "olmo2", attention_bias=False)),
     # Windows in three layers of four; YaRN in the fourth.
@@ -329,7 +329,6 @@ DENSE = (
             use_qkv_bias=True,
             use_parallel_residual=True,
         ),
-        gguf_type=None,
     ),
     # Norms with 1 + w and a bias, a squared ReLU.
     Case(
@@ -346,7 +345,6 @@ DENSE = (
             attention_bias=False,
             mlp_bias=False,
         ),
-        gguf_type=None,
     ),
     # Swiss AI: norms of heads, an activation with two parameters a layer, no gate.
     Case(

@@ -75,6 +75,9 @@ _ARCHITECTURES = {
     "jamba": gguf.MODEL_ARCH.JAMBA,
     "falcon_h1": gguf.MODEL_ARCH.FALCON_H1,
     "exaone_moe": gguf.MODEL_ARCH.EXAONE_MOE,
+    "olmo": gguf.MODEL_ARCH.OLMO,
+    "stablelm": gguf.MODEL_ARCH.STABLELM,
+    "nemotron": gguf.MODEL_ARCH.NEMOTRON,
     "gemma3n_text": gguf.MODEL_ARCH.GEMMA3N,
     "phimoe": gguf.MODEL_ARCH.PHIMOE,
     "apertus": gguf.MODEL_ARCH.APERTUS,
@@ -86,9 +89,10 @@ _ARCHITECTURES = {
 }
 # Query and key rows are reordered for interleaved rotary pairs.
 _REORDERED = ("llama", "mixtral", "granite", "granitemoe", "smollm3", "arcee", "ministral3")
+_REORDERED += ("olmo",)
 # Norm weights carry the 1 of 1 + w.
 _DELTA = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
-_SHIFTED = ("gemma3_text", "gemma", "gemma2", *_DELTA)
+_SHIFTED = ("gemma3_text", "gemma", "gemma2", "nemotron", *_DELTA)
 _MAMBA2 = ("mamba2", "nemotron_h", "granitemoehybrid", "falcon_h1")
 _REORDERED += _MAMBA2[1:3]
 # Heads of keys and values are listed by layer.
@@ -276,7 +280,7 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
         writer.add_head_count_kv(1)
     elif "num_key_value_heads" in config and config["model_type"] not in _LISTED:
         writer.add_head_count_kv(config["num_key_value_heads"])
-    for key in ("layer_norm_eps", "norm_epsilon"):
+    for key in ("layer_norm_eps", "norm_epsilon", "norm_eps"):
         if key in config:
             writer.add_layer_norm_eps(config[key])
     if "rms_norm_eps" in config:
@@ -328,6 +332,10 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
             writer.add_expert_group_count(config["n_group"])
             writer.add_expert_group_used_count(config["topk_group"])
+        case "olmo":
+            writer.add_layer_norm_eps(1e-5)
+        case "stablelm":
+            writer.add_parallel_residual(config["use_parallel_residual"])
         case "gemma3n_text":
             writer.add_altup_active_idx(config["altup_active_idx"])
             writer.add_altup_num_inputs(config["altup_num_inputs"])

@@ -400,6 +400,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "ernie4_5": gguf(build_ernie, names.GGUF_LLAMA),
     "seed_oss": gguf(build_seed_oss, names_dense.GGUF_SEED_OSS),
     "apertus": gguf(build_apertus, names_dense.GGUF_APERTUS),
+    "olmo": gguf(build_olmo, names.GGUF_LLAMA, Stored(interleaved_rope=True)),
+    "stablelm": gguf(build_stablelm, names.GGUF_LLAMA),
+    "nemotron": gguf(build_nemotron, names_dense.GGUF_UNGATED, Stored(norm_has_one=True)),
     "arcee": gguf(build_arcee, names.GGUF_LLAMA, Stored(interleaved_rope=True)),
 }
 

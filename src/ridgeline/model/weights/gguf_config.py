@@ -10,7 +10,10 @@ from ridgeline.errors import ModelError
 from ridgeline.model.weights.checkpoint import Checkpoint
 from ridgeline.model.weights.gguf_families import FAMILIES, Family, read_scalar
 from ridgeline.model.weights.gguf_hybrids import HYBRIDS
+from ridgeline.model.weights.gguf_layer_norms import LAYER_NORMED
 from ridgeline.model.weights.gguf_mixtures import MIXTURES
+
+ALL: dict[str, Family] = {**FAMILIES, **LAYER_NORMED, **HYBRIDS, **MIXTURES}
 
 # Hugging Face's field -> GGUF's key, less the architecture that it begins with.
 KEYS: dict[str, str] = {
@@ -92,7 +95,7 @@ BIASES = {"attention_bias": "blk.0.attn_output.bias", "mlp_bias": "blk.0.ffn_dow
 
 def spelled(architecture: str) -> dict[str, str]:
     """What a field is called in the user's file, for messages."""
-    family = (FAMILIES | HYBRIDS | MIXTURES).get(architecture, Family())
+    family = ALL.get(architecture, Family())
     return {
         **{name: f"{architecture}.{key}" for name, key in (KEYS | dict(family.keys)).items()},
         **{f"rope_scaling.{name}": f"{architecture}.{key}" for name, key in SCALING_KEYS.items()},
@@ -135,7 +138,7 @@ def gguf_config(checkpoint: Checkpoint) -> dict[str, object]:
     kind, or not supported. Ranges are checked where the graph is built.
     """
     architecture = gguf_architecture(checkpoint)
-    family = (FAMILIES | HYBRIDS | MIXTURES).get(architecture, Family())
+    family = ALL.get(architecture, Family())
     config: dict[str, object] = {"architectures": [architecture]}
     has_layer_norms = LAYER_NORM_EPS in family.keys.values()
     for name, key in (KEYS | dict(family.keys)).items():

@@ -148,10 +148,6 @@ def mamba2(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, ob
     return {"head_dim": inner // heads, "expand": inner / width}
 
 
-def gpt_neox(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
-    return {"use_parallel_residual": read_scalar(checkpoint, "gptneox.use_parallel_residual")}
-
-
 SOFTMAX, SIGMOID = 1, 2  # of gguf-py's ExpertGatingFuncType
 
 
@@ -470,16 +466,7 @@ FAMILIES: dict[str, Family] = {
         MAMBA_BIASES,
         more=mamba2,
     ),
-    "phi2": Family({"layer_norm_eps": LAYER_NORM}, known=("use_parallel_residual",)),
-    "gpt2": Family({"layer_norm_epsilon": LAYER_NORM}),
-    "gptneox": Family(
-        {"layer_norm_eps": LAYER_NORM},
-        {"attention_bias": "blk.0.attn_qkv.bias"},
-        known=("use_parallel_residual",),
-        more=gpt_neox,
-    ),
     "apertus": Family(more=apertus),
-    "starcoder2": Family({"norm_epsilon": LAYER_NORM}, {"use_bias": "blk.0.ffn_down.bias"}),
     "glm4": Family(flags=QKV_BIASES),
     "exaone4": Family(more=exaone4),
     "exaone-moe": Family(more=exaone_moe),

@@ -120,8 +120,9 @@ HF_APERTUS: dict[str, str] = {
     "layers.{i}.mlp.act.positive": "{body}layers.{i}.mlp.act_fn.alpha_p",
     "layers.{i}.mlp.act.negative": "{body}layers.{i}.mlp.act_fn.alpha_n",
 }
+GGUF_UNGATED: dict[str, str] = without(GGUF_LLAMA, "layers.{i}.mlp.gate")
 GGUF_APERTUS: dict[str, str] = {
-    **without(GGUF_LLAMA, "layers.{i}.mlp.gate"),
+    **GGUF_UNGATED,
     **GGUF_HEAD_NORMS,
     "layers.{i}.mlp.act.positive": "blk.{i}.xielu.alpha_p",
     "layers.{i}.mlp.act.negative": "blk.{i}.xielu.alpha_n",
