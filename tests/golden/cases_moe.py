@@ -72,6 +72,28 @@ _YARN = {
 }
 
 
+def _phimoe(router_noise: float, long_magnitude: float) -> dict[str, Any]:
+    return _mixture(
+        "PhimoeForCausalLM",
+        "phimoe",
+        num_local_experts=8,
+        router_jitter_noise=router_noise,
+        input_jitter_noise=0.0,
+        attention_bias=True,
+        lm_head_bias=True,
+        sliding_window=None,
+        original_max_position_embeddings=256,
+        rope_scaling={
+            "type": "longrope",
+            "original_max_position_embeddings": 256,
+            "long_factor": [1.0, 2.0, 4.0, 8.0],
+            "short_factor": [1.0, 1.1, 1.3, 1.7],
+            "long_mscale": long_magnitude,
+            "short_mscale": 1.15,
+        },
+    )
+
+
 def _latent(architecture: str, model_type: str, **changes: Any) -> dict[str, Any]:
     return (
         _grouped(
@@ -337,25 +359,7 @@ MIXTURES = (
     # jitter, so that there are some); layer norms, biases, magnitudes of LongRoPE that are given.
     Case(
         "phimoe",
-        _mixture(
-            "PhimoeForCausalLM",
-            "phimoe",
-            num_local_experts=8,
-            router_jitter_noise=0.2,
-            input_jitter_noise=0.0,
-            attention_bias=True,
-            lm_head_bias=True,
-            sliding_window=None,
-            original_max_position_embeddings=256,
-            rope_scaling={
-                "type": "longrope",
-                "original_max_position_embeddings": 256,
-                "long_factor": [1.0, 2.0, 4.0, 8.0],
-                "short_factor": [1.0, 1.1, 1.3, 1.7],
-                "long_mscale": 1.25,
-                "short_mscale": 1.15,
-            },
-        ),
+        _phimoe(router_noise=0.2, long_magnitude=1.25),
         gguf_type=None,
         draw=5,
     ),
@@ -363,25 +367,7 @@ MIXTURES = (
     # one magnitude stands for both.
     Case(
         "phimoe_plain",
-        _mixture(
-            "PhimoeForCausalLM",
-            "phimoe",
-            num_local_experts=8,
-            router_jitter_noise=0.01,
-            input_jitter_noise=0.0,
-            attention_bias=True,
-            lm_head_bias=True,
-            sliding_window=None,
-            original_max_position_embeddings=256,
-            rope_scaling={
-                "type": "longrope",
-                "original_max_position_embeddings": 256,
-                "long_factor": [1.0, 2.0, 4.0, 8.0],
-                "short_factor": [1.0, 1.1, 1.3, 1.7],
-                "long_mscale": 1.15,
-                "short_mscale": 1.15,
-            },
-        ),
+        _phimoe(router_noise=0.01, long_magnitude=1.15),
         draw=3,
     ),
     # DeepSeek V2: latents of queries, too; groups by their best expert; softmax, scaled.
