@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention.h"
+#include "bandwidth.h"
 #include "elementwise.h"
 #include "index.h"
 #include "isa.h"
@@ -16,6 +17,11 @@
 #endif
 
 namespace ridgeline::RIDGELINE_ISA {
+
+// bandwidth.cpp
+std::uint64_t read_forward(const std::byte* data, std::size_t bytes, std::size_t passes);
+std::uint64_t read_quarters(const std::byte* data, std::size_t bytes, std::size_t passes);
+void copy_forward(std::byte* to, const std::byte* from, std::size_t bytes);
 
 // norm.cpp
 void norm(const NormArgs& args, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows);

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "attention.h"
+#include "bandwidth.h"
 #include "elementwise.h"
 #include "index.h"
 #include "isa.h"
@@ -49,6 +50,9 @@ struct Kernels {
   std::size_t (*linear_scratch_bytes)();
   // Multiplies in registers only, for benchmarks; returns the operations done (a multiply-add is two).
   std::int64_t (*spin_arithmetic)(ActivationKind kind, std::int64_t steps);
+  // bandwidth.cpp: from front to back; four quarters side by side, as hardware prefetchers like it; a copy
+  ReadBytes read_forward, read_quarters;
+  void (*copy_forward)(std::byte* to, const std::byte* from, std::size_t bytes);
   // One raw row of `format` as float32, exactly (embedding lookup reads the file's own rows, mapped). False if unknown.
   bool (*decode_row)(const char* format, const std::byte* raw_row, std::int64_t k, float* out);
 

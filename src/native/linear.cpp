@@ -39,7 +39,7 @@ constexpr std::int64_t kRowGroup = 288;          // tokens whose activations sta
 constexpr std::int64_t kDirectRowGroup = 144;    // and beside a stretch of K twice as long
 constexpr std::int64_t kPrefetchBytes = 8192;    // how far ahead of a single pass memory is asked
 
-// The same with codes as the dot product takes them and scales as floats: codes, scales, minima, the
+// The same with codes as the dot product takes them and scales, of its sums, as floats: codes, scales, minima, the
 // strips' lines in turns. (Lines a multiple of 256 bytes apart share the first-level cache's bank: a
 // tile that reads two such at once runs at 80 %.)
 template <Layout L>
@@ -73,7 +73,8 @@ struct Unpacked {
       }
     }
     for (int g = 0; g < kShape.groups(); g++) {
-      store(reinterpret_cast<float*>(out + kScalesAt + g * kStep), From::scales(strip, g));
+      const Floats scales = mul(From::scales(strip, g), all(kSumScale<kShape.number_bits()>));
+      store(reinterpret_cast<float*>(out + kScalesAt + g * kStep), scales);
       if (!kShape.minima) continue;
       store(reinterpret_cast<float*>(out + kMinimaAt + g * kStep), From::minima(strip, g));
     }
@@ -112,7 +113,7 @@ template <class W, int Rows, int Strips>
                                                   Floats (&acc)[Rows][2], int first) {
   constexpr IntegerShape kShape = W::kShape;
   constexpr int kBits = kShape.number_bits(), kGroups = kShape.groups(), kGroupSteps = kShape.group / 4;
-  constexpr int kAheadLines = Strips * W::kStripBytes / kLineBytes;
+  constexpr int kAheadLines = Strips * W::kStripBytes / kLineBytes, kTogether = kStepsAtOnce<kBits>;
 #pragma GCC unroll 1
   for (int g = 0; g < kGroups; g++) {
     Sums sums[Rows][Strips];
@@ -122,37 +123,51 @@ template <class W, int Rows, int Strips>
       for (int c = 0; c < Strips; c++) sums[r][c] = begin<kBits>(start<kGroups>(x[r * x_stride], g));
     }
 #pragma GCC unroll kUnrolledSteps
-    for (int i = 0; i < kGroupSteps; i++) {
+    for (int i = 0; i < kGroupSteps; i += kTogether) {
       // The first group also asks for the lines that do not divide among the groups.
       constexpr int kEach = kAheadLines / kGroups, kRest = kAheadLines % kGroups;
       if (W::kStreams && ahead) {
         const std::uint8_t* p = ahead + g * kEach * kLineBytes;
 #pragma GCC unroll 8
-        for (int l = i * kEach / kGroupSteps; l < (i + 1) * kEach / kGroupSteps; l++) {
+        for (int l = i * kEach / kGroupSteps; l < (i + kTogether) * kEach / kGroupSteps; l++) {
           prefetch_near(p + l * kLineBytes);
         }
-        if (g == 0 && i < kRest) prefetch_near(p + (kGroups * kEach + i) * kLineBytes);
-      }
-      Line lines[Strips];
 #pragma GCC unroll 2
-      for (int c = 0; c < Strips; c++) lines[c] = W::line(weights + c * W::kNextStrip, g, i);
+        for (int j = i; j < i + kTogether; j++) {
+          if (g == 0 && j < kRest) prefetch_near(p + (kGroups * kEach + j) * kLineBytes);
+        }
+      }
+      Line lines[kTogether][Strips];
+#pragma GCC unroll 2
+      for (int j = 0; j < kTogether; j++) {
+#pragma GCC unroll 2
+        for (int c = 0; c < Strips; c++) lines[j][c] = W::line(weights + c * W::kNextStrip, g, i + j);
+      }
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; r++) {
-        const Quad quad = load_quad(x[r * x_stride].q + g * kShape.group + i * 4);
+        const std::int8_t* q = x[r * x_stride].q + g * kShape.group + i * 4;
+        const Quad quad = load_quad(q);
+        if constexpr (kTogether == 1) {
 #pragma GCC unroll 2
-        for (int c = 0; c < Strips; c++) sums[r][c] = dot<kBits>(sums[r][c], lines[c], quad);
+          for (int c = 0; c < Strips; c++) sums[r][c] = dot<kBits>(sums[r][c], lines[0][c], quad);
+        } else {
+          const Quad next = load_quad(q + 4);
+#pragma GCC unroll 2
+          for (int c = 0; c < Strips; c++) sums[r][c] = dot_two(sums[r][c], lines[0][c], lines[1][c], quad, next);
+        }
       }
       keep_loads_here();
     }
 #pragma GCC unroll 2
     for (int c = 0; c < Strips; c++) {
-      const Floats scales = W::scales(weights + c * W::kNextStrip, g);
+      Floats scales = W::scales(weights + c * W::kNextStrip, g);
+      if constexpr (W::kStreams && kSumScale<kBits> != 1) scales = mul(scales, all(kSumScale<kBits>));
       Floats minima;
       if constexpr (kShape.minima) minima = W::minima(weights + c * W::kNextStrip, g);
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; r++) {
         const ActivationBlock& a = x[r * x_stride];
-        const Floats sum = finish<kBits>(sums[r][c], start<kGroups>(a, g));
+        const Floats sum = finish<kBits>(sums[r][c]);
         Floats& to = acc[r][first + c];
         to = fma(mul(sum, all(a.scale[g * 2 / kGroups])), scales, to);
         if constexpr (kShape.minima) to = fma(minima, all(kGroups == 2 ? a.sum32[g] : a.sum16[g]), to);

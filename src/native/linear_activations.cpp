@@ -8,7 +8,7 @@
 #include "linear_layout.h"
 #include "linear_quantize.h"
 
-#ifdef RIDGELINE_ISA_avx512
+#ifndef RIDGELINE_ISA_portable
 #include <immintrin.h>
 #endif
 
@@ -84,6 +84,79 @@ void quantize_block(const float* x, ActivationBlock* out, int terms) {
     _mm_storeu_ps(block.sum16, s16);
     scale = _mm_mul_ps(scale, _mm_set1_ps(1.0f / kResidueSteps));
   }
+}
+
+#elif defined(RIDGELINE_ISA_avx2)
+
+// The largest magnitude of 32 numbers, in each lane: found among bit patterns, in which NaN is above
+// infinity and that above all others.
+__m128 largest_of(const __m256* v) {
+  const auto magnitude = [](__m256 x) {
+    return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
+  };
+  const __m256i m = _mm256_max_epu32(_mm256_max_epu32(magnitude(v[0]), magnitude(v[1])),
+                                     _mm256_max_epu32(magnitude(v[2]), magnitude(v[3])));
+  __m128i half = _mm_max_epu32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
+  half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0x4e));
+  return _mm_castsi128_ps(_mm_max_epu32(half, _mm_shuffle_epi32(half, 0xb1)));
+}
+
+// (Unrolled, or g++ copies x to the stack in halves that no whole load can be forwarded from.)
+template <int kTerms>
+void quantize_terms(const float* x, ActivationBlock* out) {
+  __m256 v[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) v[i] = _mm256_loadu_ps(x + i * 8);
+  // The groups' in lanes 0 and 1.
+  const __m128 largest = _mm_unpacklo_ps(largest_of(v), largest_of(v + 4));
+  const __m128 something = _mm_cmp_ps(largest, _mm_set1_ps(kNothing), _CMP_NLT_UQ);
+  __m128 scale = _mm_and_ps(something, _mm_mul_ps(largest, _mm_set1_ps(1.0f / kLargest)));
+  const __m128 inverse = _mm_and_ps(something, _mm_div_ps(_mm_set1_ps(kLargest), largest));
+  const __m256 by[2] = {_mm256_broadcastss_ps(inverse), _mm256_broadcastss_ps(_mm_movehdup_ps(inverse))};
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) v[i] = _mm256_mul_ps(v[i], by[i / 4]);
+#pragma GCC unroll 2
+  for (int term = 0; term < kTerms; term++) {
+    ActivationBlock& block = out[term];
+    __m128i words[2];  // of the groups: the sums of 16 codes and of the others, as two words each
+#pragma GCC unroll 2
+    for (int g = 0; g < 2; g++) {
+      __m256i q[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) {
+        __m256& each = v[g * 4 + i];
+        q[i] = _mm256_cvtps_epi32(each);
+        if (term + 1 < kTerms) {
+          each = _mm256_mul_ps(_mm256_sub_ps(each, _mm256_cvtepi32_ps(q[i])), _mm256_set1_ps(kResidueSteps));
+        }
+      }
+      const __m256i mixed = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+      const __m256i bytes = _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(block.q) + g, bytes);
+      __m256i sums = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+      sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32(sums, 0x4e));
+      sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32(sums, 0xb1));
+      words[g] = _mm_unpacklo_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    }
+    const __m128i words16 = _mm_unpacklo_epi64(words[0], words[1]);
+    const __m128i words32 =  // lanes 0, 1
+        _mm_shuffle_epi32(_mm_add_epi16(words16, _mm_shuffle_epi32(words16, 0xb1)), 0x08);
+    const auto start = [](__m128i sums) { return _mm_slli_epi16(_mm_sub_epi16(_mm_setzero_si128(), sums), 3); };
+    const auto whole = [](__m128i sums) { return _mm_cvtepi32_ps(_mm_madd_epi16(sums, _mm_set1_epi16(1))); };
+    const __m128 unit = _mm_mul_ps(scale, _mm_set1_ps(kSumUnit));
+    // scale[2], start32[2]; start16[4]; sum32[2], sum16[4]: the line after the codes.
+    auto* rest = reinterpret_cast<__m128i*>(block.scale);
+    _mm_store_si128(rest, _mm_unpacklo_epi64(_mm_castps_si128(scale), start(words32)));
+    _mm_store_si128(rest + 1, start(words16));
+    _mm_storel_pi(reinterpret_cast<__m64*>(block.sum32), _mm_mul_ps(whole(words32), unit));
+    _mm_storeu_ps(block.sum16, _mm_mul_ps(whole(words16), _mm_unpacklo_ps(unit, unit)));
+    scale = _mm_mul_ps(scale, _mm_set1_ps(1.0f / kResidueSteps));
+  }
+}
+
+void quantize_block(const float* x, ActivationBlock* out, int terms) {
+  if (terms == 1) return quantize_terms<1>(x, out);
+  quantize_terms<2>(x, out);
 }
 
 #else

@@ -25,10 +25,13 @@ static inline __m256i first_lanes(std::int64_t count) {
                             _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 static inline Floats load_channels(const float* p, std::int64_t count) {
+  if (count >= 16) return load(p);
   return {_mm256_maskload_ps(p, first_lanes(count)),
           _mm256_maskload_ps(p + 8, first_lanes(count - 8))};
 }
+// (A masked store takes as long as a dozen others.)
 static inline void store_channels(float* p, Floats a, std::int64_t count) {
+  if (count >= 16) return store(p, a);
   _mm256_maskstore_ps(p, first_lanes(count), a.v[0]);
   _mm256_maskstore_ps(p + 8, first_lanes(count - 8), a.v[1]);
 }
@@ -97,22 +100,16 @@ static inline Line table_line(const std::uint8_t* codes, const std::uint8_t* tab
   const __m256i twice = _mm256_broadcastsi128_si256(entries);
   return {_mm256_shuffle_epi8(twice, code.v[0]), _mm256_shuffle_epi8(twice, code.v[1])};
 }
-// 16 where the bit of a byte's place is set, else 0.
-static inline __m256i spread_fifth_bits(const std::uint8_t* bits) {
-  std::int32_t word;
-  std::memcpy(&word, bits, 4);
-  const __m256i bytes = _mm256_shuffle_epi8(
-      _mm256_set1_epi32(word), _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202,
-                                                  0x0303030303030303));
-  const __m256i bit = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201ULL));
-  return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit),
-                          _mm256_set1_epi8(16));
+// Bit step % 8 of each byte to its fifth.
+static inline __m256i fifth_bits(__m256i x, int step) {
+  const __m256i moved = step % 8 < 4 ? _mm256_slli_epi16(x, 4 - step % 8) : _mm256_srli_epi16(x, step % 8 - 4);
+  return _mm256_and_si256(moved, _mm256_set1_epi8(16));
 }
 static inline Line five_bit_line(const std::uint8_t* codes, const std::uint8_t* fifths, int step) {
   const Line low = nibble_line(codes, step);
-  const std::uint8_t* fifth = fifths + step * 8;
-  return {_mm256_or_si256(low.v[0], spread_fifth_bits(fifth)),
-          _mm256_or_si256(low.v[1], spread_fifth_bits(fifth + 4))};
+  const Line fifth = load_line(fifths);
+  return {_mm256_or_si256(low.v[0], fifth_bits(fifth.v[0], step)),
+          _mm256_or_si256(low.v[1], fifth_bits(fifth.v[1], step))};
 }
 static inline __m256i upper_pair(__m256i x, int step) {
   const __m256i moved = step % 4 == 0   ? _mm256_slli_epi16(x, 4)
@@ -133,46 +130,63 @@ static inline Quad load_quad(const std::int8_t* q) {
   std::memcpy(&bits, q, 4);
   return _mm256_set1_epi32(bits);
 }
-// begin, then dots, then finish: the float of sum(q * 2^(8-bits) * activation), exactly.
+// begin, then dots, then finish: the float of sum(q * activation), exactly. (kSumScale of it is in the
+// unit that kernels share; a power of two, which scales take over once.)
+//
+// vpmaddubsw adds two products in 16 bits, and vpmaddwd two of those in 32. What codes are more than q
+// is in the start, of which the two words of a quad have a part each. Of four bits, a group's eight
+// steps fit 16 bits: 16 * 8 * 127 in magnitude, and what is in between may wrap. Of five and six, two
+// steps do: 4 * 63 * 127. Of eight, only one does, with the weight's sign on the activation: 2 * 128 * 127.
 template <int Bits>
-static inline Sums begin(std::int32_t) {
-  return {_mm256_setzero_si256(), _mm256_setzero_si256()};
-}
-// vpmaddubsw adds two products in 16 bits: at most 2 * 63 * 127 below eight bits. Of four bits, eight
-// steps (a group of 32) fit 16 bits too: 16 * 15 * 127. Of eight bits, the weight's sign goes to the
-// activation, and 2 * 128 * 127 still fits.
+inline constexpr float kSumScale = Bits == 4 ? 16.0f : Bits == 5 ? 8.0f : Bits == 6 ? 4.0f : 1.0f;
+template <int Bits>
+inline constexpr int kStepsAtOnce = Bits == 5 || Bits == 6 ? 2 : 1;
+
 static inline __m256i add_pairs_of_words(__m256i pairs) {
   return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+// The start is two words, -8 times the sum of what each is multiplied by.
+template <int Bits>
+static inline Sums begin(std::int32_t start) {
+  if constexpr (Bits == 8) return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  __m256i sums = _mm256_set1_epi32(start);
+  if constexpr (Bits != 4) sums = _mm256_madd_epi16(sums, _mm256_set1_epi16(1 << (Bits - 4)));
+  return {sums, sums};
+}
+// Or the additions wait together, their terms on the stack.
+static inline __m256i now(__m256i sums) {
+  __asm__ volatile("" : "+x"(sums));
+  return sums;
 }
 template <int Bits>
 static inline __m256i dot_half(__m256i sums, __m256i codes, __m256i activations) {
   if constexpr (Bits == 4) {
-    sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, activations));
+    return now(_mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, activations)));
   } else {
     const __m256i pairs =
-        Bits < 8 ? _mm256_maddubs_epi16(codes, activations)
-                 : _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(activations, codes));
-    sums = _mm256_add_epi32(sums, add_pairs_of_words(pairs));
+        _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(activations, codes));
+    return now(_mm256_add_epi32(sums, add_pairs_of_words(pairs)));
   }
-  __asm__ volatile("" : "+x"(sums));  // or the additions wait together, their terms on the stack
-  return sums;
 }
 template <int Bits>
 static inline Sums dot(Sums sums, Line codes, Quad activations) {
   return {dot_half<Bits>(sums.v[0], codes.v[0], activations),
           dot_half<Bits>(sums.v[1], codes.v[1], activations)};
 }
-template <int Bits>
-static inline __m256 finish_half(__m256i sums, std::int32_t start) {
-  if constexpr (Bits == 4) sums = add_pairs_of_words(sums);
-  if constexpr (Bits < 8) {
-    sums = _mm256_add_epi32(_mm256_slli_epi32(sums, 8 - Bits), _mm256_set1_epi32(start));
-  }
-  return _mm256_cvtepi32_ps(sums);
+static inline __m256i dot_two_halves(__m256i sums, __m256i first, __m256i second, Quad x, Quad y) {
+  const __m256i words =
+      _mm256_add_epi16(_mm256_maddubs_epi16(first, x), _mm256_maddubs_epi16(second, y));
+  return now(_mm256_add_epi32(sums, add_pairs_of_words(words)));
+}
+// Two steps: of first's codes with x, and second's with y.
+static inline Sums dot_two(Sums sums, Line first, Line second, Quad x, Quad y) {
+  return {dot_two_halves(sums.v[0], first.v[0], second.v[0], x, y),
+          dot_two_halves(sums.v[1], first.v[1], second.v[1], x, y)};
 }
 template <int Bits>
-static inline Floats finish(Sums sums, std::int32_t start) {
-  return {finish_half<Bits>(sums.v[0], start), finish_half<Bits>(sums.v[1], start)};
+static inline Floats finish(Sums sums) {
+  if constexpr (Bits == 4) sums = {add_pairs_of_words(sums.v[0]), add_pairs_of_words(sums.v[1])};
+  return {_mm256_cvtepi32_ps(sums.v[0]), _mm256_cvtepi32_ps(sums.v[1])};
 }
 
 static inline __m256 add_pairs_half(__m256 acc, const std::uint8_t* pairs, float s0, float s1) {

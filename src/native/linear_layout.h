@@ -7,7 +7,8 @@
 //   codes     16 steps of 4 along K; a line is 64 bytes, lane = channel, 4 bytes = 4 neighbours
 //             along K. Four bits: line j holds step 2j in its low halves and 2j + 1 in its high
 //             ones. Eight bits: a line a step.
-//   planes    five bits: 16 words of 64 bits, word j = the fifth bits of step j's 64 codes.
+//   planes    five bits: 16 words of 64 bits, word j = the fifth bits of step j's 64 codes; of AVX2 2
+//             lines, bit i of line t = the fifth bits of step 8t + i.
 //             six bits: 4 lines, bits 2i and 2i + 1 of line t = the upper bits of step 4t + i.
 //   scales    16 float16 a group
 //   minima    (layouts with m) 16 float16 a group
@@ -109,7 +110,9 @@ constexpr std::int64_t num_blocks(std::int64_t k) { return (k + kBlock - 1) / kB
 struct alignas(64) ActivationBlock {
   std::int8_t q[kBlock];
   float scale[2];            // one a group of 32
-  std::int32_t start32[2];   // -kCodeOffset * sum of the group's q: where integer sums start
+  // -kCodeOffset * sum of the group's q: where integer sums start. Of AVX2, in two words: -8 * sums of the
+  // first two q of each quad, and of the last two.
+  std::int32_t start32[2];
   std::int32_t start16[4];
   float sum32[2];            // kSumUnit * scale * sum of the group's q
   float sum16[4];

@@ -10,23 +10,18 @@
 namespace ridgeline::RIDGELINE_ISA {
 namespace {
 
+#ifndef RIDGELINE_ISA_avx2
 // Bit i = bit 4 of byte i.
-std::uint64_t fifth_bits(const std::uint8_t* line) {
+std::uint64_t fifth_bits_of(const std::uint8_t* line) {
 #if defined(RIDGELINE_ISA_avx512)
   return _mm512_test_epi8_mask(_mm512_load_si512(line), _mm512_set1_epi8(16));
-#elif defined(RIDGELINE_ISA_avx2)
-  const auto* halves = reinterpret_cast<const __m256i*>(line);
-  const auto mask = [](__m256i x) {
-    return static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_slli_epi16(x, 3)));
-  };
-  return mask(_mm256_load_si256(halves)) |
-         static_cast<std::uint64_t>(mask(_mm256_load_si256(halves + 1))) << 32;
 #else
   std::uint64_t bits = 0;
   for (int i = 0; i < kLineBytes; i++) bits |= static_cast<std::uint64_t>(line[i] >> 4 & 1) << i;
   return bits;
 #endif
 }
+#endif
 
 // Sixteen lines of codes, one a step, into the layout's codes and planes.
 template <int Bits>
@@ -43,10 +38,20 @@ void store_codes(const std::uint8_t (&lines)[kSteps][kLineBytes], std::uint8_t* 
   }
   std::uint8_t* planes = out + kSteps / 2 * kLineBytes;
   if constexpr (Bits == 5) {
+#ifdef RIDGELINE_ISA_avx2
+    for (int t = 0; t < kSteps / 8; t++) {
+      for (int i = 0; i < kLineBytes; i++) {
+        int bits = 0;
+        for (int j = 0; j < 8; j++) bits |= (lines[t * 8 + j][i] >> 4 & 1) << j;
+        planes[t * kLineBytes + i] = static_cast<std::uint8_t>(bits);
+      }
+    }
+#else
     for (int j = 0; j < kSteps; j++) {
-      const std::uint64_t bits = fifth_bits(lines[j]);
+      const std::uint64_t bits = fifth_bits_of(lines[j]);
       std::memcpy(planes + j * 8, &bits, 8);
     }
+#endif
   }
   if constexpr (Bits == 6) {
     for (int t = 0; t < kSteps / 4; t++) {

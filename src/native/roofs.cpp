@@ -10,69 +10,13 @@
 namespace ridgeline {
 namespace {
 
-constexpr std::size_t kLine = 64;
-constexpr std::size_t kUnit = 8 * kLine;  // what one turn of a loop reads
-constexpr std::size_t kPrefetchBytes = 8 << 10;
+constexpr std::size_t kUnit = kReadUnit;
 // A shorter round would measure the clock and the start of the threads.
 constexpr std::size_t kLeastRoundBytes = 16 << 20;
 constexpr int kBarriersPerRound = 1000;
 constexpr std::int64_t kArithmeticSteps = 200000;
 
-using Line = std::uint64_t __attribute__((vector_size(kLine)));
 using Clock = std::chrono::steady_clock;
-
-std::uint64_t folded(const Line (&sums)[8]) {
-  Line total = {};
-  for (const Line& sum : sums) total ^= sum;
-  std::uint64_t word = 0;
-  for (int i = 0; i < 8; i++) word ^= total[i];
-  return word;
-}
-
-#if defined(__x86_64__)
-#define RIDGELINE_EVERY_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define RIDGELINE_EVERY_CPU
-#endif
-
-// Eight independent sums, so that nothing but the loads takes time. `bytes` is a multiple of kUnit; they are read
-// `passes` times.
-RIDGELINE_EVERY_CPU std::uint64_t read_forward(const std::byte* data, std::size_t bytes, std::size_t passes) {
-  Line sums[8] = {};
-  for (; passes > 0; passes--) {
-    for (std::size_t offset = 0; offset < bytes; offset += kUnit)
-      for (int i = 0; i < 8; i++) {
-        __builtin_prefetch(data + offset + kPrefetchBytes + i * kLine, 0, 3);
-        sums[i] ^= *reinterpret_cast<const Line*>(data + offset + i * kLine);
-      }
-    asm volatile("" : : : "memory");  // what was read before may have changed
-  }
-  return folded(sums);
-}
-
-// Four streams side by side, each a quarter, as hardware prefetchers like it.
-RIDGELINE_EVERY_CPU std::uint64_t read_quarters(const std::byte* data, std::size_t bytes, std::size_t passes) {
-  const std::size_t quarter = bytes / 4 / kUnit * kUnit;
-  Line sums[8] = {};
-  for (std::size_t pass = 0; pass < passes; pass++) {
-    for (std::size_t offset = 0; offset < quarter; offset += 2 * kLine)
-      for (int i = 0; i < 8; i++)
-        sums[i] ^= *reinterpret_cast<const Line*>(data + (i / 2) * quarter + offset + (i % 2) * kLine);
-    asm volatile("" : : : "memory");
-  }
-  return folded(sums) ^ read_forward(data + 4 * quarter, bytes - 4 * quarter, passes);
-}
-
-using Read = std::uint64_t (*)(const std::byte*, std::size_t, std::size_t);
-constexpr Read kReads[] = {read_forward, read_quarters};
-
-RIDGELINE_EVERY_CPU void copy_forward(std::byte* to, const std::byte* from, std::size_t bytes) {
-  for (std::size_t offset = 0; offset < bytes; offset += kUnit)
-    for (int i = 0; i < 8; i++) {
-      __builtin_prefetch(from + offset + kPrefetchBytes + i * kLine, 0, 3);
-      *reinterpret_cast<Line*>(to + offset + i * kLine) = *reinterpret_cast<const Line*>(from + offset + i * kLine);
-    }
-}
 
 void keep(std::uint64_t word) { asm volatile("" : : "r"(word)); }
 
@@ -91,7 +35,7 @@ double seconds_of(ThreadPool& pool, Work work) {
 }
 
 // Bytes [begin, end) of the areas laid end to end, `passes` times.
-std::uint64_t read_range(const Areas& areas, std::size_t begin, std::size_t end, std::size_t passes, Read read) {
+std::uint64_t read_range(const Areas& areas, std::size_t begin, std::size_t end, std::size_t passes, ReadBytes read) {
   if (areas.size() == 1) return read(areas[0].data() + begin, end - begin, passes);
   std::uint64_t words = 0;
   for (std::size_t pass = 0; pass < passes; pass++) {
@@ -107,25 +51,25 @@ std::uint64_t read_range(const Areas& areas, std::size_t begin, std::size_t end,
 
 }  // namespace
 
-std::vector<double> measure_read_bandwidth(const Areas& areas, ThreadPool& pool, int rounds) {
+std::vector<double> measure_read_bandwidth(const Kernels& kernels, const Areas& areas, ThreadPool& pool, int rounds) {
   std::size_t total = 0;
   for (const auto& area : areas) total += area.size();
   const std::size_t threads = static_cast<std::size_t>(pool.size());
   const std::size_t share = total / threads / kUnit * kUnit;
   if (share == 0) throw std::invalid_argument("there is too little to read");
   const std::size_t passes = std::max<std::size_t>(1, kLeastRoundBytes / (share * threads));
-  const auto gigabytes_per_second = [&](Read read) {
+  const auto gigabytes_per_second = [&](ReadBytes read) {
     const double seconds = seconds_of(pool, [&](int thread) {
       const std::size_t begin = share * static_cast<std::size_t>(thread);
       keep(read_range(areas, begin, begin + share, passes, read));
     });
     return static_cast<double>(share * threads * passes) / seconds * 1e-9;
   };
-  gigabytes_per_second(read_forward);
+  gigabytes_per_second(kernels.read_forward);
   std::vector<double> out;
   for (int round = 0; round < rounds; round++) {
     double best = 0;
-    for (const Read read : kReads) best = std::max(best, gigabytes_per_second(read));
+    for (const ReadBytes read : {kernels.read_forward, kernels.read_quarters}) best = std::max(best, gigabytes_per_second(read));
     out.push_back(best);
   }
   return out;
@@ -156,7 +100,7 @@ void RoofMeter::reserve(std::size_t bytes) {
 
 std::vector<double> RoofMeter::read(std::size_t bytes, int rounds) {
   reserve(bytes);
-  return measure_read_bandwidth({{memory_.data(), bytes}}, pool_, rounds);
+  return measure_read_bandwidth(kernels_, {{memory_.data(), bytes}}, pool_, rounds);
 }
 
 std::vector<double> RoofMeter::copy(std::size_t bytes, int rounds) {
@@ -170,7 +114,7 @@ std::vector<double> RoofMeter::copy(std::size_t bytes, int rounds) {
   for (int round = -1; round < rounds; round++) {
     const double seconds = seconds_of(pool_, [&](int thread) {
       const std::size_t begin = share * static_cast<std::size_t>(thread);
-      for (std::size_t pass = 0; pass < passes; pass++) copy_forward(to + begin, memory_.data() + begin, share);
+      for (std::size_t pass = 0; pass < passes; pass++) kernels_.copy_forward(to + begin, memory_.data() + begin, share);
     });
     if (round >= 0) out.push_back(static_cast<double>(2 * share * threads * passes) / seconds * 1e-9);
   }

@@ -15,7 +15,7 @@ using Areas = std::vector<std::span<const std::byte>>;
 
 // GB/s (10^9 bytes) at which the threads of `pool` together read `areas`, each its own contiguous share; one figure a
 // round, in which everything is read once by the faster of two ways.
-std::vector<double> measure_read_bandwidth(const Areas& areas, ThreadPool& pool, int rounds);
+std::vector<double> measure_read_bandwidth(const Kernels& kernels, const Areas& areas, ThreadPool& pool, int rounds);
 
 // Nanoseconds from one barrier of `pool` to the next when nothing is done between them; one figure a round.
 std::vector<double> measure_barrier(ThreadPool& pool, int rounds);
