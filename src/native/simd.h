@@ -109,13 +109,16 @@ static inline Vec all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; 
 static inline Vec zeros() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 static inline Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 static inline Vec load_n(const float* p, std::int64_t n) {
+  if (n >= kWidth) return load(p);
   return {_mm256_maskload_ps(p, first_lanes(n)), _mm256_maskload_ps(p + 8, first_lanes(n - 8))};
 }
 static inline void store(float* p, Vec x) {
   _mm256_storeu_ps(p, x.a);
   _mm256_storeu_ps(p + 8, x.b);
 }
+// A masked store is a program of some 40 steps on AMD's cores: for tails only.
 static inline void store_n(float* p, Vec x, std::int64_t n) {
+  if (n >= kWidth) return store(p, x);
   _mm256_maskstore_ps(p, first_lanes(n), x.a);
   _mm256_maskstore_ps(p + 8, first_lanes(n - 8), x.b);
 }
@@ -362,6 +365,11 @@ static inline void multiply(const Words& a, std::uint32_t factor, Words& high, W
 static inline float sum(Vec a) {
 #if defined(RIDGELINE_ISA_avx512)
   return _mm512_reduce_add_ps(a.v);
+#elif defined(RIDGELINE_ISA_avx2)
+  const __m256 eight = _mm256_add_ps(a.a, a.b);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 #else
   float lane[kWidth];
   store(lane, a);
@@ -374,6 +382,11 @@ static inline float sum(Vec a) {
 static inline float largest(Vec a) {
 #if defined(RIDGELINE_ISA_avx512)
   return _mm512_reduce_max_ps(a.v);
+#elif defined(RIDGELINE_ISA_avx2)
+  const __m256 eight = _mm256_max_ps(a.a, a.b);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 #else
   float lane[kWidth];
   store(lane, a);
