@@ -19,17 +19,17 @@ struct Bf16Cache {
 
   // Of one vector's query: channels padded to whole lines of pairs.
   static std::size_t query_bytes(std::int64_t head_dim) {
-    return static_cast<std::size_t>((head_dim + kLine - 1) / kLine * kLine) * 2;
+    return static_cast<std::size_t>((head_dim + kLine - 1) / kLine * kLine) * sizeof(Factor);
   }
 
   static void set_query(const float* x, std::int64_t head_dim, float of_all, const float*, std::byte* out) {
     const Vec scale = all(of_all);
-    std::uint16_t* q = reinterpret_cast<std::uint16_t*>(out);
+    Factor* q = reinterpret_cast<Factor*>(out);
     for (std::int64_t i = 0; i < head_dim; i += kLine) {
       const std::int64_t left = head_dim - i;
       const Vec first = load_n(x + i, left);
       const Vec second = left > kWidth ? load_n(x + i + kWidth, left - kWidth) : zeros();
-      store_pairs(q + i, join(mul(first, scale), mul(second, scale)));
+      store_factors(q + i, mul(first, scale), mul(second, scale));
     }
   }
 
@@ -40,30 +40,25 @@ struct Bf16Cache {
     Vec acc[Vectors][Lines];
     for (int i = 0; i < Vectors; i++)
       for (int b = 0; b < Lines; b++) acc[i][b] = zeros();
-    const std::int64_t num_pairs = (head_dim + 1) / 2;
-    for (std::int64_t d = 0; d < num_pairs; d++) {
-      Pairs keys[Lines];
-      for (int b = 0; b < Lines; b++) keys[b] = load_pairs(reinterpret_cast<const std::uint16_t*>(tiles[b]) + d * kLine);
-      for (int i = 0; i < Vectors; i++) {
-        const Pairs channels =
-            all_pairs(reinterpret_cast<const std::uint16_t*>(queries + static_cast<std::size_t>(i) * ldq) + 2 * d);
-        for (int b = 0; b < Lines; b++) acc[i][b] = dot(channels, keys[b], acc[i][b]);
-      }
-    }
+    const Factor* q = reinterpret_cast<const Factor*>(queries);
+    const std::int64_t num_pairs = (head_dim + 1) / 2, stride = static_cast<std::int64_t>(ldq / sizeof(Factor));
+    for (std::int64_t d = 0; d < num_pairs; d++)
+      add_products(
+          q + 2 * d, stride, [&](int b) { return reinterpret_cast<const std::uint16_t*>(tiles[b]) + d * kLine; }, acc);
     for (int i = 0; i < Vectors; i++)
       for (int b = 0; b < Lines; b++) store(scores + i * kChunkTokens + b * kBlockTokens, acc[i][b]);
   }
 
-  // Scores become weights 2^(score - base), rounded; gives the sum of the weights before they are.
+  // Scores become weights 2^(score - base), rounded; gives the sum of the weights before they are, in which NaN stays.
   static float set_weights(float* scores, Vec base, const ValueTiles& values, std::byte* out, float&) {
-    std::uint16_t* weights = reinterpret_cast<std::uint16_t*>(out);
+    Factor* weights = reinterpret_cast<Factor*>(out);
     Vec sums = zeros();
     for (std::int64_t b = 0; b < values.num_blocks; b += 2) {
       const Vec first = power_of_2(sub(load(scores + b * kBlockTokens), base));
       const Vec second =
           b + 1 < values.num_blocks ? power_of_2(sub(load(scores + (b + 1) * kBlockTokens), base)) : zeros();
       sums = add(add(sums, first), second);
-      store_pairs(weights + b * kBlockTokens, join(first, second));
+      store_number_factors(weights + b * kBlockTokens, first, second);
     }
     return sum(sums);
   }
@@ -76,18 +71,14 @@ struct Bf16Cache {
     Vec acc[Vectors][Lines];
     for (int i = 0; i < Vectors; i++)
       for (int l = 0; l < Lines; l++) acc[i][l] = zeros();
+    const Factor* factors = reinterpret_cast<const Factor*>(weights);
+    constexpr std::int64_t kStride = kWeightBytes / sizeof(Factor);
     for (std::int64_t b = 0; b < values.num_blocks; b++) {
       ahead.ask_tile();
       const std::uint16_t* tile = reinterpret_cast<const std::uint16_t*>(values.tiles[b]) + 2 * first;
-      for (std::int64_t t = 0; t < kBlockTokens; t += 2) {
-        Pairs lines[Lines];
-        for (int l = 0; l < Lines; l++) lines[l] = load_pairs(tile + t * values.outputs + l * kLine);
-        for (int i = 0; i < Vectors; i++) {
-          const std::byte* weight = weights + static_cast<std::size_t>(i) * kWeightBytes;
-          const Pairs pair = all_pairs(reinterpret_cast<const std::uint16_t*>(weight) + b * kBlockTokens + t);
-          for (int l = 0; l < Lines; l++) acc[i][l] = dot(pair, lines[l], acc[i][l]);
-        }
-      }
+      for (std::int64_t t = 0; t < kBlockTokens; t += 2)
+        add_products(
+            factors + b * kBlockTokens + t, kStride, [&](int l) { return tile + t * values.outputs + l * kLine; }, acc);
     }
     for (int i = 0; i < Vectors; i++)
       for (int l = 0; l < Lines; l++) store(out + i * ldo + l * kWidth, acc[i][l]);

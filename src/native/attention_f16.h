@@ -38,7 +38,7 @@ struct F16Cache {
         keys[b] = load_half(reinterpret_cast<const std::uint16_t*>(tiles[b]) + d * kBlockTokens);
       for (int i = 0; i < Vectors; i++) {
         const Vec channel = all(reinterpret_cast<const float*>(queries + static_cast<std::size_t>(i) * ldq)[d]);
-        for (int b = 0; b < Lines; b++) acc[i][b] = fma(channel, keys[b], acc[i][b]);
+        for (int b = 0; b < Lines; b++) accumulate(channel, keys[b], acc[i][b]);
       }
     }
     for (int i = 0; i < Vectors; i++)
@@ -71,7 +71,7 @@ struct F16Cache {
         for (int l = 0; l < Lines; l++) lines[l] = load_half(tile + t * values.outputs + l * kWidth);
         for (int i = 0; i < Vectors; i++) {
           const Vec weight = all(weights[i * kChunkTokens + b * kBlockTokens + t]);
-          for (int l = 0; l < Lines; l++) acc[i][l] = fma(weight, lines[l], acc[i][l]);
+          for (int l = 0; l < Lines; l++) accumulate(weight, lines[l], acc[i][l]);
         }
       }
     }

@@ -19,11 +19,12 @@ namespace ridgeline::RIDGELINE_ISA {
 struct Int8Cache {
   static constexpr CacheFormat kFormat = CacheFormat::int8;
   static constexpr bool kWholeChunks = false;
-  static constexpr int kVectors = kTileVectors;
 #if defined(RIDGELINE_ISA_avx512)
-  static constexpr int kTileLines = 2;
+  static constexpr int kVectors = kTileVectors, kTileLines = 2;
+#elif defined(RIDGELINE_ISA_avx2)
+  static constexpr int kVectors = 4, kTileLines = 1;  // products of even and odd codes need registers beside the sums
 #else
-  static constexpr int kTileLines = 1;
+  static constexpr int kVectors = kTileVectors, kTileLines = 1;
 #endif
   static constexpr float kLargestQuery = 127 * 256, kLargestWeight = 32767;
   // Below this numbers count as zero: their reciprocals would overflow.

@@ -12,13 +12,18 @@ namespace ridgeline::RIDGELINE_ISA {
 #if defined(RIDGELINE_ISA_avx512)
 inline constexpr int kTileVectors = 6;
 #elif defined(RIDGELINE_ISA_avx2)
-inline constexpr int kTileVectors = 4;
+inline constexpr int kTileVectors = 6;
 #else
 inline constexpr int kTileVectors = 2;
 #endif
 
 inline constexpr std::int64_t kBlocksPerChunk = kChunkTokens / kBlockTokens;
-inline constexpr std::size_t kWeightBytes = 2 * kChunkTokens;  // of one vector's weights of a chunk, 16 bits each
+// Of one vector's weights of a chunk: factors (pairs.h, quads.h) of 16 or 32 bits.
+#if defined(RIDGELINE_ISA_avx512)
+inline constexpr std::size_t kWeightBytes = 2 * kChunkTokens;
+#else
+inline constexpr std::size_t kWeightBytes = 4 * kChunkTokens;
+#endif
 
 inline constexpr float kLog2E = 1.44269504f;
 

@@ -220,12 +220,12 @@ void multiply_values(const Scratch& scratch, const ValueTiles& values, int count
   }
 }
 
-// One chunk of vectors [begin, begin + count), count <= Cache::kVectors, into `out` [count, partial_floats]. With `next`,
-// nobody will come back to the chunk's tiles: its values are fetched from memory while scores are computed, and the keys
-// of `next` while the values are added up.
+// One chunk of vectors [begin, begin + count), count <= Cache::kVectors, into `out` [count, partial_floats]. Where nobody
+// has been there (`is_first`), its values are fetched from memory while scores are computed; the keys of `next` while the
+// values are added up.
 template <class Cache>
 void compute_chunk(const AttentionArgs& args, const Scratch& scratch, std::int64_t query_begin, std::int64_t begin,
-                   int count, std::int64_t chunk, const AttentionNext* next, float* out) {
+                   int count, std::int64_t chunk, bool is_first, const AttentionNext* next, float* out) {
   const std::int64_t stride = partial_floats(args.value_dim), outputs = padded_to_16(args.value_dim);
   const std::size_t ldq = Cache::query_bytes(args.head_dim);
   const auto position_of = [&](std::int64_t vector) { return args.num_context + query_begin + vector / args.group; };
@@ -243,7 +243,7 @@ void compute_chunk(const AttentionArgs& args, const Scratch& scratch, std::int64
   find_tiles(args, scratch, block_first, num_blocks, tiles);
 
   Ahead ahead;
-  if (next && args.values) {
+  if (is_first && args.values) {
     std::copy(tiles.values, tiles.values + num_blocks, ahead.tiles);
     ahead.count = num_blocks;
     ahead.num_bytes = static_cast<std::int64_t>(value_tile_bytes(Cache::kFormat, args.value_dim));
@@ -318,6 +318,17 @@ void set_queries(const AttentionArgs& args, std::int64_t query_begin, std::int64
     }
 }
 
+// Calls body(begin, count, is_first, is_last) for vectors in tiles of nearly equal height.
+template <class Cache, class Body>
+void each_tile(std::int64_t vectors, Body body) {
+  const std::int64_t tiles = (vectors + Cache::kVectors - 1) / Cache::kVectors;
+  for (std::int64_t i = 0, begin = 0; i < tiles; i++) {
+    const std::int64_t count = (vectors - begin) / (tiles - i);
+    body(begin, static_cast<int>(count), i == 0, i + 1 == tiles);
+    begin += count;
+  }
+}
+
 template <class Cache>
 std::size_t scratch_bytes(std::int64_t group, std::int64_t head_dim, std::int64_t value_dim) {
   const std::int64_t vectors = max_vectors(group, head_dim);
@@ -338,14 +349,12 @@ void attend(const AttentionArgs& args, std::int64_t query_begin, std::int64_t qu
     AttentionNext after{&args, chunk + 1};
     if (chunk == last) after = {next, next ? visible(*next, next->num_context).first / kChunkTokens : 0};
     if (!args.values) make_values_of(args, scratch, query_begin, query_end, chunk);
-    for (std::int64_t begin = 0; begin < vectors; begin += Cache::kVectors) {
-      const int count = static_cast<int>(vectors - begin < Cache::kVectors ? vectors - begin : Cache::kVectors);
+    each_tile<Cache>(vectors, [&](std::int64_t begin, int count, bool is_first, bool is_last) {
       float* states = scratch.states + begin * stride;
       float* out = chunk == first ? states : scratch.chunk;
-      compute_chunk<Cache>(args, scratch, query_begin, begin, count, chunk, vectors <= Cache::kVectors ? &after : nullptr,
-                           out);
+      compute_chunk<Cache>(args, scratch, query_begin, begin, count, chunk, is_first, is_last ? &after : nullptr, out);
       if (chunk != first) merge(states, out, count, outputs);
-    }
+    });
   }
   for (std::int64_t i = 0; i < vectors; i++)
     finish(args, scratch.states + i * stride, query_begin + i / args.group, i % args.group);
@@ -359,11 +368,10 @@ void attend_chunk(const AttentionArgs& args, std::int64_t query_begin, std::int6
   const std::int64_t vectors = (query_end - query_begin) * args.group;
   set_queries<Cache>(args, query_begin, query_end, scratch.q);
   if (!args.values) make_values_of(args, scratch, query_begin, query_end, chunk);
-  for (std::int64_t begin = 0; begin < vectors; begin += Cache::kVectors) {
-    const int count = static_cast<int>(vectors - begin < Cache::kVectors ? vectors - begin : Cache::kVectors);
-    compute_chunk<Cache>(args, scratch, query_begin, begin, count, chunk, vectors <= Cache::kVectors ? &next : nullptr,
+  each_tile<Cache>(vectors, [&](std::int64_t begin, int count, bool is_first, bool is_last) {
+    compute_chunk<Cache>(args, scratch, query_begin, begin, count, chunk, is_first, is_last ? &next : nullptr,
                          partials + begin * stride);
-  }
+  });
 }
 
 template <class Cache>

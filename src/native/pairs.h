@@ -1,6 +1,9 @@
 // Sixteen pairs of bfloat16, a pair a lane: what the cache holds and what attention multiplies. The first of a pair lies
 // in the low half of its 32 bits. Written once for all instruction sets, as simd.h.
 //
+// What pairs are multiplied by are factors, 32 numbers rounded to bfloat16, in order: neighbours meet a pair's two. They
+// lie as bfloat16 where the instructions take them so, else widened: one load and no more makes 16 lanes of a float32.
+//
 // Rounding to bfloat16 is to nearest, ties to even; NaN stays. On AVX-512 subnormal numbers count as zero.
 #pragma once
 
@@ -40,6 +43,20 @@ static inline Pairs join(Vec first, Vec second) {
 }
 static inline Vec firsts(Pairs a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(a.v, 16))}; }
 
+using Factor = std::uint16_t;
+static inline void store_factors(Factor* out, Vec first, Vec second) { store_pairs(out, join(first, second)); }
+// NaN need not stay.
+static inline void store_number_factors(Factor* out, Vec first, Vec second) { store_factors(out, first, second); }
+template <int Rows, int Lines, class LineAt>
+static inline void add_products(const Factor* factors, std::int64_t stride, LineAt line_at, Vec (&acc)[Rows][Lines]) {
+  Pairs lines[Lines];
+  for (int l = 0; l < Lines; l++) lines[l] = load_pairs(line_at(l));
+  for (int i = 0; i < Rows; i++) {
+    const Pairs pair = all_pairs(factors + i * stride);
+    for (int l = 0; l < Lines; l++) acc[i][l] = dot(pair, lines[l], acc[i][l]);
+  }
+}
+
 #elif defined(RIDGELINE_ISA_avx2)
 
 struct Pairs {
@@ -67,14 +84,20 @@ static inline __m256 high_floats(__m256i x) {
 static inline Vec firsts(Pairs x) { return {low_floats(x.a), low_floats(x.b)}; }
 static inline Vec seconds(Pairs x) { return {high_floats(x.a), high_floats(x.b)}; }
 static inline Vec dot(Pairs x, Pairs y, Vec z) { return fma(seconds(x), seconds(y), fma(firsts(x), firsts(y), z)); }
-// Rounded, in the high halves; the low halves hold what was cut off.
-static inline __m256i rounded(__m256 x) {
+// Rounded, in the high halves; the low halves hold what was cut off. `rounded_number`: of what is not NaN.
+static inline __m256i rounded_number(__m256 x) {
   const __m256i word = _mm256_castps_si256(x);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(word, 16), _mm256_set1_epi32(1));
-  const __m256i up = _mm256_add_epi32(word, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  return _mm256_add_epi32(word, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+}
+static inline __m256i rounded(__m256 x) {
+  const __m256i word = _mm256_castps_si256(x), up = rounded_number(x);
   const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
   return _mm256_blendv_epi8(up, _mm256_or_si256(word, _mm256_set1_epi32(0x400000)), is_nan);
 }
+// Rounded to bfloat16, as float32.
+static inline Vec cut(Vec x) { return {high_floats(rounded(x.a)), high_floats(rounded(x.b))}; }
+static inline Vec cut_number(Vec x) { return {high_floats(rounded_number(x.a)), high_floats(rounded_number(x.b))}; }
 static inline __m256i zip_half(__m256 first, __m256 second) {
   return _mm256_blend_epi16(_mm256_srli_epi32(rounded(first), 16), rounded(second), 0xaa);
 }
@@ -122,6 +145,10 @@ static inline std::uint32_t narrow_bfloat(float x) {
   if ((word & 0x7fffffffu) > 0x7f800000u) return word >> 16 | 0x40u;
   return (word + 0x7fffu + (word >> 16 & 1u)) >> 16;
 }
+static inline Vec cut(const Vec& x) {
+  return each_lane([&](int i) { return float_of(narrow_bfloat(x.v[i]) << 16); });
+}
+static inline Vec cut_number(const Vec& x) { return cut(x); }
 static inline Pairs zip(const Vec& first, const Vec& second) {
   Pairs out;
   for (int i = 0; i < kWidth; i++) out.v[i] = narrow_bfloat(first.v[i]) | narrow_bfloat(second.v[i]) << 16;
@@ -134,6 +161,31 @@ static inline Pairs join(const Vec& first, const Vec& second) {
     out.v[i + kWidth / 2] = narrow_bfloat(second.v[2 * i]) | narrow_bfloat(second.v[2 * i + 1]) << 16;
   }
   return out;
+}
+
+#endif
+
+#if !defined(RIDGELINE_ISA_avx512)
+
+using Factor = float;
+static inline void store_factors(Factor* out, Vec first, Vec second) {
+  store(out, cut(first));
+  store(out + kWidth, cut(second));
+}
+static inline void store_number_factors(Factor* out, Vec first, Vec second) {
+  store(out, cut_number(first));
+  store(out + kWidth, cut_number(second));
+}
+// First numbers and second ones in turn: a line's both halves beside the sums would not fit the registers.
+template <int Rows, int Lines, class LineAt>
+static inline void add_products(const Factor* factors, std::int64_t stride, LineAt line_at, Vec (&acc)[Rows][Lines]) {
+  Vec lines[Lines];
+  for (int l = 0; l < Lines; l++) lines[l] = firsts(load_pairs(line_at(l)));
+  for (int i = 0; i < Rows; i++)
+    for (int l = 0; l < Lines; l++) accumulate(all(factors[i * stride]), lines[l], acc[i][l]);
+  for (int l = 0; l < Lines; l++) lines[l] = seconds(load_pairs(line_at(l)));
+  for (int i = 0; i < Rows; i++)
+    for (int l = 0; l < Lines; l++) accumulate(all(factors[i * stride + 1]), lines[l], acc[i][l]);
 }
 
 #endif

@@ -43,6 +43,8 @@ static inline Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 static inline Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 static inline Vec div(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// c = fma(a, b, c), where many sums fill the registers.
+static inline void accumulate(Vec a, Vec b, Vec& c) { c = fma(a, b, c); }
 // If either is NaN, the second.
 static inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 static inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
@@ -129,6 +131,12 @@ static inline Vec div(Vec x, Vec y) { return {_mm256_div_ps(x.a, y.a), _mm256_di
 static inline Vec fma(Vec x, Vec y, Vec z) {
   return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
+// In assembly, so that sums stay where they are: g++ lets them change places with the factors, and spills some.
+static inline __m256 accumulated(__m256 x, __m256 y, __m256 z) {
+  __asm__("vfmadd231ps %1, %2, %0" : "+x"(z) : "x"(x), "x"(y));
+  return z;
+}
+static inline void accumulate(Vec x, Vec y, Vec& z) { z = {accumulated(x.a, y.a, z.a), accumulated(x.b, y.b, z.b)}; }
 static inline Vec max(Vec x, Vec y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 static inline Vec min(Vec x, Vec y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 static inline Vec round_even(Vec x) {
@@ -267,6 +275,7 @@ static inline Vec div(const Vec& a, const Vec& b) {
 static inline Vec fma(const Vec& a, const Vec& b, const Vec& c) {
   return each_lane([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
 }
+static inline void accumulate(const Vec& a, const Vec& b, Vec& c) { c = fma(a, b, c); }
 static inline Vec max(const Vec& a, const Vec& b) {
   return each_lane([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
 }
