@@ -3,41 +3,143 @@
 #include "linear_float.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "linear_lanes.h"
 
 namespace ridgeline::RIDGELINE_ISA {
 namespace {
 
-#ifdef RIDGELINE_ISA_avx512
-constexpr int kTileRows = 12, kTileStrips = 2;
+// Sums of a tile's strips fill the registers; few rows take both strips at once, as they lie in memory.
+#if defined(RIDGELINE_ISA_avx512)
+constexpr int kTileRows = 12;
+constexpr int strips_of(int) { return 2; }
+#elif defined(RIDGELINE_ISA_avx2)
+constexpr int kTileRows = 6;
+constexpr int strips_of(int rows) { return rows <= 2 ? 2 : 1; }
 #else
-constexpr int kTileRows = 4, kTileStrips = 1;
+constexpr int kTileRows = 4;
+constexpr int strips_of(int) { return 1; }
 #endif
-constexpr std::int64_t kStretchBytes = 49152;   // weights of a pair that many tiles read again
+#ifdef RIDGELINE_ISA_avx2
+constexpr std::int64_t kStretchBytes = 24576;   // weights of a pair that many tiles read again, in turns with their rows
+#else
+constexpr std::int64_t kStretchBytes = 49152;
+#endif
 constexpr std::int64_t kPrefetchBytes = 8192;
 constexpr std::int64_t kRowGroup = 288;
+
+#ifdef RIDGELINE_ISA_avx2
+
+// In assembly, so that sums stay where they are: g++ lets them change places with the factors, and spills some.
+inline __m256 accumulated(__m256 a, __m256 b, __m256 sum) {
+  __asm__("vfmadd231ps %1, %2, %0" : "+x"(sum) : "x"(a), "x"(b));
+  return sum;
+}
+inline Floats accumulated(Floats a, __m256 b, Floats sum) {
+  return {accumulated(a.v[0], b, sum.v[0]), accumulated(a.v[1], b, sum.v[1])};
+}
+inline __m256i first_numbers(__m256i pairs) { return _mm256_slli_epi32(pairs, 16); }
+inline __m256i second_numbers(__m256i pairs) { return _mm256_and_si256(pairs, _mm256_set1_epi32(-65536)); }
+
+// All first numbers of the pairs of weights, then all second ones: both beside the sums would not fit the registers.
+template <int Rows, int Strips, class Half>
+inline void add_half_pairs(Floats (&acc)[Rows][Strips], const std::uint8_t* w, const std::uint16_t* x,
+                           std::int64_t x_stride, Half half) {
+  Floats weights[Strips];
+#pragma GCC unroll 2
+  for (int c = 0; c < Strips; c++) {
+    const Line pairs = load_line(w + c * kLineBytes);
+    weights[c] = {_mm256_castsi256_ps(half(pairs.v[0])), _mm256_castsi256_ps(half(pairs.v[1]))};
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++) {
+    const __m256 number =
+        _mm256_castsi256_ps(half(load_quad(reinterpret_cast<const std::int8_t*>(x + r * x_stride))));
+#pragma GCC unroll 2
+    for (int c = 0; c < Strips; c++) acc[r][c] = accumulated(weights[c], number, acc[r][c]);
+  }
+}
+
+#endif
 
 // How one step along K multiplies: kAlong numbers of x; a strip's weights are kStripBytes.
 struct Bf16 {
   using Number = std::uint16_t;
   static constexpr std::int64_t kAlong = 2, kStripBytes = 64, kRowMultiple = 32;
-  static Floats add(Floats acc, const std::uint8_t* w, const Number* x) { return add_pairs(acc, w, x); }
+  template <int Rows, int Strips>
+  static void add(Floats (&acc)[Rows][Strips], const std::uint8_t* w, const Number* x, std::int64_t x_stride) {
+#ifdef RIDGELINE_ISA_avx2
+    add_half_pairs(acc, w, x, x_stride, first_numbers);
+    add_half_pairs(acc, w, x, x_stride, second_numbers);
+#else
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+      for (int c = 0; c < Strips; c++) acc[r][c] = add_pairs(acc[r][c], w + c * kStripBytes, x + r * x_stride);
+    }
+#endif
+  }
 };
+
+template <class Widen, int Rows, int Strips>
+inline void add_floats(Floats (&acc)[Rows][Strips], const float* x, std::int64_t x_stride, Widen weights_of) {
+  Floats weights[Strips];
+#pragma GCC unroll 2
+  for (int c = 0; c < Strips; c++) weights[c] = weights_of(c);
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+    for (int c = 0; c < Strips; c++) {
+#ifdef RIDGELINE_ISA_avx2
+      acc[r][c] = accumulated(weights[c], _mm256_broadcast_ss(x + r * x_stride), acc[r][c]);
+#else
+      acc[r][c] = fma(weights[c], all(x[r * x_stride]), acc[r][c]);
+#endif
+    }
+  }
+}
+#ifdef RIDGELINE_ISA_avx2
+
+inline Floats widened(const std::uint8_t* w, __m256i (*half)(__m256i)) {
+  const Line pairs = load_line(w);
+  return {_mm256_castsi256_ps(half(pairs.v[0])), _mm256_castsi256_ps(half(pairs.v[1]))};
+}
+// bf16 whose rows were widened for a stretch of K: a number takes one load, and nothing beside the products.
+struct WideBf16 {
+  using Number = float;
+  static constexpr std::int64_t kAlong = 2, kStripBytes = 64;
+  template <int Rows, int Strips>
+  static void add(Floats (&acc)[Rows][Strips], const std::uint8_t* w, const Number* x, std::int64_t x_stride) {
+    add_floats(acc, x, x_stride, [&](int c) { return widened(w + c * kStripBytes, first_numbers); });
+    add_floats(acc, x + 1, x_stride, [&](int c) { return widened(w + c * kStripBytes, second_numbers); });
+  }
+};
+
+#endif
+
 struct F16 {
   using Number = float;
   static constexpr std::int64_t kAlong = 1, kStripBytes = 32, kRowMultiple = 16;
-  static Floats add(Floats acc, const std::uint8_t* w, const Number* x) {
-    return fma(load_halves(w), all(*x), acc);
+  template <int Rows, int Strips>
+  static void add(Floats (&acc)[Rows][Strips], const std::uint8_t* w, const Number* x, std::int64_t x_stride) {
+    add_floats(acc, x, x_stride, [&](int c) { return load_halves(w + c * kStripBytes); });
   }
 };
 struct F32 {
   using Number = float;
   static constexpr std::int64_t kAlong = 1, kStripBytes = 64, kRowMultiple = 16;
-  static Floats add(Floats acc, const std::uint8_t* w, const Number* x) {
-    return fma(load(reinterpret_cast<const float*>(w)), all(*x), acc);
+  template <int Rows, int Strips>
+  static void add(Floats (&acc)[Rows][Strips], const std::uint8_t* w, const Number* x, std::int64_t x_stride) {
+    add_floats(acc, x, x_stride, [&](int c) { return load(reinterpret_cast<const float*>(w + c * kStripBytes)); });
   }
 };
+
+// Masked stores are slow on some cores: for tails only.
+inline void store_strip(float* p, Floats v, std::int64_t channels) {
+  if (channels >= kLanes) return store(p, v);
+  store_channels(p, v, channels);
+}
 
 template <class W>
 struct Stretch {
@@ -77,13 +179,7 @@ template <class W, int Rows, int Strips>
         prefetch_far(far);
         far += 64;
       }
-#pragma GCC unroll 16
-      for (int r = 0; r < Rows; r++) {
-#pragma GCC unroll 2
-        for (int c = 0; c < Strips; c++) {
-          acc[r][c] = W::add(acc[r][c], weights + c * W::kStripBytes, x + r * s.x_stride);
-        }
-      }
+      W::add(acc, weights, x, s.x_stride);
       weights += 2 * W::kStripBytes;
       x += W::kAlong;
     }
@@ -94,7 +190,7 @@ template <class W, int Rows, int Strips>
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; r++) {
         const Floats y = s.last ? fma(acc[r][c], all(1.0f), bias) : acc[r][c];
-        store_channels(s.y + r * s.ldy + at, y, s.channels - at);
+        store_strip(s.y + r * s.ldy + at, y, s.channels - at);
       }
     }
   }
@@ -102,9 +198,32 @@ template <class W, int Rows, int Strips>
 
 template <class W, int Rows>
 void tile_of(const Stretch<W>& s, std::int64_t rows) {
-  if (rows == Rows) return tile<W, Rows, kTileStrips>(s);
+  if (rows == Rows) return tile<W, Rows, strips_of(Rows)>(s);
   if constexpr (Rows > 1) tile_of<W, Rows - 1>(s, rows);
 }
+
+#ifdef RIDGELINE_ISA_avx2
+
+constexpr std::int64_t kWideNumbers = kStretchBytes / (2 * Bf16::kStripBytes) * Bf16::kAlong;
+constexpr std::int64_t kWideStride = kWideNumbers + 8;  // rows a multiple of 256 bytes apart would share a bank
+
+// The same through rows that are widened first: of many rows, with a stretch of K that fits.
+void wide_tile(const Stretch<Bf16>& s, std::int64_t rows) {
+  alignas(64) float numbers[kTileRows * kWideStride];
+  const std::int64_t count = s.steps * Bf16::kAlong;
+  for (std::int64_t r = 0; r < rows; r++) {
+    const std::uint16_t* from = s.x + r * s.x_stride;
+    float* to = numbers + r * kWideStride;
+    std::int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) store(to + i, load_bfloats(from + i));
+    for (; i < count; i++) to[i] = widen_bfloat(from[i]);
+  }
+  tile_of<WideBf16, kTileRows>({s.weights, numbers, kWideStride, s.steps, s.y, s.ldy, s.channels, s.first, s.last, s.near,
+                                s.far, s.bias},
+                               rows);
+}
+
+#endif
 
 template <class W>
 void linear_of(const PackedMatrix& w, const std::byte* activations, std::int64_t m,
@@ -140,6 +259,15 @@ void linear_of(const PackedMatrix& w, const std::byte* activations, std::int64_t
           s.near = count == 1;
           s.far = !s.near && t * 64 < 2 * W::kStripBytes ? s.weights + pair_bytes + t * s.steps * 64
                                                          : nullptr;
+#ifdef RIDGELINE_ISA_avx2
+          if constexpr (std::is_same_v<W, Bf16>) {
+            if (m > kTileRows) {
+              wide_tile(s, height);
+              r += height;
+              continue;
+            }
+          }
+#endif
           tile_of<W, kTileRows>(s, height);
           r += height;
         }
