@@ -72,7 +72,8 @@ struct AttentionArgs {
   std::int64_t ahead;  // of others than causal ones: positions that a query sees ahead, -1: all
   const float* powers;  // what a query's channels are multiplied with, since keys were divided by it, or null
   const float* sinks;  // a score of each head of the group that has no value, or null
-  const std::int32_t* last_seen;  // of causal ones, each new token's last position seen, never falling; null: its own
+  const std::int32_t* last_seen;  // each new token's last position seen, never falling; null: its own, or all
+  const std::int32_t* first_seen;  // each new token's first position seen, never falling; null: by the window
   const std::byte* keys;    // key tile of block 0
   const std::byte* values;  // value tile of block 0; null: values are the first value_dim channels of the keys
   std::size_t block_stride;

@@ -69,7 +69,8 @@ struct Range {
   std::int64_t first, last;
 };
 Range visible(const AttentionArgs& args, std::int64_t position) {
-  const std::int64_t first = first_visible(args.window, args.chunked, position);
+  std::int64_t first = first_visible(args.window, args.chunked, position);
+  if (args.first_seen) first = args.first_seen[position - args.num_context];
   std::int64_t last = args.causal ? position : args.num_context + args.num_new - 1;
   if (args.last_seen) last = args.last_seen[position - args.num_context];
   if (args.ahead >= 0 && position + args.ahead < last) last = position + args.ahead;

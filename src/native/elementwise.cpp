@@ -42,6 +42,8 @@ inline void with_activation(Activation activation, F f) {
       return f([](Vec x) { return gelu(x); });
     case Activation::gelu_tanh:
       return f([](Vec x) { return gelu_tanh(x); });
+    case Activation::quick_gelu:
+      return f([](Vec x) { return div(x, add(all(1.0f), exp(mul(all(-1.702f), x)))); });
     case Activation::relu:
       return f([](Vec x) { return relu(x); });
     case Activation::relu2:

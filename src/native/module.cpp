@@ -303,6 +303,7 @@ Activation activation_named(const std::string& name) {
   static constexpr std::pair<const char*, Activation> kActivations[] = {{"silu", Activation::silu},
                                                                         {"gelu", Activation::gelu},
                                                                         {"gelu_tanh", Activation::gelu_tanh},
+                                                                        {"quick_gelu", Activation::quick_gelu},
                                                                         {"relu", Activation::relu},
                                                                         {"relu2", Activation::relu2},
                                                                         {"sigmoid", Activation::sigmoid},

@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -48,6 +49,7 @@ struct Rotation {
   std::vector<double> frequencies;
   double magnitude;
   bool interleaved;
+  std::vector<std::int32_t> axes;
 };
 
 void rotate_with(Program& program, HeadsToCache::Spec& spec, const std::optional<Rotation>& rotation) {
@@ -55,6 +57,13 @@ void rotate_with(Program& program, HeadsToCache::Spec& spec, const std::optional
   require(2 * static_cast<std::int64_t>(rotation->frequencies.size()) <= spec.head_dim, "a rotation exceeds its head");
   spec.table = program.rope_table(rotation->frequencies, rotation->magnitude);
   spec.interleaved = rotation->interleaved;
+  spec.axes = rotation->axes;
+  if (spec.axes.empty()) return;
+  const auto [least, most] = std::minmax_element(spec.axes.begin(), spec.axes.end());
+  require(spec.axes.size() == rotation->frequencies.size() && *least >= 0 && spec.every == 1 &&
+              2 * static_cast<std::int64_t>(spec.axes.size()) <= kMostTurnedByAxes,
+          "a rotation's axes are not its pairs'");
+  program.places().need_axes(*most + 1);
 }
 
 void add_rope(Program& program, const std::string& name, const View& x, const View& y, std::int64_t heads,
@@ -135,9 +144,11 @@ void add_rope_kv_write(Program& program, const std::string& name, const View& qk
 
 void add_attention(Program& program, const std::string& name, const View& q, const View& out, int cache,
                    std::int64_t heads, float scale, float softcap, bool causal, std::int64_t ahead,
-                   const std::optional<Floats>& sinks, bool chunked, bool whole_images) {
+                   const std::optional<Floats>& sinks, bool chunked, bool whole_images, bool parts) {
   for (const View& view : {q, out}) check_floats(program, view);
   require(causal || !whole_images, "attention that is not causal sees images whole as it is");
+  require(!parts || (!causal && ahead < 0 && program.cache(cache).window == 0), "parts are of attention without limits");
+  if (parts) program.places().need_parts();
   const KvPlace& place = program.cache(cache);
   require(heads > 0 && heads % place.kv_heads == 0 && !q.sampled && !out.sampled && q.width == heads * place.key_dim &&
               out.width == heads * place.value_dim,
@@ -147,7 +158,7 @@ void add_attention(Program& program, const std::string& name, const View& q, con
   const float* kept = sinks ? program.keep(sinks->data(), heads) : nullptr;
   program.add(
       std::make_unique<Attention>(name, Attention::Spec{q, out, place, heads, scale, softcap, causal, ahead, kept, chunked,
-                                                               whole_images}));
+                                                               whole_images, parts}));
 }
 
 void add_scale_by_position(Program& program, const std::string& name, const View& x, const View& y, double period,
@@ -177,10 +188,11 @@ void bind_attention(nb::module_& m, nb::class_<Program>& program) {
   nb::class_<Rotation>(m, "Rotation")
       .def(
           "__init__",
-          [](Rotation* self, std::vector<double> frequencies, double magnitude, bool interleaved) {
-            new (self) Rotation{std::move(frequencies), magnitude, interleaved};
+          [](Rotation* self, std::vector<double> frequencies, double magnitude, bool interleaved,
+             std::vector<std::int32_t> axes) {
+            new (self) Rotation{std::move(frequencies), magnitude, interleaved, std::move(axes)};
           },
-          "frequencies"_a, "magnitude"_a, "interleaved"_a);
+          "frequencies"_a, "magnitude"_a, "interleaved"_a, "axes"_a = std::vector<std::int32_t>{});
   program
       .def("add_cache", &add_cache, "kv_heads"_a, "key_dim"_a, "value_dim"_a, "column"_a, "format"_a,
            "latent"_a = false, "centres"_a = nb::none(), "powers"_a = nb::none(), "every"_a = 1)
@@ -190,7 +202,8 @@ void bind_attention(nb::module_& m, nb::class_<Program>& program) {
       .def("add_rope_kv_write", &add_rope_kv_write, "name"_a, "qkv"_a, "q_out"_a, "cache"_a, "heads"_a,
            "rotation"_a.none(), "q_norm"_a.none(), "k_norm"_a.none())
       .def("add_attention", &add_attention, "name"_a, "q"_a, "out"_a, "cache"_a, "heads"_a, "scale"_a, "softcap"_a,
-           "causal"_a, "ahead"_a = -1, "sinks"_a = nb::none(), "chunked"_a = false, "whole_images"_a = false)
+           "causal"_a, "ahead"_a = -1, "sinks"_a = nb::none(), "chunked"_a = false, "whole_images"_a = false,
+           "parts"_a = false)
       .def("add_scale_by_position", &add_scale_by_position, "name"_a, "x"_a, "y"_a, "period"_a, "beta"_a, "first"_a);
 }
 

@@ -42,6 +42,8 @@ void HeadsToCache::turn(const StepContext& context, const NormArgs* norm, const 
                         spec_.interleaved, spec_.table->data()};
     for (std::int64_t r = 0; first > 0 && y != x && r < segment.count; r++)
       std::memcpy(y + r * ldy, x + r * ldx, static_cast<std::size_t>(first) * sizeof(float));
+    if (!spec_.axes.empty() && context.step.num_axes > 0)
+      return turn_by_axes(context, args, x + first, ldx, y + first, ldy, segment);
     if (spec_.every == 1)
       return context.kernels.rope(args, x + first, ldx, y + first, ldy, segment.position, segment.count);
     for (std::int64_t r = 0; r < segment.count; r++)
@@ -50,6 +52,29 @@ void HeadsToCache::turn(const StepContext& context, const NormArgs* norm, const 
   } else if (!norm) {
     for (std::int64_t r = 0; r < segment.count; r++)
       std::memcpy(y + r * ldy, x + r * ldx, static_cast<std::size_t>(spec_.head_dim) * sizeof(float));
+  }
+}
+
+// A row of the table is put together of those of a token's positions, unless they are one.
+void HeadsToCache::turn_by_axes(const StepContext& context, const RopeArgs& args, const float* x, std::int64_t ldx,
+                                float* y, std::int64_t ldy, const Segment& segment) const {
+  const Step& step = context.step;
+  const std::int64_t half = args.half;
+  float own[kMostTurnedByAxes];
+  for (std::int64_t r = 0; r < segment.count; r++) {
+    const std::int32_t* at = step.axis_positions.data() + (segment.token_begin + r) * step.num_axes;
+    if (std::all_of(at, at + step.num_axes, [&](std::int32_t position) { return position == at[0]; })) {
+      context.kernels.rope(args, x + r * ldx, ldx, y + r * ldy, ldy, at[0], 1);
+      continue;
+    }
+    for (std::int64_t i = 0; i < half; i++) {
+      const float* row = args.table + at[spec_.axes[static_cast<std::size_t>(i)]] * 2 * half;
+      own[i] = row[i];
+      own[half + i] = row[half + i];
+    }
+    RopeArgs by_axes = args;
+    by_axes.table = own;
+    context.kernels.rope(by_axes, x + r * ldx, ldx, y + r * ldy, ldy, 0, 1);
   }
 }
 
@@ -171,6 +196,11 @@ AttentionArgs Attention::args(const StepContext& context, const StepRow& row, st
   out.ahead = spec_.ahead;
   out.last_seen =
       spec_.whole_images && !context.step.last_seen.empty() ? context.step.last_seen.data() + row.token_begin : nullptr;
+  out.first_seen = nullptr;
+  if (spec_.parts && !context.step.first_seen.empty()) {
+    out.first_seen = context.step.first_seen.data() + row.token_begin;
+    out.last_seen = context.step.last_seen.data() + row.token_begin;
+  }
   out.powers = place.balance.powers ? place.balance.powers + kv_head * place.key_dim : nullptr;
   out.sinks = spec_.sinks ? spec_.sinks + kv_head * group : nullptr;
   const std::size_t tile = place.latent ? 0 : static_cast<std::size_t>(kv_head);

@@ -34,6 +34,9 @@ struct RopeTable {
   void extend(std::int64_t num_positions);
 };
 
+// Channels of a head that can turn by several positions.
+inline constexpr std::int64_t kMostTurnedByAxes = 1024;
+
 // Rope, KvWrite and RopeKvWrite: heads of q are normalised and rotated into `q_out`, heads of k and v go to the cache.
 class HeadsToCache final : public Operator {
  public:
@@ -46,6 +49,7 @@ class HeadsToCache final : public Operator {
     View k, v;
     const RopeTable* table = nullptr;  // none: not rotated
     bool interleaved = false;
+    std::vector<std::int32_t> axes;  // of each pair; empty: a token has one position
     std::int64_t first = 0, every = 1;  // see the graph's Rope
     bool has_q_norm = false, has_k_norm = false;
     NormArgs q_norm{}, k_norm{};
@@ -61,6 +65,8 @@ class HeadsToCache final : public Operator {
   void prefetch(const StepContext& context, const Segment& segment, std::int64_t head) const;
   void turn(const StepContext& context, const NormArgs* norm, const float* x, std::int64_t ldx, float* y,
             std::int64_t ldy, const Segment& segment) const;
+  void turn_by_axes(const StepContext& context, const RopeArgs& args, const float* x, std::int64_t ldx, float* y,
+                    std::int64_t ldy, const Segment& segment) const;
 
   Spec spec_;
 };
@@ -77,6 +83,7 @@ class Attention final : public Operator {
     const float* sinks = nullptr;  // of each head, or null
     bool chunked = false;
     bool whole_images = false;     // a token of an image sees all of the image
+    bool parts = false;            // a token sees its part of its row, as the step tells it
   };
   Attention(std::string name, Spec spec);
   void run(const StepContext& context, Worker& worker) override;

@@ -48,6 +48,51 @@ void StepImages::clear() {
   num_rows_ = 0;
 }
 
+void StepPlaces::give(std::vector<std::int32_t> positions, std::int64_t num_axes, std::vector<std::int32_t> part_ends) {
+  positions_ = std::move(positions);
+  num_axes_ = num_axes;
+  part_ends_ = std::move(part_ends);
+}
+
+void StepPlaces::tell(Step& step) const {
+  if (needs_parts_ && part_ends_.empty()) throw std::invalid_argument("the step does not say what parts its rows have");
+  if (!part_ends_.empty()) tell_parts(step);
+  if (num_axes_ == 0) return;
+  if (num_axes_ < needed_axes_ || static_cast<std::int64_t>(positions_.size()) != step.num_tokens * num_axes_)
+    throw std::invalid_argument("a step's tokens need positions of " + std::to_string(needed_axes_) + " axes each");
+  for (const std::int32_t position : positions_)
+    if (position < 0 || position >= step.end_position)
+      throw std::invalid_argument("a token is told to be at " + std::to_string(position) + ", beyond its step's end");
+  step.axis_positions = positions_;
+  step.num_axes = num_axes_;
+}
+
+void StepPlaces::tell_parts(Step& step) const {
+  const auto refuse = [] { throw std::invalid_argument("parts of rows are runs of whole sequences' tokens"); };
+  if (static_cast<std::int64_t>(part_ends_.size()) != step.num_tokens) refuse();
+  step.first_seen.resize(part_ends_.size());
+  step.last_seen.resize(part_ends_.size());
+  for (const StepRow& row : step.rows) {
+    std::int32_t begin = 0, end = 0;
+    for (std::int64_t i = 0; i < row.num_new; i++) {
+      const std::size_t token = static_cast<std::size_t>(row.token_begin + i);
+      if (i == end) {
+        begin = end;
+        end = part_ends_[token];
+      }
+      if (row.num_context != 0 || part_ends_[token] != end || end <= i || end > row.num_new) refuse();
+      step.first_seen[token] = begin;
+      step.last_seen[token] = end - 1;
+    }
+  }
+}
+
+void StepPlaces::clear() {
+  positions_.clear();
+  part_ends_.clear();
+  num_axes_ = 0;
+}
+
 PlaceImages::PlaceImages(std::string name, View x, View y, const StepImages& images)
     : Operator(std::move(name), "place_images"), x_(x), y_(y), images_(images) {}
 
@@ -81,6 +126,18 @@ void GridPool::run(const StepContext& context, Worker& worker) {
       }
       for (std::int64_t d = 0; d < y_.width; d++) out[d] *= share;
     }
+  });
+}
+
+JoinTokens::JoinTokens(std::string name, View x, View y, std::int64_t count)
+    : Operator(std::move(name), "join_tokens"), x_(x), y_(y), count_(count) {}
+
+void JoinTokens::run(const StepContext& context, Worker& worker) {
+  worker.runs(context.rows(y_), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; r++)
+      for (std::int64_t i = 0; i < count_; i++)
+        std::memcpy(context.at(y_) + r * y_.ld + i * x_.width, context.at(x_) + (r * count_ + i) * x_.ld,
+                    static_cast<std::size_t>(x_.width) * sizeof(float));
   });
 }
 

@@ -1,6 +1,7 @@
 // Images in a step: rows that an encoder made of them stand in for the embeddings of their tokens.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,27 @@ class StepImages {
   std::vector<Part> parts_;
 };
 
+// What is told of the next step's tokens' places beside its plan; forgotten when that is over.
+class StepPlaces {
+ public:
+  // Operators that turn by so many positions of a token, or see parts of rows.
+  void need_axes(std::int64_t num_axes) { needed_axes_ = std::max(needed_axes_, num_axes); }
+  void need_parts() { needs_parts_ = true; }
+  // positions [tokens, num_axes]. part_ends [tokens], or empty: one past the last position of a token's part of its row.
+  void give(std::vector<std::int32_t> positions, std::int64_t num_axes, std::vector<std::int32_t> part_ends);
+  // Into a gathered step. Throws std::invalid_argument for positions that the step has not, or parts that are none.
+  void tell(Step& step) const;
+  void clear();
+
+ private:
+  void tell_parts(Step& step) const;
+
+  std::int64_t needed_axes_ = 0;
+  bool needs_parts_ = false;
+  std::vector<std::int32_t> positions_, part_ends_;
+  std::int64_t num_axes_ = 0;
+};
+
 // y = x, and the rows of images in place of those of their tokens.
 class PlaceImages final : public Operator {
  public:
@@ -59,6 +81,17 @@ class GridPool final : public Operator {
  private:
   View x_, y_;
   std::int64_t side_, kernel_;
+};
+
+// Each `count` successive tokens of rows side by side.
+class JoinTokens final : public Operator {
+ public:
+  JoinTokens(std::string name, View x, View y, std::int64_t count);
+  void run(const StepContext& context, Worker& worker) override;
+
+ private:
+  View x_, y_;
+  std::int64_t count_;
 };
 
 }  // namespace ridgeline

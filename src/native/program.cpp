@@ -206,15 +206,18 @@ void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int3
   if (!finished_) throw std::invalid_argument("the program is not finished");
   if (counts_only_) throw std::invalid_argument("the program only counts its memory");
   book_times();
-  // Whatever becomes of this step, the next one comes with images of its own.
+  // Whatever becomes of this step, the next one comes with images and places of its own.
   struct Forget {
     StepImages* images;
+    StepPlaces& places;
     ~Forget() {
       if (images) images->clear();
+      places.clear();
     }
-  } const forget{images_.get()};
+  } const forget{images_.get(), places_};
   rows_.gather(lines, num_lines, new_blocks, num_new_blocks, sampling, step_);
   if (images_) images_->show(step_);
+  places_.tell(step_);
   kv_.used(static_cast<std::size_t>(step_.last_block + 1) * kv_block_stride_);
   samples_.clear();
   items_.clear();

@@ -83,6 +83,8 @@ class Program {
            bool sampling, const std::function<void()>& before_sampling = {});
   // What is given to it comes with the next step. Throws std::invalid_argument if no operator takes images.
   StepImages& images();
+  // What is told to it is of the next step.
+  StepPlaces& places() { return places_; }
   // Copies slots of recurrent states, one after the other; throws as RowTable::copy_slot does.
   void copy_slots(const std::int32_t* pairs, std::int64_t num_pairs);
   // Copies whole cache blocks in the order given; throws std::out_of_range for ids beyond the cache.
@@ -148,6 +150,7 @@ class Program {
   std::int64_t state_stride_ = 0;  // floats
   std::shared_ptr<CrossMemory> cross_;
   std::unique_ptr<StepImages> images_;
+  StepPlaces places_;
   View logits_;
   bool finished_ = false;
 

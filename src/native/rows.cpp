@@ -209,6 +209,9 @@ void RowTable::gather(const PlanLine* lines, std::int64_t num_lines, const std::
   step.token_ids.clear();
   step.sampled.clear();
   step.last_seen.clear();
+  step.first_seen.clear();
+  step.axis_positions.clear();
+  step.num_axes = 0;
   step.num_tokens = num_tokens;
   step.num_sampled = num_sampled;
   step.end_position = 0;

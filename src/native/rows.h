@@ -82,6 +82,9 @@ struct Step {
   std::vector<std::int32_t> token_ids;
   std::vector<std::int64_t> sampled;  // of each row of logits, its token
   std::vector<std::int32_t> last_seen;  // of each token, the last position that it sees; empty: its own
+  std::vector<std::int32_t> first_seen;  // where rows have parts: of each token, where its part begins; else empty
+  std::vector<std::int32_t> axis_positions;  // [tokens, num_axes], what rotations with axes turn by; or empty
+  std::int64_t num_axes = 0;
   std::int64_t num_tokens = 0;
   std::int64_t num_sampled = 0;
   std::int64_t end_position = 0;  // one past the last position of any row

@@ -280,13 +280,17 @@ class Image:
     count) stand for it, and their ids are those of a placeholder.
 
     patches: float32 [patches, numbers of a patch], what the model's encoder makes `count` rows of.
-    name: of what is in it; one name, one content (of the prefix cache).
+    name: of what is in it; one name, one content (of the prefix cache). grid: lines and columns of
+    its tokens, where these have positions of three axes (mrope): time, line and column. whole: its
+    tokens see all of it, so that they are computed in one step.
     """
 
     first: int
     count: int
     patches: npt.NDArray[np.float32]
     name: bytes
+    grid: tuple[int, int] | None = None
+    whole: bool = True
 
     @property
     def end(self) -> int:

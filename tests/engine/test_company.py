@@ -16,7 +16,7 @@ from ridgeline import LLM, BeamSearchParams, SamplingParams
 from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.engine.constrain import StructuredOutputs
 from ridgeline.engine.outputs import RequestOutput
-from seeing import picture, seeing_model
+from seeing import GRID_KINDS, ON_GRID, picture, seeing_model
 
 BEAMS = BeamSearchParams(beam_width=3, max_tokens=9)
 LONG: dict[str, Any] = {"max_tokens": 22, "ignore_eos": True}
@@ -26,7 +26,7 @@ WORDS = " ".join(f"w{i}" for i in (5, 3, 8, 5, 3, 9, 1, 2, 4, 4, 7, 11, 6, 5, 3,
 BYTES = str(Path(__file__).parent.parent / "golden" / "llama3" / "model.gguf")
 
 
-def asked(sees: bool) -> dict[str, tuple[Any, SamplingParams]]:
+def asked(sees: str | None) -> dict[str, tuple[Any, SamplingParams]]:
     """Prompts of which some begin alike; with images, or with constraints."""
     mixture = SamplingParams(
         seed=7,
@@ -65,7 +65,8 @@ def asked(sees: bool) -> dict[str, tuple[Any, SamplingParams]]:
     if sees:
         for seed in (1, 2):
             image = {"multi_modal_data": {"image": picture(seed)}}
-            seen = {"prompt": f"{WORDS} <begin> w9", **image}
+            place = ON_GRID if sees in GRID_KINDS else "<begin>"
+            seen = {"prompt": f"{WORDS} {place} w9", **image}
             requests[f"seen {seed}"] = (seen, many if seed == 1 else SamplingParams(seed=6, **LONG))
         return requests
     for name, wish in {
@@ -91,9 +92,9 @@ def beams_of(llm: LLM) -> list[Any]:
 
 
 @pytest.mark.parametrize("kv_format", ["bf16", "f16", "int8"])
-@pytest.mark.parametrize("sees", [False, True])
-def test_each_is_what_it_is_alone(tmp_path: Path, sees: bool, kv_format: str) -> None:
-    model = str(seeing_model(tmp_path / "model")) if sees else BYTES
+@pytest.mark.parametrize("sees", [None, "gemma3", "qwen2_5_vl"])
+def test_each_is_what_it_is_alone(tmp_path: Path, sees: str | None, kv_format: str) -> None:
+    model = str(seeing_model(tmp_path / "model", sees)) if sees else BYTES
     requests = asked(sees)
     cold = LLM(model, kv_format=kv_format, threads=1, max_rows=4)
     alone = {}

@@ -110,7 +110,7 @@ def test_an_image_too_large_is_not_decoded(llm: LLM) -> None:
 
 
 def test_images_and_their_tokens_come_out_even(llm: LLM) -> None:
-    with pytest.raises(RequestError, match="have 4 each"):
+    with pytest.raises(RequestError, match="have 4 in all"):
         llm.chat(asked(picture(1), text="w1 <begin>"), GREEDY)
     with pytest.raises(RequestError, match="multi_modal_data"):
         llm.generate({"prompt": "w1", "multi_modal_data": {"video": b""}}, GREEDY)

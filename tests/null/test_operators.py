@@ -40,6 +40,7 @@ from ridgeline.model.graph.ops import (
     GatedLinear,
     GridPool,
     Join,
+    JoinTokens,
     KeepLargest,
     KvWrite,
     LatentAttention,
@@ -226,6 +227,20 @@ CASES: dict[str, Case] = {
             "a side of 4 tokens": with_op(GridPool(4, 3)),
         },
     ),
+    "join_tokens": Case(
+        JoinTokens(2),
+        x(TOKENS, 8),
+        ((SAMPLED, 16),),
+        Work(activation_bytes=2 * (32 + 32)),
+        shards=(
+            ((REPLICATED,), (), 2, (JoinTokens(2), (REPLICATED,))),
+            ((CUT,), (), 2, None),
+        ),
+        refused={
+            "joins the step's tokens": with_inputs(value(0, SAMPLED, 8)),
+            "joins 0 tokens": with_op(JoinTokens(0)),
+        },
+    ),
     "place_images": Case(
         PlaceImages(),
         x(TOKENS, 8),
@@ -322,6 +337,7 @@ CASES: dict[str, Case] = {
         refused={
             "3 heads of 8 are not 32 channels": with_op(Rope(3, 8, ROTATION)),
             "do not fit a head": with_op(Rope(4, 8, Rotation((1.0,) * 5))),
+            "1 axes for 2 pairs": with_op(Rope(4, 8, Rotation((1.0, 0.1), axes=(0,)))),
         },
     ),
     "kv_write": Case(
@@ -1291,6 +1307,17 @@ VARIANTS: dict[str, Case] = {
         refused={
             "ahead 1": with_op(Attention(4, 8, 8, scale=0.5, ahead=1)),
             "ahead -1": with_op(Attention(4, 8, 8, scale=0.5, causal=False, ahead=-1)),
+        },
+        shards=(),
+    ),
+    "attention within parts": replace(
+        CASES["attention"],
+        op=Attention(4, 8, 8, scale=0.5, causal=False, parts=2),
+        # Three tokens see two each, one itself.
+        work=Work({"bf16": 7 * 2.0 * 4 * 16}, kv_read_bytes=11 * 32, activation_bytes=2 * 2 * 128),
+        refused={
+            "parts of 2": with_op(Attention(4, 8, 8, scale=0.5, parts=2)),
+            "parts of 0": with_op(Attention(4, 8, 8, scale=0.5, causal=False, parts=0)),
         },
         shards=(),
     ),

@@ -228,6 +228,7 @@ def test_add_norm_gives_the_sum_too() -> None:
             "gelu_tanh",
             lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
         ),
+        ("quick_gelu", lambda x: x / (1 + math.exp(-1.702 * x))),
         ("relu", lambda x: max(x, 0.0)),
         ("relu2", lambda x: max(x, 0.0) ** 2),
         ("tanh", math.tanh),

@@ -98,6 +98,8 @@ def gate(kind: str, x: Doubles) -> Doubles:
         return x * 0.5 * np.vectorize(math.erfc)(-x / math.sqrt(2))
     if kind == "gelu_tanh":
         return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    if kind == "quick_gelu":
+        return x / (1 + np.exp(-1.702 * x))
     if kind == "tanh":
         return np.tanh(x)
     if kind == "identity":

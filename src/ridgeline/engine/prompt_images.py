@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ridgeline.errors import RequestError
-from ridgeline.model.image_files import square
+from ridgeline.model.image_files import pixels_of
 from ridgeline.model.images import ImageModel
 from ridgeline.model.text.tokenizer import Tokenizer
 from ridgeline.step import Image
@@ -52,36 +53,52 @@ def _source(part: Message, where: str) -> object:
     return source
 
 
-def written_out(text: str, images: ImageModel, tokenizer: Tokenizer) -> str:
+def looked_at(sources: Sequence[tuple[str, object]], images: ImageModel) -> list[Image]:
+    """Each image as the model has it, its place in the prompt not yet known."""
+    return [
+        images.image(0, pixels_of(source, images.size_for, where, bicubic=images.bicubic))
+        for where, source in sources
+    ]
+
+
+def written_out(text: str, seen: Sequence[Image], images: ImageModel, tokenizer: Tokenizer) -> str:
     """`text` with all that the model has where a template, or a caller, writes only the token that
-    an image begins with.
+    an image begins with, or that stands for it.
     """
-    begin, end, each = (
-        tokenizer.token_text(index) for index in (images.begin, images.end, images.token)
+    each = tokenizer.token_text(images.token)
+    if images.begin is None or images.end is None:
+        marker, around = each, ("", "")
+    else:
+        marker = tokenizer.token_text(images.begin)
+        around = f"\n\n{marker}", f"{tokenizer.token_text(images.end)}\n\n"
+    first, *rest = text.split(marker)
+    counts = [image.count for image in seen] + [1] * len(rest)
+    return first + "".join(
+        f"{around[0]}{each * count}{around[1]}{part}"
+        for count, part in zip(counts, rest, strict=False)
     )
-    return text.replace(begin, f"\n\n{begin}{each * images.num_tokens}{end}\n\n")
 
 
 def placed(
-    token_ids: Sequence[int], sources: Sequence[tuple[str, object]], images: ImageModel
+    token_ids: Sequence[int], seen: Sequence[Image], images: ImageModel
 ) -> tuple[Image, ...]:
     """Each image where the prompt has a run of its tokens, in order. RequestError where runs and
     images do not come out even.
     """
     found: list[Image] = []
-    at, count = 0, images.num_tokens
+    at = 0
     places = [i for i, token in enumerate(token_ids) if token == images.token]
-    if len(places) != count * len(sources):
+    needed = sum(image.count for image in seen)
+    if len(places) != needed:
         raise RequestError(
             "images",
-            f"the prompt has {len(places)} tokens that stand for images; {len(sources)} images "
-            f"have {count} each",
+            f"the prompt has {len(places)} tokens that stand for images; {len(seen)} images have "
+            f"{needed} in all",
         )
-    for where, source in sources:
+    for image in seen:
         first = places[at]
-        if places[at : at + count] != list(range(first, first + count)):
+        if places[at : at + image.count] != list(range(first, first + image.count)):
             raise RequestError("images", f"the tokens of an image, at {first}, do not lie together")
-        pixels = square(source, images.size, where, bicubic=images.bicubic)
-        found.append(images.image(first, pixels))
-        at += count
+        found.append(replace(image, first=first))
+        at += image.count
     return tuple(found)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ridgeline.engine.prompt_images import placed, taken_out, written_out
+from ridgeline.engine.prompt_images import looked_at, placed, taken_out, written_out
 from ridgeline.errors import RequestError
 from ridgeline.model.images import ImageModel
 from ridgeline.model.text.tokenizer import Tokenizer
@@ -88,11 +88,12 @@ class Prompts:
         many = data["image"] if isinstance(data["image"], list | tuple) else [data["image"]]
         sources = [(f"multi_modal_data.image[{i}]", image) for i, image in enumerate(many)]
         images = self._seeing("multi_modal_data")
+        seen = looked_at(sources, images)
         rest = {key: value for key, value in prompt.items() if key != "multi_modal_data"}
         if isinstance(rest.get("prompt"), str):
-            rest["prompt"] = written_out(rest["prompt"], images, self.tokenizer)
+            rest["prompt"] = written_out(rest["prompt"], seen, images, self.tokenizer)
         plain = self.tokenize(rest)
-        return replace(plain, images=placed(plain.token_ids, sources, images))
+        return replace(plain, images=placed(plain.token_ids, seen, images))
 
     @property
     def sees(self) -> bool:
@@ -125,9 +126,10 @@ class Prompts:
             add_generation_prompt=add_generation_prompt,
             **dict(variables or {}),
         )
+        seen: list[Image] = []
         if images is not None:
-            text = written_out(text, images, self.tokenizer)
+            seen = looked_at(sources, images)
+            text = written_out(text, seen, images, self.tokenizer)
         # The template writes the special tokens itself.
         token_ids = self.tokenizer.encode(text, add_special=False)
-        seen = () if images is None else placed(token_ids, sources, images)
-        return Tokenized(text, token_ids, seen)
+        return Tokenized(text, token_ids, () if images is None else placed(token_ids, seen, images))

@@ -1,4 +1,4 @@
-"""An image as a caller has it (a file, bytes, a data URL, an array) becomes a square of pixels.
+"""An image as a caller has it (a file, bytes, a data URL, an array) becomes pixels.
 
 Bytes are hostile: how large an image says it is, is checked before it is decoded. Nothing is
 fetched from a network. Needs Pillow (`pip install 'ridgeline[images]'`).
@@ -10,6 +10,7 @@ import base64
 import binascii
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,25 @@ MAX_PIXELS = 64 << 20
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 
-def square(source: object, size: int, where: str, *, bicubic: bool = False) -> Pixels:
-    """`source` stretched to [size, size, 3]: a path, bytes of an image file, a `data:` URL, an
-    array uint8 [lines, columns, 3], or Pillow's own. RequestError names `where`.
+def pixels_of(
+    source: object,
+    size_for: Callable[[int, int, str], tuple[int, int]],
+    where: str,
+    *,
+    bicubic: bool = False,
+) -> Pixels:
+    """`source` stretched to [lines, columns, 3]: a path, bytes of an image file, a `data:` URL, an
+    array uint8 [lines, columns, 3], or Pillow's own. size_for: its width and height and `where` ->
+    those that it is stretched to. RequestError names `where`.
     """
     pillow = _pillow(where)
     image = _opened(pillow, source, where)
+    size = size_for(image.width, image.height, where)
     how = pillow.Resampling.BICUBIC if bicubic else pillow.Resampling.BILINEAR
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            return np.asarray(image.convert("RGB").resize((size, size), how), np.uint8)
+            return np.asarray(image.convert("RGB").resize(size, how), np.uint8)
     except (OSError, ValueError, SyntaxError, MemoryError, Warning, EOFError) as error:
         raise RequestError(where, f"cannot be decoded: {_short(error)}") from None
 

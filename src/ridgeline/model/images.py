@@ -6,7 +6,7 @@ Does not know how graphs are run, nor where images come from.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -17,16 +17,22 @@ import numpy.typing as npt
 from ridgeline.errors import ModelError, RequestError
 from ridgeline.model.architectures import find_architecture
 from ridgeline.model.architectures.fields import Fields
+from ridgeline.model.architectures.qwen2_vl import Cells
 from ridgeline.model.architectures.siglip import read_patch
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops import GridPool
+from ridgeline.model.image_grids import Grids, PatchPlaces
 from ridgeline.model.opened import OpenedModel
 from ridgeline.model.weights.bound import BoundWeights, bind, stored_format
 from ridgeline.step import Image
 
 PREPROCESSOR = "preprocessor_config.json"
 BILINEAR, BICUBIC = 2, 3  # Pillow's numbers, which files have
+MAX_PIXELS = 1 << 28
+# Of CLIP (Radford et al. 2021), which Qwen2-VL's processor has by itself.
+CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
+CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -34,35 +40,51 @@ Pixels = npt.NDArray[np.uint8]
 class ImageModel:
     """What makes rows of images, and how an image is brought to it.
 
-    graph, weights: patches -> rows. size: pixels along a side of the square that every image is
-    made; patch, channels: of a patch. num_tokens: that stand for an image. mean, std: of pixels
-    from 0 to 1, by channel; how they come to the model. token: the id that stands for an image in a
-    prompt; begin, end: ids around it. bicubic: how an image is stretched; else bilinear.
+    graph, weights: patches -> rows. num_tokens: that stand for an image, at most where `grids` says
+    how images of any size come to the model; else each is made a square of `size` pixels a side.
+    patch, channels: of a patch. mean, std: of pixels from 0 to 1, by channel. token: the id that
+    stands for an image in a prompt; begin, end: ids around it that are written with it, if any.
+    bicubic: how an image is stretched; else bilinear.
     """
 
     graph: Graph
     weights: BoundWeights
-    size: int
     patch: int
     channels: int
     num_tokens: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     token: int
-    begin: int
-    end: int
+    begin: int | None
+    end: int | None
     bicubic: bool
+    size: int = 0
+    grids: Grids | None = None
 
     @property
     def num_patches(self) -> int:
+        """Of an image, at most."""
         return self.graph.max_context
+
+    @property
+    def places(self) -> Callable[[tuple[int, int]], PatchPlaces] | None:
+        """Where the patches of an image lie, by lines and columns of its tokens."""
+        return None if self.grids is None else self.grids.places
+
+    def size_for(self, width: int, height: int, where: str) -> tuple[int, int]:
+        """Width and height that an image of such a size is stretched to. RequestError for one that
+        cannot be.
+        """
+        if self.grids is None:
+            return self.size, self.size
+        found = self.grids.size(width, height, where)
+        count = found[0] * found[1] // self.grids.cell**2
+        if count > self.num_tokens:
+            raise RequestError(where, f"would be {count} tokens; {self.num_tokens} is the most")
+        return found
 
     def patches(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """pixels [size, size, channels] -> [patches, channels * patch * patch], line by line."""
-        if pixels.shape != (self.size, self.size, self.channels):
-            raise RequestError(
-                "image", f"has shape {pixels.shape}; {(self.size, self.size, self.channels)}"
-            )
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         scaled = (pixels.astype(np.float32) * np.float32(1 / 255) - mean) / std
         side = self.size // self.patch
@@ -72,9 +94,23 @@ class ImageModel:
         return np.ascontiguousarray(lines).reshape(side * side, -1)
 
     def image(self, first: int, pixels: Pixels) -> Image:
-        """What stands in a row's tokens from `first` on."""
-        name = blake2b(pixels.tobytes(), digest_size=16, person=b"ridgeline-pixels").digest()
-        return Image(first, self.num_tokens, self.patches(pixels), name)
+        """What stands in a row's tokens from `first` on; of pixels [lines, columns, channels] as
+        `size_for` has them.
+        """
+        lines, columns = pixels.shape[:2]
+        wanted = self.size_for(columns, lines, "image")
+        if pixels.shape != (wanted[1], wanted[0], self.channels):
+            raise RequestError(
+                "image", f"has shape {pixels.shape}; {(wanted[1], wanted[0], self.channels)}"
+            )
+        hashed = blake2b(pixels.tobytes(), digest_size=16, person=b"ridgeline-pixels")
+        if self.grids is None:
+            name = hashed.digest()
+            return Image(first, self.num_tokens, self.patches(pixels), name)
+        hashed.update(b"%d x %d" % (lines, columns))
+        grid = lines // self.grids.cell, columns // self.grids.cell
+        patches = self.grids.patches(pixels, self.mean, self.std)
+        return Image(first, grid[0] * grid[1], patches, hashed.digest(), grid, whole=False)
 
 
 def open_images(model: OpenedModel) -> ImageModel | None:
@@ -96,32 +132,91 @@ def open_images(model: OpenedModel) -> ImageModel | None:
     config = Fields(model.config, where)
     graph = row.images.build(config, stored_format(checkpoint, names, root))
     check_graph(graph)
+    weights = bind(graph, checkpoint, names, root)
+    if row.images.cells is not None:
+        cells = row.images.cells(config)
+        return _of_any_size(config, graph, weights, cells, checkpoint.path)
+    return _squares(config, graph, weights, checkpoint.path)
+
+
+def _squares(config: Fields, graph: Graph, weights: BoundWeights, path: Path) -> ImageModel:
     vision = config.section("vision_config")
     channels, patch = read_patch(vision)
     (pool,) = (node.op for node in graph.nodes if isinstance(node.op, GridPool))
-    pixels = read_preprocessor(checkpoint.path, channels)
-    mean, std = (pixels.numbers(f"image_{of}", channels, -10.0, 10.0) for of in ("mean", "std"))
-    if not all(std):
-        pixels.refuse("image_std", "has a 0")
-    token = config.integer("image_token_index", 0, 1 << 30, 262144)
+    half = [0.5] * channels
+    pixels = read_preprocessor(path, {"image_mean": half, "image_std": half, "resample": BILINEAR})
+    mean, std = _mean_and_std(pixels, channels)
     return ImageModel(
         graph=graph,
-        weights=bind(graph, checkpoint, names, root),
-        size=vision.integer("image_size", 1, 1 << 14, 224),
+        weights=weights,
         patch=patch,
         channels=channels,
         num_tokens=pool.num_rows,
         mean=mean,
         std=std,
-        token=token,
+        token=config.integer("image_token_index", 0, 1 << 30, 262144),
         begin=config.integer("boi_token_index", 0, 1 << 30, 255999),
         end=config.integer("eoi_token_index", 0, 1 << 30, 256000),
-        bicubic=pixels.integer("resample", BILINEAR, BICUBIC, BILINEAR) == BICUBIC,
+        bicubic=_is_bicubic(pixels),
+        size=vision.integer("image_size", 1, 1 << 14, 224),
     )
 
 
-def read_preprocessor(path: Path, channels: int) -> Fields:
-    """`preprocessor_config.json` beside the weights; SigLIP's where it says nothing."""
+def _of_any_size(
+    config: Fields, graph: Graph, weights: BoundWeights, cells: Cells, path: Path
+) -> ImageModel:
+    pixels = read_preprocessor(
+        path, {"image_mean": CLIP_MEAN, "image_std": CLIP_STD, "resample": BICUBIC}
+    )
+    mean, std = _mean_and_std(pixels, cells.channels)
+    for name, value in (
+        ("patch_size", cells.patch),
+        ("merge_size", cells.merge),
+        ("temporal_patch_size", cells.frames),
+    ):
+        if pixels.integer(name, 1, 1 << 14, value) != value:
+            pixels.refuse(name, f"the model's config has {value}")
+    size = pixels.section("size")
+    num_tokens = graph.max_context // cells.merge**2
+    room = num_tokens * (cells.patch * cells.merge) ** 2
+    least = size.integer("shortest_edge", 1, MAX_PIXELS, 56 * 56)
+    most = size.integer("longest_edge", 1, MAX_PIXELS, 28 * 28 * 1280)
+    least = pixels.integer("min_pixels", 1, MAX_PIXELS, least)
+    most = pixels.integer("max_pixels", 1, MAX_PIXELS, most)
+    if least > most:
+        pixels.refuse("min_pixels", f"is above max_pixels = {most}")
+    grids = Grids(
+        cells.patch, cells.merge, cells.frames, cells.window, min(least, room), min(most, room)
+    )
+    return ImageModel(
+        graph=graph,
+        weights=weights,
+        patch=cells.patch,
+        channels=cells.channels,
+        num_tokens=num_tokens,
+        mean=mean,
+        std=std,
+        token=config.integer("image_token_id", 0, 1 << 30, 151655),
+        begin=None,
+        end=None,
+        bicubic=_is_bicubic(pixels),
+        grids=grids,
+    )
+
+
+def _mean_and_std(pixels: Fields, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    mean, std = (pixels.numbers(f"image_{of}", channels, -10.0, 10.0) for of in ("mean", "std"))
+    if not all(std):
+        pixels.refuse("image_std", "has a 0")
+    return mean, std
+
+
+def _is_bicubic(pixels: Fields) -> bool:
+    return pixels.integer("resample", BILINEAR, BICUBIC) == BICUBIC
+
+
+def read_preprocessor(path: Path, defaults: Mapping[str, object]) -> Fields:
+    """`preprocessor_config.json` beside the weights; `defaults` where it says nothing."""
     folder = path if path.is_dir() else path.parent
     file = folder / PREPROCESSOR
     values: object = {}
@@ -132,6 +227,7 @@ def read_preprocessor(path: Path, channels: int) -> Fields:
             raise ModelError(f"{file}: is not JSON") from None
     if not isinstance(values, Mapping):
         raise ModelError(f"{file}: is not an object")
-    half = [0.5] * channels
     fields = Fields(dict(values), str(file))
-    return fields.with_default("image_mean", half).with_default("image_std", half)
+    for name, value in defaults.items():
+        fields = fields.with_default(name, value)
+    return fields

@@ -98,7 +98,11 @@ class Norm:
 
 class Rotation:
     def __init__(
-        self, frequencies: Sequence[float], magnitude: float, interleaved: bool
+        self,
+        frequencies: Sequence[float],
+        magnitude: float,
+        interleaved: bool,
+        axes: Sequence[int] = (),
     ) -> None: ...
 
 class Sampling:
@@ -377,12 +381,17 @@ class Program:
         sinks: NDArray[np.float32] | None = None,
         chunked: bool = False,
         whole_images: bool = False,
+        parts: bool = False,
     ) -> None: ...
     def add_scale_by_position(
         self, name: str, x: View, y: View, period: float, beta: float, first: int
     ) -> None: ...
     def add_place_images(self, name: str, x: View, y: View) -> None: ...
     def add_grid_pool(self, name: str, x: View, y: View, side: int, kernel: int) -> None: ...
+    def add_join_tokens(self, name: str, x: View, y: View, count: int) -> None: ...
+    def give_places(
+        self, positions: NDArray[np.int32], part_ends: NDArray[np.int32] | None = None
+    ) -> None: ...
     def give_image(self, token_begin: int, position: int, rows: NDArray[np.float32]) -> None: ...
     def add_causal_conv(
         self,

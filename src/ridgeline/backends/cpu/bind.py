@@ -325,7 +325,9 @@ def _add_norm(b: Binding, node: Node, op: AddNorm) -> None:
 
 
 def _rotation(rotation: Rotation) -> _native.Rotation:
-    return _native.Rotation(list(rotation.frequencies), rotation.magnitude, rotation.interleaved)
+    return _native.Rotation(
+        list(rotation.frequencies), rotation.magnitude, rotation.interleaved, list(rotation.axes)
+    )
 
 
 def _rope(b: Binding, node: Node, op: Rope) -> None:
@@ -373,6 +375,7 @@ def _attention(b: Binding, node: Node, op: Attention) -> None:
         b.floats(node.weights[0]) if op.sinks else None,
         op.chunked,
         op.whole_images,
+        op.parts is not None,
     )
 
 

@@ -27,12 +27,12 @@ from ridgeline.backends.cpu.program import (
     memory_of,
 )
 from ridgeline.backends.cpu.weights import Weights
-from ridgeline.backends.reference.row_images import EncodeImage, RowImages
+from ridgeline.backends.reference.row_images import EncodeImage, Places, RowImages
 from ridgeline.errors import CapacityError, EngineError, RidgelineError
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops.embed import Embed, TypeEmbed
-from ridgeline.model.graph.ops.pool import GridPool, Pool
+from ridgeline.model.graph.ops.pool import GridPool, JoinTokens, Pool
 from ridgeline.model.passes.state_groups import state_groups
 from ridgeline.step import (
     BLOCK_TOKENS,
@@ -168,10 +168,11 @@ class CpuExecutor:
         plan = layout.plan
         # Pools, and segments of texts, need whole sequences.
         self._takes_whole = any(
-            isinstance(node.op, Pool | GridPool | TypeEmbed) for node in graph.nodes
+            isinstance(node.op, Pool | GridPool | JoinTokens | TypeEmbed) for node in graph.nodes
         )
         self._pools = any(isinstance(node.op, Pool) for node in graph.nodes)
         self._squares = [node.op for node in graph.nodes if isinstance(node.op, GridPool)]
+        self._joins = [node.op for node in graph.nodes if isinstance(node.op, JoinTokens)]
         # Of a predictor, what it is given; and what a graph gives beside logits.
         self._given = [view_of(plan, value) for value in graph.inputs[1:]]
         self._gives = [view_of(plan, value) for value in graph.outputs[1:]]
@@ -262,12 +263,16 @@ class CpuExecutor:
         result, self._result = self._result, None
         return result
 
-    def forward(self, plan: StepPlan, *, hidden: Floats | None = None) -> Floats:
-        """Logits [sum of num_logits, vocab_size], a copy; fills the cache, samples nothing."""
+    def forward(
+        self, plan: StepPlan, *, hidden: Floats | None = None, places: Places | None = None
+    ) -> Floats:
+        """Logits [sum of num_logits, vocab_size], a copy; fills the cache, samples nothing. places:
+        of the step's tokens, of a graph that sees an image's patches.
+        """
         self._require_idle()
         if not plan.rows:
             return np.zeros((0, self.vocab_size), np.float32)
-        self._run(plan, sampling=False, hidden=hidden)
+        self._run(plan, sampling=False, hidden=hidden, places=places)
         return np.asarray(self._program.logits())
 
     def hidden(self) -> Floats:
@@ -327,6 +332,7 @@ class CpuExecutor:
         sampling: bool,
         masks: Masks | None = None,
         hidden: Floats | None = None,
+        places: Places | None = None,
     ) -> None:
         if not plan.rows:
             return
@@ -343,6 +349,9 @@ class CpuExecutor:
                     raise EngineError(
                         f"row {row}: only whole squares of {pool.num_tokens} are pooled"
                     )
+            for join in self._joins:
+                if num_new != join.count * num_logits:
+                    raise EngineError(f"row {row}: each {join.count} tokens make one row")
             at = row if slot is None else slot
             lines.append((row, num_new, num_context, num_logits, len(news), at))
             num_tokens += num_new
@@ -365,6 +374,9 @@ class CpuExecutor:
             for part in self._images.parts(plan):
                 rows = np.ascontiguousarray(part.rows, np.float32)
                 self._program.give_image(part.token_begin, part.position, rows)
+            if (told := places or self._images.places(plan)) is not None:
+                ends = None if told.part_ends is None else told.part_ends.astype(np.int32)
+                self._program.give_places(told.positions.astype(np.int32), ends)
             self._program.run(np.array(lines, np.int32), blocks, sampling, masks)
         except (ValueError, IndexError, OverflowError, RuntimeError) as error:
             raise EngineError(str(error)) from None

@@ -83,6 +83,10 @@ def _gelu_tanh(x: Array) -> Array:
     return np.asarray(0.5 * x * (1 + np.tanh(inner)))
 
 
+def _quick_gelu(x: Array) -> Array:
+    return np.asarray(silu(1.702 * x) / 1.702)
+
+
 def _relu(x: Array) -> Array:
     return np.maximum(x, 0)
 
@@ -95,6 +99,7 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "silu": silu,
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
+    "quick_gelu": _quick_gelu,
     "relu": _relu,
     "relu2": _relu2,
     "sigmoid": sigmoid,

@@ -6,6 +6,7 @@ import numpy as np
 
 from ridgeline.backends.reference.call import Array, Call
 from ridgeline.backends.reference.row_images import last_seen
+from ridgeline.errors import EngineError
 from ridgeline.model.graph.ops.attention import Attention, Blocks, KvWrite
 
 
@@ -28,12 +29,17 @@ def attention(op: Attention, call: Call) -> tuple[Array]:
     outputs: list[Array] = []
     begin = 0
     seen = last_seen(call.images if op.whole_images else (), call.positions)
-    for (row, q), (_, last) in zip(call.by_row(call.inputs[0]), call.by_row(seen), strict=True):
+    ends = part_ends(call) if op.parts else seen
+    for (row, q), (_, last), (_, end) in zip(
+        call.by_row(call.inputs[0]), call.by_row(seen), call.by_row(ends), strict=True
+    ):
         keys, values = call.cache.read(row)
         queries = q.reshape(row.num_new, op.num_heads, op.head_dim)
         hidden = unseen(
             row.num_context, row.num_new, state.window, op.causal, op.ahead, op.chunked, last
         )
+        if op.parts:
+            hidden = end[:, None] != end[None, :]
         chosen = None if op.blocks is None else call.inputs[1][begin : begin + row.num_new]
         begin += row.num_new
         heads = [
@@ -51,6 +57,17 @@ def attention(op: Attention, call: Call) -> tuple[Array]:
         ]
         outputs.append(np.concatenate(heads, axis=-1))
     return (np.concatenate(outputs),)
+
+
+def part_ends(call: Call) -> Array:
+    """Of each token of a step of whole sequences, where its part ends."""
+    if (
+        call.places is None
+        or call.places.part_ends is None
+        or any(r.num_context for r in call.rows)
+    ):
+        raise EngineError("attention within parts needs whole sequences and their parts' ends")
+    return call.places.part_ends
 
 
 def unselected(blocks: Blocks, chosen: Array, kv_head: int, num_keys: int) -> Array:

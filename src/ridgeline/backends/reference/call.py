@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ridgeline.backends.reference.kv_formats import kept, kept_keys
-from ridgeline.backends.reference.row_images import Part
+from ridgeline.backends.reference.row_images import Part, Places
 from ridgeline.backends.reference.state_table import BoundRow
 from ridgeline.model.graph.node import KvState, RowState
 from ridgeline.step import first_entry
@@ -137,7 +137,8 @@ class Call:
 
     rows: the step's, in plan order; their new tokens lie one after the other along TOKENS.
     entries: the second cache of attention over a window and entries.
-    cross: the layer's keys and values of encoders. images: what the step has of them.
+    cross: the layer's keys and values of encoders. images: what the step has of them. places: of
+    its tokens, where it tells more than the plan.
     """
 
     inputs: tuple[Array, ...]
@@ -148,6 +149,7 @@ class Call:
     entries: KvCache | None = None
     cross: CrossMemory | None = None
     images: Sequence[Part] = ()
+    places: Places | None = None
 
     @property
     def positions(self) -> Ints:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ridgeline.backends.reference.call import Array, Call, KvCache, RowMemory
 from ridgeline.backends.reference.cross_attention import CrossMemory
-from ridgeline.backends.reference.row_images import EncodeImage, Part, RowImages
+from ridgeline.backends.reference.row_images import EncodeImage, Part, Places, RowImages
 from ridgeline.backends.reference.sample import fault_of, sample, score
 from ridgeline.backends.reference.state_table import BoundRow, StateTable
 from ridgeline.backends.reference.table import COLLECTIVES, PARTING, REFERENCE
@@ -166,10 +166,15 @@ class ReferenceExecutor:
         result, self._in_flight = self._in_flight, None
         return result
 
-    def forward(self, plan: StepPlan, *, hidden: Array | None = None) -> npt.NDArray[np.float32]:
-        """Logits [sum of num_logits, vocab_size]; fills the cache, samples nothing."""
+    def forward(
+        self, plan: StepPlan, *, hidden: Array | None = None, places: Places | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Logits [sum of num_logits, vocab_size]; fills the cache, samples nothing. places: of the
+        step's tokens, of a graph that sees an image's patches.
+        """
         self._require_idle()
-        return self._logits(self._begin(plan, sampling=False), hidden).astype(np.float32)
+        rows = self._begin(plan, sampling=False, places=places)
+        return self._logits(rows, hidden).astype(np.float32)
 
     def hidden(self) -> Array:
         """See `CpuExecutor.hidden`."""
@@ -181,7 +186,9 @@ class ReferenceExecutor:
         """See `CpuExecutor.chosen_experts`."""
         return dict(self._ranks[0].chosen)
 
-    def _begin(self, plan: StepPlan, *, sampling: bool) -> tuple[BoundRow, ...]:
+    def _begin(
+        self, plan: StepPlan, *, sampling: bool, places: Places | None = None
+    ) -> tuple[BoundRow, ...]:
         rows = self._table.begin(plan, sampling=sampling)
         for copy in plan.copies:
             for rank in self._ranks:
@@ -190,8 +197,9 @@ class ReferenceExecutor:
             for rank in self._ranks:
                 rank.copy_slot(slot_copy.source, slot_copy.target)
         parts = self._images.parts(plan)
+        places = places or self._images.places(plan)
         for rank in self._ranks:
-            rank.images = parts
+            rank.images, rank.places = parts, places
         return rows
 
     def _sample(self, row: BoundRow, logits: Array, mask: npt.NDArray[np.uint32] | None) -> Sampled:
@@ -281,6 +289,7 @@ class _Rank:
         }
         self.values: dict[int, Array] = {}
         self.images: Sequence[Part] = ()
+        self.places: Places | None = None
         self.chosen: dict[str, npt.NDArray[np.int32]] = {}
         self._weights: dict[str, Array] = {
             weight.name: weights.float32(weight).astype(dtype, copy=False)
@@ -332,6 +341,7 @@ class _Rank:
             entries=None if node.entries is None else self._caches[node.entries.name],
             cross=self.cross.get(name),
             images=self.images,
+            places=self.places,
         )
         if isinstance(node.op, Experts):
             self.chosen[node.name] = call.inputs[1][:, : node.op.top_k].astype(np.int32)

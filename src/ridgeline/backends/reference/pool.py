@@ -1,4 +1,6 @@
-"""pool: a row of numbers for each sequence of a step, or for each square of it; sums in float64."""
+"""pool: a row of numbers for each sequence of a step, or for each square or run of tokens; sums in
+float64.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import numpy as np
 
 from ridgeline.backends.reference.call import Array, Call
 from ridgeline.errors import EngineError
-from ridgeline.model.graph.ops.pool import GridPool, Pool
+from ridgeline.model.graph.ops.pool import GridPool, JoinTokens, Pool
 
 
 def pool(op: Pool, call: Call) -> tuple[Array]:
@@ -29,3 +31,11 @@ def grid_pool(op: GridPool, call: Call) -> tuple[Array]:
         means = squares.mean(axis=(1, 3), dtype=np.float64)
         pooled.append(means.reshape(op.num_rows, -1).astype(x.dtype))
     return (np.concatenate(pooled),)
+
+
+def join_tokens(op: JoinTokens, call: Call) -> tuple[Array]:
+    (x,) = call.inputs
+    for row in call.rows:
+        if row.num_context or row.num_new != op.count * row.num_logits:
+            raise EngineError(f"row {row.row}: {op.count} tokens of whole sequences make a row")
+    return (x.reshape(len(x) // op.count, -1),)

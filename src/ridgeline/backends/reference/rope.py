@@ -7,6 +7,7 @@ import numpy as np
 from ridgeline.backends.reference.attention import write_kv
 from ridgeline.backends.reference.call import Array, Call, Ints
 from ridgeline.backends.reference.norm import normalized
+from ridgeline.backends.reference.row_images import Places
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 
 
@@ -15,7 +16,7 @@ def rope(op: Rope, call: Call) -> tuple[Array]:
     heads = x.reshape(len(x), op.num_heads, op.head_dim)
     positions = call.positions // op.every * op.every
     y = heads.copy()
-    y[..., op.first :] = rotated(heads[..., op.first :], positions, op.rotation)
+    y[..., op.first :] = rotated(heads[..., op.first :], positions, op.rotation, call.places)
     return (y.reshape(x.shape),)
 
 
@@ -30,16 +31,23 @@ def rope_kv_write(op: RopeKvWrite, call: Call) -> tuple[Array]:
         q = normalized(op.head_norm, q, (q_weight,))
         k = normalized(op.head_norm, k, (k_weight,))
     if op.rotation is not None:
-        q = rotated(q, call.positions, op.rotation)
-        k = rotated(k, call.positions, op.rotation)
+        q = rotated(q, call.positions, op.rotation, call.places)
+        k = rotated(k, call.positions, op.rotation, call.places)
     write_kv(call, k.reshape(len(k), -1), v)
     return (q.reshape(len(q), -1),)
 
 
-def rotated(x_thd: Array, positions: Ints, rotation: Rotation) -> Array:
-    """Each head turned by its token's position: t token, h head, d channel."""
+def rotated(
+    x_thd: Array, positions: Ints, rotation: Rotation, places: Places | None = None
+) -> Array:
+    """Each head turned by its token's position, or each pair by one of the positions that the step
+    tells: t token, h head, d channel.
+    """
     pairs = len(rotation.frequencies)
-    angle = positions[:, None, None] * np.array(rotation.frequencies, np.float64)
+    of_pairs = positions[:, None]
+    if rotation.axes and places is not None:
+        of_pairs = places.positions[:, rotation.axes]
+    angle = of_pairs[:, None, :] * np.array(rotation.frequencies, np.float64)
     cos = (np.cos(angle) * rotation.magnitude).astype(x_thd.dtype)
     sin = (np.sin(angle) * rotation.magnitude).astype(x_thd.dtype)
     if rotation.interleaved:

@@ -33,7 +33,7 @@ from ridgeline.backends.reference.experts import experts, route, zero_experts
 from ridgeline.backends.reference.latent import latent_attention
 from ridgeline.backends.reference.linear import linear
 from ridgeline.backends.reference.norm import add_norm, norm
-from ridgeline.backends.reference.pool import grid_pool, pool
+from ridgeline.backends.reference.pool import grid_pool, join_tokens, pool
 from ridgeline.backends.reference.rg_lru import rg_lru
 from ridgeline.backends.reference.rope import rope, rope_kv_write
 from ridgeline.backends.reference.rows import select_rows
@@ -102,6 +102,7 @@ REFERENCE: dict[type[Operator], Callable[[Any, Call], tuple[Array, ...]]] = {
     ops.SelectRows: select_rows,
     ops.Pool: pool,
     ops.GridPool: grid_pool,
+    ops.JoinTokens: join_tokens,
     ops.AllReduce: all_reduce,
     ops.AllGather: all_gather,
     ops.Dispatch: dispatch,

@@ -1,6 +1,5 @@
-"""Images in prompts: each is computed in one step, and what is in it is in its blocks' names.
-
-A token of an image may see those of it that follow, so none of an image is computed before all.
+"""Images in prompts: those whose tokens see all of them are computed in one step each, and what is
+in an image is in its blocks' names.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from ridgeline.errors import RequestError
 
 
 def up_to_images(request: Request, num_new: int, most: int) -> int:
-    """As many of `num_new` tokens as end outside of images. Where that would be none, the image
-    that is next, if it has no more than `most` tokens left.
+    """As many of `num_new` tokens as end outside of images that are computed in one step. Where
+    that would be none, the image that is next, if it has no more than `most` tokens left.
     """
     begin = request.num_planned
     for image in request.images:
-        if image.first < begin + num_new < image.end:
+        if image.whole and image.first < begin + num_new < image.end:
             if image.first > begin:
                 return image.first - begin
             return image.end - begin if image.end - begin <= most else 0
@@ -40,7 +39,7 @@ def check_images(request: Request, max_tokens_per_step: int, max_rows: int) -> N
         raise RequestError("prompt_logprobs", "are not given of a prompt with images")
     # Each row that answers has its token in a step before prompts have theirs.
     room = max_tokens_per_step - max_rows + 1
-    largest = max(image.count for image in request.images)
+    largest = max((image.count for image in request.images if image.whole), default=0)
     if largest > room:
         raise RequestError(
             "images",

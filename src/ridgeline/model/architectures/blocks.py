@@ -150,6 +150,7 @@ def attention(
     chunked: bool = False,
     whole_images: bool = False,
     head_gate: bool = False,
+    parts: int | None = None,
 ) -> Value:
     """Self-attention of grouped heads over the layer's cache.
 
@@ -160,8 +161,8 @@ def attention(
     q's channels together, and of k's (OLMo 2).
     Not causal: keys and values are of this step only, so all layers of a window share one cache;
     ahead: how far such attention sees ahead.
-    sinks, whole_images: see `Attention`. head_gate: each head's output is weighed by the sigmoid of
-    a number that a linear makes of x (Step 3.7).
+    sinks, whole_images, parts: see `Attention`. head_gate: each head's output is weighed by the
+    sigmoid of a number that a linear makes of x (Step 3.7).
     """
     name, q_width, kv_width = f"{layer}.attn", heads.query * heads.dim, heads.kv * heads.dim
     if by_head:
@@ -203,6 +204,7 @@ def attention(
         sinks=sinks,
         chunked=chunked,
         whole_images=whole_images,
+        parts=parts,
     )
     scores = (b.weight(f"{name}.sinks.weight", heads.query, axes=("heads",)),) if sinks else ()
     y = b.one(f"{name}.attend", op, q, weights=scores, state=state)

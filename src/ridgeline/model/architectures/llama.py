@@ -33,7 +33,7 @@ from ridgeline.model.architectures.fields import Fields
 from ridgeline.model.architectures.rope_scaling import choose_context, read_rope, rotation
 from ridgeline.model.graph.build import Builder, FormatOf
 from ridgeline.model.graph.node import Graph
-from ridgeline.model.graph.ops import Norm, Rotation
+from ridgeline.model.graph.ops import Norm, PlaceImages, Rotation
 from ridgeline.model.graph.ops.activation import Activation
 
 MISTRAL = Defaults(kv_heads=8)
@@ -100,11 +100,14 @@ def build_pre_norm(
     output_bias: bool = False,
     mlp_bias: bool = False,
     head_norm: bool = False,
+    sees_images: bool = False,
 ) -> Graph:
     """embed, for each of `windows` a layer (norm, attention, norm, gated MLP), norm, head."""
     b = Builder(name, format_of)
     rms = Norm("rms", sizes.eps)
     x, table = embed(b, sizes.vocab, sizes.width)
+    if sees_images:
+        x = b.one("images", PlaceImages(), x)
     for i, window in enumerate(windows):
         layer = f"layers.{i}"
         y = norm(b, f"{layer}.attn_norm", x, rms)

@@ -24,22 +24,30 @@ DEFAULT_WINDOW = 4096
 
 
 def build_qwen2(
-    config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
+    config: Fields,
+    format_of: FormatOf,
+    stored: Stored,
+    context_length: int | None,
+    *,
+    name: str = "qwen2",
+    sees: bool = False,
 ) -> Graph:
+    """sees: images, which are at positions of three axes (Qwen2-VL)."""
     sizes = read_sizes(config, Defaults())
     config.require_neutral(NEUTRAL | {"mlp_bias": (False,)})
     rope = read_rope(config, sizes.heads.dim, sizes.positions)
     context = choose_context(rope, context_length, config.where)
     return build_pre_norm(
-        "qwen2",
+        name,
         sizes,
         format_of,
         context=context,
-        rotation=rotation(rope, context, interleaved=stored.interleaved_rope),
+        rotation=rotation(rope, context, interleaved=stored.interleaved_rope, by_axes=sees),
         windows=read_windows(config, sizes.layers),
         activation=read_activation(config, "hidden_act", "silu"),
         tied=config.boolean("tie_word_embeddings", False),
         qkv_bias=True,
+        sees_images=sees,
     )
 
 

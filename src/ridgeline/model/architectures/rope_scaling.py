@@ -191,13 +191,31 @@ def choose_context(settings: RopeSettings, context_length: int | None, where: st
     return context_length
 
 
-def rotation(settings: RopeSettings, context: int, *, interleaved: bool = False) -> Rotation:
-    """The rotation of one head of a model that is built for `context` tokens."""
+def rotation(
+    settings: RopeSettings, context: int, *, interleaved: bool = False, by_axes: bool = False
+) -> Rotation:
+    """The rotation of one head of a model that is built for `context` tokens. by_axes: it sees
+    images; a text has one position a token, whichever of the axes of mrope is asked.
+    """
     frequencies, magnitude = SCALINGS[settings.kind](settings, context)
     if settings.section.has("frequency_factors"):
         divisors = read_factors(settings, "frequency_factors")
         frequencies = [f / divisor for f, divisor in zip(frequencies, divisors, strict=True)]
-    return Rotation(tuple(frequencies), interleaved, magnitude)
+    axes = read_axes(settings) if by_axes else ()
+    return Rotation(tuple(frequencies), interleaved, magnitude, axes)
+
+
+def read_axes(settings: RopeSettings) -> tuple[int, ...]:
+    """Which of a token's positions (time, line, column) each pair turns by, if it has several: runs
+    of pairs, or taking turns as long as an axis has pairs left (Qwen3-VL).
+    """
+    section, pairs = settings.section, settings.rotary_dim // 2
+    if not section.has("mrope_section"):
+        section.refuse("mrope_section", "is needed of a model that sees images")
+    counts = [int(count) for count in section.numbers("mrope_section", 3, 1, pairs)]
+    if not section.boolean("mrope_interleaved", False):
+        return tuple(axis for axis in range(3) for _ in range(counts[axis]))
+    return tuple(i % 3 if i < 3 * counts[i % 3] else 0 for i in range(pairs))
 
 
 def plain(settings: RopeSettings, context: int) -> tuple[list[float], float]:
@@ -329,5 +347,4 @@ SCALINGS: dict[str, Callable[[RopeSettings, int], tuple[list[float], float]]] = 
     "longrope": longrope,
 }
 
-# A text has one position a token, whichever of the three axes of mrope is asked.
 KIND_ALIASES = {"su": "longrope", "mrope": "default"}

@@ -18,6 +18,12 @@ from ridgeline.model.architectures.llama4 import build_llama4
 from ridgeline.model.architectures.minimax import build_minimax
 from ridgeline.model.architectures.minimax_m3 import build_minimax_m3
 from ridgeline.model.architectures.ministral3 import build_mistral3
+from ridgeline.model.architectures.qwen2_vl import (
+    Cells,
+    build_qwen2_vl,
+    build_qwen2_vl_images,
+    read_cells,
+)
 from ridgeline.model.architectures.qwen3_next import (
     build_qwen3_5,
     build_qwen3_5_moe,
@@ -66,11 +72,13 @@ class Architecture:
 class ImageTower:
     """What makes rows of an image (`model/images.py`).
 
-    build: (configuration, formats) -> a graph of patches in, rows out.
+    build: (configuration, formats) -> a graph of patches in, rows out. cells: of a tower that sees
+    images of any size, how it parts them; None: images are squares of one size.
     """
 
     build: Callable[[Fields, FormatOf], Graph]
     names: Names
+    cells: Callable[[Fields], Cells] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,4 +223,20 @@ HF_QWEN3_5_MOE = replace(
 
 GEMMA3_IMAGES = ImageTower(
     build_gemma3_images, Names(names_vision.HF_GEMMA3_IMAGES, names_vision.IMAGE_ROOTS)
+)
+
+HF_QWEN2_VL, HF_QWEN2_5_VL = (
+    Architecture(
+        "hf",
+        build_qwen2_vl,
+        Names(names.HF_LLAMA, names.HF_GEMMA3_ROOTS, names_vision.VISUAL_HARMLESS),
+        model_types=(model_type, f"{model_type}_text"),
+        images=ImageTower(
+            build_qwen2_vl_images, Names(modules, names_vision.VISUAL_ROOTS), read_cells
+        ),
+    )
+    for model_type, modules in (
+        ("qwen2_vl", names_vision.HF_QWEN2_VL_IMAGES),
+        ("qwen2_5_vl", names_vision.HF_QWEN2_5_VL_IMAGES),
+    )
 )

@@ -396,13 +396,13 @@ def place_in_stack(checkpoint: Checkpoint, weight: Weight, stack: Stack) -> Stri
 def check_shape(checkpoint: Checkpoint, tensor: str, parts: list[Weight]) -> None:
     """Whether the stored tensor is the parts' rows, one after the other. Dimensions of 1 do not
     count (of a depthwise convolution's filters), nor how a vector is folded (by group, by head) or
-    a matrix's rows (channels, lines and columns of a patch).
+    a matrix's rows (channels, frames, lines and columns of a patch).
     """
     first = parts[0]
     needed = (sum(part.shape[0] for part in parts), *first.shape[1:])
     found = checkpoint.tensors[tensor].shape
     folded = {(prod(found),) if len(needed) == 1 else without_ones(found)}
-    if len(needed) == 2 and len(found) == 4:
+    if len(needed) == 2 and len(found) in (4, 5):
         folded.add(without_ones((found[0], prod(found[1:]))))
     if len(parts) > 1 and found == (len(parts), *first.shape):
         folded.add(without_ones(needed))

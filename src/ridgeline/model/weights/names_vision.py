@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ridgeline.model.weights.names import Columns, Root, Row
 
 PROJECTOR = "{head}multi_modal_projector"
@@ -34,3 +36,28 @@ IMAGE_ROOTS = tuple(
     for head in ("", "model.")
     for between in ("vision_model.", "")
 )
+
+_QWEN2_VL: dict[str, Row] = {
+    "patch": "{body}patch_embed.proj",
+    "layers.{i}.attn_norm": "{body}blocks.{i}.norm1",
+    **{f"layers.{{i}}.attn.{ours}": "{body}blocks.{i}.attn.qkv" for ours in "qkv"},
+    "layers.{i}.attn.o": "{body}blocks.{i}.attn.proj",
+    "layers.{i}.mlp_norm": "{body}blocks.{i}.norm2",
+    "merge_norm": "{body}merger.ln_q",
+    "merge.up": "{body}merger.mlp.0",
+    "merge.down": "{body}merger.mlp.2",
+}
+HF_QWEN2_VL_IMAGES: dict[str, Row] = {
+    **_QWEN2_VL,
+    "layers.{i}.mlp.up": "{body}blocks.{i}.mlp.fc1",
+    "layers.{i}.mlp.down": "{body}blocks.{i}.mlp.fc2",
+}
+HF_QWEN2_5_VL_IMAGES: dict[str, Row] = {
+    **_QWEN2_VL,
+    **{
+        f"layers.{{i}}.mlp.{part}": f"{{body}}blocks.{{i}}.mlp.{part}_proj"
+        for part in ("gate", "up", "down")
+    },
+}
+VISUAL_ROOTS = (Root("visual."), Root("model.visual."))
+VISUAL_HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq|(model\.)?visual\..*")

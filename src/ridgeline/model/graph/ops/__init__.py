@@ -27,7 +27,7 @@ from ridgeline.model.graph.ops.latent import LatentAttention
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.operator import Operator
-from ridgeline.model.graph.ops.pool import GridPool, Pool
+from ridgeline.model.graph.ops.pool import GridPool, JoinTokens, Pool
 from ridgeline.model.graph.ops.rg_lru import RgLru
 from ridgeline.model.graph.ops.rope import Rope, RopeKvWrite, Rotation
 from ridgeline.model.graph.ops.route import Route
@@ -95,6 +95,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "select_rows": SelectRows,
     "pool": Pool,
     "grid_pool": GridPool,
+    "join_tokens": JoinTokens,
     "all_reduce": AllReduce,
     "all_gather": AllGather,
     "dispatch": Dispatch,
@@ -128,6 +129,7 @@ __all__ = [
     "GatedLinear",
     "GridPool",
     "Join",
+    "JoinTokens",
     "KeepLargest",
     "KvWrite",
     "LatentAttention",

@@ -27,6 +27,7 @@ Activation = Literal[
     "silu",
     "gelu",
     "gelu_tanh",
+    "quick_gelu",
     "relu",
     "relu2",
     "sigmoid",
@@ -54,8 +55,9 @@ class GatedActivation(Operator):
     """(gate [*, F], up [*, F]) -> act(gate) * up; joint: one input [*, 2F], gate first.
 
     silu: x * sigmoid(x). gelu: x * Phi(x). gelu_tanh: its tanh approximation (Hendrycks and Gimpel
-    2016). relu2: max(x, 0)^2 (So et al. 2021). identity: x, the bilinear unit. clamped_swiglu
-    (gpt-oss): with gate at most 7 and up in -7..7, gate * sigmoid(1.702 gate) * (up + 1).
+    2016); quick_gelu: another, x * sigmoid(1.702 x). relu2: max(x, 0)^2 (So et al. 2021). identity:
+    x, the bilinear unit. clamped_swiglu (gpt-oss): with gate at most 7 and up in -7..7, gate *
+    sigmoid(1.702 gate) * (up + 1).
     capped_silu_7 and _16 (Step 3.7): silu(gate), at most so much, times up in -7..7 or -16..16.
     silu_of_capped_10 (DeepSeek V4): silu of gate, which is at most 10, times up in -10..10.
     """

@@ -95,7 +95,9 @@ class Attention(Operator):
     (Llama 4), priced as the window that it is within. Not causal: it sees its whole row, at most so
     far back, and `ahead` positions ahead. sinks: one more score a head, which takes its share of
     the softmax and gives nothing (gpt-oss). whole_images: causal, and a token of an image sees all
-    of it, which is computed in one step (Gemma 3); counted as if it did not. blocks: causal, and a
+    of it, which is computed in one step (Gemma 3); counted as if it did not. parts: not causal; the
+    step says what parts a row has, of at most so many tokens, and a token sees its own (windows
+    among an image's patches); counted as if all were as large. blocks: causal, and a
     second input [TOKENS, kv heads * blocks.top] has the blocks that each KV head looks at, as
     `select_blocks` gives them (MiniMax-M3).
     """
@@ -111,6 +113,7 @@ class Attention(Operator):
     chunked: bool = False
     whole_images: bool = False
     blocks: Blocks | None = None
+    parts: int | None = None
 
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return ((*inputs[0][:-1], self.num_heads * self.value_dim),)
@@ -122,6 +125,8 @@ class Attention(Operator):
             window = self.blocks.top * self.blocks.tokens
         pairs = step.attended_pairs(window, self.causal, self.ahead)
         read = step.cached_tokens_read(window)
+        if self.parts is not None:
+            pairs = sum(new * min(new, self.parts) for new in step.new_tokens)
         if self.blocks is not None:  # what a prompt's tokens look at may be anywhere
             read = min(step.cached_tokens_read(None), pairs)
         per_pair = FLOPS_PER_MULTIPLY_ADD * self.num_heads * (self.head_dim + self.value_dim)
@@ -187,6 +192,12 @@ class Attention(Operator):
             f"ahead {self.ahead}: causal attention sees nothing ahead, others 0 or more",
         )
         require(self.causal or not self.whole_images, self, "sees images whole, and is not causal")
+        require(
+            self.parts is None
+            or (self.parts > 0 and not self.causal and self.ahead is None and state.window is None),
+            self,
+            f"parts of {self.parts} tokens are of attention that is not causal and has no window",
+        )
         if self.blocks is not None:
             self._check_blocks(self.blocks, inputs[1], state)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ridgeline.model.graph.dims import SAMPLED, TOKENS, Shape, num_elements
 from ridgeline.model.graph.ops.operator import (
+    REPLICATED,
     Operator,
     Placement,
     Sharded,
@@ -100,3 +101,33 @@ class GridPool(Operator):
             self,
             f"a side of {self.side} tokens does not part into {self.kernel}",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class JoinTokens(Operator):
+    """x [TOKENS, D] -> [SAMPLED, count * D]: each `count` successive tokens side by side.
+
+    The step must have whole sequences (no context) that want a row for each `count` tokens.
+    """
+
+    count: int
+
+    def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
+        width = inputs[0][-1]
+        assert isinstance(width, int)
+        return ((SAMPLED, self.count * width),)
+
+    def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
+        return Work(activation_bytes=moved_bytes(node, step, precision))
+
+    def shard(
+        self, inputs: tuple[Placement, ...], weights: tuple[Placement, ...], ways: int
+    ) -> Sharded | None:
+        return Sharded(self, inputs) if inputs == (REPLICATED,) else None
+
+    def check(
+        self, inputs: tuple[Value, ...], weights: tuple[Weight, ...], state: State | None
+    ) -> None:
+        require_counts(self, inputs, weights, 1, 0)
+        require(inputs[0].shape[0] is TOKENS, self, "joins the step's tokens only")
+        require(self.count >= 1, self, f"joins {self.count} tokens")

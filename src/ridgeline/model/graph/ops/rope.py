@@ -37,16 +37,23 @@ class Rotation:
     frequencies: radians per position of each rotated pair; the first 2 * len(frequencies) channels
     of a head turn, the rest pass (partial rotary). interleaved: pairs are channels (2i, 2i + 1);
     else (i, i + half), the "neox" style. magnitude multiplies cos and sin (YaRN's and LongRoPE's
-    attention factor).
+    attention factor). axes: of a token in an image, or behind one, which of its positions each pair
+    turns by (mrope: time, line, column), where a step tells several; none: by its place in its row.
     """
 
     frequencies: tuple[float, ...]
     interleaved: bool = False
     magnitude: float = 1.0
+    axes: tuple[int, ...] = ()
 
     @property
     def rotary_dim(self) -> int:
         return 2 * len(self.frequencies)
+
+    @property
+    def num_axes(self) -> int:
+        """Positions that a token has at least."""
+        return max(self.axes, default=0) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,11 @@ def require_rotation(op: Operator, rotation: Rotation, head_dim: int) -> None:
         rotation.rotary_dim <= head_dim,
         op,
         f"{rotation.rotary_dim} rotated channels do not fit a head of {head_dim}",
+    )
+    require(
+        len(rotation.axes) in (0, len(rotation.frequencies)) and min(rotation.axes, default=0) >= 0,
+        op,
+        f"{len(rotation.axes)} axes for {len(rotation.frequencies)} pairs",
     )
 
 
