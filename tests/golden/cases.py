@@ -14,6 +14,7 @@ from case import PROMPT_TOKENS, VOCAB, Case, decoder
 from cases_dense import DENSE
 from cases_moe import MIXTURES
 from cases_recurrent import RECURRENT
+from cases_seeing import SEEING
 
 __all__ = ["CASES", "PROMPT_TOKENS", "VOCAB", "Case"]
 
@@ -223,6 +224,7 @@ CASES = (
     ),
     *DENSE,
     *RECURRENT,
+    *SEEING,
     *MIXTURES,
 )
 # The newer spelling has no loose keys; both at once would not be a file that anyone publishes.

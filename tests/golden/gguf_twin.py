@@ -28,6 +28,8 @@ _ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "qwen2_5_vl": gguf.MODEL_ARCH.QWEN2VL,
+    "qwen3_vl_text": gguf.MODEL_ARCH.QWEN3VL,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
     "phi3": gguf.MODEL_ARCH.PHI3,
     "gemma": gguf.MODEL_ARCH.GEMMA,
@@ -198,7 +200,7 @@ def _write_rope(writer: gguf.GGUFWriter, config: Mapping[str, Any], head_dim: in
             ):
                 if name in scaling:
                     add(scaling[name])
-        case "default":
+        case "default" | "mrope":
             pass
         case "llama3":
             factors = llama3_frequency_factors(scaling, theta, head_dim)
@@ -391,6 +393,11 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_rope_dimension_count(rope)
             if (weight := (config["rope_scaling"] or {}).get("mscale_all_dim")) is not None:
                 writer.add_rope_scaling_yarn_log_mul(0.1 * weight)
+        case "qwen2_5_vl" | "qwen3_vl_text":
+            rope = config.get("rope_parameters") or config["rope_scaling"]
+            writer.add_rope_dimension_sections([*rope["mrope_section"], 0])
+            if "deepstack_visual_indexes" in config["vision_config"]:
+                writer.add_num_deepstack_layers(2)
         case "qwen3_next" | "qwen3_5_text" | "qwen3_5_moe_text":
             values = config["linear_num_value_heads"]
             writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
@@ -711,8 +718,10 @@ def write_gguf(
     """Write `weights` (Hugging Face names, float32) to `path`; matrices as "F32", "F16" or "BF16".
 
     Raises ValueError where a value has no exact counterpart in `matrix_type`: the twin must hold
-    the very same weights.
+    the very same weights. Of a model that sees, the language part: its tower is a file of its own.
     """
+    config = {**config, **config.get("text_config", {})}
+    weights = {name.replace("model.language_model.", "model."): w for name, w in weights.items()}
     architecture = _ARCHITECTURES[config["model_type"]]
     if config.get("moe_latent_size"):
         architecture = gguf.MODEL_ARCH.NEMOTRON_H_MOE

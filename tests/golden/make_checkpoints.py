@@ -47,11 +47,11 @@ _ONE_PLUS_WEIGHT = (
     *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "step3p7", "minimax_m3_vl"),
 )
 # Known to transformers with what sees only.
-_SEEING = ("step3p7", "minimax_m3_vl")
+_SEEING = ("step3p7", "minimax_m3_vl", "qwen2_5_vl", "qwen3_vl")
 # What sees is not in the goldens of text.
 _TOWER = re.compile(
     r"(model\.)?(vision_model|vision_tower|vit_large_projector|multi_modal_projector"
-    r"|patch_merge_mlp)\."
+    r"|patch_merge_mlp|visual)\."
 )
 _CAPPED = ("step3p7", "minimax_m3_vl", "deepseek_v4")
 # Tensors of modules of multi-token prediction; of these models' layers, two or three.

@@ -81,7 +81,7 @@ from ridgeline.model.architectures.phi import build_phi
 from ridgeline.model.architectures.phi3 import build_phi3
 from ridgeline.model.architectures.phimoe import build_phimoe
 from ridgeline.model.architectures.qwen2 import build_qwen2
-from ridgeline.model.architectures.qwen3 import build_qwen3
+from ridgeline.model.architectures.qwen3 import build_qwen3, build_qwen3_vl
 from ridgeline.model.architectures.qwen3_next import (
     build_gguf_qwen3_next,
     build_qwen3_5,
@@ -136,6 +136,7 @@ from ridgeline.model.weights import (
     names_moe,
     names_predictors,
     names_recurrent,
+    names_vision,
     names_whisper,
 )
 from ridgeline.model.weights.names import Names
@@ -154,6 +155,13 @@ ARCHITECTURES: dict[str, Architecture] = {
     "Gemma3ForConditionalGeneration": replace(HF_GEMMA3, images=GEMMA3_IMAGES),
     "Qwen2VLForConditionalGeneration": HF_QWEN2_VL,
     "Qwen2_5_VLForConditionalGeneration": HF_QWEN2_5_VL,
+    "Qwen3VLForConditionalGeneration": hf(
+        build_qwen3_vl,
+        HF_QWEN3,
+        "qwen3_vl",
+        names.HF_GEMMA3_ROOTS,
+        harmless=names_vision.VISUAL_HARMLESS,
+    ),
     "Phi3ForCausalLM": hf(build_phi3, names.HF_PHI3, "phi3"),
     "MinistralForCausalLM": hf(build_mistral, names.HF_LLAMA, "ministral"),
     "Ministral3ForCausalLM": hf(build_ministral3, names.HF_LLAMA, "ministral3"),
@@ -337,6 +345,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "llama": gguf(build_llama_or_mixtral, names_moe.GGUF_MOE, Stored(interleaved_rope=True)),
     "qwen2": gguf(build_qwen2, names.GGUF_LLAMA),
     "qwen3": gguf(build_qwen3, GGUF_QWEN3),
+    "qwen2vl": gguf(build_qwen2, names.GGUF_LLAMA),
+    "qwen3vl": gguf(build_qwen3, GGUF_QWEN3),
     "mamba": gguf(build_gguf_mamba, names_recurrent.GGUF_MAMBA, Stored(plain_decay=True)),
     "mamba2": gguf(build_mamba2, names_recurrent.GGUF_MAMBA, Stored(plain_decay=True)),
     "qwen2moe": gguf(build_qwen2_moe, names_moe.GGUF_MOE),

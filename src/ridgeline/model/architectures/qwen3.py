@@ -1,4 +1,6 @@
-"""Qwen3, dense (Qwen team 2025): Llama with a norm of each q and k head."""
+"""Qwen3, dense (Qwen team 2025): Llama with a norm of each q and k head. Of Qwen3-VL the language
+part: a text has one position a token, whichever axis of its rotation is asked.
+"""
 
 from __future__ import annotations
 
@@ -37,3 +39,15 @@ def build_qwen3(
         output_bias=config.boolean("attention_bias", False),
         head_norm=True,
     )
+
+
+def build_qwen3_vl(
+    config: Fields, format_of: FormatOf, stored: Stored, context_length: int | None
+) -> Graph:
+    text = config
+    if config.has("text_config"):
+        tied = config.boolean("tie_word_embeddings", False)
+        text = config.section("text_config").with_default("tie_word_embeddings", tied)
+    for name, value in {"vocab_size": 151936, "rope_theta": 500000.0}.items():
+        text = text.with_default(name, value)
+    return build_qwen3(text, format_of, stored, context_length)
