@@ -640,7 +640,6 @@ MIXTURES = (
                 "eos_token_id": VOCAB - 1,
             },
         },
-        gguf_type=None,
     ),
     # MiniMax-M3: of blocks of 16 tokens each KV head looks at its best and at its own; a plain
     # layer first. Of the second prompt a third of the tokens have blocks that they do not look at.

@@ -28,6 +28,7 @@ _ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "step3p5": gguf.MODEL_ARCH.STEP35,
     "qwen2_5_vl": gguf.MODEL_ARCH.QWEN2VL,
     "qwen3_vl_text": gguf.MODEL_ARCH.QWEN3VL,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
@@ -94,7 +95,7 @@ _REORDERED = ("llama", "mixtral", "granite", "granitemoe", "smollm3", "arcee", "
 _REORDERED += ("olmo",)
 # Norm weights carry the 1 of 1 + w.
 _DELTA = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
-_SHIFTED = ("gemma3_text", "gemma", "gemma2", "nemotron", *_DELTA)
+_SHIFTED = ("gemma3_text", "step3p5", "gemma", "gemma2", "nemotron", *_DELTA)
 _MAMBA2 = ("mamba2", "nemotron_h", "granitemoehybrid", "falcon_h1")
 _REORDERED += _MAMBA2[1:3]
 # Heads of keys and values are listed by layer.
@@ -173,6 +174,13 @@ def _write_rope(writer: gguf.GGUFWriter, config: Mapping[str, Any], head_dim: in
     if "rope_type" in rope:
         scaling = rope
     theta = rope["rope_theta"]
+    if config["model_type"] == "step3p5":  # factors of half a head, as long as of a whole
+        writer.add_rope_freq_base(theta[0])
+        writer.add_rope_freq_base_swa(theta[1])
+        factors = llama3_frequency_factors(scaling, theta[0], head_dim // 2)
+        rest = np.ones(head_dim // 2 - len(factors), np.float32)
+        writer.add_tensor("rope_freqs.weight", np.concatenate([factors, rest]))
+        return
     if "alpha" in scaling:
         theta *= scaling["alpha"] ** (head_dim / (head_dim - 2))
         scaling = {}
@@ -277,7 +285,8 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
         writer.add_feed_forward_length(
             config.get("intermediate_size_mlp", config["intermediate_size"])
         )
-    writer.add_head_count(heads)
+    if config["model_type"] != "step3p5":  # by layer
+        writer.add_head_count(heads)
     if "kv_lora_rank" in config and config["model_type"] not in _LISTED:
         writer.add_head_count_kv(1)
     elif "num_key_value_heads" in config and config["model_type"] not in _LISTED:
@@ -308,7 +317,10 @@ def _write_hyperparameters(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -
         writer.add_expert_used_count(
             next(
                 config[name]
-                for name in ("num_experts_per_tok", "num_experts_per_token", "top_k_experts")
+                for name in (
+                    *("num_experts_per_tok", "num_experts_per_token", "top_k_experts"),
+                    "moe_top_k",
+                )
                 if name in config
             )
         )
@@ -352,6 +364,23 @@ def _write_family(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
                 [kind == "sliding_attention" for kind in config["layer_types"]]
             )
             writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+        case "step3p5":
+            layers = config["num_hidden_layers"]
+            windowed = [kind == "sliding_attention" for kind in config["layer_types"][:layers]]
+            other = config["attention_other_setting"]
+            for name, add in (
+                ("num_attention_heads", writer.add_head_count),
+                ("num_attention_groups", writer.add_head_count_kv),
+            ):
+                add([other[name] if each else config[name] for each in windowed])
+            writer.add_sliding_window(config["sliding_window"])
+            writer.add_sliding_window_pattern(windowed)
+            writer.add_expert_shared_feed_forward_length(config["share_expert_dim"])
+            writer.add_expert_weights_scale(config["moe_router_scaling_factor"])
+            writer.add_expert_weights_norm(config["norm_expert_weight"])
+            writer.add_leading_dense_block_count(1)
+            writer.add_swiglu_clamp_exp(config["swiglu_limits"][:layers])
+            writer.add_swiglu_clamp_shexp(config["swiglu_limits_shared"][:layers])
         case "mimo_v2_flash":
             windowed = config["hybrid_layer_pattern"]
             kv = config["num_key_value_heads"]
@@ -734,6 +763,7 @@ def write_gguf(
     _write_xielu(writer, weights)
     for source, weight in stacked(parted(weights, config)).items():
         known = source.replace("mixer.dt_bias", "mixer.dt_proj.bias")
+        known = known.replace("moe.router_bias", "moe.router_bias.bias")
         known = known.replace("e_score_correction_bias", "e_score_correction.bias")
         known = known.replace("self_attn.dt_bias", "self_attn.dt_proj.bias")
         known = known.replace("mamba.dt_bias", "mamba.dt_proj.bias").replace(

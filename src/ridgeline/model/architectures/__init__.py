@@ -126,6 +126,7 @@ from ridgeline.model.architectures.seed_oss import build_seed_oss
 from ridgeline.model.architectures.smollm3 import build_smollm3
 from ridgeline.model.architectures.stablelm import build_nemotron, build_stablelm
 from ridgeline.model.architectures.starcoder2 import build_starcoder2
+from ridgeline.model.architectures.step3p7 import build_step3p7
 from ridgeline.model.architectures.whisper import build_whisper
 from ridgeline.model.graph.build import FormatOf
 from ridgeline.model.graph.check import check_graph
@@ -357,6 +358,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "dots1": gguf(build_dots1, names_moe.GGUF_CORRECTED_MOE),
     "minimax-m2": gguf(build_minimax_m2, names_moe.GGUF_CORRECTED_MOE),
     "phimoe": gguf(build_phimoe, names_moe.GGUF_MOE),
+    "step35": gguf(build_step3p7, names_moe.GGUF_STEP35, Stored(norm_has_one=True)),
     "mimo2": gguf(build_mimo_v2, names_moe.GGUF_MIMO2),
     "glm-dsa": gguf(build_glm_moe_dsa, names_moe.GGUF_GLM_DSA),
     "gpt-oss": gguf(build_gpt_oss, names_moe.GGUF_GPT_OSS),

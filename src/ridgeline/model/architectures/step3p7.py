@@ -87,15 +87,14 @@ def build_step3p7(
     kinds = {kind: Kind(heads[kind], rotation(rope, context)) for kind, rope in ropes.items()}
     scale = config.number("query_pre_attn_scalar", 1e-6, 1e6, float(sizes.heads.dim)) ** -0.5
     reach = windows(config, types, read_window(config))
+    rms = Norm("rms", sizes.eps, 0.0 if stored.norm_has_one else 1.0)
     return build_decoder(
         "step3p7",
         sizes,
         format_of,
         context=context,
-        norms=Norms(Norm("rms", sizes.eps, 1.0)),
-        attend=attends_gated(
-            [kinds[kind] for kind in types], reach, scale, Norm("rms", sizes.eps, 1.0)
-        ),
+        norms=Norms(rms),
+        attend=attends_gated([kinds[kind] for kind in types], reach, scale, rms),
         feed=mixes_capped(
             read_mixtures(config, sizes.layers, modules),
             sizes.mlp,

@@ -70,6 +70,65 @@ def mimo2(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, obj
     return fields | {"rope_scaling": None}
 
 
+# The share of a head that turns where there is no window: files have no key for it.
+STEP_TURNED = 0.5
+
+
+def step35(checkpoint: Checkpoint, config: Mapping[str, object]) -> dict[str, object]:
+    """Heads, windows and caps are listed by layer; layers with windows turn whole heads, by a rate
+    of their own, and the others half of one, by factors that are as long as for a whole.
+    """
+    layers = config["num_hidden_layers"]
+    if not isinstance(layers, int) or not 1 <= layers <= MAX_LAYERS:
+        return {}  # refused where the graph is built
+    windowed = read_list(checkpoint, "attention.sliding_window_pattern", layers)
+    of: dict[tuple[str, int], int | None] = {}
+    for key in ("attention.head_count", "attention.head_count_kv"):
+        listed = read_list(checkpoint, key, layers)
+        for kind in (0, 1):
+            own = [n for n, each in zip(listed, windowed, strict=True) if bool(each) == bool(kind)]
+            of[key, kind] = only(checkpoint, key, own)
+    heads, kv = "attention.head_count", "attention.head_count_kv"
+    mixed = [f"blk.{i}.ffn_gate_inp.weight" in checkpoint.tensors for i in range(layers)]
+    own_rate = config["rope_local_base_freq"] or config["rope_theta"]
+    scale = read_scalar(checkpoint, "step35.expert_weights_scale")
+    section = config["rope_scaling"]
+    assert isinstance(section, dict)
+    factors, dim = section.get("frequency_factors"), config["head_dim"]
+    if isinstance(factors, list) and isinstance(dim, int):
+        section = {**section, "frequency_factors": factors[: int(dim * STEP_TURNED) // 2]}
+    return {
+        "layer_types": [WINDOWED if each else FULL for each in windowed],
+        "num_attention_heads": of[heads, 0] or of[heads, 1],
+        "num_key_value_heads": of[kv, 0] or of[kv, 1],
+        "attention_other_setting": {
+            "num_attention_heads": of[heads, 1] or of[heads, 0],
+            "num_attention_groups": of[kv, 1] or of[kv, 0],
+        },
+        "rope_theta": [own_rate if each else config["rope_theta"] for each in windowed],
+        "partial_rotary_factors": [1.0 if each else STEP_TURNED for each in windowed],
+        "rope_scaling": {**section, "rotary_dim": None},
+        "mlp_layer_types": ["sparse" if each else "dense" for each in mixed],
+        "share_expert_dim": config["shared_expert_intermediate_size"],
+        "moe_router_scaling_factor": 1.0 if scale is None else scale,
+        "norm_expert_weight": read_scalar(checkpoint, "step35.expert_weights_norm"),
+        "swiglu_limits": read_limits(checkpoint, "step35.swiglu_clamp_exp", layers),
+        "swiglu_limits_shared": read_limits(checkpoint, "step35.swiglu_clamp_shexp", layers),
+    }
+
+
+def read_limits(checkpoint: Checkpoint, key: str, layers: int) -> list[float] | None:
+    """A number for each layer, if there are any; those of layers behind the last do not count."""
+    value = checkpoint.metadata.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.size < layers:
+        raise ModelError(
+            f"{checkpoint.path}: metadata {key!r}: a number for each of {layers} layers is needed"
+        )
+    return [float(each) for each in value[:layers]]
+
+
 # Of GLM-5.2, whose first files list no layers: those that select for themselves.
 GLM_5_2_CONTEXT, GLM_5_2_FIRST, GLM_5_2_PERIOD = 1 << 20, 2, 4
 
@@ -105,6 +164,10 @@ MIXTURES: dict[str, Family] = {
         more=mimo2,
         other_values=True,
         lists=("num_key_value_heads",),
+    ),
+    "step35": Family(
+        more=step35,
+        lists=("num_attention_heads", "num_key_value_heads"),
     ),
     "glm-dsa": Family(
         {

@@ -101,6 +101,10 @@ GGUF_MIMO2: dict[str, Row] = {
     **GGUF_CORRECTED_MOE,
     "layers.{i}.attn.sinks": "blk.{i}.attn_sinks",
 }
+GGUF_STEP35: dict[str, Row] = {
+    **GGUF_CORRECTED_MOE,
+    "layers.{i}.attn.gate": "blk.{i}.attn_gate",
+}
 GGUF_GLM_DSA: dict[str, Row] = {
     **GGUF_DEEPSEEK,
     "layers.{i}.attn.index.q": "blk.{i}.indexer.attn_q_b",
