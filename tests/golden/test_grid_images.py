@@ -4,6 +4,7 @@ against transformers', and the same bits however a prompt with images is compute
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,6 +143,36 @@ def test_the_tower_is_transformers(golden: Golden) -> None:
         encode = golden.encoder(inner)
         for i, image in enumerate(golden.images):
             assert distance(encode(image), golden.arrays[f"rows_{i}"]) < bound
+
+
+@pytest.mark.parametrize("isa", AVAILABLE)
+def test_a_large_image_is_the_references(golden: Golden, isa: str) -> None:
+    """Patches of several chunks of attention, windows cut at two edges; with 1 and 2 threads."""
+    tower = golden.tower
+    assert tower.grids is not None
+    tower = replace(tower, grids=replace(tower.grids, most=1 << 20))
+    pixels = np.random.default_rng(5).integers(0, 256, (88, 136, 3), np.uint8)  # 11 x 17 cells
+    image = tower.image(0, pixels)
+    count = len(image.patches)
+    assert count == 4 * 11 * 17
+    graph = exact(tower.graph)
+    inner = ReferenceExecutor(graph, tower.weights, num_blocks=image_blocks(count), max_rows=1)
+    expected = ImageEncoder(inner, count, count // 4, tower.places)(image)
+    found = []
+    for threads in (1, 2):
+        executor = CpuExecutor(
+            fuse(tower.graph),
+            tower.weights,
+            num_blocks=image_blocks(count),
+            max_rows=1,
+            max_tokens_per_step=count,
+            max_logits_per_step=count // 4,
+            threads=threads,
+            isa=isa,
+        )
+        found.append(ImageEncoder(executor, count, count // 4, tower.places)(image))
+    assert distance(found[0], expected) < 2e-2
+    assert np.array_equal(found[0], found[1])
 
 
 def test_reference_is_transformers(golden: Golden) -> None:
