@@ -16,7 +16,7 @@ from ridgeline.cost.chip import Chip, Mesh
 from ridgeline.cost.count import count_parameters, count_step
 from ridgeline.cost.deployment import Deployment, Parted, deploy, expert_imbalance
 from ridgeline.cost.described import describe
-from ridgeline.cost.efficiency import MEANINGS, PUBLISHED
+from ridgeline.cost.efficiency import MEANINGS, PUBLISHED, filled_up
 from ridgeline.cost.steps import steps_of, uniform_steps
 from ridgeline.errors import CapacityError, RidgelineError
 from ridgeline.model.graph.work import Precision
@@ -343,3 +343,55 @@ def test_an_all_reduce_in_one_shot_does_not_grow_with_the_ranks() -> None:
         found.append(estimate.by_class["collective"])
     assert found[0] == pytest.approx(128 * PUBLISHED["collective.latency"], rel=0.05)
     assert found[2] == pytest.approx(found[0], rel=0.1)
+
+
+def launched(engine: str, version: str, tokens: int, *, model: str, **axes: int) -> float:
+    """Operators that the host launches by itself, of a prompt of so many tokens beside 4 answers,
+    for each attention of the model."""
+    d = deployed(model, **axes)
+    d = replace(d, engine=engine, version=version)
+    groups = axes.get("dp", 1)
+    shape = StepShape((1,) * 4 * groups + (tokens,) * groups, (99,) * 5 * groups, 5 * groups)
+    attention = sum(line.count for line in d.lines if line.kind == "attention")
+    return float(d.eager(steps_of((shape,), d.windows))[0]) / attention
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "largest"),
+    [
+        ("vllm", "", 512),
+        ("vllm", "0.12.0", 512),
+        ("vllm", "0.7.3", 0),
+        ("sglang", "0.5.10.post1", 8192),
+        ("sglang", "0.5.9", 0),
+        ("trtllm", "1.2.0", 0),
+    ],
+)
+def test_small_prompts_beside_answers_are_pieces_of_graphs(
+    engine: str, version: str, largest: int
+) -> None:
+    model = "Qwen/Qwen3-32B"
+    every = launched("trtllm", "", 64, model=model, tp=2)
+    assert every > 5
+    if largest:
+        # Attention, and the piece of graph after it.
+        assert launched(engine, version, largest - 4, model=model, tp=2) == 2
+    assert launched(engine, version, largest + 64, model=model, tp=2) == every
+
+
+def test_sglang_captures_less_of_latents_and_nothing_of_groups() -> None:
+    model, axes = "deepseek-ai/DeepSeek-R1", {"tp": 8}
+    assert launched("sglang", "", 2000, model=model, **axes) == 2
+    assert launched("sglang", "", 2100, model=model, **axes) > 5
+    apart = {"dp": 8, "ep": 8}
+    assert launched("sglang", "", 64, model=model, **apart) > 5
+    assert launched("vllm", "", 64, model=model, **apart) == 2
+
+
+def test_experts_compute_whole_tiles() -> None:
+    """Of 64 rows over 8 experts each has 8: a tile of 16 doubles them, one of 1 hardly adds."""
+    each, all_touched = np.array([8.0]), np.array([1.0])
+    assert filled_up(each, all_touched, 16.0) == pytest.approx(2.0)
+    assert filled_up(each, all_touched, 1.0) == pytest.approx(1.0625)
+    # What no token needs is not computed.
+    assert filled_up(np.array([0.01]), np.array([0.01]), 16.0) == pytest.approx(9.0)

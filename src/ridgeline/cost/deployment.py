@@ -29,15 +29,16 @@ from ridgeline.cost.efficiency import (
     Profile,
     imbalance,
     piece_seconds,
-    with_host,
 )
 from ridgeline.cost.engines import (
     ENGINES,
     RESERVES_ANSWERS,
+    captured_tokens,
     era_of,
     held_tokens,
     lacks_expert_kernels,
 )
+from ridgeline.cost.host import Host, with_host
 from ridgeline.cost.lines import KINDS, Line, compile_lines
 from ridgeline.cost.precisions import arithmetic_of, family_of
 from ridgeline.cost.profile import load_profile
@@ -141,9 +142,12 @@ class Deployment:
 
     def price(self, steps: Steps) -> Array:
         """Seconds of each step."""
+        return self.with_host(self.device(steps), steps)
+
+    def device(self, steps: Steps) -> Array:
+        """Seconds of each, without what the host adds."""
         pieces = self.pieces(steps)
-        device = np.bincount(pieces.steps, piece_seconds(pieces, self.profile), len(steps))
-        return self.with_host(device, steps)
+        return np.bincount(pieces.steps, piece_seconds(pieces, self.profile), len(steps))
 
     def with_host(self, device: Array, steps: Steps) -> Array:
         """Seconds of the device, and what the host adds that they do not hide."""
@@ -151,8 +155,34 @@ class Deployment:
         return with_host(device, rows, self.eager(steps), self.era, self.profile)
 
     def eager(self, steps: Steps) -> Array:
-        """Operators that are not launched as a CUDA graph: all, where there is a prompt."""
-        return np.where(steps.prefill > 0, float(sum(line.count for line in self.lines)), 0.0)
+        """Operators that the host launches one by one: none of a step of answers, a CUDA graph."""
+        host = self.host()
+        few = _tokens(self, steps) <= host.captured
+        return np.where(steps.prefill > 0, np.where(few, host.pieces, host.operators), 0.0)
+
+    def host(self) -> Host:
+        """Of one step at a time. Of a step with a prompt whose tokens fit a captured size attention
+        is launched, and the piece of CUDA graph after it.
+        """
+        attention = sum(line.count for line in self.lines if line.kind == "attention")
+        operators = float(sum(line.count for line in self.lines))
+        captured = captured_tokens(
+            self.engine,
+            self.version,
+            latent=any(line.latent for line in self.lines),
+            parted=self.mesh.dp > 1 or self.mesh.pp > 1,
+        )
+        return Host(
+            self.profile[f"host.step.{self.era}"],
+            self.profile[f"host.row.{self.era}"],
+            self.profile[f"eager.{self.era}"],
+            self.profile["host.overlap"],
+            operators,
+            min(2.0 * attention, operators),
+            float(captured),
+            self.mesh.dp * self.mesh.pp,
+            self.mesh.dp,
+        )
 
     def step_seconds(self, shape: StepShape) -> Estimate:
         """One step of the whole deployment: the rows of all its data-parallel groups."""
@@ -308,8 +338,7 @@ def _pieces(d: Deployment, steps: Steps) -> Pieces:
     parts = float(mesh.dp * mesh.pp)
     decode_share = _share(steps.decode, parts)
     prefill_share = _share(steps.prefill, parts)
-    decode_tokens = _padded(steps.decode_tokens * decode_share, steps.prefill_tokens)
-    tokens = decode_tokens + steps.prefill_tokens * prefill_share
+    tokens = _tokens(d, steps)
     sampled = steps.sampled * _share(rows, parts)
     all_tokens = (steps.decode_tokens + steps.prefill_tokens) * _share(rows, float(mesh.pp))
     one = np.ones(n)
@@ -419,6 +448,14 @@ _COLUMNS = (
 
 def _known(arithmetic: str) -> str:
     return "bf16" if arithmetic == "fp16" else arithmetic
+
+
+def _tokens(d: Deployment, steps: Steps) -> Array:
+    """Of the busiest group, padded as its CUDA graphs are."""
+    parts = float(d.mesh.dp * d.mesh.pp)
+    answers = steps.decode_tokens * _share(steps.decode, parts)
+    prompts = steps.prefill_tokens * _share(steps.prefill, parts)
+    return np.asarray(_padded(answers, steps.prefill_tokens) + prompts)
 
 
 def _share(rows: Array, parts: float) -> Array:

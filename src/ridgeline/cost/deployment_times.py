@@ -1,10 +1,11 @@
 """`Deployment.price` in microseconds a step, for a simulator that asks it millions of times.
 
-What a step takes is read off tables that the deployment fills when a place is first asked for, and
-interpolated between their marks: a twelfth apart in tokens of prompts and in rows. Attention comes
-on top, by what its rows read: of answers for each number of rows, of prompts in proportion (twice
-the pairs and the tokens read take twice the time). Knows nothing of what makes up a price; that it
-says the same as `price` is checked on steps that the tables were not made of, by the tests.
+What the device takes is read off tables that the deployment fills when a place is first asked for,
+and interpolated between their marks: a twelfth apart in tokens of prompts and in rows. Attention
+comes on top, by what its rows read: of answers for each number of rows, of prompts in proportion
+(twice the pairs and the tokens read take twice the time). What the host adds comes last. Knows
+nothing of what makes up a price; that it says the same as `price` is checked on steps that the
+tables were not made of, by the tests.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline.cost.host import Host
 from ridgeline.cost.lines import MOST_DECODED
 from ridgeline.cost.step_times import decode_sums
 from ridgeline.cost.steps import Steps
@@ -43,7 +45,8 @@ class Priced(Protocol):
 
     @property
     def windows(self) -> tuple[int | None, ...]: ...
-    def price(self, steps: Steps) -> Floats: ...
+    def device(self, steps: Steps) -> Floats: ...
+    def host(self) -> Host: ...
 
 
 class DeploymentTimes:
@@ -52,6 +55,7 @@ class DeploymentTimes:
     def __init__(self, deployment: Priced) -> None:
         self.deployment = deployment
         self.windows = deployment.windows
+        self._host = deployment.host()
         self._marks = _token_marks(_MOST_TOKENS)
         self._answers: dict[int, list[list[float]]] = {}
         self._priced: set[tuple[int, int, int]] = set()  # first of some rows, window, some marks
@@ -77,9 +81,10 @@ class DeploymentTimes:
         ]
         if not prompts and answers == answer_tokens:
             seconds = self._of_answers(answers, read, read)
-            return seconds[-1][0] + sum(
+            device = seconds[-1][0] + sum(
                 _at(_READ_MARK_LIST, of, n) - of[0] for of, n in zip(seconds, read, strict=False)
             )
+            return self._host(device, answers, 0, answer_tokens, 0)
         is_sampled = shape.num_sampled > 0 or others.rows > 0
         seconds_of = self._between(answer_tokens, prompts, prompt_tokens, is_sampled)
         if answers:
@@ -93,7 +98,7 @@ class DeploymentTimes:
                 tokens = of_prompts.cached_tokens_read(window)
                 pairs = of_prompts.attended_pairs(window)
                 seconds_of += tokens * _at(_RATIO_LIST, of, pairs / tokens)
-        return seconds_of
+        return self._host(seconds_of, answers, prompts, answer_tokens, prompt_tokens)
 
     @staticmethod
     def _read_by_answers(
@@ -116,7 +121,8 @@ class DeploymentTimes:
         seconds: Floats | float = tables[-1][0]
         for of, tokens in zip(self._curves[len(contexts)], sums, strict=True):
             seconds = seconds + (np.interp(tokens, _READ_MARKS, of) - of[0])
-        return seconds if isinstance(seconds, np.ndarray) else np.full(count, seconds)
+        device = seconds if isinstance(seconds, np.ndarray) else np.full(count, seconds)
+        return self._host.of_answers(device, len(contexts))
 
     def _of_answers(
         self, rows: int, least: Sequence[float], most: Sequence[float]
@@ -138,7 +144,7 @@ class DeploymentTimes:
     def _price_rows(self, first: int) -> None:
         """Of some numbers of rows, that read nothing."""
         rows = np.arange(max(first, 1), first + _ROWS_AT_ONCE, dtype=np.float64)
-        empty = self.deployment.price(_steps(self.windows, len(rows), answers=rows, sampled=rows))
+        empty = self.deployment.device(_steps(self.windows, len(rows), answers=rows, sampled=rows))
         for count, seconds in zip(map(int, rows), empty.tolist(), strict=True):
             curves = [np.full(len(_READ_MARKS), np.nan) for _ in self.windows]
             for curve in curves:
@@ -158,7 +164,7 @@ class DeploymentTimes:
         made = _steps(self.windows, len(each), answers=each, sampled=each)
         _set(made.decode_pairs, self.windows[window], read)
         _set(made.decode_read, self.windows[window], read)
-        priced = self.deployment.price(made).reshape(len(rows), len(marks))
+        priced = self.deployment.device(made).reshape(len(rows), len(marks))
         for count, seconds in zip(map(int, rows), priced, strict=True):
             self._curves[count][window][begin : begin + len(marks)] = seconds
             self._answers[count][window][begin : begin + len(marks)] = seconds.tolist()
@@ -192,7 +198,7 @@ class DeploymentTimes:
                 tokens=np.array(marks, np.float64),
                 sampled=sampled,
             )
-            known[begin : begin + len(marks)] = self.deployment.price(made).tolist()
+            known[begin : begin + len(marks)] = self.deployment.device(made).tolist()
         return known
 
     def _of_prompts(self, prompts: int) -> list[list[float]]:
@@ -202,12 +208,12 @@ class DeploymentTimes:
         if known is None:
             known = []
             shape = {"prompts": prompts, "tokens": 2048.0 * prompts, "sampled": prompts}
-            base = float(self.deployment.price(_steps(self.windows, 1, **shape))[0])
+            base = float(self.deployment.device(_steps(self.windows, 1, **shape))[0])
             for window in self.windows:
                 made = _steps(self.windows, len(_RATIOS), **shape)
                 _set(made.prefill_pairs, window, _READ * _RATIOS)
                 _set(made.prefill_read, window, np.full(len(_RATIOS), _READ))
-                known.append(((self.deployment.price(made) - base) / _READ).tolist())
+                known.append(((self.deployment.device(made) - base) / _READ).tolist())
             self._prompts[prompts] = known
         return known
 

@@ -144,6 +144,7 @@ MEANINGS: dict[str, tuple[float, float, float, str]] = {
     "experts.stream.fp4": (0.75, 0.3, 0.95, "the same, FP4"),
     "experts.stream.w4a16": (0.70, 0.3, 0.95, "the same, 4 bits turned to BF16"),
     "experts.compute": (0.7, 0.2, 1.2, "of a linear's compute, in grouped experts"),
+    "experts.tile": (32.0, 1.0, 256.0, "rows of a tile: of an expert's last one half is empty"),
     "experts.skew": (0.5, 0.01, 4.0, "squared variation of how popular experts are; 0: all alike"),
     "kv.stream": (0.75, 0.3, 0.95, "of the memory's bandwidth, reading a cache"),
     "attention.decode": (0.4, 0.1, 0.9, "of the BF16 peak, an answer's attention"),
@@ -211,8 +212,9 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
     reading = np.where(is_experts, reading * touched, reading)
     moving = pieces.moved_bytes / (pieces.memory * profile["moved.stream"])
     busiest = imbalance(pieces.ways, pieces.per_expert, pieces.experts, profile["experts.skew"])
+    busiest = busiest * filled_up(pieces.per_expert, touched, profile["experts.tile"])
     computing = pieces.flops * np.where(is_experts, busiest, 1.0) / (pieces.peak * compute)
-    seconds = _both(computing, reading + moving, p) + pieces.count * floors[pieces.kind]
+    seconds = both(computing, reading + moving, p) + pieces.count * floors[pieces.kind]
     attending = profile.table("floor.attention", ENGINES)[pieces.engine]
     # Of latents, the two products that are absorbed around it are kernels of their own.
     attending = attending + pieces.latent * 2.0 * profile["floor.linear"]
@@ -225,12 +227,12 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
         * profile.table("floor.experts", EXPERT_FAMILIES)[pieces.family],
         0.0,
     )
-    seconds += _both(
+    seconds += both(
         pieces.decode_flops / (pieces.peak_bf16 * profile["attention.decode"]),
         pieces.decode_bytes / (pieces.memory * profile["kv.stream"]),
         p,
     )
-    seconds += _both(
+    seconds += both(
         pieces.prefill_flops
         / (
             pieces.peak_bf16
@@ -267,6 +269,13 @@ def touched_share(per_expert: Array, skew: float) -> Array:
     return np.asarray(1.0 - (1.0 + skew * per_expert) ** (-1.0 / skew))
 
 
+def filled_up(per_expert: Array, touched: Array, tile: float) -> Array:
+    """How much more is computed than there are rows, since kernels compute whole tiles: of each
+    expert that some token needs, half a tile on average.
+    """
+    return np.asarray(1.0 + 0.5 * tile * touched / np.maximum(per_expert, 1e-9))
+
+
 def imbalance(ways: Array, per_expert: Array, experts: Array, skew: float) -> Array:
     """How much more than the mean the busiest of `ways` ranks, each with its own experts, computes:
     ranks' loads vary by how popular their experts are and by the draw of `per_expert` tokens, and
@@ -278,18 +287,9 @@ def imbalance(ways: Array, per_expert: Array, experts: Array, skew: float) -> Ar
     return np.minimum(ways, 1.0 + np.sqrt(2.0 * np.log(np.maximum(ways, 1.0)) * varied))
 
 
-def with_host(device: Array, rows: Array, eager: Array, era: str, profile: Profile) -> Array:
-    """Seconds of steps: the device's, and an engine's scheduling and streaming of `rows` rows, of
-    which it hides a part behind the device. eager: operators that the host launches one by one.
-    """
-    host = profile[f"host.step.{era}"] + rows * profile[f"host.row.{era}"]
-    host = host + eager * profile[f"eager.{era}"]
-    return _both(device, host, profile["host.overlap"])
-
-
-def _both(computing: Array, reading: Array, p: float) -> Array:
+def both(one: Array, other: Array, p: float) -> Array:
     """Two resources at once: as long as the slower one if p is infinite, their sum if p is 1."""
-    most = np.maximum(computing, reading)
-    least = np.minimum(computing, reading)
+    most = np.maximum(one, other)
+    least = np.minimum(one, other)
     ratio = np.divide(least, most, out=np.zeros_like(most), where=most > 0)
     return np.asarray(most * (1.0 + ratio**p) ** (1.0 / p))

@@ -8,6 +8,13 @@ Engines are told apart where a release changed what a step costs beside the devi
 - vLLM 0.14 (2026-01) schedules the next step while one runs (asynchronous scheduling by default).
 - Before these, and without a version, the newest is taken.
 
+A step of answers is one CUDA graph. One with a prompt in it is launched operator by operator, but
+for attention only where its tokens fit a captured size ("piecewise" graphs): in vLLM since V1 to
+512 tokens (max_cudagraph_capture_size = min(2 max_num_seqs, 512); vllm/config, read 2026-11-29), in
+SGLang since 0.5.10 (2026-04) to the chunk, to 2,048 where caches hold latents, and not with
+attention in data-parallel groups or pipelines (its docs, piecewise_cuda_graph.md, same day); in
+TensorRT-LLM where it is asked for (prefill_cuda_graph_backend), which is not assumed.
+
 TensorRT-LLM keeps room for a request's whole answer before it starts (GUARANTEED_NO_EVICT) and
 takes 90 % of what weights and values leave free; vLLM and SGLang take blocks as answers grow, of
 90 % of the memory less weights and values.
@@ -38,7 +45,10 @@ _UNTIL: dict[str, tuple[tuple[str, tuple[int, int]], ...]] = {
 RESERVES_ANSWERS = ("trtllm",)
 # The year of Blackwell, for which TensorRT-LLM has kernels of experts of its own.
 MADE_SINCE = 2025
-_VERSION = re.compile(r"v?(\d+)\.(\d+)")
+_VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
+# Of graphs of steps with prompts: the first version that makes them, and tokens at most.
+_PIECEWISE = {"vllm": ((0, 8, 0), 512), "sglang": ((0, 5, 10), 8192)}
+_PIECEWISE_OF_LATENTS = {"sglang": 2048}
 
 
 def parse_engine(option: str, text: str) -> tuple[str, str]:
@@ -59,6 +69,19 @@ def era_of(engine: str, version: str = "") -> str:
             if (int(found[1]), int(found[2])) < first:
                 return era
     return engine
+
+
+def captured_tokens(engine: str, version: str, *, latent: bool, parted: bool) -> int:
+    """Tokens up to which a step with a prompt is launched as pieces of CUDA graphs, but for its
+    attention; 0: never. parted: attention in data-parallel groups, or a pipeline.
+    """
+    if engine not in _PIECEWISE or (engine == "sglang" and parted):
+        return 0
+    since, most = _PIECEWISE[engine]
+    found = _VERSION.match(version)
+    if found and tuple(int(part or 0) for part in found.groups()) < since:
+        return 0
+    return _PIECEWISE_OF_LATENTS.get(engine, most) if latent else most
 
 
 def lacks_expert_kernels(engine: str, version: str, year: int, family: str) -> bool:

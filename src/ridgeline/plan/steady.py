@@ -19,8 +19,9 @@ from math import ceil, exp, inf
 import numpy as np
 
 from ridgeline.cost.deployment import Deployment
-from ridgeline.cost.efficiency import OF_THE_HOST, Array, Pieces, Profile, piece_seconds, with_host
+from ridgeline.cost.efficiency import OF_THE_HOST, Array, Pieces, Profile, piece_seconds
 from ridgeline.cost.engines import ERAS
+from ridgeline.cost.host import with_host
 from ridgeline.cost.steps import uniform_steps
 from ridgeline.errors import RidgelineError
 
