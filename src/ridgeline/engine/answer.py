@@ -49,6 +49,7 @@ class Answer:
     error: RidgelineError | None = None
     _detokenizer: Detokenizer = field(init=False)
     _stops: StopMatcher = field(init=False)
+    _finds_stops: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self._detokenizer = Detokenizer(
@@ -59,6 +60,7 @@ class Answer:
             patterns=self.params.stop_regexes,
             include=self.params.include_stop_str_in_output,
         )
+        self._finds_stops = self.params.stops_by_text
 
     def take(self, event: Event) -> str:
         """Folds in an event. After a stop string finish_reason is "stop" while the request runs on:
@@ -67,19 +69,20 @@ class Answer:
         if self.finish_reason is not None:
             return ""
         delta = ""
-        if event.token_id is not None:
-            self.token_ids.append(event.token_id)
+        token_id, params = event.token_id, self.params
+        if token_id is not None:
+            self.token_ids.append(token_id)
             self.cumulative_logprob += event.logprob
-            if self.params.logprobs is not None:
-                self.logprobs.append(self._logprobs(event.token_id, event))
+            if params.logprobs is not None:
+                self.logprobs.append(self._logprobs(token_id, event))
             ends = event.finish_reason == "stop"
             # Rows that pad a vocabulary to a round size can be sampled, and have no text.
-            if not ends and event.token_id < self.tokenizer.vocab_size:
-                text = self._detokenizer.push(event.token_id)
-                may_end = len(self.token_ids) > self.params.min_tokens
-                delta = self._stops.push(text) if may_end else text
-            elif ends and event.token_id in self.params.stop_token_ids:
-                self.stop_reason = event.token_id
+            if not ends and token_id < self.tokenizer.vocab_size:
+                delta = self._detokenizer.push(token_id)
+                if self._finds_stops and len(self.token_ids) > params.min_tokens:
+                    delta = self._stops.push(delta)
+            elif ends and token_id in params.stop_token_ids:
+                self.stop_reason = token_id
         if self._stops.matched is not None:
             self.finish_reason, self.stop_reason = "stop", self._stops.matched
         elif event.finish_reason is not None:

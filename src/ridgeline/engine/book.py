@@ -23,6 +23,7 @@ BUCKETS = (
 )
 TOKEN_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
 MAX_STEPS = 240
+_RUNNING = Status.RUNNING  # looked up for every row of every step
 
 
 class Histogram:
@@ -92,40 +93,43 @@ class Book:
         seconds = ended - began
         num_tokens = num_decode = num_prompt = 0
         for row, flying in zip(plan.rows, in_flight, strict=True):
-            num_tokens += row.num_new
+            num_new = row.num_new
+            num_tokens += num_new
             if row.num_context >= flying.request.num_prompt:
                 num_decode += 1
             else:
-                num_prompt += row.num_new
+                num_prompt += num_new
         num_prompt_rows = len(plan.rows) - num_decode
         share = float(num_prompt_rows > 0)
         if num_prompt and num_decode:
             share = num_prompt / num_tokens if prompt_share is None else prompt_share(plan.shape)
         each_decode = seconds * (1 - share) / num_decode if num_decode else 0.0
         each_prompt = seconds * share / num_prompt if num_prompt else 0.0
+        gaps: dict[float, int] = {}  # those who write have nearly all waited alike
         for row, flying in zip(plan.rows, in_flight, strict=True):
-            request = flying.request
+            request, epoch, _, samples, _ = flying
             trace = request.trace
-            if (
-                trace is None
-                or request.status is not Status.RUNNING
-                or request.num_preemptions != flying.epoch
-            ):
+            if trace is None or request.status is not _RUNNING or request.num_preemptions != epoch:
                 continue
             if trace.steps == 0:
                 self._began(trace, began, request.num_prompt, request.num_cached or 0)
-            writes = row.num_context >= request.num_prompt
-            own = each_decode if writes else each_prompt * row.num_new
-            trace.book(began, ended, own, row.num_context, row.num_new, flying.epoch)
-            if flying.samples:
+            num_new, num_context = row.num_new, row.num_context
+            writes = num_context >= request.num_prompt
+            own = each_decode if writes else each_prompt * num_new
+            trace.book(began, ended, own, num_context, num_new, epoch)
+            if samples:
                 if trace.first_token is None:
                     trace.first_token = ended
                     self.ttft.observe(ended - trace.arrival)
                 else:
-                    self.itl.observe(ended - trace.last_token)
+                    gap = ended - trace.last_token
+                    gaps[gap] = gaps.get(gap, 0) + 1
                 trace.last_token = ended
                 self.answer_tokens += 1
-        self._ran(plan, StepRecord(ended, seconds, num_decode, num_prompt_rows, num_prompt))
+        for gap, count in gaps.items():
+            self.itl.observe(gap, count)
+        record = StepRecord(ended, seconds, num_decode, num_prompt_rows, num_prompt)
+        self._ran(plan, record, num_tokens)
 
     def appended(self, trace: Trace | None, count: int) -> None:
         """So many tokens were forced, and came with the one that was just sampled."""
@@ -138,15 +142,16 @@ class Book:
     def read_texts(self, plan: StepPlan, began: float, ended: float) -> None:
         """A step ran that computed texts and sampled nothing."""
         num_tokens = sum(row.num_new for row in plan.rows)
-        self._ran(plan, StepRecord(ended, ended - began, 0, len(plan.rows), num_tokens))
+        record = StepRecord(ended, ended - began, 0, len(plan.rows), num_tokens)
+        self._ran(plan, record, num_tokens)
 
-    def _ran(self, plan: StepPlan, record: StepRecord) -> None:
+    def _ran(self, plan: StepPlan, record: StepRecord, num_tokens: int) -> None:
         self.computed_prompt_tokens += record.prompt_tokens
         self.last_shape = plan.shape
         self.num_steps += 1
         self.step_seconds += record.seconds
         self.step.observe(record.seconds)
-        self.step_tokens.observe(sum(row.num_new for row in plan.rows))
+        self.step_tokens.observe(num_tokens)
         self.steps.append(record)
 
     def text_closed(

@@ -123,7 +123,8 @@ class Trace:
                 self.chunks[-1] = Chunk(
                     last.tokens + tokens, last.seconds + run, last.own_seconds + own
                 )
-        self.most_tokens = max(self.most_tokens, context + tokens)
+        if context + tokens > self.most_tokens:
+            self.most_tokens = context + tokens
         self.until = ended
 
     def close(self, moment: float, preemptions: int) -> None:
@@ -134,7 +135,9 @@ class Trace:
 
     def _wait(self, moment: float, preemptions: int) -> None:
         """What passed until `moment` without a row in a step."""
-        gap = max(0.0, moment - self.until)
+        gap = moment - self.until
+        if gap < 0.0:
+            gap = 0.0
         if self.steps == 0:
             self.queue += gap
         elif preemptions != self.preemptions:

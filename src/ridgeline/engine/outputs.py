@@ -82,9 +82,10 @@ class RequestOutput:
     ledgers: tuple[Ledger, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delta:
-    """One piece of a stream: the text that is new (perhaps none); output is set on the last.
+    """One piece of a stream: the text that is new (perhaps none); output is set on the last. Not
+    frozen, since one is made for each token, in a third of the time; nobody changes it.
 
     logprobs: of its tokens, as `CompletionOutput` has them. stop_reason, error: set with
     finish_reason, as there.

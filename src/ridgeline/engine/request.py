@@ -198,7 +198,7 @@ class SamplingParams:
     @property
     def stops_by_text(self) -> bool:
         """Whether something ends the answer that only its text tells."""
-        return bool(self.stop_strings or self.stop_regexes)
+        return bool(self.stop or self.stop_regex)
 
     @property
     def chooses(self) -> bool:

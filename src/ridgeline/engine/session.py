@@ -65,11 +65,12 @@ class Group:
 
     def take(self, index: int, event: Event) -> None:
         """Folds in what a step gave answer `index`."""
+        token_id = event.token_id
         if event.scored is not None:
             self._scored.append(event.scored)
-            if event.token_id is None:
+            if token_id is None:
                 return
-        if event.token_id is not None:
+        if token_id is not None:
             self.num_tokens += 1
             if self.first_token is None:
                 self.first_token = time.monotonic()
@@ -84,8 +85,8 @@ class Group:
             if self.streams and self.done:
                 self.deltas += self._chosen_deltas()
         elif self.streams:
-            ids = () if event.token_id is None else (event.token_id,)
-            last = self.output() if self.done else None
+            ids = () if token_id is None else (token_id,)
+            last = None if self.num_running else self.output()
             logprobs = None
             if answer.params.logprobs is not None:
                 logprobs = tuple(answer.logprobs[len(answer.logprobs) - len(ids) :])
@@ -102,9 +103,10 @@ class Group:
         return not self.streams and not answer.params.stops_by_text
 
     def _count(self, index: int, ended: bool) -> None:
-        self.num_running -= ended
-        if ended:
-            self.requests[index].close()
+        if not ended:
+            return
+        self.num_running -= 1
+        self.requests[index].close()
         if self.done:
             self.finished = time.monotonic()
 

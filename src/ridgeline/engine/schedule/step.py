@@ -150,37 +150,37 @@ def apply(state: SchedulerState, result: StepResult) -> list[Event]:
     sampled = iter(result.sampled)
     size = state.limits.block_tokens
     is_recurrent = state.limits.is_recurrent
+    suspects, forks = state.suspects, state.forks
     for request, epoch, num_tokens, samples, answers in state.in_flight.popleft():
         sample = next(sampled) if answers else None  # one for each row with logits, in plan order
         if request.num_preemptions != epoch or request.status is not _RUNNING:
             continue  # preempted or ended while the step ran
         request.num_computed = num_tokens
-        if state.suspects:
+        if suspects:
             clear(state, request)
         if num_tokens // size > request.num_published:
             publish(state, request)
         if is_recurrent and request.snapshots:
             publish_snapshots(state, request)
-        if state.forks and num_tokens >= request.num_prompt:
+        if forks and num_tokens >= request.num_prompt:
             _release_forks(state, request)
         if sample is None:
             continue
-        assert sample.row == request.row
+        row, token_id, logprob, top, fault, mu, scored = sample
+        assert row == request.row
         request.num_pending -= samples
-        if sample.fault is not None:
-            events.append(end(state, request, "error", EngineError(sample.fault)))
+        if fault is not None:
+            events.append(end(state, request, "error", EngineError(fault)))
             continue
-        if sample.scored is not None:
+        if scored is not None:
             request.num_scored = num_tokens
         if not samples:
-            events.append(Event(request.id, scored=sample.scored))
+            events.append(Event(request.id, scored=scored))
             continue
-        token_id = sample.token_id
         request.token_ids.append(token_id)
         if request.sampling.mirostat_tau > 0:  # for the row that it is given after a preemption
-            request.sampling = replace(request.sampling, mirostat_mu=sample.mirostat_mu)
+            request.sampling = replace(request.sampling, mirostat_mu=mu)
         reason = ended_by(state, request, token_id)
-        _row, _token, logprob, top, _fault, _mu, scored = sample
         events.append(Event(request.id, token_id, logprob, tuple(top), reason, None, scored))
         if reason is not None:
             learn_length(state, request)
