@@ -34,17 +34,19 @@ struct Bf16Cache {
   }
 
   // scores[i][16 b + lane] = sum over pairs of channels of q[i] * key: one chain over the pairs, whatever the tile.
-  template <int Vectors, int Lines>
+  template <int Vectors, int Lines, class Asked>
   static void score_tile(const std::byte* queries, std::size_t ldq, std::int64_t head_dim,
-                         const std::byte* const* tiles, float* scores) {
+                         const std::byte* const* tiles, Asked& ahead, float* scores) {
     Vec acc[Vectors][Lines];
     for (int i = 0; i < Vectors; i++)
       for (int b = 0; b < Lines; b++) acc[i][b] = zeros();
     const Factor* q = reinterpret_cast<const Factor*>(queries);
     const std::int64_t num_pairs = (head_dim + 1) / 2, stride = static_cast<std::int64_t>(ldq / sizeof(Factor));
-    for (std::int64_t d = 0; d < num_pairs; d++)
+    for (std::int64_t d = 0; d < num_pairs; d++) {
+      ahead.template ask<Lines>();
       add_products(
           q + 2 * d, stride, [&](int b) { return reinterpret_cast<const std::uint16_t*>(tiles[b]) + d * kLine; }, acc);
+    }
     for (int i = 0; i < Vectors; i++)
       for (int b = 0; b < Lines; b++) store(scores + i * kChunkTokens + b * kBlockTokens, acc[i][b]);
   }
@@ -65,20 +67,21 @@ struct Bf16Cache {
 
   // out[i][lane] = sum over pairs of tokens of weights[i] * value, channels from `first` on: one chain over the chunk's
   // pairs, whatever the tile. Meanwhile `ahead` is asked for.
-  template <int Vectors, int Lines>
+  template <int Vectors, int Lines, class Asked>
   static void value_tile(const float*, const std::byte* weights, const float*, const ValueTiles& values,
-                         std::int64_t first, Ahead& ahead, float* out, std::int64_t ldo) {
+                         std::int64_t first, Asked& ahead, float* out, std::int64_t ldo) {
     Vec acc[Vectors][Lines];
     for (int i = 0; i < Vectors; i++)
       for (int l = 0; l < Lines; l++) acc[i][l] = zeros();
     const Factor* factors = reinterpret_cast<const Factor*>(weights);
     constexpr std::int64_t kStride = kWeightBytes / sizeof(Factor);
     for (std::int64_t b = 0; b < values.num_blocks; b++) {
-      ahead.ask_tile();
       const std::uint16_t* tile = reinterpret_cast<const std::uint16_t*>(values.tiles[b]) + 2 * first;
-      for (std::int64_t t = 0; t < kBlockTokens; t += 2)
+      for (std::int64_t t = 0; t < kBlockTokens; t += 2) {
+        ahead.template ask<Lines>();
         add_products(
             factors + b * kBlockTokens + t, kStride, [&](int l) { return tile + t * values.outputs + l * kLine; }, acc);
+      }
     }
     for (int i = 0; i < Vectors; i++)
       for (int l = 0; l < Lines; l++) store(out + i * ldo + l * kWidth, acc[i][l]);

@@ -26,13 +26,14 @@ struct F16Cache {
   }
 
   // One chain over the channels, whatever the tile.
-  template <int Vectors, int Lines>
+  template <int Vectors, int Lines, class Asked>
   static void score_tile(const std::byte* queries, std::size_t ldq, std::int64_t head_dim,
-                         const std::byte* const* tiles, float* scores) {
+                         const std::byte* const* tiles, Asked& ahead, float* scores) {
     Vec acc[Vectors][Lines];
     for (int i = 0; i < Vectors; i++)
       for (int b = 0; b < Lines; b++) acc[i][b] = zeros();
     for (std::int64_t d = 0; d < head_dim; d++) {
+      if (d % 2 == 0) ahead.template ask<Lines>();
       Vec keys[Lines];
       for (int b = 0; b < Lines; b++)
         keys[b] = load_half(reinterpret_cast<const std::uint16_t*>(tiles[b]) + d * kBlockTokens);
@@ -57,16 +58,16 @@ struct F16Cache {
   }
 
   // One chain over the chunk's tokens, whatever the tile.
-  template <int Vectors, int Lines>
+  template <int Vectors, int Lines, class Asked>
   static void value_tile(const float* weights, const std::byte*, const float*, const ValueTiles& values,
-                         std::int64_t first, Ahead& ahead, float* out, std::int64_t ldo) {
+                         std::int64_t first, Asked& ahead, float* out, std::int64_t ldo) {
     Vec acc[Vectors][Lines];
     for (int i = 0; i < Vectors; i++)
       for (int l = 0; l < Lines; l++) acc[i][l] = zeros();
     for (std::int64_t b = 0; b < values.num_blocks; b++) {
-      ahead.ask_tile();
       const std::uint16_t* tile = reinterpret_cast<const std::uint16_t*>(values.tiles[b]) + first;
       for (std::int64_t t = 0; t < kBlockTokens; t++) {
+        if (t % 2 == 0) ahead.template ask<Lines>();
         Vec lines[Lines];
         for (int l = 0; l < Lines; l++) lines[l] = load_half(tile + t * values.outputs + l * kWidth);
         for (int i = 0; i < Vectors; i++) {

@@ -71,9 +71,9 @@ struct Int8Cache {
     end->sums = sums;
   }
 
-  template <int Vectors, int Lines>
+  template <int Vectors, int Lines, class Asked>
   static void score_tile(const std::byte* queries, std::size_t ldq, std::int64_t head_dim,
-                         const std::byte* const* tiles, float* scores) {
+                         const std::byte* const* tiles, Asked& ahead, float* scores) {
     const std::int64_t num_quads = (head_dim + 3) / 4;
     const std::byte* ends = queries + static_cast<std::size_t>(padded_to_16(head_dim)) * kFactorBytes;
     const auto end = [&](int i) { return reinterpret_cast<const QueryEnd*>(ends + static_cast<std::size_t>(i) * ldq); };
@@ -81,6 +81,7 @@ struct Int8Cache {
     for (int i = 0; i < Vectors; i++)
       for (int b = 0; b < Lines; b++) acc[i][b] = sums_against_bias(end(i)->sums);
     for (std::int64_t d = 0; d < num_quads; d++) {
+      ahead.template ask<Lines>();
       Quads keys[Lines];
       for (int b = 0; b < Lines; b++) keys[b] = load_quads(tiles[b] + d * kQuadLine);
       for (int i = 0; i < Vectors; i++) {
@@ -117,16 +118,16 @@ struct Int8Cache {
     return sum(sums);
   }
 
-  template <int Vectors, int Lines>
+  template <int Vectors, int Lines, class Asked>
   static void value_tile(const float*, const std::byte* weights, const float* weight_scales, const ValueTiles& values,
-                         std::int64_t first, Ahead& ahead, float* out, std::int64_t ldo) {
+                         std::int64_t first, Asked& ahead, float* out, std::int64_t ldo) {
     Sums acc[Vectors][Lines];
     for (int i = 0; i < Vectors; i++)
       for (int l = 0; l < Lines; l++) acc[i][l] = Sums{};
     for (std::int64_t b = 0; b < values.num_blocks; b++) {
-      ahead.ask_tile();
       const std::byte* tile = values.tiles[b] + 4 * first;
       for (std::int64_t t = 0; t < kBlockTokens; t += 4) {
+        ahead.template ask<Lines>();
         Quads lines[Lines];
         for (int l = 0; l < Lines; l++) lines[l] = load_quads(tile + t * values.outputs + l * kQuadLine);
         for (int i = 0; i < Vectors; i++) {

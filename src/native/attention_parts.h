@@ -67,6 +67,22 @@ struct Ahead {
   }
 };
 
+// Of tiles that have company: a loop that may ask keeps a register less for sums.
+struct NothingAhead {
+  template <int Lines>
+  void ask() {}
+};
+// Calls f with what is to be asked for, if there is any.
+template <class F>
+inline void asking(Ahead& ahead, F f) {
+  NothingAhead nothing;
+  if (ahead.count > 0) {
+    f(ahead);
+  } else {
+    f(nothing);
+  }
+}
+
 // The value tiles of a chunk's blocks, and what is asked for meanwhile.
 struct ValueTiles {
   const std::byte* const* tiles;

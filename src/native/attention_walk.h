@@ -191,14 +191,14 @@ void multiply_scores(const std::byte* queries, std::size_t ldq, std::int64_t hea
   if constexpr (Cache::kWholeChunks) {
     Cache::scores(queries, ldq, head_dim, count, keys, num_blocks, ahead, scores);
   } else {
-    with_size<Cache::kVectors>(count, [&](auto vectors) {
-      for (int b = 0; b < num_blocks; b += Cache::kTileLines) {
-        for (int i = 0; i < Cache::kTileLines; i++) ahead.ask_tile();
-        with_size<Cache::kTileLines>(num_blocks - b, [&](auto lines) {
-          Cache::template score_tile<decltype(vectors)::value, decltype(lines)::value>(queries, ldq, head_dim, keys + b,
-                                                                                       scores + b * kBlockTokens);
-        });
-      }
+    asking(ahead, [&](auto& asked) {
+      with_size<Cache::kVectors>(count, [&](auto vectors) {
+        for (int b = 0; b < num_blocks; b += Cache::kTileLines)
+          with_size<Cache::kTileLines>(num_blocks - b, [&](auto lines) {
+            Cache::template score_tile<decltype(vectors)::value, decltype(lines)::value>(
+                queries, ldq, head_dim, keys + b, asked, scores + b * kBlockTokens);
+          });
+      });
     });
   }
 }
@@ -210,13 +210,14 @@ void multiply_values(const Scratch& scratch, const ValueTiles& values, int count
   if constexpr (Cache::kWholeChunks) {
     Cache::values(scratch.weights, values, count, ahead, out, ldo);
   } else {
-    with_size<Cache::kVectors>(count, [&](auto vectors) {
-      for (std::int64_t l = 0; l < values.outputs; l += Cache::kTileLines * kWidth) {
-        with_size<Cache::kTileLines>(static_cast<int>((values.outputs - l) / kWidth), [&](auto lines) {
-          Cache::template value_tile<decltype(vectors)::value, decltype(lines)::value>(
-              scratch.scores, scratch.weights, scratch.weight_scales, values, l, ahead, out + l, ldo);
-        });
-      }
+    asking(ahead, [&](auto& asked) {
+      with_size<Cache::kVectors>(count, [&](auto vectors) {
+        for (std::int64_t l = 0; l < values.outputs; l += Cache::kTileLines * kWidth)
+          with_size<Cache::kTileLines>(static_cast<int>((values.outputs - l) / kWidth), [&](auto lines) {
+            Cache::template value_tile<decltype(vectors)::value, decltype(lines)::value>(
+                scratch.scores, scratch.weights, scratch.weight_scales, values, l, asked, out + l, ldo);
+          });
+      });
     });
   }
 }
