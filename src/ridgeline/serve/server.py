@@ -27,6 +27,7 @@ from ridgeline.serve.app import build_guard, logged
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.protocol import protocol_of
 from ridgeline.serve.refusals import Refusals
+from ridgeline.serve.turns import ask_for_short_turns
 
 logger = logging.getLogger("ridgeline.serve")
 
@@ -138,6 +139,7 @@ def serve(core: Core, listening: socket.socket, ready: Callable[[], None] = lamb
     """Serves until a signal ends it. ready: called once requests are answered."""
     # Between steps the engine's thread runs Python; requests should not wait 5 ms for their turn.
     sys.setswitchinterval(0.001)
+    ask_for_short_turns()
     guard = build_guard(core)
     app = logged(guard, core)
     refusals = Refusals(guard, core.options.access_log)
