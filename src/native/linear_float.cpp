@@ -31,14 +31,6 @@ constexpr std::int64_t kRowGroup = 288;
 
 #ifdef RIDGELINE_ISA_avx2
 
-// In assembly, so that sums stay where they are: g++ lets them change places with the factors, and spills some.
-inline __m256 accumulated(__m256 a, __m256 b, __m256 sum) {
-  __asm__("vfmadd231ps %1, %2, %0" : "+x"(sum) : "x"(a), "x"(b));
-  return sum;
-}
-inline Floats accumulated(Floats a, __m256 b, Floats sum) {
-  return {accumulated(a.v[0], b, sum.v[0]), accumulated(a.v[1], b, sum.v[1])};
-}
 inline __m256i first_numbers(__m256i pairs) { return _mm256_slli_epi32(pairs, 16); }
 inline __m256i second_numbers(__m256i pairs) { return _mm256_and_si256(pairs, _mm256_set1_epi32(-65536)); }
 
@@ -57,7 +49,7 @@ inline void add_half_pairs(Floats (&acc)[Rows][Strips], const std::uint8_t* w, c
     const __m256 number =
         _mm256_castsi256_ps(half(load_quad(reinterpret_cast<const std::int8_t*>(x + r * x_stride))));
 #pragma GCC unroll 2
-    for (int c = 0; c < Strips; c++) acc[r][c] = accumulated(weights[c], number, acc[r][c]);
+    for (int c = 0; c < Strips; c++) accumulate(weights[c], {number, number}, acc[r][c]);
   }
 }
 
@@ -90,15 +82,10 @@ inline void add_floats(Floats (&acc)[Rows][Strips], const float* x, std::int64_t
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 2
-    for (int c = 0; c < Strips; c++) {
-#ifdef RIDGELINE_ISA_avx2
-      acc[r][c] = accumulated(weights[c], _mm256_broadcast_ss(x + r * x_stride), acc[r][c]);
-#else
-      acc[r][c] = fma(weights[c], all(x[r * x_stride]), acc[r][c]);
-#endif
-    }
+    for (int c = 0; c < Strips; c++) accumulate(weights[c], all(x[r * x_stride]), acc[r][c]);
   }
 }
+
 #ifdef RIDGELINE_ISA_avx2
 
 inline Floats widened(const std::uint8_t* w, __m256i (*half)(__m256i)) {
@@ -134,12 +121,6 @@ struct F32 {
     add_floats(acc, x, x_stride, [&](int c) { return load(reinterpret_cast<const float*>(w + c * kStripBytes)); });
   }
 };
-
-// Masked stores are slow on some cores: for tails only.
-inline void store_strip(float* p, Floats v, std::int64_t channels) {
-  if (channels >= kLanes) return store(p, v);
-  store_channels(p, v, channels);
-}
 
 template <class W>
 struct Stretch {
@@ -190,7 +171,7 @@ template <class W, int Rows, int Strips>
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; r++) {
         const Floats y = s.last ? fma(acc[r][c], all(1.0f), bias) : acc[r][c];
-        store_strip(s.y + r * s.ldy + at, y, s.channels - at);
+        store_channels(s.y + r * s.ldy + at, y, s.channels - at);
       }
     }
   }

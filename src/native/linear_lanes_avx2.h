@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "accumulate_avx2.h"
 #include "linear_layout.h"
 
 namespace ridgeline::RIDGELINE_ISA {
@@ -42,6 +43,10 @@ static inline Floats mul(Floats a, Floats b) {
 }
 static inline Floats fma(Floats a, Floats b, Floats c) {
   return {_mm256_fmadd_ps(a.v[0], b.v[0], c.v[0]), _mm256_fmadd_ps(a.v[1], b.v[1], c.v[1])};
+}
+// c = fma(a, b, c), where many sums fill the registers.
+static inline void accumulate(Floats a, Floats b, Floats& c) {
+  c = {accumulated(a.v[0], b.v[0], c.v[0]), accumulated(a.v[1], b.v[1], c.v[1])};
 }
 static inline Floats load_halves(const std::uint8_t* p) {
   const __m128i* halves = reinterpret_cast<const __m128i*>(p);

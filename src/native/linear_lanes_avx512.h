@@ -30,6 +30,8 @@ static inline Floats zeros() { return _mm512_setzero_ps(); }
 static inline Floats all(float v) { return _mm512_set1_ps(v); }
 static inline Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 static inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+// c = fma(a, b, c), where many sums fill the registers.
+static inline void accumulate(Floats a, Floats b, Floats& c) { c = fma(a, b, c); }
 static inline Floats load_halves(const std::uint8_t* p) {
   return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(p)));
 }

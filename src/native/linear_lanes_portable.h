@@ -42,6 +42,7 @@ static inline Floats mul(const Floats& a, const Floats& b) {
 static inline Floats fma(const Floats& a, const Floats& b, const Floats& acc) {
   return each([&](int c) { return a.v[c] * b.v[c] + acc.v[c]; });
 }
+static inline void accumulate(const Floats& a, const Floats& b, Floats& acc) { acc = fma(a, b, acc); }
 static inline float from_bits(std::uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, 4);

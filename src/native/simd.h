@@ -15,6 +15,9 @@
 #if defined(RIDGELINE_ISA_avx512) || defined(RIDGELINE_ISA_avx2)
 #include <immintrin.h>
 #endif
+#ifdef RIDGELINE_ISA_avx2
+#include "accumulate_avx2.h"
+#endif
 
 namespace ridgeline::RIDGELINE_ISA {
 
@@ -130,11 +133,6 @@ static inline Vec mul(Vec x, Vec y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mu
 static inline Vec div(Vec x, Vec y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
 static inline Vec fma(Vec x, Vec y, Vec z) {
   return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
-}
-// In assembly, so that sums stay where they are: g++ lets them change places with the factors, and spills some.
-static inline __m256 accumulated(__m256 x, __m256 y, __m256 z) {
-  __asm__("vfmadd231ps %1, %2, %0" : "+x"(z) : "x"(x), "x"(y));
-  return z;
 }
 static inline void accumulate(Vec x, Vec y, Vec& z) { z = {accumulated(x.a, y.a, z.a), accumulated(x.b, y.b, z.b)}; }
 static inline Vec max(Vec x, Vec y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }

@@ -10,20 +10,21 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from seeing_executors import seeing_cpu, seeing_reference, tower_cpu, tower_reference
 from test_cpu import AVAILABLE, BOUNDS
 from test_images import computed
-from test_logits import BOUND, distance, exact
+from test_logits import BOUND, distance
 
-from block_entries import blocks_for, spread
+from block_entries import spread
 from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.backends.reference.executor import ReferenceExecutor
-from ridgeline.backends.reference.image_encoder import ImageEncoder, image_blocks
+from ridgeline.backends.reference.image_encoder import ImageEncoder
 from ridgeline.backends.reference.row_images import grid_positions
 from ridgeline.errors import EngineError
 from ridgeline.model.image_files import pixels_of
+from ridgeline.model.image_frames import Grids
 from ridgeline.model.images import ImageModel, open_images
 from ridgeline.model.opened import OpenedModel, open_model
-from ridgeline.model.passes.fuse import fuse
 from ridgeline.step import Image, PlanRow, RowSampling, StepPlan
 
 HERE = Path(__file__).parent / "images"
@@ -42,8 +43,13 @@ class Golden(NamedTuple):
     def ids(self) -> list[int]:
         return [int(i) for i in self.arrays["token_ids"]]
 
+    @property
+    def grids(self) -> Grids:
+        assert isinstance(self.tower.frame, Grids)
+        return self.tower.frame
+
     def encoder(self, inner: ReferenceExecutor | CpuExecutor) -> ImageEncoder:
-        return ImageEncoder(inner, PATCHES, PATCHES // 4, self.tower.places)
+        return ImageEncoder(inner, PATCHES, PATCHES // 4, self.tower.frame.places)
 
 
 @pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl"])
@@ -63,56 +69,26 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
 
 def small_reference(golden: Golden) -> ReferenceExecutor:
-    tower = golden.tower
-    return ReferenceExecutor(
-        exact(tower.graph), tower.weights, num_blocks=image_blocks(PATCHES), max_rows=1
-    )
+    return tower_reference(golden.tower, PATCHES)
 
 
 def reference(golden: Golden) -> ReferenceExecutor:
-    model = golden.model
-    return ReferenceExecutor(
-        exact(model.graph),
-        model.weights,
-        num_blocks=blocks_for(model.graph, 64),
-        max_rows=4,
-        encode_image=golden.encoder(small_reference(golden)),
-    )
+    return seeing_reference(golden.model, golden.encoder(small_reference(golden)))
 
 
 def small_cpu(golden: Golden, isa: str | None, threads: int = 2) -> CpuExecutor:
-    return CpuExecutor(
-        fuse(golden.tower.graph),
-        golden.tower.weights,
-        num_blocks=image_blocks(PATCHES),
-        max_rows=1,
-        max_tokens_per_step=PATCHES,
-        max_logits_per_step=PATCHES // 4,
-        threads=threads,
-        isa=isa,
-    )
+    return tower_cpu(golden.tower, PATCHES, PATCHES // 4, isa, threads)
 
 
 def cpu(golden: Golden, isa: str | None, threads: int = 2) -> CpuExecutor:
-    model = golden.model
-    return CpuExecutor(
-        fuse(model.graph),
-        model.weights,
-        num_blocks=blocks_for(model.graph, 64),
-        max_rows=4,
-        max_tokens_per_step=128,
-        max_logits_per_step=128,
-        threads=threads,
-        isa=isa,
-        encode_image=golden.encoder(small_cpu(golden, isa, threads)),
-    )
+    return seeing_cpu(golden.model, golden.encoder(small_cpu(golden, isa, threads)), isa, threads)
 
 
 def test_patches_are_the_processors(golden: Golden) -> None:
     """Their numbers, though ours stand in the order of windows."""
     for i, image in enumerate(golden.images):
         assert image.grid is not None
-        order = golden.tower.grids.order(image.grid)  # type: ignore[union-attr]
+        order = golden.grids.order(image.grid)
         theirs = golden.arrays[f"patches_{i}"]
         by_cell = theirs.reshape(image.count, 4, -1)[order].reshape(theirs.shape)
         assert np.abs(image.patches - by_cell).max() < 1e-6
@@ -124,10 +100,9 @@ def test_sizes_are_the_processors(golden: Golden) -> None:
         pixels = pixels_of(arrays[f"other_{i}"], tower.size_for, "image", bicubic=tower.bicubic)
         image = tower.image(0, pixels)
         assert image.grid is not None
-        assert tower.grids is not None
         assert [2 * n for n in image.grid] == arrays[f"other_grid_{i}"].tolist()
         theirs = arrays[f"other_patches_{i}"]
-        by_cell = theirs.reshape(image.count, 4, -1)[tower.grids.order(image.grid)]
+        by_cell = theirs.reshape(image.count, 4, -1)[golden.grids.order(image.grid)]
         assert np.abs(image.patches - by_cell.reshape(theirs.shape)).max() < 1e-6
 
 
@@ -148,29 +123,17 @@ def test_the_tower_is_transformers(golden: Golden) -> None:
 @pytest.mark.parametrize("isa", AVAILABLE)
 def test_a_large_image_is_the_references(golden: Golden, isa: str) -> None:
     """Patches of several chunks of attention, windows cut at two edges; with 1 and 2 threads."""
-    tower = golden.tower
-    assert tower.grids is not None
-    tower = replace(tower, grids=replace(tower.grids, most=1 << 20))
+    frame = replace(golden.grids, most=1 << 20)
+    tower = replace(golden.tower, frame=frame)
     pixels = np.random.default_rng(5).integers(0, 256, (88, 136, 3), np.uint8)  # 11 x 17 cells
     image = tower.image(0, pixels)
     count = len(image.patches)
     assert count == 4 * 11 * 17
-    graph = exact(tower.graph)
-    inner = ReferenceExecutor(graph, tower.weights, num_blocks=image_blocks(count), max_rows=1)
-    expected = ImageEncoder(inner, count, count // 4, tower.places)(image)
+    expected = ImageEncoder(tower_reference(tower, count), count, count // 4, frame.places)(image)
     found = []
     for threads in (1, 2):
-        executor = CpuExecutor(
-            fuse(tower.graph),
-            tower.weights,
-            num_blocks=image_blocks(count),
-            max_rows=1,
-            max_tokens_per_step=count,
-            max_logits_per_step=count // 4,
-            threads=threads,
-            isa=isa,
-        )
-        found.append(ImageEncoder(executor, count, count // 4, tower.places)(image))
+        executor = tower_cpu(tower, count, count // 4, isa, threads)
+        found.append(ImageEncoder(executor, count, count // 4, frame.places)(image))
     assert distance(found[0], expected) < 2e-2
     assert np.array_equal(found[0], found[1])
 
@@ -230,11 +193,9 @@ def test_a_tower_needs_to_know_where_patches_lie(golden: Golden) -> None:
     image = golden.images[1]
     plan = StepPlan((PlanRow(0, 8, 0, 2, (0,)),))
     for inner in (small_reference(golden), small_cpu(golden, None)):
-        places = golden.tower.places
-        assert places is not None
         with pytest.raises(EngineError, match="patches"):
-            ImageEncoder(inner, 4, 1, places)(image)
-        if golden.tower.grids is not None and golden.tower.grids.window is not None:
+            ImageEncoder(inner, 4, 1, golden.grids.places)(image)
+        if golden.grids.window is not None:
             inner.open_row(0, [0] * 8, RowSampling())
             with pytest.raises(EngineError, match="parts"):
                 inner.forward(plan, hidden=image.patches)

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from seeing_executors import seeing_cpu, seeing_reference, tower_cpu, tower_reference
 from test_cpu import AVAILABLE, BOUNDS
-from test_logits import BOUND, Floats, distance, exact
+from test_logits import BOUND, Floats, distance
 
-from block_entries import blocks_for, spread
+from block_entries import spread
 from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.backends.reference.executor import ReferenceExecutor
-from ridgeline.backends.reference.image_encoder import ImageEncoder, image_blocks
+from ridgeline.backends.reference.image_encoder import ImageEncoder
 from ridgeline.errors import EngineError
 from ridgeline.model.images import ImageModel, open_images
 from ridgeline.model.opened import OpenedModel, open_model
-from ridgeline.model.passes.fuse import fuse
 from ridgeline.step import Image, PlanRow, RowSampling, StepPlan
 
 HERE = Path(__file__).parent / "images" / "gemma3"
@@ -40,42 +40,20 @@ def expected() -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+def encoder(tower: ImageModel, inner: ReferenceExecutor | CpuExecutor) -> ImageEncoder:
+    return ImageEncoder(inner, tower.num_patches, tower.num_tokens)
+
+
 def reference(opened: tuple[OpenedModel, ImageModel]) -> ReferenceExecutor:
     model, tower = opened
-    blocks = image_blocks(tower.num_patches)
-    inner = ReferenceExecutor(exact(tower.graph), tower.weights, num_blocks=blocks, max_rows=1)
-    return ReferenceExecutor(
-        exact(model.graph),
-        model.weights,
-        num_blocks=blocks_for(model.graph, 64),
-        max_rows=4,
-        encode_image=ImageEncoder(inner, tower.num_patches, tower.num_tokens),
-    )
+    inner = tower_reference(tower, tower.num_patches)
+    return seeing_reference(model, encoder(tower, inner))
 
 
 def cpu(opened: tuple[OpenedModel, ImageModel], isa: str | None, threads: int = 2) -> CpuExecutor:
     model, tower = opened
-    inner = CpuExecutor(
-        fuse(tower.graph),
-        tower.weights,
-        num_blocks=image_blocks(tower.num_patches),
-        max_rows=1,
-        max_tokens_per_step=tower.num_patches,
-        max_logits_per_step=tower.num_tokens,
-        threads=threads,
-        isa=isa,
-    )
-    return CpuExecutor(
-        fuse(model.graph),
-        model.weights,
-        num_blocks=blocks_for(model.graph, 64),
-        max_rows=4,
-        max_tokens_per_step=128,
-        max_logits_per_step=128,
-        threads=threads,
-        isa=isa,
-        encode_image=ImageEncoder(inner, tower.num_patches, tower.num_tokens),
-    )
+    inner = tower_cpu(tower, tower.num_patches, tower.num_tokens, isa, threads)
+    return seeing_cpu(model, encoder(tower, inner), isa, threads)
 
 
 def images_of(tower: ImageModel, expected: dict[str, np.ndarray]) -> list[Image]:
@@ -108,9 +86,7 @@ def test_the_tower_is_transformers(
     opened: tuple[OpenedModel, ImageModel], expected: dict[str, np.ndarray]
 ) -> None:
     _, tower = opened
-    blocks = image_blocks(tower.num_patches)
-    inner = ReferenceExecutor(exact(tower.graph), tower.weights, num_blocks=blocks, max_rows=1)
-    encode = ImageEncoder(inner, tower.num_patches, tower.num_tokens)
+    encode = encoder(tower, tower_reference(tower, tower.num_patches))
     for image, rows in zip(images_of(tower, expected), expected["rows"], strict=True):
         assert distance(encode(image), rows) < BOUND
 

@@ -6,13 +6,10 @@ Does not know how graphs are run, nor where images come from.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
 
 from ridgeline.errors import ModelError, RequestError
 from ridgeline.model.architectures import find_architecture
@@ -22,34 +19,32 @@ from ridgeline.model.architectures.siglip import read_patch
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops import GridPool
-from ridgeline.model.image_grids import Grids, PatchPlaces
+from ridgeline.model.image_frames import Grids, Pixels, Squares
 from ridgeline.model.opened import OpenedModel
 from ridgeline.model.weights.bound import BoundWeights, bind, stored_format
 from ridgeline.step import Image
 
 PREPROCESSOR = "preprocessor_config.json"
 BILINEAR, BICUBIC = 2, 3  # Pillow's numbers, which files have
-MAX_PIXELS = 1 << 28
+MOST_IN_FILES = 1 << 28  # pixels of an image
 # Of CLIP (Radford et al. 2021), which Qwen2-VL's processor has by itself.
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
-Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class ImageModel:
     """What makes rows of images, and how an image is brought to it.
 
-    graph, weights: patches -> rows. num_tokens: that stand for an image, at most where `grids` says
-    how images of any size come to the model; else each is made a square of `size` pixels a side.
-    patch, channels: of a patch. mean, std: of pixels from 0 to 1, by channel. token: the id that
-    stands for an image in a prompt; begin, end: ids around it that are written with it, if any.
-    bicubic: how an image is stretched; else bilinear.
+    graph, weights: patches -> rows. frame: the size and the patches in which an image comes.
+    num_tokens: that stand for an image, at most. channels, mean, std: of pixels from 0 to 1, by
+    channel. token: the id that stands for an image in a prompt; begin, end: ids around it that are
+    written with it, if any. bicubic: how an image is stretched; else bilinear.
     """
 
     graph: Graph
     weights: BoundWeights
-    patch: int
+    frame: Squares | Grids
     channels: int
     num_tokens: int
     mean: tuple[float, ...]
@@ -58,59 +53,41 @@ class ImageModel:
     begin: int | None
     end: int | None
     bicubic: bool
-    size: int = 0
-    grids: Grids | None = None
 
     @property
     def num_patches(self) -> int:
         """Of an image, at most."""
         return self.graph.max_context
 
-    @property
-    def places(self) -> Callable[[tuple[int, int]], PatchPlaces] | None:
-        """Where the patches of an image lie, by lines and columns of its tokens."""
-        return None if self.grids is None else self.grids.places
-
     def size_for(self, width: int, height: int, where: str) -> tuple[int, int]:
         """Width and height that an image of such a size is stretched to. RequestError for one that
         cannot be.
         """
-        if self.grids is None:
-            return self.size, self.size
-        found = self.grids.size(width, height, where)
-        count = found[0] * found[1] // self.grids.cell**2
+        columns, lines = self.frame.size(width, height, where)
+        count = self.frame.tokens(lines, columns)
         if count > self.num_tokens:
             raise RequestError(where, f"would be {count} tokens; {self.num_tokens} is the most")
-        return found
-
-    def patches(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """pixels [size, size, channels] -> [patches, channels * patch * patch], line by line."""
-        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        scaled = (pixels.astype(np.float32) * np.float32(1 / 255) - mean) / std
-        side = self.size // self.patch
-        whole = scaled[: side * self.patch, : side * self.patch]
-        parts = whole.reshape(side, self.patch, side, self.patch, self.channels)
-        lines = parts.transpose(0, 2, 4, 1, 3)
-        return np.ascontiguousarray(lines).reshape(side * side, -1)
+        return columns, lines
 
     def image(self, first: int, pixels: Pixels) -> Image:
         """What stands in a row's tokens from `first` on; of pixels [lines, columns, channels] as
         `size_for` has them.
         """
         lines, columns = pixels.shape[:2]
-        wanted = self.size_for(columns, lines, "image")
-        if pixels.shape != (wanted[1], wanted[0], self.channels):
-            raise RequestError(
-                "image", f"has shape {pixels.shape}; {(wanted[1], wanted[0], self.channels)}"
-            )
-        hashed = blake2b(pixels.tobytes(), digest_size=16, person=b"ridgeline-pixels")
-        if self.grids is None:
-            name = hashed.digest()
-            return Image(first, self.num_tokens, self.patches(pixels), name)
-        hashed.update(b"%d x %d" % (lines, columns))
-        grid = lines // self.grids.cell, columns // self.grids.cell
-        patches = self.grids.patches(pixels, self.mean, self.std)
-        return Image(first, grid[0] * grid[1], patches, hashed.digest(), grid, whole=False)
+        wanted = (*reversed(self.size_for(columns, lines, "image")), self.channels)
+        if pixels.shape != wanted:
+            raise RequestError("image", f"has shape {pixels.shape}; {wanted}")
+        frame = self.frame
+        hashed = blake2b(b"%d x %d" % (lines, columns), digest_size=16, person=b"ridgeline-pixels")
+        hashed.update(pixels.tobytes())
+        return Image(
+            first,
+            frame.tokens(lines, columns),
+            frame.patches(pixels, self.mean, self.std),
+            hashed.digest(),
+            frame.grid(lines, columns),
+            frame.whole,
+        )
 
 
 def open_images(model: OpenedModel) -> ImageModel | None:
@@ -149,7 +126,7 @@ def _squares(config: Fields, graph: Graph, weights: BoundWeights, path: Path) ->
     return ImageModel(
         graph=graph,
         weights=weights,
-        patch=patch,
+        frame=Squares(vision.integer("image_size", 1, 1 << 14, 224), patch, pool.num_rows),
         channels=channels,
         num_tokens=pool.num_rows,
         mean=mean,
@@ -158,7 +135,6 @@ def _squares(config: Fields, graph: Graph, weights: BoundWeights, path: Path) ->
         begin=config.integer("boi_token_index", 0, 1 << 30, 255999),
         end=config.integer("eoi_token_index", 0, 1 << 30, 256000),
         bicubic=_is_bicubic(pixels),
-        size=vision.integer("image_size", 1, 1 << 14, 224),
     )
 
 
@@ -179,19 +155,18 @@ def _of_any_size(
     size = pixels.section("size")
     num_tokens = graph.max_context // cells.merge**2
     room = num_tokens * (cells.patch * cells.merge) ** 2
-    least = size.integer("shortest_edge", 1, MAX_PIXELS, 56 * 56)
-    most = size.integer("longest_edge", 1, MAX_PIXELS, 28 * 28 * 1280)
-    least = pixels.integer("min_pixels", 1, MAX_PIXELS, least)
-    most = pixels.integer("max_pixels", 1, MAX_PIXELS, most)
+    least = size.integer("shortest_edge", 1, MOST_IN_FILES, 56 * 56)
+    most = size.integer("longest_edge", 1, MOST_IN_FILES, 28 * 28 * 1280)
+    least = pixels.integer("min_pixels", 1, MOST_IN_FILES, least)
+    most = pixels.integer("max_pixels", 1, MOST_IN_FILES, most)
     if least > most:
         pixels.refuse("min_pixels", f"is above max_pixels = {most}")
-    grids = Grids(
-        cells.patch, cells.merge, cells.frames, cells.window, min(least, room), min(most, room)
-    )
     return ImageModel(
         graph=graph,
         weights=weights,
-        patch=cells.patch,
+        frame=Grids(
+            cells.patch, cells.merge, cells.frames, cells.window, min(least, room), min(most, room)
+        ),
         channels=cells.channels,
         num_tokens=num_tokens,
         mean=mean,
@@ -200,7 +175,6 @@ def _of_any_size(
         begin=None,
         end=None,
         bicubic=_is_bicubic(pixels),
-        grids=grids,
     )
 
 

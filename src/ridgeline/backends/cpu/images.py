@@ -35,6 +35,6 @@ def tower(images: ImageModel, settings: Settings, source: object) -> Tower:
             packed_folder=settings.cache_dir / "packed" if settings.keep_packed else None,
             source=source,
         )
-        return ImageEncoder(executor, images.num_patches, images.num_tokens, images.places)
+        return ImageEncoder(executor, images.num_patches, images.num_tokens, images.frame.places)
 
     return Tower(sum(predict_memory(graph, limits).values()), load)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ridgeline.backends.reference.row_images import EncodeImage, Places
 from ridgeline.errors import EngineError
-from ridgeline.model.image_grids import PatchPlaces
+from ridgeline.model.image_frames import PatchPlaces
 from ridgeline.step import BLOCK_TOKENS, Image, PlanRow, RowSampling, StepPlan
 
 Floats = npt.NDArray[np.float32]
@@ -42,7 +42,7 @@ def image_blocks(num_patches: int) -> int:
 
 class ImageEncoder:
     """num_patches, num_tokens: of each image, or of the largest where they lie on grids. places:
-    of a grid's patches (`ImageModel.places`). Keeps the rows of the image that was last: an answer
+    of a grid's patches (`Grids.places`). Keeps the rows of the image that was last: an answer
     of several samples, a prompt that is computed again or in chunks, asks for it soon.
     """
 

@@ -15,6 +15,6 @@ def tower(images: ImageModel) -> Tower:
     def load() -> ImageEncoder:
         blocks = image_blocks(images.num_patches)
         executor = ReferenceExecutor(graph, images.weights, num_blocks=blocks, max_rows=1)
-        return ImageEncoder(executor, images.num_patches, images.num_tokens, images.places)
+        return ImageEncoder(executor, images.num_patches, images.num_tokens, images.frame.places)
 
     return Tower(sum(4 * weight.num_elements for weight in graph.weights), load)

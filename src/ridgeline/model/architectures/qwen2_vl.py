@@ -35,7 +35,7 @@ MAX_MERGE, MAX_FRAMES = 16, 16
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """How a tower parts an image: see `model.image_grids.Grids`."""
+    """How a tower parts an image: see `model.image_frames.Grids`."""
 
     patch: int
     merge: int

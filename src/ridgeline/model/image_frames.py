@@ -1,13 +1,16 @@
-"""Images of any size as Qwen2-VL takes them (Wang et al. 2024): of a size near their own of whole
-cells, patches cell by cell, and windows of cells among these (Qwen2.5-VL, Bai et al. 2025).
+"""How an image comes to a model that sees: stretched to what size, and in what patches.
 
-A cell is merge * merge patches, which become one token. Does not know files nor how graphs are run.
+Squares: each to the same square (SigLIP, Zhai et al. 2023). Grids: of a size near its own of whole
+cells, patches cell by cell, and windows of cells among these (Qwen2-VL, Wang et al. 2024;
+Qwen2.5-VL, Bai et al. 2025); a cell is merge * merge patches, which become one token. Does not know
+files nor how graphs are run.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +19,39 @@ from ridgeline.errors import RequestError
 
 MAX_ASPECT = 200
 Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Squares:
+    """side: pixels along the square that every image is made; patch: along a patch. num_tokens:
+    that an image becomes, each of which sees all of it.
+    """
+
+    side: int
+    patch: int
+    num_tokens: int
+
+    whole: ClassVar[bool] = True
+    places: ClassVar[None] = None
+
+    def size(self, width: int, height: int, where: str) -> tuple[int, int]:
+        """Width and height that an image is stretched to."""
+        return self.side, self.side
+
+    def grid(self, lines: int, columns: int) -> None:
+        """Its tokens have no lines and columns."""
+
+    def tokens(self, lines: int, columns: int) -> int:
+        return self.num_tokens
+
+    def patches(self, pixels: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) -> Floats:
+        """pixels [side, side, channels] -> [patches, channels * patch * patch], line by line."""
+        each, patch = self.side // self.patch, self.patch
+        whole = _scaled(pixels, mean, std)[: each * patch, : each * patch]
+        parts = whole.reshape(each, patch, each, patch, -1).transpose(0, 2, 4, 1, 3)
+        return np.ascontiguousarray(parts).reshape(each * each, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +67,8 @@ class Grids:
     window: int | None
     least: int
     most: int
+
+    whole: ClassVar[bool] = False
 
     @property
     def cell(self) -> int:
@@ -58,18 +95,21 @@ class Grids:
             columns = math.ceil(width * short / cell) * cell
         return columns, lines
 
-    def patches(
-        self, pixels: Pixels, mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> npt.NDArray[np.float32]:
+    def grid(self, lines: int, columns: int) -> tuple[int, int]:
+        """Lines and columns of cells, that is of tokens, of an image of such a size."""
+        return lines // self.cell, columns // self.cell
+
+    def tokens(self, lines: int, columns: int) -> int:
+        return math.prod(self.grid(lines, columns))
+
+    def patches(self, pixels: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) -> Floats:
         """pixels [lines, columns, channels] -> [patches, channels * frames * patch * patch], in the
         order of `places`.
         """
         lines, columns, channels = pixels.shape
-        scaled = pixels.astype(np.float32) * np.float32(1 / 255)
-        scaled = np.asarray((scaled - np.array(mean, np.float32)) / np.array(std, np.float32))
-        cells = (lines // self.cell, columns // self.cell)
+        cells = self.grid(lines, columns)
         sides = (self.merge, self.patch)
-        parts = scaled.reshape(cells[0], *sides, cells[1], *sides, channels)
+        parts = _scaled(pixels, mean, std).reshape(cells[0], *sides, cells[1], *sides, channels)
         found = parts.transpose(0, 3, 1, 4, 6, 2, 5)  # cell, its patches, channel, lines, columns
         found = np.repeat(found[:, :, :, :, :, None], self.frames, axis=5)
         by_cell = found.reshape(cells[0] * cells[1], self.merge**2, -1)
@@ -116,3 +156,9 @@ def _windows(grid: tuple[int, int], window: int) -> Ints:
     lines, columns = (np.arange(count) // window for count in grid)
     across = -(-grid[1] // window)
     return np.asarray(lines[:, None] * across + columns[None, :])
+
+
+def _scaled(pixels: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) -> Floats:
+    """From 0 to 1, less the mean of each channel, by its deviation."""
+    unit = pixels.astype(np.float32) * np.float32(1 / 255)
+    return np.asarray((unit - np.array(mean, np.float32)) / np.array(std, np.float32))
