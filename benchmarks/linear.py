@@ -49,7 +49,7 @@ def measured(
         seconds = _native.time_linear(used, rows, y, threads, 1)[0]
         if m <= READ_BOUND_ROWS:
             rates.append(num_bytes / seconds / 1e9)
-            roofs += _native.measure_read_bandwidth(FOOTPRINT_BYTES, threads, 1)
+            roofs.append(_native.measure_read_bandwidth(FOOTPRINT_BYTES, threads, 1)[0][0])
         else:
             rates.append(operations * len(used) / seconds / 1e9)
             roofs += _native.measure_arithmetic(kind, isa, threads, 1)

@@ -1,5 +1,6 @@
 // The machine's roofs, for whoever prints figures beside them.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 

@@ -108,7 +108,7 @@ class Program {
   void reset_times();
   std::size_t weight_bytes() const { return weights_.used_bytes(); }
   // GB/s at which the packed weights alone can be read by its threads (roofs.h); needs no memory beside them.
-  std::vector<double> read_bandwidth(int rounds) {
+  ReadRates read_bandwidth(int rounds) {
     return measure_read_bandwidth(kernels_, weights_.areas(), pool_, rounds);
   }
   // Nanoseconds that its threads need to wait for each other.

@@ -51,7 +51,7 @@ std::uint64_t read_range(const Areas& areas, std::size_t begin, std::size_t end,
 
 }  // namespace
 
-std::vector<double> measure_read_bandwidth(const Kernels& kernels, const Areas& areas, ThreadPool& pool, int rounds) {
+ReadRates measure_read_bandwidth(const Kernels& kernels, const Areas& areas, ThreadPool& pool, int rounds) {
   std::size_t total = 0;
   for (const auto& area : areas) total += area.size();
   const std::size_t threads = static_cast<std::size_t>(pool.size());
@@ -66,11 +66,10 @@ std::vector<double> measure_read_bandwidth(const Kernels& kernels, const Areas& 
     return static_cast<double>(share * threads * passes) / seconds * 1e-9;
   };
   gigabytes_per_second(kernels.read_forward);
-  std::vector<double> out;
+  ReadRates out;
   for (int round = 0; round < rounds; round++) {
-    double best = 0;
-    for (const ReadBytes read : {kernels.read_forward, kernels.read_quarters}) best = std::max(best, gigabytes_per_second(read));
-    out.push_back(best);
+    const double forward = gigabytes_per_second(kernels.read_forward);
+    out.emplace_back(std::max(forward, gigabytes_per_second(kernels.read_quarters)), forward);
   }
   return out;
 }
@@ -98,7 +97,7 @@ void RoofMeter::reserve(std::size_t bytes) {
   });
 }
 
-std::vector<double> RoofMeter::read(std::size_t bytes, int rounds) {
+ReadRates RoofMeter::read(std::size_t bytes, int rounds) {
   reserve(bytes);
   return measure_read_bandwidth(kernels_, {{memory_.data(), bytes}}, pool_, rounds);
 }

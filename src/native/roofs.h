@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -13,9 +14,12 @@ namespace ridgeline {
 
 using Areas = std::vector<std::span<const std::byte>>;
 
-// GB/s (10^9 bytes) at which the threads of `pool` together read `areas`, each its own contiguous share; one figure a
-// round, in which everything is read once by the faster of two ways.
-std::vector<double> measure_read_bandwidth(const Kernels& kernels, const Areas& areas, ThreadPool& pool, int rounds);
+// Of each round, GB/s (10^9 bytes) by the faster of two ways, which is the roof, and in one stream forward that asks
+// ahead, which is how kernels read. Where hardware prefetches better than software, they are far from each other.
+using ReadRates = std::vector<std::pair<double, double>>;
+
+// The threads of `pool` together read `areas`, each its own contiguous share; everything is read once a round and way.
+ReadRates measure_read_bandwidth(const Kernels& kernels, const Areas& areas, ThreadPool& pool, int rounds);
 
 // Nanoseconds from one barrier of `pool` to the next when nothing is done between them; one figure a round.
 std::vector<double> measure_barrier(ThreadPool& pool, int rounds);
@@ -28,7 +32,7 @@ class RoofMeter {
 
   // Each: one figure a round, after a round to warm. Footprints are of all threads together, at least 64 bytes a
   // thread; a footprint that a pass crosses in no time is crossed many times. Throws std::bad_alloc.
-  std::vector<double> read(std::size_t bytes, int rounds);   // GB/s
+  ReadRates read(std::size_t bytes, int rounds);
   std::vector<double> copy(std::size_t bytes, int rounds);   // GB/s, read and written bytes added; half of `bytes` each
   std::vector<double> arithmetic(ActivationKind kind, int rounds);  // 10^9 operations a second
   std::vector<double> barrier(int rounds) { return measure_barrier(pool_, rounds); }

@@ -15,7 +15,7 @@ from ridgeline.cli.inspect import parse_step
 from ridgeline.cli.main import main
 from ridgeline.config import read_settings
 from ridgeline.cost.cold_weights import Cold
-from ridgeline.cost.device import Bandwidth, Barrier, Peak, Roofs
+from ridgeline.cost.device import Barrier, Peak, Read, Roofs
 from ridgeline.cost.kernel_store import store_profile
 from ridgeline.cost.kernel_terms import COLD_MARKS, ROW_MARKS, SMALL_MARKS
 from ridgeline.cost.kernels import KernelProfile
@@ -62,7 +62,7 @@ def cache(tmp_path: Path) -> Path:
         machine=machine,
         isa=isa,
         cache_bytes=1 << 25,
-        reads=tuple(Bandwidth(s, t, 20.0 * t) for t in counts for s in (1 << 20, 1 << 29)),
+        reads=tuple(Read(s, t, 20.0 * t, 15.0 * t) for t in counts for s in (1 << 20, 1 << 29)),
         peaks=tuple(Peak(n, t, 500.0 * t) for n in ("int8", "bf16", "f32") for t in counts),
         barriers=tuple(Barrier(t, 100.0) for t in counts),
         measured_at="2026-11-28T00:00:00+00:00",

@@ -19,7 +19,7 @@ from ridgeline.backends.simulated.executor import SimulatedExecutor, VirtualCloc
 from ridgeline.cli.main import main
 from ridgeline.config import Settings, read_settings
 from ridgeline.cost.calibrate import StepSeconds
-from ridgeline.cost.device import Bandwidth, Barrier, Peak, Roofs
+from ridgeline.cost.device import Barrier, Peak, Read, Roofs
 from ridgeline.cost.measure import store
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.request import Request
@@ -94,7 +94,7 @@ def kept(tmp_path: Path, gigaoperations: float) -> Settings:
         machine=identity(),
         isa=machine_isa(settings),
         cache_bytes=1 << 20,
-        reads=(Bandwidth(1 << 19, 1, 100.0), Bandwidth(1 << 27, 1, 1.0)),
+        reads=(Read(1 << 19, 1, 100.0, 100.0), Read(1 << 27, 1, 1.0, 1.0)),
         peaks=tuple(Peak(name, 1, gigaoperations) for name in ("int8", "bf16", "f32")),
         barriers=(Barrier(1, 10.0),),
         measured_at="2026-11-27T00:00:00+00:00",

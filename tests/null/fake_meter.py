@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ridgeline.cost.device import ReadRates
 from ridgeline.cost.kernel_samples import TimedStep
 
 
 @dataclass
 class FakeMeter:
-    """read_rate falls by half beyond the cache; times counts what was asked."""
+    """read_rate falls by half beyond the cache; forward: the share of it that kernels' way of
+    reading has; times counts what was asked.
+    """
 
     read_rate: float = 40.0
     barrier_rate: float = 45.0
@@ -22,15 +25,16 @@ class FakeMeter:
     largest: int = 0
     num_closed: int = 0
     num_reads: int = 0
+    forward: float = 0.75
 
     def identity(self) -> dict[str, str]:
         return {"model name": "An abacus", "processors": "2"}
 
-    def read(self, num_bytes: int, threads: int, rounds: int) -> list[float]:
+    def read(self, num_bytes: int, threads: int, rounds: int) -> list[ReadRates]:
         self.largest = max(self.largest, num_bytes)
         self.num_reads += 1
         rate = self.read_rate * (2 if num_bytes <= self.cache_bytes else 1)
-        return [rate] * rounds
+        return [ReadRates(rate, self.forward * rate)] * rounds
 
     def copy(self, num_bytes: int, threads: int, rounds: int) -> list[float]:
         return [self.read_rate / 2] * rounds

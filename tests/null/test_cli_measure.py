@@ -47,7 +47,8 @@ def test_a_table_of_roofs(run: Run, tmp_path: Path) -> None:
 def test_json_has_units_in_its_names(run: Run) -> None:
     fields = json.loads(run(FakeMeter(), "--json"))
     assert fields["isa"] == "avx512"
-    assert {"footprint_bytes": 512 << 20, "threads": 1, "gb_per_s": 40.0} in fields["read"]
+    of_memory = {"footprint_bytes": 512 << 20, "threads": 1, "gb_per_s": 40.0}
+    assert {**of_memory, "forward_gb_per_s": 30.0} in fields["read"]
     assert {"arithmetic": "int8", "threads": 2, "gop_per_s": 2000.0} in fields["arithmetic"]
     assert {"threads": 2, "ns": 45.0, "mode": "near"} in fields["barrier"]
 

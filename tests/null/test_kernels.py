@@ -64,6 +64,10 @@ def profile_of(cold: bool = True) -> KernelProfile:
     graphs = [graph_of(width) for width in (64, 96, 160)]
     steps = [timed(graph, shape) for graph in graphs for shape in SHAPES]
     steps += [timed(graphs[0], StepShape.decode(rows, 700), cold=True) for rows in (1, 4, 16, 64)]
+    return fitted(steps)
+
+
+def fitted(steps: list[TimedStep]) -> KernelProfile:
     return fit(
         steps,
         isa="avx512",
@@ -118,6 +122,43 @@ def test_memory_takes_what_is_not_hidden(roofs: Roofs) -> None:
     assert hot < seconds(2.0**26.5, 35.0) < cold
     # A machine that reads at half the speed takes all of a byte's time once more.
     assert seconds(2.0**28, 12.5) - cold == pytest.approx(2 * (cold - hot), rel=0.05)
+
+
+def test_a_step_that_was_timed_in_a_slow_moment_says_what_it_takes_in_a_usual_one() -> None:
+    graph = graph_of()
+    steps = [timed(graph, shape) for shape in SHAPES]
+    cold = [timed(graph, StepShape.decode(rows, 700), cold=True) for rows in (1, 4, 16, 64)]
+    (usual,) = fitted([*steps, *cold]).cold
+    # At half the rate: twice what memory takes more, and what reading out of the caches takes.
+    placed, seconds = places(graph), dict(cold[0].seconds)
+    for node in graph.nodes:
+        needs = needs_of(node, placed.get(node.name, Place()), cold[0].shape, 2)
+        if needs is not None:
+            seconds[node.name] += sum(needs.read.values()) * (2e-11 + 1e-9 / 50)
+    slow = replace(cold[0], seconds=seconds, read_rate=12.5)
+    (found,) = fitted([*steps, slow, *cold[1:]]).cold
+    assert found.read_rate == usual.read_rate
+    assert found.more == pytest.approx(usual.more, rel=0.05, abs=1e-12)
+
+
+def test_steps_follow_the_way_in_which_kernels_read(roofs: Roofs) -> None:
+    graph, shape = graph_of(128), StepShape.decode(1, 4000)
+    profile = replace(profile_of(), packed={"F32": 1e6})  # a model that no cache holds
+
+    def seconds(fastest: float, forward: float) -> float:
+        reads = tuple(
+            replace(
+                read,
+                gigabytes_per_second=fastest * read.gigabytes_per_second,
+                forward=forward * read.forward,
+            )
+            for read in roofs.reads
+        )
+        return KernelTimes(graph, PRECISION, profile, replace(roofs, reads=reads))(shape)
+
+    usual = seconds(1.0, 1.0)
+    assert seconds(0.5, 1.0) == usual, "a roof that fell is no slower kernel"
+    assert seconds(1.0, 0.5) > 1.5 * usual
 
 
 def test_what_was_never_timed_is_held_to_the_roofline(roofs: Roofs) -> None:

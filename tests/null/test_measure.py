@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fake_meter import FakeMeter
 
-from ridgeline.cost.device import Bandwidth, Roofs
+from ridgeline.cost.device import Read, ReadRates, Roofs
 from ridgeline.cost.measure import (
     check,
     load,
@@ -105,9 +105,20 @@ def test_between_two_reads_a_size_is_between_them() -> None:
         assert found is not None
         return found.gigabytes_per_second
 
-    now = kept.as_now([Bandwidth(size, 2, ratio * rate(kept, size)) for size, ratio in at])
+    now = kept.as_now([Read(size, 2, ratio * rate(kept, size), 10.0) for size, ratio in at])
     ratios = [rate(now, m * MIB) / rate(kept, m * MIB) for m in (32, 64, 128, 256, 512)]
     assert ratios == pytest.approx([0.5, 0.5, (0.5 * 0.9) ** 0.5, 0.9, 0.9], rel=1e-6)
+
+
+def test_each_way_of_reading_changes_by_itself() -> None:
+    """Plain streams at half their speed, what asks ahead as it was: kernels are as they were."""
+    kept = measured(FakeMeter(read_rate=40.0, forward=0.5))
+    now = kept.as_now(reads_now(FakeMeter(read_rate=20.0, forward=1.0), 2, 16 * GIB))
+    for was, then in zip(kept.reads, now.reads, strict=True):
+        assert then.forward == pytest.approx(was.forward)
+    far = now.read(300 * MIB, 2)
+    assert far is not None
+    assert (far.gigabytes_per_second, far.forward) == pytest.approx((20.0, 20.0))
 
 
 def test_what_is_kept_is_what_was_measured(tmp_path: Path) -> None:
@@ -132,14 +143,15 @@ def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]
         edit(lambda entry: entry.update(reads={})),
         edit(lambda entry: entry.update(reads=[1])),
         edit(lambda entry: entry.update(reads=[[1, 2]])),
-        edit(lambda entry: entry.update(reads=[[1, 2, "fast"]])),
-        edit(lambda entry: entry.update(reads=[[1, 2, -3.0]])),
-        edit(lambda entry: entry.update(reads=[[1, 2, 0]])),
-        edit(lambda entry: entry.update(reads=[[1, 2, True]])),
-        edit(lambda entry: entry.update(reads=[[0, 2, 1.0]])),
-        edit(lambda entry: entry.update(reads=[[1.5, 2, 1.0]])),
-        edit(lambda entry: entry.update(reads=[[1, 2, 1e300]])),
-        edit(lambda entry: entry.update(reads=[[1, 2, 3.0]] * 5000)),
+        edit(lambda entry: entry.update(reads=[[1, 2, 3.0]])),
+        edit(lambda entry: entry.update(reads=[[1, 2, "fast", 1.0]])),
+        edit(lambda entry: entry.update(reads=[[1, 2, 3.0, -3.0]])),
+        edit(lambda entry: entry.update(reads=[[1, 2, 0, 1.0]])),
+        edit(lambda entry: entry.update(reads=[[1, 2, 3.0, True]])),
+        edit(lambda entry: entry.update(reads=[[0, 2, 1.0, 1.0]])),
+        edit(lambda entry: entry.update(reads=[[1.5, 2, 1.0, 1.0]])),
+        edit(lambda entry: entry.update(reads=[[1, 2, 1e300, 1.0]])),
+        edit(lambda entry: entry.update(reads=[[1, 2, 3.0, 3.0]] * 5000)),
         edit(lambda entry: entry.update(peaks=[["\x1b[2J", 2, 3.0]])),
         edit(lambda entry: entry.update(peaks=[[7, 2, 3.0]])),
         edit(lambda entry: entry.update(barriers=[["2", 3.0]])),
@@ -214,8 +226,11 @@ def test_without_anything_kept_there_is_no_other_mode() -> None:
 
 
 def test_a_roof_that_was_surpassed_is_read_again_and_the_highest_holds() -> None:
-    rates = iter([[30.0, 17.0, 16.0, 10.0, 9.0], [20.0, 37.0, 36.0]])
-    roof = read_roof(None, 100 * MIB, 2, lambda rounds: next(rates), reached=20.0)
-    assert roof.now == Bandwidth(100 * MIB, 2, 37.0)
-    rates = iter([[30.0, 17.0, 16.0, 10.0, 9.0]])
-    assert read_roof(None, MIB, 2, lambda rounds: next(rates), 15.0).gigabytes_per_second == 16
+    def reader(*looks: list[float]) -> Callable[[int], list[ReadRates]]:
+        rates = iter([[ReadRates(rate, rate / 2) for rate in look] for look in looks])
+        return lambda rounds: next(rates)
+
+    look = [30.0, 17.0, 16.0, 10.0, 9.0]
+    roof = read_roof(None, 100 * MIB, 2, reader(look, [20.0, 37.0, 36.0]), reached=20.0)
+    assert roof.now == Read(100 * MIB, 2, 37.0, 18.5)
+    assert read_roof(None, MIB, 2, reader(look), 15.0).now == Read(MIB, 2, 16.0, 8.0)

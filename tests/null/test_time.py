@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ridgeline.cost.count import count_step
-from ridgeline.cost.device import Bandwidth, Barrier, Device, Peak, Roofs, mode_name
+from ridgeline.cost.device import Barrier, Device, Peak, Read, Roofs, mode_name
 from ridgeline.cost.time import bound_of, step_bound
 from ridgeline.errors import RidgelineError
 from ridgeline.model.graph.kv_format import KV_FORMATS
@@ -134,12 +134,13 @@ def test_a_read_roof_lies_between_those_measured() -> None:
         machine={"model name": "abacus"},
         isa="portable",
         cache_bytes=7,
-        reads=(Bandwidth(400, 2, 40.0), Bandwidth(100, 2, 160.0), Bandwidth(100, 1, 50.0)),
+        reads=(Read(400, 2, 40.0, 10.0), Read(100, 2, 160.0, 90.0), Read(100, 1, 50.0, 50.0)),
         peaks=(Peak("f32", 2, 3.0), Peak("int8", 1, 4.0)),
         barriers=(Barrier(2, 80.0),),
     )
     rates = [roofs.read(size, 2) for size in (1, 100, 200, 400, 9999)]
     assert [r.gigabytes_per_second for r in rates if r] == pytest.approx([160, 160, 80, 40, 40])
+    assert [r.forward for r in rates if r] == pytest.approx([90, 90, 30, 10, 10])
     assert roofs.read(100, 4) is None
     device = roofs.device(200, 2)
     assert device is not None

@@ -12,7 +12,6 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +19,8 @@ import numpy.typing as npt
 from ridgeline.assemble import Assembled
 from ridgeline.bench.sample import Case, Measured, Moment, OperatorSample, Sample
 from ridgeline.cost.count import LAYER
-from ridgeline.cost.device import OWN_CACHE_BYTES, Bandwidth, Device, Peak, mode_name
-from ridgeline.cost.measure import Meter, upper_quartile
+from ridgeline.cost.device import OWN_CACHE_BYTES, Device, Peak, Read, mode_name
+from ridgeline.cost.measure import Meter, fastest, upper_quartile
 from ridgeline.cost.time import Bound, StepBound, step_bound
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.executor import Executor
@@ -139,8 +138,8 @@ def moment_of(assembled: Assembled, meter: Meter, shape: StepShape) -> Moment:
     work = assembled.work(shape)
     size = int(work.weight_bytes + work.kv_read_bytes)
     size = max(min(size, LARGEST_FOOTPRINT), 64 * 1024 * threads)
-    rate = median(meter.read(size, threads, _ROUNDS))
-    cache = median(meter.read(OWN_CACHE_BYTES * threads, threads, _ROUNDS))
+    read = Read.of(size, threads, meter.read(size, threads, _ROUNDS))
+    cache = fastest(meter.read(OWN_CACHE_BYTES * threads, threads, _ROUNDS))
     peaks = tuple(
         Peak(name, threads, upper_quartile(meter.arithmetic(name, threads, _PEAK_ROUNDS)))
         for name in sorted(work.flops)
@@ -149,13 +148,13 @@ def moment_of(assembled: Assembled, meter: Meter, shape: StepShape) -> Moment:
     if barrier is None:
         barrier = min(meter.barrier(threads, _ROUNDS))
     return Moment(
-        read=Bandwidth(size, threads, rate),
+        read=read,
         peaks=peaks,
         barrier_nanoseconds=barrier,
         mode=mode_name(barrier, threads),
         device=Device(
             name="this machine",
-            memory_bytes_per_second=1e9 * rate,
+            memory_bytes_per_second=1e9 * read.gigabytes_per_second,
             operations_per_second={
                 peak.arithmetic: 1e9 * peak.gigaoperations_per_second for peak in peaks
             },

@@ -153,6 +153,7 @@ def as_fields(found: Explained) -> dict[str, object]:
         "predicted_low_s": told.low,
         "predicted_high_s": told.high,
         "read_gb_per_s": found.read.gigabytes_per_second,
+        "read_forward_gb_per_s": found.read.now.forward,
         "error": told.seconds / found.seconds - 1,
         "tokens_per_s": found.tokens / found.seconds,
         "roof": {"s": found.least, "share": found.least / found.seconds, "binds": found.binds},
@@ -187,8 +188,8 @@ def summary(found: Explained) -> list[str]:
 
 
 def memory_text(read: ReadRoof) -> str:
-    kept = "" if read.kept is None else f" ({read.kept.gigabytes_per_second:.1f} when measured)"
-    return f"predicted with weights read at {read.gigabytes_per_second:.1f} GB/s, as just now{kept}"
+    kept = "" if read.kept is None else f" ({read.kept.forward:.1f} when measured)"
+    return f"predicted with weights read at {read.now.forward:.1f} GB/s, as just now{kept}"
 
 
 def knob_text(turned: Turned) -> str:

@@ -14,7 +14,7 @@ from ridgeline.config import Settings
 from ridgeline.errors import RidgelineError
 
 if TYPE_CHECKING:
-    from ridgeline.cost.device import Roofs
+    from ridgeline.cost.device import Read, Roofs
     from ridgeline.cost.kernels import KernelProfile
 
 UNMEASURED = "this machine was not measured with this; `ridgeline measure` does"
@@ -74,8 +74,11 @@ class Machine:
         isa = machine_isa(settings)
         return Machine(settings, isa, kept_profile(settings, isa), kept_roofs(settings, isa))
 
+    def read(self, num_bytes: float, threads: int) -> Read | None:
+        return None if self.roofs is None else self.roofs.read(num_bytes, threads)
+
     def read_rate(self, num_bytes: float, threads: int) -> float | None:
-        read = None if self.roofs is None else self.roofs.read(num_bytes, threads)
+        read = self.read(num_bytes, threads)
         return None if read is None else read.gigabytes_per_second
 
 
@@ -145,8 +148,8 @@ def _prices(machine: Machine, kind: str, rows: tuple[int, ...]) -> list[str]:
     weight = Weight("w", (size, size), FORMATS["Q4_0"], (None, None))
     values = [Value(i, (TOKENS, size), False) for i in (0, 1)]
     node = Node("linear", Linear(), (values[0],), (values[1],), (weight,), None)
-    rate = machine.read_rate(1 << 30, profile.threads) or profile.read_rate
-    more = profile.more_at(1 << 30, rate)
+    read = machine.read(1 << 30, profile.threads)
+    more = profile.more_at(1 << 30, profile.read_rate if read is None else read.forward)
     found = []
     for count in rows:
         needs = needs_of(node, Place(), StepShape.prefill(count), profile.threads)

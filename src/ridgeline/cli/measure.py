@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from ridgeline.cost.device import Bandwidth, Roofs
+    from ridgeline.cost.device import Bandwidth, Read, Roofs
     from ridgeline.cost.kernels import KernelProfile
     from ridgeline.cost.measure import Check
 
@@ -116,7 +116,7 @@ def roofs_fields(roofs: Roofs) -> dict[str, object]:
         "isa": roofs.isa,
         "last_level_cache_bytes": roofs.cache_bytes,
         "measured_at": roofs.measured_at,
-        "read": [bandwidth_fields(read) for read in roofs.reads],
+        "read": [read_fields(read) for read in roofs.reads],
         "copy": [bandwidth_fields(copy) for copy in roofs.copies],
         "arithmetic": [
             {
@@ -164,10 +164,14 @@ def bandwidth_fields(bandwidth: Bandwidth) -> dict[str, object]:
     }
 
 
+def read_fields(read: Read) -> dict[str, object]:
+    return {**bandwidth_fields(read), "forward_gb_per_s": read.forward}
+
+
 def check_fields(found: Check) -> dict[str, object]:
     kept, kept_barrier = found.read.kept, found.kept_barrier
     return {
-        "read": bandwidth_fields(found.read.now),
+        "read": read_fields(found.read.now),
         "kept_read_gb_per_s": None if kept is None else kept.gigabytes_per_second,
         "barrier_ns": found.barrier.nanoseconds,
         "kept_barrier_ns": None if kept_barrier is None else kept_barrier.nanoseconds,

@@ -2,7 +2,7 @@
 
 It is measured at a few working sets, since kernels leave the caches at another size than those who
 read and do nothing else; taken straight between them, in the logarithm of the size; and scaled by
-how fast memory is now. Knows neither operators nor machines.
+how fast memory is now, read as kernels read it. Knows neither operators nor machines.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ NO_AMOUNTS: Amounts = (0.0,) * (2 * len(COLD_MARKS))
 @dataclass(frozen=True, slots=True)
 class Cold:
     """Of a working set of `footprint_bytes`, as packed: read_rate: GB/s at which the same threads
-    read it and do nothing else. more: seconds that a byte, and that an operator, takes longer than
-    out of the caches, each with as many rows as `COLD_MARKS` has.
+    read it forward and do nothing else. more: seconds that a byte, and that an operator, takes
+    longer than out of the caches, each with as many rows as `COLD_MARKS` has.
     """
 
     footprint_bytes: float
@@ -67,17 +67,33 @@ def longer(amounts: Amounts, more: Amounts) -> float:
 def more_at(
     cold: Sequence[Cold], footprint_bytes: float, read_rate: float, hot_rate: float
 ) -> Amounts:
-    """Seconds that each amount takes longer in a working set that is read at `read_rate` now.
+    """Seconds that each amount takes longer in a working set that is read at `read_rate` now: by
+    one stream a thread, asked for ahead, as kernels read (`ReadRates.forward`).
 
     cold: in order of size. hot_rate: GB/s of reading what caches hold, when it was measured.
     """
     kept, more = _between(cold, footprint_bytes, hot_rate)
     slower = kept / read_rate
     num_marks = len(COLD_MARKS)
-    # What a byte takes in all grows with the time that it takes to be read.
-    beside = (slower - 1) / hot_rate * 1e-9
+    beside = _beside(slower, hot_rate)
     of_bytes = (max(0.0, each * slower + beside) for each in more[:num_marks])
     return (*of_bytes, *(each * slower for each in more[num_marks:]))
+
+
+def as_usual(
+    seconds: float, num_bytes: float, read_rate: float, usual: float, hot_rate: float
+) -> float:
+    """What an operator that reads so many bytes takes longer where its working set is read at
+    `usual` GB/s, of one that took `seconds` longer while it was read at `read_rate`: `more_at` the
+    other way round.
+    """
+    slower = usual / read_rate
+    return (seconds - num_bytes * _beside(slower, hot_rate)) / slower
+
+
+def _beside(slower: float, hot_rate: float) -> float:
+    """Seconds a byte: what it takes in all grows with the time that it takes to be read."""
+    return (slower - 1) / hot_rate * 1e-9
 
 
 def _between(

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import exp, log
+from statistics import median
+from typing import NamedTuple
 
 from ridgeline.units import KIB
 
@@ -46,6 +48,31 @@ class Bandwidth:
     gigabytes_per_second: float
 
 
+class ReadRates(NamedTuple):
+    """GB/s at which the same bytes are read. fastest: by the fastest way known, which is the roof.
+    forward: in one stream a thread that asks ahead, which is how kernels read weights.
+    """
+
+    fastest: float
+    forward: float
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Bandwidth):
+    """Of reading, by the fastest way. forward: GB/s in the way of kernels (`ReadRates`). The two
+    are one where software asks for memory as well as hardware does, and change apart from each
+    other where it does not (docs/kernels.md).
+    """
+
+    forward: float
+
+    @staticmethod
+    def of(footprint_bytes: int, threads: int, rounds: Sequence[ReadRates]) -> Read:
+        """The medians."""
+        fastest, forward = (median(rates) for rates in zip(*rounds, strict=True))
+        return Read(footprint_bytes, threads, fastest, forward)
+
+
 @dataclass(frozen=True, slots=True)
 class Peak:
     """10^9 operations per second of one arithmetic when nothing but arithmetic holds it back."""
@@ -73,13 +100,13 @@ class Roofs:
     machine: Mapping[str, str]
     isa: str
     cache_bytes: int
-    reads: tuple[Bandwidth, ...] = ()
+    reads: tuple[Read, ...] = ()
     copies: tuple[Bandwidth, ...] = ()
     peaks: tuple[Peak, ...] = ()
     barriers: tuple[Barrier, ...] = ()
     measured_at: str = ""
 
-    def read(self, footprint_bytes: float, threads: int) -> Bandwidth | None:
+    def read(self, footprint_bytes: float, threads: int) -> Read | None:
         """The figure that bounds a working set of that size with this number of threads, between
         those measured: logarithmically in both; beyond them, the outermost. None without any.
         """
@@ -89,34 +116,44 @@ class Roofs:
         size = min(max(footprint_bytes, _size(having[0])), _size(having[-1]))
         below = [r for r in having if _size(r) <= size][-1]
         above = next(r for r in having if _size(r) >= size)
-        low, high = below.gigabytes_per_second, above.gigabytes_per_second
-        if above == below:
-            rate = low
-        else:
+        share = 0.0
+        if above != below:
             share = log(size / _size(below)) / log(_size(above) / _size(below))
-            rate = low * (high / low) ** share
-        return Bandwidth(int(footprint_bytes), threads, rate)
+        fastest, forward = (
+            low * (high / low) ** share
+            for low, high in (
+                (below.gigabytes_per_second, above.gigabytes_per_second),
+                (below.forward, above.forward),
+            )
+        )
+        return Read(int(footprint_bytes), threads, fastest, forward)
 
-    def as_now(self, reads: Sequence[Bandwidth]) -> Roofs:
+    def as_now(self, reads: Sequence[Read]) -> Roofs:
         """These roofs with the memory of this moment. reads: a few, of one number of threads, just
         measured: what was kept is slower or faster by as much as they are, between them straight in
-        the logarithm of the size; what a core's own cache holds is as it was.
+        the logarithm of the size, each way of reading by itself; what a core's own cache holds is
+        as it was.
         """
-        ratios = []
+        fastest, forward = [], []
         for now in sorted(reads, key=_size):
             kept = self.read(now.footprint_bytes, now.threads)
             if kept is not None:
-                ratio = now.gigabytes_per_second / kept.gigabytes_per_second
-                ratios.append((log(_size(now)), log(ratio)))
-        if not ratios:
+                at = log(_size(now))
+                fastest.append((at, log(now.gigabytes_per_second / kept.gigabytes_per_second)))
+                forward.append((at, log(now.forward / kept.forward)))
+        if not fastest:
             return self
         threads = reads[0].threads
 
-        def now_of(kept: Bandwidth) -> Bandwidth:
+        def now_of(kept: Read) -> Read:
             if kept.threads != threads or _size(kept) <= OWN_CACHE_BYTES * threads:
                 return kept
-            rate = kept.gigabytes_per_second * exp(_between(ratios, log(_size(kept))))
-            return replace(kept, gigabytes_per_second=rate)
+            at = log(_size(kept))
+            return replace(
+                kept,
+                gigabytes_per_second=kept.gigabytes_per_second * exp(_between(fastest, at)),
+                forward=kept.forward * exp(_between(forward, at)),
+            )
 
         return replace(self, reads=tuple(map(now_of, self.reads)))
 

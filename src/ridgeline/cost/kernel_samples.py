@@ -13,7 +13,7 @@ from ridgeline.step import StepShape
 class TimedStep:
     """seconds: of each node that ran, by name, and of "sample". cold_bytes: of its weights, as
     packed, where these are more than caches surely hold; else 0. read_rate: GB/s at which the same
-    threads read the same weights right beside it.
+    threads read the same weights right beside it, forward (`ReadRates`).
     """
 
     graph: Graph

@@ -176,8 +176,7 @@ class KernelTimes:
         if mark not in self._more:
             read = self._roofs.read(2 ** (mark / 16), self.profile.threads)
             assert read is not None
-            rate = read.gigabytes_per_second
-            self._more[mark] = self.profile.more_at(2 ** (mark / 16), rate)
+            self._more[mark] = self.profile.more_at(2 ** (mark / 16), read.forward)
         return self._more[mark]
 
     def step(self, shape: StepShape) -> StepPrediction:

@@ -21,6 +21,7 @@ from ridgeline.cost.cold_weights import (
     Amounts,
     Cold,
     amounts_of,
+    as_usual,
     longer,
     more_at,
 )
@@ -50,7 +51,8 @@ class KernelProfile:
     prices: seconds a unit of each term, with a working set that the caches hold. cold: what larger
     ones take longer, in order of their size. packed: bytes of a format's weights as kernels read
     them, for each as stored. residuals: of each group, the spread (relative) of fitted operators.
-    read_rate, barrier_nanoseconds: GB/s of reading what the caches hold, and a barrier, meanwhile.
+    read_rate, barrier_nanoseconds: GB/s of reading forward what the caches hold, and a barrier,
+    meanwhile.
     outside: seconds of a step that no operator has, by term (see `outside_terms`).
     """
 
@@ -76,7 +78,9 @@ class KernelProfile:
         return None if hot is None else (hot, amounts_of(needs, self.packed))
 
     def more_at(self, footprint_bytes: float, read_rate: float) -> Amounts:
-        """What is read takes so much longer in a working set that is now read at `read_rate`."""
+        """What is read takes so much longer in a working set that is now read forward at
+        `read_rate`.
+        """
         return more_at(self.cold, footprint_bytes, read_rate, self.read_rate)
 
 
@@ -104,7 +108,7 @@ def fit(
     0. like: formats that cost what others do.
     """
     hot: list[tuple[Needs, float]] = []
-    cold: dict[float, list[tuple[Needs, float]]] = {}
+    cold: dict[float, list[tuple[Needs, float, float]]] = {}
     cold_rates: dict[float, list[float]] = {}
     rates: list[float] = []
     placed: dict[int, tuple[Graph, dict[str, Place]]] = {}
@@ -112,7 +116,8 @@ def fit(
         # The graph is kept, so that its identity stays its own.
         _, known = placed.setdefault(id(step.graph), (step.graph, places(step.graph)))
         if step.cold_bytes:
-            cold.setdefault(step.cold_bytes, []).extend(_samples(step, known))
+            samples = [(needs, took, step.read_rate) for needs, took in _samples(step, known)]
+            cold.setdefault(step.cold_bytes, []).extend(samples)
             cold_rates.setdefault(step.cold_bytes, []).append(step.read_rate)
         else:
             hot += _samples(step, known)
@@ -122,8 +127,9 @@ def fit(
     slower: list[Cold] = []
     for size in sorted(cold, reverse=True):
         usual = slower[0].more if slower else NO_AMOUNTS
-        more = _more(cold[size], prices, packed or {}, usual)
-        slower.append(Cold(size, median(cold_rates[size]), more))
+        rate = median(cold_rates[size])
+        more = _more(cold[size], prices, packed or {}, usual, (rate, read_rate))
+        slower.append(Cold(size, rate, more))
     for new, old in like.items():
         for kind in ("linear", "gated", "head"):
             for name in [n for n in prices if n.startswith(f"{kind}/{old}@")]:
@@ -142,23 +148,27 @@ def fit(
 
 
 def _more(
-    samples: Sequence[tuple[Needs, float]],
+    samples: Sequence[tuple[Needs, float, float]],
     prices: Mapping[str, float],
     packed: Mapping[str, float],
     usual: Amounts,
+    rates: tuple[float, float],
 ) -> Amounts:
     """Of one working set, what its linears took longer than out of the caches, by a line in bytes
-    for each number of rows. usual: of another set; what was not timed is to what was as there.
+    for each number of rows. samples: with GB/s at which the set was read just then. usual: of
+    another set; what was not timed is to what was as there. rates: GB/s at which this set is read
+    usually, as all samples are taken to have been, and the caches.
     """
     rows: dict[int, list[tuple[Amounts, float, float]]] = {}
-    for needs, took in samples:
+    for needs, took, rate in samples:
         hot = _priced(needs.terms, prices)
         if hot is None or len(needs.read) != 1:
             continue
         amounts = amounts_of(needs, packed)
         at = next((i for i, n in enumerate(amounts[len(COLD_MARKS) :]) if n), None)
         if at is not None:
-            rows.setdefault(at, []).append((amounts, took - hot, took))
+            slower = as_usual(took - hot, amounts[at], rate, *rates)
+            rows.setdefault(at, []).append((amounts, slower, took))
     more = list(NO_AMOUNTS)
     marks = range(len(COLD_MARKS))
     for at in rows:

@@ -23,6 +23,8 @@ from ridgeline.cost.device import (
     Barrier,
     Device,
     Peak,
+    Read,
+    ReadRates,
     Roofs,
     mode_name,
 )
@@ -31,7 +33,7 @@ from ridgeline.cost.kernel_samples import TimedStep
 from ridgeline.units import KIB, MIB
 
 # Of what is measured and how; kept figures of another version are not used.
-VERSION = 2
+VERSION = 3
 
 ARITHMETICS = ("int8", "bf16", "f32")
 
@@ -68,8 +70,8 @@ class Meter(Protocol):
     def identity(self) -> Mapping[str, str]:
         """What tells this machine from others."""
 
-    def read(self, num_bytes: int, threads: int, rounds: int) -> Sequence[float]:
-        """GB/s of all threads together over a footprint of `num_bytes`."""
+    def read(self, num_bytes: int, threads: int, rounds: int) -> Sequence[ReadRates]:
+        """Of all threads together over a footprint of `num_bytes`."""
 
     def copy(self, num_bytes: int, threads: int, rounds: int) -> Sequence[float]:
         """GB/s, read and written bytes added, source and target being `num_bytes` together."""
@@ -99,6 +101,11 @@ def thread_counts(threads: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys((*counts, threads)))
 
 
+def fastest(rounds: Sequence[ReadRates]) -> float:
+    """The roof, GB/s: the median of rounds."""
+    return median(rates.fastest for rates in rounds)
+
+
 def upper_quartile(rates: Sequence[float]) -> float:
     """What a peak is taken as: rounds are short, and whatever else happens makes one slower."""
     return sorted(rates)[len(rates) * 3 // 4]
@@ -115,7 +122,7 @@ def measure(
     largest = max(available_bytes * MEMORY_SHARE, 8 * MIB)
     shared = [size for size in SHARED_FOOTPRINTS if size <= largest]
     copied = [size for size in COPY_FOOTPRINTS if size <= largest]
-    reads: list[Bandwidth] = []
+    reads: list[Read] = []
     copies: list[Bandwidth] = []
     peaks: list[Peak] = []
     barriers: list[Barrier] = []
@@ -141,7 +148,7 @@ def measure(
         for size in sizes:
             step(f"read, {count} threads")
             rounds = 9 if size <= 32 * MIB else 5 if size <= 128 * MIB else 2
-            reads.append(Bandwidth(size, count, median(meter.read(size, count, rounds))))
+            reads.append(Read.of(size, count, meter.read(size, count, rounds)))
         for size in reversed(copied):
             step(f"copy, {count} threads")
             copies.append(Bandwidth(size, count, median(meter.copy(size, count, 5))))
@@ -176,7 +183,9 @@ def store(cache_dir: Path, roofs: Roofs) -> bool:
     known[_key(roofs.machine, roofs.isa)] = {
         "measured_at": roofs.measured_at,
         "cache_bytes": roofs.cache_bytes,
-        "reads": [[r.footprint_bytes, r.threads, r.gigabytes_per_second] for r in roofs.reads],
+        "reads": [
+            [r.footprint_bytes, r.threads, r.gigabytes_per_second, r.forward] for r in roofs.reads
+        ],
         "copies": [[r.footprint_bytes, r.threads, r.gigabytes_per_second] for r in roofs.copies],
         "peaks": [[p.arithmetic, p.threads, p.gigaoperations_per_second] for p in roofs.peaks],
         "barriers": [[b.threads, b.nanoseconds] for b in roofs.barriers],
@@ -203,7 +212,7 @@ def _roofs(fields: Mapping[str, object], machine: Mapping[str, str], isa: str) -
             machine=dict(machine),
             isa=isa,
             cache_bytes=_count(fields["cache_bytes"], fewest=0),
-            reads=tuple(_bandwidth(row) for row in _rows(fields["reads"])),
+            reads=tuple(_read(row) for row in _rows(fields["reads"])),
             copies=tuple(_bandwidth(row) for row in _rows(fields["copies"])),
             peaks=tuple(_peak(row) for row in _rows(fields["peaks"])),
             barriers=tuple(_barrier(row) for row in _rows(fields["barriers"])),
@@ -224,6 +233,11 @@ def _rows(value: object) -> list[list[object]]:
 def _bandwidth(row: list[object]) -> Bandwidth:
     size, threads, rate = row
     return Bandwidth(_count(size), _count(threads), _rate(rate))
+
+
+def _read(row: list[object]) -> Read:
+    size, threads, fastest, forward = row
+    return Read(_count(size), _count(threads), _rate(fastest), _rate(forward))
 
 
 def _peak(row: list[object]) -> Peak:
@@ -263,8 +277,8 @@ def _text(value: object) -> str:
 class ReadRoof:
     """The read roof of a working set as it is now, beside the one that was kept, if one was."""
 
-    now: Bandwidth
-    kept: Bandwidth | None
+    now: Read
+    kept: Read | None
     measured_at: str = ""
 
     @property
@@ -324,19 +338,19 @@ def device_now(meter: Meter, footprint_bytes: int, threads: int, available_bytes
     size = max(size, 64 * KIB * threads)
     device = Device(
         name=f"this machine, {threads} threads, {meter.isa}",
-        memory_bytes_per_second=1e9 * median(meter.read(size, threads, 5)),
+        memory_bytes_per_second=1e9 * fastest(meter.read(size, threads, 5)),
         operations_per_second={
             name: 1e9 * upper_quartile(meter.arithmetic(name, threads, 9)) for name in ARITHMETICS
         },
         barrier_seconds=1e-9 * min(meter.barrier(threads, 5)),
         cache_bytes=float(meter.cache_bytes),
-        cache_bytes_per_second=1e9 * median(meter.read(OWN_CACHE_BYTES * threads, threads, 5)),
+        cache_bytes_per_second=1e9 * fastest(meter.read(OWN_CACHE_BYTES * threads, threads, 5)),
     )
     meter.close()
     return device
 
 
-def reads_now(meter: Meter, threads: int, available_bytes: int) -> tuple[Bandwidth, ...]:
+def reads_now(meter: Meter, threads: int, available_bytes: int) -> tuple[Read, ...]:
     """How fast memory is read at this moment, of a few footprints, in three tenths of a second: for
     `Roofs.as_now`.
     """
@@ -344,7 +358,7 @@ def reads_now(meter: Meter, threads: int, available_bytes: int) -> tuple[Bandwid
     sizes = [size for size in NOW_FOOTPRINTS if size <= largest] or [8 * MIB]
     # The largest first: memory is taken once.
     reads = tuple(
-        Bandwidth(size, threads, median(meter.read(size, threads, 2 if size > 128 * MIB else 5)))
+        Read.of(size, threads, meter.read(size, threads, 2 if size > 128 * MIB else 5))
         for size in reversed(sizes)
     )
     meter.close()
@@ -355,20 +369,21 @@ def read_roof(
     kept: Roofs | None,
     num_bytes: int,
     threads: int,
-    read: Callable[[int], Sequence[float]],
+    read: Callable[[int], Sequence[ReadRates]],
     reached: float = 0.0,
 ) -> ReadRoof:
-    """The read roof of a working set of `num_bytes` now, by a few rounds of `read(rounds)`, GB/s.
+    """The read roof of a working set of `num_bytes` now, by a few rounds of `read(rounds)`.
 
     reached: GB/s that a program has just come to. Where that is more, somebody else used the
     machine during those rounds: they are repeated, and the highest figure is the roof.
     """
-    rate = median(read(5 if num_bytes < 256 * MIB else 2))
-    if rate <= reached:
-        rate = max(rate, *read(9))
+    now = Read.of(num_bytes, threads, read(5 if num_bytes < 256 * MIB else 2))
+    if now.gigabytes_per_second <= reached:
+        rates = [ReadRates(now.gigabytes_per_second, now.forward), *read(9)]
+        now = Read(num_bytes, threads, *(max(way) for way in zip(*rates, strict=True)))
     before = None if kept is None else kept.read(num_bytes, threads)
     at = "" if kept is None else kept.measured_at
-    return ReadRoof(Bandwidth(num_bytes, threads, rate), before, at)
+    return ReadRoof(now, before, at)
 
 
 def steady(look: Callable[[], ReadRoof]) -> ReadRoof:

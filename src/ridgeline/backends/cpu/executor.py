@@ -28,6 +28,7 @@ from ridgeline.backends.cpu.program import (
 )
 from ridgeline.backends.cpu.weights import Weights
 from ridgeline.backends.reference.row_images import EncodeImage, Places, RowImages
+from ridgeline.cost.device import ReadRates
 from ridgeline.errors import CapacityError, EngineError, RidgelineError
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
@@ -312,11 +313,11 @@ class CpuExecutor:
         """Bytes of one KV block, and of the recurrent states of one slot."""
         return {"kv_block": self._program.kv_block_bytes, "state": self._program.state_bytes}
 
-    def read_bandwidth(self, rounds: int) -> list[float]:
-        """GB/s at which the threads read the packed weights and do nothing else: the roof of a
+    def read_bandwidth(self, rounds: int) -> list[ReadRates]:
+        """How fast the threads read the packed weights and do nothing else: the roof of a
         decode step. Takes no memory of its own. One figure a round.
         """
-        return self._program.read_bandwidth(rounds)
+        return [ReadRates(*rates) for rates in self._program.read_bandwidth(rounds)]
 
     def barrier_nanoseconds(self) -> float:
         """What it costs the threads at least to wait for each other, where they are now."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ridgeline.backends.cpu import _native
+from ridgeline.cost.device import ReadRates
 from ridgeline.cost.free_memory import available_bytes
 from ridgeline.cost.kernel_samples import TimedStep
 
@@ -54,8 +55,8 @@ class CpuMeter:
     def identity(self) -> dict[str, str]:
         return identity()
 
-    def read(self, num_bytes: int, threads: int, rounds: int) -> list[float]:
-        return self._with(threads).read(num_bytes, rounds)
+    def read(self, num_bytes: int, threads: int, rounds: int) -> list[ReadRates]:
+        return [ReadRates(*rates) for rates in self._with(threads).read(num_bytes, rounds)]
 
     def copy(self, num_bytes: int, threads: int, rounds: int) -> list[float]:
         return self._with(threads).copy(num_bytes, rounds)

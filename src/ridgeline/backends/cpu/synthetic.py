@@ -256,7 +256,7 @@ class _Timer:
     def _read_rates(self) -> list[float]:
         """Of a graph that caches hold, once: it is no other a moment later."""
         if self._cold or not self._rates:
-            self._rates = list(self.executor.read_bandwidth(READ_ROUNDS))
+            self._rates = [r.forward for r in self.executor.read_bandwidth(READ_ROUNDS)]
         return list(self._rates)
 
     def _run(self, plan: StepPlan, sampling: bool) -> None:
