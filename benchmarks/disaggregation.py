@@ -1,6 +1,7 @@
 """When separating prompts from answers pays: the greatest rate that keeps an SLO, split by split.
 
-    python benchmarks/disaggregation.py [--only NAME] [--requests 1200] [--json FILE]
+    python benchmarks/disaggregation.py [--only NAME] [--splits 6:2,5:3] [--requests 1200]
+        [--json FILE]
 
 Settings after DistServe (Zhong et al., OSDI 2024: chat, code and summaries with an SLO each),
 Splitwise (Patel et al., ISCA 2024: Azure's coding and conversation, median lengths) and Mooncake
@@ -14,6 +15,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,9 +60,9 @@ def halves(mean: int) -> Lengths:
     return Lengths(max(1, mean // 2), mean + mean // 2)
 
 
-def rates(setting: Setting, count: int) -> dict[str, float]:
+def rates(setting: Setting, count: int, splits: Sequence[str] = ()) -> dict[str, float]:
     """Requests/s by split: "together", "together, paced" (prompts are cut so that steps keep the
-    ITL), "P:D", and the best split "over a slow link" of 1 GB/s.
+    ITL), "P:D", and the best split "over a slow link" of 1 GB/s. splits: that are tried; none: all.
     """
     lengths = halves(setting.prompt), halves(setting.answer)
     config = load_configuration(setting.model).config
@@ -97,6 +99,8 @@ def rates(setting: Setting, count: int) -> dict[str, float]:
     found = {"together": kept(fleet(0, None)), "together, paced": kept(fleet(0, pace))}
     for prefill in range(1, setting.replicas):
         split = f"{prefill}:{setting.replicas - prefill}"
+        if splits and split not in splits:
+            continue
         found[split] = kept(fleet(prefill, None))
     best = max((n for n in found if ":" in n), key=lambda name: found[name])
     found[f"{best} over 1 GB/s"] = kept(fleet(int(best.split(":")[0]), None, 1e9))
@@ -107,16 +111,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--only")
+    parser.add_argument("--only", choices=[setting.name for setting in SETTINGS])
+    parser.add_argument("--splits", default="", help="P:D,P:D,... [default: all]")
     parser.add_argument("--requests", type=int, default=1200)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     rows = []
     for setting in SETTINGS:
-        if asked.only and asked.only not in setting.name:
+        if asked.only and asked.only != setting.name:
             continue
         start = time.perf_counter()
-        found = rates(setting, asked.requests)
+        found = rates(setting, asked.requests, asked.splits.split(",") if asked.splits else ())
         gpus = setting.tp * setting.replicas
         shown = ", ".join(f"{name} {rate:.3g}" for name, rate in found.items())
         print(f"{setting.name} ({gpus} x {setting.on}): {shown} requests/s", flush=True)

@@ -67,19 +67,19 @@ CACHE_TOKENS = (
 def run(
     graph: Graph, times: StepTimes, trace: Path, count: int, block_tokens: int, cache_tokens: int
 ) -> tuple[Simulation, float]:
-    """What came of `count` requests, and the seconds that it took to find out."""
+    """What came of `count` requests, and a core's seconds that it took to find out."""
     arrivals = read_trace(trace)
     limits = Limits(MAX_ROWS, STEP_TOKENS, MAX_CONTEXT, block_tokens)
     state = SchedulerState.empty(limits, cache_tokens // block_tokens, explains=False)
-    start = time.perf_counter()
+    start = time.process_time()
     found = simulate(as_requests(repeated(arrivals, count), block_tokens), state, times)
-    return found, time.perf_counter() - start
+    return found, time.process_time() - start
 
 
 def in_words(found: Simulation, seconds: float) -> str:
     return (
         f"{found.num_finished} requests, {found.output_tokens} tokens, {found.num_steps} steps "
-        f"({found.num_planned_steps} planned singly) in {seconds:.1f} s: "
+        f"({found.num_planned_steps} planned singly) in {seconds:.1f} s of a core: "
         f"{found.seconds / 3600:.1f} h of the load, busy {found.busy_seconds / found.seconds:.0%}; "
         f"TTFT p50 {percentile(found.ttft_seconds, 0.5) * 1e3:.0f} ms, "
         f"p99 {percentile(found.ttft_seconds, 0.99) * 1e3:.0f} ms; "

@@ -85,6 +85,21 @@ def test_a_trace_with_failures_and_pages(tmp_path: Path, capsys: Output) -> None
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_steps_have_an_engines_overheads(capsys: Output) -> None:
+    """Prompts in small pieces: vLLM launches such steps as pieces of CUDA graphs since 0.8."""
+    line = [*SMALL, "--rate", "8", "--step-tokens", "256", "--json"]
+    gaps = {}
+    for engine in ("vllm", "vllm:0.7", "trtllm"):
+        assert main([*line, "--engine", engine]) == 0
+        fields = json.loads(capsys.readouterr().out)
+        assert fields["engine"] == engine
+        gaps[engine] = fields["itl"]["p99"]
+    assert main(line) == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert (fields["engine"], fields["itl"]["p99"]) == ("vllm", gaps["vllm"])
+    assert min(gaps["vllm:0.7"], gaps["trtllm"]) > 1.2 * gaps["vllm"]
+
+
 def test_prompts_and_answers_apart(capsys: Output) -> None:
     line = [*SMALL, "--rate", "5", "--disaggregate", "1:2", "--json"]
     assert main(line) == 0
@@ -210,6 +225,9 @@ def test_cache_roi(tmp_path: Path, capsys: Output) -> None:
         (["--rate", "1", "--input", "9-3"], "--input"),
         (["--rate", "1", "--output", "0"], "--output"),
         (["--rate", "1", "--precision", "fp3"], "bf16"),
+        (["--rate", "1", "--engine", "tgi"], "there are: trtllm, vllm, sglang"),
+        (["--rate", "1", "--engine", "vllm:new"], "not a version, as vllm:0.12"),
+        (["--rate", "1", "--on", "this", "--engine", "vllm"], "--engine"),
         (["--rate", "1", "--price", "stolen"], "on-demand"),
         (["--rate", "1", "--rows", "0"], "--rows"),
         (["--rate", "1", "--requests", "0"], "--requests"),

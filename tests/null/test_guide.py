@@ -48,3 +48,24 @@ def test_prompts_apart_or_not(layout: str, capsys: pytest.CaptureFixture[str]) -
     times = [found["ttft"]["p50"], found["tpot"]["p50"], found["itl"]["p99"]]
     # As many digits as are told.
     assert told()[layout] == pytest.approx([found["good_share"], *times], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ("trtllm", r"([\d.]+) % are good under TensorRT"),
+        ("sglang:0.5.9", r"([\d.]+) % under SGLang"),
+    ],
+)
+def test_a_paced_layout_under_other_engines(
+    engine: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (GUIDE / "disaggregation.md").read_text()
+    told_good = re.search(words, text)
+    command = re.search(r"^ridgeline (simulate .*) --engine trtllm$", text, re.MULTILINE)
+    assert told_good is not None
+    assert command is not None
+    line = command[1].replace("--requests 100", "--requests 400").split()
+    assert main([*line, "--engine", engine, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["good_share"] == pytest.approx(float(told_good[1]) / 100, abs=0.001)

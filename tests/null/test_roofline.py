@@ -136,6 +136,21 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert "mi355x" in listed
 
 
+def test_the_host_is_the_engines(capsys: pytest.CaptureFixture[str]) -> None:
+    """Below 512 tokens vLLM launches a prompt's step as pieces of graphs, TensorRT-LLM does not."""
+    words = ["roofline", "llama-3.1-8b", "--on", "h100", "--step", "prefill:256", "--json"]
+    found = {}
+    for engine in ("vllm", "trtllm", "sglang:0.5.9", "sglang:0.5.10"):
+        assert main([*words, "--engine", engine]) == 0
+        fields = json.loads(capsys.readouterr().out)
+        assert fields["engine"] == engine
+        found[engine] = fields["host_seconds"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["host_seconds"] == found["vllm"]
+    assert found["trtllm"] > 2 * found["vllm"]
+    assert found["sglang:0.5.9"] > 2 * found["sglang:0.5.10"]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -144,6 +159,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
         (["llama-3.1-405b", "--on", "l4"], "needs 949 GB on 1 x l4"),
         (["llama-3.3-70b", "--precision", "fp3"], "there are: bf16, fp8"),
         (["llama-3.3-70b", "--kv", "fp3"], "there are: bf16"),
+        (["llama-3.3-70b", "--engine", "tgi"], "there are: trtllm, vllm, sglang"),
         (["llama-3.3-70b", "--step", "decode:x"], "no step"),
         (["llama-3.3-70b", "--tp", "0"], "not 1 to 1024"),
         (

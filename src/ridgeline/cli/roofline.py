@@ -31,6 +31,8 @@ Examples:
 
   ridgeline roofline qwen3-235b --on mi355x --precision fp8 --html roof.html --png roof.png
 
+  ridgeline roofline llama-3.1-8b --on h100 --step prefill:256 --engine sglang:0.5.9
+
   ridgeline roofline --list
 
 MODEL is a published configuration (no weights are needed), a config.json, a GGUF file, or
@@ -55,6 +57,12 @@ def roofline(
     tp: Annotated[
         int | None, typer.Option(help="Ranks of tensor parallelism. [default: the fewest that fit]")
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="Whose overheads the host has: vllm, sglang or trtllm, or of a version: vllm:0.12."
+        ),
+    ] = "vllm",
     memory_gb: Annotated[
         float | None, typer.Option(help="Memory of one, where it is bought in sizes.")
     ] = None,
@@ -74,6 +82,7 @@ def roofline(
     if model is None:
         raise RequestError("MODEL", "say which: ridgeline roofline llama-3.3-70b --on h200")
     from ridgeline.cost.accelerator import load_accelerator
+    from ridgeline.cost.engines import parse_engine
     from ridgeline.plan.roofline import roofline as find
 
     settings: Settings = context.obj
@@ -81,6 +90,7 @@ def roofline(
     accelerator = load_accelerator(on)
     if tp is not None and not 1 <= tp <= 1024:
         raise RequestError("--tp", f"{tp} is not 1 to 1024 ranks")
+    of = parse_engine("--engine", engine)
     name, config = planned_model(model, settings)
     found = find(
         name,
@@ -92,6 +102,7 @@ def roofline(
         kv=kv,
         tp=tp,
         memory_bytes=None if memory_gb is None else memory_gb * GB,
+        engine=of,
     )
     if html is not None:
         from ridgeline.plan.draw_roofline import html as page
@@ -199,6 +210,7 @@ def as_fields(found: Roofline) -> dict[str, object]:
         "ranks": found.mesh.gpus,
         "precision": found.precision,
         "kv": found.kv,
+        "engine": found.engine,
         "step": found.step,
         "tokens": found.tokens,
         "memory_bytes_per_second": found.memory_bytes_per_second,

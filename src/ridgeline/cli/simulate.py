@@ -33,13 +33,16 @@ Examples:
 
   ridgeline simulate qwen3-235b --on b200 --tp 8 --precision fp8 --concurrency 512 --limits
 
+  ridgeline simulate llama-3.3-70b --on h100 --precision fp8 --engine trtllm:1.1 --rate 4
+
   ridgeline simulate deepseek-v3.1 --on gb200 --precision nvfp4 --dp 16 --ep 16 --rate 20
   --disaggregate 2:1
 
   ridgeline simulate llama-3.1-8b --on h100 --trace azure.csv --rate 30 --autoscale 1:8 --scale-on
   queue=64 --scale-delay 90s --slo ttft=1s
 
-A replica is an engine's own scheduler, cache and policy; its steps take what the cost model says.
+A replica is our engine's scheduler, cache and policy; its steps take what the cost model says, with
+the overheads of --engine: which steps it launches as CUDA graphs, what its host does between them.
 Traces: Azure's (CSV) and Mooncake's (JSON lines). Same load and seed: the same bytes of --json.
 """
 
@@ -148,6 +151,13 @@ def simulate(
     profile: Annotated[
         str, typer.Option(help="Of efficiencies: fitted, published, or a file of ridgeline fit.")
     ] = "fitted",
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose overheads steps have: vllm, sglang or trtllm, or of a version: vllm:0.12. "
+            "[default: vllm; of this machine: ours]"
+        ),
+    ] = None,
     price: Annotated[
         str | None,
         typer.Option(help="owned, reserved, spot or on-demand. [default: all of these]"),
@@ -244,7 +254,7 @@ def simulate(
         assert recording is not None
         load = recorded(recording, count)
     mesh = None if (tp, pp, dp, ep) == (None, 1, 1, 1) else (tp or 1, pp, dp, ep)
-    kind = _kind(model, on, settings, knobs, mesh, precision, kv, price, profile)
+    kind = _kind(model, on, settings, knobs, mesh, precision, kv, price, profile, engine)
     fleet = Fleet(
         kind.make,
         kind.times,
@@ -354,6 +364,7 @@ def _kind(
     kv: str,
     price: str | None,
     profile: str,
+    engine: str | None,
 ) -> ReplicaKind:
     if on == "this":
         from ridgeline.assemble import Options
@@ -362,14 +373,18 @@ def _kind(
 
         if mesh is not None:
             raise RequestError("--tp", "this machine is one replica; leave --tp to --ep out")
+        if engine is not None:
+            raise RequestError("--engine", "this machine's is ours, as it was timed; leave it out")
         with show_progress(model) as progress:
             return replica_here(model, settings, knobs, Options(kv_format=kv), progress)
     from ridgeline.cli.planned import planned_model
     from ridgeline.cost.accelerator import load_accelerator
     from ridgeline.cost.chip import Mesh
+    from ridgeline.cost.engines import NEWEST, parse_engine
     from ridgeline.cost.profile import load_profile
     from ridgeline.plan.deployed import replica_on
 
+    of, version = NEWEST if engine is None else parse_engine("--engine", engine)
     accelerator = load_accelerator(on)
     name, config = planned_model(model, settings)
     return replica_on(
@@ -382,6 +397,8 @@ def _kind(
         kv=kv,
         price=price,
         profile=load_profile(profile),
+        engine=of,
+        version=version,
     )
 
 

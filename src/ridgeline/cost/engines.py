@@ -42,6 +42,8 @@ _UNTIL: dict[str, tuple[tuple[str, tuple[int, int]], ...]] = {
     "vllm": (("vllm-0.13", (0, 14)),),
     "sglang": (),
 }
+# Engine and version that are taken where nobody says.
+NEWEST = ("vllm", "")
 RESERVES_ANSWERS = ("trtllm",)
 # The year of Blackwell, for which TensorRT-LLM has kernels of experts of its own.
 MADE_SINCE = 2025
@@ -59,6 +61,11 @@ def parse_engine(option: str, text: str) -> tuple[str, str]:
     if colon and not _VERSION.match(version):
         raise RequestError(option, f"{version!r} is not a version, as {engine}:0.12")
     return engine, version
+
+
+def spelled(engine: str, version: str) -> str:
+    """As `parse_engine` reads it."""
+    return f"{engine}:{version}" if version else engine
 
 
 def era_of(engine: str, version: str = "") -> str:

@@ -17,6 +17,7 @@ from ridgeline.cost.count import count_state_bytes
 from ridgeline.cost.deployment import Deployment, deploy
 from ridgeline.cost.described import Described, describe
 from ridgeline.cost.efficiency import Profile
+from ridgeline.cost.engines import NEWEST, spelled
 from ridgeline.cost.profile import load_profile
 from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.engine.schedule.state import Limits, SchedulerState
@@ -67,7 +68,8 @@ class Knobs:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaKind:
-    """Replicas that are alike. cache_tokens: that the cache of one holds, of rows that no window
+    """Replicas that are alike. engine: whose overheads are in its steps (`parse_engine`); "":
+    those that were timed here. cache_tokens: that the cache of one holds, of rows that no window
     has passed. kv_bytes: of so many tokens of a row, recurrent states included. gpus: of one
     replica; usd_per_hour, watts: of one GPU, least and most; None: not known.
     """
@@ -86,6 +88,7 @@ class ReplicaKind:
     watts: float | None = None
     link_bytes_per_second: float | None = None
     notes: tuple[str, ...] = ()
+    engine: str = ""
 
 
 def replica_on(
@@ -99,10 +102,13 @@ def replica_on(
     kv: str = "bf16",
     price: str | None = None,
     profile: Profile | None = None,
+    engine: str = NEWEST[0],
+    version: str = NEWEST[1],
 ) -> ReplicaKind:
     """mesh: None: the fewest ranks of tensor parallelism that hold the model. price: a class of
-    prices; None: all that are paid. profile: of efficiencies; None: the fitted one. RequestError
-    and CapacityError say what cannot be.
+    prices; None: all that are paid. profile: of efficiencies; None: the fitted one. engine,
+    version: whose overheads, as `deploy` has them. RequestError and CapacityError say what cannot
+    be.
     """
     knobs.check()
     if precision not in PRECISIONS:
@@ -112,7 +118,9 @@ def replica_on(
     chip = accelerator.chip()
 
     def on(mesh: Mesh) -> Deployment:
-        return deploy(described, chip=chip, mesh=mesh, profile=profile)
+        return deploy(
+            described, chip=chip, mesh=mesh, engine=engine, version=version, profile=profile
+        )
 
     if mesh is not None:
         check_degree(described.graph, mesh.tp)
@@ -163,6 +171,7 @@ def replica_of(
         watts=accelerator.watts.value if accelerator.watts else None,
         link_bytes_per_second=_link(accelerator, mesh.gpus),
         notes=(f"steps by the profile {profile.name!r}: {profile.source}",),
+        engine=spelled(deployment.engine, deployment.version),
     )
 
 

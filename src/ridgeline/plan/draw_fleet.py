@@ -152,12 +152,12 @@ def _limit_lines(limits: Fields) -> list[tuple[str, str]]:
 
 
 def heading(fields: Fields) -> str:
-    apart = ""
+    apart, engine = "", f", {fields['engine']}" if fields["engine"] else ""
     if fields["prefill_replicas"]:
         prefill = fields["prefill_replicas"]
         apart = f" ({prefill} for prompts, {fields['replicas'] - prefill} for answers)"
     return (
-        f"{fields['model']} on {fields['replicas']} x ({fields['replica']}){apart}, "
+        f"{fields['model']} on {fields['replicas']} x ({fields['replica']}{engine}){apart}, "
         f"{fields['router']}, {fields['policy']}; {fields['load']}"
     )
 

@@ -80,7 +80,7 @@ def heading(found: Roofline) -> str:
     per = f", tp {found.mesh.tp}: a rank's share" if found.mesh.gpus > 1 else ""
     return (
         f"{found.model} in {found.precision} (KV {found.kv}), {found.step}, "
-        f"on {mesh}{found.accelerator.title}{per}"
+        f"on {mesh}{found.accelerator.title}{per}; host: {found.engine}"
     )
 
 

@@ -16,6 +16,7 @@ from ridgeline.cost.chip import Chip, Mesh
 from ridgeline.cost.deployment import Deployment, deploy
 from ridgeline.cost.described import describe
 from ridgeline.cost.efficiency import Pieces, piece_seconds
+from ridgeline.cost.engines import NEWEST, spelled
 from ridgeline.cost.precisions import arithmetic_of
 from ridgeline.cost.steps import steps_of
 from ridgeline.errors import CapacityError, RidgelineError
@@ -79,7 +80,9 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """peaks: operations per second by arithmetic, of one rank; all times are of one step."""
+    """peaks: operations per second by arithmetic, of one rank; all times are of one step. engine:
+    whose overheads the host's seconds are, as `parse_engine` reads it.
+    """
 
     model: str
     accelerator: Accelerator
@@ -93,6 +96,7 @@ class Roofline:
     dots: tuple[Dot, ...]
     floors: tuple[Floor, ...]
     host_seconds: float
+    engine: str
 
 
 def roofline(
@@ -106,22 +110,24 @@ def roofline(
     kv: str = "bf16",
     tp: int | None = None,
     memory_bytes: float | None = None,
+    engine: tuple[str, str] = NEWEST,
 ) -> Roofline:
     """tp: ranks of tensor parallelism; None: the fewest that hold the weights and the step's cache
-    in `precision`. CapacityError where the accelerator's whole domain does not hold them.
+    in `precision`. engine: and its version, whose overheads the host has. CapacityError where
+    the accelerator's whole domain does not hold them.
     """
     if tp is not None:
         check_degree(describe(config, "bf16").graph, tp)
     chip = accelerator.chip(memory_bytes)
     mesh = Mesh(tp=tp) if tp else _fewest(config, precision, kv, chip, shape, accelerator)
-    main = _deployed(config, precision, kv, chip, mesh)
+    main = _deployed(config, precision, kv, chip, mesh, engine)
     steps = steps_of((shape,), main.windows)
     pieces = main.pieces(steps)
     dots = _dots(main, pieces, chip)
     host = main.step_seconds(shape).by_class["host"]
     floors = []
     for name in dict.fromkeys((*FLOORS, precision)):
-        deployment = main if name == precision else _deployed(config, name, kv, chip, mesh)
+        deployment = main if name == precision else _deployed(config, name, kv, chip, mesh, engine)
         floors.append(_floor(name, deployment, shape, chip))
     used = {dot.arithmetic for dot in dots if dot.flops}
     return Roofline(
@@ -137,17 +143,24 @@ def roofline(
         dots,
         tuple(floors),
         host,
+        spelled(*engine),
     )
 
 
 def _deployed(
-    config: Mapping[str, object], precision: str, kv: str, chip: Chip, mesh: Mesh
+    config: Mapping[str, object],
+    precision: str,
+    kv: str,
+    chip: Chip,
+    mesh: Mesh,
+    engine: tuple[str, str] = NEWEST,
 ) -> Deployment:
     if precision not in PRECISIONS:
         raise RidgelineError(
             f"precision {precision!r} is not known; there are: {', '.join(PRECISIONS)}"
         )
-    return deploy(describe(config, PRECISIONS[precision], kv=kv), chip=chip, mesh=mesh)
+    described = describe(config, PRECISIONS[precision], kv=kv)
+    return deploy(described, chip=chip, mesh=mesh, engine=engine[0], version=engine[1])
 
 
 def _needed(deployment: Deployment, shape: StepShape) -> float:

@@ -40,6 +40,7 @@ def summary(
     fields: dict[str, object] = {
         "model": kind.name,
         "replica": kind.machine,
+        "engine": kind.engine or None,
         "replicas": fleet.replicas,
         "prefill_replicas": fleet.prefill,
         "gpus": gpus,
