@@ -86,13 +86,20 @@ template <int Groups>
 std::int32_t start(const ActivationBlock& x, int group) {
   return Groups == 2 ? x.start32[group] : x.start16[group];
 }
+#ifdef RIDGELINE_ISA_avx2
+template <int Groups>
+FineStart start(const FineBlock& x, int group) {
+  return {Groups == 2 ? x.start32[group] : x.start16[group]};
+}
+#endif
 
 constexpr std::int64_t kMaxPanelStripBytes = 1024 + 4 * 64 + 4 * 64;
 
-// One stretch of K for one pair of strips and some rows.
+// One stretch of K for one pair of strips and some rows, whose activations are X's.
+template <class X>
 struct Stretch {
   const std::uint8_t* weights;       // the pair's blocks, strip 0 and strip 1 in turns
-  const ActivationBlock* x;          // the rows' blocks from the same place in K
+  const X* x;                        // the rows' blocks from the same place in K
   std::int64_t x_stride;             // blocks from row to row
   std::int64_t blocks;
   int terms;                         // blocks of activations for each block of weights
@@ -107,16 +114,16 @@ struct Stretch {
 };
 
 // Sums of one block and term: Strips strips from the first of acc, a line of each at a time.
-template <class W, int Rows, int Strips>
-[[gnu::always_inline]] inline void multiply_block(const std::uint8_t* weights, const ActivationBlock* x,
-                                                  std::int64_t x_stride, const std::uint8_t* ahead,
-                                                  Floats (&acc)[Rows][2], int first) {
+template <class W, int Rows, int Strips, class X>
+[[gnu::always_inline]] inline void multiply_block(const std::uint8_t* weights, const X* x, std::int64_t x_stride,
+                                                  const std::uint8_t* ahead, Floats (&acc)[Rows][2], int first) {
   constexpr IntegerShape kShape = W::kShape;
   constexpr int kBits = kShape.number_bits(), kGroups = kShape.groups(), kGroupSteps = kShape.group / 4;
-  constexpr int kAheadLines = Strips * W::kStripBytes / kLineBytes, kTogether = kStepsAtOnce<kBits>;
+  constexpr int kAheadLines = Strips * W::kStripBytes / kLineBytes;
+  constexpr int kTogether = sizeof(x->q[0]) == 1 ? kStepsAtOnce<kBits> : 1;
 #pragma GCC unroll 1
   for (int g = 0; g < kGroups; g++) {
-    Sums sums[Rows][Strips];
+    decltype(begin<kBits>(start<kGroups>(*x, g))) sums[Rows][Strips];
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 2
@@ -145,8 +152,8 @@ template <class W, int Rows, int Strips>
       }
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; r++) {
-        const std::int8_t* q = x[r * x_stride].q + g * kShape.group + i * 4;
-        const Quad quad = load_quad(q);
+        const auto* q = x[r * x_stride].q + g * kShape.group + i * 4;
+        const auto quad = load_quad(q);
         if constexpr (kTogether == 1) {
 #pragma GCC unroll 2
           for (int c = 0; c < Strips; c++) sums[r][c] = dot<kBits>(sums[r][c], lines[0][c], quad);
@@ -166,7 +173,7 @@ template <class W, int Rows, int Strips>
       if constexpr (kShape.minima) minima = W::minima(weights + c * W::kNextStrip, g);
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; r++) {
-        const ActivationBlock& a = x[r * x_stride];
+        const X& a = x[r * x_stride];
         const Floats sum = finish<kBits>(sums[r][c]);
         Floats& to = acc[r][first + c];
         to = fma(mul(sum, all(a.scale[g * 2 / kGroups])), scales, to);
@@ -176,8 +183,8 @@ template <class W, int Rows, int Strips>
   }
 }
 
-template <class W, int Rows>
-[[gnu::noinline]] void tile(const Stretch& s) {
+template <class W, int Rows, class X>
+[[gnu::noinline]] void tile(const Stretch<X>& s) {
   constexpr int kStrips = Rows <= kInOrderRows && W::kStreams ? 1 : kTileStrips;
   const std::int64_t blocks = s.blocks, ahead_bytes = s.ahead_bytes, x_stride = s.x_stride;
   const int terms = s.terms;
@@ -192,7 +199,7 @@ template <class W, int Rows>
   }
   const std::uint8_t* weights = s.weights;
   const std::uint8_t* ahead = s.ahead;
-  const ActivationBlock* x = s.x;
+  const X* x = s.x;
   for (std::int64_t b = 0; b < blocks; b++) {
     if constexpr (!W::kStreams) {
       for (std::int64_t i = 0; i < ahead_bytes; i += 64) prefetch_far(ahead + i);
@@ -219,16 +226,16 @@ template <class W, int Rows>
   }
 }
 
-template <class W, int Rows>
-void tile_of(const Stretch& s, int rows) {
+template <class W, int Rows, class X>
+void tile_of(const Stretch<X>& s, int rows) {
   if (rows == Rows) return tile<W, Rows>(s);
   if constexpr (Rows > 1) tile_of<W, Rows - 1>(s, rows);
 }
 
 // All rows of a stretch, in tiles of nearly equal height. Weights that stream are asked for ahead of
 // the first tile; the passes over a panel share the asking for what the next one is made of.
-template <class W>
-void tiles(Stretch s, std::int64_t m, const std::uint8_t* next, std::int64_t next_bytes) {
+template <class W, class X>
+void tiles(Stretch<X> s, std::int64_t m, const std::uint8_t* next, std::int64_t next_bytes) {
   const std::int64_t count = (m + kTileRows - 1) / kTileRows;
   s.ahead = next;
   s.ahead_bytes = W::kStreams ? 2 * W::kStripBytes : next_bytes / (s.blocks * count) / 64 * 64 + 64;
@@ -244,15 +251,15 @@ void tiles(Stretch s, std::int64_t m, const std::uint8_t* next, std::int64_t nex
   }
 }
 
-template <Layout L>
-void linear_integer(const PackedMatrix& w, int terms, const ActivationBlock* x, std::int64_t m,
+template <Layout L, class X>
+void linear_integer(const PackedMatrix& w, int terms, const X* x, std::int64_t m,
                     std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y,
                     std::int64_t ldy, std::uint8_t* panel) {
   using From = Packed<L>;
   using To = Unpacked<L>;
   const std::int64_t blocks = num_blocks(w.k), pair_bytes = blocks * 2 * From::kStripBytes;
   const auto* data = reinterpret_cast<const std::uint8_t*>(w.data);
-  Stretch s{};
+  Stretch<X> s{};
   s.x_stride = blocks * terms;
   s.ldy = ldy;
   s.terms = terms;
@@ -301,10 +308,13 @@ std::size_t linear_scratch_bytes() { return kPanelBlocks * 2 * kMaxPanelStripByt
 void linear(const PackedMatrix& w, ActivationKind kind, const std::byte* activations, std::int64_t m,
             std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y,
             std::int64_t ldy, std::byte* scratch) {
+  auto* panel = reinterpret_cast<std::uint8_t*>(scratch);
   const bool is_integer = with_integer_layout(w.layout, [&]<Layout L>() {
-    linear_integer<L>(w, kind == ActivationKind::int8x2 ? 2 : 1,
-                      reinterpret_cast<const ActivationBlock*>(activations), m, strip_begin, strip_end, bias, y, ldy,
-                      reinterpret_cast<std::uint8_t*>(scratch));
+    const auto multiply = [&](int terms, const auto* x) {
+      linear_integer<L>(w, terms, x, m, strip_begin, strip_end, bias, y, ldy, panel);
+    };
+    if (kind == ActivationKind::int8x2) return multiply(kFineTerms, reinterpret_cast<const FineTerm*>(activations));
+    multiply(1, reinterpret_cast<const ActivationBlock*>(activations));
   });
   if (!is_integer) linear_float(w, activations, m, strip_begin, strip_end, bias, y, ldy);
 }

@@ -101,62 +101,89 @@ __m128 largest_of(const __m256* v) {
   return _mm_castsi128_ps(_mm_max_epu32(half, _mm_shuffle_epi32(half, 0xb1)));
 }
 
-// (Unrolled, or g++ copies x to the stack in halves that no whole load can be forwarded from.)
-template <int kTerms>
-void quantize_terms(const float* x, ActivationBlock* out) {
+// The numbers of 64 in units of their group's scale.
+struct Scaled {
   __m256 v[8];
+  __m128 scale;  // lanes 0 and 1
+};
+// (Unrolled, or g++ copies x to the stack in halves that no whole load can be forwarded from.)
+[[gnu::always_inline]] inline Scaled scaled(const float* x) {
+  Scaled out;
+  __m256(&v)[8] = out.v;
 #pragma GCC unroll 8
   for (int i = 0; i < 8; i++) v[i] = _mm256_loadu_ps(x + i * 8);
   // The groups' in lanes 0 and 1.
   const __m128 largest = _mm_unpacklo_ps(largest_of(v), largest_of(v + 4));
   const __m128 something = _mm_cmp_ps(largest, _mm_set1_ps(kNothing), _CMP_NLT_UQ);
-  __m128 scale = _mm_and_ps(something, _mm_mul_ps(largest, _mm_set1_ps(1.0f / kLargest)));
+  out.scale = _mm_and_ps(something, _mm_mul_ps(largest, _mm_set1_ps(1.0f / kLargest)));
   const __m128 inverse = _mm_and_ps(something, _mm_div_ps(_mm_set1_ps(kLargest), largest));
   const __m256 by[2] = {_mm256_broadcastss_ps(inverse), _mm256_broadcastss_ps(_mm_movehdup_ps(inverse))};
 #pragma GCC unroll 8
   for (int i = 0; i < 8; i++) v[i] = _mm256_mul_ps(v[i], by[i / 4]);
-#pragma GCC unroll 2
-  for (int term = 0; term < kTerms; term++) {
-    ActivationBlock& block = out[term];
-    __m128i words[2];  // of the groups: the sums of 16 codes and of the others, as two words each
-#pragma GCC unroll 2
-    for (int g = 0; g < 2; g++) {
-      __m256i q[4];
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; i++) {
-        __m256& each = v[g * 4 + i];
-        q[i] = _mm256_cvtps_epi32(each);
-        if (term + 1 < kTerms) {
-          each = _mm256_mul_ps(_mm256_sub_ps(each, _mm256_cvtepi32_ps(q[i])), _mm256_set1_ps(kResidueSteps));
-        }
-      }
-      const __m256i mixed = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
-      const __m256i bytes = _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(block.q) + g, bytes);
-      __m256i sums = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
-      sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32(sums, 0x4e));
-      sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32(sums, 0xb1));
-      words[g] = _mm_unpacklo_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    }
-    const __m128i words16 = _mm_unpacklo_epi64(words[0], words[1]);
-    const __m128i words32 =  // lanes 0, 1
-        _mm_shuffle_epi32(_mm_add_epi16(words16, _mm_shuffle_epi32(words16, 0xb1)), 0x08);
-    const auto start = [](__m128i sums) { return _mm_slli_epi16(_mm_sub_epi16(_mm_setzero_si128(), sums), 3); };
-    const auto whole = [](__m128i sums) { return _mm_cvtepi32_ps(_mm_madd_epi16(sums, _mm_set1_epi16(1))); };
-    const __m128 unit = _mm_mul_ps(scale, _mm_set1_ps(kSumUnit));
-    // scale[2], start32[2]; start16[4]; sum32[2], sum16[4]: the line after the codes.
-    auto* rest = reinterpret_cast<__m128i*>(block.scale);
-    _mm_store_si128(rest, _mm_unpacklo_epi64(_mm_castps_si128(scale), start(words32)));
-    _mm_store_si128(rest + 1, start(words16));
-    _mm_storel_pi(reinterpret_cast<__m64*>(block.sum32), _mm_mul_ps(whole(words32), unit));
-    _mm_storeu_ps(block.sum16, _mm_mul_ps(whole(words16), _mm_unpacklo_ps(unit, unit)));
-    scale = _mm_mul_ps(scale, _mm_set1_ps(1.0f / kResidueSteps));
-  }
+  return out;
 }
 
-void quantize_block(const float* x, ActivationBlock* out, int terms) {
-  if (terms == 1) return quantize_terms<1>(x, out);
-  quantize_terms<2>(x, out);
+void quantize_block(const float* x, ActivationBlock* block) {
+  const Scaled in = scaled(x);
+  __m128i words[2];  // of the groups: the sums of 16 codes and of the others, as two words each
+#pragma GCC unroll 2
+  for (int g = 0; g < 2; g++) {
+    __m256i q[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) q[i] = _mm256_cvtps_epi32(in.v[g * 4 + i]);
+    const __m256i mixed = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+    const __m256i bytes = _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(block->q) + g, bytes);
+    __m256i sums = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+    sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32(sums, 0x4e));
+    sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32(sums, 0xb1));
+    words[g] = _mm_unpacklo_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+  }
+  const __m128i words16 = _mm_unpacklo_epi64(words[0], words[1]);
+  const __m128i words32 =  // lanes 0, 1
+      _mm_shuffle_epi32(_mm_add_epi16(words16, _mm_shuffle_epi32(words16, 0xb1)), 0x08);
+  const auto start = [](__m128i sums) { return _mm_slli_epi16(_mm_sub_epi16(_mm_setzero_si128(), sums), 3); };
+  const auto whole = [](__m128i sums) { return _mm_cvtepi32_ps(_mm_madd_epi16(sums, _mm_set1_epi16(1))); };
+  const __m128 unit = _mm_mul_ps(in.scale, _mm_set1_ps(kSumUnit));
+  // scale[2], start32[2]; start16[4]; sum32[2], sum16[4]: the line after the codes.
+  auto* rest = reinterpret_cast<__m128i*>(block->scale);
+  _mm_store_si128(rest, _mm_unpacklo_epi64(_mm_castps_si128(in.scale), start(words32)));
+  _mm_store_si128(rest + 1, start(words16));
+  _mm_storel_pi(reinterpret_cast<__m64*>(block->sum32), _mm_mul_ps(whole(words32), unit));
+  _mm_storeu_ps(block->sum16, _mm_mul_ps(whole(words16), _mm_unpacklo_ps(unit, unit)));
+}
+
+void quantize_block(const float* x, FineBlock* block) {
+  const Scaled in = scaled(x);
+  __m128i pairs[4];  // of 16 numbers each: two halves of their sum, in lanes 0 and 1
+#pragma GCC unroll 4
+  for (int h = 0; h < 4; h++) {
+    __m256i q[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+      const __m256 v = in.v[h * 2 + i];
+      const __m256i first = _mm256_cvtps_epi32(v);
+      const __m256 left = _mm256_mul_ps(_mm256_sub_ps(v, _mm256_cvtepi32_ps(first)), _mm256_set1_ps(kResidueSteps));
+      const __m256i steps = _mm256_set1_epi32(static_cast<int>(kResidueSteps));
+      q[i] = _mm256_add_epi32(_mm256_mullo_epi32(first, steps), _mm256_cvtps_epi32(left));
+    }
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(q[0], q[1]), 0xd8);
+    const __m256i in_turns = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, 0xd8), 0xd8);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(block->q) + h, in_turns);
+    const __m256i sums = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
+    const __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    pairs[h] = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+  }
+  const __m128i sum16 = _mm_hadd_epi32(_mm_unpacklo_epi64(pairs[0], pairs[1]), _mm_unpacklo_epi64(pairs[2], pairs[3]));
+  const __m128i sum32 = _mm_hadd_epi32(sum16, sum16);
+  const auto start = [](__m128i sums) { return _mm_slli_epi32(_mm_sub_epi32(_mm_setzero_si128(), sums), 3); };
+  const __m128 scale = _mm_mul_ps(in.scale, _mm_set1_ps(1.0f / kResidueSteps));
+  const __m128 unit = _mm_mul_ps(scale, _mm_set1_ps(kSumUnit));
+  auto* rest = reinterpret_cast<__m128i*>(block->scale);
+  _mm_store_si128(rest, _mm_unpacklo_epi64(_mm_castps_si128(scale), start(sum32)));
+  _mm_store_si128(rest + 1, start(sum16));
+  _mm_storel_pi(reinterpret_cast<__m64*>(block->sum32), _mm_mul_ps(_mm_cvtepi32_ps(sum32), unit));
+  _mm_storeu_ps(block->sum16, _mm_mul_ps(_mm_cvtepi32_ps(sum16), _mm_unpacklo_ps(unit, unit)));
 }
 
 #else
@@ -231,13 +258,19 @@ void quantize_block(const float* x, ActivationBlock* out, int terms) {
 
 #endif
 
-void quantize_row(const float* x, std::int64_t k, ActivationBlock* out, int terms) {
+#ifndef RIDGELINE_ISA_avx2
+void quantize_block(const float* x, ActivationBlock* out) { quantize_block(x, out, 1); }
+void quantize_block(const float* x, FineBlock* out) { quantize_block(x, out->terms, 2); }
+#endif
+
+template <class Block>
+void quantize_row(const float* x, std::int64_t k, Block* out) {
   const std::int64_t whole = k / kBlock;
-  for (std::int64_t b = 0; b < whole; b++) quantize_block(x + b * kBlock, out + b * terms, terms);
+  for (std::int64_t b = 0; b < whole; b++) quantize_block(x + b * kBlock, out + b);
   if (k % kBlock) {
     float last[kBlock] = {};
     std::memcpy(last, x + whole * kBlock, static_cast<std::size_t>(k % kBlock) * sizeof(float));
-    quantize_block(last, out + whole * terms, terms);
+    quantize_block(last, out + whole);
   }
 }
 
@@ -246,7 +279,7 @@ void quantize_row(const float* x, std::int64_t k, ActivationBlock* out, int term
 std::size_t activation_row_bytes(ActivationKind kind, std::int64_t k) {
   switch (kind) {
     case ActivationKind::int8: return num_blocks(k) * sizeof(ActivationBlock);
-    case ActivationKind::int8x2: return num_blocks(k) * 2 * sizeof(ActivationBlock);
+    case ActivationKind::int8x2: return num_blocks(k) * sizeof(FineBlock);
     case ActivationKind::int16: return wide_row_bytes(k);
     case ActivationKind::bf16: return padded(k, 32) * 2;
     case ActivationKind::f32: return padded(k, 16) * 4;
@@ -257,9 +290,10 @@ std::size_t activation_row_bytes(ActivationKind kind, std::int64_t k) {
 void quantize_rows(ActivationKind kind, const float* x, std::int64_t ldx, std::int64_t m,
                    std::int64_t k, std::byte* out, std::size_t out_stride) {
   for (std::int64_t row = 0; row < m; row++, x += ldx, out += out_stride) {
-    if (kind == ActivationKind::int8 || kind == ActivationKind::int8x2) {
-      quantize_row(x, k, reinterpret_cast<ActivationBlock*>(out),
-                   kind == ActivationKind::int8 ? 1 : 2);
+    if (kind == ActivationKind::int8) {
+      quantize_row(x, k, reinterpret_cast<ActivationBlock*>(out));
+    } else if (kind == ActivationKind::int8x2) {
+      quantize_row(x, k, reinterpret_cast<FineBlock*>(out));
     } else if (kind == ActivationKind::bf16) {
       auto* numbers = reinterpret_cast<std::uint16_t*>(out);
       for (std::int64_t i = 0; i < k; i++) numbers[i] = to_bfloat(x[i]);

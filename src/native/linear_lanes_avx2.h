@@ -15,6 +15,10 @@ struct Floats { __m256 v[2]; };
 struct Sums { __m256i v[2]; };
 struct Line { __m256i v[2]; };  // 4 codes a channel, as bytes 0 .. 2^bits - 1; eight bits: q, signed
 using Quad = __m256i;
+// Of a FineBlock: its first and third number, and its second and fourth.
+struct FineQuad { __m256i even, odd; };
+struct FineStart { std::int32_t value; };
+struct FineSums { __m256i v[2]; };
 
 static inline Floats load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 static inline void store(float* p, Floats a) {
@@ -130,11 +134,12 @@ static inline Line six_bit_line(const std::uint8_t* codes, const std::uint8_t* u
           _mm256_or_si256(low.v[1], upper_pair(upper.v[1], step))};
 }
 
-static inline Quad load_quad(const std::int8_t* q) {
+static inline __m256i load_four_bytes(const void* p) {
   std::int32_t bits;
-  std::memcpy(&bits, q, 4);
+  std::memcpy(&bits, p, 4);
   return _mm256_set1_epi32(bits);
 }
+static inline Quad load_quad(const std::int8_t* q) { return load_four_bytes(q); }
 // begin, then dots, then finish: the float of sum(q * activation), exactly. (kSumScale of it is in the
 // unit that kernels share; a power of two, which scales take over once.)
 //
@@ -191,6 +196,29 @@ static inline Sums dot_two(Sums sums, Line first, Line second, Quad x, Quad y) {
 template <int Bits>
 static inline Floats finish(Sums sums) {
   if constexpr (Bits == 4) sums = {add_pairs_of_words(sums.v[0]), add_pairs_of_words(sums.v[1])};
+  return {_mm256_cvtepi32_ps(sums.v[0]), _mm256_cvtepi32_ps(sums.v[1])};
+}
+
+// The same of a FineBlock: words of codes as they are stored, 0 .. 2^Bits - 1, by words of activations.
+static inline FineQuad load_quad(const std::int16_t* q) { return {load_four_bytes(q), load_four_bytes(q + 2)}; }
+template <int Bits>
+static inline FineSums begin(FineStart start) {
+  const __m256i sums = _mm256_slli_epi32(_mm256_set1_epi32(start.value), Bits - 4);
+  return {sums, sums};
+}
+template <int Bits>
+static inline __m256i dot_half(__m256i sums, __m256i codes, FineQuad activations) {
+  if constexpr (Bits == 8) codes = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+  const __m256i even = _mm256_and_si256(codes, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(codes, 8);
+  sums = now(_mm256_add_epi32(sums, _mm256_madd_epi16(even, activations.even)));
+  return now(_mm256_add_epi32(sums, _mm256_madd_epi16(odd, activations.odd)));
+}
+template <int Bits>
+static inline FineSums dot(FineSums sums, Line codes, FineQuad activations) {
+  return {dot_half<Bits>(sums.v[0], codes.v[0], activations), dot_half<Bits>(sums.v[1], codes.v[1], activations)};
+}
+template <int Bits>
+static inline Floats finish(FineSums sums) {
   return {_mm256_cvtepi32_ps(sums.v[0]), _mm256_cvtepi32_ps(sums.v[1])};
 }
 

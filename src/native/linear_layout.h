@@ -105,8 +105,7 @@ static inline bool with_integer_layout(Layout layout, Run run) {
 
 constexpr std::int64_t num_blocks(std::int64_t k) { return (k + kBlock - 1) / kBlock; }
 
-// 64 int8 activations of one token. int8x2 rows alternate two such blocks: the second quantizes what
-// the first left over.
+// 64 int8 activations of one token. int8x2 rows have two terms of each: the second quantizes what the first left over.
 struct alignas(64) ActivationBlock {
   std::int8_t q[kBlock];
   float scale[2];            // one a group of 32
@@ -119,6 +118,29 @@ struct alignas(64) ActivationBlock {
   std::uint8_t pad[8];
 };
 static_assert(sizeof(ActivationBlock) == 128);
+
+// The same 64 of an int8x2 row. Of AVX2 both terms are one number, 254 times the first and the second: products of words
+// take as long for it as products of bytes for one of the two.
+#ifdef RIDGELINE_ISA_avx2
+struct alignas(64) FineBlock {
+  std::int16_t q[kBlock];    // of each four the first, the third, the second, the fourth
+  float scale[2];            // of the second term
+  std::int32_t start32[2];   // -8 * sum of the group's q
+  std::int32_t start16[4];
+  float sum32[2];
+  float sum16[4];
+  std::uint8_t pad[8];
+};
+static_assert(sizeof(FineBlock) == 192);
+using FineTerm = FineBlock;
+#else
+struct FineBlock {
+  ActivationBlock terms[2];
+};
+using FineTerm = ActivationBlock;
+#endif
+// What a block of weights is multiplied by, one after the other.
+inline constexpr int kFineTerms = sizeof(FineBlock) / sizeof(FineTerm);
 
 // A row of int16 activations, of k numbers in blocks of 64: for each block 64 high and 64 low bytes; then for each its sums;
 // then for each stretch of blocks its scales. A number is scale[0] * high + scale[1] * low; scale[1] is a 28th of scale[0].
