@@ -272,6 +272,14 @@ def processor_seconds(pid: int) -> dict[str, float]:
     return found
 
 
+def machine_seconds() -> dict[str, float]:
+    """Of all cores together, so far: when nothing ran, and what the host gave to others."""
+    first = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    ticks = list(map(int, first))
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    return {"idle": (ticks[3] + ticks[4]) * tick, "steal": ticks[7] * tick}
+
+
 class Crowd:
     """Callers who come at moments of their own, on one thread that does next to nothing for each:
     no event loop, no tasks. Who comes within `tick` seconds of another is sent with it: waking for

@@ -4,10 +4,13 @@
 
 First the peak: as many requests as rows, again and again. Then Poisson arrivals at --times that
 rate. Checked: each accepted answer is complete and has the text that it has alone; refusals are 429
-with Retry-After and take under 50 ms; goodput beside the peak: right answers that ended in those
-seconds (what was let in is finished after them); resident memory; what client and server have of
-the cores. --asyncio asks as `serve_load.py` does, with a task for each caller: on a machine that
-serves and asks at once, its 0.2 ms for each of those who are refused is the server's loss, too.
+with Retry-After and take under 50 ms; goodput beside the peak; resident memory; what client and
+server have of the cores. Goodput and peak count alike: right answers, each by the part of its
+pieces that came in those seconds, since what is in the rows when they are over was begun in them,
+and nobody is served by the rows' emptying afterwards. Beside it, as it was counted before: answers
+that ended in those seconds, of a peak with its emptying. --asyncio asks as `serve_load.py` does,
+with a task for each caller: on a machine that serves and asks at once, its 0.2 ms for each of those
+who are refused is the server's loss, too.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import Any
 from serve_client import (
     Crowd,
     Reply,
+    machine_seconds,
     percentile,
     post,
     processor_seconds,
@@ -40,7 +44,8 @@ def overload(port: int, pid: int, asked: argparse.Namespace) -> dict[str, Any]:
     base = {"max_tokens": asked.tokens, "temperature": 0, "ignore_eos": True, "stream": True}
     texts = prompts(None, 32)
     bodies = {text: base | {"prompt": text} for text in texts}
-    alone, peak, cores_at_peak = run(_peak(port, pid, bodies, asked))
+    alone, at_peak, peak_ended, cores_at_peak = run(_peak(port, pid, bodies, asked))
+    peak = at_peak / asked.peak_seconds
     before = resident_bytes(pid)
     chance = random.Random(1)
     arrivals: list[tuple[float, str]] = []
@@ -58,22 +63,23 @@ def overload(port: int, pid: int, asked: argparse.Namespace) -> dict[str, Any]:
     replies = [(text, reply) for (_, text), reply in zip(arrivals, answered, strict=True)]
     accepted = [(text, one) for text, one in replies if one.status == 200]
     refused = [one for _, one in replies if one.status != 200]
-    right = sum(one.done and one.text == alone[text] for text, one in accepted)
-    in_time = sum(
-        one.done and one.text == alone[text] and one.ended < began + asked.seconds
-        for text, one in accepted
-    )
+    good = [one for text, one in accepted if one.done and one.text == alone[text]]
+    until = began + asked.seconds
+    in_time = sum(_part(one, until) for one in good)
+    ended = sum(one.ended < until for one in good)
     waits = [1e3 * (one.first_byte - one.sent) for one in refused]
     return {
         "peak_req_s": round(peak, 2),
         "asked": len(replies),
         "accepted": len(accepted),
-        "right_and_complete": right,
+        "right_and_complete": len(good),
         "refused": len(refused),
         "not_429": sum(one.status != 429 for one in refused),
         "without_retry_after": sum(one.retry_after is None for one in refused),
         **{f"refusal_p{p}_ms": round(percentile(waits, p / 100), 1) for p in (50, 99, 100)},
         "goodput_share_of_peak": round(in_time / asked.seconds / peak, 3),
+        "peak_ended_req_s": round(peak_ended, 2),
+        "ended_share_of_peak_ended": round(ended / asked.seconds / peak_ended, 3),
         "cores_at_peak": cores_at_peak,
         "cores": cores,
         "rss_before_mb": before >> 20,
@@ -83,22 +89,33 @@ def overload(port: int, pid: int, asked: argparse.Namespace) -> dict[str, Any]:
 
 async def _peak(
     port: int, pid: int, bodies: dict[str, dict[str, Any]], asked: argparse.Namespace
-) -> tuple[dict[str, str], float, dict[str, float]]:
-    """Each text's answer alone, requests a second with as many at once as rows, and cores then."""
+) -> tuple[dict[str, str], float, float, dict[str, float]]:
+    """Each text's answer alone; with as many at once as rows, answers' worth that came in
+    `peak_seconds`, answers a second until all had ended, and cores then.
+    """
     alone = {
         text: (await post(port, "/v1/completions", body)).text for text, body in bodies.items()
     }
-    finished, began, had = 0, time.perf_counter(), _had(pid)
+    replies: list[Reply] = []
+    began, had = time.perf_counter(), _had(pid)
+    until = began + asked.peak_seconds
 
     async def again() -> None:
-        nonlocal finished
-        while time.perf_counter() < began + asked.peak_seconds:
-            reply = await post(port, "/v1/completions", random.choice(list(bodies.values())))
-            finished += reply.done and reply.status == 200
+        while time.perf_counter() < until:
+            text = random.choice(list(bodies))
+            reply = await post(port, "/v1/completions", bodies[text])
+            if reply.done and reply.status == 200 and reply.text == alone[text]:
+                replies.append(reply)
 
     await asyncio.gather(*(again() for _ in range(asked.rows)))
     seconds = time.perf_counter() - began
-    return alone, finished / seconds, _shares(had, _had(pid), seconds)
+    in_time = sum(_part(one, until) for one in replies)
+    return alone, in_time, len(replies) / seconds, _shares(had, _had(pid), seconds)
+
+
+def _part(reply: Reply, until: float) -> float:
+    """Of an answer what came until then, as a share of its pieces."""
+    return sum(stamp < until for stamp in reply.stamps) / len(reply.stamps)
 
 
 async def _callers(
@@ -115,12 +132,13 @@ async def _callers(
 
 
 def _had(pid: int) -> dict[str, float]:
-    """Processor seconds so far."""
+    """Processor seconds so far; what is left of all cores is others' work, or the kernel's."""
     threads = processor_seconds(pid)
     return {
         "client": sum(processor_seconds(os.getpid()).values()),
         "server": sum(threads.values()),
         "server_loop": next(iter(threads.values())),
+        **machine_seconds(),
     }
 
 

@@ -16,7 +16,7 @@ from ridgeline.engine.schedule.policies.fair import FairQueue
 from ridgeline.engine.schedule.policies.priority import PriorityQueue
 from ridgeline.engine.schedule.policies.queue import Queue
 from ridgeline.engine.schedule.predict import finish_seconds
-from ridgeline.engine.schedule.state import Limits, SchedulerState
+from ridgeline.engine.schedule.state import USEFUL_CHUNK, Limits, SchedulerState
 from ridgeline.engine.schedule.step import apply, end, schedule
 from ridgeline.errors import Overloaded, RequestError
 from ridgeline.step import RowSampling, Sampled, StepPlan, StepResult, StepShape
@@ -221,7 +221,7 @@ def test_a_pace_in_steps_follows_what_is_learned() -> None:
     def seconds(shape: StepShape) -> float:
         return factor[0] * step_seconds(shape)
 
-    limits = replace(state(rows=4).limits, itl_steps=2.0)
+    limits = replace(state(rows=4).limits, itl_steps=4.0)
     at = SchedulerState.empty(limits, 200, seconds=seconds)
     admit(at, request("a", max_tokens=100))
     step(at, 0)
@@ -233,12 +233,27 @@ def test_a_pace_in_steps_follows_what_is_learned() -> None:
         at.pace.forget()
         target = at.step_target
         assert target is not None
-        assert target == pytest.approx(2 * seconds(StepShape.decode(4, 400)), rel=0.2)
+        assert target == pytest.approx(4 * seconds(StepShape.decode(4, 400)), rel=0.2)
         plan = step(at, 0)
         chunks.append(max(row.num_new for row in plan.rows))
         assert seconds(plan.shape) <= target
     assert 1 < chunks[0] < 300
     assert chunks[1] == pytest.approx(chunks[0], abs=4), "a machine 50 times slower, the same chunk"
+
+
+def test_a_pace_in_steps_of_few_rows_leaves_room_for_a_useful_chunk() -> None:
+    limits = Limits(1, 256, 400, 4, itl_steps=1.5)
+    at = SchedulerState.empty(limits, 200, seconds=step_seconds)
+    target = at.step_target
+    assert target is not None
+    answers = step_seconds(StepShape.decode(1, 400))
+    assert target > 1.5 * answers, "half a step of one row more is too little for any prompt"
+    assert target == pytest.approx(
+        answers + USEFUL_CHUNK * step_seconds(StepShape.prefill(256)) / 256, rel=0.1
+    )
+    few = SchedulerState.empty(replace(limits, max_tokens_per_step=8), 200, seconds=step_seconds)
+    assert few.step_target is not None
+    assert few.step_target < target
 
 
 def test_a_pace_that_no_step_can_keep_is_refused() -> None:

@@ -71,7 +71,8 @@ FLAGS: dict[str, Flag] = {
     ),
     "itl-steps": Flag(
         "The same in steps: prompts leave answers a token in so many steps of all rows.",
-        "itl target = itl_steps * predicted seconds(a step that writes in every row)",
+        "itl target = itl_steps * predicted seconds(a step that writes in every row), at least "
+        "that step and 64 tokens of prompts",
         "chunk",
     ),
     "expert-counts": Flag("Outputs say how often each expert was chosen.", "counted per token"),

@@ -35,7 +35,7 @@ STORED = "stored"
 PRECISIONS = {"bf16": "BF16", "q8_0": "Q8_0", "q5_0": "Q5_0", "q4_1": "Q4_1", "q4_0": "Q4_0"}
 KV = ("bf16", "f16", "int8")
 # As `ridgeline serve` has it: a step with a prompt takes so many times a step of answers at most.
-ITL_STEPS = 4.0
+ITL_STEPS = 1.5
 ROWS = 64
 _ROUGH_REQUESTS, _REQUESTS = 64, 300
 _CAREFUL = 6

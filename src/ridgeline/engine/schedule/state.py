@@ -20,6 +20,9 @@ from ridgeline.step import NO_BLOCK, ONE_GROUP, BlockGroup, StepShape
 
 # Tokens of an answer and its prompt, where a pace is wanted before there are any.
 USUAL_CONTEXT = 512
+# Prompt tokens that a default pace leaves room for beside all rows: with fewer, a step of few rows
+# would read the weights again for next to nothing.
+USEFUL_CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Limits:
     max_waiting: requests in the queue; None: any number. itl_seconds: what a step may take, by the
     cost model, while answers are being written; None: prompts go as fast as the budget lets them.
     itl_steps: the same, where itl_seconds is None, as so many times what a step of all rows takes
-    by the cost model as it is then.
+    by the cost model as it is then; never less than what leaves room for USEFUL_CHUNK.
     is_recurrent: rows have a state besides their blocks, so that another row's blocks help only up
     to where there is a snapshot of it.
     """
@@ -148,7 +151,9 @@ class SchedulerState:
         if self.limits.itl_seconds is not None or self.limits.itl_steps is None or not self.pace:
             return self.limits.itl_seconds
         context = min(USUAL_CONTEXT, self.limits.max_context)
-        return self.limits.itl_steps * self.pace.decode_seconds(self.limits.max_rows, context)
+        answers = self.pace.decode_seconds(self.limits.max_rows, context)
+        chunk = min(USEFUL_CHUNK, self.limits.max_tokens_per_step)
+        return max(self.limits.itl_steps * answers, answers + self.pace.prefill_seconds(chunk))
 
     @property
     def num_waiting(self) -> int:
