@@ -10,13 +10,13 @@
 namespace ridgeline::RIDGELINE_ISA {
 namespace {
 
-// Sums of a tile's strips fill the registers; few rows take both strips at once, as they lie in memory.
+// Sums of a tile's strips fill the registers.
 #if defined(RIDGELINE_ISA_avx512)
 constexpr int kTileRows = 12;
 constexpr int strips_of(int) { return 2; }
 #elif defined(RIDGELINE_ISA_avx2)
 constexpr int kTileRows = 6;
-constexpr int strips_of(int rows) { return rows <= 2 ? 2 : 1; }
+constexpr int strips_of(int) { return 1; }
 #else
 constexpr int kTileRows = 4;
 constexpr int strips_of(int) { return 1; }
@@ -206,6 +206,81 @@ void wide_tile(const Stretch<Bf16>& s, std::int64_t rows) {
 
 #endif
 
+#ifdef RIDGELINE_ISA_avx2
+
+// Few rows read memory as several streams, and ask for nothing: what reads ahead for a core of its own accord does best
+// with four (docs/log.md), and so many lines of each lie within its window of instructions.
+constexpr int kFewRows = kTileRows, kStreams = 4;
+constexpr std::int64_t kTurnBytes = 256;
+
+// `count` pairs from s.weights on, over all of K: a turn of each, one after the other.
+template <class W, int Rows>
+[[gnu::noinline]] void side_by_side(const Stretch<W>& s, std::int64_t pair_bytes, std::int64_t count) {
+  constexpr int kTileStrips = Rows <= 3 ? 2 : 1;  // whose sums fit the registers
+  constexpr std::int64_t kTurn = kTurnBytes / (2 * W::kStripBytes);
+  Floats sums[kStreams][Rows][2];
+  for (std::int64_t p = 0; p < count; p++) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; r++) sums[p][r][0] = sums[p][r][1] = zeros();
+  }
+  for (std::int64_t step = 0; step < s.steps; step += kTurn) {
+    const std::int64_t turn = std::min(kTurn, s.steps - step);
+    for (std::int64_t p = 0; p < count; p++) {
+      for (int strip = 0; strip < 2; strip += kTileStrips) {
+        const std::uint8_t* weights = s.weights + p * pair_bytes + step * 2 * W::kStripBytes + strip * W::kStripBytes;
+        const typename W::Number* x = s.x + step * W::kAlong;
+        Floats acc[Rows][kTileStrips];
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+          for (int c = 0; c < kTileStrips; c++) acc[r][c] = sums[p][r][strip + c];
+        }
+        for (std::int64_t i = 0; i < turn; i++) {
+          W::add(acc, weights, x, s.x_stride);
+          weights += 2 * W::kStripBytes;
+          x += W::kAlong;
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+          for (int c = 0; c < kTileStrips; c++) sums[p][r][strip + c] = acc[r][c];
+        }
+      }
+    }
+  }
+  for (std::int64_t p = 0; p < count; p++)
+    for (int c = 0; c < 2; c++) {
+      const std::int64_t at = p * kStripChannels + c * kLanes;
+      const Floats bias = s.bias ? load_channels(s.bias + at, s.channels - at) : zeros();
+      for (int r = 0; r < Rows; r++)
+        store_channels(s.y + r * s.ldy + at, fma(sums[p][r][c], all(1.0f), bias), s.channels - at);
+    }
+}
+
+// The same for rows [0, rows), rows <= kFewRows, and strips [strip_begin, strip_end).
+template <class W, int Rows = kFewRows>
+void few_rows(Stretch<W> s, std::int64_t pair_bytes, std::int64_t rows, std::int64_t n, std::int64_t strip_begin,
+              std::int64_t strip_end) {
+  if constexpr (Rows > 1) {
+    if (rows < Rows) return few_rows<W, Rows - 1>(s, pair_bytes, rows, n, strip_begin, strip_end);
+  }
+  const std::int64_t groups = (strip_end - strip_begin + kStreams - 1) / kStreams;
+  const auto first_of = [&](std::int64_t group) {
+    return strip_begin + (strip_end - strip_begin) * group / groups;
+  };
+  const Stretch<W> whole = s;
+  for (std::int64_t group = 0; group < groups; group++) {
+    const std::int64_t first = first_of(group);
+    s.weights = whole.weights + first * pair_bytes;
+    s.channels = n - first * kStripChannels;
+    s.y = whole.y + first * kStripChannels;
+    s.bias = whole.bias ? whole.bias + first * kStripChannels : nullptr;
+    side_by_side<W, Rows>(s, pair_bytes, first_of(group + 1) - first);
+  }
+}
+
+#endif
+
 template <class W>
 void linear_of(const PackedMatrix& w, const std::byte* activations, std::int64_t m,
                std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y,
@@ -218,6 +293,16 @@ void linear_of(const PackedMatrix& w, const std::byte* activations, std::int64_t
   Stretch<W> s{};
   s.x_stride = padded(w.k, W::kRowMultiple);
   s.ldy = ldy;
+#ifdef RIDGELINE_ISA_avx2
+  if (m <= kFewRows) {
+    s.weights = data;
+    s.x = x;
+    s.steps = steps;
+    s.y = y;
+    s.bias = bias;
+    return few_rows(s, pair_bytes, m, w.n, strip_begin, strip_end);
+  }
+#endif
   const std::int64_t groups = (m + kRowGroup - 1) / kRowGroup;
   std::int64_t row = 0;
   for (std::int64_t i = 0; i < groups; i++) {
