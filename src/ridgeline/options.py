@@ -11,6 +11,12 @@ from ridgeline.errors import RequestError
 COUNTS = ("context_length", "memory", "max_rows", "max_tokens_per_step", "max_waiting", "threads")
 
 
+# `itl_steps` of a server to which nobody says a pace: a step with a prompt takes so many times a
+# step of answers in every row at most. With 1.5, 2 and 4 a burst has the same tokens a second;
+# gaps are shortest with 1.5 (docs/log.md, "The server under load").
+SERVED_ITL_STEPS = 1.5
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to run a model; None: chosen from the model and the machine.

@@ -15,6 +15,7 @@ from ridgeline.cli.progress import show_progress
 from ridgeline.cli.spinner import show_spinner
 from ridgeline.config import Settings
 from ridgeline.errors import RidgelineError
+from ridgeline.options import SERVED_ITL_STEPS
 
 EXAMPLES = """
 Examples:
@@ -32,11 +33,6 @@ A key file has a table for each tenant: [tenants.acme] with keys = ["sk-..."], a
 be limited, weight, requests_per_minute, tokens_per_minute and max_concurrent. SIGTERM or Ctrl-C
 finishes what runs and refuses what is new; the same again ends at once.
 """
-
-# Under load chunks of prompts shrink first: an answer's token comes in so many times what it takes
-# when every row writes. Beside so many rows a chunk is as cheap a token when it is small: tok/s of
-# a burst are the same with 1.5, 2 and 4, gaps are not.
-ITL_STEPS = 1.5
 
 _ACCESS = "Who may call"
 _LIMITS = "Limits"
@@ -237,7 +233,7 @@ def serve(
             max_tokens_per_step=max_tokens_per_step,
             policy=policy or ("fair" if keys else "fcfs"),
             itl_target=itl_target or None,
-            itl_steps=ITL_STEPS if itl_target is None else None,
+            itl_steps=SERVED_ITL_STEPS if itl_target is None else None,
             forced_spans=forced_spans,
             threads=threads,
         )
@@ -258,8 +254,9 @@ def serve(
     target = llm.session.engine.state.step_target
     if llm.task == "generate" and itl_target is None and target is not None:
         _say(
-            f"note: beside answers, prompts get what {ITL_STEPS} steps of {max_rows} answers leave "
-            f"(about {1e3 * target:.0f} ms by a first prediction); --itl-target 0: all there is"
+            f"note: beside answers, prompts get what {SERVED_ITL_STEPS} steps of {max_rows} "
+            f"answers leave (about {1e3 * target:.0f} ms by a first prediction); "
+            "--itl-target 0: all there is"
         )
     for note in llm.notes:
         _say(f"note: {note}")
