@@ -164,9 +164,8 @@ def own_engine() -> str:
         f"{found['measured_at'][:10]} by `benchmarks/predicted.py`, which `make accuracy` runs "
         f"({found['rounds']} round{'' if found['rounds'] == 1 else 's'}; models take turns): "
         "`ridgeline measure`, whose synthetic "
-        "operators are of none of these models, then each case predicted with the memory as fast "
-        "as a read of 30 ms found it, and run. Tokens a second; errors are medians over the "
-        "rounds.\n",
+        f"operators are of none of these models, then each case predicted with {found['moment']}, "
+        "and run. Tokens a second; errors are medians over the rounds.\n",
         "| | | predicted | measured | error |",
         "| --- | --- | --: | --: | --: |",
     ]

@@ -48,6 +48,9 @@ struct Kernels {
                  std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy,
                  std::byte* scratch);
   std::size_t (*linear_scratch_bytes)();
+  // Rows up to which weights of `layout` are read in several plain streams (bandwidth.cpp's quarters), as hardware
+  // prefetches them, and not in one that asks ahead.
+  std::int64_t (*streamed_rows)(Layout layout);
   // Multiplies in registers only, for benchmarks; returns the operations done (a multiply-add is two).
   std::int64_t (*spin_arithmetic)(ActivationKind kind, std::int64_t steps);
   // bandwidth.cpp: from front to back; four quarters side by side, as hardware prefetchers like it; a copy

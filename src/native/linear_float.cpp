@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "linear_kernels.h"
 #include "linear_lanes.h"
 
 namespace ridgeline::RIDGELINE_ISA {
@@ -355,6 +356,13 @@ void linear_float(const PackedMatrix& w, const std::byte* activations, std::int6
   } else {
     linear_of<F32>(w, activations, m, strip_begin, strip_end, bias, y, ldy);
   }
+}
+
+std::int64_t streamed_rows([[maybe_unused]] Layout layout) {
+#ifdef RIDGELINE_ISA_avx2
+  if (layout == Layout::bf16 || layout == Layout::f16 || layout == Layout::f32) return kFewRows;
+#endif
+  return 0;
 }
 
 }  // namespace ridgeline::RIDGELINE_ISA

@@ -28,6 +28,9 @@ void linear(const PackedMatrix& w, ActivationKind kind, const std::byte* activat
             std::byte* scratch);
 std::size_t linear_scratch_bytes();
 
+// linear_float.cpp
+std::int64_t streamed_rows(Layout layout);
+
 // linear_roofs.cpp
 std::int64_t spin_arithmetic(ActivationKind kind, std::int64_t steps);
 

@@ -341,6 +341,13 @@ NB_MODULE(_native, m) {
         return std::string(kActivationKinds[static_cast<int>(kernels_for(isa_named(isa)).activation_of(layout))]);
       },
       "format"_a, "isa"_a);
+  // Rows up to which weights of a format are read in several plain streams on an instruction set; 0: never.
+  m.def(
+      "streamed_rows",
+      [](const std::string& format, const std::string& isa) {
+        return kernels_for(isa_named(isa)).streamed_rows(layout_of(format).value_or(Layout::f32));
+      },
+      "format"_a, "isa"_a);
   m.def(
       "activation_row_bytes",
       [](const std::string& kind, std::int64_t width) {
@@ -455,6 +462,7 @@ NB_MODULE(_native, m) {
            })
       .def("reset_times", &Program::reset_times)
       .def("read_bandwidth", &Program::read_bandwidth, "rounds"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def("pace", &Program::pace, "rounds"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("barrier_time", &Program::barrier_time, "rounds"_a, nb::call_guard<nb::gil_scoped_release>())
       // By kind, what was allocated or, of a program that only counts, would be.
       .def("memory",

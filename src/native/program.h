@@ -111,6 +111,10 @@ class Program {
   ReadRates read_bandwidth(int rounds) {
     return measure_read_bandwidth(kernels_, weights_.areas(), pool_, rounds);
   }
+  // Its threads', of the integers that multiply the fastest.
+  std::vector<double> pace(int rounds) {
+    return measure_arithmetic(kernels_, ActivationKind::int8, pool_, rounds);
+  }
   // Nanoseconds that its threads need to wait for each other.
   std::vector<double> barrier_time(int rounds) { return measure_barrier(pool_, rounds); }
   bool counts_only() const { return counts_only_; }

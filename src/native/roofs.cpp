@@ -85,6 +85,16 @@ std::vector<double> measure_barrier(ThreadPool& pool, int rounds) {
   return out;
 }
 
+std::vector<double> measure_arithmetic(const Kernels& kernels, ActivationKind kind, ThreadPool& pool, int rounds) {
+  std::vector<double> out;
+  std::atomic<std::int64_t> operations{0};
+  for (int round = -1; round < rounds; round++) {
+    const double seconds = seconds_of(pool, [&](int) { operations = kernels.spin_arithmetic(kind, kArithmeticSteps); });
+    if (round >= 0) out.push_back(static_cast<double>(operations) * pool.size() / seconds * 1e-9);
+  }
+  return out;
+}
+
 void RoofMeter::reserve(std::size_t bytes) {
   if (memory_.size() >= bytes) return;
   memory_ = Memory();
@@ -116,17 +126,6 @@ std::vector<double> RoofMeter::copy(std::size_t bytes, int rounds) {
       for (std::size_t pass = 0; pass < passes; pass++) kernels_.copy_forward(to + begin, memory_.data() + begin, share);
     });
     if (round >= 0) out.push_back(static_cast<double>(2 * share * threads * passes) / seconds * 1e-9);
-  }
-  return out;
-}
-
-std::vector<double> RoofMeter::arithmetic(ActivationKind kind, int rounds) {
-  std::vector<double> out;
-  std::atomic<std::int64_t> operations{0};
-  for (int round = -1; round < rounds; round++) {
-    const double seconds =
-        seconds_of(pool_, [&](int) { operations = kernels_.spin_arithmetic(kind, kArithmeticSteps); });
-    if (round >= 0) out.push_back(static_cast<double>(operations) * pool_.size() / seconds * 1e-9);
   }
   return out;
 }

@@ -21,6 +21,10 @@ using ReadRates = std::vector<std::pair<double, double>>;
 // The threads of `pool` together read `areas`, each its own contiguous share; everything is read once a round and way.
 ReadRates measure_read_bandwidth(const Kernels& kernels, const Areas& areas, ThreadPool& pool, int rounds);
 
+// 10^9 operations a second of all threads of `pool` together when nothing but arithmetic holds them back; one figure a
+// round of a millisecond or less, after one to warm.
+std::vector<double> measure_arithmetic(const Kernels& kernels, ActivationKind kind, ThreadPool& pool, int rounds);
+
 // Nanoseconds from one barrier of `pool` to the next when nothing is done between them; one figure a round.
 std::vector<double> measure_barrier(ThreadPool& pool, int rounds);
 
@@ -34,7 +38,9 @@ class RoofMeter {
   // thread; a footprint that a pass crosses in no time is crossed many times. Throws std::bad_alloc.
   ReadRates read(std::size_t bytes, int rounds);
   std::vector<double> copy(std::size_t bytes, int rounds);   // GB/s, read and written bytes added; half of `bytes` each
-  std::vector<double> arithmetic(ActivationKind kind, int rounds);  // 10^9 operations a second
+  std::vector<double> arithmetic(ActivationKind kind, int rounds) {
+    return measure_arithmetic(kernels_, kind, pool_, rounds);
+  }
   std::vector<double> barrier(int rounds) { return measure_barrier(pool_, rounds); }
 
  private:

@@ -9,17 +9,27 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ridgeline.config import Settings
 from ridgeline.cost.calibrate import FIRST_GUESS, StepSeconds
 from ridgeline.cost.count import count_parameters, count_step
-from ridgeline.cost.device import Device, Roofs
+from ridgeline.cost.device import Device, Peak, Roofs
 from ridgeline.cost.free_memory import available_bytes
 from ridgeline.cost.kernel_store import KERNELS, load_profile
 from ridgeline.cost.kernel_times import kernel_seconds
 from ridgeline.cost.kernels import KernelProfile
-from ridgeline.cost.measure import Meter, ReadRoof, device_now, load, read_roof, steady
+from ridgeline.cost.measure import (
+    PACE,
+    Meter,
+    ReadRoof,
+    device_now,
+    load,
+    pace_now,
+    read_roof,
+    steady,
+)
 from ridgeline.cost.memory import Needs
 from ridgeline.cost.sizes import Sizes, plan_sizes
 from ridgeline.cost.step_times import least_seconds
@@ -120,10 +130,21 @@ class Assembled:
             reached,
         )
 
+    def pace_now(self) -> Peak:
+        """How fast this machine computes at this moment, beside what kernels were timed at."""
+        cpu, meter = self._cpu, self.meter()
+        if cpu is not None:
+            return pace_now(self.threads, cpu.pace)
+        return pace_now(self.threads, partial(meter.arithmetic, PACE, self.threads))
+
     def roofs_now(self) -> Roofs | None:
-        """What was measured of this machine, with memory as fast as the weights are read now."""
+        """What was measured of this machine, with memory as fast as the weights are read now, and
+        the pace of this moment.
+        """
         kept = self.kept_roofs()
-        return None if kept is None else kept.as_now([steady(self.read_roof).now])
+        if kept is None:
+            return None
+        return kept.as_now([steady(self.read_roof).now], self.pace_now())
 
     def barrier_nanoseconds(self) -> float | None:
         """What the threads that compute need to wait for each other; None if no pool computes."""
@@ -180,6 +201,13 @@ def packed_ratios(isa: str) -> dict[str, float]:
     from ridgeline.backends.cpu.synthetic import packed_ratios
 
     return packed_ratios(isa)
+
+
+def streamed_rows(isa: str) -> dict[str, float]:
+    """Of each weight format, rows up to which kernels read it in several streams."""
+    from ridgeline.backends.cpu.synthetic import streamed_rows
+
+    return streamed_rows(isa)
 
 
 def kept_profile(settings: Settings, isa: str) -> KernelProfile | None:

@@ -76,6 +76,7 @@ def cache(tmp_path: Path) -> Path:
         residuals={"linear": 0.05, "attention": 0.1},
         read_rate=40.0,
         barrier_nanoseconds=100.0,
+        pace=1000.0,
         outside={"outside/1": 5e-5, "outside/row": 1e-6},
         measured_at="2026-11-28T00:00:00+00:00",
     )
@@ -100,6 +101,7 @@ def test_all_of_it_adds_up(cache: Path, capsys: pytest.CaptureFixture[str], step
     assert whole == pytest.approx(found["measured_s"], rel=0.25)
     assert found["predicted_low_s"] < found["predicted_s"] < found["predicted_high_s"]
     assert 0 < found["read_gb_per_s"] < 1e4
+    assert found["pace"] > 0
     assert found["error"] == pytest.approx(found["predicted_s"] / found["measured_s"] - 1)
     names = {each["name"] for each in found["operators"]}
     assert {"layers.*.attn.attend", "layers.*.mlp.gate_up", "head", "sample"} <= names

@@ -10,7 +10,7 @@ import pytest
 from fake_meter import FakeMeter
 from small_graphs import Decoder, decoder
 
-from ridgeline.cost.device import Roofs
+from ridgeline.cost.device import Peak, ReadRates, Roofs
 from ridgeline.cost.kernel_samples import TimedStep
 from ridgeline.cost.kernel_store import KERNELS, load_profile, store_profile
 from ridgeline.cost.kernel_terms import Place, needs_of, places, sample_needs
@@ -23,6 +23,7 @@ from ridgeline.model.passes.fuse import fuse
 from ridgeline.step import StepShape
 
 PRECISION = Precision(activation_bytes=4.0, default_compute="f32")
+PACE = 500.0
 SHAPES = [
     *(
         StepShape.decode(rows, context)
@@ -57,7 +58,8 @@ def timed(graph: Graph, shape: StepShape, threads: int = 2, cold: bool = False) 
     if drawing is not None:
         seconds["sample"] = sum(price_of(n) * a for n, a in drawing.terms.items())
     rate = 25.0 if cold else 50.0
-    return TimedStep(graph, shape, threads, 2.0**28 if cold else 0.0, seconds, rate)
+    read = ReadRates(1.2 * rate, rate)
+    return TimedStep(graph, shape, threads, 2.0**28 if cold else 0.0, seconds, read, PACE)
 
 
 def profile_of(cold: bool = True) -> KernelProfile:
@@ -67,13 +69,14 @@ def profile_of(cold: bool = True) -> KernelProfile:
     return fitted(steps)
 
 
-def fitted(steps: list[TimedStep]) -> KernelProfile:
+def fitted(steps: list[TimedStep], streamed: dict[str, float] | None = None) -> KernelProfile:
     return fit(
         steps,
         isa="avx512",
         threads=2,
         barrier_nanoseconds=100.0,
         like={"Q4_K": "F32"},
+        streamed=streamed,
         measured_at="2026-11-28T00:00:00+00:00",
     )
 
@@ -112,7 +115,7 @@ def test_memory_takes_what_is_not_hidden(roofs: Roofs) -> None:
     assert needs is not None
 
     def seconds(footprint: float, read_rate: float) -> float:
-        found = profile.seconds(needs, profile.more_at(footprint, read_rate))
+        found = profile.seconds(needs, profile.more_at(footprint, ReadRates(99.0, read_rate)))
         assert found is not None
         return found
 
@@ -135,7 +138,7 @@ def test_a_step_that_was_timed_in_a_slow_moment_says_what_it_takes_in_a_usual_on
         needs = needs_of(node, placed.get(node.name, Place()), cold[0].shape, 2)
         if needs is not None:
             seconds[node.name] += sum(needs.read.values()) * (2e-11 + 1e-9 / 50)
-    slow = replace(cold[0], seconds=seconds, read_rate=12.5)
+    slow = replace(cold[0], seconds=seconds, read=ReadRates(30.0, 12.5))
     (found,) = fitted([*steps, slow, *cold[1:]]).cold
     assert found.read_rate == usual.read_rate
     assert found.more == pytest.approx(usual.more, rel=0.05, abs=1e-12)
@@ -159,6 +162,89 @@ def test_steps_follow_the_way_in_which_kernels_read(roofs: Roofs) -> None:
     usual = seconds(1.0, 1.0)
     assert seconds(0.5, 1.0) == usual, "a roof that fell is no slower kernel"
     assert seconds(1.0, 0.5) > 1.5 * usual
+
+
+def test_float_weights_that_are_read_in_streams_follow_these(roofs: Roofs) -> None:
+    """Up to so many rows: more of them go as one stream does, like all other weights."""
+    profile = replace(profile_of(), packed={"F32": 1e6}, streamed={"F32": 4.0})
+    needs = {
+        rows: needs_of(node, Place(head=True), StepShape.decode(rows, 10), 2)
+        for rows in (1, 4, 16)
+        for node in graph_of(128).nodes
+        if node.name == "head"
+    }
+
+    def seconds(rows: int, fastest: float, forward: float) -> float:
+        needed = needs[rows]
+        assert needed is not None
+        found = profile.seconds(needed, profile.more_at(2.0**28, ReadRates(fastest, forward)))
+        assert found is not None
+        return found
+
+    for rows in (1, 4):
+        assert seconds(rows, 30.0, 20.0) == seconds(rows, 30.0, 10.0)
+        assert seconds(rows, 15.0, 10.0) > 1.5 * seconds(rows, 30.0, 10.0)
+    assert seconds(16, 30.0, 20.0) == seconds(16, 60.0, 20.0)
+    assert seconds(16, 30.0, 10.0) > 1.5 * seconds(16, 30.0, 20.0)
+
+
+def test_weights_read_in_streams_are_timed_beside_streams() -> None:
+    """Prices of a byte are of one stream's usual rate, whatever way it was read when timed."""
+    graph = graph_of()
+    steps = [timed(graph, shape) for shape in SHAPES]
+    cold = [timed(graph, StepShape.decode(rows, 700), cold=True) for rows in (1, 4, 16, 64)]
+    (forward,) = fitted([*steps, *cold]).cold
+    as_fast = [replace(step, read=ReadRates(25.0, 25.0)) for step in cold]
+    (streams,) = fitted([*steps, *as_fast], {"F32": 64.0}).cold
+    assert streams.more == pytest.approx(forward.more, rel=1e-6, abs=1e-15)
+    slow_forward = [replace(step, read=ReadRates(25.0, 12.5)) for step in as_fast[:1]]
+    (same,) = fitted([*steps, *slow_forward, *as_fast[1:]], {"F32": 64.0}).cold
+    assert same.more == pytest.approx(forward.more, rel=1e-6, abs=1e-15)
+
+
+def test_prices_are_of_a_usual_pace_and_follow_that_of_the_moment(roofs: Roofs) -> None:
+    """Half of all steps were timed while everything took 1.5 times as long, weights' reading
+    apart.
+    """
+    graphs = [graph_of(width) for width in (64, 96, 160)]
+    steps = [timed(graph, shape) for graph in graphs for shape in SHAPES]
+    cold = [timed(graphs[0], StepShape.decode(rows, 700), cold=True) for rows in (1, 4, 16, 64)]
+    mixed = [
+        replace(
+            step, pace=PACE / 1.5, seconds={name: 1.5 * each for name, each in step.seconds.items()}
+        )
+        if index % 2
+        else step
+        for index, step in enumerate(steps)
+    ]
+    slow_cold = [
+        replace(
+            step,
+            pace=PACE / 1.5,
+            seconds={
+                name: each + 0.5 * timed(graphs[0], step.shape).seconds[name]
+                for name, each in step.seconds.items()
+            },
+        )
+        for step in cold
+    ]
+    usual, found = fitted([*steps, *cold]), fitted([*mixed, *slow_cold])
+    graph = graph_of(128)
+    for shape in (StepShape.decode(3, 400), StepShape.prefill(200)):
+        told = KernelTimes(graph, PRECISION, usual, roofs).step(shape)
+        for pace in (PACE, PACE / 1.5, PACE / 2):
+            then = replace(roofs, pace=Peak("int8", 2, pace))
+            times = KernelTimes(graph, PRECISION, found, then)
+            seconds = times.step(shape).seconds
+            assert times.slower == pytest.approx(found.pace / pace)
+            # The head's and others' reading is little of it: no cache is left here.
+            assert seconds == pytest.approx(PACE / pace * told.seconds, rel=0.02)
+            assert times(shape) == pytest.approx(seconds)
+        for pace in (None, Peak("int8", 1, 7.0)):
+            known = KernelTimes(graph, PRECISION, usual, replace(roofs, pace=pace))
+            assert known.step(shape) == told, "a pace of nobody, or of other threads"
+    (cold_set,), (of_usual,) = found.cold, usual.cold
+    assert cold_set.more[:4] == pytest.approx(of_usual.more[:4], rel=0.05)
 
 
 def test_what_was_never_timed_is_held_to_the_roofline(roofs: Roofs) -> None:
@@ -231,6 +317,8 @@ def test_kernels_of_another_build_have_prices_of_their_own(tmp_path: Path) -> No
         ("residuals", None),
         ("measured_at", "x" * 100),
         ("outside", {"outside/1": True}),
+        ("pace", 0.0),
+        ("streamed", {"BF16": -4.0}),
     ],
 )
 def test_a_profile_that_cannot_be_is_none(tmp_path: Path, field: str, value: object) -> None:

@@ -15,6 +15,7 @@ from ridgeline.cost.measure import (
     check,
     load,
     measure,
+    pace_now,
     read_roof,
     reads_now,
     store,
@@ -94,6 +95,19 @@ def test_roofs_of_this_moment() -> None:
     assert kept.as_now(()) == kept
     small = FakeMeter()
     assert {r.footprint_bytes for r in reads_now(small, 2, 256 * MIB)} == {32 * MIB}
+
+
+def test_the_pace_of_this_moment() -> None:
+    pace = pace_now(2, lambda rounds: [600.0, 400.0] * (rounds // 2 - 1) + [600.0, 40.0])
+    assert (pace.arithmetic, pace.threads) == ("int8", 2)
+    # By times, and without rounds that somebody else had.
+    assert 479 < pace.gigaoperations_per_second < 481
+    kept = measured()
+    assert kept.pace is None
+    now = kept.as_now(reads_now(FakeMeter(), 2, 16 * GIB), pace)
+    assert now.pace == pace
+    assert now.peaks == kept.peaks, "what bounds figures is what can be"
+    assert kept.as_now((), pace).pace == pace
 
 
 def test_between_two_reads_a_size_is_between_them() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from ridgeline.assemble import TIMED_LIKE, machine_isa, packed_ratios
+from ridgeline.assemble import TIMED_LIKE, machine_isa, packed_ratios, streamed_rows
 from ridgeline.backends.cpu import synthetic, synthetic_graphs
 from ridgeline.bench.kernels import price_outside
 from ridgeline.config import read_settings
+from ridgeline.cost.device import ReadRates
 from ridgeline.cost.kernel_terms import DIM_MARKS, GROUP_MARKS, ROW_MARKS, Place, needs_of, places
 from ridgeline.cost.kernels import fit
 from ridgeline.model.formats import FORMATS
@@ -39,18 +40,26 @@ def test_kernels_are_timed_and_priced(monkeypatch: pytest.MonkeyPatch) -> None:
         ran = {n.name for n in step.graph.nodes} | {"sample"}
         assert set(step.seconds) <= ran
         assert all(0 < seconds < 5 for seconds in step.seconds.values())
-        assert 0.1 < step.read_rate < 1e4
+        assert 0.1 < step.read.forward <= step.read.fastest < 1e4
+        assert 1 < step.pace < 1e6
     profile = fit(steps, isa=isa, threads=2, barrier_nanoseconds=100.0, like=TIMED_LIKE)
     # Any model of these formats can be priced, at any step.
     for graph in graphs.values():
         placed = places(graph)
-        more = profile.more_at(2.0**27, 25.0)
+        more = profile.more_at(2.0**27, ReadRates(30.0, 25.0))
         for shape in (StepShape.decode(3, 100), StepShape.prefill(77)):
             for node in graph.nodes:
                 needs = needs_of(node, placed.get(node.name, Place()), shape, 2)
                 assert needs is None or (profile.seconds(needs, more) or 0) >= 0
                 assert needs is None or profile.seconds(needs, more) is not None, node.name
     assert {"linear", "gated", "attention", "add_norm", "sample"} <= set(profile.residuals)
+
+
+def test_float_weights_of_few_rows_are_read_in_streams_on_avx2_alone() -> None:
+    floats = {"BF16", "F16", "F32"}
+    assert set(streamed_rows("avx2")) == floats
+    assert all(4 <= rows < 16 for rows in streamed_rows("avx2").values())
+    assert streamed_rows("portable") == {}
 
 
 def test_packed_weights_take_what_the_layouts_say() -> None:

@@ -63,7 +63,8 @@ class Explained:
 
     seconds, predicted, low, high: of one step (of a prompt, all its steps together); 80 % of steps
     were predicted between low and high. read: the memory's speed that it was predicted with, of
-    just before. least: that nothing could beat. tokens: that it computes.
+    just before; pace: that of all else, where 1 is the one at which kernels were timed. least: that
+    nothing could beat. tokens: that it computes.
     """
 
     case: Case
@@ -71,6 +72,7 @@ class Explained:
     seconds: float
     prediction: StepPrediction
     read: ReadRoof
+    pace: float
     least: float
     binds: str
     mode: str
@@ -104,7 +106,7 @@ def explain(
     """Runs the plan's one case and takes it apart. Raises what `latency.run` does."""
     (case,) = plan.cases
     read = steady(assembled.read_roof)
-    roofs = roofs.as_now([read.now])
+    roofs = roofs.as_now([read.now], assembled.pace_now())
     times = KernelTimes(assembled.bound_graph, assembled.precision, profile, roofs)
     shapes = shapes_of(case, assembled.max_tokens_per_step, plan.output)
     prediction = _sum([times.step(shape) for shape in shapes])
@@ -121,6 +123,7 @@ def explain(
         seconds=seconds,
         prediction=prediction,
         read=read,
+        pace=1 / times.slower,
         least=measured.median_of(lambda s: s.least_seconds / s.num_steps) * steps,
         binds=measured.binds,
         mode=measured.mode,

@@ -9,15 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from statistics import median
 
 import numpy as np
 
-from ridgeline.assemble import TIMED_LIKE, packed_ratios, synthetic_engine
+from ridgeline.assemble import TIMED_LIKE, packed_ratios, streamed_rows, synthetic_engine
 from ridgeline.cost.device import Roofs
 from ridgeline.cost.kernel_times import outside_terms
 from ridgeline.cost.kernels import KernelProfile, fit, not_negative
-from ridgeline.cost.measure import Meter
+from ridgeline.cost.measure import PACE, Meter, pace_now
 from ridgeline.engine.request import Request
 from ridgeline.step import RowSampling, StepShape
 
@@ -52,12 +53,15 @@ def profile_kernels(
         barrier_nanoseconds=barrier.nanoseconds,
         like=TIMED_LIKE,
         packed=packed_ratios(meter.isa),
+        streamed=streamed_rows(meter.isa),
         measured_at=roofs.measured_at,
     )
     step("the engine's own part")
     outside = price_outside(meter.isa, threads)
+    slower = profile.slower_at(pace_now(threads, partial(meter.arithmetic, PACE, threads)))
+    meter.close()
     report("done", stages, stages)
-    return replace(profile, outside=outside)
+    return replace(profile, outside={name: each / slower for name, each in outside.items()})
 
 
 def price_outside(isa: str, threads: int) -> dict[str, float]:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 
 from ridgeline.assemble import Assembled, kept_profile, kept_roofs
 from ridgeline.bench.sample import Case
-from ridgeline.cost.device import Roofs
+from ridgeline.cost.device import Peak, Roofs
 from ridgeline.cost.kernel_times import KernelTimes
+from ridgeline.cost.kernels import KernelProfile
+from ridgeline.cost.measure import PACE
 from ridgeline.errors import RidgelineError
 from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.kv_format import KV_FORMATS
@@ -203,12 +205,18 @@ def _threads(asked: Asked) -> list[Turned]:
             if profile is None:
                 raise RidgelineError("")
             graph, precision = asked.assembled.bound_graph, asked.assembled.precision
-            seconds = asked.seconds_a_token(KernelTimes(graph, precision, profile, asked.roofs))
+            roofs = as_slow(asked.roofs, profile, asked.times.slower)
+            seconds = asked.seconds_a_token(KernelTimes(graph, precision, profile, roofs))
             found.append(Turned("--threads", str(now), str(threads), seconds, None))
         except RidgelineError:
             note = f"not measured: ridgeline measure --threads {threads}"
             found.append(_still("--threads", str(now), str(threads), note, known=False))
     return found
+
+
+def as_slow(roofs: Roofs, profile: KernelProfile, slower: float) -> Roofs:
+    """In a moment of which only another profile's threads or kernels tell how slow it is."""
+    return replace(roofs, pace=Peak(PACE, profile.threads, profile.pace / slower))
 
 
 def _isa(asked: Asked) -> list[Turned]:
@@ -223,6 +231,7 @@ def _isa(asked: Asked) -> list[Turned]:
             found.append(_still("RIDGELINE_ISA", now, isa, note, known=False))
             continue
         graph, precision = asked.assembled.bound_graph, asked.assembled.precision
+        roofs = as_slow(roofs, profile, asked.times.slower)
         seconds = asked.seconds_a_token(KernelTimes(graph, precision, profile, roofs))
         found.append(Turned("RIDGELINE_ISA", now, isa, seconds, None))
     return found

@@ -154,6 +154,7 @@ def as_fields(found: Explained) -> dict[str, object]:
         "predicted_high_s": told.high,
         "read_gb_per_s": found.read.gigabytes_per_second,
         "read_forward_gb_per_s": found.read.now.forward,
+        "pace": found.pace,
         "error": told.seconds / found.seconds - 1,
         "tokens_per_s": found.tokens / found.seconds,
         "roof": {"s": found.least, "share": found.least / found.seconds, "binds": found.binds},
@@ -172,7 +173,7 @@ def summary(found: Explained) -> list[str]:
         f"{found.case}: measured {1e3 * found.seconds:.2f} ms, predicted "
         f"{1e3 * told.seconds:.2f} ms ({100 * (told.seconds / found.seconds - 1):+.0f} %; 80 % "
         f"between {1e3 * told.low:.2f} and {1e3 * told.high:.2f})",
-        memory_text(found.read),
+        moment_text(found.read, found.pace),
         f"{found.tokens / found.seconds:,.0f} tok/s; the roof is "
         f"{found.tokens / found.least:,.0f} ({found.binds}): "
         f"{100 * found.least / found.seconds:.0f} % of it",
@@ -187,9 +188,12 @@ def summary(found: Explained) -> list[str]:
     return lines
 
 
-def memory_text(read: ReadRoof) -> str:
+def moment_text(read: ReadRoof, pace: float) -> str:
     kept = "" if read.kept is None else f" ({read.kept.forward:.1f} when measured)"
-    return f"predicted with weights read at {read.now.forward:.1f} GB/s, as just now{kept}"
+    return (
+        f"predicted with weights read at {read.now.forward:.1f} GB/s, as just now{kept}, and "
+        f"arithmetic at {100 * pace:.0f} % of when kernels were timed"
+    )
 
 
 def knob_text(turned: Turned) -> str:

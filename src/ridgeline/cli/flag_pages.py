@@ -134,6 +134,7 @@ def _isa(machine: Machine) -> list[str]:
 
 def _prices(machine: Machine, kind: str, rows: tuple[int, ...]) -> list[str]:
     """Of a matrix of 4096 x 4096 as Q4_0, at so many rows."""
+    from ridgeline.cost.device import ReadRates
     from ridgeline.cost.kernel_terms import Place, needs_of
     from ridgeline.model.formats import FORMATS
     from ridgeline.model.graph.dims import TOKENS
@@ -149,7 +150,8 @@ def _prices(machine: Machine, kind: str, rows: tuple[int, ...]) -> list[str]:
     values = [Value(i, (TOKENS, size), False) for i in (0, 1)]
     node = Node("linear", Linear(), (values[0],), (values[1],), (weight,), None)
     read = machine.read(1 << 30, profile.threads)
-    more = profile.more_at(1 << 30, profile.read_rate if read is None else read.forward)
+    of_caches = ReadRates(profile.read_rate, profile.read_rate)
+    more = profile.more_at(1 << 30, of_caches if read is None else read.rates)
     found = []
     for count in rows:
         needs = needs_of(node, Place(), StepShape.prefill(count), profile.threads)

@@ -2,7 +2,8 @@
 
 It is measured at a few working sets, since kernels leave the caches at another size than those who
 read and do nothing else; taken straight between them, in the logarithm of the size; and scaled by
-how fast memory is now, read as kernels read it. Knows neither operators nor machines.
+how fast memory is now, read as kernels read it: in one stream a thread that asks ahead, or, of some
+formats, in several plain ones. Knows neither operators nor machines.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from itertools import pairwise
 from math import log
 from operator import mul
 
+from ridgeline.cost.device import ReadRates
 from ridgeline.cost.kernel_terms import COLD_MARKS, Needs
 from ridgeline.units import MIB
 
 # A working set that caches hold: nothing takes longer.
 HOT_BYTES = 32 * MIB
 
-# Bytes, then operators, each at the marks of `COLD_MARKS`.
+# Bytes, then operators, each at the marks of `COLD_MARKS`: what reading takes longer of each.
 Amounts = tuple[float, ...]
 NO_AMOUNTS: Amounts = (0.0,) * (2 * len(COLD_MARKS))
+# What is read in one stream, then what is read in several.
+NOTHING_READ: Amounts = 2 * NO_AMOUNTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,14 @@ class Cold:
     more: Amounts
 
 
-def amounts_of(needs: Needs, packed: Mapping[str, float]) -> Amounts:
-    """packed: bytes of a format's weights as kernels read them, for each as stored."""
+def amounts_of(needs: Needs, packed: Mapping[str, float], streamed: Mapping[str, float]) -> Amounts:
+    """packed: bytes of a format's weights as kernels read them, for each as stored. streamed: rows
+    up to which they read them in several streams.
+    """
     if not needs.read:
-        return NO_AMOUNTS
+        return NOTHING_READ
     num_marks = len(COLD_MARKS)
-    amounts = [0.0] * (2 * num_marks)
+    amounts = list(NOTHING_READ)
     whole = sum(needs.read.values()) or 1.0
     for name, num_bytes in needs.read.items():
         if name == "cache":  # it is read as weights are by a row
@@ -49,6 +55,8 @@ def amounts_of(needs: Needs, packed: Mapping[str, float]) -> Amounts:
             continue
         format_name, _, mark = name.rpartition("/weights@")
         at = COLD_MARKS.index(int(mark))
+        if int(mark) <= streamed.get(format_name, 0):
+            at += len(NO_AMOUNTS)
         amounts[at] += num_bytes * packed.get(format_name, 1.0)
         amounts[num_marks + at] += num_bytes / whole
     return tuple(amounts)
@@ -65,19 +73,22 @@ def longer(amounts: Amounts, more: Amounts) -> float:
 
 
 def more_at(
-    cold: Sequence[Cold], footprint_bytes: float, read_rate: float, hot_rate: float
+    cold: Sequence[Cold], footprint_bytes: float, read: ReadRates, hot_rate: float
 ) -> Amounts:
-    """Seconds that each amount takes longer in a working set that is read at `read_rate` now: by
-    one stream a thread, asked for ahead, as kernels read (`ReadRates.forward`).
+    """Seconds that each amount takes longer in a working set that is read like that now. What is
+    read in several streams takes what one would take that is as fast as they are.
 
     cold: in order of size. hot_rate: GB/s of reading what caches hold, when it was measured.
     """
     kept, more = _between(cold, footprint_bytes, hot_rate)
-    slower = kept / read_rate
     num_marks = len(COLD_MARKS)
-    beside = _beside(slower, hot_rate)
-    of_bytes = (max(0.0, each * slower + beside) for each in more[:num_marks])
-    return (*of_bytes, *(each * slower for each in more[num_marks:]))
+    found: Amounts = ()
+    for rate in (read.forward, read.fastest):
+        slower = kept / rate
+        beside = _beside(slower, hot_rate)
+        of_bytes = (max(0.0, each * slower + beside) for each in more[:num_marks])
+        found += (*of_bytes, *(each * slower for each in more[num_marks:]))
+    return found
 
 
 def as_usual(

@@ -66,6 +66,10 @@ class Read(Bandwidth):
 
     forward: float
 
+    @property
+    def rates(self) -> ReadRates:
+        return ReadRates(self.gigabytes_per_second, self.forward)
+
     @staticmethod
     def of(footprint_bytes: int, threads: int, rounds: Sequence[ReadRates]) -> Read:
         """The medians."""
@@ -94,7 +98,8 @@ class Barrier:
 class Roofs:
     """All that was measured on a machine, with the kernels of one instruction set.
 
-    copies count a byte read and a byte written as 2 bytes. measured_at: UTC, ISO 8601.
+    copies count a byte read and a byte written as 2 bytes. measured_at: UTC, ISO 8601. pace: of
+    this moment (`as_now`), the arithmetic that kernels follow (`measure.pace_now`); never kept.
     """
 
     machine: Mapping[str, str]
@@ -105,6 +110,7 @@ class Roofs:
     peaks: tuple[Peak, ...] = ()
     barriers: tuple[Barrier, ...] = ()
     measured_at: str = ""
+    pace: Peak | None = None
 
     def read(self, footprint_bytes: float, threads: int) -> Read | None:
         """The figure that bounds a working set of that size with this number of threads, between
@@ -128,11 +134,11 @@ class Roofs:
         )
         return Read(int(footprint_bytes), threads, fastest, forward)
 
-    def as_now(self, reads: Sequence[Read]) -> Roofs:
-        """These roofs with the memory of this moment. reads: a few, of one number of threads, just
-        measured: what was kept is slower or faster by as much as they are, between them straight in
-        the logarithm of the size, each way of reading by itself; what a core's own cache holds is
-        as it was.
+    def as_now(self, reads: Sequence[Read], pace: Peak | None = None) -> Roofs:
+        """These roofs with the memory and the pace of this moment. reads: a few, of one number of
+        threads, just measured: what was kept is slower or faster by as much as they are, between
+        them straight in the logarithm of the size, each way of reading by itself; what a core's own
+        cache holds is as it was, and so are peaks, which bound what can be.
         """
         fastest, forward = [], []
         for now in sorted(reads, key=_size):
@@ -142,7 +148,7 @@ class Roofs:
                 fastest.append((at, log(now.gigabytes_per_second / kept.gigabytes_per_second)))
                 forward.append((at, log(now.forward / kept.forward)))
         if not fastest:
-            return self
+            return replace(self, pace=pace)
         threads = reads[0].threads
 
         def now_of(kept: Read) -> Read:
@@ -155,7 +161,7 @@ class Roofs:
                 forward=kept.forward * exp(_between(forward, at)),
             )
 
-        return replace(self, reads=tuple(map(now_of, self.reads)))
+        return replace(self, reads=tuple(map(now_of, self.reads)), pace=pace)
 
     def peak(self, arithmetic: str, threads: int) -> Peak | None:
         for peak in self.peaks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ridgeline.cost.device import ReadRates
 from ridgeline.model.graph.node import Graph
 from ridgeline.step import StepShape
 
@@ -12,8 +13,9 @@ from ridgeline.step import StepShape
 @dataclass(frozen=True, slots=True)
 class TimedStep:
     """seconds: of each node that ran, by name, and of "sample". cold_bytes: of its weights, as
-    packed, where these are more than caches surely hold; else 0. read_rate: GB/s at which the same
-    threads read the same weights right beside it, forward (`ReadRates`).
+    packed, where these are more than caches surely hold; else 0. read: GB/s at which the same
+    threads read the same weights right beside it. pace: 10^9 operations a second that they did of
+    the arithmetic that kernels follow (`measure.PACE`), as well.
     """
 
     graph: Graph
@@ -21,7 +23,8 @@ class TimedStep:
     threads: int
     cold_bytes: float
     seconds: Mapping[str, float]
-    read_rate: float
+    read: ReadRates
+    pace: float
 
     @property
     def total(self) -> float:

@@ -15,7 +15,7 @@ from ridgeline.cost.kept import entry_name, read_entries, write_entries
 from ridgeline.cost.kernels import KernelProfile
 
 # Of what is timed and how it is priced; kept profiles of another version are not used.
-VERSION = 4
+VERSION = 5
 
 # Says of a machine which build of the kernels was timed: prices of another build are
 # not used, and gone when the same machine is timed again.
@@ -60,6 +60,9 @@ def _profile(fields: Mapping[str, object], isa: str, threads: int) -> KernelProf
         measured_at = fields["measured_at"]
         if not isinstance(measured_at, str) or len(measured_at) > 64:
             return None
+        pace = _number(fields["pace"])
+        if not pace:
+            return None
         return KernelProfile(
             isa=isa,
             threads=threads,
@@ -68,7 +71,9 @@ def _profile(fields: Mapping[str, object], isa: str, threads: int) -> KernelProf
             residuals=_numbers(fields["residuals"]),
             read_rate=_number(fields["read_rate"]),
             barrier_nanoseconds=_number(fields["barrier_nanoseconds"]),
+            pace=pace,
             packed=_numbers(fields["packed"]),
+            streamed=_numbers(fields["streamed"]),
             outside=_numbers(fields["outside"]),
             measured_at=measured_at,
         )

@@ -14,7 +14,7 @@ from math import log2
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.cost.cold_weights import NO_AMOUNTS, Amounts, add, longer
+from ridgeline.cost.cold_weights import NOTHING_READ, Amounts, add, longer
 from ridgeline.cost.count import LAYER, cost_key
 from ridgeline.cost.device import Roofs
 from ridgeline.cost.kernel_terms import Place, needs_of, places, sample_needs
@@ -73,7 +73,8 @@ class KernelTimes:
     """`KernelTimes(...)(shape)`: seconds of a step, outside included.
 
     roofs: say how fast a working set of the step's size is read, which the profile's prices do not
-    know; those of this moment (`Roofs.as_now`) for a step of this moment. Raises RidgelineError
+    know; those of this moment (`Roofs.as_now`) for a step of this moment, whose pace also says how
+    fast all else is. slower: what prices are multiplied by for it. Raises RidgelineError
     where roofs lack this number of threads.
     """
 
@@ -82,6 +83,7 @@ class KernelTimes:
     ) -> None:
         self._graph, self._precision = graph, precision
         self.profile, self._roofs = profile, roofs
+        self.slower = profile.slower_at(roofs.pace)
         placed = places(graph)
         groups: dict[object, list[Node]] = {}
         for node in graph.nodes:
@@ -124,8 +126,8 @@ class KernelTimes:
         if fixed is None or grown is None:
             return self.step(shape).seconds
         more = self._more_at(shape)
-        outside = self._outside(shape)
-        return fixed[0] + grown[0] + longer(fixed[1], more) + longer(grown[1], more) + outside
+        hot = self.slower * (fixed[0] + grown[0])
+        return hot + longer(fixed[1], more) + longer(grown[1], more) + self._outside(shape)
 
     def _steady_seconds(self, shape: StepShape) -> tuple[float, Amounts] | None:
         found = self._priced(self._steady, shape)
@@ -138,8 +140,8 @@ class KernelTimes:
     def _priced(
         self, groups: Sequence[tuple[Node, Place, int]], shape: StepShape
     ) -> tuple[float, Amounts] | None:
-        """Seconds, and what is read; None where the profile lacks a term."""
-        hot, read = 0.0, NO_AMOUNTS
+        """Seconds at the profile's pace, and what is read; None where it lacks a term."""
+        hot, read = 0.0, NOTHING_READ
         for node, place, count in groups:
             needs = needs_of(node, place, shape, self.profile.threads)
             if needs is not None:
@@ -151,7 +153,8 @@ class KernelTimes:
 
     def _outside(self, shape: StepShape) -> float:
         prices = self.profile.outside
-        return sum(prices.get(n, 0.0) * amount for n, amount in outside_terms(shape).items())
+        terms = outside_terms(shape).items()
+        return self.slower * sum(prices.get(n, 0.0) * amount for n, amount in terms)
 
     def decode_run(self, contexts: Sequence[int], count: int) -> NDArray[np.float64]:
         """The seconds of `count` decode steps one after the other, for rows that begin with
@@ -176,7 +179,7 @@ class KernelTimes:
         if mark not in self._more:
             read = self._roofs.read(2 ** (mark / 16), self.profile.threads)
             assert read is not None
-            self._more[mark] = self.profile.more_at(2 ** (mark / 16), read.forward)
+            self._more[mark] = self.profile.more_at(2 ** (mark / 16), read.rates)
         return self._more[mark]
 
     def step(self, shape: StepShape) -> StepPrediction:
@@ -197,13 +200,13 @@ class KernelTimes:
             if needs is None:
                 continue
             name, group = LAYER.sub("layers.*.", node.name), needs.group
-            one = self.profile.seconds(needs, more)
+            one = self.profile.seconds(needs, more, self.slower)
             if one is None:
                 one, group = self._unknown(node, shape), UNKNOWN
             book(name, group, count, one * count)
         drawing = sample_needs(shape.num_sampled, self._vocab, threads)
         if drawing is not None:
-            book("sample", "sample", 1, self.profile.seconds(drawing, more) or 0.0)
+            book("sample", "sample", 1, self.profile.seconds(drawing, more, self.slower) or 0.0)
         outside = self._outside(shape)
         by_group["outside"] = outside
         seconds = sum(each.seconds for each in found.values()) + outside

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, log, sqrt
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from ridgeline.cost.cold_weights import (
     longer,
     more_at,
 )
+from ridgeline.cost.device import Peak, ReadRates
 from ridgeline.cost.kernel_samples import TimedStep
 from ridgeline.cost.kernel_terms import (
     COLD_MARKS,
@@ -48,11 +50,12 @@ DEVIATIONS = 1.2816
 class KernelProfile:
     """Prices of a machine's kernels with one instruction set and one number of threads.
 
-    prices: seconds a unit of each term, with a working set that the caches hold. cold: what larger
-    ones take longer, in order of their size. packed: bytes of a format's weights as kernels read
-    them, for each as stored. residuals: of each group, the spread (relative) of fitted operators.
-    read_rate, barrier_nanoseconds: GB/s of reading forward what the caches hold, and a barrier,
-    meanwhile.
+    prices: seconds a unit of each term, with a working set that the caches hold, in a moment of
+    that pace: 10^9 operations a second of `measure.PACE`. cold: what larger ones take longer, in
+    order of their size. packed: bytes of a format's weights as kernels read them, for each as
+    stored; streamed: rows up to which they read them in several streams. residuals: of each group,
+    the spread (relative) of fitted operators. read_rate, barrier_nanoseconds: GB/s of reading
+    forward what the caches hold, and a barrier, meanwhile.
     outside: seconds of a step that no operator has, by term (see `outside_terms`).
     """
 
@@ -63,25 +66,35 @@ class KernelProfile:
     residuals: Mapping[str, float]
     read_rate: float
     barrier_nanoseconds: float
+    pace: float
     packed: Mapping[str, float] = field(default_factory=dict)
+    streamed: Mapping[str, float] = field(default_factory=dict)
     outside: Mapping[str, float] = field(default_factory=dict)
     measured_at: str = ""
 
-    def seconds(self, needs: Needs, more: Amounts) -> float | None:
-        """more: of `more_at`. None where the profile has not all of the terms."""
+    def seconds(self, needs: Needs, more: Amounts, slower: float = 1.0) -> float | None:
+        """more: of `more_at`. slower: of `slower_at`. None where the profile has not all of the
+        terms.
+        """
         parts = self.split(needs)
-        return None if parts is None else parts[0] + longer(parts[1], more)
+        return None if parts is None else slower * parts[0] + longer(parts[1], more)
 
     def split(self, needs: Needs) -> tuple[float, Amounts] | None:
         """Seconds out of the caches, and what is read that may not be there."""
         hot = _priced(needs.terms, self.prices)
-        return None if hot is None else (hot, amounts_of(needs, self.packed))
+        return None if hot is None else (hot, amounts_of(needs, self.packed, self.streamed))
 
-    def more_at(self, footprint_bytes: float, read_rate: float) -> Amounts:
-        """What is read takes so much longer in a working set that is now read forward at
-        `read_rate`.
+    def more_at(self, footprint_bytes: float, read: ReadRates) -> Amounts:
+        """What is read takes so much longer in a working set that is now read like that."""
+        return more_at(self.cold, footprint_bytes, read, self.read_rate)
+
+    def slower_at(self, pace: Peak | None) -> float:
+        """Prices are multiplied by this in a moment of such a pace; 1 where it is of no known one,
+        or of another number of threads.
         """
-        return more_at(self.cold, footprint_bytes, read_rate, self.read_rate)
+        if pace is None or pace.threads != self.threads:
+            return 1.0
+        return self.pace / pace.gigaoperations_per_second
 
 
 def _priced(terms: Mapping[str, float], prices: Mapping[str, float]) -> float | None:
@@ -102,13 +115,18 @@ def fit(
     barrier_nanoseconds: float,
     like: Mapping[str, str],
     packed: Mapping[str, float] | None = None,
+    streamed: Mapping[str, float] | None = None,
     measured_at: str = "",
 ) -> KernelProfile:
     """Prices under which every operator's time is off, relatively, by least squares; none is below
-    0. like: formats that cost what others do.
+    0. like: formats that cost what others do. Every step is brought to the pace that they had in
+    the middle first.
     """
+    steps = tuple(steps)
+    packed, streamed = packed or {}, streamed or {}
+    pace = median(step.pace for step in steps)
     hot: list[tuple[Needs, float]] = []
-    cold: dict[float, list[tuple[Needs, float, float]]] = {}
+    cold: dict[float, list[ColdSample]] = {}
     cold_rates: dict[float, list[float]] = {}
     rates: list[float] = []
     placed: dict[int, tuple[Graph, dict[str, Place]]] = {}
@@ -116,20 +134,23 @@ def fit(
         # The graph is kept, so that its identity stays its own.
         _, known = placed.setdefault(id(step.graph), (step.graph, places(step.graph)))
         if step.cold_bytes:
-            samples = [(needs, took, step.read_rate) for needs, took in _samples(step, known)]
+            slower = pace / step.pace
+            samples = [
+                ColdSample(needs, took, slower, step.read) for needs, took in _samples(step, known)
+            ]
             cold.setdefault(step.cold_bytes, []).extend(samples)
-            cold_rates.setdefault(step.cold_bytes, []).append(step.read_rate)
+            cold_rates.setdefault(step.cold_bytes, []).append(step.read.forward)
         else:
-            hot += _samples(step, known)
-            rates.append(step.read_rate)
+            hot += [(needs, took * step.pace / pace) for needs, took in _samples(step, known)]
+            rates.append(step.read.forward)
     read_rate = median(rates)
     prices = _filled(_prices(hot))
-    slower: list[Cold] = []
+    found: list[Cold] = []
     for size in sorted(cold, reverse=True):
-        usual = slower[0].more if slower else NO_AMOUNTS
+        usual = found[0].more if found else NO_AMOUNTS
         rate = median(cold_rates[size])
-        more = _more(cold[size], prices, packed or {}, usual, (rate, read_rate))
-        slower.append(Cold(size, rate, more))
+        more = _more(cold[size], prices, (packed, streamed), usual, (rate, read_rate))
+        found.append(Cold(size, rate, more))
     for new, old in like.items():
         for kind in ("linear", "gated", "head"):
             for name in [n for n in prices if n.startswith(f"{kind}/{old}@")]:
@@ -138,43 +159,59 @@ def fit(
         isa=isa,
         threads=threads,
         prices=prices,
-        cold=tuple(slower[::-1]),
-        packed=packed or {},
+        cold=tuple(found[::-1]),
+        packed=packed,
+        streamed=streamed,
         residuals=_residuals(hot, prices),
         read_rate=read_rate,
         barrier_nanoseconds=barrier_nanoseconds,
+        pace=pace,
         measured_at=measured_at,
     )
 
 
+class ColdSample(NamedTuple):
+    """An operator whose weights came from memory. slower: what its prices are multiplied by in its
+    moment. read: GB/s at which its working set was read just then.
+    """
+
+    needs: Needs
+    took: float
+    slower: float
+    read: ReadRates
+
+
 def _more(
-    samples: Sequence[tuple[Needs, float, float]],
+    samples: Sequence[ColdSample],
     prices: Mapping[str, float],
-    packed: Mapping[str, float],
+    formats: tuple[Mapping[str, float], Mapping[str, float]],
     usual: Amounts,
     rates: tuple[float, float],
 ) -> Amounts:
     """Of one working set, what its linears took longer than out of the caches, by a line in bytes
-    for each number of rows. samples: with GB/s at which the set was read just then. usual: of
-    another set; what was not timed is to what was as there. rates: GB/s at which this set is read
+    for each number of rows. formats: packed and streamed, of `amounts_of`. usual: of another set;
+    what was not timed is to what was as there. rates: GB/s at which this set is read forward
     usually, as all samples are taken to have been, and the caches.
     """
     rows: dict[int, list[tuple[Amounts, float, float]]] = {}
-    for needs, took, rate in samples:
+    for needs, took, slower, read in samples:
         hot = _priced(needs.terms, prices)
         if hot is None or len(needs.read) != 1:
             continue
-        amounts = amounts_of(needs, packed)
+        whole = amounts_of(needs, *formats)
+        streams = any(whole[len(NO_AMOUNTS) :])
+        amounts = whole[len(NO_AMOUNTS) :] if streams else whole[: len(NO_AMOUNTS)]
         at = next((i for i, n in enumerate(amounts[len(COLD_MARKS) :]) if n), None)
         if at is not None:
-            slower = as_usual(took - hot, amounts[at], rate, *rates)
-            rows.setdefault(at, []).append((amounts, slower, took))
+            rate = read.fastest if streams else read.forward
+            longer_by = as_usual(took - slower * hot, amounts[at], rate, *rates)
+            rows.setdefault(at, []).append((amounts, longer_by, took))
     more = list(NO_AMOUNTS)
     marks = range(len(COLD_MARKS))
     for at in rows:
         columns = (at, len(COLD_MARKS) + at)
         matrix = np.array([[amounts[c] / took for c in columns] for amounts, _, took in rows[at]])
-        goal = np.array([slower / took for _, slower, took in rows[at]])
+        goal = np.array([longer_by / took for _, longer_by, took in rows[at]])
         for column, value in zip(columns, not_negative(matrix, goal), strict=True):
             more[column] = float(value)
     for at in marks:

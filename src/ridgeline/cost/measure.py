@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
+from statistics import harmonic_mean, median
 from time import sleep
 from typing import Protocol
 
@@ -51,6 +51,15 @@ CHECK_BYTES = 128 * MIB
 LOOKS, REST_SECONDS = 3, 0.03
 # What is looked at before a prediction of no loaded model.
 NOW_FOOTPRINTS = (32 * MIB, 128 * MIB, 512 * MIB)
+# The arithmetic whose speed of the moment kernels follow, whatever they multiply themselves: its
+# loop is bound by instructions, as they are, where that of f32 waits for its own results.
+PACE = "int8"
+# Of so many rounds, a second or so: a host gives and takes a third of it within tenths of a second,
+# which is noise to a step, and a quarter for minutes, which is not. In one go, since a core that
+# has just slept is slower than one that works.
+PACE_ROUNDS = 2400
+# A round that took so many times what is usual was somebody else's.
+PACE_DISTURBED = 1.6
 # A read roof this far from the kept one, up or down, is another mode of the machine.
 READ_TOLERANCE = 0.2
 BARRIER_TOLERANCE = 2.0
@@ -363,6 +372,21 @@ def reads_now(meter: Meter, threads: int, available_bytes: int) -> tuple[Read, .
     )
     meter.close()
     return reads
+
+
+def pace_now(threads: int, rates: Callable[[int], Sequence[float]]) -> Peak:
+    """The pace of this moment, in a second: for `Roofs.as_now`. rates: 10^9 operations a
+    second of `PACE` in each of so many rounds.
+    """
+    return Peak(PACE, threads, pace_of(rates(PACE_ROUNDS)))
+
+
+def pace_of(rates: Sequence[float]) -> float:
+    """Of a moment that has fast and slow rounds, as whatever takes longer than a round has them:
+    by the mean of their times.
+    """
+    usual = median(rates)
+    return harmonic_mean([rate for rate in rates if rate * PACE_DISTURBED >= usual])
 
 
 def read_roof(

@@ -25,7 +25,7 @@ from ridgeline.cost.count import count_kv_bytes
 from ridgeline.cost.device import Device, Roofs
 from ridgeline.cost.free_memory import available_bytes
 from ridgeline.cost.kernel_times import KernelTimes, kernel_seconds
-from ridgeline.cost.measure import reads_now
+from ridgeline.cost.measure import PACE, pace_now, reads_now
 from ridgeline.cost.sizes import plan_sizes
 from ridgeline.cost.step_times import StepTimes, least_seconds
 from ridgeline.engine.schedule.state import Limits
@@ -63,14 +63,16 @@ class AnyTimes:
 
 
 def roofs_now(settings: Settings) -> Roofs | None:
-    """What was kept of this machine, with its memory as it is now: 0.3 s. For models that are not
-    loaded; `Assembled.roofs_now` reads the weights themselves.
+    """What was kept of this machine, with memory and pace as they are now: 1.5 s. For models that
+    are not loaded; `Assembled.roofs_now` reads the weights themselves.
     """
     isa = machine_isa(settings)
     kept = kept_roofs(settings, isa)
     if kept is None or kept.barrier(settings.threads) is None:
         return kept
-    return kept.as_now(reads_now(machine_meter(isa), settings.threads, available_bytes()))
+    meter, threads = machine_meter(isa), settings.threads
+    pace = pace_now(threads, partial(meter.arithmetic, PACE, threads))
+    return kept.as_now(reads_now(meter, threads, available_bytes()), pace)
 
 
 def replica_here(
@@ -138,6 +140,8 @@ def engine_here(
         note += f", weights at {read.gigabytes_per_second:.0f} GB/s ({moment})"
     factor = None
     if isinstance(seconds, KernelTimes):
+        if not is_kept:
+            note += f", arithmetic at {100 / seconds.slower:.0f} % of when kernels were timed"
         one = seconds.step(StepShape.decode(1, 512))
         factor = one.high / one.seconds
     if seconds is None:

@@ -319,6 +319,12 @@ class CpuExecutor:
         """
         return [ReadRates(*rates) for rates in self._program.read_bandwidth(rounds)]
 
+    def pace(self, rounds: int) -> list[float]:
+        """10^9 operations a second that the threads do in the int8 loop and do nothing else, a
+        millisecond a round: what kernels' own speed follows from moment to moment.
+        """
+        return self._program.pace(rounds)
+
     def barrier_nanoseconds(self) -> float:
         """What it costs the threads at least to wait for each other, where they are now."""
         return min(self._program.barrier_time(5))

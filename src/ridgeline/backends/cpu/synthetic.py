@@ -8,7 +8,7 @@ executor's own timers. Sizes are of no known model. What is timed here is turned
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from statistics import median
+from statistics import harmonic_mean, median
 from time import perf_counter, process_time, sleep
 
 import numpy as np
@@ -25,6 +25,7 @@ from ridgeline.backends.cpu.synthetic_graphs import (
     linear_graph,
     small_graph,
 )
+from ridgeline.cost.device import ReadRates
 from ridgeline.cost.kernel_samples import TimedStep
 from ridgeline.model.formats import quantize
 from ridgeline.model.graph.node import Graph, Weight
@@ -71,6 +72,8 @@ LEAST_CPU_SHARE = 0.75
 MOST_SLOWER = 1.2
 # Of a graph's weights, beside each burst.
 READ_ROUNDS = 2
+# Of arithmetic, a millisecond each, before and behind each burst.
+PACE_ROUNDS = 2
 # Of a graph's runs; a machine that is never free is measured as it is.
 MOST_RETRIES = 12
 # Two timings of a step that differ by more are not believed, so many turns long.
@@ -169,6 +172,14 @@ def packed_ratios(isa: str) -> dict[str, float]:
     return found
 
 
+def streamed_rows(isa: str) -> dict[str, float]:
+    """Of each format that has any, rows up to which it is read in several plain streams, and not in
+    one that asks ahead.
+    """
+    found = {name: _native.streamed_rows(name, isa) for name in sorted(_native.packed_formats())}
+    return {name: float(rows) for name, rows in found.items() if rows}
+
+
 def engine_executor(isa: str, threads: int) -> CpuExecutor:
     """Of a graph whose tokens can be answers, for who times an engine."""
     return CpuExecutor(
@@ -192,7 +203,7 @@ class _Timer:
         self, graph: Graph, isa: str, threads: int, num_blocks: int, cold_bytes: float = 0.0
     ) -> None:
         self.graph, self._retries, self._cold = graph, MOST_RETRIES, cold_bytes
-        self._rates: list[float] = []
+        self._rates: list[ReadRates] = []
         self.executor = CpuExecutor(
             graph,
             RandomWeights(),
@@ -222,18 +233,19 @@ class _Timer:
     ) -> TimedStep:
         """Medians over `repeat` runs or more, after a first one that is not counted; together they
         take what a run takes on average, for a model's steps have their slow operators, too. Bursts
-        in which others had the cores are done once more.
+        in which others had the cores are done once more. Beside each burst stands the pace that
+        all of it follows but what comes from memory: bursts are brought to that of them all.
         """
         seen: dict[str, list[float]] = {}
         again = StepPlan(tuple(row._replace(new_blocks=()) for row in plan.rows))
         self._run(plan, sampling)
         counted, whole = 0, 0.0
-        rates = self._read_rates()
+        rates, paces = self._read_rates(), [self._pace()]
         while counted < repeat:
             burst: list[tuple[str, float]] = []
             runs = 0
             clock, cpu = perf_counter(), process_time()
-            while (took := perf_counter() - clock) < BURST_SECONDS or counted + runs < repeat:
+            while (took := perf_counter() - clock) < BURST_SECONDS:
                 self.executor.reset_timers()
                 self._run(again, sampling)
                 burst += [(t.name, 1e-9 * t.nanoseconds) for t in self.executor.timers() if t.calls]
@@ -241,23 +253,32 @@ class _Timer:
             if (process_time() - cpu) / took / threads < LEAST_CPU_SHARE and self._retries > 0:
                 self._retries -= 1
                 sleep(2 * REST_SECONDS)  # the system moves threads that share a core
+                paces.append(self._pace())
                 continue
             counted += runs
-            whole += sum(value for _, value in burst)
+            paces.append(self._pace())
+            pace = 1.0 if self._cold else harmonic_mean(paces[-2:])
+            whole += sum(value * pace for _, value in burst)
             for name, value in burst:
-                seen.setdefault(name, []).append(value)
+                seen.setdefault(name, []).append(value * pace)
             if self._cold:
                 rates += self._read_rates()
-        seconds = {name: median(values) for name, values in seen.items()}
-        usual = max(1.0, min(MOST_SLOWER, whole / counted / sum(seconds.values())))
-        seconds = {name: value * usual for name, value in seconds.items()}
-        return TimedStep(self.graph, plan.shape, threads, self._cold, seconds, median(rates))
+        pace = median(paces)
+        medians = {name: median(values) for name, values in seen.items()}
+        usual = max(1.0, min(MOST_SLOWER, whole / counted / sum(medians.values())))
+        usual /= 1.0 if self._cold else pace
+        seconds = {name: value * usual for name, value in medians.items()}
+        read = ReadRates(*(median(way) for way in zip(*rates, strict=True)))
+        return TimedStep(self.graph, plan.shape, threads, self._cold, seconds, read, pace)
 
-    def _read_rates(self) -> list[float]:
+    def _read_rates(self) -> list[ReadRates]:
         """Of a graph that caches hold, once: it is no other a moment later."""
         if self._cold or not self._rates:
-            self._rates = [r.forward for r in self.executor.read_bandwidth(READ_ROUNDS)]
+            self._rates = self.executor.read_bandwidth(READ_ROUNDS)
         return list(self._rates)
+
+    def _pace(self) -> float:
+        return harmonic_mean(self.executor.pace(PACE_ROUNDS))
 
     def _run(self, plan: StepPlan, sampling: bool) -> None:
         if not sampling:
