@@ -131,7 +131,8 @@ template <class W, int Rows, int Strips, class X>
     }
 #pragma GCC unroll kUnrolledSteps
     for (int i = 0; i < kGroupSteps; i += kTogether) {
-      // The first group also asks for the lines that do not divide among the groups.
+      // In order, or what the hardware reads ahead of its own accord is of no use: the last group's last steps also ask
+      // for the lines that do not divide among the groups.
       constexpr int kEach = kAheadLines / kGroups, kRest = kAheadLines % kGroups;
       if (W::kStreams && ahead) {
         const std::uint8_t* p = ahead + g * kEach * kLineBytes;
@@ -141,7 +142,8 @@ template <class W, int Rows, int Strips, class X>
         }
 #pragma GCC unroll 2
         for (int j = i; j < i + kTogether; j++) {
-          if (g == 0 && j < kRest) prefetch_near(p + (kGroups * kEach + j) * kLineBytes);
+          const int rest = j - (kGroupSteps - kRest);
+          if (rest >= 0 && g == kGroups - 1) prefetch_near(p + (kEach + rest) * kLineBytes);
         }
       }
       Line lines[kTogether][Strips];
@@ -251,6 +253,71 @@ void tiles(Stretch<X> s, std::int64_t m, const std::uint8_t* next, std::int64_t 
   }
 }
 
+#ifdef RIDGELINE_ISA_avx2
+
+// Few rows read memory as two streams in turns, a block of each: the first half of the pairs, and the second. Both are
+// asked for, in order, so that what the hardware reads ahead of its own accord adds to it (docs/log.md).
+constexpr std::int64_t kFewRows = 2, kStreams = 2, kStreamAheadBytes = 2048;
+
+// A pair of each of `count` streams, `apart` pairs from one to the next.
+template <class W, int Rows, class X>
+[[gnu::noinline]] void side_by_side(const Stretch<X>& s, std::int64_t count, std::int64_t apart) {
+  Floats sums[kStreams][Rows][2];
+  for (std::int64_t p = 0; p < count; p++) {
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; r++) sums[p][r][0] = sums[p][r][1] = zeros();
+  }
+  const std::int64_t blocks = s.blocks, x_stride = s.x_stride, stream = apart * blocks * 2 * W::kStripBytes;
+  const std::uint8_t* weights = s.weights;
+  const X* x = s.x;
+  for (std::int64_t block = 0; block < blocks; block++) {
+    for (std::int64_t p = 0; p < count; p++) {
+      const std::uint8_t* pair = weights + p * stream;
+      Floats acc[Rows][2];
+#pragma GCC unroll 2
+      for (int r = 0; r < Rows; r++) acc[r][0] = sums[p][r][0], acc[r][1] = sums[p][r][1];
+#pragma GCC unroll 2
+      for (int c = 0; c < 2; c++) {
+        const std::uint8_t* strip = pair + c * W::kNextStrip;
+        multiply_block<W, Rows, 1>(strip, x, x_stride, strip + kStreamAheadBytes, acc, c);
+      }
+#pragma GCC unroll 2
+      for (int r = 0; r < Rows; r++) sums[p][r][0] = acc[r][0], sums[p][r][1] = acc[r][1];
+    }
+    weights += 2 * W::kStripBytes;
+    x++;
+  }
+  for (std::int64_t p = 0; p < count; p++) {
+    for (int c = 0; c < 2; c++) {
+      const std::int64_t at = p * apart * kStripChannels + c * kLanes, channels = s.channels - at;
+      const Floats bias = s.bias ? load_channels(s.bias + at, channels) : zeros();
+      for (int r = 0; r < Rows; r++)
+        store_channels(s.y + r * s.ldy + at, fma(sums[p][r][c], all(s.scale), bias), channels);
+    }
+  }
+}
+
+// Strips [strip_begin, strip_end) of 1 to kFewRows rows. `whole` is the matrix, of n channels.
+template <class W, class X>
+void few_rows(const Stretch<X>& whole, std::int64_t rows, std::int64_t n, std::int64_t strip_begin,
+              std::int64_t strip_end) {
+  const std::int64_t pair_bytes = whole.blocks * 2 * W::kStripBytes;
+  Stretch<X> s = whole;
+  while (strip_begin < strip_end) {
+    const std::int64_t count = std::min(kStreams, strip_end - strip_begin), apart = (strip_end - strip_begin) / count;
+    for (std::int64_t pair = strip_begin; pair < strip_begin + apart; pair++) {
+      s.weights = whole.weights + pair * pair_bytes;
+      s.channels = n - pair * kStripChannels;
+      s.y = whole.y + pair * kStripChannels;
+      s.bias = whole.bias ? whole.bias + pair * kStripChannels : nullptr;
+      rows == 1 ? side_by_side<W, 1>(s, count, apart) : side_by_side<W, 2>(s, count, apart);
+    }
+    strip_begin += count * apart;
+  }
+}
+
+#endif
+
 template <Layout L, class X>
 void linear_integer(const PackedMatrix& w, int terms, const X* x, std::int64_t m,
                     std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y,
@@ -269,6 +336,17 @@ void linear_integer(const PackedMatrix& w, int terms, const X* x, std::int64_t m
     s.bias = bias ? bias + pair * kStripChannels : nullptr;
   };
 
+#ifdef RIDGELINE_ISA_avx2
+  static_assert(kFineTerms == 1);
+  if (m >= 1 && m <= kFewRows) {
+    s.weights = data;
+    s.x = x;
+    s.blocks = blocks;
+    s.y = y;
+    s.bias = bias;
+    return few_rows<From>(s, m, w.n, strip_begin, strip_end);
+  }
+#endif
   const bool direct = m <= direct_rows(From::kShape);
   const std::int64_t stretch = m <= kTileRows ? blocks : direct ? kDirectBlocks : kPanelBlocks;
   const std::int64_t most = direct ? kDirectRowGroup : kRowGroup, groups = (m + most - 1) / most;
