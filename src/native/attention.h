@@ -55,6 +55,29 @@ static inline std::int64_t tokens_together(CacheFormat format) {
   return format == CacheFormat::bf16 ? 2 : format == CacheFormat::f16 ? 1 : 4;
 }
 
+// Where tiles of one kind lie within a block that has no others beside it.
+struct TilePlace {
+  std::size_t offset = 0, num_bytes = 0;
+};
+
+// Blocks of the cache. Of the first `grouped`, a multiple of kBlocksTogether, so many lie side by side: the same tile of
+// successive blocks follows one another, and a context whose blocks do is read as a stream, which the hardware foresees.
+// The others lie each by itself.
+inline constexpr std::size_t kBlocksTogether = 16;
+struct CacheBlocks {
+  std::byte* begin = nullptr;
+  std::size_t block_bytes = 0;
+  std::size_t grouped = 0;
+
+  std::size_t offset_of(std::int32_t block, const TilePlace& place) const {
+    const std::size_t index = static_cast<std::size_t>(block);
+    if (index >= grouped) return index * block_bytes + place.offset;
+    const std::size_t beside = index % kBlocksTogether;
+    return (index - beside) * block_bytes + place.offset * kBlocksTogether + beside * place.num_bytes;
+  }
+  std::byte* tile(std::int32_t block, const TilePlace& place) const { return begin + offset_of(block, place); }
+};
+
 // One row's queries of one KV head. A "vector" is a pair (new token, query head of the group), tokens outermost.
 struct AttentionArgs {
   const float* q;  // first new token, first head of the group; [num_new, group * head_dim], row stride ldq
@@ -74,12 +97,13 @@ struct AttentionArgs {
   const float* sinks;  // a score of each head of the group that has no value, or null
   const std::int32_t* last_seen;  // each new token's last position seen, never falling; null: its own, or all
   const std::int32_t* first_seen;  // each new token's first position seen, never falling; null: by the window
-  const std::byte* keys;    // key tile of block 0
-  const std::byte* values;  // value tile of block 0; null: values are the first value_dim channels of the keys
-  std::size_t block_stride;
+  CacheBlocks cache;
+  TilePlace keys, values;  // of this head; values without bytes: they are the first value_dim channels of the keys
   const std::int32_t* block_table;
   std::int64_t num_context;
   std::int64_t num_new;
+
+  bool has_values() const { return values.num_bytes > 0; }
 };
 
 // What a thread will compute after a chunk: its keys are fetched meanwhile. args: null for nothing.

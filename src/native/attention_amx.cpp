@@ -407,7 +407,7 @@ void attend_by_units(const AttentionArgs& args, std::int64_t query_begin, std::i
 
 void attend_by_tiles(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end,
                      const AttentionArgs* next, std::byte* memory) {
-  if (!args.values || (query_end - query_begin) * args.group <= TiledBf16Cache::kVectors)
+  if (!args.has_values() || (query_end - query_begin) * args.group <= TiledBf16Cache::kVectors)
     return attend<TiledBf16Cache>(args, query_begin, query_end, next, memory);
   attend_by_units(args, query_begin, query_end, memory);
 }

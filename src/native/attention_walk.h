@@ -86,10 +86,10 @@ void find_tiles(const AttentionArgs& args, const Scratch& scratch, std::int64_t 
                 Tiles& tiles) {
   const std::size_t made = value_tile_bytes(CacheFormat::bf16, args.value_dim);
   for (std::int64_t b = 0; b < count; b++) {
-    const std::size_t offset = static_cast<std::size_t>(args.block_table[first + b]) * args.block_stride;
-    tiles.keys[b] = args.keys + offset;
-    tiles.values[b] = args.values ? args.values + offset
-                                  : scratch.values + static_cast<std::size_t>(first % kBlocksPerChunk + b) * made;
+    const std::int32_t block = args.block_table[first + b];
+    tiles.keys[b] = args.cache.tile(block, args.keys);
+    tiles.values[b] = args.has_values() ? args.cache.tile(block, args.values)
+                                        : scratch.values + static_cast<std::size_t>(first % kBlocksPerChunk + b) * made;
   }
 }
 
@@ -98,8 +98,7 @@ void find_tiles(const AttentionArgs& args, const Scratch& scratch, std::int64_t 
 void make_values(const AttentionArgs& args, const Scratch& scratch, std::int64_t first, std::int64_t last) {
   const std::int64_t width = padded_to_16(args.value_dim);
   for (std::int64_t block = first; block <= last; block++) {
-    const std::size_t offset = static_cast<std::size_t>(args.block_table[block]) * args.block_stride;
-    const auto* keys = reinterpret_cast<const std::uint32_t*>(args.keys + offset);
+    const auto* keys = reinterpret_cast<const std::uint32_t*>(args.cache.tile(args.block_table[block], args.keys));
     auto* values = reinterpret_cast<std::uint32_t*>(scratch.values) +
                    block % kBlocksPerChunk * (width * kBlockTokens / 2);
     for (std::int64_t t = 0; t < kBlockTokens; t += 2) {
@@ -136,7 +135,7 @@ Ahead keys_ahead(CacheFormat format, const AttentionArgs& args, std::int64_t chu
   const std::int64_t begin = chunk * kBlocksPerChunk > seen ? chunk * kBlocksPerChunk : seen;
   out.num_bytes = static_cast<std::int64_t>(key_tile_bytes(format, args.head_dim));
   for (std::int64_t b = begin; b < end && b < (chunk + 1) * kBlocksPerChunk; b++)
-    out.tiles[out.count++] = args.keys + static_cast<std::size_t>(args.block_table[b]) * args.block_stride;
+    out.tiles[out.count++] = args.cache.tile(args.block_table[b], args.keys);
   return out;
 }
 
@@ -245,7 +244,7 @@ void compute_chunk(const AttentionArgs& args, const Scratch& scratch, std::int64
   find_tiles(args, scratch, block_first, num_blocks, tiles);
 
   Ahead ahead;
-  if (is_first && args.values) {
+  if (is_first && args.has_values()) {
     std::copy(tiles.values, tiles.values + num_blocks, ahead.tiles);
     ahead.count = num_blocks;
     ahead.num_bytes = static_cast<std::int64_t>(value_tile_bytes(Cache::kFormat, args.value_dim));
@@ -350,7 +349,7 @@ void attend(const AttentionArgs& args, std::int64_t query_begin, std::int64_t qu
   for (std::int64_t chunk = first; chunk <= last; chunk++) {
     AttentionNext after{&args, chunk + 1};
     if (chunk == last) after = {next, next ? visible(*next, next->num_context).first / kChunkTokens : 0};
-    if (!args.values) make_values_of(args, scratch, query_begin, query_end, chunk);
+    if (!args.has_values()) make_values_of(args, scratch, query_begin, query_end, chunk);
     each_tile<Cache>(vectors, [&](std::int64_t begin, int count, bool is_first, bool is_last) {
       float* states = scratch.states + begin * stride;
       float* out = chunk == first ? states : scratch.chunk;
@@ -369,7 +368,7 @@ void attend_chunk(const AttentionArgs& args, std::int64_t query_begin, std::int6
   const std::int64_t stride = partial_floats(args.value_dim);
   const std::int64_t vectors = (query_end - query_begin) * args.group;
   set_queries<Cache>(args, query_begin, query_end, scratch.q);
-  if (!args.values) make_values_of(args, scratch, query_begin, query_end, chunk);
+  if (!args.has_values()) make_values_of(args, scratch, query_begin, query_end, chunk);
   each_tile<Cache>(vectors, [&](std::int64_t begin, int count, bool is_first, bool is_last) {
     compute_chunk<Cache>(args, scratch, query_begin, begin, count, chunk, is_first, is_last ? &next : nullptr,
                          partials + begin * stride);

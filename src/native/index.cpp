@@ -37,7 +37,7 @@ void round_queries(const IndexArgs& args, std::int64_t width, float* row, std::u
 inline void tile_products(const IndexArgs& args, std::int64_t tile, const std::uint16_t* q, std::int64_t width,
                           Vec* sums) {
   const auto* keys = reinterpret_cast<const std::uint16_t*>(
-      args.keys + static_cast<std::size_t>(args.block_table[tile]) * args.block_stride);
+      args.cache.tile(args.block_table[tile], args.keys));
   for (std::int64_t j = 0; j < kTogether; j++) sums[j] = zeros();
   for (std::int64_t c = 0; c < args.turned + args.rest; c += 2) {
     const Pairs pair = load_pairs(keys + c * kBlockTokens);

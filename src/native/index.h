@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "attention.h"
+
 namespace ridgeline {
 
 // One token's heads over one key a token, bfloat16 tiles of a cache (attention.h). The keys' first `turned` channels meet
@@ -11,8 +13,8 @@ namespace ridgeline {
 struct IndexArgs {
   std::int64_t heads, turned, rest;
   const float *q_turned, *q, *weights;
-  const std::byte* keys;  // tile of block 0
-  std::size_t block_stride;
+  CacheBlocks cache;
+  TilePlace keys;
   const std::int32_t* block_table;
 };
 

@@ -38,8 +38,7 @@ struct StepContext {
   const Kernels& kernels;
   const Step& step;
   float* arena;
-  std::byte* kv;
-  std::size_t kv_block_stride;
+  CacheBlocks cache;
   std::byte* activations;   // of a value that does not lie as activations, shared
   float* partials;          // attention over split contexts
   std::int64_t partials_floats;

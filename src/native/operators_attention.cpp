@@ -89,10 +89,8 @@ void HeadsToCache::turn_query(const StepContext& context, const Segment& segment
 std::byte* HeadsToCache::tile(const StepContext& context, const Segment& segment, std::int64_t head) const {
   const KvPlace& place = spec_.place;
   const std::int32_t index_of_block = segment.block_tables[place.column][segment.entry];
-  std::byte* block = context.kv + static_cast<std::size_t>(index_of_block) * context.kv_block_stride;
-  const std::size_t index = static_cast<std::size_t>(head % place.kv_heads);
-  if (head < place.kv_heads) return block + place.key_offset + index * key_tile_bytes(place.format, place.key_dim);
-  return block + place.value_offset + index * value_tile_bytes(place.format, place.value_dim);
+  return context.cache.tile(index_of_block,
+                            head < place.kv_heads ? place.keys(head) : place.values(head - place.kv_heads));
 }
 
 void HeadsToCache::write(const StepContext& context, Worker& worker, const Segment& segment, std::int64_t head) const {
@@ -203,11 +201,9 @@ AttentionArgs Attention::args(const StepContext& context, const StepRow& row, st
   }
   out.powers = place.balance.powers ? place.balance.powers + kv_head * place.key_dim : nullptr;
   out.sinks = spec_.sinks ? spec_.sinks + kv_head * group : nullptr;
-  const std::size_t tile = place.latent ? 0 : static_cast<std::size_t>(kv_head);
-  out.keys = context.kv + place.key_offset + tile * key_tile_bytes(place.format, place.key_dim);
-  out.values = place.latent ? nullptr
-                            : context.kv + place.value_offset + tile * value_tile_bytes(place.format, place.value_dim);
-  out.block_stride = context.kv_block_stride;
+  out.cache = context.cache;
+  out.keys = place.keys(place.latent ? 0 : kv_head);
+  out.values = place.values(kv_head);
   out.block_table = row.block_tables[place.column];
   out.num_context = row.num_context;
   out.num_new = row.num_new;

@@ -21,6 +21,19 @@ struct KvPlace {
   bool latent = false;  // values are the first value_dim channels of the keys, and lie nowhere else
   KeyBalance balance{};  // of all heads, one after the other; nulls: keys stay as they are
   std::int64_t every = 1;  // tokens to a key; of more than one they are rows of bfloat16 (operators_entries.h)
+
+  // Within a block that lies by itself.
+  TilePlace keys(std::int64_t head = 0) const {
+    const std::size_t bytes = key_tile_bytes(format, key_dim);
+    return {key_offset + static_cast<std::size_t>(head) * bytes, bytes};
+  }
+  TilePlace values(std::int64_t head) const {
+    if (latent) return {};
+    const std::size_t bytes = value_tile_bytes(format, value_dim);
+    return {value_offset + static_cast<std::size_t>(head) * bytes, bytes};
+  }
+  // Of more than one token to a key: all entries of a block.
+  TilePlace entries() const { return {key_offset, value_offset - key_offset}; }
 };
 
 // cos and sin of every position, computed when first needed.

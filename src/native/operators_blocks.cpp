@@ -49,8 +49,8 @@ void SelectBlocks::select(const StepContext& context, const StepRow& row, std::i
                        context.at(spec_.q) + token * spec_.q.ld,
                        nullptr,
                        nullptr,
-                       context.kv + spec_.place.key_offset,
-                       context.kv_block_stride,
+                       context.cache,
+                       spec_.place.keys(),
                        row.block_tables[spec_.place.column]};
   context.kernels.index_maxima(args, visible, spec_.tokens, maxima, blocks,
                                reinterpret_cast<std::byte*>(order + blocks));

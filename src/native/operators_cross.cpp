@@ -65,9 +65,8 @@ void CrossWrite::run(const StepContext& context, Worker& worker) {
     const View& view = is_key ? k_ : v_;
     const std::int64_t channels = is_key ? place_.key_dim : place_.value_dim;
     const float* x = context.at(view) + (row.token_begin + position) * view.ld + head * channels;
-    const std::size_t tile = is_key ? key_tile_bytes(place_.format, channels) : value_tile_bytes(place_.format, channels);
-    std::byte* out = memory_.row(row.row) + static_cast<std::size_t>(block) * memory_.block_stride() +
-                     (is_key ? place_.key_offset : place_.value_offset) + static_cast<std::size_t>(head) * tile;
+    std::byte* out =
+        memory_.blocks(row.row).tile(static_cast<std::int32_t>(block), is_key ? place_.keys(head) : place_.values(head));
     if (is_key)
       writes.keys(x, view.ld, channels, nullptr, out, 0, count);
     else
@@ -105,11 +104,9 @@ AttentionArgs CrossAttention::args(const StepContext& context, const StepRow& ro
   out.scale = scale_;
   out.causal = false;
   out.ahead = -1;
-  const std::size_t head = static_cast<std::size_t>(kv_head);
-  const std::byte* base = memory_.row(row.row);
-  out.keys = base + place_.key_offset + head * key_tile_bytes(place_.format, place_.key_dim);
-  out.values = base + place_.value_offset + head * value_tile_bytes(place_.format, place_.value_dim);
-  out.block_stride = memory_.block_stride();
+  out.cache = memory_.blocks(row.row);
+  out.keys = place_.keys(kv_head);
+  out.values = place_.values(kv_head);
   out.block_table = memory_.table();
   out.num_context = memory_.positions() - row.num_new;
   out.num_new = row.num_new;

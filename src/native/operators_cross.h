@@ -27,8 +27,9 @@ class CrossMemory {
   std::int64_t rows() const { return rows_; }
   std::size_t row_bytes() const { return block_stride_ * table_.size(); }
   const KvPlace& layer(int index) const { return places_.at(static_cast<std::size_t>(index)); }
-  std::byte* row(std::int64_t row) const { return memory_.data() + static_cast<std::size_t>(row) * row_bytes(); }
-  std::size_t block_stride() const { return block_stride_; }
+  CacheBlocks blocks(std::int64_t row) const {
+    return {memory_.data() + static_cast<std::size_t>(row) * row_bytes(), block_stride_, 0};
+  }
   // Blocks of a row, one after another.
   const std::int32_t* table() const { return table_.data(); }
 

@@ -29,7 +29,7 @@ std::byte* entry_at(const StepContext& context, const KvPlace& place, const std:
                     std::int64_t index) {
   const std::int64_t last = (index + 1) * place.every - 1, run = std::min(place.every, kBlockTokens);
   const std::int32_t block = tables[place.column][last / kBlockTokens];
-  return context.kv + static_cast<std::size_t>(block) * context.kv_block_stride + place.key_offset +
+  return context.cache.tile(block, place.entries()) +
          static_cast<std::size_t>(last % kBlockTokens / run) * entry_bytes(place.key_dim);
 }
 
@@ -130,8 +130,8 @@ void SelectEntries::score(const StepContext& context, const StepRow& row, std::i
                            context.at(spec_.q) + token * spec_.q.ld,
                            nullptr,
                            context.at(spec_.weights) + token * spec_.weights.ld,
-                           scratch,
-                           tile,
+                           {scratch, tile, 0},
+                           {0, tile},
                            in_order};
       context.kernels.index_scores(args, (count + kBlockTokens - 1) / kBlockTokens,
                                    scores + (token - begin) * ld + first, inside);
@@ -199,8 +199,8 @@ void EntryAttention::run(const StepContext& context, Worker& worker) {
       AttentionArgs args = plain_.args(context, row, group);
       args.q += query * args.ldq;
       args.out += query * args.ldo;
-      args.keys = worker.scratch;
-      args.block_stride = key_tile_bytes(CacheFormat::bf16, spec_.window.key_dim);
+      args.keys = {0, key_tile_bytes(CacheFormat::bf16, spec_.window.key_dim)};
+      args.cache = {worker.scratch, args.keys.num_bytes, 0};
       args.block_table = in_order_.data();
       args.window = 0;
       args.num_context = held.window + held.entries - 1;
@@ -240,9 +240,7 @@ std::int64_t EntryAttention::gather_window(const StepContext& context, const Ste
   const std::size_t bytes = key_tile_bytes(CacheFormat::bf16, spec_.window.key_dim);
   const std::int64_t first = std::max<std::int64_t>(0, position - reach + 1), ring = reach / kBlockTokens;
   const auto tile_of = [&](std::int64_t block) {
-    return context.kv +
-           static_cast<std::size_t>(row.block_tables[spec_.window.column][block]) * context.kv_block_stride +
-           spec_.window.key_offset;
+    return context.cache.tile(row.block_tables[spec_.window.column][block], spec_.window.keys());
   };
   const std::int64_t begin = first / kBlockTokens, end = position / kBlockTokens;
   if (first == 0) {

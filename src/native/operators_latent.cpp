@@ -55,7 +55,7 @@ void LatentWrite::run(const StepContext& context, Worker& worker) {
                     static_cast<std::size_t>(turned_.width) * sizeof(float));
       }
       const std::int32_t block = segment.block_tables[place_.column][segment.entry];
-      std::byte* tile = context.kv + static_cast<std::size_t>(block) * context.kv_block_stride + place_.key_offset;
+      std::byte* tile = context.cache.tile(block, place_.keys());
       const CacheWrites& writes = context.kernels.cache_writes[static_cast<int>(place_.format)];
       writes.keys(rows, place_.key_dim, place_.key_dim, nullptr, tile, segment.position % kBlockTokens, segment.count);
     }
@@ -162,8 +162,8 @@ void LatentAttention::attend_chosen(const StepContext& context, const float* cho
       }
       args.q += query * args.ldq;
       args.out += query * args.ldo;
-      args.keys = worker.scratch;
-      args.block_stride = key_tile_bytes(spec_.place.format, spec_.place.key_dim);
+      args.keys = {0, key_tile_bytes(spec_.place.format, spec_.place.key_dim)};
+      args.cache = {worker.scratch, args.keys.num_bytes, 0};
       args.block_table = in_order_.data();
       args.num_context = top_k() - 1;
       args.num_new = 1;
@@ -180,9 +180,8 @@ void LatentAttention::gather(const StepContext& context, const StepRow& row, con
   if (top_k() % kBlockTokens) std::memset(tiles + gathered_bytes() - bytes, 0, bytes);
   for (std::int64_t i = 0; i < top_k(); i++) {
     const auto position = static_cast<std::int64_t>(chosen[i]);
-    const auto block = static_cast<std::size_t>(row.block_tables[spec_.place.column][position / kBlockTokens]);
-    const auto* from = reinterpret_cast<const std::uint32_t*>(context.kv + block * context.kv_block_stride +
-                                                              spec_.place.key_offset) +
+    const std::int32_t block = row.block_tables[spec_.place.column][position / kBlockTokens];
+    const auto* from = reinterpret_cast<const std::uint32_t*>(context.cache.tile(block, spec_.place.keys())) +
                        position % kBlockTokens;
     auto* to = reinterpret_cast<std::uint32_t*>(tiles + static_cast<std::size_t>(i / kBlockTokens) * bytes) +
                i % kBlockTokens;
@@ -221,8 +220,8 @@ void SelectTokens::select(const StepContext& context, const StepRow& row, std::i
                        context.at(spec_.q_turned) + token * spec_.q_turned.ld,
                        context.at(spec_.q) + token * spec_.q.ld,
                        context.at(spec_.weights) + token * spec_.weights.ld,
-                       context.kv + spec_.place.key_offset,
-                       context.kv_block_stride,
+                       context.cache,
+                       spec_.place.keys(),
                        row.block_tables[spec_.place.column]};
   const std::int64_t blocks = (visible + kBlockTokens - 1) / kBlockTokens;
   context.kernels.index_scores(args, blocks, scores, reinterpret_cast<std::byte*>(order + tokens));

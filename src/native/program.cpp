@@ -68,7 +68,7 @@ int Program::add_cache(std::int64_t kv_heads, std::int64_t key_dim, std::int64_t
     place.value_offset = place.key_offset + static_cast<std::size_t>(entries_in_block(every)) * entry_bytes(key_dim);
   }
   bytes = aligned(place.value_offset + (latent ? 0 : heads * value_tile_bytes(format, value_dim)));
-  kv_block_stride_ = std::max(kv_block_stride_, bytes);
+  kv_block_bytes_ = std::max(kv_block_bytes_, bytes);
   if (centres) {
     const std::int64_t count = kv_heads * key_dim;
     std::vector<float> inverse(powers, powers + count);
@@ -165,10 +165,12 @@ void Program::finish(const View& logits) {
   logits_ = logits;
 
   // Blocks a whole number of 4 KB apart would share cache sets: the same tile of every block falls into the same ones.
-  while (kv_block_stride_ > 0 && kv_block_stride_ / 64 % 64 != 33) kv_block_stride_ += 64;
-  if (kv_block_stride_ > 0 && static_cast<std::size_t>(limits.num_blocks) > SIZE_MAX / 2 / kv_block_stride_)
+  while (kv_block_bytes_ > 0 && kv_block_bytes_ / 64 % 64 != 33) kv_block_bytes_ += 64;
+  if (kv_block_bytes_ > 0 && static_cast<std::size_t>(limits.num_blocks) > SIZE_MAX / 2 / kv_block_bytes_)
     throw std::bad_alloc();
-  kv_.allocate(static_cast<std::size_t>(limits.num_blocks) * kv_block_stride_, ready_ahead(limits.max_rows), counts_only_);
+  kv_places_ = places_of_blocks();
+  if (!kv_places_.empty()) kv_grouped_ = static_cast<std::size_t>(limits.num_blocks) / kBlocksTogether * kBlocksTogether;
+  kv_.allocate(static_cast<std::size_t>(limits.num_blocks) * kv_block_bytes_, ready_ahead(limits.max_rows), counts_only_);
   const std::size_t slots = static_cast<std::size_t>(limits.num_slots);
   if (slots > SIZE_MAX / 2 / std::max<std::size_t>(state_bytes(), 1)) throw std::bad_alloc();
   if (state_stride_ > 0 && slots > 0) states_ = allocated(slots * state_bytes());
@@ -218,7 +220,7 @@ void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int3
   rows_.gather(lines, num_lines, new_blocks, num_new_blocks, sampling, step_);
   if (images_) images_->show(step_);
   places_.tell(step_);
-  kv_.used(static_cast<std::size_t>(step_.last_block + 1) * kv_block_stride_);
+  use_blocks(static_cast<std::size_t>(step_.last_block + 1));
   samples_.clear();
   items_.clear();
   if (sampling) plan_samples();
@@ -240,6 +242,44 @@ void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int3
   finish_samples();
 }
 
+// What can lie side by side with the same of other blocks, whatever column each is of: all tiles of the only column, or
+// pieces of one size where all columns' tiles have it. Nothing: no block lies beside others.
+std::vector<TilePlace> Program::places_of_blocks() const {
+  std::vector<TilePlace> out;
+  for (const KvPlace& place : caches_) {
+    if (place.every > 1) {
+      out.push_back(place.entries());
+      continue;
+    }
+    for (std::int64_t head = 0; head < place.kv_heads; head++) out.push_back(place.keys(head));
+    for (std::int64_t head = 0; head < place.kv_heads && !place.latent; head++) out.push_back(place.values(head));
+  }
+  if (column_bytes_.size() == 1) return out;
+  const std::size_t bytes = out.empty() ? 0 : out.front().num_bytes;
+  if (std::any_of(out.begin(), out.end(), [&](const TilePlace& tile) {
+        return tile.num_bytes != bytes || tile.offset % bytes;
+      }))
+    return {};
+  out.clear();
+  for (std::size_t offset = 0; bytes > 0 && offset + bytes <= kv_block_bytes_; offset += bytes) out.push_back({offset, bytes});
+  return out;
+}
+
+// Memory of blocks [0, count) is in use, and of those beside them.
+void Program::use_blocks(std::size_t count) {
+  const std::size_t whole = (count + kBlocksTogether - 1) / kBlocksTogether * kBlocksTogether;
+  kv_.used((count < kv_grouped_ ? whole : count) * kv_block_bytes_);
+}
+
+void Program::copy_block(std::int32_t source, std::int32_t target) {
+  const CacheBlocks cache = cache_blocks();
+  const auto copy = [&](const TilePlace& tile) {
+    std::memcpy(cache.tile(target, tile), cache.tile(source, tile), tile.num_bytes);
+  };
+  if (kv_grouped_ == 0) return copy({0, kv_block_bytes_});
+  for (const TilePlace& tile : kv_places_) copy(tile);
+}
+
 void Program::copy_blocks(const std::int32_t* pairs, std::int64_t num_pairs) {
   const std::int64_t num_blocks = rows_.limits().num_blocks;
   for (std::int64_t i = 0; i < 2 * num_pairs; i++)
@@ -247,9 +287,8 @@ void Program::copy_blocks(const std::int32_t* pairs, std::int64_t num_pairs) {
       throw std::out_of_range("block " + std::to_string(pairs[i]) + " is not one of the cache's " +
                               std::to_string(num_blocks));
   for (std::int64_t i = 0; i < num_pairs; i++) {
-    const auto source = static_cast<std::size_t>(pairs[2 * i]), target = static_cast<std::size_t>(pairs[2 * i + 1]);
-    if (source != target)
-      std::memcpy(kv_.data() + target * kv_block_stride_, kv_.data() + source * kv_block_stride_, kv_block_stride_);
+    const std::int32_t source = pairs[2 * i], target = pairs[2 * i + 1];
+    if (source != target) copy_block(source, target);
   }
 }
 
@@ -278,8 +317,7 @@ bool Program::run_operator(int thread, std::size_t begin, const Entry& entry) {
   const StepContext context{kernels_,
                             step_,
                             reinterpret_cast<float*>(arena_.data()),
-                            kv_.data(),
-                            kv_block_stride_,
+                            cache_blocks(),
                             activations_.data(),
                             reinterpret_cast<float*>(partials_.data()),
                             partials_floats_,

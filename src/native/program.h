@@ -121,7 +121,7 @@ class Program {
   // What was allocated, by kind, in bytes; all that grows with the model, the cache or the limits.
   std::vector<std::pair<std::string, std::size_t>> memory() const;
   std::size_t kv_bytes() const { return kv_.size(); }
-  std::size_t kv_block_bytes() const { return kv_block_stride_; }
+  std::size_t kv_block_bytes() const { return kv_block_bytes_; }
   std::size_t arena_bytes() const { return arena_.size(); }
   // Beside the arena, for whichever operator runs.
   std::size_t shared_bytes() const { return shared_.size(); }
@@ -140,6 +140,10 @@ class Program {
     return counts_only_ ? Memory::counted(num_bytes) : Memory(num_bytes);
   }
   void book_times();
+  CacheBlocks cache_blocks() const { return {kv_.data(), kv_block_bytes_, kv_grouped_}; }
+  std::vector<TilePlace> places_of_blocks() const;
+  void use_blocks(std::size_t count);
+  void copy_block(std::int32_t source, std::int32_t target);
 
   const Kernels& kernels_;
   const bool counts_only_;
@@ -152,7 +156,8 @@ class Program {
   std::vector<std::unique_ptr<RopeTable>> rope_tables_;
   std::vector<std::unique_ptr<Operator>> operators_;
   std::vector<std::size_t> column_bytes_;  // that the caches of each column take of a block
-  std::size_t kv_block_stride_ = 0;
+  std::size_t kv_block_bytes_ = 0, kv_grouped_ = 0;  // see CacheBlocks
+  std::vector<TilePlace> kv_places_;
   std::int64_t state_stride_ = 0;  // floats
   std::shared_ptr<CrossMemory> cross_;
   std::unique_ptr<StepImages> images_;

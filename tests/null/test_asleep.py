@@ -36,7 +36,7 @@ GROUPS = (ONE_GROUP, (BlockGroup(None, 1), BlockGroup(200, 2)), (BlockGroup(300,
 def left(found: Outcome) -> list[object]:
     """In the caches: which block lies where in which order, and what it is named."""
     pools = [replica.state.pool for replica in found.replicas]
-    return [(list(p._cached), p._free, p.names._block_of) for p in pools]
+    return [(list(p._cached), list(p._free), p.names._block_of) for p in pools]
 
 
 def check(fleet: Fleet, load: Load) -> Outcome:

@@ -3,7 +3,8 @@
 What a row's table has for `block_tokens` tokens in a group of layers is an entry: one block or,
 where the group's layers fill several, that many, known by the first of them. All groups draw from
 one pool. An entry with no owner stays findable by its name until its blocks are needed: least
-recently used first, leaves of a full chain before their parents. Entries that more than one row
+recently used first, leaves of a full chain before their parents; some are given up early, so that
+a row finds blocks that lie beside each other (`free_blocks.py`). Entries that more than one row
 owns are read only; who must write to one copies it first (`schedule/memory.py`). It does not know
 tensors.
 """
@@ -14,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
+from ridgeline.engine.kv.free_blocks import RUN_BLOCKS, FreeBlocks
 from ridgeline.engine.kv.names import NameTable
 from ridgeline.engine.kv.prefix import PrefixIndex
 from ridgeline.step import ONE_GROUP, BlockGroup
@@ -37,7 +39,10 @@ class BlockPool:
         self._tables: list[PrefixIndex | NameTable] = [self.names]
         self._tables += [NameTable() for _ in self.groups[1:]]
         self._num_owners = [0] * num_blocks
-        self._free = list(range(num_blocks))[::-1]  # with nothing in them; the last goes first
+        self._free = FreeBlocks(num_blocks)
+        # Of a large pool: what is evicted at once, and how much may be free, for the sake of runs.
+        self._evicted_together = min(4 * RUN_BLOCKS, num_blocks // 256)
+        self._most_free = num_blocks // 8
         self._cached: OrderedDict[int, None] = OrderedDict()  # entries that only a name finds
         self._num_cached_blocks = 0
         # Of groups whose entries are several blocks, and of all groups but the first.
@@ -58,7 +63,7 @@ class BlockPool:
         copy that others may take while this changes; it may then be half of before and of after.
         """
         found = bytearray(b"\2" * self.num_blocks)
-        for block in tuple(self._free):
+        for block in self._free:
             found[block] = 0
         kept = tuple(self._cached)
         shared = [entry for entry, owners in enumerate(tuple(self._num_owners)) if owners > 1]
@@ -75,9 +80,9 @@ class BlockPool:
         """All blocks of an entry, in the order of its columns."""
         return (entry, *self._others_of.get(entry, ()))
 
-    def allocate(self, count: int, group: int = 0) -> tuple[int, ...] | None:
+    def allocate(self, count: int, group: int = 0, after: int = -1) -> tuple[int, ...] | None:
         """`count` entries with one owner each and no known content, or None if there are too few
-        blocks.
+        blocks. after: the row's last entry in the group, beside which they had best be; -1: none.
         """
         width = self.groups[group].blocks
         needed = count * width
@@ -87,12 +92,14 @@ class BlockPool:
             self._evict(needed - len(self._free))
         if count == 0:
             return ()
-        taken = tuple(self._free[: -needed - 1 : -1])
-        del self._free[-needed:]
-        entries = taken[::width]
+        if not self._free.fits(needed, after) and len(self._free) < self._most_free:
+            # Chains that are old lie in runs of their own.
+            self._evict(min(self._evicted_together, self._num_cached_blocks))
+        entries = tuple(self._free.take(count, after))
         if width > 1:
-            for at, entry in enumerate(entries):
-                self._others_of[entry] = taken[at * width + 1 : (at + 1) * width]
+            before = self._others_of.get(after, (-1,) * (width - 1))
+            columns = [self._free.take(count, last) for last in before]
+            self._others_of.update(zip(entries, zip(*columns, strict=True), strict=True))
         if group:
             for entry in entries:
                 self._group_of[entry] = group
@@ -153,13 +160,13 @@ class BlockPool:
                 if block in names:
                     cached[block] = None
                 else:
-                    free.append(block)
+                    free.add(block)
         self._num_cached_blocks += len(cached) - num_cached
 
     def check_invariants(self) -> None:
         """What must hold between any two operations."""
+        self._free.check_invariants()
         seen: set[int] = set(self._free)
-        assert len(seen) == len(self._free)
         owned = [block for block, owners in enumerate(self._num_owners) if owners]
         assert all(owners >= 0 for owners in self._num_owners)
         entries = list(chain(owned, self._cached))
@@ -195,10 +202,8 @@ class BlockPool:
                 entry = leaf
             self._tables[group].forget(entry)
             self._num_cached_blocks -= self.groups[group].blocks
-            others = others_of.pop(entry, None)
-            if others is not None:
-                free += others[::-1]
-            free.append(entry)
+            for block in (entry, *others_of.pop(entry, ())):
+                free.add(block)
 
     def _evict_blocks(self, num_blocks: int) -> None:
         """The same where every entry is one block of the one group."""
@@ -212,15 +217,13 @@ class BlockPool:
                     del cached[leaf]
                     block = leaf
                 names.forget(block)
-            free.append(block)
+            free.add(block)
         self._num_cached_blocks -= num_blocks
 
     def _empty(self, entry: int) -> None:
         """The blocks of an entry without owner and name have nothing in them."""
-        others = self._others_of.pop(entry, None)
-        if others is not None:
-            self._free += others[::-1]
-        self._free.append(entry)
+        for block in (entry, *self._others_of.pop(entry, ())):
+            self._free.add(block)
         self._group_of.pop(entry, None)
 
     def _width(self, entry: int) -> int:

@@ -63,7 +63,7 @@ def start(
     computed = max(known.num_tokens, min(request.num_received, num_tokens - 1))
     if needed + reserved <= pool.num_free or not (state.running or state.asleep.count):
         first = min(num_tokens, computed + budget)
-        fresh = _allocate(state, blocks_for(state, first) - len(known.tables[0]))
+        fresh = _allocate(state, blocks_for(state, first) - len(known.tables[0]), known.tables)
     if fresh is None:
         for entries in held[::-1]:
             pool.release(entries)
@@ -98,7 +98,7 @@ def grow(state: SchedulerState, request: Request, num_tokens: int) -> bool:
     """Blocks for `num_tokens` of a running request; False: the pool has too few."""
     missing = blocks_for(state, num_tokens) - len(request.blocks)
     if missing > 0:
-        fresh = _allocate(state, missing)
+        fresh = _allocate(state, missing, [request.blocks, *request.other_tables])
         if fresh is None:
             return False
         request.blocks += fresh[0]
@@ -361,15 +361,19 @@ def _why_not_more(state: SchedulerState, request: Request, known: Known) -> Cach
     return names.explain(cacheable, num_found, request.token_ids, size, request.salt)
 
 
-def _allocate(state: SchedulerState, count: int) -> list[tuple[int, ...]] | None:
-    """`count` entries for each group, or None."""
+def _allocate(
+    state: SchedulerState, count: int, tables: Sequence[list[int]]
+) -> list[tuple[int, ...]] | None:
+    """`count` entries for each group, beside those of the row's tables, or None."""
     pool = state.pool
     if state.is_plain:
-        entries = pool.allocate(count)
+        table = tables[0]
+        entries = pool.allocate(count, 0, table[-1] if table else -1)
         return None if entries is None else [entries]
     if count * state.blocks_per_entry > pool.num_free:
         return None
-    return [pool.allocate(count, group) or () for group in range(len(pool.groups))]
+    lasts = [table[-1] if table else -1 for table in tables]
+    return [pool.allocate(count, group, last) or () for group, last in enumerate(lasts)]
 
 
 def _missing(state: SchedulerState, num_tokens: int, num_entries: int, firsts: list[int]) -> int:

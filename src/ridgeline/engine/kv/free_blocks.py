@@ -1,0 +1,128 @@
+"""Blocks with nothing in them, and which of them a row gets: if it can be, those beside its own.
+
+An executor may keep blocks of successive ids side by side, so that a context whose blocks follow
+one another is read as one stream (`native/attention.h`). So a row goes on with the block after its
+last one, and begins at a run, `RUN_BLOCKS` successive ids, that is wholly free. Where there is
+none, it takes from runs that others left, and only then from those that rows have begun and may go
+on with. A run is short: what a row leaves of its last one is half of it on average.
+Nothing but speed depends on it: any block can hold any tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+RUN_BLOCKS = 8
+
+
+class FreeBlocks:
+    """A set of block ids below `num_blocks`, all of them at first.
+
+    All operations take a time that grows with the number of blocks they move, not with the set.
+    """
+
+    def __init__(self, num_blocks: int) -> None:
+        whole, rest = divmod(num_blocks, RUN_BLOCKS)
+        # Of each run, a bit for each free block; the last run may be shorter.
+        self._full = [(1 << RUN_BLOCKS) - 1] * whole + [(1 << rest) - 1] * (rest > 0)
+        self._masks = list(self._full)
+        self._count = num_blocks
+        # Runs, what goes next last: wholly free; given back to by those who left; begun.
+        self._whole = dict.fromkeys(reversed(range(len(self._full))))
+        self._left: dict[int, None] = {}
+        self._begun: dict[int, None] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        """The blocks, lowest first; safe while the set changes, and then of no one moment."""
+        for run, mask in enumerate(tuple(self._masks)):
+            while mask:
+                low = mask & -mask
+                yield run * RUN_BLOCKS + low.bit_length() - 1
+                mask ^= low
+
+    def add(self, block: int) -> None:
+        run, place = divmod(block, RUN_BLOCKS)
+        mask = self._masks[run] | 1 << place
+        self._masks[run] = mask
+        self._count += 1
+        self._begun.pop(run, None)
+        if mask == self._full[run]:
+            self._left.pop(run, None)
+            self._whole[run] = None
+        else:
+            self._left[run] = None
+
+    def take(self, count: int, after: int = -1) -> list[int]:
+        """`count` blocks, of which there must be so many, in the order that a row should use them.
+
+        after: the last block of the row, -1: it has none.
+        """
+        self._count -= count
+        taken: list[int] = []
+        if after >= 0 and (after + 1) % RUN_BLOCKS:
+            run, place = divmod(after + 1, RUN_BLOCKS)
+            mask = self._masks[run]
+            if mask >> place & 1:
+                while len(taken) < count and mask >> place & 1:
+                    mask ^= 1 << place
+                    taken.append(run * RUN_BLOCKS + place)
+                    place += 1
+                self._set(run, mask)
+                after = taken[-1]
+        while len(taken) < count:
+            self._take_of(self._next_run(after), count - len(taken), taken)
+            after = taken[-1]
+        return taken
+
+    def fits(self, count: int, after: int = -1) -> bool:
+        """Whether so many can be taken without breaking into runs that others left or began."""
+        if after >= 0 and (after + 1) % RUN_BLOCKS:
+            run, place = divmod(after + 1, RUN_BLOCKS)
+            free = self._masks[run] >> place
+            count -= (~free & free + 1).bit_length() - 1
+        return count <= len(self._whole) * RUN_BLOCKS
+
+    def check_invariants(self) -> None:
+        """What must hold between any two operations."""
+        assert self._count == sum(mask.bit_count() for mask in self._masks)
+        whole = {run for run, mask in enumerate(self._masks) if mask == self._full[run]}
+        some = {run for run, mask in enumerate(self._masks) if mask} - whole
+        assert self._whole.keys() == whole
+        assert self._left.keys() | self._begun.keys() == some
+        assert not self._left.keys() & self._begun.keys()
+
+    def _next_run(self, after: int) -> int:
+        """Where a row goes on behind `after`; if that is a whole run, it is not one any more."""
+        if self._whole:
+            run = (after + 1) // RUN_BLOCKS
+            if after >= 0 and not (after + 1) % RUN_BLOCKS and run in self._whole:
+                del self._whole[run]
+                return run
+            return self._whole.popitem()[0]
+        return next(iter(self._left or self._begun))
+
+    def _take_of(self, run: int, most: int, taken: list[int]) -> None:
+        """Up to `most` of a run's blocks, lowest first; it is not among the whole ones any more."""
+        mask, base = self._masks[run], run * RUN_BLOCKS
+        if mask == self._full[run]:
+            count = min(most, mask.bit_length())
+            taken.extend(range(base, base + count))
+            mask ^= (1 << count) - 1
+        else:
+            for _ in range(min(most, mask.bit_count())):
+                low = mask & -mask
+                taken.append(base + low.bit_length() - 1)
+                mask ^= low
+        self._set(run, mask)
+
+    def _set(self, run: int, mask: int) -> None:
+        """What is left of a run of which somebody took blocks: others may go on with it there."""
+        self._masks[run] = mask
+        self._left.pop(run, None)
+        if mask:
+            self._begun[run] = None
+        else:
+            self._begun.pop(run, None)
