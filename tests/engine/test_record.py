@@ -65,7 +65,7 @@ def a_record(seed: int) -> list[str]:
 def test_a_replay_goes_the_same_way(seed: int) -> None:
     lines = a_record(seed)
     header, *entries = read_record(lines)
-    assert header == {"record": 1, "model": "null"}
+    assert header == {"record": 2, "model": "null"}
     found = replay(entries, null_engine())
     assert found.difference is None
     assert found.num_requests == 30
@@ -120,18 +120,18 @@ def test_every_field_of_a_request_is_asked_for_or_starts_the_same() -> None:
     [
         [],
         ["{}"],
-        ['{"record":2}'],
+        ['{"record":1}'],
         ["[1]"],
-        ['{"record":1}', "not json"],
-        ['{"record":1}', "[]"],
-        ['{"record":1}', "{}"],
-        ['{"record":1}', '{"submit":{}}'],
-        ['{"record":1}', '{"submit":3}'],
-        ['{"record":1}', '{"plan":1,"events":[]}'],
-        ['{"record":1}', '{"abort":[]}'],
-        ['{"record":1}', "[" * 100_000],
+        ['{"record":2}', "not json"],
+        ['{"record":2}', "[]"],
+        ['{"record":2}', "{}"],
+        ['{"record":2}', '{"submit":{}}'],
+        ['{"record":2}', '{"submit":3}'],
+        ['{"record":2}', '{"plan":1,"events":[]}'],
+        ['{"record":2}', '{"abort":[]}'],
+        ['{"record":2}', "[" * 100_000],
         [
-            '{"record":1}',
+            '{"record":2}',
             '{"submit":{"id":"a","token_ids":[],"num_prompt":0,"max_tokens":1,'
             '"stop_token_ids":[],"salt":"","sampling":{}}}',
         ],
@@ -161,6 +161,6 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["run", MODEL, "--raw", "x", "--max-tokens", "4", "--record", str(path)]) == 0
     assert main(["replay", str(path), "--model", MODEL]) == 0
     assert main(["replay", str(tmp_path / "none")]) == 2
-    path.write_text('{"record":1,"sizes":[]}')
+    path.write_text('{"record":2,"sizes":[]}')
     assert main(["replay", str(path)]) == 2
     assert "header" in capsys.readouterr().err
