@@ -54,8 +54,11 @@ def test_every_block_is_somewhere_once(num_blocks: int) -> None:
     for _ in range(2000):
         if rng.random() < 0.5 and len(free):
             after = rng.choice(held) if held and rng.random() < 0.7 else -1
-            taken = free.take(rng.randint(1, len(free)), after)
-            held += taken
+            if (beside := free.take_beside(after)) >= 0:
+                assert beside == after + 1
+                held.append(beside)
+            elif len(free):
+                held += free.take(rng.randint(1, len(free)), after)
         elif held:
             for _ in range(rng.randint(1, len(held))):
                 free.add(held.pop(rng.randrange(len(held))))

@@ -85,6 +85,11 @@ class BlockPool:
         blocks. after: the row's last entry in the group, beside which they had best be; -1: none.
         """
         width = self.groups[group].blocks
+        if count == width == 1 and (block := self._free.take_beside(after)) >= 0:
+            self._num_owners[block] = 1
+            if group:
+                self._group_of[block] = group
+            return (block,)
         needed = count * width
         if needed > len(self._free):
             if needed > self.num_free:

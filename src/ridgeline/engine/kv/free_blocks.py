@@ -77,6 +77,20 @@ class FreeBlocks:
             after = taken[-1]
         return taken
 
+    def take_beside(self, after: int) -> int:
+        """The block after `after`, if it is free and of its run, else -1: what a step does most."""
+        run, place = divmod(after + 1, RUN_BLOCKS)
+        if not place or after < 0:
+            return -1
+        mask, bit = self._masks[run], 1 << place
+        if not mask & bit:
+            return -1
+        self._count -= 1
+        self._masks[run] = mask = mask ^ bit
+        if not mask or run not in self._begun:
+            self._set(run, mask)
+        return after + 1
+
     def fits(self, count: int, after: int = -1) -> bool:
         """Whether so many can be taken without breaking into runs that others left or began."""
         if after >= 0 and (after + 1) % RUN_BLOCKS:
