@@ -60,18 +60,11 @@ class FreeBlocks:
 
         after: the last block of the row, -1: it has none.
         """
-        self._count -= count
         taken: list[int] = []
-        if after >= 0 and (after + 1) % RUN_BLOCKS:
-            run, place = divmod(after + 1, RUN_BLOCKS)
-            mask = self._masks[run]
-            if mask >> place & 1:
-                while len(taken) < count and mask >> place & 1:
-                    mask ^= 1 << place
-                    taken.append(run * RUN_BLOCKS + place)
-                    place += 1
-                self._set(run, mask)
-                after = taken[-1]
+        while len(taken) < count and (block := self.take_beside(after)) >= 0:
+            taken.append(block)
+            after = block
+        self._count -= count - len(taken)
         while len(taken) < count:
             self._take_of(self._next_run(after), count - len(taken), taken)
             after = taken[-1]
