@@ -472,6 +472,7 @@ NB_MODULE(_native, m) {
              return out;
            })
       .def_prop_ro("counts_only", &Program::counts_only)
+      .def_prop_ro("kv_blocks_together", &Program::kv_blocks_together)
       .def_prop_ro("kv_block_bytes", &Program::kv_block_bytes)
       .def_prop_ro("state_bytes", &Program::state_bytes)
       // The arena itself, for tests that put sentinels around values.

@@ -122,6 +122,7 @@ class Program {
   std::vector<std::pair<std::string, std::size_t>> memory() const;
   std::size_t kv_bytes() const { return kv_.size(); }
   std::size_t kv_block_bytes() const { return kv_block_bytes_; }
+  std::size_t kv_blocks_together() const { return kv_grouped_ > 0 ? kBlocksTogether : 1; }  // see CacheBlocks
   std::size_t arena_bytes() const { return arena_.size(); }
   // Beside the arena, for whichever operator runs.
   std::size_t shared_bytes() const { return shared_.size(); }

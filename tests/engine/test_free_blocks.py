@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from ridgeline.engine.kv.blocks import BlockPool
-from ridgeline.engine.kv.free_blocks import RUN_BLOCKS, FreeBlocks
+from ridgeline.engine.kv.free_blocks import RUN_BLOCKS, LooseBlocks, RunsOfBlocks
 from ridgeline.step import BlockGroup
 
 
@@ -19,7 +19,7 @@ def beside(blocks: list[int]) -> float:
 
 
 def test_rows_that_grow_by_turns_stay_each_in_their_runs() -> None:
-    free = FreeBlocks(40 * RUN_BLOCKS)
+    free = RunsOfBlocks(40 * RUN_BLOCKS)
     rows = [free.take(3) for _ in range(8)]
     for _ in range(30):
         for row in rows:
@@ -30,7 +30,7 @@ def test_rows_that_grow_by_turns_stay_each_in_their_runs() -> None:
 
 
 def test_what_is_left_of_runs_is_used_before_there_is_nothing() -> None:
-    free = FreeBlocks(3 * RUN_BLOCKS + 5)
+    free = RunsOfBlocks(3 * RUN_BLOCKS + 5)
     rows = [free.take(4) for _ in range(4)]  # a run each, the last one shorter
     assert sorted(row[0] for row in rows) == [0, RUN_BLOCKS, 2 * RUN_BLOCKS, 3 * RUN_BLOCKS]
     for block in rows[1]:
@@ -47,15 +47,18 @@ def test_what_is_left_of_runs_is_used_before_there_is_nothing() -> None:
     free.check_invariants()
 
 
+@pytest.mark.parametrize("kind", [RunsOfBlocks, LooseBlocks])
 @pytest.mark.parametrize("num_blocks", [1, 15, 16, 17, 100, 256])
-def test_every_block_is_somewhere_once(num_blocks: int) -> None:
+def test_every_block_is_somewhere_once(
+    num_blocks: int, kind: type[RunsOfBlocks | LooseBlocks]
+) -> None:
     rng = random.Random(num_blocks)
-    free, held = FreeBlocks(num_blocks), list[int]()
+    free, held = kind(num_blocks), list[int]()
     for _ in range(2000):
         if rng.random() < 0.5 and len(free):
             after = rng.choice(held) if held and rng.random() < 0.7 else -1
-            if (beside := free.take_beside(after)) >= 0:
-                assert beside == after + 1
+            if (beside := free.take_next(after)) >= 0:
+                assert beside == after + 1 or kind is LooseBlocks
                 held.append(beside)
             elif len(free):
                 held += free.take(rng.randint(1, len(free)), after)
@@ -67,7 +70,7 @@ def test_every_block_is_somewhere_once(num_blocks: int) -> None:
 
 
 def test_columns_of_a_group_go_on_each_beside_itself() -> None:
-    pool = BlockPool(40 * RUN_BLOCKS, (BlockGroup(None, 1), BlockGroup(None, 3)))
+    pool = BlockPool(40 * RUN_BLOCKS, (BlockGroup(None, 1), BlockGroup(None, 3)), True, 16)
     first = list(pool.allocate(2, 1) or ())
     for _ in range(12):
         first += pool.allocate(1, 1, first[-1]) or ()
@@ -80,7 +83,7 @@ def test_columns_of_a_group_go_on_each_beside_itself() -> None:
 def test_a_cache_that_is_full_still_gives_runs(most: int, share: float) -> None:
     """Rows come, grow by turns and go; what they leave is kept by name until it is needed."""
     rng, size = random.Random(5), 8192
-    pool = BlockPool(size)
+    pool = BlockPool(size, blocks_together=RUN_BLOCKS)
     rows: list[list[int]] = []
     lengths: dict[int, int] = {}
     names = iter(range(10**6))
@@ -105,3 +108,14 @@ def test_a_cache_that_is_full_still_gives_runs(most: int, share: float) -> None:
     assert sum(shares) / len(shares) > share
     assert pool.num_free - pool.num_cached < size * 0.13  # the rest is kept, or in use
     pool.check_invariants()
+
+
+def test_where_it_does_not_matter_nothing_is_forgotten_early() -> None:
+    pool = BlockPool(512)
+    row = list(pool.allocate(512) or ())
+    for block in row:
+        pool.names.add(block, block.to_bytes(16, "little"), b"", (), b"")
+    pool.release(row)
+    assert pool.num_cached == 512
+    pool.allocate(3)
+    assert pool.num_cached == 512 - 3

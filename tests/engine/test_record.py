@@ -65,7 +65,7 @@ def a_record(seed: int) -> list[str]:
 def test_a_replay_goes_the_same_way(seed: int) -> None:
     lines = a_record(seed)
     header, *entries = read_record(lines)
-    assert header == {"record": 2, "model": "null"}
+    assert header == {"record": 3, "model": "null"}
     found = replay(entries, null_engine())
     assert found.difference is None
     assert found.num_requests == 30
@@ -161,6 +161,6 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["run", MODEL, "--raw", "x", "--max-tokens", "4", "--record", str(path)]) == 0
     assert main(["replay", str(path), "--model", MODEL]) == 0
     assert main(["replay", str(tmp_path / "none")]) == 2
-    path.write_text('{"record":2,"sizes":[]}')
+    path.write_text('{"record":3,"sizes":[]}')
     assert main(["replay", str(path)]) == 2
     assert "header" in capsys.readouterr().err

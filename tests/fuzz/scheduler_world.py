@@ -130,7 +130,13 @@ class World:
         if isinstance(queue, FairQueue):
             queue.weights = {"a": 2.0}
         self.state = SchedulerState.empty(
-            limits, num_blocks, queue, step_seconds, groups, num_snapshots or 0
+            limits,
+            num_blocks,
+            queue,
+            step_seconds,
+            groups,
+            num_snapshots or 0,
+            blocks_together=16 if seed % 2 else 1,
         )
         self.counts = Counts()
         self.prefixes = [[rng.randrange(VOCAB) for _ in range(30)] for _ in range(3)]

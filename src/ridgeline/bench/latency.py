@@ -192,6 +192,10 @@ class _Recorder:
         return self._executor.groups
 
     @property
+    def blocks_together(self) -> int:
+        return self._executor.blocks_together
+
+    @property
     def max_rows(self) -> int:
         return self._executor.max_rows
 

@@ -110,6 +110,7 @@ def simulate_load(assembled: Assembled, times: KernelTimes, load: Served) -> Sim
         None,
         executor.groups,
         max(0, executor.num_slots - executor.max_rows),
+        blocks_together=executor.blocks_together,
     )
     return simulate(requests, state, WithText(times, text_seconds(assembled)))
 

@@ -95,6 +95,7 @@ class Engine:
             seconds,
             executor.groups,
             max(0, executor.num_slots - executor.max_rows),
+            blocks_together=executor.blocks_together,
         )
         self._times = seconds if isinstance(seconds, StepSeconds) else None
         self._num_steps = 0

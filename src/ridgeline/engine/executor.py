@@ -29,6 +29,11 @@ class Executor(Protocol):
         """Layers by how far they reach back; each has blocks of its own in a row's table."""
 
     @property
+    def blocks_together(self) -> int:
+        """Blocks of successive ids that lie side by side, so that a row had best have successive
+        ones; 1: it does not matter which it has."""
+
+    @property
     def max_rows(self) -> int: ...
     @property
     def vocab_size(self) -> int: ...

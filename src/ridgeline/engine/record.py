@@ -4,7 +4,7 @@ The scheduler is pure and a request's tokens are a function of the request, so a
 order are all that it takes to have a run again: the same step plans and the same tokens. A record
 holds token ids and sampling parameters, no text.
 
-    {"record": 2, ...}                               what the engine was: see `header`
+    {"record": 3, ...}                               what the engine was: see `header`
     {"submit": {"id": ..., "token_ids": [...], ...}}
     {"abort": "request id"}
     {"now": seconds, "copies": [[source, target], ...],
@@ -27,7 +27,7 @@ from ridgeline.engine.request import Event, Request
 from ridgeline.errors import EngineError, RequestError, RidgelineError
 from ridgeline.step import PlanRow, RowSampling, StepPlan
 
-RECORD_VERSION = 2  # of plans that hold these blocks: who gets which is part of it
+RECORD_VERSION = 3  # of plans that hold these blocks: who gets which is part of it
 
 # What a caller asks for; the other fields of a request are the scheduler's own.
 ASKED = (

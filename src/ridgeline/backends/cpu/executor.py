@@ -200,6 +200,10 @@ class CpuExecutor:
                 f"and {plan.arena_bytes} bytes of activations; lower the context or the batch"
             ) from None
 
+    @property
+    def blocks_together(self) -> int:
+        return self._program.kv_blocks_together
+
     def open_row(self, row: int, token_ids: Sequence[int], sampling: RowSampling) -> None:
         try:
             how = native_sampling(sampling)

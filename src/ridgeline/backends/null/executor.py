@@ -68,6 +68,7 @@ class NullExecutor:
         self.groups = tuple(groups)
         self.vocab_size = vocab_size
         self.num_blocks = num_blocks
+        self.blocks_together = 1
         self.max_rows = max_rows
         self.block_tokens = block_tokens
         self.num_slots = num_slots

@@ -68,6 +68,7 @@ class ReferenceExecutor:
         assert isinstance(width, int)
         self.block_tokens = BLOCK_TOKENS
         self.num_blocks = num_blocks
+        self.blocks_together = 1
         self.max_rows = max_rows
         self.vocab_size = width
         wanted = max_rows if num_slots is None else num_slots

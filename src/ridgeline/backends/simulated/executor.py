@@ -58,6 +58,7 @@ class SimulatedExecutor:
         self.seconds = seconds
         self.clock = clock
         self.num_blocks = num_blocks
+        self.blocks_together = 1
         self.max_rows = max_rows
         self.block_tokens = block_tokens
         self.vocab_size = vocab_size

@@ -3,10 +3,10 @@
 What a row's table has for `block_tokens` tokens in a group of layers is an entry: one block or,
 where the group's layers fill several, that many, known by the first of them. All groups draw from
 one pool. An entry with no owner stays findable by its name until its blocks are needed: least
-recently used first, leaves of a full chain before their parents; some are given up early, so that
-a row finds blocks that lie beside each other (`free_blocks.py`). Entries that more than one row
-owns are read only; who must write to one copies it first (`schedule/memory.py`). It does not know
-tensors.
+recently used first, leaves of a full chain before their parents; where it helps the executor, some
+are given up early, so that a row finds blocks that lie beside each other (`free_blocks.py`).
+Entries that more than one row owns are read only; who must write to one copies it first
+(`schedule/memory.py`). It does not know tensors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from ridgeline.engine.kv.free_blocks import RUN_BLOCKS, FreeBlocks
+from ridgeline.engine.kv.free_blocks import RUN_BLOCKS, LooseBlocks, RunsOfBlocks
 from ridgeline.engine.kv.names import NameTable
 from ridgeline.engine.kv.prefix import PrefixIndex
 from ridgeline.step import ONE_GROUP, BlockGroup
@@ -25,6 +25,7 @@ class BlockPool:
     """Owns the counts of owners of blocks 0 .. num_blocks - 1 and the tables of their names.
 
     names: of the first group's entries, which also says why a prompt was not found, if `explains`.
+    blocks_together: as the executor keeps them (`engine/executor.py`).
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class BlockPool:
         num_blocks: int,
         groups: Sequence[BlockGroup] = ONE_GROUP,
         explains: bool = True,
+        blocks_together: int = 1,
     ) -> None:
         self.num_blocks = num_blocks
         self.groups = tuple(groups)
@@ -39,7 +41,8 @@ class BlockPool:
         self._tables: list[PrefixIndex | NameTable] = [self.names]
         self._tables += [NameTable() for _ in self.groups[1:]]
         self._num_owners = [0] * num_blocks
-        self._free = FreeBlocks(num_blocks)
+        has_runs = blocks_together >= RUN_BLOCKS
+        self._free = RunsOfBlocks(num_blocks) if has_runs else LooseBlocks(num_blocks)
         # Of a large pool: what is evicted at once, and how much may be free, for the sake of runs.
         self._evicted_together = min(4 * RUN_BLOCKS, num_blocks // 256)
         self._most_free = num_blocks // 8
@@ -85,7 +88,7 @@ class BlockPool:
         blocks. after: the row's last entry in the group, beside which they had best be; -1: none.
         """
         width = self.groups[group].blocks
-        if count == width == 1 and (block := self._free.take_beside(after)) >= 0:
+        if count == width == 1 and (block := self._free.take_next(after)) >= 0:
             self._num_owners[block] = 1
             if group:
                 self._group_of[block] = group

@@ -1,11 +1,9 @@
 """Blocks with nothing in them, and which of them a row gets: if it can be, those beside its own.
 
-An executor may keep blocks of successive ids side by side, so that a context whose blocks follow
-one another is read as one stream (`native/attention.h`). So a row goes on with the block after its
-last one, and begins at a run, `RUN_BLOCKS` successive ids, that is wholly free. Where there is
-none, it takes from runs that others left, and only then from those that rows have begun and may go
-on with. A run is short: what a row leaves of its last one is half of it on average.
-Nothing but speed depends on it: any block can hold any tokens.
+Nothing but speed depends on it: any block can hold any tokens. An executor that keeps blocks of
+successive ids side by side reads a context as one stream if its blocks follow one another
+(`native/attention.h`); it says so by `blocks_together`, and has `RunsOfBlocks`. To others it does
+not matter, and choosing costs time: `LooseBlocks`.
 """
 
 from __future__ import annotations
@@ -15,10 +13,52 @@ from collections.abc import Iterator
 RUN_BLOCKS = 8
 
 
-class FreeBlocks:
-    """A set of block ids below `num_blocks`, all of them at first.
+class LooseBlocks:
+    """A set of block ids below `num_blocks`, all of them at first: what was added last goes first.
 
     All operations take a time that grows with the number of blocks they move, not with the set.
+    """
+
+    def __init__(self, num_blocks: int) -> None:
+        self._ids = list(range(num_blocks))[::-1]
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[int]:
+        """The blocks; safe while the set changes, and then of no one moment."""
+        return iter(tuple(self._ids))
+
+    def add(self, block: int) -> None:
+        self._ids.append(block)
+
+    def take(self, count: int, after: int = -1) -> list[int]:
+        """`count` blocks, of which there must be so many."""
+        if not count:
+            return []
+        taken = self._ids[: -count - 1 : -1]
+        del self._ids[-count:]
+        return taken
+
+    def take_next(self, after: int) -> int:
+        """One block, -1 if there is none: what a step does most."""
+        return self._ids.pop() if self._ids else -1
+
+    def fits(self, count: int, after: int = -1) -> bool:
+        """Whether nothing would be gained by more free blocks than the `count` that there are."""
+        return True
+
+    def check_invariants(self) -> None:
+        assert len(set(self._ids)) == len(self._ids)
+
+
+class RunsOfBlocks:
+    """The same, by runs: `RUN_BLOCKS` successive ids.
+
+    A row goes on with the block after its last one, and begins at a run that is wholly free. Where
+    there is none, it takes from runs that others left, and only then from those that rows have
+    begun and may go on with. A run is short: what a row leaves of its last one is half of it on
+    average.
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -61,7 +101,7 @@ class FreeBlocks:
         after: the last block of the row, -1: it has none.
         """
         taken: list[int] = []
-        while len(taken) < count and (block := self.take_beside(after)) >= 0:
+        while len(taken) < count and (block := self.take_next(after)) >= 0:
             taken.append(block)
             after = block
         self._count -= count - len(taken)
@@ -70,8 +110,8 @@ class FreeBlocks:
             after = taken[-1]
         return taken
 
-    def take_beside(self, after: int) -> int:
-        """The block after `after`, if it is free and of its run, else -1: what a step does most."""
+    def take_next(self, after: int) -> int:
+        """The block after `after`, if it is free and of its run, else -1."""
         run, place = divmod(after + 1, RUN_BLOCKS)
         if not place or after < 0:
             return -1

@@ -114,13 +114,15 @@ class SchedulerState:
         groups: Sequence[BlockGroup] = ONE_GROUP,
         num_snapshots: int = 0,
         explains: bool = True,
+        blocks_together: int = 1,
     ) -> SchedulerState:
         """explains: plans say which blocks rows have, and it can be said why a prompt was not
         cached; a simulator does without both.
-        num_snapshots: slots for recurrent states beside those of the rows. groups: of layers, as
-        the executor has them. queue: the policy; first come, first served if None. seconds: what a
-        step takes by the cost model; needed for itl_seconds and for admission by predicted finish
-        time. Raises RequestError for an itl_seconds that no step can meet, or an itl_steps below 1.
+        num_snapshots: slots for recurrent states beside those of the rows. groups,
+        blocks_together: as the executor has them. queue: the policy; first come, first served if
+        None. seconds: what a step takes by the cost model; needed for itl_seconds and for admission
+        by predicted finish time. Raises RequestError for an itl_seconds that no step can meet, or
+        an itl_steps below 1.
         """
         if limits.itl_steps is not None and not 1 <= limits.itl_steps < 1e6:
             raise RequestError("itl_steps", f"{limits.itl_steps!r} is not a number of 1 or more")
@@ -135,7 +137,7 @@ class SchedulerState:
                 )
         return SchedulerState(
             limits,
-            BlockPool(num_blocks, groups, explains),
+            BlockPool(num_blocks, groups, explains, blocks_together),
             FirstComeQueue() if queue is None else queue,
             None if seconds is None else Pace(seconds, limits.max_tokens_per_step),
             free_rows=list(range(limits.max_rows))[::-1],
