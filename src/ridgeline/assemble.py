@@ -287,7 +287,8 @@ def assemble(
     precision = replace(precision, attention=attention_arithmetic(executor))
     # A record must be had again on other machines: it is told by limits, which it holds itself.
     told = device is not None or options.record is not None
-    if device is None and (options.itl_target or (options.itl_steps and options.record)):
+    paced = options.itl_steps or options.rate_share
+    if device is None and (options.itl_target or (paced and options.record)):
         device = machine_device(graph, settings)
     known = device
     profile = None if told else kept_profile(settings, machine_isa(settings))
@@ -305,6 +306,7 @@ def assemble(
         max_waiting=options.max_waiting,
         itl_target=options.itl_target,
         itl_steps=options.itl_steps,
+        rate_share=options.rate_share,
         seconds=step_seconds,
         constraints=constraints,
         experts=counter_of(graph, executor) if options.expert_counts else None,

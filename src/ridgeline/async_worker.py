@@ -209,7 +209,7 @@ class Worker:
             state.num_waiting,
             state.pool.num_free,
             state.pool.num_blocks,
-            state.limits.max_rows,
+            state.rows_at_once,
             *self._outlook,
             moment=self._looked,
             num_steps=self._num_steps,

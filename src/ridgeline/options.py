@@ -15,6 +15,10 @@ COUNTS = ("context_length", "memory", "max_rows", "max_tokens_per_step", "max_wa
 # step of answers in every row at most. With 1.5, 2 and 4 a burst has the same tokens a second;
 # gaps are shortest with 1.5 (docs/log.md, "The server under load").
 SERVED_ITL_STEPS = 1.5
+# Rows of a server to which nobody says how many, and its `rate_share`: what is lost of tokens a
+# second buys gaps that are less than half as long, and answers end one by one, not all late.
+SERVED_ROWS = 64
+SERVED_RATE_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +33,14 @@ class Options:
     refused as Overloaded, with the time when to come back; None: any number. itl_target: seconds
     between the tokens of an answer that prompts must leave: beside answers that are being written,
     a step has as much of a prompt as fits that time; itl_steps: the same, as so many times what a
-    step takes that writes in every row. expert_counts: outputs say how often each expert of a
-    mixture was chosen. forced_spans: tokens to which a grammar leaves no other come without a step
-    for each, the same answer for fewer steps. threads, isa: of the CPU backend, over `Settings`.
-    record: a file to which everything that the engine is told and does is written, for `ridgeline
-    replay`; token ids, no text. task: "generate", "embed" or "classify". pooling: of an encoder,
-    "mean" or "cls", over its files'. positions: "dropped" leaves rotations out (DroPE).
+    step takes that writes in every row. rate_share: no more requests run at once than it takes to
+    write this part of the tokens a second that max_rows would write, by prediction. expert_counts:
+    outputs say how often each expert of a mixture was chosen. forced_spans: tokens to which a
+    grammar leaves no other come without a step for each, the same answer for fewer steps. threads,
+    isa: of the CPU backend, over `Settings`. record: a file to which everything that the engine is
+    told and does is written, for `ridgeline replay`; token ids, no text. task: "generate", "embed"
+    or "classify". pooling: of an encoder, "mean" or "cls", over its files'. positions: "dropped"
+    leaves rotations out (DroPE).
     """
 
     backend: str = "cpu"
@@ -47,6 +53,7 @@ class Options:
     max_waiting: int | None = None
     itl_target: float | None = None
     itl_steps: float | None = None
+    rate_share: float | None = None
     expert_counts: bool = False
     forced_spans: bool = True
     threads: int | None = None

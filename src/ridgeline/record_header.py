@@ -37,6 +37,7 @@ def start_record(
         "max_waiting": options.max_waiting,
         "itl_target": options.itl_target,
         "itl_steps": options.itl_steps,
+        "rate_share": options.rate_share,
         "forced_spans": options.forced_spans,
         "device": None if device is None else asdict(device),
         "sizes": {
@@ -67,6 +68,7 @@ def replay_options(header: Mapping[str, Any]) -> tuple[str, Options]:
             max_waiting=header.get("max_waiting"),
             itl_target=header.get("itl_target"),
             itl_steps=header.get("itl_steps"),
+            rate_share=header.get("rate_share"),
             forced_spans=header.get("forced_spans") is True,  # older ones knew of none
         )
     except (KeyError, TypeError, ValueError):

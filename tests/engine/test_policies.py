@@ -15,7 +15,7 @@ from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.engine.schedule.policies.fair import FairQueue
 from ridgeline.engine.schedule.policies.priority import PriorityQueue
 from ridgeline.engine.schedule.policies.queue import Queue
-from ridgeline.engine.schedule.predict import finish_seconds
+from ridgeline.engine.schedule.predict import finish_seconds, wait_seconds
 from ridgeline.engine.schedule.state import USEFUL_CHUNK, Limits, SchedulerState
 from ridgeline.engine.schedule.step import apply, end, schedule
 from ridgeline.errors import Overloaded, RequestError
@@ -254,6 +254,61 @@ def test_a_pace_in_steps_of_few_rows_leaves_room_for_a_useful_chunk() -> None:
     few = SchedulerState.empty(replace(limits, max_tokens_per_step=8), 200, seconds=step_seconds)
     assert few.step_target is not None
     assert few.step_target < target
+
+
+def bends(shape: StepShape) -> float:
+    """A step of up to 24 rows takes as long as one of 24."""
+    return 0.001 * max(24, shape.num_tokens)
+
+
+@pytest.mark.parametrize(("share", "rows"), [(None, 60), (0.99, 24), (0.9, 22), (0.3, 16)])
+def test_no_more_run_at_once_than_gain_by_it(share: float | None, rows: int) -> None:
+    """Rows that only make all slower stay empty; a model that says so of fewer than kernels need
+    is not believed.
+    """
+    limits = Limits(60, 512, 400, 4, rate_share=share)
+    at = SchedulerState.empty(limits, 1000, seconds=bends)
+    for number in range(70):
+        admit(at, request(f"r{number}", 5 + number % 7, max_tokens=3 + number % 20))
+    most = 0
+    while at.has_work:
+        most = max(most, len(step(at, 0).rows))
+    assert most == rows
+    # What a newcomer is told: it waits as soon as all rows that count are taken.
+    for number in range(rows):
+        assert at.has_row
+        assert wait_seconds(at) == 0
+        admit(at, request(f"s{number}", max_tokens=200))
+        step(at, 0)
+    assert not at.has_row
+    assert wait_seconds(at) > 0
+
+
+def test_who_outranks_those_who_run_has_a_row_beyond_those_that_gain() -> None:
+    limits = Limits(60, 512, 400, 4, rate_share=0.3)
+    at = SchedulerState.empty(limits, 1000, PriorityQueue(10.0), bends)
+    for number in range(20):
+        admit(at, request(f"r{number}", max_tokens=50))
+    step(at, 0)
+    assert len(at.running) == 16
+    admit(at, request("first", priority=-1))
+    step(at, 0)
+    assert len(at.running) == 17
+    assert at.requests["first"].status is Status.RUNNING
+    assert at.num_preemptions == 0
+
+
+def test_without_a_model_all_rows_run() -> None:
+    at = SchedulerState.empty(Limits(40, 512, 400, 4, rate_share=0.5), 1000)
+    for number in range(50):
+        admit(at, request(f"r{number}", max_tokens=50))
+    assert len(step(at, 0).rows) == 40
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, float("nan")])
+def test_a_share_that_means_nothing_is_refused(share: float) -> None:
+    with pytest.raises(RequestError, match="rate_share"):
+        state(rate_share=share)
 
 
 def test_a_pace_that_no_step_can_keep_is_refused() -> None:

@@ -67,8 +67,9 @@ def test_sleep_changes_nothing(window: int | None) -> None:
         # Of 64 tokens each, in every group; a row has 27 at most.
         blocks = rng.choice([30, 50, 120]) * 64 // size * sum(group.blocks for group in groups)
         limits = Limits(
-            12, 512, 4000, size,
-            itl_seconds=rng.choice([None, 0.02]), is_recurrent=rng.random() < 0.3,
+            20, 512, 4000, size,
+            itl_seconds=rng.choice([None, 0.02]), rate_share=[None, 0.3][seed % 2],
+            is_recurrent=rng.random() < 0.3,
         )  # fmt: skip
         policy = rng.choice(["fcfs", "fcfs", *POLICIES])
 

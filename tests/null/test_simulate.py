@@ -58,7 +58,14 @@ def test_leaps_change_nothing(policy: str, window: int | None) -> None:
     for seed in range(4):
         found: list[Simulation] = []
         for leaps in (True, False):
-            limits = Limits(6, 512, 4000, 64, itl_seconds=[None, 0.02][seed % 2])
+            limits = Limits(
+                24,
+                512,
+                4000,
+                64,
+                itl_seconds=[None, 0.02][seed % 2],
+                rate_share=[0.3, None][seed % 2],
+            )
             state = SchedulerState.empty(limits, [90, 300][seed // 2], POLICIES[policy](), cost)
             found.append(simulate(load(seed), state, cost, leaps=leaps))
             state.check_invariants()

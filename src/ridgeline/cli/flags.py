@@ -75,6 +75,12 @@ FLAGS: dict[str, Flag] = {
         "that step and 64 tokens of prompts",
         "chunk",
     ),
+    "rate-share": Flag(
+        "No more requests run at once than write this part of max-rows' tokens a second.",
+        "rows at once = least B with B / predicted seconds(step of B) >= share * max-rows / "
+        "seconds(step of max-rows), 16 at least",
+        "batch",
+    ),
     "expert-counts": Flag("Outputs say how often each expert was chosen.", "counted per token"),
     "experts": Flag("A heat map of the experts that tokens went to.", "counted per token"),
     "threads": Flag(

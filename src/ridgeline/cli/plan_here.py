@@ -20,7 +20,6 @@ from ridgeline.model.opened import describe, open_model
 from ridgeline.model.weights.sources import parse_reference, resolve
 from ridgeline.model.weights.sources.catalogue import CATALOGUE
 from ridgeline.plan.here_search import (
-    ROWS,
     STORED,
     AskedHere,
     FoundHere,
@@ -162,7 +161,6 @@ def launch(c: HereChoice) -> str:
         f"ridgeline serve {c.model.reference}",
         f"--kv-format {c.kv}",
         f"--threads {c.threads}",
-        f"--max-rows {c.engine.kind.knobs.max_rows}",
         f"--max-tokens-per-step {c.chunk}",
     ]
     if target is not None:
@@ -178,7 +176,7 @@ def fields_of(c: HereChoice, asked: AskedHere) -> dict[str, object]:
         "kv": c.kv,
         "threads": c.threads,
         "chunk": c.chunk,
-        "rows": engine.kind.knobs.max_rows,
+        "rows": engine.rows_at_once,
         "bytes": {
             "weights": engine.weight_bytes,
             "all_but_cache": engine.fixed_bytes,
@@ -215,7 +213,7 @@ def _show(found: FoundHere, shown: Sequence[HereChoice], asked: AskedHere) -> No
         f"{format_bytes(engine.fixed_bytes - engine.weight_bytes)}, cache "
         f"{format_bytes(engine.cache_bytes)}: {engine.kind.cache_tokens:,} tokens, "
         f"{engine.kind.cache_tokens // (asked.input_tokens + asked.output_tokens):,} requests of "
-        f"this length; at most {ROWS} run at once"
+        f"this length; at most {engine.rows_at_once} run at once"
     )
     say(
         f"alone: first token after {milliseconds(best.alone_ttft)}, then one each "

@@ -100,6 +100,10 @@ class EngineHere:
     cache_bytes: int
     factor: float | None
 
+    @property
+    def rows_at_once(self) -> int:
+        return self.kind.make().rows_at_once
+
 
 def engine_here(
     name: str,
@@ -156,6 +160,7 @@ def engine_here(
         knobs.max_waiting,
         knobs.itl_target,
         options.itl_steps,
+        options.rate_share,
         is_recurrent=sizes.num_slots > 0,
     )
     per_token = count_kv_bytes(graph)

@@ -20,7 +20,7 @@ from ridgeline.errors import CapacityError, ModelError, RequestError, RidgelineE
 from ridgeline.model.architectures import build
 from ridgeline.model.formats import FORMATS, Format
 from ridgeline.model.graph.node import Graph
-from ridgeline.options import SERVED_ITL_STEPS
+from ridgeline.options import SERVED_ITL_STEPS, SERVED_RATE_SHARE, SERVED_ROWS
 from ridgeline.plan.choice import MTOK, Seen
 from ridgeline.plan.deployed import Knobs, ReplicaKind
 from ridgeline.plan.fleet import Fleet, Outcome
@@ -35,7 +35,7 @@ STORED = "stored"
 # What people type -> how matrices are stored; embedding and output matrix then take 8 bits.
 PRECISIONS = {"bf16": "BF16", "q8_0": "Q8_0", "q5_0": "Q5_0", "q4_1": "Q4_1", "q4_0": "Q4_0"}
 KV = ("bf16", "f16", "int8")
-ROWS = 64
+ROWS = SERVED_ROWS
 _ROUGH_REQUESTS, _REQUESTS = 64, 300
 _CAREFUL = 6
 _HALVINGS = 5
@@ -192,7 +192,9 @@ def search_here(
         try:
             graph = in_format(model, precision)
             knobs = Knobs(max_rows=ROWS, step_tokens=chunk, itl_target=asked.gap)
-            options = Options(kv_format=kv, itl_steps=SERVED_ITL_STEPS)
+            options = Options(
+                kv_format=kv, itl_steps=SERVED_ITL_STEPS, rate_share=SERVED_RATE_SHARE
+            )
             here = replace(settings, threads=threads)
             if threads not in roofs:
                 roofs[threads] = roofs_now(here)

@@ -69,7 +69,7 @@ def _admits(state: SchedulerState) -> bool:
         return False
     if state.waiting.preempts and first.rank < state.running[-1].rank:
         return True
-    return bool(state.free_rows) and has_room(state, first)
+    return state.has_row and has_room(state, first)
 
 
 def _has_blocks(state: SchedulerState, num_steps: int) -> bool:

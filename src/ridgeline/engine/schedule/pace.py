@@ -21,12 +21,14 @@ class Pace:
         self._marks = _marks(max_tokens)
         self._prompt_tokens: dict[tuple[int, int, int, float], int] = {}
         self._decode: dict[tuple[int, int], float] = {}
+        self._useful: dict[tuple[int, int, float], int] = {}
         self._prefill: float | None = None
 
     def forget(self) -> None:
         """`seconds` answers otherwise from now on."""
         self._prompt_tokens.clear()
         self._decode.clear()
+        self._useful.clear()
         self._prefill = None
 
     def prompt_tokens(
@@ -48,6 +50,23 @@ class Pace:
         if key not in self._decode:
             self._decode[key] = self.seconds(StepShape.decode(*key))
         return self._decode[key]
+
+    def useful_rows(self, most: int, context: int, share: float) -> int:
+        """The least number of rows that write `share` of the tokens a second that `most` write, at
+        contexts of about `context` tokens. More rows are taken to write no fewer.
+        """
+        key = (most, context, share)
+        if key not in self._useful:
+            enough = share * most / self.decode_seconds(most, context)
+            too_few, rows = 0, most
+            while rows - too_few > 1:
+                middle = (too_few + rows) // 2
+                if middle / self.decode_seconds(middle, context) >= enough:
+                    rows = middle
+                else:
+                    too_few = middle
+            self._useful[key] = rows
+        return self._useful[key]
 
     def prefill_seconds(self, num_tokens: int) -> float:
         """`num_tokens` of prompts, in full steps."""

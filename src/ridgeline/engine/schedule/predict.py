@@ -23,7 +23,7 @@ def wait_seconds(state: SchedulerState, num_ahead: int | None = None) -> float:
         return 0.0
     waiting = [*state.waiting, *(r for group in state.forks.values() for r in group)]
     ahead = waiting if num_ahead is None else sorted(waiting, key=lambda r: r.rank)[:num_ahead]
-    if not ahead and state.free_rows:
+    if not ahead and state.has_row:
         return 0.0
     # One walk: a queue of hundreds is looked at between two steps.
     usual = USUAL_OUTPUT if state.mean_output is None else max(1.0, state.mean_output)
@@ -38,7 +38,7 @@ def wait_seconds(state: SchedulerState, num_ahead: int | None = None) -> float:
         prompts += max(0, request.num_prompt - request.num_planned)
         tokens += len(request.token_ids)
         answers += expected_output(state, request)
-    rows = state.limits.max_rows
+    rows = state.rows_at_once
     mean = (tokens + answers / 2) / max(1, len(ahead) + len(state.running))
     context = min(state.limits.max_context, int(mean))
     # Half of what runs is done when the first row falls free.
@@ -51,7 +51,7 @@ def finish_seconds(state: SchedulerState, request: Request) -> float:
     """From now until the request's last token if it were admitted now."""
     if state.pace is None:
         return 0.0
-    rows = min(state.limits.max_rows, state.num_waiting + len(state.running) + 1)
+    rows = min(state.rows_at_once, state.num_waiting + len(state.running) + 1)
     context = _mean_context(state, [*state.running, request])
     own = state.pace.prefill_seconds(len(request.token_ids))
     decode = state.pace.decode_seconds(rows, context) * expected_output(state, request)
@@ -64,7 +64,7 @@ def outlook(state: SchedulerState) -> tuple[float, float, float]:
     """
     if state.pace is None:
         return 0.0, 0.0, 0.0
-    rows = state.limits.max_rows
+    rows = state.rows_at_once
     context = _mean_context(state, state.running)
     length = USUAL_OUTPUT if state.mean_output is None else max(1.0, state.mean_output)
     answer = state.pace.decode_seconds(rows, max(1, context)) * length / rows

@@ -23,6 +23,9 @@ USUAL_CONTEXT = 512
 # Prompt tokens that a default pace leaves room for beside all rows: with fewer, a step of few rows
 # would read the weights again for next to nothing.
 USEFUL_CHUNK = 64
+# Rows that kernels need to come near the arithmetic that a cost model may count on: fewer are no
+# faster together than it says.
+USEFUL_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,9 @@ class Limits:
     cost model, while answers are being written; None: prompts go as fast as the budget lets them.
     itl_steps: the same, where itl_seconds is None, as so many times what a step of all rows takes
     by the cost model as it is then; never less than what leaves room for USEFUL_CHUNK.
+    rate_share: no more rows run at once than it takes to write this part of the tokens a second
+    that max_rows would write, by the cost model, and USEFUL_ROWS: more would only make all of them
+    slower. Where there is no model, or with None, max_rows run.
     is_recurrent: rows have a state besides their blocks, so that another row's blocks help only up
     to where there is a snapshot of it.
     """
@@ -44,6 +50,7 @@ class Limits:
     max_waiting: int | None = None
     itl_seconds: float | None = None
     itl_steps: float | None = None
+    rate_share: float | None = None
     is_recurrent: bool = False
 
     @property
@@ -126,6 +133,8 @@ class SchedulerState:
         """
         if limits.itl_steps is not None and not 1 <= limits.itl_steps < 1e6:
             raise RequestError("itl_steps", f"{limits.itl_steps!r} is not a number of 1 or more")
+        if limits.rate_share is not None and not 0 < limits.rate_share <= 1:
+            raise RequestError("rate_share", f"{limits.rate_share!r} is not above 0 and at most 1")
         if limits.itl_seconds is not None:
             if seconds is None:
                 raise RequestError("itl_target", "needs a cost model, and there is none")
@@ -146,14 +155,32 @@ class SchedulerState:
         )
 
     @property
+    def rows_at_once(self) -> int:
+        """How many requests may run."""
+        share = self.limits.rate_share
+        if share is None or not self.pace:
+            return self.limits.max_rows
+        rows = self.pace.useful_rows(self.limits.max_rows, self._usual_context, share)
+        return min(max(rows, USEFUL_ROWS), self.limits.max_rows)
+
+    @property
+    def has_row(self) -> bool:
+        """Whether one more request may run."""
+        running = self.limits.max_rows - len(self.free_rows)
+        return running < self.limits.max_rows and running < self.rows_at_once
+
+    @property
+    def _usual_context(self) -> int:
+        return min(USUAL_CONTEXT, self.limits.max_context)
+
+    @property
     def step_target(self) -> float | None:
         """Seconds that a step may take while answers are being written; None: any. It follows what
         is learned of the machine, so that a first guess too low starves no prompt.
         """
         if self.limits.itl_seconds is not None or self.limits.itl_steps is None or not self.pace:
             return self.limits.itl_seconds
-        context = min(USUAL_CONTEXT, self.limits.max_context)
-        answers = self.pace.decode_seconds(self.limits.max_rows, context)
+        answers = self.pace.decode_seconds(self.rows_at_once, self._usual_context)
         chunk = min(USEFUL_CHUNK, self.limits.max_tokens_per_step)
         return max(self.limits.itl_steps * answers, answers + self.pace.prefill_seconds(chunk))
 

@@ -265,18 +265,27 @@ def end(
 
 def _admit_waiting(state: SchedulerState, now: float, step: _Step, reserved: int) -> None:
     while step.budget > 0 and (request := state.waiting.first()) is not None:
+        if not state.has_row and not _outranks(state, request):
+            break
         most = _admissible(state, step, request)
         if most <= 0:
             break  # one row more would make all the others wait too long
         if step.logits <= 0 or not start(state, request, most, reserved, step.copies):
-            last = state.running[-1] if state.running else None
-            if not state.waiting.preempts or last is None or last.rank < request.rank:
+            if not _outranks(state, request):
                 break
+            last = state.running[-1]
             step.take_back(last)
             _preempt(state, last)
             continue
         state.waiting.pop()
         reserved += _join(state, now, step, request, most)
+
+
+def _outranks(state: SchedulerState, request: Request) -> bool:
+    """Whether somebody who runs would have to make room for it."""
+    if not state.waiting.preempts or not state.running:
+        return False
+    return not state.running[-1].rank < request.rank
 
 
 def _admit_suspects(
