@@ -13,6 +13,7 @@ import pytest
 from tiny import chunks_of, tiny_core, within
 
 from ridgeline.engine.request import SamplingParams
+from ridgeline.model.text.fill import FillMarks
 from ridgeline.serve.core.ask import Ask
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.events import TextDelta
@@ -86,6 +87,34 @@ def test_chat_streamed_is_chat_whole(core: Core) -> None:
     within(core, check)
 
 
+def test_a_gap_is_filled_by_a_model_that_has_marks(core: Core) -> None:
+    """By completions and by Ollama's generate, as by its ids."""
+    core.prompts.__dict__["fill_marks"] = FillMarks(1, 2, 3)
+    gap = {"prompt": "def f(", "suffix": "):"}
+    ids = [1, *core.prompts.tokenizer.encode("def f(", add_special=False), 2]
+    ids += [*core.prompts.tokenizer.encode("):", add_special=False), 3]
+    if core.prompts.tokenizer.add_bos:
+        ids.insert(0, core.prompts.tokenizer.bos_id or 0)
+
+    async def check(client: httpx.AsyncClient) -> None:
+        asked = {"max_tokens": 6, "temperature": 0}
+        between = await texts(client, prompt=ids, **asked)
+        assert await texts(client, **gap, **asked) == between
+        assert await streamed_texts(client, **gap, **asked) == between
+        body = gap | {"model": "tiny", "stream": False}
+        options = {"num_predict": 6, "temperature": 0}
+        told = await client.post("/api/generate", json=body | {"options": options})
+        assert told.json()["response"] == between[0]
+        for more in ({"system": "x"}, {"raw": True}):
+            refused = await client.post("/api/generate", json=body | more)
+            assert refused.status_code == 400
+            assert "has no place in" in refused.json()["error"]
+        shown = await client.post("/api/show", json={"model": "tiny"})
+        assert "insert" in shown.json()["capabilities"]
+
+    within(core, check)
+
+
 def test_echo_alone_scores_a_prompt(core: Core) -> None:
     async def check(client: httpx.AsyncClient) -> None:
         body = {"prompt": ["Hello", "Hi"], "echo": True, "logprobs": 1, "max_tokens": 0}
@@ -132,6 +161,8 @@ def test_echo_gives_the_prompt_and_its_logprobs(core: Core) -> None:
         ({"prompt": ["a"] * 257}, "prompt"),
         ({"prompt": "a", "best_of": 1000, "temperature": 1}, "best_of"),
         ({"prompt": "a", "suffix": "b"}, "suffix"),
+        ({"prompt": "a", "suffix": "b", "echo": True}, "echo"),
+        ({"prompt": "a", "suffix": "b", "truncate_prompt_tokens": 3}, "truncate_prompt_tokens"),
         ({"prompt": "a", "logit_bias": {"x": 1}}, "logit_bias"),
         ({"prompt": [10**6]}, "prompt_token_ids"),
         ({"prompt": "a" * 2000}, "prompt"),

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.engine.prompt_images import looked_at, placed, taken_out, written_out
 from ridgeline.errors import RequestError
 from ridgeline.model.images import ImageModel
+from ridgeline.model.text.fill import FillMarks, fill_marks
 from ridgeline.model.text.tokenizer import Tokenizer
 from ridgeline.step import Image
 
@@ -60,7 +62,8 @@ class Prompts:
     def tokenize(self, prompt: Prompt) -> Tokenized:
         """Raises RequestError for anything but text, ids below the vocabulary's size, or a mapping
         with one of the two; with "multi_modal_data": {"image": one or a list} for each token in the
-        text that an image begins with, or each run of ids that stand for one.
+        text that an image begins with, or each run of ids that stand for one; or a text with
+        "suffix": the answer is what lies between.
         """
         if isinstance(prompt, str):
             return Tokenized(prompt, self.tokenizer.encode(prompt))
@@ -68,10 +71,13 @@ class Prompts:
         if isinstance(prompt, Mapping) and "multi_modal_data" in prompt:
             return self._with_images(prompt)
         if isinstance(prompt, Mapping):
+            if set(prompt) == {"prompt", "suffix"}:
+                return self._filled(prompt["prompt"], prompt["suffix"])
             if set(prompt) == {"prompt"} and isinstance(prompt["prompt"], str):
                 return self.tokenize(prompt["prompt"])
             if set(prompt) != {"prompt_token_ids"}:
-                raise RequestError("prompt", 'a mapping holds "prompt" or "prompt_token_ids" only')
+                known = '"prompt", "prompt" and "suffix", or "prompt_token_ids"'
+                raise RequestError("prompt", f"a mapping holds {known} only")
             ids = prompt["prompt_token_ids"]
         if not isinstance(ids, Sequence) or not all(
             isinstance(i, int) and 0 <= i < self._vocab_size for i in ids
@@ -80,6 +86,21 @@ class Prompts:
                 "prompt_token_ids", f"must be whole numbers below {self._vocab_size}"
             )
         return Tokenized(None, list(ids))
+
+    def _filled(self, prefix: object, suffix: object) -> Tokenized:
+        if not isinstance(prefix, str) or not isinstance(suffix, str):
+            raise RequestError("suffix", "and the prompt before it must be texts")
+        marks = self.fill_marks
+        if marks is None:
+            raise RequestError(
+                "suffix", "this model's vocabulary has no marks for a gap; it only continues text"
+            )
+        return Tokenized(None, marks.around(self.tokenizer, prefix, suffix))
+
+    @cached_property
+    def fill_marks(self) -> FillMarks | None:
+        """By which gaps are filled; None: the model was not taught to."""
+        return fill_marks(self.tokenizer)
 
     def _with_images(self, prompt: Mapping[str, Any]) -> Tokenized:
         data = prompt["multi_modal_data"]

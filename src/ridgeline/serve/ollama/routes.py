@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from ridgeline import __version__
+from ridgeline.engine.prompts import Prompt
 from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import ModelError, RequestError
 from ridgeline.serve.core.ask import Ask, Conversation, Reasoning, Tool
@@ -135,14 +136,15 @@ def answering(core: Core) -> APIRouter:
         for field, why in _CANNOT.items():
             if getattr(body, field):
                 raise RequestError(field, why)
-        if not body.prompt and not body.system:
+        if not body.prompt and not body.system and not body.suffix:
             return JSONResponse(loaded(core, {"response": ""}))
-        if body.raw:
-            if body.system:
-                raise RequestError("system", "has no place in a raw prompt")
-            if body.images:
-                raise RequestError("images", "have no place in a raw prompt")
-            ask = ask_of(core, body, tenant, body.prompt)
+        if body.raw or body.suffix:
+            where = "a raw prompt" if body.raw else "a gap's surroundings (suffix)"
+            for field in ("system", "images", *(("suffix",) if body.raw else ())):
+                if getattr(body, field):
+                    raise RequestError(field, f"has no place in {where}")
+            gap = {"prompt": body.prompt, "suffix": body.suffix}
+            ask = ask_of(core, body, tenant, gap if body.suffix else body.prompt)
         else:
             system = [{"role": "system", "content": body.system}] if body.system else []
             content = with_images(body.prompt, body.images, "images")
@@ -154,7 +156,6 @@ def answering(core: Core) -> APIRouter:
 
 
 _CANNOT = {
-    "suffix": "text cannot be filled in before an end; leave it out",
     "template": "templates of requests are not run; the model's own is used",
     "context": "send the text of the conversation, with /api/chat",
     "width": "this model writes text, not images",
@@ -169,7 +170,7 @@ def check_name(core: Core, name: str) -> None:
 
 
 def ask_of(
-    core: Core, body: ChatBody | GenerateBody, tenant: str, prompt: Conversation | str
+    core: Core, body: ChatBody | GenerateBody, tenant: str, prompt: Conversation | Prompt
 ) -> Ask:
     params = SamplingParams(**sampling_of(body, core.engine.max_context))
     if body.format == "json":
@@ -276,6 +277,7 @@ def shown(core: Core, name: str) -> dict[str, Any]:
     except ModelError:
         template = ""
     capabilities = ["completion"] if core.llm.task == "generate" else ["embedding"]
+    capabilities += ["insert"] if core.prompts.fill_marks is not None else []
     capabilities += ["vision"] if core.prompts.sees else []
     capabilities += ["tools"] if form.tools is not None else []
     capabilities += ["thinking"] if form.reasoning is not None else []

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from ridgeline.engine.answer import piece as logprob_piece
+from ridgeline.engine.prompts import Prompt
 from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import RequestError
 from ridgeline.serve.core.ask import Ask
@@ -48,7 +49,7 @@ TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 class CompletionBody(ConstrainedBody):
     """POST /v1/completions. max_tokens: 16 if not said, as OpenAI has it; 0, with echo: the prompt
-    and its logprobs alone.
+    and its logprobs alone. suffix: the answer is what lies between the prompt and it.
     """
 
     model: str | None = None
@@ -115,8 +116,9 @@ def router(core: Core) -> APIRouter:
 
 
 def asks_of(core: Core, body: CompletionBody, tenant: str, request_id: str) -> list[Ask]:
-    if body.suffix:
-        raise RequestError("suffix", "this model continues text; it does not fill gaps")
+    for field in ("echo", "truncate_prompt_tokens"):
+        if body.suffix and getattr(body, field):
+            raise RequestError(field, "and suffix: give one")
     if body.echo and body.truncate_prompt_tokens is not None:
         raise RequestError("echo", "and truncate_prompt_tokens: give one")
     if body.echo and body.stream and body.logprobs is not None:
@@ -151,13 +153,15 @@ def asks_of(core: Core, body: CompletionBody, tenant: str, request_id: str) -> l
     ]
 
 
-def _prompts(body: CompletionBody) -> list[str | list[int]]:
+def _prompts(body: CompletionBody) -> list[Prompt]:
     prompt: Any = body.prompt
-    if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
-        return [prompt]
-    if not prompt:
+    one = isinstance(prompt, str) or (prompt and isinstance(prompt[0], int))
+    if not one and not prompt:
         raise RequestError("prompt", "is empty; at least one is needed")
-    return list(prompt)
+    prompts = [prompt] if one else list(prompt)
+    if body.suffix:
+        return [{"prompt": each, "suffix": body.suffix} for each in prompts]
+    return prompts
 
 
 def _echo(core: Core, body: CompletionBody, ask: Ask) -> str:
