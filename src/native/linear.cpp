@@ -10,6 +10,7 @@
 // y and the next begins by loading them, which changes no bit.
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "linear_float.h"
 #include "linear_kernels.h"
@@ -73,8 +74,7 @@ struct Unpacked {
       }
     }
     for (int g = 0; g < kShape.groups(); g++) {
-      const Floats scales = mul(From::scales(strip, g), all(kSumScale<kShape.number_bits()>));
-      store(reinterpret_cast<float*>(out + kScalesAt + g * kStep), scales);
+      store(reinterpret_cast<float*>(out + kScalesAt + g * kStep), From::scales(strip, g));
       if (!kShape.minima) continue;
       store(reinterpret_cast<float*>(out + kMinimaAt + g * kStep), From::minima(strip, g));
     }
@@ -87,6 +87,8 @@ std::int32_t start(const ActivationBlock& x, int group) {
   return Groups == 2 ? x.start32[group] : x.start16[group];
 }
 #ifdef RIDGELINE_ISA_avx2
+template <class X>
+inline constexpr bool kIsFine = std::is_same_v<X, FineBlock>;
 template <int Groups>
 FineStart start(const FineBlock& x, int group) {
   return {Groups == 2 ? x.start32[group] : x.start16[group]};
@@ -113,76 +115,68 @@ struct Stretch {
   std::int64_t ahead_bytes;          // and how much for each block
 };
 
-// Sums of one block and term: Strips strips from the first of acc, a line of each at a time.
+// Sums of one group of a block and term: Strips strips from the first of acc, a line of each at a time.
 template <class W, int Rows, int Strips, class X>
-[[gnu::always_inline]] inline void multiply_block(const std::uint8_t* weights, const X* x, std::int64_t x_stride,
+[[gnu::always_inline]] inline void multiply_group(const std::uint8_t* weights, int g, const X* x, std::int64_t x_stride,
                                                   const std::uint8_t* ahead, Floats (&acc)[Rows][2], int first) {
   constexpr IntegerShape kShape = W::kShape;
   constexpr int kBits = kShape.number_bits(), kGroups = kShape.groups(), kGroupSteps = kShape.group / 4;
   constexpr int kAheadLines = Strips * W::kStripBytes / kLineBytes;
-  constexpr int kTogether = sizeof(x->q[0]) == 1 ? kStepsAtOnce<kBits> : 1;
-#pragma GCC unroll 1
-  for (int g = 0; g < kGroups; g++) {
-    decltype(begin<kBits>(start<kGroups>(*x, g))) sums[Rows][Strips];
+  decltype(begin<kBits>(start<kGroups>(*x, g))) sums[Rows][Strips];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+    for (int c = 0; c < Strips; c++) sums[r][c] = begin<kBits>(start<kGroups>(x[r * x_stride], g));
+  }
+#pragma GCC unroll kUnrolledSteps
+  for (int i = 0; i < kGroupSteps; i++) {
+    // In order, or what the hardware reads ahead of its own accord is of no use: the last group's last steps also ask
+    // for the lines that do not divide among the groups.
+    constexpr int kEach = kAheadLines / kGroups, kRest = kAheadLines % kGroups;
+    if (W::kStreams && ahead) {
+      const std::uint8_t* p = ahead + g * kEach * kLineBytes;
+#pragma GCC unroll 8
+      for (int l = i * kEach / kGroupSteps; l < (i + 1) * kEach / kGroupSteps; l++) prefetch_near(p + l * kLineBytes);
+      const int rest = i - (kGroupSteps - kRest);
+      if (rest >= 0 && g == kGroups - 1) prefetch_near(p + (kEach + rest) * kLineBytes);
+    }
+    Line lines[Strips];
+#pragma GCC unroll 2
+    for (int c = 0; c < Strips; c++) lines[c] = W::line(weights + c * W::kNextStrip, g, i);
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; r++) {
+      const auto quad = load_quad(x[r * x_stride].q + g * kShape.group + i * 4);
 #pragma GCC unroll 2
-      for (int c = 0; c < Strips; c++) sums[r][c] = begin<kBits>(start<kGroups>(x[r * x_stride], g));
+      for (int c = 0; c < Strips; c++) sums[r][c] = dot<kBits>(sums[r][c], lines[c], quad);
     }
-#pragma GCC unroll kUnrolledSteps
-    for (int i = 0; i < kGroupSteps; i += kTogether) {
-      // In order, or what the hardware reads ahead of its own accord is of no use: the last group's last steps also ask
-      // for the lines that do not divide among the groups.
-      constexpr int kEach = kAheadLines / kGroups, kRest = kAheadLines % kGroups;
-      if (W::kStreams && ahead) {
-        const std::uint8_t* p = ahead + g * kEach * kLineBytes;
+    keep_loads_here();
+  }
+#pragma GCC unroll 2
+  for (int c = 0; c < Strips; c++) {
+    Floats scales = W::scales(weights + c * W::kNextStrip, g);
+#ifdef RIDGELINE_ISA_avx2
+    if constexpr (kIsFine<X> && kBits != 8) scales = mul(scales, all(kFineSumScale<kBits>));
+#endif
+    Floats minima;
+    if constexpr (kShape.minima) minima = W::minima(weights + c * W::kNextStrip, g);
 #pragma GCC unroll 8
-        for (int l = i * kEach / kGroupSteps; l < (i + kTogether) * kEach / kGroupSteps; l++) {
-          prefetch_near(p + l * kLineBytes);
-        }
-#pragma GCC unroll 2
-        for (int j = i; j < i + kTogether; j++) {
-          const int rest = j - (kGroupSteps - kRest);
-          if (rest >= 0 && g == kGroups - 1) prefetch_near(p + (kEach + rest) * kLineBytes);
-        }
-      }
-      Line lines[kTogether][Strips];
-#pragma GCC unroll 2
-      for (int j = 0; j < kTogether; j++) {
-#pragma GCC unroll 2
-        for (int c = 0; c < Strips; c++) lines[j][c] = W::line(weights + c * W::kNextStrip, g, i + j);
-      }
-#pragma GCC unroll 8
-      for (int r = 0; r < Rows; r++) {
-        const auto* q = x[r * x_stride].q + g * kShape.group + i * 4;
-        const auto quad = load_quad(q);
-        if constexpr (kTogether == 1) {
-#pragma GCC unroll 2
-          for (int c = 0; c < Strips; c++) sums[r][c] = dot<kBits>(sums[r][c], lines[0][c], quad);
-        } else {
-          const Quad next = load_quad(q + 4);
-#pragma GCC unroll 2
-          for (int c = 0; c < Strips; c++) sums[r][c] = dot_two(sums[r][c], lines[0][c], lines[1][c], quad, next);
-        }
-      }
-      keep_loads_here();
-    }
-#pragma GCC unroll 2
-    for (int c = 0; c < Strips; c++) {
-      Floats scales = W::scales(weights + c * W::kNextStrip, g);
-      if constexpr (W::kStreams && kSumScale<kBits> != 1) scales = mul(scales, all(kSumScale<kBits>));
-      Floats minima;
-      if constexpr (kShape.minima) minima = W::minima(weights + c * W::kNextStrip, g);
-#pragma GCC unroll 8
-      for (int r = 0; r < Rows; r++) {
-        const X& a = x[r * x_stride];
-        const Floats sum = finish<kBits>(sums[r][c]);
-        Floats& to = acc[r][first + c];
-        to = fma(mul(sum, all(a.scale[g * 2 / kGroups])), scales, to);
-        if constexpr (kShape.minima) to = fma(minima, all(kGroups == 2 ? a.sum32[g] : a.sum16[g]), to);
-      }
+    for (int r = 0; r < Rows; r++) {
+      const X& a = x[r * x_stride];
+      const Floats sum = finish<kBits>(sums[r][c]);
+      Floats& to = acc[r][first + c];
+      to = fma(mul(sum, all(a.scale[g * 2 / kGroups])), scales, to);
+      if constexpr (kShape.minima) to = fma(minima, all(kGroups == 2 ? a.sum32[g] : a.sum16[g]), to);
     }
   }
+}
+
+// The same of a whole block.
+template <class W, int Rows, int Strips, class X>
+[[gnu::always_inline]] inline void multiply_block(const std::uint8_t* weights, const X* x, std::int64_t x_stride,
+                                                  const std::uint8_t* ahead, Floats (&acc)[Rows][2], int first) {
+#pragma GCC unroll 1
+  for (int g = 0; g < W::kShape.groups(); g++)
+    multiply_group<W, Rows, Strips>(weights, g, x, x_stride, ahead, acc, first);
 }
 
 template <class W, int Rows, class X>
@@ -255,65 +249,70 @@ void tiles(Stretch<X> s, std::int64_t m, const std::uint8_t* next, std::int64_t 
 
 #ifdef RIDGELINE_ISA_avx2
 
-// Few rows read memory as two streams in turns, a block of each: the first half of the pairs, and the second. Both are
-// asked for, in order, so that what the hardware reads ahead of its own accord adds to it (docs/log.md).
-constexpr std::int64_t kFewRows = 2, kStreams = 2, kStreamAheadBytes = 2048;
+// One row reads memory as four streams in turns, a group of each: the quarters of the pairs; two read halves, or there would
+// be more sums than registers. All are asked for, in order, so that what the hardware reads ahead of its own accord adds to
+// it (docs/log.md).
+constexpr std::int64_t kFewRows = 2, kStreamAheadBytes = 768;
+template <int Rows>
+inline constexpr int kStreams = 4 / Rows;
 
-// A pair of each of `count` streams, `apart` pairs from one to the next.
-template <class W, int Rows, class X>
-[[gnu::noinline]] void side_by_side(const Stretch<X>& s, std::int64_t count, std::int64_t apart) {
-  Floats sums[kStreams][Rows][2];
-  for (std::int64_t p = 0; p < count; p++) {
-#pragma GCC unroll 2
-    for (int r = 0; r < Rows; r++) sums[p][r][0] = sums[p][r][1] = zeros();
-  }
+// A pair of each of Count streams, `apart` pairs from one to the next.
+template <class W, int Rows, int Count, class X>
+[[gnu::noinline]] void side_by_side(const Stretch<X>& s, std::int64_t apart) {
+  Floats sums[2][Count][Rows][2];
+  for (auto& strip : sums)
+    for (auto& stream : strip)
+      for (auto& row : stream) row[0] = zeros();
   const std::int64_t blocks = s.blocks, x_stride = s.x_stride, stream = apart * blocks * 2 * W::kStripBytes;
   const std::uint8_t* weights = s.weights;
-  const X* x = s.x;
   for (std::int64_t block = 0; block < blocks; block++) {
-    for (std::int64_t p = 0; p < count; p++) {
-      const std::uint8_t* pair = weights + p * stream;
-      Floats acc[Rows][2];
+#pragma GCC unroll 1
+    for (int c = 0; c < 2; c++, weights += W::kStripBytes) {
+      Floats acc[Count][Rows][2];
+#pragma GCC unroll 4
+      for (int p = 0; p < Count; p++)
 #pragma GCC unroll 2
-      for (int r = 0; r < Rows; r++) acc[r][0] = sums[p][r][0], acc[r][1] = sums[p][r][1];
-#pragma GCC unroll 2
-      for (int c = 0; c < 2; c++) {
-        const std::uint8_t* strip = pair + c * W::kNextStrip;
-        multiply_block<W, Rows, 1>(strip, x, x_stride, strip + kStreamAheadBytes, acc, c);
+        for (int r = 0; r < Rows; r++) acc[p][r][0] = sums[c][p][r][0];
+#pragma GCC unroll 1
+      for (int g = 0; g < W::kShape.groups(); g++) {
+#pragma GCC unroll 4
+        for (int p = 0; p < Count; p++) {
+          const std::uint8_t* from = weights + p * stream;
+          multiply_group<W, Rows, 1>(from, g, s.x + block, x_stride, from + kStreamAheadBytes, acc[p], 0);
+        }
       }
+#pragma GCC unroll 4
+      for (int p = 0; p < Count; p++)
 #pragma GCC unroll 2
-      for (int r = 0; r < Rows; r++) sums[p][r][0] = acc[r][0], sums[p][r][1] = acc[r][1];
+        for (int r = 0; r < Rows; r++) sums[c][p][r][0] = acc[p][r][0];
     }
-    weights += 2 * W::kStripBytes;
-    x++;
   }
-  for (std::int64_t p = 0; p < count; p++) {
+  for (std::int64_t p = 0; p < Count; p++) {
     for (int c = 0; c < 2; c++) {
       const std::int64_t at = p * apart * kStripChannels + c * kLanes, channels = s.channels - at;
       const Floats bias = s.bias ? load_channels(s.bias + at, channels) : zeros();
       for (int r = 0; r < Rows; r++)
-        store_channels(s.y + r * s.ldy + at, fma(sums[p][r][c], all(s.scale), bias), channels);
+        store_channels(s.y + r * s.ldy + at, fma(sums[c][p][r][0], all(s.scale), bias), channels);
     }
   }
 }
 
-// Strips [strip_begin, strip_end) of 1 to kFewRows rows. `whole` is the matrix, of n channels.
-template <class W, class X>
-void few_rows(const Stretch<X>& whole, std::int64_t rows, std::int64_t n, std::int64_t strip_begin,
-              std::int64_t strip_end) {
-  const std::int64_t pair_bytes = whole.blocks * 2 * W::kStripBytes;
-  Stretch<X> s = whole;
-  while (strip_begin < strip_end) {
-    const std::int64_t count = std::min(kStreams, strip_end - strip_begin), apart = (strip_end - strip_begin) / count;
-    for (std::int64_t pair = strip_begin; pair < strip_begin + apart; pair++) {
+// Strips [strip_begin, strip_end). `whole` is the matrix, of n channels.
+template <class W, int Rows, class X>
+void few_rows(const Stretch<X>& whole, std::int64_t n, std::int64_t strip_begin, std::int64_t strip_end) {
+  const std::int64_t pair_bytes = whole.blocks * 2 * W::kStripBytes, apart = (strip_end - strip_begin) / kStreams<Rows>;
+  const auto pairs = [&]<int Count>(std::int64_t begin, std::int64_t end) {
+    Stretch<X> s = whole;
+    for (std::int64_t pair = begin; pair < end; pair++) {
       s.weights = whole.weights + pair * pair_bytes;
       s.channels = n - pair * kStripChannels;
       s.y = whole.y + pair * kStripChannels;
       s.bias = whole.bias ? whole.bias + pair * kStripChannels : nullptr;
-      rows == 1 ? side_by_side<W, 1>(s, count, apart) : side_by_side<W, 2>(s, count, apart);
+      side_by_side<W, Rows, Count>(s, apart);
     }
-    strip_begin += count * apart;
-  }
+  };
+  pairs.template operator()<kStreams<Rows>>(strip_begin, strip_begin + apart);
+  pairs.template operator()<1>(strip_begin + kStreams<Rows> * apart, strip_end);
 }
 
 #endif
@@ -344,7 +343,7 @@ void linear_integer(const PackedMatrix& w, int terms, const X* x, std::int64_t m
     s.blocks = blocks;
     s.y = y;
     s.bias = bias;
-    return few_rows<From>(s, m, w.n, strip_begin, strip_end);
+    return m == 1 ? few_rows<From, 1>(s, w.n, strip_begin, strip_end) : few_rows<From, 2>(s, w.n, strip_begin, strip_end);
   }
 #endif
   const bool direct = m <= direct_rows(From::kShape);

@@ -109,29 +109,33 @@ static inline Line table_line(const std::uint8_t* codes, const std::uint8_t* tab
   const __m256i twice = _mm256_broadcastsi128_si256(entries);
   return {_mm256_shuffle_epi8(twice, code.v[0]), _mm256_shuffle_epi8(twice, code.v[1])};
 }
-// Bit step % 8 of each byte to its fifth.
-static inline __m256i fifth_bits(__m256i x, int step) {
-  const __m256i moved = step % 8 < 4 ? _mm256_slli_epi16(x, 4 - step % 8) : _mm256_srli_epi16(x, step % 8 - 4);
-  return _mm256_and_si256(moved, _mm256_set1_epi8(16));
+// Bits of every byte, moved down by `shift`; `mask` is where they are then.
+static inline __m256i bits_of(__m256i x, int shift, char mask) {
+  return _mm256_and_si256(shift ? _mm256_srli_epi16(x, shift) : x, _mm256_set1_epi8(mask));
 }
-static inline Line five_bit_line(const std::uint8_t* codes, const std::uint8_t* fifths, int step) {
-  const Line low = nibble_line(codes, step);
-  const Line fifth = load_line(fifths);
-  return {_mm256_or_si256(low.v[0], fifth_bits(fifth.v[0], step)),
-          _mm256_or_si256(low.v[1], fifth_bits(fifth.v[1], step))};
+// Of eight steps in five lines, step `step`: codes 0 to 4 lie in the low five bits of a line each.
+static inline __m256i five_bit_half(const std::uint8_t* lines, int half, int step) {
+  const auto line = [&](int i) { return load_half_line(lines + i * kLineBytes, half); };
+  if (step < 5) return bits_of(line(step), 0, 31);
+  if (step == 7) {
+    const __m256i upper = _mm256_or_si256(bits_of(line(1), 2, 8), bits_of(line(3), 1, 16));
+    return _mm256_or_si256(bits_of(line(4), 5, 7), upper);
+  }
+  const int first = step == 5 ? 0 : 2;
+  return _mm256_or_si256(bits_of(line(first), 5, 7), bits_of(line(first + 1), 3, 24));
 }
-static inline __m256i upper_pair(__m256i x, int step) {
-  const __m256i moved = step % 4 == 0   ? _mm256_slli_epi16(x, 4)
-                        : step % 4 == 1 ? _mm256_slli_epi16(x, 2)
-                        : step % 4 == 2 ? x
-                                        : _mm256_srli_epi16(x, 2);
-  return _mm256_and_si256(moved, _mm256_set1_epi8(0x30));
+static inline Line five_bit_line(const std::uint8_t* codes, int step) {
+  return {five_bit_half(codes, 0, step), five_bit_half(codes, 1, step)};
 }
-static inline Line six_bit_line(const std::uint8_t* codes, const std::uint8_t* uppers, int step) {
-  const Line low = nibble_line(codes, step);
-  const Line upper = load_line(uppers + step / 4 * kLineBytes);
-  return {_mm256_or_si256(low.v[0], upper_pair(upper.v[0], step)),
-          _mm256_or_si256(low.v[1], upper_pair(upper.v[1], step))};
+// Of four steps in three lines: codes 0 to 2 lie in the low six bits of a line each.
+static inline __m256i six_bit_half(const std::uint8_t* lines, int half, int step) {
+  const auto line = [&](int i) { return load_half_line(lines + i * kLineBytes, half); };
+  if (step < 3) return bits_of(line(step), 0, 63);
+  const __m256i upper = _mm256_or_si256(bits_of(line(1), 4, 12), bits_of(line(2), 2, 48));
+  return _mm256_or_si256(bits_of(line(0), 6, 3), upper);
+}
+static inline Line six_bit_line(const std::uint8_t* codes, int step) {
+  return {six_bit_half(codes, 0, step), six_bit_half(codes, 1, step)};
 }
 
 static inline __m256i load_four_bytes(const void* p) {
@@ -140,27 +144,21 @@ static inline __m256i load_four_bytes(const void* p) {
   return _mm256_set1_epi32(bits);
 }
 static inline Quad load_quad(const std::int8_t* q) { return load_four_bytes(q); }
-// begin, then dots, then finish: the float of sum(q * activation), exactly. (kSumScale of it is in the
-// unit that kernels share; a power of two, which scales take over once.)
+// begin, then dots, then finish: the float of sum(q * 2^(8-bits) * activation), exactly.
 //
 // vpmaddubsw adds two products in 16 bits, and vpmaddwd two of those in 32. What codes are more than q
-// is in the start, of which the two words of a quad have a part each. Of four bits, a group's eight
-// steps fit 16 bits: 16 * 8 * 127 in magnitude, and what is in between may wrap. Of five and six, two
-// steps do: 4 * 63 * 127. Of eight, only one does, with the weight's sign on the activation: 2 * 128 * 127.
-template <int Bits>
-inline constexpr float kSumScale = Bits == 4 ? 16.0f : Bits == 5 ? 8.0f : Bits == 6 ? 4.0f : 1.0f;
-template <int Bits>
-inline constexpr int kStepsAtOnce = Bits == 5 || Bits == 6 ? 2 : 1;
-
-static inline __m256i add_pairs_of_words(__m256i pairs) {
-  return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+// is in the start, of which the two words of a quad have a part each. A group's sums fit 16 bits, and what is in between
+// may wrap: of four bits, in eight steps, 16 * 8 * 127 in magnitude, of five 16 * 16 * 127, of six, in four, 8 * 32 * 127. Of
+// eight, only one step does, with the weight's sign on the activation: 2 * 128 * 127.
+static inline __m256i add_pairs_of_words(__m256i pairs, std::int16_t factor = 1) {
+  return _mm256_madd_epi16(pairs, _mm256_set1_epi16(factor));
 }
 // The start is two words, -8 times the sum of what each is multiplied by.
 template <int Bits>
 static inline Sums begin(std::int32_t start) {
   if constexpr (Bits == 8) return {_mm256_setzero_si256(), _mm256_setzero_si256()};
   __m256i sums = _mm256_set1_epi32(start);
-  if constexpr (Bits != 4) sums = _mm256_madd_epi16(sums, _mm256_set1_epi16(1 << (Bits - 4)));
+  if constexpr (Bits != 4) sums = _mm256_slli_epi16(sums, Bits - 4);
   return {sums, sums};
 }
 // Or the additions wait together, their terms on the stack.
@@ -170,7 +168,7 @@ static inline __m256i now(__m256i sums) {
 }
 template <int Bits>
 static inline __m256i dot_half(__m256i sums, __m256i codes, __m256i activations) {
-  if constexpr (Bits == 4) {
+  if constexpr (Bits != 8) {
     return now(_mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, activations)));
   } else {
     const __m256i pairs =
@@ -183,23 +181,19 @@ static inline Sums dot(Sums sums, Line codes, Quad activations) {
   return {dot_half<Bits>(sums.v[0], codes.v[0], activations),
           dot_half<Bits>(sums.v[1], codes.v[1], activations)};
 }
-static inline __m256i dot_two_halves(__m256i sums, __m256i first, __m256i second, Quad x, Quad y) {
-  const __m256i words =
-      _mm256_add_epi16(_mm256_maddubs_epi16(first, x), _mm256_maddubs_epi16(second, y));
-  return now(_mm256_add_epi32(sums, add_pairs_of_words(words)));
-}
-// Two steps: of first's codes with x, and second's with y.
-static inline Sums dot_two(Sums sums, Line first, Line second, Quad x, Quad y) {
-  return {dot_two_halves(sums.v[0], first.v[0], second.v[0], x, y),
-          dot_two_halves(sums.v[1], first.v[1], second.v[1], x, y)};
-}
 template <int Bits>
 static inline Floats finish(Sums sums) {
-  if constexpr (Bits == 4) sums = {add_pairs_of_words(sums.v[0]), add_pairs_of_words(sums.v[1])};
+  if constexpr (Bits != 8) {
+    constexpr std::int16_t kFactor = 1 << (8 - Bits);
+    sums = {add_pairs_of_words(sums.v[0], kFactor), add_pairs_of_words(sums.v[1], kFactor)};
+  }
   return {_mm256_cvtepi32_ps(sums.v[0]), _mm256_cvtepi32_ps(sums.v[1])};
 }
 
-// The same of a FineBlock: words of codes as they are stored, 0 .. 2^Bits - 1, by words of activations.
+// The same of a FineBlock, of sum(q * activation) alone: a power of two of it is missing, kFineSumScale, which scales take
+// over once. Words of codes as they are stored, 0 .. 2^Bits - 1, by words of activations.
+template <int Bits>
+inline constexpr float kFineSumScale = 1 << (8 - Bits);
 static inline FineQuad load_quad(const std::int16_t* q) { return {load_four_bytes(q), load_four_bytes(q + 2)}; }
 template <int Bits>
 static inline FineSums begin(FineStart start) {

@@ -96,10 +96,6 @@ static inline Quad load_quad(const std::int8_t* q) {
 }
 // begin, then dots, then finish: the float of sum(q * 2^(8-bits) * activation), exactly.
 template <int Bits>
-inline constexpr float kSumScale = 1.0f;
-template <int Bits>
-inline constexpr int kStepsAtOnce = 1;
-template <int Bits>
 static inline Sums begin(std::int32_t start) {
   return _mm512_set1_epi32(start);
 }

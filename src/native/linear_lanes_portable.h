@@ -113,10 +113,6 @@ static inline Line six_bit_line(const std::uint8_t* codes, const std::uint8_t* u
 static inline Quad load_quad(const std::int8_t* q) { return {{q[0], q[1], q[2], q[3]}}; }
 // begin, then dots, then finish: the float of sum(q * 2^(8-bits) * activation), exactly.
 template <int Bits>
-inline constexpr float kSumScale = 1.0f;
-template <int Bits>
-inline constexpr int kStepsAtOnce = 1;
-template <int Bits>
 static inline Sums begin(std::int32_t start) {
   Sums out;
   for (std::int32_t& x : out.v) x = start;

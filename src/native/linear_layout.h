@@ -7,11 +7,17 @@
 //   codes     16 steps of 4 along K; a line is 64 bytes, lane = channel, 4 bytes = 4 neighbours
 //             along K. Four bits: line j holds step 2j in its low halves and 2j + 1 in its high
 //             ones. Eight bits: a line a step.
-//   planes    five bits: 16 words of 64 bits, word j = the fifth bits of step j's 64 codes; of AVX2 2
-//             lines, bit i of line t = the fifth bits of step 8t + i.
+//   planes    five bits: 16 words of 64 bits, word j = the fifth bits of step j's 64 codes.
 //             six bits: 4 lines, bits 2i and 2i + 1 of line t = the upper bits of step 4t + i.
 //   scales    16 float16 a group
 //   minima    (layouts with m) 16 float16 a group
+//
+// Of AVX2 a strip's block is its groups one after the other, each as it is read: codes, scales, minima. There are no
+// planes, whose bits take many instructions there.
+//   five bits: of eight steps 5 lines, line j with code j in the low five bits of a byte. What is above is, from the low
+//             bits on: of line 0 code 5's low three; of 1 the fourth of code 7, the upper two of code 5; of 2 and 3 code 6
+//             likewise, the fifth of code 7; of 4 code 7's low three.
+//   six bits: of four steps 3 lines, line j with code j in the low six bits, and above bits 2j and 2j + 1 of code 3.
 //
 // Layouts with a table: a code of four bits stands for its entry, which is a byte q + 128, and all is
 // as of eight bits from there on.

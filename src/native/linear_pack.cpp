@@ -61,15 +61,24 @@ void pack_integer_strip(const std::uint8_t* raw, std::int64_t k, std::int64_t ch
   constexpr IntegerShape kShape = integer_shape(Codec::kLayout);
   const float unit = prescale * static_cast<float>(1 << (8 - kShape.bits)) / kSumUnit;
   each_block<Codec>(raw, k, channels, [&](const auto& lines, auto* scales, auto* remainders) {
-    store_codes<kShape.bits>(lines, out);
     for (int g = 0; g < kShape.groups(); g++) {
       for (int c = 0; c < kLanes; c++) {
         scales[g][c] *= prescale;
         remainders[g][c] *= unit;
       }
     }
+#ifdef RIDGELINE_ISA_avx2
+    std::uint8_t* to = out;
+    for (int g = 0; g < kShape.groups(); g++) {
+      store_codes<kShape.bits>(lines + g * kShape.group / 4, kShape.group / 4, to);
+      to = store_halves(scales + g, 1, to + kShape.codes_bytes() / kShape.groups());
+      if constexpr (kShape.minima) to = store_halves(remainders + g, 1, to);
+    }
+#else
+    store_codes<kShape.bits>(lines, out);
     std::uint8_t* to = store_halves(scales, kShape.groups(), out + kShape.codes_bytes());
     if constexpr (kShape.minima) store_halves(remainders, kShape.groups(), to);
+#endif
     out += 2 * kShape.strip_bytes();
   });
 }

@@ -10,7 +10,40 @@
 namespace ridgeline::RIDGELINE_ISA {
 namespace {
 
-#ifndef RIDGELINE_ISA_avx2
+#ifdef RIDGELINE_ISA_avx2
+// See linear_layout.h: eight steps of five bits in five lines, byte by byte.
+void store_five_bits(const std::uint8_t (*steps)[kLineBytes], std::uint8_t* out) {
+  for (int i = 0; i < kLineBytes; i++) {
+    const auto code = [&](int step) { return static_cast<int>(steps[step][i]); };
+    const int upper[5] = {code(5) & 7, code(5) >> 3 << 1 | (code(7) >> 3 & 1), code(6) & 7,
+                          code(6) >> 3 << 1 | code(7) >> 4, code(7) & 7};
+    for (int j = 0; j < 5; j++) out[j * kLineBytes + i] = static_cast<std::uint8_t>(code(j) | upper[j] << 5);
+  }
+}
+
+// Four steps of six bits in three lines.
+void store_six_bits(const std::uint8_t (*steps)[kLineBytes], std::uint8_t* out) {
+  for (int i = 0; i < kLineBytes; i++)
+    for (int j = 0; j < 3; j++)
+      out[j * kLineBytes + i] = static_cast<std::uint8_t>(steps[j][i] | (steps[3][i] >> 2 * j & 3) << 6);
+}
+
+// Lines of codes, one a step, as the layout has a group's.
+template <int Bits>
+void store_codes(const std::uint8_t (*lines)[kLineBytes], int steps, std::uint8_t* out) {
+  if constexpr (Bits == 8) {
+    std::memcpy(out, lines, static_cast<std::size_t>(steps * kLineBytes));
+  } else if constexpr (Bits == 6) {
+    for (int t = 0; t < steps; t += 4) store_six_bits(lines + t, out + t / 4 * 3 * kLineBytes);
+  } else if constexpr (Bits == 5) {
+    for (int t = 0; t < steps; t += 8) store_five_bits(lines + t, out + t / 8 * 5 * kLineBytes);
+  } else {
+    for (int t = 0; t < steps; t += 2)
+      for (int i = 0; i < kLineBytes; i++)
+        out[t / 2 * kLineBytes + i] = static_cast<std::uint8_t>((lines[t][i] & 15) | lines[t + 1][i] << 4);
+  }
+}
+#else
 // Bit i = bit 4 of byte i.
 std::uint64_t fifth_bits_of(const std::uint8_t* line) {
 #if defined(RIDGELINE_ISA_avx512)
@@ -21,7 +54,6 @@ std::uint64_t fifth_bits_of(const std::uint8_t* line) {
   return bits;
 #endif
 }
-#endif
 
 // Sixteen lines of codes, one a step, into the layout's codes and planes.
 template <int Bits>
@@ -38,20 +70,10 @@ void store_codes(const std::uint8_t (&lines)[kSteps][kLineBytes], std::uint8_t* 
   }
   std::uint8_t* planes = out + kSteps / 2 * kLineBytes;
   if constexpr (Bits == 5) {
-#ifdef RIDGELINE_ISA_avx2
-    for (int t = 0; t < kSteps / 8; t++) {
-      for (int i = 0; i < kLineBytes; i++) {
-        int bits = 0;
-        for (int j = 0; j < 8; j++) bits |= (lines[t * 8 + j][i] >> 4 & 1) << j;
-        planes[t * kLineBytes + i] = static_cast<std::uint8_t>(bits);
-      }
-    }
-#else
     for (int j = 0; j < kSteps; j++) {
       const std::uint64_t bits = fifth_bits_of(lines[j]);
       std::memcpy(planes + j * 8, &bits, 8);
     }
-#endif
   }
   if constexpr (Bits == 6) {
     for (int t = 0; t < kSteps / 4; t++) {
@@ -63,6 +85,7 @@ void store_codes(const std::uint8_t (&lines)[kSteps][kLineBytes], std::uint8_t* 
     }
   }
 }
+#endif
 
 // The blocks of one strip in order: block(lines of codes, scales, remainders), the latter of each group and channel; a
 // weight is scale * (code - zero) + remainder. (What it is given may be written to.)

@@ -16,6 +16,25 @@ struct Packed {
   static constexpr std::int64_t kStripBytes = kShape.strip_bytes();
   static constexpr std::int64_t kNextStrip = kStripBytes;  // from a strip's block to the other's
 
+#ifdef RIDGELINE_ISA_avx2
+  static constexpr std::int64_t kGroupCodes = kShape.codes_bytes() / kShape.groups();
+  static constexpr std::int64_t kGroupBytes = kStripBytes / kShape.groups();
+
+  static Line line(const std::uint8_t* strip, int group, int i) {
+    const std::uint8_t* codes = strip + group * kGroupBytes;
+    if constexpr (kShape.table) return table_line(codes, kShape.table, i);
+    if constexpr (kShape.bits == 4) return nibble_line(codes, i);
+    if constexpr (kShape.bits == 5) return five_bit_line(codes, i);
+    if constexpr (kShape.bits == 6) return six_bit_line(codes, i);
+    if constexpr (kShape.bits == 8) return byte_line(codes, i);
+  }
+  static Floats scales(const std::uint8_t* strip, int group) {
+    return load_halves(strip + group * kGroupBytes + kGroupCodes);
+  }
+  static Floats minima(const std::uint8_t* strip, int group) {
+    return load_halves(strip + group * kGroupBytes + kGroupCodes + kLanes * 2);
+  }
+#else
   // Step i of a group. (Only the group is known late: shifts and half lines are constants of i.)
   static Line line(const std::uint8_t* strip, int group, int i) {
     const int first = group * (kShape.group / 4);
@@ -36,6 +55,7 @@ struct Packed {
   static Floats minima(const std::uint8_t* strip, int group) {
     return load_halves(strip + kShape.codes_bytes() + kShape.scales_bytes() + group * kLanes * 2);
   }
+#endif
 };
 
 }  // namespace

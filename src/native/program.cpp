@@ -329,7 +329,7 @@ bool Program::run_operator(int thread, std::size_t begin, const Entry& entry) {
   // is told by marks, which book_times makes sense of later. No thread reads what another writes.
   const std::size_t index = begin + static_cast<std::size_t>(entry.index);
   Mark& mark = marks_[static_cast<std::size_t>(thread)][index];
-  mark.started = ticks_now();
+  if (mark.started == 0) mark.started = ticks_now();  // or it is back, to what it had left
   if (index < operators_.size())
     operators_[index]->run(context, worker);
   else
