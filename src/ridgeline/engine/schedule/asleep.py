@@ -129,9 +129,15 @@ def due(state: SchedulerState, num_steps: int = 1) -> list[Request]:
         asleep.due.clear()
         return []
     found: list[Request] = []
-    for tick in range(asleep.ticks + 1, asleep.ticks + num_steps + 1):
-        entries = asleep.due.pop(tick, ())
-        found += [request for request, tick in entries if asleep.since.get(request) == tick]
+    last = asleep.ticks + num_steps
+    if num_steps == 1:
+        ticks = [last] if last in asleep.due else []
+    else:
+        ticks = sorted([tick for tick in asleep.due if tick <= last])
+    for tick in ticks:
+        for request, since in asleep.due.pop(tick):
+            if asleep.since.get(request) == since:
+                found.append(request)
     return found
 
 
