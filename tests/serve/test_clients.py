@@ -156,7 +156,7 @@ PICTURE = {
     ("change", "what"),
     [
         ({"container": {"id": "x"}}, "container"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages.0"),
         ({"temperature": -1}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
         (

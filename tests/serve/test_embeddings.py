@@ -115,6 +115,8 @@ def test_scores_and_ranks_are_the_librarys(encoder: LLM, tmp_path: Path) -> None
             assert [each[i]["score"] for i in (0, 2, 3)] == [wanted[i] for i in (0, 2, 3)]
             asked = {"query": "cats", "documents": [*TEXTS[:3], {"text": TEXTS[3]}], "top_n": 3}
             ranked = (await http.post("/v1/rerank", json=asked)).json()["results"]
+            for alias in ("/rerank", "/v2/rerank"):
+                assert (await http.post(alias, json=asked)).json()["results"] == ranked
             order = sorted(range(4), key=lambda i: -wanted[i])[:3]
             assert [one["index"] for one in ranked] == order
             assert [one["relevance_score"] for one in ranked] == [wanted[i] for i in order]

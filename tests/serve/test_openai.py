@@ -115,6 +115,85 @@ def test_a_gap_is_filled_by_a_model_that_has_marks(core: Core) -> None:
     within(core, check)
 
 
+def test_an_answer_that_is_begun_is_gone_on_with(core: Core) -> None:
+    """The prompt is the head of an answer and its beginning, in OpenAI's and Anthropic's ways."""
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Once up"}]
+    ids = core.prompts.tokenizer.encode("<user>Hi<assistant>Once up", add_special=False)
+
+    async def check(client: httpx.AsyncClient) -> None:
+        body = {"token_ids": ids, "max_tokens": 6, "temperature": 0}
+        wanted = (await client.post("/generate", json=body)).json()["choices"][0]["text"]
+        asked = {"messages": said, "max_tokens": 6, "temperature": 0}
+        begun = {"continue_final_message": True, "add_generation_prompt": False}
+        chat = (await client.post("/v1/chat/completions", json=asked | begun)).json()
+        assert chat["choices"][0]["message"]["content"] == wanted
+        assert chat["usage"]["prompt_tokens"] == len(ids)
+        message = (await client.post("/v1/messages", json=asked | {"model": "tiny"})).json()
+        assert "".join(block["text"] for block in message["content"]) == wanted
+        whole = (await client.post("/v1/chat/completions", json=asked)).json()
+        assert whole["usage"]["prompt_tokens"] > len(ids)
+        for change, field in (
+            ({"add_generation_prompt": True}, "add_generation_prompt"),
+            ({"messages": said[:1]}, "continue_final_message"),
+            ({"messages": said[1:]}, "continue_final_message"),
+        ):
+            refused = await client.post("/v1/chat/completions", json=asked | begun | change)
+            assert refused.status_code == 400
+            assert refused.json()["error"]["param"] == field
+
+    within(core, check)
+
+
+def test_reasoning_that_a_model_has_not_is_refused_in_the_clients_words(core: Core) -> None:
+    said = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
+    thinking, effort = {"type": "enabled", "budget_tokens": 1024}, {"effort": "low"}
+
+    async def check(client: httpx.AsyncClient) -> None:
+        for path, body, field in (
+            ("/v1/messages", {"max_tokens": 2000, "thinking": thinking}, "thinking"),
+            ("/v1/messages", {"max_tokens": 9, "output_config": effort}, "output_config.effort"),
+            ("/api/chat", {"think": True}, "think"),
+            ("/v1/chat/completions", {"reasoning_effort": "low"}, "reasoning_effort"),
+        ):
+            refused = await client.post(path, json=said | body)
+            assert refused.status_code == 400
+            error = refused.json()["error"]
+            assert (error if isinstance(error, str) else error["message"]).startswith(field)
+
+    within(core, check)
+
+
+def test_models_are_listed_as_anthropics_clients_read_them(core: Core) -> None:
+    headers = {"anthropic-version": "2023-06-01"}
+
+    async def check(client: httpx.AsyncClient) -> None:
+        listed = (await client.get("/v1/models", headers=headers)).json()
+        assert (listed["first_id"], listed["last_id"], listed["has_more"]) == (
+            "tiny",
+            "tiny",
+            False,
+        )
+        one = (await client.get("/v1/models/tiny", headers=headers)).json()
+        assert listed["data"] == [one]
+        assert (one["type"], one["display_name"]) == ("model", "tiny")
+        plain = (await client.get("/v1/models")).json()
+        assert plain["data"][0]["object"] == "model"
+
+    within(core, check)
+
+
+def test_a_files_name_is_known_without_its_ending() -> None:
+    core = tiny_core(names=("small.gguf",))
+
+    async def check(client: httpx.AsyncClient) -> None:
+        for name, status in (("small.gguf", 200), ("small", 200), ("sma", 404)):
+            body = {"model": name, "prompt": "a", "max_tokens": 1}
+            assert (await client.post("/v1/completions", json=body)).status_code == status
+
+    within(core, check)
+    core.close()
+
+
 def test_echo_alone_scores_a_prompt(core: Core) -> None:
     async def check(client: httpx.AsyncClient) -> None:
         body = {"prompt": ["Hello", "Hi"], "echo": True, "logprobs": 1, "max_tokens": 0}

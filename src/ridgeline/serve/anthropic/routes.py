@@ -135,13 +135,22 @@ def counted(core: Core, body: CountBody, tenant: str) -> Ask:
         for each in tools_of(body.tools)
     )
     variables = getattr(body, "chat_template_kwargs", None) or {}
+    last = len(body.messages) - 1
+    begun = body.messages[last].role == "assistant"  # the answer is the rest of it
     return Ask(
-        Conversation(tuple(messages_of(body)), variables),
+        Conversation(
+            tuple(messages_of(body)),
+            variables,
+            "continued" if begun else "answering",
+            f"messages.{last}",
+        ),
         SamplingParams(),
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=many,
-        reasoning=Reasoning(switch, effort=effort),
+        reasoning=Reasoning(
+            switch, effort=effort, enabled_as="thinking", effort_as="output_config.effort"
+        ),
         service=core.service(tenant),
     )
 

@@ -49,21 +49,29 @@ ToolChoice = Literal["auto", "none", "required"] | NamedTool | AllowedTools
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages as chat templates know them, and what else the template is told."""
+    """Messages as chat templates know them, and what else the template is told. ends: with the head
+    of an answer that is to come; with the last message, as a whole; or in the midst of it, an
+    answer's text that the model goes on with. continued_as: how the client wished for that.
+    """
 
     messages: tuple[Mapping[str, Any], ...]
     variables: Mapping[str, Any] = field(default_factory=dict)
+    ends: Literal["answering", "closed", "continued"] = "answering"
+    continued_as: str = "continue_final_message"
 
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
     """enabled: the template's switch; None: as the template has it. separate: reasoning comes as
     events of its own, else as text as the model wrote it. effort: for templates that know it.
+    enabled_as, effort_as: the client's names of both, for errors.
     """
 
     enabled: bool | None = None
     separate: bool = True
     effort: str | None = None
+    enabled_as: str = "reasoning"
+    effort_as: str = "reasoning_effort"
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,8 +101,8 @@ class Core:
         return self.llm.prompts
 
     def check_model(self, name: str | None) -> None:
-        """None: whichever is served."""
-        if name is not None and name not in self.options.names:
+        """None: whichever is served. A file's name need not have its ending."""
+        if name is not None and not {name, f"{name}.gguf"}.intersection(self.options.names):
             raise HttpError(
                 404,
                 "not_found",

@@ -124,13 +124,15 @@ class Phrasing:
         source = self._prompts.template.source
         if switch.enabled is not None:
             if self.form.reasoning is None and switch.enabled:
-                raise RequestError("reasoning", "this model's chat template knows no reasoning")
+                raise RequestError(
+                    switch.enabled_as, "this model's chat template knows no reasoning"
+                )
             variables.setdefault("enable_thinking", switch.enabled)
             variables.setdefault("thinking", switch.enabled)
         if switch.effort is not None:
             if "reasoning_effort" not in source:
                 raise RequestError(
-                    "reasoning_effort", "this model's chat template knows no efforts of reasoning"
+                    switch.effort_as, "this model's chat template knows no efforts of reasoning"
                 )
             variables.setdefault("reasoning_effort", switch.effort)
         definitions = [tool.definition for tool in tools] or None
@@ -143,7 +145,38 @@ class Phrasing:
         elif definitions is not None and name != "tools":
             variables[str(name)] = definitions
             definitions = None
-        return self._prompts.render(messages, tools=definitions, variables=variables)
+        if conversation.ends == "continued":
+            return self._continued(messages, definitions, variables, conversation.continued_as)
+        return self._prompts.render(
+            messages,
+            tools=definitions,
+            add_generation_prompt=conversation.ends == "answering",
+            variables=variables,
+        )
+
+    def _continued(
+        self,
+        messages: list[Mapping[str, Any]],
+        tools: list[dict[str, Any]] | None,
+        variables: dict[str, Any],
+        field: str,
+    ) -> Tokenized:
+        """The head of an answer, and the answer's beginning that the client wrote."""
+        *others, last = messages
+        begun = last.get("content")
+        is_text = isinstance(begun, str) and not last.get("tool_calls")
+        if not others or last.get("role") != "assistant" or not is_text:
+            raise RequestError(
+                field, "an answer that is begun is the assistant's text alone, after other messages"
+            )
+        before = self._prompts.render(others, tools=tools, variables=variables)
+        text, marks = before.text or "", self.form.reasoning
+        if marks is not None and (marks.harmony or text.rstrip().endswith(marks.open.strip())):
+            raise RequestError(field, "this model's answers begin with its reasoning")
+        if before.images:
+            raise RequestError(field, "cannot be had in a conversation with images")
+        text = f"{text}{begun}"
+        return Tokenized(text, self._prompts.tokenizer.encode(text, add_special=False))
 
     def _sampling(self, ask: Ask, tools: tuple[Tool, ...], reasons: bool) -> SamplingParams:
         sampling = ask.sampling

@@ -183,7 +183,7 @@ def ask_of(
     return Ask(
         prompt,
         params,
-        reasoning=Reasoning(switch, effort=effort),
+        reasoning=Reasoning(switch, effort=effort, enabled_as="think", effort_as="think"),
         service=core.service(tenant),
         request_id=core.new_id("ollama-"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -95,6 +95,13 @@ def ask_of(core: Core, body: ChatBody, tenant: str, request_id: str) -> Ask:
     check_stream(body.stream, body.stream_options, body)
     sampling = body.given()
     most = body.max_completion_tokens or body.max_tokens
+    if body.add_generation_prompt and body.continue_final_message:
+        raise RequestError("add_generation_prompt", "and continue_final_message: give one")
+    ends: Literal["answering", "closed", "continued"] = "answering"
+    if body.continue_final_message:
+        ends = "continued"
+    elif body.add_generation_prompt is False:
+        ends = "closed"
     if body.top_logprobs is not None and not body.logprobs:
         raise RequestError("top_logprobs", "needs logprobs to be true")
     params = SamplingParams(
@@ -103,7 +110,7 @@ def ask_of(core: Core, body: ChatBody, tenant: str, request_id: str) -> Ask:
     params = constrained_by(params, body)
     effort = body.reasoning_effort
     return Ask(
-        Conversation(tuple(messages_of(body.messages)), body.chat_template_kwargs or {}),
+        Conversation(tuple(messages_of(body.messages)), body.chat_template_kwargs or {}, ends),
         params,
         tools=tools_of(body),
         tool_choice=choice_of(body),

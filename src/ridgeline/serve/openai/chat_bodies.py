@@ -185,7 +185,9 @@ class ConstrainedBody(SamplingBody):
 
 
 class ChatBody(ConstrainedBody):
-    """POST /v1/chat/completions"""
+    """POST /v1/chat/completions. continue_final_message: the last message is the beginning of the
+    answer, and what comes is the rest.
+    """
 
     model: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -205,6 +207,9 @@ class ChatBody(ConstrainedBody):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     include_reasoning: bool = True
     chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
+    modalities: list[Literal["text"]] | None = None
     request_id: str | None = None
     user: str | None = None
     safety_identifier: str | None = None

@@ -16,6 +16,9 @@ from ridgeline.serve.core.pooled_texts import PoolDesk
 from ridgeline.serve.openai.errors import error_body
 from ridgeline.serve.openai.pooled_answers import ENDPOINTS, Listed, Pooling, answered
 
+# As clients of Cohere, vLLM and llama.cpp call them.
+ALIASES = {"/v1/rerank": ("/rerank", "/v2/rerank"), "/v1/score": ("/score",)}
+
 
 def router(core: Core) -> APIRouter:
     routes = APIRouter(route_class=route_of(error_body), tags=["openai"])
@@ -39,4 +42,6 @@ def router(core: Core) -> APIRouter:
             name = path.rpartition("/")[2]
             extra = documented(endpoint.body, Listed)
             routes.post(path, name=name, openapi_extra=extra)(handler(path))
+            for alias in ALIASES.get(path, ()):
+                routes.post(alias, include_in_schema=False)(handler(path))
     return routes

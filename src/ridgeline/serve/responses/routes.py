@@ -316,7 +316,9 @@ def ask_of(
         tool_choice=choice_of(body),
         parallel_tool_calls=body.parallel_tool_calls is not False,
         reasoning=Reasoning(
-            False if effort == "none" else None, effort=None if effort == "none" else effort
+            False if effort == "none" else None,
+            effort=None if effort == "none" else effort,
+            effort_as="reasoning.effort",
         ),
         service=core.service(tenant, body.priority, body.cache_salt),
         request_id=response_id,
