@@ -442,7 +442,7 @@ def test_responses_tools_and_formats(of_openai: openai.OpenAI) -> None:
         ),
         ({"tools": [{"type": "web_search", "name": "x"}]}, "web_search"),
         ({"include": ["file_search_call.results"]}, "include"),
-        ({"reasoning": {"effort": "high"}}, "reasoning_effort"),
+        ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
     ],
 )
 def test_responses_say_what_they_cannot(
