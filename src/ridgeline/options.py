@@ -16,7 +16,7 @@ COUNTS = ("context_length", "memory", "max_rows", "max_tokens_per_step", "max_wa
 # gaps are shortest with 1.5 (docs/log.md, "The server under load").
 SERVED_ITL_STEPS = 1.5
 # Rows of a server to which nobody says how many, and its `rate_share`: what is lost of tokens a
-# second buys gaps that are less than half as long, and answers end one by one, not all late.
+# second buys gaps about half as long, and answers end one by one, not all late.
 SERVED_ROWS = 64
 SERVED_RATE_SHARE = 0.9
 

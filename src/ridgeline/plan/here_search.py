@@ -35,7 +35,7 @@ STORED = "stored"
 # What people type -> how matrices are stored; embedding and output matrix then take 8 bits.
 PRECISIONS = {"bf16": "BF16", "q8_0": "Q8_0", "q5_0": "Q5_0", "q4_1": "Q4_1", "q4_0": "Q4_0"}
 KV = ("bf16", "f16", "int8")
-ROWS = SERVED_ROWS
+
 _ROUGH_REQUESTS, _REQUESTS = 64, 300
 _CAREFUL = 6
 _HALVINGS = 5
@@ -191,7 +191,7 @@ def search_here(
             continue
         try:
             graph = in_format(model, precision)
-            knobs = Knobs(max_rows=ROWS, step_tokens=chunk, itl_target=asked.gap)
+            knobs = Knobs(max_rows=SERVED_ROWS, step_tokens=chunk, itl_target=asked.gap)
             options = Options(
                 kv_format=kv, itl_steps=SERVED_ITL_STEPS, rate_share=SERVED_RATE_SHARE
             )
@@ -255,7 +255,7 @@ def _roughly(
     context = asked.input_tokens + asked.output_tokens // 2
     step = kind.times(StepShape.decode(1, context))
     prompts, answers = (Lengths(n, n) for n in (asked.input_tokens, asked.output_tokens))
-    full = _run(kind, closed(ROWS, prompts, answers, _ROUGH_REQUESTS, seed=0), asked)
+    full = _run(kind, closed(SERVED_ROWS, prompts, answers, _ROUGH_REQUESTS, seed=0), asked)
     rate = full.tally.num_finished / full.seconds if full.seconds else 0.0
     return HereChoice(
         model, precision, kv, threads, chunk, engine, alone, step, rate=rate, most_rate=rate
