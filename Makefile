@@ -7,9 +7,9 @@ PROMPT ?= Why is the sky blue? Answer in two sentences.
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-SOURCES := CMakeLists.txt $(wildcard src/native/*)
+SOURCES := CMakeLists.txt $(wildcard src/native/*.*)
 
-.PHONY: run test lint unit goldens accuracy clean
+.PHONY: run test lint unit test-isa goldens accuracy clean
 
 run: $(VENV)/.installed
 	$(BIN)/ridgeline pull $(MODEL)
@@ -24,6 +24,18 @@ lint: $(VENV)/.test-installed
 
 unit: $(VENV)/.test-installed
 	$(BIN)/python -m pytest
+
+# The kernels of AVX-512 and AMX on a CPU that has AVX2, which plays them (src/native/emulated/): slow, right to the bit.
+test-isa: build/emulated/.built
+	PYTHONPATH=tests $(BIN)/python -m pytest -p emulated tests/parity -k 'avx512 or amx'
+
+build/emulated/.built: $(VENV)/.test-installed $(SOURCES) $(wildcard src/native/emulated/*)
+	@$(BIN)/python -c 'from ridgeline.backends.cpu.executor import choose_isa; choose_isa("avx2")' 2>/dev/null \
+	  || $(call fail,this CPU has no AVX2 to emulate AVX-512 and AMX with)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/emulated -G Ninja -DCMAKE_BUILD_TYPE=Release -DRIDGELINE_EMULATE=ON \
+	  -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python"
+	$(BIN)/cmake --build build/emulated
+	@touch $@
 
 # docs/accuracy.md: predictions beside what others have measured, and beside our own engine, here and now.
 accuracy: $(VENV)/.installed

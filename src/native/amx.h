@@ -15,24 +15,13 @@
 
 #ifdef RIDGELINE_ISA
 
+#ifdef RIDGELINE_EMULATED
+#include "emulated/tiles.h"
+#else
+
 namespace ridgeline::RIDGELINE_ISA {
 
-class TileConfig {
- public:
-  TileConfig() { std::memset(bytes_, 0, sizeof bytes_); bytes_[0] = 1; }
-  // A tile of no rows is none.
-  void shape(int tile, std::int64_t rows, std::int64_t row_bytes) {
-    if (rows == 0) return;
-    bytes_[48 + tile] = static_cast<std::uint8_t>(rows);
-    bytes_[16 + 2 * tile] = static_cast<std::uint8_t>(row_bytes);
-  }
-  // All tiles become zero.
-  void load() const { __asm__ volatile("ldtilecfg %0" : : "m"(bytes_)); }
-
- private:
-  alignas(64) std::uint8_t bytes_[64];
-};
-
+static inline void configure_tiles(const std::uint8_t (&bytes)[64]) { __asm__ volatile("ldtilecfg %0" : : "m"(bytes)); }
 static inline void release_tiles() { __asm__ volatile("tilerelease"); }
 
 template <int Tile>
@@ -59,6 +48,28 @@ template <int C, int A, int B>
 static inline void multiply_bfloats(void) {
   __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
 }
+
+}  // namespace ridgeline::RIDGELINE_ISA
+
+#endif
+
+namespace ridgeline::RIDGELINE_ISA {
+
+class TileConfig {
+ public:
+  TileConfig() { std::memset(bytes_, 0, sizeof bytes_); bytes_[0] = 1; }
+  // A tile of no rows is none.
+  void shape(int tile, std::int64_t rows, std::int64_t row_bytes) {
+    if (rows == 0) return;
+    bytes_[48 + tile] = static_cast<std::uint8_t>(rows);
+    bytes_[16 + 2 * tile] = static_cast<std::uint8_t>(row_bytes);
+  }
+  // All tiles become zero.
+  void load() const { configure_tiles(bytes_); }
+
+ private:
+  alignas(64) std::uint8_t bytes_[64];
+};
 
 }  // namespace ridgeline::RIDGELINE_ISA
 

@@ -20,7 +20,9 @@ constexpr int kBits = sizeof(Quad) == 32 ? 4 : 8;
 // The value is anything that the compiler cannot know.
 template <class T>
 [[gnu::always_inline]] inline void forget(T& value) {
-#if defined(RIDGELINE_ISA_avx512)
+#if defined(RIDGELINE_EMULATED)
+  __asm__ volatile("" : "+m"(value));
+#elif defined(RIDGELINE_ISA_avx512)
   __asm__ volatile("" : "+v"(value));
 #elif defined(RIDGELINE_ISA_avx2)
   if constexpr (sizeof(T) == 32) {
