@@ -25,9 +25,9 @@ lint: $(VENV)/.test-installed
 unit: $(VENV)/.test-installed
 	$(BIN)/python -m pytest
 
-# The kernels of AVX-512 and AMX on a CPU that has AVX2, which plays them (src/native/emulated/): slow, right to the bit.
+# The kernels of AVX-512 and AMX, emulated with AVX2 (src/native/emulated/): for CPUs that have neither.
 test-isa: build/emulated/.built
-	PYTHONPATH=tests $(BIN)/python -m pytest -p emulated tests/parity -k 'avx512 or amx'
+	PYTHONPATH=tests $(BIN)/python -m pytest -p emulated tests/parity tests/golden -k 'avx512 or amx'
 
 build/emulated/.built: $(VENV)/.test-installed $(SOURCES) $(wildcard src/native/emulated/*)
 	@$(BIN)/python -c 'from ridgeline.backends.cpu.executor import choose_isa; choose_isa("avx2")' 2>/dev/null \
