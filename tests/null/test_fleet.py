@@ -240,6 +240,24 @@ def test_a_lost_replica_costs_what_it_had_done() -> None:
     assert sum(kept.up_seconds) == pytest.approx(2 * kept.seconds - 0.5)
 
 
+def test_a_step_that_ends_somebody_is_not_planned_and_may_still_be_lost() -> None:
+    """Alone, a request of 60 tokens has one planned step; a replica that fails while the last one
+    runs, or as it ends, does so before the token is told.
+    """
+    load = recorded([Arrival(0.0, 100, 60), Arrival(10.0, 100, 60)])
+    whole, stepwise = (simulate_fleet(Fleet(state, Linear(), leaps=n), load) for n in (True, False))
+    assert same(whole, stepwise)
+    assert (whole.num_planned_steps, stepwise.num_planned_steps) == (2, 120)
+    end = whole.tally.e2e[0]
+    for moment in (end - 1e-4, end):
+        failed = Fleet(state, Linear(), failures=(Failure(0, moment, 1.0),))
+        found, slow = (simulate_fleet(replace(failed, leaps=n), load) for n in (True, False))
+        assert same(found, slow)
+        assert found.tally.num_moved == slow.tally.num_moved == 1
+        assert found.tally.output_tokens == 120
+        found.replicas[0].state.check_invariants()
+
+
 def test_a_straggler_is_avoided_by_who_looks_at_the_load() -> None:
     load = poisson(40, Lengths(100, 100), Lengths(50, 50), 1500, seed=4)
     worst = {}

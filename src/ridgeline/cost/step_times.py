@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, isclose
-from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,14 +67,19 @@ class _Operator:
     read: float
 
     def line(self, sums: Sequence[float], device: Device) -> _Line:
-        memory: float = sum(map(mul, self.memory, sums))
-        values: float = sum(map(mul, self.values, sums))
+        """sums: 1, new tokens, sampled rows, rows."""
+        _one, tokens, sampled, rows = sums
+        fixed, a_token, a_sample, a_row = self.memory
+        memory = fixed + a_token * tokens + a_sample * sampled + a_row * rows
+        fixed, a_token, a_sample, a_row = self.values
+        values = fixed + a_token * tokens + a_sample * sampled + a_row * rows
         cache = 0.0
         if values / self.count > device.cache_bytes:
             memory += values / device.memory_bytes_per_second
         else:
             cache = values / (device.cache_bytes_per_second or inf)
-        compute: float = sum(map(mul, self.compute, sums))
+        fixed, a_token, a_sample, a_row = self.compute
+        compute = fixed + a_token * tokens + a_sample * sampled + a_row * rows
         return self.window, compute, self.pairs, memory, self.read, cache
 
     def seconds(
@@ -140,12 +144,22 @@ class StepTimes:
         rows = len(contexts)
         fixed, lines = self._folded(rows, rows, rows)
         sums = decode_sums(contexts, count, self.windows)
-        seconds = np.full(count, fixed)
+        seconds: NDArray[np.float64] | None = None
         for window, compute, pairs_cost, memory, read_cost, cache in lines:
             tokens = sums[window // 2]
-            by_memory = np.maximum(memory + read_cost * tokens, cache)
-            seconds += np.maximum(compute + pairs_cost * tokens, by_memory)
-        return seconds
+            most = read_cost * tokens
+            most += memory
+            # What is less at the beginning and grows no faster is nowhere more, to the bit.
+            if cache > memory:
+                np.maximum(most, cache, out=most)
+            if compute > memory or pairs_cost > read_cost:
+                np.maximum(compute + pairs_cost * tokens, most, out=most)
+            if seconds is None:
+                seconds = most
+                seconds += fixed
+            else:
+                seconds += most
+        return np.full(count, fixed) if seconds is None else seconds
 
     def _folded(self, num_tokens: int, num_sampled: int, num_rows: int) -> _Folded:
         """What is left to add for each operator that reads a cache, and all else added up."""

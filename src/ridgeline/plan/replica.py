@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ridgeline.engine.request import Event, Request
 from ridgeline.engine.schedule.admit import admit, expire
 from ridgeline.engine.schedule.asleep import due, fall_asleep, may_sleep, wake
-from ridgeline.engine.schedule.leap import leap, quiet_steps
+from ridgeline.engine.schedule.leap import grow_all, last_step, leap, quiet_steps
 from ridgeline.engine.schedule.memory import blocks_for
 from ridgeline.engine.schedule.state import SchedulerState
 from ridgeline.engine.schedule.step import apply, schedule
@@ -54,7 +54,8 @@ class Replica:
     steps take as `times` says. alive: it has not failed. version: of what it is doing; what was to
     end with an older one no longer does. ends: of a leap, when each of its steps ends. sleeps: rows
     to which nothing happens but a token are not looked at (`schedule/asleep.py`), where `times`
-    can be told of them as sums. tickets: of all requests there. ticked: when the last step ended;
+    can be told of them as sums. num_to_end: of the leap's steps, which one ends somebody; 0: none
+    does. tickets: of all requests there. ticked: when the last step ended;
     num_late: of its steps, those that took longer than the SLO's gap.
     """
 
@@ -72,6 +73,7 @@ class Replica:
     began: float = 0.0
     plan: StepPlan | None = None
     ends: NDArray[np.float64] | None = None
+    num_to_end: int = 0
     waits: bool = True
     num_steps: int = 0
     num_planned_steps: int = 0
@@ -142,8 +144,12 @@ class Replica:
     def leap(self, now: float) -> float | None:
         """Begins as many quiet steps as there are, if nobody is at the door: when they end."""
         state = self.state
-        if not self.leaps or self.door or (most := quiet_steps(state)) <= 0:
+        if not self.leaps or self.door:
             return None
+        most, ends_somebody = quiet_steps(state)
+        if most <= 0:
+            return None
+        self.num_to_end = most if ends_somebody else 0
         contexts = [request.num_planned for request in state.running]
         contexts += state.asleep.contexts()
         seconds = self.times.decode_run(contexts, min(most, _MOST_LEAPT))
@@ -158,7 +164,10 @@ class Replica:
         if len(ends) == 1:
             return None
         self.began, self.version, self.ends, self.waits = now, self.version + 1, ends[1:], False
-        return float(ends[-1])
+        moment = float(ends[-1])
+        if self.num_to_end == 1:
+            self.begin_last(now, moment)
+        return moment
 
     def cut(self, now: float) -> float | None:
         """Somebody is at the door: a leap ends with the step that is running; when, if that is
@@ -232,8 +241,15 @@ class Replica:
         read = tuple([asleep.read(window) for window in times.windows])
         return times.beside(shape, Answers(asleep.count, read))
 
+    @property
+    def ends_somebody(self) -> bool:
+        """Whether the last step of the leap does."""
+        return self.ends is not None and len(self.ends) == self.num_to_end
+
     def end_leap(self, most: int | None = None) -> NDArray[np.float64]:
-        """Books the leap, or its first `most` steps: when each of them ended."""
+        """Books the leap, or its first `most` steps, none of which ends anybody: when each of them
+        ended.
+        """
         assert self.ends is not None
         ends = self.ends if most is None else self.ends[:most]
         self.ends = None
@@ -242,6 +258,29 @@ class Replica:
             leap(self.state, len(ends))
             self.num_steps += len(ends)
         return ends
+
+    def begin_last(self, began: float, moment: float) -> None:
+        """The step that ends somebody is all that there is, or is left, of the leap: it has its
+        blocks.
+        """
+        self.began, self.ends, self.num_to_end = began, np.array([moment]), 1
+        self._wake(due(self.state))
+        grow_all(self.state)
+
+    def come_to_last(self) -> None:
+        """The same where nobody looks: what it books is taken for told with the last step."""
+        assert self.ends is not None
+        count = len(self.ends)
+        self._wake(due(self.state, count))
+        leap(self.state, count - 1)
+        self.num_steps += count - 1
+        grow_all(self.state)
+
+    def end_last(self) -> list[tuple[Request, Event]]:
+        """Books that step: whom it ends."""
+        self.ends = None
+        self.num_steps += 1
+        return last_step(self.state)
 
     def lose(self, now: float) -> list[Request]:
         """The replica fails: all its requests, and it has nothing any more."""

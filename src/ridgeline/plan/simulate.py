@@ -17,7 +17,6 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from math import inf, isfinite
 
 import numpy as np
@@ -29,6 +28,7 @@ from ridgeline.errors import EngineError, Overloaded, RequestError, RidgelineErr
 from ridgeline.plan.autoscale import Scaler
 from ridgeline.plan.fleet import Failure, Fleet, Outcome, Straggler
 from ridgeline.plan.load import Load
+from ridgeline.plan.moved import again, anew
 from ridgeline.plan.replica import Replica
 from ridgeline.plan.routers import Router, make_router, size_of
 from ridgeline.plan.tally import Levels, Slo, Tally, Ticket
@@ -282,20 +282,15 @@ class Run:
             self._push_step(self.now, _BEGIN, replica)
 
     def _end(self, replica: Replica) -> None:
-        self._level(replica)
-        tally, now = self.tally, self.now
-        if replica.ends is not None:
-            self._leapt(replica, replica.end_leap())
+        now = self.now
+        if replica.ends_somebody:
+            self._end_last(replica)
         else:
-            given, events = replica.end_step(now)
-            tickets = self.tickets
-            of = [tickets[request.id] for request in given]
-            tally.tokens(of, now)
-            num_late = tally.alike(replica.state.asleep.count, now - replica.ticked)
-            for ticket, request, event in zip(of, given, events, strict=True):
-                if event.finish_reason is not None:
-                    self._ended(replica, request, event, ticket)
-            replica.slept(now, 1, num_late)
+            self._level(replica)
+            if replica.ends is not None:
+                self._leapt(replica, replica.end_leap())
+            else:
+                self._end_step(replica)
         # Others may do something at this very moment, and come to the door.
         if (self.events and self.events[0][0] <= now) or self._comes_now():
             self._push_step(now, _BEGIN, replica)
@@ -310,25 +305,53 @@ class Run:
         following = self.following
         return self.users is None and following is not None and following.arrival <= self.now
 
+    def _end_step(self, replica: Replica) -> None:
+        """A planned step is over."""
+        tally, now, tickets = self.tally, self.now, self.tickets
+        given, events = replica.end_step(now)
+        of = [tickets[request.id] for request in given]
+        tally.tokens(of, now)
+        num_late = tally.alike(replica.state.asleep.count, now - replica.ticked)
+        for ticket, request, event in zip(of, given, events, strict=True):
+            if event.finish_reason is not None:
+                self._ended(replica, request, event, ticket)
+        replica.slept(now, 1, num_late)
+
     def _leapt(self, replica: Replica, ends: NDArray[np.float64]) -> None:
-        """Every running request was given a token at each of `ends`."""
-        if not len(ends):
-            return
-        tally, running = self.tally, replica.state.running
-        seconds = np.empty(len(ends))
+        """Steps of a leap ended, and nobody with them."""
+        if len(ends):
+            late = self._given(replica, ends)
+            replica.slept(float(ends[-1]), len(ends), late)
+
+    def _end_last(self, replica: Replica) -> None:
+        """A leap is over, and somebody ends with it."""
+        ends = replica.ends
+        assert ends is not None
+        if len(ends) > 1:
+            self._book_level(replica, float(ends[-2]))
+            replica.come_to_last()
+        self._book_level(replica, self.now)
+        late = self._given(replica, ends)
+        for request, event in replica.end_last():
+            self._ended(replica, request, event, self.tickets[request.id])
+        replica.slept(self.now, len(ends), late)
+
+    def _given(self, replica: Replica, ends: NDArray[np.float64]) -> int:
+        """Every running request was given a token at each of `ends`, so many of them late."""
+        tally, count, num_running = self.tally, len(ends), replica.num_running
+        seconds = np.empty(count)
         seconds[0] = ends[0] - replica.began
         np.subtract(ends[1:], ends[:-1], out=seconds[1:])
-        num_running = replica.num_running
         tally.gaps.add_all(seconds, num_running)
         late = int((seconds > tally.slo.itl99).sum()) if tally.slo.itl99 < inf else 0
-        tally.output_tokens += num_running * len(ends)
-        last, tickets, count = float(ends[-1]), self.tickets, len(ends)
-        for request in running:
+        tally.output_tokens += num_running * count
+        last, tickets = float(ends[-1]), self.tickets
+        for request in replica.state.running:
             ticket = tickets[request.id]
             ticket.last = last
             ticket.num_tokens += count
             ticket.late += late
-        replica.slept(last, count, late)
+        return late
 
     def _ended(self, replica: Replica, request: Request, event: Event, ticket: Ticket) -> None:
         self._leave(request)
@@ -349,7 +372,7 @@ class Run:
         """Sends a prompt's keys and values on, after those that wait for the same link."""
         transfer = self.fleet.transfer
         computed = request.num_prompt
-        moved = _again(request, ticket, computed)
+        moved = again(request, ticket, computed)
         moved.names = request.names
         done = self.now
         if transfer is not None:
@@ -413,7 +436,9 @@ class Run:
             return
         self._level(replica)
         if replica.ends is not None:
-            done = int(np.searchsorted(replica.ends, self.now, "right"))
+            # Whom a leap's last step ends is still there.
+            most = len(replica.ends) - replica.ends_somebody
+            done = min(int(np.searchsorted(replica.ends, self.now, "right")), most)
             moment = float(replica.ends[done - 1]) if done else replica.began
             self._leapt(replica, replica.end_leap(done))
             replica.began = moment
@@ -424,36 +449,29 @@ class Run:
             self.alive[where].remove(number)
         if self.scaler is not None:
             self.scaler.leaving.discard(number)
+        size = self.replicas[0].state.limits.block_tokens
         for request in replica.lose(self.now):
             ticket = self._leave(request)
             self.tally.num_moved += 1
             ticket.num_moves += 1
-            self._send(self._anew(request, ticket), "front")
+            moved = anew(request, ticket, self.tally, self.fleet.keeps_progress, size)
+            self._send(moved, "front")
         if failure.seconds < inf:
             self._push(failure.at + failure.seconds, _CHANGE, replica)
 
-    def _anew(self, request: Request, ticket: Ticket) -> Request:
-        """The request as it is asked of another replica, since its own is lost."""
-        if not self.fleet.keeps_progress and ticket.num_tokens:
-            self.tally.num_lost_tokens += ticket.num_tokens
-            self.tally.output_tokens -= ticket.num_tokens
-            ticket.num_tokens = 0  # its caller has seen a first token, and waits for the next
-        kept = ticket.num_prompt + ticket.num_tokens
-        tokens = request.token_ids[:kept]
-        assert len(tokens) == kept
-        again = _again(request, ticket, 0)
-        size = self.replicas[0].state.limits.block_tokens
-        again.names = request.names[: kept // size]
-        return replace(
-            again,
-            token_ids=tokens,
-            num_prompt=kept,
-            max_tokens=ticket.max_tokens - ticket.num_tokens,
-        )
-
     def _level(self, replica: Replica) -> None:
         """Books how a replica stood since it was looked at last."""
-        number, now = replica.number, self.now
+        ends = replica.ends
+        if replica.ends_somebody and ends is not None and len(ends) > 1 and self.now > ends[-2]:
+            # Somebody looks while the last step runs: those before it are over.
+            before, last = float(ends[-2]), float(ends[-1])
+            self._book_level(replica, before)
+            self._leapt(replica, replica.end_leap(len(ends) - 1))
+            replica.begin_last(before, last)
+        self._book_level(replica, self.now)
+
+    def _book_level(self, replica: Replica, now: float) -> None:
+        number = replica.number
         since = self.seen_at[number]
         if now > since and replica.alive:
             state = replica.state
@@ -469,21 +487,3 @@ class Run:
                 ),
             )
         self.seen_at[number] = now
-
-
-def _again(request: Request, ticket: Ticket, num_received: int) -> Request:
-    """The same request for another replica. num_received: tokens whose cache is sent along."""
-    return Request(
-        id=request.id,
-        token_ids=request.token_ids,
-        num_prompt=request.num_prompt,
-        max_tokens=ticket.max_tokens - (request.num_prompt - ticket.num_prompt),
-        sampling=request.sampling,
-        stop_token_ids=request.stop_token_ids,
-        salt=request.salt,
-        tenant=request.tenant,
-        priority=request.priority,
-        arrival=request.arrival,
-        deadline=request.deadline,
-        num_received=num_received,
-    )

@@ -33,13 +33,16 @@ class Gaps:
 
     def add_all(self, seconds: NDArray[np.float64], count: int) -> None:
         """Each of `seconds`, `count` times."""
+        low = self.bin_of(float(np.minimum.reduce(seconds)))
+        high = self.bin_of(float(np.maximum.reduce(seconds)))
+        if low == high:
+            self.counts[low] += len(seconds) * count
+            return
         logs = np.log(np.maximum(seconds / _LEAST_GAP, 1.0))
         bins = np.minimum(logs * _BINS_PER_E, _BINS - 1).astype(np.intp)
-        low, high = int(np.minimum.reduce(bins)), int(np.maximum.reduce(bins))
-        if low == high:
-            self.counts[low] += len(bins) * count
-        else:
-            self.counts[low : high + 1] += np.bincount(bins - low) * count
+        low = int(np.minimum.reduce(bins))
+        found = np.bincount(bins - low)
+        self.counts[low : low + len(found)] += found * count
 
     @staticmethod
     def bin_of(seconds: float) -> int:
@@ -85,12 +88,14 @@ class Levels:
             ]
             self.width *= 2
         first, last = int(start / self.width), min(int(end / self.width), _PARTS - 1)
-        for index, level in enumerate(levels):
+        if first == last:
+            seconds = end - start
+            for sums, level in zip(self.sums, levels, strict=True):
+                if level:
+                    sums[first] += level * seconds
+            return
+        for sums, level in zip(self.sums, levels, strict=True):
             if not level:
-                continue
-            sums = self.sums[index]
-            if first == last:
-                sums[first] += level * (end - start)
                 continue
             for part in range(first, last + 1):
                 low, high = part * self.width, (part + 1) * self.width

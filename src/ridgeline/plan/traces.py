@@ -18,6 +18,8 @@ from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
+
 from ridgeline.engine.kv.prefix import prefix_hashes
 from ridgeline.engine.request import Request
 from ridgeline.errors import RidgelineError
@@ -81,10 +83,13 @@ def repeated(trace: Sequence[Arrival], count: int) -> Iterator[Arrival]:
     for index in range(count):
         turn, at = divmod(index, len(trace))
         arrival = trace[at]
-        yield replace(
-            arrival,
-            seconds=arrival.seconds + turn * (trace[-1].seconds + gap),
-            prefix=tuple(i + turn * most for i in arrival.prefix),
+        later = turn * most
+        yield Arrival(
+            arrival.seconds + turn * (trace[-1].seconds + gap),
+            arrival.num_prompt,
+            arrival.num_output,
+            tuple([i + later for i in arrival.prefix]) if later else arrival.prefix,
+            arrival.session,
         )
 
 
@@ -100,9 +105,8 @@ def as_request(index: int, arrival: Arrival, block_tokens: int | None = None) ->
     """
     if arrival.prefix:
         tokens = array("i")
-        for block in arrival.prefix:
-            tokens += array("i", [block + 1]) * HASHED_TOKENS
-        del tokens[arrival.num_prompt :]
+        each = (np.array(arrival.prefix, np.intc) + 1).repeat(HASHED_TOKENS)
+        tokens.frombytes(each[: arrival.num_prompt].tobytes())
     else:
         tokens = array("i", [index + 1]) * arrival.num_prompt
     request = Request(
@@ -132,15 +136,20 @@ def _names(
     if not count or count > len(_PLACES) or (by_block and HASHED_TOKENS % block_tokens):
         return []
     names = list(prefix_hashes(tokens[:block_tokens], block_tokens))
-    parent = names[0]
+    # Of all ids up to one: goes on where the last one's ended.
+    digest = blake2b(names[0], digest_size=16, person=b"ridgeline-trace")
+    if each == 1:
+        for block in ids[:count]:
+            digest.update(block.to_bytes(8, "little"))
+            names.append(digest.digest())
+        del names[1]  # the first has its name
+        return names
     for at, block in enumerate(ids):
-        digest = blake2b(parent, digest_size=16, person=b"ridgeline-trace")
         digest.update(block.to_bytes(8, "little"))
-        parent = digest.digest()
         left = min(each, count - at * each)
         if left <= 0:
             break
-        stem = parent[:14]
+        stem = digest.digest()[:14]
         names += [stem + place for place in _PLACES[:left]][1 if at == 0 else 0 :]
     return names
 

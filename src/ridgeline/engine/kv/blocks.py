@@ -158,14 +158,15 @@ class BlockPool:
 
     def _release_blocks(self, blocks: Sequence[int]) -> None:
         """`release` where every entry is one block of the one group: what a step does most."""
-        owners, cached, names, free = self._num_owners, self._cached, self.names, self._free
+        owners, cached, free = self._num_owners, self._cached, self._free
+        names = self.names.by_block
         num_cached = len(cached)
         for block in reversed(blocks):
             left = owners[block] - 1
             assert left >= 0
             owners[block] = left
             if not left:
-                if block in names:
+                if names[block] is not None:
                     cached[block] = None
                 else:
                     free.add(block)
@@ -215,17 +216,20 @@ class BlockPool:
 
     def _evict_blocks(self, num_blocks: int) -> None:
         """The same where every entry is one block of the one group."""
-        cached, names, free = self._cached, self.names, self._free
+        cached, names = self._cached, self.names
+        oldest, forget_leaf = cached.popitem, names.forget_leaf
+        evicted = []
         for _ in range(num_blocks):
-            block, _nothing = cached.popitem(last=False)
-            if not names.forget_leaf(block):
+            block, _nothing = oldest(last=False)
+            if not forget_leaf(block):
                 if (leaf := self._leaf(block)) != block:
                     cached[block] = None
                     cached.move_to_end(block, last=False)
                     del cached[leaf]
                     block = leaf
                 names.forget(block)
-            free.add(block)
+            evicted.append(block)
+        self._free.add_all(evicted)
         self._num_cached_blocks -= num_blocks
 
     def _empty(self, entry: int) -> None:

@@ -8,7 +8,7 @@ not matter, and choosing costs time: `LooseBlocks`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 RUN_BLOCKS = 8
 
@@ -31,6 +31,10 @@ class LooseBlocks:
 
     def add(self, block: int) -> None:
         self._ids.append(block)
+
+    def add_all(self, blocks: Sequence[int]) -> None:
+        """One after the other."""
+        self._ids += blocks
 
     def take(self, count: int, after: int = -1) -> list[int]:
         """`count` blocks, of which there must be so many."""
@@ -94,6 +98,10 @@ class RunsOfBlocks:
             self._whole[run] = None
         else:
             self._left[run] = None
+
+    def add_all(self, blocks: Sequence[int]) -> None:
+        for block in blocks:
+            self.add(block)
 
     def take(self, count: int, after: int = -1) -> list[int]:
         """`count` blocks, of which there must be so many, in the order that a row should use them.

@@ -97,6 +97,11 @@ class PrefixIndex:
     def __contains__(self, block: int) -> bool:
         return self._name_of[block] is not None
 
+    @property
+    def by_block(self) -> Sequence[bytes | None]:
+        """The name of each block: for those who ask of many."""
+        return self._name_of
+
     def find(self, names: Iterable[bytes]) -> tuple[int, ...]:
         """The blocks that hold the longest cached run of `names`."""
         found = []
@@ -137,30 +142,55 @@ class PrefixIndex:
         if not parent:
             _remember(self._salts, _without_salt(tokens), salt, _TOKENS_KEPT)
 
+    def add_run(
+        self, blocks: Sequence[int], names: Sequence[bytes], first: int, end: int, salt: bytes
+    ) -> None:
+        """`add` of a chain's blocks from `first` to `end`, where nothing is explained."""
+        block_of, name_of, parent_of = self._block_of, self._name_of, self._parent_of
+        children = self._children
+        parent = names[first - 1] if first else chain_root(salt)
+        for index in range(first, end):
+            name, block = names[index], blocks[index]
+            if name not in block_of and name_of[block] is None:
+                name_of[block] = name
+                block_of[name] = block
+                parent_of[block] = parent
+                siblings = children.setdefault(parent, name)
+                if siblings is not name:
+                    if isinstance(siblings, bytes):
+                        siblings = children[parent] = {siblings: None}
+                    siblings[name] = None
+            parent = name
+
     def forget(self, block: int) -> None:
         """The block is given to somebody else; its name, if any, is remembered as evicted."""
         name = self._name_of[block]
-        if name is None:
-            return
-        self._name_of[block] = None
-        del self._block_of[name]
-        key = self._parent_of[block]
-        siblings = self._children[key]
-        if isinstance(siblings, dict):
-            del siblings[name]
-        if isinstance(siblings, bytes) or not siblings:
-            del self._children[key]
-        if self.explains:
-            self._tokens.pop(name, None)
-            _remember(self._evicted, name, None, self._evicted_names)
+        if name is not None:
+            self._forget(block, name)
 
     def forget_leaf(self, block: int) -> bool:
         """`forget` of a named block, unless another goes on from it: then False."""
         name = self._name_of[block]
+        assert name is not None
         if name in self._children:
             return False
-        self.forget(block)
+        self._forget(block, name)
         return True
+
+    def _forget(self, block: int, name: bytes) -> None:
+        self._name_of[block] = None
+        del self._block_of[name]
+        key = self._parent_of[block]
+        siblings = self._children[key]
+        if isinstance(siblings, bytes):
+            del self._children[key]
+        else:
+            del siblings[name]
+            if not siblings:
+                del self._children[key]
+        if self.explains:
+            self._tokens.pop(name, None)
+            _remember(self._evicted, name, None, self._evicted_names)
 
     def branches(self, block: int) -> list[int]:
         """The named blocks that go on from this one."""

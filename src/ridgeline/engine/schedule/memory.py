@@ -140,6 +140,10 @@ def publish(state: SchedulerState, request: Request) -> None:
         name_blocks(request, size)
     index, names, blocks, salt = request.num_published, request.names, request.blocks, request.salt
     known = state.pool.names
+    if state.is_plain and not known.explains:
+        known.add_run(blocks, names, index, full, salt)
+        request.num_published = max(full, index)
+        return
     parent = names[index - 1] if index else b""
     tokens: Sequence[int] = ()
     while index < full:
