@@ -38,7 +38,9 @@ struct Bf16Cache {
   static void score_tile(const std::byte* queries, std::size_t ldq, std::int64_t head_dim,
                          const std::byte* const* tiles, Asked& ahead, float* scores) {
     Vec acc[Vectors][Lines];
+#pragma GCC unroll 8
     for (int i = 0; i < Vectors; i++)
+#pragma GCC unroll 8
       for (int b = 0; b < Lines; b++) acc[i][b] = zeros();
     const Factor* q = reinterpret_cast<const Factor*>(queries);
     const std::int64_t num_pairs = (head_dim + 1) / 2, stride = static_cast<std::int64_t>(ldq / sizeof(Factor));
@@ -47,7 +49,9 @@ struct Bf16Cache {
       add_products(
           q + 2 * d, stride, [&](int b) { return reinterpret_cast<const std::uint16_t*>(tiles[b]) + d * kLine; }, acc);
     }
+#pragma GCC unroll 8
     for (int i = 0; i < Vectors; i++)
+#pragma GCC unroll 8
       for (int b = 0; b < Lines; b++) store(scores + i * kChunkTokens + b * kBlockTokens, acc[i][b]);
   }
 
@@ -71,7 +75,9 @@ struct Bf16Cache {
   static void value_tile(const float*, const std::byte* weights, const float*, const ValueTiles& values,
                          std::int64_t first, Asked& ahead, float* out, std::int64_t ldo) {
     Vec acc[Vectors][Lines];
+#pragma GCC unroll 8
     for (int i = 0; i < Vectors; i++)
+#pragma GCC unroll 8
       for (int l = 0; l < Lines; l++) acc[i][l] = zeros();
     const Factor* factors = reinterpret_cast<const Factor*>(weights);
     constexpr std::int64_t kStride = kWeightBytes / sizeof(Factor);
@@ -83,7 +89,9 @@ struct Bf16Cache {
             factors + b * kBlockTokens + t, kStride, [&](int l) { return tile + t * values.outputs + l * kLine; }, acc);
       }
     }
+#pragma GCC unroll 8
     for (int i = 0; i < Vectors; i++)
+#pragma GCC unroll 8
       for (int l = 0; l < Lines; l++) store(out + i * ldo + l * kWidth, acc[i][l]);
   }
 };

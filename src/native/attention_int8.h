@@ -78,19 +78,26 @@ struct Int8Cache {
     const std::byte* ends = queries + static_cast<std::size_t>(padded_to_16(head_dim)) * kFactorBytes;
     const auto end = [&](int i) { return reinterpret_cast<const QueryEnd*>(ends + static_cast<std::size_t>(i) * ldq); };
     Sums acc[Vectors][Lines];
+#pragma GCC unroll 8
     for (int i = 0; i < Vectors; i++)
+#pragma GCC unroll 8
       for (int b = 0; b < Lines; b++) acc[i][b] = sums_against_bias(end(i)->sums);
     for (std::int64_t d = 0; d < num_quads; d++) {
       ahead.template ask<Lines>();
       Quads keys[Lines];
+#pragma GCC unroll 8
       for (int b = 0; b < Lines; b++) keys[b] = load_quads(tiles[b] + d * kQuadLine);
+#pragma GCC unroll 8
       for (int i = 0; i < Vectors; i++) {
         const Factors factors = all_factors(queries + static_cast<std::size_t>(i) * ldq + d * 4 * kFactorBytes);
+#pragma GCC unroll 8
         for (int b = 0; b < Lines; b++) acc[i][b] = dot_biased(keys[b], factors, acc[i][b]);
       }
     }
+#pragma GCC unroll 8
     for (int b = 0; b < Lines; b++) {
       const Vec scales = load(reinterpret_cast<const float*>(tiles[b] + num_quads * kQuadLine));
+#pragma GCC unroll 8
       for (int i = 0; i < Vectors; i++)
         store(scores + i * kChunkTokens + b * kBlockTokens, mul(mul(floats(acc[i][b]), all(end(i)->scale)), scales));
     }
@@ -122,22 +129,29 @@ struct Int8Cache {
   static void value_tile(const float*, const std::byte* weights, const float* weight_scales, const ValueTiles& values,
                          std::int64_t first, Asked& ahead, float* out, std::int64_t ldo) {
     Sums acc[Vectors][Lines];
+#pragma GCC unroll 8
     for (int i = 0; i < Vectors; i++)
+#pragma GCC unroll 8
       for (int l = 0; l < Lines; l++) acc[i][l] = Sums{};
     for (std::int64_t b = 0; b < values.num_blocks; b++) {
       const std::byte* tile = values.tiles[b] + 4 * first;
       for (std::int64_t t = 0; t < kBlockTokens; t += 4) {
         ahead.template ask<Lines>();
         Quads lines[Lines];
+#pragma GCC unroll 8
         for (int l = 0; l < Lines; l++) lines[l] = load_quads(tile + t * values.outputs + l * kQuadLine);
+#pragma GCC unroll 8
         for (int i = 0; i < Vectors; i++) {
           const std::byte* of_vector = weights + static_cast<std::size_t>(i) * kWeightBytes;
           const Factors factors = all_factors(of_vector + static_cast<std::size_t>(b * kBlockTokens + t) * kFactorBytes);
+#pragma GCC unroll 8
           for (int l = 0; l < Lines; l++) acc[i][l] = dot_signed(lines[l], factors, acc[i][l]);
         }
       }
     }
+#pragma GCC unroll 8
     for (int i = 0; i < Vectors; i++)
+#pragma GCC unroll 8
       for (int l = 0; l < Lines; l++)
         store(out + i * ldo + l * kWidth, mul(floats(acc[i][l]), all(weight_scales[i])));
   }

@@ -50,9 +50,12 @@ static inline void store_number_factors(Factor* out, Vec first, Vec second) { st
 template <int Rows, int Lines, class LineAt>
 static inline void add_products(const Factor* factors, std::int64_t stride, LineAt line_at, Vec (&acc)[Rows][Lines]) {
   Pairs lines[Lines];
+#pragma GCC unroll 8
   for (int l = 0; l < Lines; l++) lines[l] = load_pairs(line_at(l));
+#pragma GCC unroll 8
   for (int i = 0; i < Rows; i++) {
     const Pairs pair = all_pairs(factors + i * stride);
+#pragma GCC unroll 8
     for (int l = 0; l < Lines; l++) acc[i][l] = dot(pair, lines[l], acc[i][l]);
   }
 }
@@ -180,11 +183,17 @@ static inline void store_number_factors(Factor* out, Vec first, Vec second) {
 template <int Rows, int Lines, class LineAt>
 static inline void add_products(const Factor* factors, std::int64_t stride, LineAt line_at, Vec (&acc)[Rows][Lines]) {
   Vec lines[Lines];
+#pragma GCC unroll 8
   for (int l = 0; l < Lines; l++) lines[l] = firsts(load_pairs(line_at(l)));
+#pragma GCC unroll 8
   for (int i = 0; i < Rows; i++)
+#pragma GCC unroll 8
     for (int l = 0; l < Lines; l++) accumulate(all(factors[i * stride]), lines[l], acc[i][l]);
+#pragma GCC unroll 8
   for (int l = 0; l < Lines; l++) lines[l] = seconds(load_pairs(line_at(l)));
+#pragma GCC unroll 8
   for (int i = 0; i < Rows; i++)
+#pragma GCC unroll 8
     for (int l = 0; l < Lines; l++) accumulate(all(factors[i * stride + 1]), lines[l], acc[i][l]);
 }
 
