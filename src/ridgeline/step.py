@@ -151,9 +151,9 @@ class StepPlan:
     @property
     def shape(self) -> StepShape:
         return StepShape(
-            new_tokens=tuple(r.num_new for r in self.rows),
-            context_lens=tuple(r.num_context for r in self.rows),
-            num_sampled=sum(r.num_logits for r in self.rows),
+            new_tokens=tuple([r.num_new for r in self.rows]),
+            context_lens=tuple([r.num_context for r in self.rows]),
+            num_sampled=sum([r.num_logits for r in self.rows]),
         )
 
 

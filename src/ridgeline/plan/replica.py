@@ -99,12 +99,8 @@ class Replica:
 
     @property
     def num_running(self) -> int:
-        return len(self.state.running) + self.state.asleep.count
-
-    @property
-    def used_blocks(self) -> int:
-        """That running requests own."""
-        return self.state.pool.num_blocks - self.state.pool.num_free
+        state = self.state
+        return len(state.running) + len(state.asleep.since)
 
     def begin(
         self, now: float, refused: Callable[[Request, RidgelineError], None]

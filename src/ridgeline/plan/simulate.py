@@ -474,14 +474,14 @@ class Run:
         number = replica.number
         since = self.seen_at[number]
         if now > since and replica.alive:
-            state = replica.state
+            state, pool = replica.state, replica.state.pool
             self.levels.add(
                 since,
                 now,
                 (
                     len(state.waiting) + len(replica.door),
                     replica.num_running,
-                    replica.used_blocks / state.pool.num_blocks,
+                    (pool.num_blocks - pool.num_free) / pool.num_blocks,
                     0.0 if replica.waits else 1.0,
                     1.0,
                 ),

@@ -94,10 +94,11 @@ class BlockPool:
                 self._group_of[block] = group
             return (block,)
         needed = count * width
-        if needed > len(self._free):
-            if needed > self.num_free:
+        missing = needed - len(self._free)
+        if missing > 0:
+            if missing > self._num_cached_blocks:
                 return None
-            self._evict(needed - len(self._free))
+            self._evict(missing)
         if count == 0:
             return ()
         if not self._free.fits(needed, after) and len(self._free) < self._most_free:

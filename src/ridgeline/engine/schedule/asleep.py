@@ -128,10 +128,12 @@ def due(state: SchedulerState, num_steps: int = 1) -> list[Request]:
     if not asleep.since:
         asleep.due.clear()
         return []
-    found: list[Request] = []
     last = asleep.ticks + num_steps
+    if num_steps == 1 and last not in asleep.due:
+        return []
+    found: list[Request] = []
     if num_steps == 1:
-        ticks = [last] if last in asleep.due else []
+        ticks = [last]
     else:
         ticks = sorted([tick for tick in asleep.due if tick <= last])
     for tick in ticks:
