@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from ridgeline.serve.core.bodies import Body
 
@@ -14,6 +14,7 @@ class CacheControl(Body):
 
     type: Literal["ephemeral"]
     ttl: Literal["5m", "1h"] | None = None
+    scope: str | None = None
 
 
 class TextBlock(Body):
@@ -106,6 +107,8 @@ class ToolDefinition(Body):
     strict: bool | None = None
     cache_control: CacheControl | None = None
     input_examples: list[dict[str, Any]] | None = None
+    allowed_callers: list[Literal["direct"]] | None = None
+    defer_loading: Literal[False] | None = None
     eager_input_streaming: bool | None = None
 
 
@@ -116,7 +119,9 @@ class Choice(Body):
 
 
 class Thinking(Body):
-    """budget_tokens: how much the model may think; what bounds the answer is max_tokens."""
+    """budget_tokens: how much the model may think; what bounds the answer is max_tokens. display:
+    "omitted": thinking is given sealed, as its signature, and not as text.
+    """
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Annotated[int, Field(ge=1024)] | None = None
@@ -133,6 +138,31 @@ class OutputConfig(Body):
     format: OutputFormat | None = None
 
 
+class ThinkingTurns(Body):
+    type: Literal["thinking_turns", "all"]
+    value: Annotated[int, Field(ge=1)] | None = None
+
+
+class ClearThinking(Body):
+    """keep: the thinking of so many turns of the assistant's, the last; or all."""
+
+    type: Literal["clear_thinking_20251015"]
+    keep: Literal["all"] | ThinkingTurns | None = None
+
+
+class OtherEdit(Body):
+    """Known so that it can be refused by name."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Literal["clear_tool_uses_20250919", "compact_20260112"]
+
+
+class ContextManagement(Body):
+    edits: list[Annotated[ClearThinking | OtherEdit, Field(discriminator="type")]] = Field(
+        default_factory=list
+    )
+
+
 class Metadata(Body):
     user_id: str | None = None
 
@@ -147,6 +177,7 @@ class CountBody(Body):
     tool_choice: Choice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    context_management: ContextManagement | None = None
     cache_control: CacheControl | None = None
 
 

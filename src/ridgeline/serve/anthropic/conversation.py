@@ -11,6 +11,7 @@ from ridgeline.serve.anthropic.bodies import (
     ImageBlock,
     Message,
     OtherBlock,
+    OtherEdit,
     RedactedThinkingBlock,
     TextBlock,
     ThinkingBlock,
@@ -18,29 +19,79 @@ from ridgeline.serve.anthropic.bodies import (
     ToolResultBlock,
     ToolUseBlock,
 )
+from ridgeline.serve.core.sealed import unseal
+
+# Claude Code's first block of `system`, for Anthropic's billing. It differs at every request: as
+# text for a model it would also keep every prompt from the prefix cache.
+_BILLING = "x-anthropic-billing-header:"
 
 
-def messages_of(body: CountBody) -> list[dict[str, Any]]:
-    """Raises RequestError, naming the place, for what a model that reads text cannot be given."""
+def messages_of(body: CountBody, ignored: list[str] | None = None) -> list[dict[str, Any]]:
+    """Raises RequestError, naming the place, for what a model that reads text cannot be given.
+    ignored: is given the places of sealed thinking of other servers; None: that is refused, too.
+    """
     found: list[dict[str, Any]] = []
-    if body.system:
-        found.append({"role": "system", "content": _text(body.system, "system")})
+    system = body.system
+    if system is not None and not isinstance(system, str):
+        system = [block for block in system if not block.text.startswith(_BILLING)]
+    if system:
+        found.append({"role": "system", "content": _text(system, "system")})
     names: dict[str, str] = {}
     for place, message in enumerate(body.messages):
         where = f"messages.{place}.content"
         if isinstance(message.content, str):
             found.append({"role": message.role, "content": message.content})
         elif message.role == "assistant":
-            found.append(_assistant(message, where, names))
+            found.append(_assistant(message, where, names, ignored))
         else:
             found += _user(message, where, names)
     return found
 
 
-def tools_of(tools: Sequence[ToolDefinition] | None) -> list[dict[str, Any]]:
-    """Definitions as chat templates read them: OpenAI's form."""
+def without_thinking(body: CountBody, ignored: list[str] | None) -> tuple[CountBody, int]:
+    """The body as its edits of the context leave it, and how many turns lost their thinking."""
+    edits = body.context_management.edits if body.context_management is not None else []
+    turns = [
+        place
+        for place, message in enumerate(body.messages)
+        if any(isinstance(block, ThinkingBlock) for block in message.content)
+    ]
+    cleared: list[int] = []
+    for place, edit in enumerate(edits):
+        where = f"context_management.edits.{place}"
+        if isinstance(edit, OtherEdit):
+            if ignored is None:
+                raise RequestError(f"{where}.type", f"{edit.type!r} is not done here; leave it out")
+            ignored.append(where)
+            continue
+        kept: int | None = 1
+        if edit.keep == "all" or (edit.keep is not None and edit.keep.type == "all"):
+            kept = None
+        elif edit.keep is not None:
+            if edit.keep.value is None:
+                raise RequestError(f"{where}.keep.value", "is missing")
+            kept = edit.keep.value
+        cleared = [] if kept is None else turns[: max(0, len(turns) - kept)]
+    if not cleared:
+        return body, 0
+    messages = list(body.messages)
+    for place in cleared:
+        blocks = [b for b in messages[place].content if not isinstance(b, ThinkingBlock)]
+        messages[place] = messages[place].model_copy(update={"content": blocks})
+    return body.model_copy(update={"messages": messages}), len(cleared)
+
+
+def tools_of(
+    tools: Sequence[ToolDefinition] | None, ignored: list[str] | None = None
+) -> list[dict[str, Any]]:
+    """Definitions as chat templates read them: OpenAI's form. ignored: is given the places of what
+    runs at Anthropic and is left out; None: it is refused.
+    """
     found = []
     for place, tool in enumerate(tools or ()):
+        if tool.type not in (None, "custom") and ignored is not None:
+            ignored.append(f"tools.{place}")
+            continue
         if tool.type not in (None, "custom"):
             raise RequestError(
                 f"tools.{place}.type", f"{tool.type!r} runs at Anthropic; only custom tools do here"
@@ -55,7 +106,9 @@ def tools_of(tools: Sequence[ToolDefinition] | None) -> list[dict[str, Any]]:
     return found
 
 
-def _assistant(message: Message, where: str, names: dict[str, str]) -> dict[str, Any]:
+def _assistant(
+    message: Message, where: str, names: dict[str, str], ignored: list[str] | None
+) -> dict[str, Any]:
     texts: list[str] = []
     thoughts: list[str] = []
     calls: list[dict[str, Any]] = []
@@ -64,7 +117,7 @@ def _assistant(message: Message, where: str, names: dict[str, str]) -> dict[str,
         if isinstance(block, TextBlock):
             texts.append(block.text)
         elif isinstance(block, ThinkingBlock):
-            thoughts.append(block.thinking)
+            thoughts.append(_thought(block, f"{where}.{place}", ignored))
         elif isinstance(block, ToolUseBlock):
             names[block.id] = block.name
             function = {"name": block.name, "arguments": block.input}
@@ -77,6 +130,17 @@ def _assistant(message: Message, where: str, names: dict[str, str]) -> dict[str,
     if calls:
         found["tool_calls"] = calls
     return found
+
+
+def _thought(block: ThinkingBlock, where: str, ignored: list[str] | None) -> str:
+    if block.thinking or not block.signature:
+        return block.thinking
+    thought = unseal(block.signature)
+    if thought is None and ignored is None:
+        raise RequestError(f"{where}.signature", "is another server's, and cannot be read here")
+    if thought is None and ignored is not None:
+        ignored.append(where)
+    return thought or ""
 
 
 def _user(message: Message, where: str, names: dict[str, str]) -> list[dict[str, Any]]:
@@ -94,7 +158,8 @@ def _user(message: Message, where: str, names: dict[str, str]) -> list[dict[str,
                     f"{where}.{place}.tool_use_id",
                     f"{block.tool_use_id!r} is no tool_use of a message before",
                 )
-            content = _text(block.content, f"{where}.{place}.content")
+            content, images = _result(block, f"{where}.{place}.content")
+            parts += images
             found.append(
                 {
                     "role": "tool",
@@ -110,6 +175,22 @@ def _user(message: Message, where: str, names: dict[str, str]) -> list[dict[str,
     elif parts or not found:
         found.append({"role": message.role, "content": "\n".join(part["text"] for part in parts)})
     return found
+
+
+def _result(block: ToolResultBlock, where: str) -> tuple[str, list[dict[str, Any]]]:
+    """The text of a tool's result; its images as parts of the user's message that follows, since
+    chat templates know images of users alone.
+    """
+    if isinstance(block.content, str):
+        return block.content, []
+    texts: list[TextBlock | OtherBlock] = []
+    images = []
+    for place, one in enumerate(block.content):
+        if isinstance(one, ImageBlock):
+            images.append(_image(one, f"{where}.{place}.source"))
+        else:
+            texts.append(one)
+    return _text(texts, where), images
 
 
 def _image(block: ImageBlock, where: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ridgeline.serve.core.events import (
     ToolCallArguments,
     ToolCallBegin,
 )
+from ridgeline.serve.core.sealed import seal
 
 Event = tuple[str, dict[str, Any]]
 
@@ -23,9 +24,25 @@ _STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 
 class MessageBuilder:
-    """Takes an answer's events; gives those of the stream. `whole` is the message so far."""
+    """Takes an answer's events; gives those of the stream. `whole` is the message so far.
 
-    def __init__(self, message_id: str, model: str) -> None:
+    omits: thinking is given as a sealed signature alone. edits: what was done to the context, as it
+    is told; None: nothing was asked for.
+    """
+
+    def __init__(
+        self,
+        message_id: str,
+        model: str,
+        *,
+        omits: bool = False,
+        edits: list[dict[str, Any]] | None = None,
+    ) -> None:
+        self._omits = omits
+        self._edited: dict[str, Any] = (
+            {} if edits is None else {"context_management": {"applied_edits": edits}}
+        )
+        self._hidden = ""
         self._head: dict[str, Any] = {
             "id": message_id,
             "type": "message",
@@ -47,6 +64,8 @@ class MessageBuilder:
         if isinstance(event, TextDelta):
             return self._piece("text", event.text, {"type": "text_delta", "text": event.text})
         if isinstance(event, ReasoningDelta):
+            if self._omits:
+                return self._omitted(event.text)
             delta = {"type": "thinking_delta", "thinking": event.text}
             return self._piece("thinking", event.text, delta)
         if isinstance(event, ToolCallBegin):
@@ -66,7 +85,7 @@ class MessageBuilder:
         if isinstance(event, Done):
             self._usage = usage_of(event)
             end = {"stop_reason": self._stop_reason, "stop_sequence": self._stop_sequence}
-            last = {"type": "message_delta", "delta": end, "usage": self._usage}
+            last = {"type": "message_delta", "delta": end, "usage": self._usage, **self._edited}
             return [("message_delta", last), ("message_stop", {"type": "message_stop"})]
         return []
 
@@ -77,6 +96,7 @@ class MessageBuilder:
             "stop_reason": self._stop_reason,
             "stop_sequence": self._stop_sequence,
             "usage": self._usage,
+            **self._edited,
         }
 
     def _content(self, place: int) -> dict[str, Any]:
@@ -98,6 +118,16 @@ class MessageBuilder:
             events = self._close() + self._begin(kind, empty)
         self._blocks[-1][kind] += text
         return [*events, self._delta(delta)]
+
+    def _omitted(self, text: str) -> list[Event]:
+        if not text:
+            return []
+        events: list[Event] = []
+        if self._open != "thinking":
+            empty = {"type": "thinking", "thinking": "", "signature": ""}
+            events = self._close() + self._begin("thinking", empty)
+        self._hidden += text
+        return events
 
     def _begin(self, kind: str, block: dict[str, Any]) -> list[Event]:
         self._open = kind
@@ -121,7 +151,12 @@ class MessageBuilder:
             return []
         self._open = None
         index = len(self._blocks) - 1
-        return [("content_block_stop", {"type": "content_block_stop", "index": index})]
+        events: list[Event] = []
+        if self._hidden:
+            signature, self._hidden = seal(self._hidden), ""
+            self._blocks[-1]["signature"] = signature
+            events.append(self._delta({"type": "signature_delta", "signature": signature}))
+        return [*events, ("content_block_stop", {"type": "content_block_stop", "index": index})]
 
 
 def usage_of(done: Done) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import RequestError
 from ridgeline.serve.anthropic.bodies import CountBody, MessagesBody
-from ridgeline.serve.anthropic.conversation import messages_of, tools_of
+from ridgeline.serve.anthropic.conversation import messages_of, tools_of, without_thinking
 from ridgeline.serve.anthropic.message import MessageBuilder
 from ridgeline.serve.core.ask import Ask, Conversation, NamedTool, Reasoning, Tool, ToolChoice
 from ridgeline.serve.core.core import Core
@@ -66,11 +66,13 @@ class MessageAnswer(BaseModel):
     stop_reason: str | None
     stop_sequence: str | None
     usage: dict[str, int]
+    context_management: dict[str, Any] | None = None
     ignored_fields: list[str] = []
 
 
 class Count(BaseModel):
     input_tokens: int
+    context_management: dict[str, int] | None = None
 
 
 def router(core: Core) -> APIRouter:
@@ -83,11 +85,19 @@ def router(core: Core) -> APIRouter:
         body, ignored = await read_body(core, request, MessagesBody)
         core.check_model(body.model)
         message_id = core.new_id("msg_")
-        ask = traced(ask_of(core, body, tenant, message_id), request)
+        dropped: list[str] | None = [] if core.options.lenient else None
+        kept, num_turns = without_thinking(body, dropped)
+        assert isinstance(kept, MessagesBody)
+        ask = traced(ask_of(core, kept, tenant, message_id, dropped), request)
+        edits = None
+        if body.context_management is not None:
+            edits = await cleared(core, body, ask, num_turns)
+        ignored += dropped or []
         headers = {"request-id": message_id}
         if ignored:
             headers["ridgeline-ignored-fields"] = ", ".join(ignored)
-        builder = MessageBuilder(message_id, core.model)
+        omits = body.thinking is not None and body.thinking.display == "omitted"
+        builder = MessageBuilder(message_id, core.model, omits=omits, edits=edits)
         if body.stream:
             events = await while_there(request, begun(core.answer(ask)))
             start = "".join(sent(compact(data), name) for name, data in builder.start())
@@ -102,9 +112,15 @@ def router(core: Core) -> APIRouter:
         check_version(request)
         body, _ = await read_body(core, request, CountBody)
         core.check_model(body.model)
-        ask = counted(core, body, tenant)
-        prompt = await asyncio.to_thread(core.phrasing.render, ask)
-        return JSONResponse({"input_tokens": len(prompt.token_ids)})
+        dropped: list[str] | None = [] if core.options.lenient else None
+        kept, _ = without_thinking(body, dropped)
+        found: dict[str, Any] = {
+            "input_tokens": await num_tokens(core, counted(core, kept, tenant, dropped))
+        }
+        if body.context_management is not None:
+            whole = counted(core, body, tenant, dropped)
+            found["context_management"] = {"original_input_tokens": await num_tokens(core, whole)}
+        return JSONResponse(found)
 
     return routes
 
@@ -115,7 +131,22 @@ def check_version(request: Request) -> None:
         raise RequestError("anthropic-version", f"{version!r} is not one of {', '.join(VERSIONS)}")
 
 
-def counted(core: Core, body: CountBody, tenant: str) -> Ask:
+async def num_tokens(core: Core, ask: Ask) -> int:
+    return len((await asyncio.to_thread(core.phrasing.render, ask)).token_ids)
+
+
+async def cleared(core: Core, body: MessagesBody, ask: Ask, num_turns: int) -> list[dict[str, Any]]:
+    """What edits did, as Anthropic tells it. ask: what is left."""
+    if not num_turns:
+        return []
+    whole = ask_of(core, body, "", "", [])
+    fewer = await num_tokens(core, whole) - await num_tokens(core, ask)
+    kind = "clear_thinking_20251015"
+    done = {"type": kind, "cleared_thinking_turns": num_turns, "cleared_input_tokens": fewer}
+    return [done]
+
+
+def counted(core: Core, body: CountBody, tenant: str, ignored: list[str] | None = None) -> Ask:
     choice, many = choice_of(body)
     thinking = body.thinking
     effort = body.output_config.effort if body.output_config else None
@@ -132,14 +163,14 @@ def counted(core: Core, body: CountBody, tenant: str) -> Ask:
             each["function"].get("description"),
             each["function"]["parameters"],
         )
-        for each in tools_of(body.tools)
+        for each in tools_of(body.tools, ignored)
     )
     variables = getattr(body, "chat_template_kwargs", None) or {}
     last = len(body.messages) - 1
     begun = body.messages[last].role == "assistant"  # the answer is the rest of it
-    return Ask(
+    ask = Ask(
         Conversation(
-            tuple(messages_of(body)),
+            tuple(messages_of(body, ignored)),
             variables,
             "continued" if begun else "answering",
             f"messages.{last}",
@@ -153,6 +184,7 @@ def counted(core: Core, body: CountBody, tenant: str) -> Ask:
         ),
         service=core.service(tenant),
     )
+    return core.phrasing.heard(ask, ignored)
 
 
 def choice_of(body: CountBody) -> tuple[ToolChoice, bool]:
@@ -169,7 +201,13 @@ def choice_of(body: CountBody) -> tuple[ToolChoice, bool]:
     return choice.type, many
 
 
-def ask_of(core: Core, body: MessagesBody, tenant: str, message_id: str) -> Ask:
+def ask_of(
+    core: Core,
+    body: MessagesBody,
+    tenant: str,
+    message_id: str,
+    ignored: list[str] | None = None,
+) -> Ask:
     thinking = body.thinking
     if thinking is not None and thinking.type == "enabled":
         if thinking.budget_tokens is None:
@@ -193,7 +231,7 @@ def ask_of(core: Core, body: MessagesBody, tenant: str, message_id: str) -> Ask:
         schema = body.output_config.format.schema_
         params = constrained(params, "output_config.format", json=schema)
     return replace(
-        counted(core, body, tenant),
+        counted(core, body, tenant, ignored),
         sampling=params,
         service=core.service(tenant, body.priority, body.cache_salt),
         request_id=message_id,

@@ -22,7 +22,6 @@ from ridgeline.serve.openai.pooled_answers import ENDPOINTS, Pooling, answered
 from ridgeline.serve.responses import routes as responses
 from ridgeline.serve.responses.background import folded
 from ridgeline.serve.responses.bodies import ResponsesBody
-from ridgeline.serve.responses.response import ResponseBuilder
 
 # Later than anybody who waits, under the policies that look at priorities.
 PRIORITY = 1_000_000
@@ -63,14 +62,8 @@ async def _response(
 ) -> dict[str, Any]:
     body, _ = checked_body(value, ResponsesBody, lenient=core.options.lenient)
     core.check_model(body.model)
-    responses.check(body)
     name = core.new_id("resp_")
-    ask, items = await desk.prepare(body, tenant, name)
-    made = ResponseBuilder(
-        name,
-        responses.head_of(core, body),
-        wants_logprobs=responses.wants_logprobs(body),
-    )
+    ask, items, made = await desk.made(body, tenant, name)
     await folded(core.answer(_late(ask)), made)
     if body.store is not False:
         await asyncio.to_thread(desk.store.keep, tenant, made.response, items)

@@ -85,6 +85,25 @@ class Phrasing:
                 self._form = format_of(template, ends)
         return self._form
 
+    def heard(self, ask: Ask, ignored: list[str] | None) -> Ask:
+        """The ask without wishes for reasoning that the model's template has no ear for: their
+        names are added to `ignored`. None: they stay, and are refused.
+        """
+        switch = ask.reasoning
+        if ignored is None or not isinstance(ask.prompt, Conversation):
+            return ask
+        if switch.enabled and self.form.reasoning is None:
+            ignored.append(switch.enabled_as)
+            switch = replace(switch, enabled=None)
+        if switch.effort is not None and not self._knows_effort:
+            ignored.append(switch.effort_as)
+            switch = replace(switch, effort=None)
+        return replace(ask, reasoning=switch)
+
+    @property
+    def _knows_effort(self) -> bool:
+        return "reasoning_effort" in self._prompts.template.source
+
     def phrase(self, ask: Ask) -> Phrased:
         """Raises RequestError for what the model, or its template, has not; ModelError where it has
         no template.
@@ -121,7 +140,6 @@ class Phrasing:
             if wanted in _RESERVED or not wanted.isidentifier():
                 raise RequestError("chat_template_kwargs", f"{wanted[:50]!r} cannot be set")
         switch = ask.reasoning
-        source = self._prompts.template.source
         if switch.enabled is not None:
             if self.form.reasoning is None and switch.enabled:
                 raise RequestError(
@@ -130,7 +148,7 @@ class Phrasing:
             variables.setdefault("enable_thinking", switch.enabled)
             variables.setdefault("thinking", switch.enabled)
         if switch.effort is not None:
-            if "reasoning_effort" not in source:
+            if not self._knows_effort:
                 raise RequestError(
                     switch.effort_as, "this model's chat template knows no efforts of reasoning"
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from ridgeline.serve.core.bodies import Body
 
@@ -68,6 +68,30 @@ class CallOutputItem(Body):
     id: str | None = None
     status: str | None = None
     name: str | None = None
+    caller: Any = None
+
+
+class CustomCallItem(Body):
+    """A call of a freeform tool: input is a text of any kind."""
+
+    type: Literal["custom_tool_call"]
+    call_id: Annotated[str, Field(max_length=256)]
+    name: str
+    input: str
+    id: str | None = None
+    status: str | None = None
+    caller: Any = None
+    namespace: str | None = None
+
+
+class CustomCallOutputItem(Body):
+    type: Literal["custom_tool_call_output"]
+    call_id: Annotated[str, Field(max_length=256)]
+    output: str | list[Part]
+    id: str | None = None
+    status: str | None = None
+    name: str | None = None
+    caller: Any = None
 
 
 class ReasoningPart(Body):
@@ -89,21 +113,73 @@ class ReferenceItem(Body):
     id: str
 
 
-class Tool(Body):
-    type: str
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+
+
+class FunctionTool(Body):
+    type: Literal["function"]
+    name: Name
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    defer_loading: Literal[False] | None = None
+
+
+class CustomFormat(Body):
+    type: Literal["text", "grammar"]
+    syntax: Literal["lark", "regex"] | None = None
+    definition: str | None = None
+
+
+class CustomTool(Body):
+    """A freeform tool: it is called with a text, not with JSON."""
+
+    type: Literal["custom"]
+    name: Name
+    description: str | None = None
+    format: CustomFormat | None = None
+    defer_loading: Literal[False] | None = None
+
+
+class NamespaceTool(Body):
+    type: Literal["namespace"]
+    name: Name
+    description: str | None = None
+    tools: list[Annotated[FunctionTool | CustomTool, Field(discriminator="type")]]
+
+
+class HostedTool(Body):
+    """Known so that it can be refused by name, or left out by a lenient server."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Literal[
+        "web_search",
+        "web_search_2025_08_26",
+        "web_search_preview",
+        "file_search",
+        "code_interpreter",
+        "computer_use_preview",
+        "image_generation",
+        "mcp",
+        "tool_search",
+        "local_shell",
+        "shell",
+        "apply_patch",
+    ]
+
+
+ToolDefinition = Annotated[
+    FunctionTool | CustomTool | NamespaceTool | HostedTool, Field(discriminator="type")
+]
 
 
 class NamedChoice(Body):
-    type: Literal["function"]
+    type: Literal["function", "custom"]
     name: str
 
 
 class AllowedTool(Body):
-    type: Literal["function"]
+    type: Literal["function", "custom"]
     name: str
 
 
@@ -113,6 +189,13 @@ class AllowedChoice(Body):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
     tools: Annotated[list[AllowedTool], Field(min_length=1)]
+
+
+Choice = (
+    Literal["auto", "none", "required"]
+    | Annotated[NamedChoice | AllowedChoice, Field(discriminator="type")]
+    | None
+)
 
 
 class TextFormat(Body):
@@ -142,6 +225,8 @@ class ResponsesBody(Body):
     """POST /v1/responses; the fields below `stream_options` are ours.
 
     input: a text, or items: they are checked one by one by their types (`items.read_items`).
+    client_metadata, prompt_cache_key, prompt_cache_retention and service_tier are hints to OpenAI's
+    machines that no token depends on; a response says the tier that it had.
     """
 
     model: str | None = None
@@ -149,24 +234,22 @@ class ResponsesBody(Body):
     instructions: str | None = None
     background: bool | None = None
     include: list[str] | None = None
+    client_metadata: dict[str, Any] | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     max_tool_calls: int | None = None
     metadata: dict[str, str] | None = None
     parallel_tool_calls: bool | None = None
     previous_response_id: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     reasoning: ReasoningConfig | None = None
     safety_identifier: str | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     store: bool | None = None
     temperature: float | None = None
     text: TextConfig | None = None
-    tool_choice: (
-        Literal["auto", "none", "required"]
-        | Annotated[NamedChoice | AllowedChoice, Field(discriminator="type")]
-        | None
-    ) = None
-    tools: list[Tool] | None = None
+    tool_choice: Choice = None
+    tools: list[ToolDefinition] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     top_p: float | None = None
     truncation: Literal["auto", "disabled"] | None = None
@@ -183,3 +266,19 @@ class ResponsesBody(Body):
     chat_template_kwargs: dict[str, Any] | None = None
     priority: int = 0
     cache_salt: str = ""
+
+
+class CountBody(Body):
+    """POST /v1/responses/input_tokens: what a response would be asked with."""
+
+    model: str | None = None
+    input: str | list[dict[str, Any]] = ""
+    instructions: str | None = None
+    parallel_tool_calls: bool | None = None
+    previous_response_id: str | None = None
+    reasoning: ReasoningConfig | None = None
+    text: TextConfig | None = None
+    tool_choice: Choice = None
+    tools: list[ToolDefinition] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None

@@ -10,33 +10,40 @@ from pydantic import TypeAdapter, ValidationError
 
 from ridgeline.errors import RequestError
 from ridgeline.serve.core.bodies import Body
+from ridgeline.serve.core.sealed import unseal
 from ridgeline.serve.responses.bodies import (
     CallItem,
     CallOutputItem,
+    CustomCallItem,
+    CustomCallOutputItem,
     ImagePart,
     MessageItem,
     OtherPart,
     Part,
     ReasoningItem,
     ReferenceItem,
-    Tool,
 )
+from ridgeline.serve.responses.tools import arguments_of
 
 _KINDS: dict[str, type[Body]] = {
     "message": MessageItem,
     "function_call": CallItem,
     "function_call_output": CallOutputItem,
+    "custom_tool_call": CustomCallItem,
+    "custom_tool_call_output": CustomCallOutputItem,
     "reasoning": ReasoningItem,
     "item_reference": ReferenceItem,
 }
-Item = MessageItem | CallItem | CallOutputItem | ReasoningItem
 
 
 def read_items(
-    given: str | Sequence[dict[str, Any]], known: dict[str, dict[str, Any]]
+    given: str | Sequence[dict[str, Any]],
+    known: dict[str, dict[str, Any]],
+    ignored: list[str] | None = None,
 ) -> list[dict[str, Any]]:
     """The input as plain items, references replaced by those among `known` (by id). Raises
-    RequestError, naming the place, for what is none or cannot be read here.
+    RequestError, naming the place, for what is none or cannot be read here; sealed reasoning of
+    another server is left out, and its place told, if there is a list of what is ignored.
     """
     if isinstance(given, str):
         return [{"type": "message", "role": "user", "content": given}]
@@ -54,10 +61,19 @@ def read_items(
                 raise RequestError(f"{where}.id", f"no item {read.id!r} is stored")
             found.append(known[read.id])
             continue
-        if isinstance(read, ReasoningItem) and read.encrypted_content is not None:
-            raise RequestError(f"{where}.encrypted_content", "cannot be read here")
+        if isinstance(read, ReasoningItem) and _is_foreign(read):
+            if ignored is None:
+                raise RequestError(
+                    f"{where}.encrypted_content", "is another server's, and cannot be read here"
+                )
+            ignored.append(f"input.{place}.encrypted_content")
+            item = {**item, "encrypted_content": None}
         found.append({"type": kind, **item})
     return found
+
+
+def _is_foreign(item: ReasoningItem) -> bool:
+    return item.encrypted_content is not None and unseal(item.encrypted_content) is None
 
 
 def _validated(item: dict[str, Any], kind: str, where: str) -> Body:
@@ -70,62 +86,81 @@ def _validated(item: dict[str, Any], kind: str, where: str) -> Body:
 
 
 def messages_of(items: Sequence[dict[str, Any]], instructions: str | None) -> list[dict[str, Any]]:
-    """A model's own message, its reasoning and its calls that stand together are one message."""
+    """A model's own message, its reasoning and its calls that stand together are one message; so
+    are instructions and what a system or developer says right after them, since many templates
+    know one system message, the first. Images of a tool's result follow the results as a user's.
+    """
     found: list[dict[str, Any]] = []
     if instructions:
         found.append({"role": "system", "content": instructions})
     names: dict[str, str] = {}
     own: dict[str, Any] | None = None
+    shown: list[dict[str, Any]] = []
     for place, plain in enumerate(items):
         where = f"input[{place}]"
         item = _validated(plain, plain["type"], where)
-        if isinstance(item, MessageItem) and item.role != "assistant":
-            own = None
-            role = "system" if item.role == "developer" else item.role
-            seen = item.role == "user"
-            both = _parts(item.content, f"{where}.content") if seen else None
-            content = both or _text(item.content, f"{where}.content")
-            found.append({"role": role, "content": content})
-        elif isinstance(item, CallOutputItem):
+        if isinstance(item, CallOutputItem | CustomCallOutputItem):
             own = None
             if item.call_id not in names:
                 raise RequestError(
                     f"{where}.call_id", f"{item.call_id!r} is no function_call of an item before"
                 )
             entry = {"role": "tool", "tool_call_id": item.call_id, "name": names[item.call_id]}
-            found.append({**entry, "content": _text(item.output, f"{where}.output")})
+            text, images = _result(item.output, f"{where}.output")
+            found.append({**entry, "content": text})
+            shown += images
+            continue
+        if shown:
+            found.append({"role": "user", "content": shown})
+            shown = []
+        if isinstance(item, MessageItem) and item.role != "assistant":
+            own = None
+            role = "system" if item.role == "developer" else item.role
+            seen = item.role == "user"
+            both = _parts(item.content, f"{where}.content") if seen else None
+            content = both or _text(item.content, f"{where}.content")
+            if role == "system" and len(found) == 1 and found[0]["role"] == "system":
+                found[0]["content"] += f"\n\n{content}"
+            else:
+                found.append({"role": role, "content": content})
         else:
             if own is None or (isinstance(item, MessageItem) and "tool_calls" in own):
                 own = {"role": "assistant", "content": ""}
                 found.append(own)
             if isinstance(item, MessageItem):
                 own["content"] += _text(item.content, f"{where}.content")
-            elif isinstance(item, CallItem):
-                names[item.call_id] = item.name
-                function = {"name": item.name, "arguments": _arguments(item, where)}
+            elif isinstance(item, CallItem | CustomCallItem):
+                name = item.name if item.namespace is None else f"{item.namespace}.{item.name}"
+                names[item.call_id] = name
+                given: Any = (
+                    arguments_of(item.input)
+                    if isinstance(item, CustomCallItem)
+                    else _arguments(item, where)
+                )
+                function = {"name": name, "arguments": given}
                 call = {"id": item.call_id, "type": "function", "function": function}
                 own.setdefault("tool_calls", []).append(call)
             elif isinstance(item, ReasoningItem):
-                parts = item.content if item.content is not None else item.summary
-                thought = "".join(part.text for part in parts)
-                own["reasoning_content"] = own.get("reasoning_content", "") + thought
+                own["reasoning_content"] = own.get("reasoning_content", "") + _thought(item)
+    if shown:
+        found.append({"role": "user", "content": shown})
     return found
 
 
-def tools_of(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
-    """Definitions as chat templates read them."""
-    found = []
-    for place, tool in enumerate(tools or ()):
-        if tool.type != "function":
-            raise RequestError(
-                f"tools[{place}].type", f"{tool.type!r} runs at OpenAI; only function does here"
-            )
-        function: dict[str, Any] = {"name": tool.name}
-        if tool.description is not None:
-            function["description"] = tool.description
-        function["parameters"] = tool.parameters or {"type": "object", "properties": {}}
-        found.append({"type": "function", "function": function})
-    return found
+def _thought(item: ReasoningItem) -> str:
+    parts = item.content or item.summary
+    if not parts and item.encrypted_content is not None:
+        return unseal(item.encrypted_content) or ""
+    return "".join(part.text for part in parts)
+
+
+def _result(content: str | Sequence[Part], where: str) -> tuple[str, list[dict[str, Any]]]:
+    """The text of a tool's result, and its images as parts of a message."""
+    both = _parts(content, where)
+    if both is None:
+        return _text(content, where), []
+    texts = [part["text"] for part in both if part["type"] == "text"]
+    return "\n".join(texts), [part for part in both if part["type"] != "text"]
 
 
 def _arguments(item: CallItem, where: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ridgeline.serve.core.events import (
@@ -15,6 +16,8 @@ from ridgeline.serve.core.events import (
     ToolCallArguments,
     ToolCallBegin,
 )
+from ridgeline.serve.core.sealed import seal
+from ridgeline.serve.responses.tools import FreeformInput, Offered
 
 Event = dict[str, Any]
 
@@ -23,12 +26,27 @@ class ResponseBuilder:
     """Takes an answer's events; gives those of the stream, numbered. `response` is the object so
     far: what the last of the events carries, and what a caller gets who does not stream.
 
-    head: the fields that repeat the request. wants_logprobs: whether texts carry them.
+    head: the fields that repeat the request. wants_logprobs: whether texts carry them. offered: the
+    tools, by the model's names. summarizes: reasoning is given as the summary that was asked for,
+    whole, since nothing here shortens it. seals: it is also given sealed, for the client to keep.
     """
 
-    def __init__(self, response_id: str, head: dict[str, Any], *, wants_logprobs: bool) -> None:
+    def __init__(
+        self,
+        response_id: str,
+        head: dict[str, Any],
+        *,
+        wants_logprobs: bool,
+        offered: Mapping[str, Offered] | None = None,
+        summarizes: bool = False,
+        seals: bool = False,
+    ) -> None:
         self._id = response_id
         self._wants_logprobs = wants_logprobs
+        self._offered = offered or {}
+        self._summarizes = summarizes
+        self._seals = seals
+        self._input = FreeformInput()
         self._output: list[dict[str, Any]] = []
         self._open: str | None = None
         self._number = 0
@@ -65,17 +83,10 @@ class ResponseBuilder:
         if isinstance(event, ReasoningDelta):
             return self._piece("reasoning", event.text, None)
         if isinstance(event, ToolCallBegin):
-            events = self._close("completed")
-            item = {
-                "id": f"fc_{self._id[5:]}_{len(self._output)}",
-                "type": "function_call",
-                "status": "in_progress",
-                "arguments": "",
-                "call_id": event.call_id,
-                "name": event.name,
-            }
-            return events + self._begin("function_call", item)
+            return self._close("completed") + self._call(event)
         if isinstance(event, ToolCallArguments):
+            if self._open == "custom_tool_call":
+                return self._free(self._input.feed(event.text))
             self._output[-1]["arguments"] += event.text
             kind = "response.function_call_arguments.delta"
             return [self._event(kind, delta=event.text, **self._place())]
@@ -133,10 +144,61 @@ class ResponseBuilder:
             self._event("response.output_item.added", item=copy.deepcopy(item), output_index=place)
         ]
 
+    def _call(self, event: ToolCallBegin) -> list[Event]:
+        offered = self._offered.get(event.name)
+        free = offered is not None and offered.freeform
+        kind = "custom_tool_call" if free else "function_call"
+        item = {
+            "id": f"{'ctc' if free else 'fc'}_{self._id[5:]}_{len(self._output)}",
+            "type": kind,
+            "status": "in_progress",
+            "call_id": event.call_id,
+            "name": event.name if offered is None else offered.name,
+            "input" if free else "arguments": "",
+        }
+        if offered is not None and offered.namespace is not None:
+            item["namespace"] = offered.namespace
+        self._input = FreeformInput()
+        return self._begin(kind, item)
+
+    def _free(self, text: str) -> list[Event]:
+        if not text:
+            return []
+        self._output[-1]["input"] += text
+        return [self._event("response.custom_tool_call_input.delta", delta=text, **self._place())]
+
+    def _thought(self, text: str) -> list[Event]:
+        """A piece of reasoning that is told as its own summary."""
+        events: list[Event] = []
+        place: dict[str, Any] = {}
+        if self._open != "reasoning":
+            events = self._close("completed") + self._begin("reasoning", self._empty("reasoning"))
+            part = {"type": "summary_text", "text": ""}
+            self._output[-1]["summary"].append(part)
+            place = {"summary_index": 0, **self._place()}
+            kind = "response.reasoning_summary_part.added"
+            events.append(self._event(kind, part=dict(part), **place))
+        place = place or {"summary_index": 0, **self._place()}
+        self._output[-1]["summary"][0]["text"] += text
+        kind = "response.reasoning_summary_text.delta"
+        return [*events, self._event(kind, delta=text, **place)]
+
+    def _thought_over(self) -> list[Event]:
+        """The end of what `_thought` began."""
+        part = dict(self._output[-1]["summary"][0])
+        place = {"summary_index": 0, **self._place()}
+        kind = "response.reasoning_summary"
+        return [
+            self._event(f"{kind}_text.done", text=part["text"], **place),
+            self._event(f"{kind}_part.done", part=part, **place),
+        ]
+
     def _piece(self, kind: str, text: str, logprobs: Any) -> list[Event]:
         found = _logprobs(logprobs) if self._wants_logprobs and logprobs else []
         if not text and not found:
             return []
+        if kind == "reasoning" and self._summarizes:
+            return self._thought(text)
         events: list[Event] = []
         if self._open != kind:
             events = self._close("completed") + self._begin(kind, self._empty(kind))
@@ -173,13 +235,11 @@ class ResponseBuilder:
                 "status": "in_progress",
                 "content": [],
             }
-        return {
-            "id": item_id,
-            "type": "reasoning",
-            "summary": [],
-            "status": "in_progress",
-            "content": [],
-        }
+        found: dict[str, Any] = {"id": item_id, "type": "reasoning", "summary": []}
+        found["status"] = "in_progress"
+        if not self._summarizes:
+            found["content"] = []
+        return found | ({"encrypted_content": None} if self._seals else {})
 
     def _empty_part(self, kind: str) -> dict[str, Any]:
         if kind == "reasoning":
@@ -193,10 +253,21 @@ class ResponseBuilder:
         if kind is None:
             return []
         item = self._output[-1]
-        item["status"] = status
         place = self._place()
         events: list[Event] = []
-        if kind == "function_call":
+        if kind == "custom_tool_call":
+            events += self._free(self._input.finish())
+            done = "response.custom_tool_call_input.done"
+            events.append(self._event(done, input=item["input"], **place))
+        item["status"] = status
+        if kind == "reasoning" and self._seals:
+            (part,) = item["summary"] if self._summarizes else item["content"]
+            item["encrypted_content"] = seal(part["text"])
+        if kind == "reasoning" and self._summarizes:
+            events += self._thought_over()
+        elif kind == "custom_tool_call":
+            pass
+        elif kind == "function_call":
             events.append(
                 self._event(
                     "response.function_call_arguments.done",

@@ -20,7 +20,6 @@ from ridgeline.serve.core.ask import (
     Conversation,
     NamedTool,
     Reasoning,
-    Tool,
     ToolChoice,
 )
 from ridgeline.serve.core.core import Core
@@ -44,10 +43,11 @@ from ridgeline.serve.core.pages import page_of
 from ridgeline.serve.core.phrasing import constrained
 from ridgeline.serve.openai.errors import error_body
 from ridgeline.serve.responses.background import Background, folded
-from ridgeline.serve.responses.bodies import AllowedChoice, NamedChoice, ResponsesBody
-from ridgeline.serve.responses.items import messages_of, read_items, tools_of
+from ridgeline.serve.responses.bodies import AllowedChoice, CountBody, NamedChoice, ResponsesBody
+from ridgeline.serve.responses.items import messages_of, read_items
 from ridgeline.serve.responses.response import ResponseBuilder
 from ridgeline.serve.responses.store import Store, documents_of
+from ridgeline.serve.responses.tools import Offered, offered_of
 
 logger = logging.getLogger("ridgeline.serve")
 
@@ -63,10 +63,10 @@ class Desk:
         self.store = Store(documents)
         self.background = Background(core, self.store, documents, self.made)
 
-    async def prepare(
-        self, body: ResponsesBody, tenant: str, response_id: str
-    ) -> tuple[Ask, list[dict[str, Any]]]:
-        """The ask, and all the items that it is made of."""
+    async def items(
+        self, body: ResponsesBody | CountBody, tenant: str, ignored: list[str] | None
+    ) -> list[dict[str, Any]]:
+        """All items that a response is made of."""
         before: list[dict[str, Any]] = []
         if body.previous_response_id is not None:
             try:
@@ -79,16 +79,28 @@ class Desk:
                 ) from None
             before = [*items, *response["output"]]
         known = {item["id"]: item for item in before if "id" in item}
-        items = before + read_items(body.input, known)
-        return ask_of(self.core, body, tenant, response_id, items), items
+        return before + read_items(body.input, known, ignored)
 
     async def made(
         self, body: ResponsesBody, tenant: str, response_id: str
     ) -> tuple[Ask, list[dict[str, Any]], ResponseBuilder]:
-        """The same, and who writes the response."""
-        ask, items = await self.prepare(body, tenant, response_id)
-        head = head_of(self.core, body)
-        builder = ResponseBuilder(response_id, head, wants_logprobs=wants_logprobs(body))
+        """The ask, all the items that it is made of, and who writes the response."""
+        ignored: list[str] | None = [] if self.core.options.lenient else None
+        check(body, ignored)
+        items = await self.items(body, tenant, ignored)
+        offered = offered_of(body.tools, ignored)
+        ask = ask_of(self.core, body, tenant, response_id, items, offered)
+        ask = self.core.phrasing.heard(ask, ignored)
+        builder = ResponseBuilder(
+            response_id,
+            head_of(self.core, body),
+            wants_logprobs=wants_logprobs(body),
+            offered=offered,
+            summarizes=wants_summary(body),
+            seals=_INCLUDED[1] in (body.include or ()),
+        )
+        if ignored:
+            builder.response["ignored_fields"] = ignored
         return ask, items, builder
 
 
@@ -97,6 +109,11 @@ class ResponseAnswer(BaseModel):
     object: Literal["response"]
     status: Literal["completed", "incomplete", "failed", "cancelled", "queued", "in_progress"]
     output: list[dict[str, Any]]
+
+
+class CountAnswer(BaseModel):
+    object: Literal["response.input_tokens"]
+    input_tokens: int
 
 
 def router(core: Core) -> APIRouter:
@@ -117,12 +134,11 @@ def router(core: Core) -> APIRouter:
         tenant = core.tenant(key_of(request))
         body, ignored = await read_body(core, request, ResponsesBody)
         core.check_model(body.model)
-        check(body)
         response_id = core.new_id("resp_")
         ask, items, builder = await desk.made(body, tenant, response_id)
         ask = traced(ask, request)
         if ignored:
-            builder.response["ignored_fields"] = ignored
+            builder.response.setdefault("ignored_fields", []).extend(ignored)
         headers = {"x-request-id": response_id}
 
         def keep() -> None:
@@ -148,6 +164,22 @@ def router(core: Core) -> APIRouter:
         await while_there(request, folded(core.answer(ask), builder))
         await asyncio.to_thread(keep)
         return JSONResponse(builder.response, headers=headers)
+
+    @routes.post("/v1/responses/input_tokens", openapi_extra=documented(CountBody, CountAnswer))
+    async def count(request: Request) -> Response:
+        tenant = core.tenant(key_of(request))
+        body, _ = await read_body(core, request, CountBody)
+        core.check_model(body.model)
+        ignored: list[str] | None = [] if core.options.lenient else None
+        whole = ResponsesBody.model_construct(**dict(body))
+        check(whole, ignored)
+        items = await desk.items(body, tenant, ignored)
+        offered = offered_of(body.tools, ignored)
+        ask = core.phrasing.heard(ask_of(core, whole, tenant, "", items, offered), ignored)
+        prompt = await asyncio.to_thread(core.phrasing.render, ask)
+        return JSONResponse(
+            {"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)}
+        )
 
     async def again(
         request: Request,
@@ -249,11 +281,15 @@ async def found(
         ) from None
 
 
-def check(body: ResponsesBody) -> None:
-    """What can be said in this dialect and not be done here."""
-    for name in body.include or ():
-        if name not in _INCLUDED[:1]:
-            raise RequestError("include", f"{name!r} is not to be had here")
+def check(body: ResponsesBody, ignored: list[str] | None = None) -> None:
+    """What can be said in this dialect and not be done here. ignored: is given the hints among it;
+    None: those, too, are refused.
+    """
+    for place, name in enumerate(body.include or ()):
+        if name not in _INCLUDED:
+            if ignored is None:
+                raise RequestError("include", f"{name!r} is not to be had here")
+            ignored.append(f"include.{place}")
     if body.max_tool_calls is not None:
         raise RequestError("max_tool_calls", "tools run at the client; leave it out")
     if body.truncation == "auto":
@@ -261,10 +297,25 @@ def check(body: ResponsesBody) -> None:
     if body.background and body.store is False:
         raise RequestError("store", "what runs in the background must be stored to be found")
     if body.text is not None and body.text.verbosity not in (None, "medium"):
-        raise RequestError("text.verbosity", "this model knows no verbosity")
+        if ignored is None:
+            raise RequestError("text.verbosity", "this model knows no verbosity")
+        ignored.append("text.verbosity")
+    if _summary(body) == "concise":
+        if ignored is None:
+            raise RequestError(
+                "reasoning.summary", "reasoning is not shortened here; use 'auto' or 'detailed'"
+            )
+        ignored.append("reasoning.summary")
+
+
+def _summary(body: ResponsesBody) -> str | None:
     switch = body.reasoning
-    if switch is not None and (switch.summary or switch.generate_summary):
-        raise RequestError("reasoning.summary", "reasoning is given as it is, not as a summary")
+    return None if switch is None else switch.summary or switch.generate_summary
+
+
+def wants_summary(body: ResponsesBody) -> bool:
+    """The summary of reasoning is the reasoning, whole: as detailed as it gets."""
+    return _summary(body) is not None
 
 
 def wants_logprobs(body: ResponsesBody) -> bool:
@@ -277,6 +328,7 @@ def ask_of(
     tenant: str,
     response_id: str,
     items: list[dict[str, Any]],
+    offered: Mapping[str, Offered],
 ) -> Ask:
     given = {
         "max_tokens": body.max_output_tokens,
@@ -300,19 +352,11 @@ def ask_of(
         if form.schema_ is None:
             raise RequestError("text.format.schema", "is missing")
         params = constrained(params, "text.format", json=form.schema_)
-    tools = tuple(
-        Tool(
-            each["function"]["name"],
-            each["function"].get("description"),
-            each["function"]["parameters"],
-        )
-        for each in tools_of(body.tools)
-    )
     effort = body.reasoning.effort if body.reasoning is not None else None
     return Ask(
         Conversation(tuple(messages_of(items, body.instructions)), body.chat_template_kwargs or {}),
         params,
-        tools=tools,
+        tools=tuple(one.tool for one in offered.values()),
         tool_choice=choice_of(body),
         parallel_tool_calls=body.parallel_tool_calls is not False,
         reasoning=Reasoning(
@@ -338,7 +382,13 @@ def choice_of(body: ResponsesBody) -> ToolChoice:
 def head_of(core: Core, body: ResponsesBody) -> dict[str, Any]:
     """The fields of a response that repeat its request."""
     plain = body.model_dump(by_alias=True, exclude_none=True)
-    tools = [{"strict": False, "parameters": {}, **tool} for tool in plain.get("tools", [])]
+    plain_tool = {"strict": False, "parameters": {}}
+    tools = [
+        (plain_tool if tool["type"] == "function" else {}) | tool for tool in plain.get("tools", [])
+    ]
+    reasoning = {"effort": None, "summary": None} | plain.get("reasoning", {})
+    if wants_summary(body):
+        reasoning["summary"] = "detailed"
     return {
         "model": core.model,
         "background": bool(body.background),
@@ -347,11 +397,11 @@ def head_of(core: Core, body: ResponsesBody) -> dict[str, Any]:
         "metadata": body.metadata or {},
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "previous_response_id": body.previous_response_id,
-        "reasoning": plain.get("reasoning", {"effort": None, "summary": None}),
+        "reasoning": reasoning,
         "service_tier": "default",
         "store": body.store is not False,
         "temperature": 1.0 if body.temperature is None else body.temperature,
-        "text": plain.get("text") or {"format": {"type": "text"}},
+        "text": {"format": {"type": "text"}} | plain.get("text", {}),
         "tool_choice": plain.get("tool_choice", "auto"),
         "tools": tools,
         "top_logprobs": body.top_logprobs or 0,
