@@ -435,3 +435,18 @@ def test_logprobs_of_prompts_are_told(core: Core) -> None:
         assert len(told) == chat.json()["usage"]["prompt_tokens"]
 
     within(core, check)
+
+
+def test_ollamas_chat_goes_on_with_a_last_message_of_the_assistants(core: Core) -> None:
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Well, "}]
+    options = {"temperature": 0, "num_predict": 8}
+
+    async def check(client: httpx.AsyncClient) -> None:
+        body = {"model": "tiny", "messages": said, "options": options, "stream": False}
+        answer = (await client.post("/api/chat", json=body)).json()
+        plain = {"prompt": "<user>Hi<assistant>Well, ", "temperature": 0, "max_tokens": 8}
+        whole = (await client.post("/v1/completions", json=plain)).json()
+        assert answer["message"]["content"] == whole["choices"][0]["text"]
+        assert answer["prompt_eval_count"] == whole["usage"]["prompt_tokens"]
+
+    within(core, check)

@@ -12,7 +12,7 @@ from ridgeline.model.text.chat import ChatTemplate
 from ridgeline.serve.parse.derive import format_of
 from ridgeline.serve.parse.format import ReasoningFormat
 from ridgeline.serve.parse.parser import Parser
-from ridgeline.serve.parse.parts import CallArguments, CallBegin, Reasoning, Text
+from ridgeline.serve.parse.parts import CallArguments, CallBegin, Reasoning, Text, folded
 from serve.model_outputs import (
     HARMONY,
     LOOP,
@@ -249,3 +249,40 @@ def test_marks_that_say_what_is_text_are_heeded() -> None:
     assert read("false", "71") == 71
     assert read("true", '{"b": 1}') == '{"b": 1}'
     assert read("false", '{"b": 1}') == {"b": 1}
+
+
+def test_an_answer_that_is_one_bare_call_is_a_call() -> None:
+    """Qwen's coders leave out the marks; whatever else an answer is stays text, every character."""
+    form = model("hermes")
+    call = '{"name": "f", "arguments": {"a": "x } \\" y"}}'
+
+    def parts_of(text: str, size: int) -> list[Any]:
+        parser = Parser(form, {"f": {"type": "object"}})
+        found = []
+        for at in range(0, len(text), size):
+            found += parser.feed(text[at : at + size])
+        return folded(found + parser.finish())
+
+    texts = [
+        f"{call} and more",
+        f"```json\n{call}\n```",
+        f"{call}{call}",
+        '{"name": "g", "arguments": {}}',
+        '{"name": "f", "arguments": "x"}',
+        '{"name": "f", "arguments": {}, "why": 1}',
+        '{"name": "f"}',
+        '{"arguments": {}, "arguments": {}}',
+        '{"name": "f", "arguments": {"a": 1',
+        '{"other": 1}',
+        "{}",
+        " { no JSON }",
+    ]
+    for size in (1, 3, 1000):
+        for text in (call, f"\n {call}\n", '{"arguments": {"b": 1}, "name": "f"}'):
+            begin, arguments = parts_of(text, size)
+            assert begin.name == "f"
+            assert json.loads(arguments.text) == json.loads(text)["arguments"]
+        for text in texts:
+            assert parts_of(text, size) == [Text(text)]
+    waiting = Parser(form, {"f": {"type": "object"}})
+    assert folded(waiting.feed('{"other": 1, ')) == [Text('{"other": 1, ')]

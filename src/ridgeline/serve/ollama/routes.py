@@ -121,7 +121,13 @@ def answering(core: Core) -> APIRouter:
             Tool(t.function.name, t.function.description, t.function.parameters or {})
             for t in body.tools or ()
         )
-        conversation = Conversation(tuple(messages_of(body)))
+        last = body.messages[-1]
+        begun = last.role == "assistant" and bool(last.content) and not last.tool_calls
+        conversation = Conversation(
+            tuple(messages_of(body)),
+            ends="continued" if begun and len(body.messages) > 1 else "answering",
+            continued_as=f"messages[{len(body.messages) - 1}]",
+        )
         ask = replace(ask_of(core, body, tenant, conversation), tools=tools)
         return await answered(core, request, ask, body, "chat", ignored)
 

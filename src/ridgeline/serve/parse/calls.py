@@ -99,6 +99,43 @@ def _read_object(calls: Calls) -> Steps[bool]:
         return began
 
 
+def bare_call(calls: Calls) -> Steps[bool]:
+    """{"name": "f", "arguments": {...}}, these two alone, up to the end of the text. It is held
+    till it is whole, or till it is seen to be none.
+    """
+    reader, form = calls.reader, calls.form
+    yield from reader.literal("{")
+    parts: dict[str, str] = {}
+    while True:
+        yield from reader.space()
+        start = reader.at
+        if not (yield from read_value(reader)) or reader.text[start] != '"':
+            return False
+        key = json.loads(reader.text[start : reader.at])
+        key = "" if key == form.name_key else "arguments" if key == form.args_key else key
+        yield from reader.space()
+        if key not in ("", "arguments") or key in parts or not (yield from reader.literal(":")):
+            return False
+        yield from reader.space()
+        start = reader.at
+        if not (yield from read_value(reader)):
+            return False
+        parts[key] = reader.text[start : reader.at]
+        if key == "" and (parts[key][0] != '"' or not calls.knows(json.loads(parts[key]))):
+            return False
+        yield from reader.space()
+        if not (yield from reader.literal(",")):
+            break
+    if len(parts) != 2 or parts["arguments"][0] != "{" or not (yield from reader.literal("}")):
+        return False
+    yield from reader.space()
+    if (yield from reader.char()):
+        return False
+    calls.begin(json.loads(parts[""]))
+    calls.give(parts["arguments"])
+    return True
+
+
 def _read_keyed(calls: Calls) -> Steps[bool]:
     """{"f": {...}}"""
     reader = calls.reader

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ridgeline.serve.parse.calls import Calls, read_call
+from ridgeline.serve.parse.calls import Calls, bare_call, read_call
 from ridgeline.serve.parse.format import ModelFormat, ReasoningFormat, ToolFormat
 from ridgeline.serve.parse.harmony import read_harmony
 from ridgeline.serve.parse.parts import Part, Reasoning
@@ -86,6 +86,8 @@ class Parser:
         calls = self._calls
         if calls is not None and calls.form.at_start:
             yield from self._unmarked(calls)
+        elif calls is not None and calls.form.body == "object" and (yield from self._bare(calls)):
+            return
         triggers = calls.form.triggers if calls is not None else ()
         while (
             found := (yield from reader.copy_until((*triggers, *form.wrappers), reader.emit_text))
@@ -164,6 +166,18 @@ class Parser:
             yield from self._after_calls(calls.form.triggers)
         else:
             reader.give_up(start)
+
+    def _bare(self, calls: Calls) -> Steps[bool]:
+        """An answer that is one JSON object and nothing else, with the name of a tool and its
+        arguments: a call whose marks the model left out. Where it is not, nothing is read.
+        """
+        reader = self._reader
+        start = reader.at
+        yield from reader.space()
+        found = (yield from reader.char()) == "{" and (yield from bare_call(calls))
+        if not found:
+            reader.at = start
+        return found
 
     def _section(self, calls: Calls) -> Steps[bool]:
         """One call or several, with their marks. False, at where it failed, if there is none."""
