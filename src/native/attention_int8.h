@@ -135,6 +135,7 @@ struct Int8Cache {
       for (int l = 0; l < Lines; l++) acc[i][l] = Sums{};
     for (std::int64_t b = 0; b < values.num_blocks; b++) {
       const std::byte* tile = values.tiles[b] + 4 * first;
+#pragma GCC unroll 1  // or g++ makes products of four steps, on the stack, before it adds them
       for (std::int64_t t = 0; t < kBlockTokens; t += 4) {
         ahead.template ask<Lines>();
         Quads lines[Lines];
