@@ -367,11 +367,11 @@ NB_MODULE(_native, m) {
       "offset"_a, "ld"_a, "width"_a, "sampled"_a, "kind"_a = "");
   nb::class_<Matrix>(m, "Matrix");
   nb::class_<NormSpec>(m, "Norm");
-  bind_sampling(m);
 
   nb::class_<Program> program(m, "Program");
   bind_attention(m, program);
   bind_cross(m, program);
+  bind_sampling(m, program);
   bind_experts(program);
   bind_images(program);
   bind_latent(program);
@@ -448,7 +448,6 @@ NB_MODULE(_native, m) {
           },
           "pairs"_a)
       .def("run", &run, "lines"_a, "new_blocks"_a, "sampling"_a, "masks"_a = nb::none())
-      .def("samples", &samples)
       .def("logits", &logits)
       .def("write_rows", &write_rows, "view"_a, "rows"_a)
       .def("read_rows", &read_rows, "view"_a, "rows"_a)

@@ -53,11 +53,8 @@ void bind_linear(nanobind::module_& m);     // module_linear.cpp
 void bind_recurrent(nanobind::class_<Program>& program);  // module_recurrent.cpp
 void bind_roofs(nanobind::module_& m);      // module_roofs.cpp
 void bind_streams(nanobind::class_<Program>& program);    // module_streams.cpp
-void bind_sampling(nanobind::module_& m);   // module_sampling.cpp
+void bind_sampling(nanobind::module_& m, nanobind::class_<Program>& program);  // module_sampling.cpp
 // std::invalid_argument for a name that is no cache format's.
 CacheFormat cache_format_of(const std::string& name);
-// [(row, token id, logprob, [(id, logprob), ...], fault or None, mirostat_mu, scored or None)] of the last step; scored:
-// (first position, width, token ids, logprobs), the last two the bytes of int32 and float32.
-nanobind::list samples(const Program& program);
 
 }  // namespace ridgeline

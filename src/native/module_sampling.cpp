@@ -3,6 +3,8 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <memory>
 #include <stdexcept>
@@ -19,6 +21,7 @@ namespace ridgeline {
 namespace {
 
 using Ids = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Lines = nb::ndarray<const std::int32_t, nb::shape<-1, 6>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Seeds = nb::ndarray<const std::uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
@@ -187,11 +190,12 @@ nb::ndarray<nb::numpy, std::int32_t, nb::ndim<1>> draw(const std::string& isa, c
   return nb::ndarray<nb::numpy, std::int32_t, nb::ndim<1>>(out, {seeds.size()}, owner);
 }
 
-}  // namespace
 
-nb::list samples(const Program& program) {
+// [(row, token id, logprob, [(id, logprob), ...], fault or None, mirostat_mu, scored or None)] of the last step; scored:
+// (first position, width, token ids, logprobs), the last two the bytes of int32 and float32.
+nb::list samples_of(const std::vector<RowSample>& samples) {
   nb::list out;
-  for (const RowSample& sample : program.samples()) {
+  for (const RowSample& sample : samples) {
     const SampleResult& result = sample.result;
     nb::list top;
     for (std::int32_t i = 0; i < result.num_top; i++) top.append(nb::make_tuple(result.top[i].id, result.top[i].score));
@@ -203,7 +207,62 @@ nb::list samples(const Program& program) {
   return out;
 }
 
-void bind_sampling(nb::module_& m) {
+// The same rows again and again, each a token further, until `steps` are done, or a row has drawn one of `ends` or a
+// fault. Of each step, its samples as `samples` has them, and when it ended: seconds from the call.
+nb::list run_on(Program& program, const Lines& lines, const Ids& new_blocks, std::int64_t steps, const Ids& ends) {
+  struct Kept {
+    std::vector<RowSample> samples;
+    std::vector<Candidate> top;
+    double ended;
+  };
+  const std::size_t count = lines.shape(0);
+  const PlanLine* const given = reinterpret_cast<const PlanLine*>(lines.data());
+  std::vector<PlanLine> plan(given, given + count);
+  for (const PlanLine& line : plan)
+    require(line.num_new == 1 && line.num_logits == 1, "only rows that write go on by themselves");
+  require(steps >= 1, "no steps");
+  const std::int32_t* const last = ends.data() + ends.size();
+  std::vector<Kept> kept;
+  {
+    const nb::gil_scoped_release unlocked;
+    const auto began = std::chrono::steady_clock::now();
+    bool goes_on = true;
+    for (std::int64_t step = 0; goes_on && step < steps; step++) {
+      const std::int64_t num_blocks = step == 0 ? static_cast<std::int64_t>(new_blocks.size()) : 0;
+      program.run(plan.data(), static_cast<std::int64_t>(count), new_blocks.data(), num_blocks, true);
+      for (PlanLine& line : plan) {
+        line.num_context++;
+        line.num_new_blocks = 0;
+      }
+      Kept& one = kept.emplace_back();
+      one.samples = program.samples();
+      one.ended = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+      std::size_t num_top = 0;
+      for (const RowSample& sample : one.samples) num_top += static_cast<std::size_t>(sample.result.num_top);
+      one.top.reserve(num_top);  // pointed into
+      for (RowSample& sample : one.samples) {
+        SampleResult& result = sample.result;
+        // What a row scores lies where the next step writes.
+        goes_on = goes_on && result.fault == SampleFault::none && sample.num_scored == 0 &&
+                  std::find(ends.data(), last, result.token_id) == last;
+        const Candidate* const from = result.top;
+        result.top = one.top.data() + one.top.size();
+        one.top.insert(one.top.end(), from, from + result.num_top);
+      }
+    }
+  }
+  nb::list out;
+  for (const Kept& one : kept) out.append(nb::make_tuple(samples_of(one.samples), one.ended));
+  return out;
+}
+
+}  // namespace
+
+nb::list samples(const Program& program) { return samples_of(program.samples()); }
+
+void bind_sampling(nb::module_& m, nb::class_<Program>& program) {
+  program.def("samples", &samples)
+      .def("run_on", &run_on, "lines"_a, "new_blocks"_a, "steps"_a, "ends"_a);
   nb::class_<RowSampling>(m, "Sampling")
       .def(
           "__init__",

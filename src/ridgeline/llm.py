@@ -374,10 +374,11 @@ class LLM:
                 groups.append(self.session.submit(prompt, own, arrival=arrival, streams=False))
             show = len(groups) > 1 and sys.stderr.isatty() if use_tqdm is None else use_tqdm
             left = {id(group) for group in groups}
+            steps = self.assembled.executor.steps_together
             with _Progress(len(groups)) if show else nullcontext() as progress:
                 while left:
                     # A stream may run beside: its pieces are not ours to take.
-                    touched = [g for g in self.session.step() if id(g) in left]
+                    touched = [g for g in self.session.step(steps) if id(g) in left]
                     if progress is not None:
                         progress.show(groups)
                     left.difference_update(id(group) for group in touched if group.done)

@@ -117,6 +117,7 @@ def steps_of(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> list[StepPlan]:
         submit(plan)
 
     monkeypatch.setattr(executor, "submit", timed)
+    monkeypatch.setattr(executor, "steps_together", 1)  # it sees single steps only
     monkeypatch.setattr(engine, "_clock", clock)
     return plans
 

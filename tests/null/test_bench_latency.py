@@ -116,13 +116,21 @@ def test_a_profile_names_every_operator_and_adds_up() -> None:
 def test_repeats_of_a_decode_start_at_the_same_context() -> None:
     assembled = model()
     seen: list[StepShape] = []
-    submit = assembled.executor.submit
+    submit, run_on = assembled.executor.submit, assembled.executor.run_on
 
     def watched(plan: Any) -> None:
         seen.append(plan.shape)
         submit(plan)
 
+    def watched_run(plan: Any, steps: int, ends: Any) -> Any:
+        ran = run_on(plan, steps, ends)
+        for step in range(len(ran)):
+            contexts = tuple(context + step for context in plan.shape.context_lens)
+            seen.append(replace(plan.shape, context_lens=contexts))
+        return ran
+
     assembled.executor.submit = watched  # type: ignore[method-assign]
+    assembled.executor.run_on = watched_run  # type: ignore[method-assign]
     run(assembled, Plan((), (16,), (2,), output=3, repeat=2), meter=FakeMeter())
     decodes = [shape.context_lens for shape in seen if shape.new_tokens == (1, 1)]
     assert decodes.count((16, 16)) == 3

@@ -16,14 +16,25 @@ from ridgeline.engine.request import Event, Request, Status
 from ridgeline.engine.schedule.admit import admit, expire
 from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.engine.schedule.policies.fair import FairQueue
+from ridgeline.engine.schedule.run_on import run_ends, steps_ahead
 from ridgeline.engine.schedule.spans import append_forced, most_forced
 from ridgeline.engine.schedule.state import Limits, SchedulerState
-from ridgeline.engine.schedule.step import apply, end, fail, prune, retract, schedule
+from ridgeline.engine.schedule.step import (
+    apply,
+    end,
+    fail,
+    prune,
+    recompute,
+    retract,
+    schedule,
+)
 from ridgeline.errors import EngineError, RequestError
-from ridgeline.step import StepPlan, StepShape
+from ridgeline.step import StepPlan, StepResult, StepShape
 
 # Steps from which a cost model learns: the first so many, then one of so many.
 _ALL_SEEN, _ONE_SEEN_OF = 32, 8
+# What a run of steps may take, after which whoever came or interrupts is heard.
+_RUN_SECONDS = 0.1
 
 
 class Observer(Protocol):
@@ -33,7 +44,12 @@ class Observer(Protocol):
     def aborted(self, request_id: str) -> None: ...
     def learned(self, factors: tuple[float, float]) -> None: ...
     def stepped(
-        self, now: float, plan: StepPlan, events: Sequence[Event], fault: EngineError | None
+        self,
+        now: float,
+        plan: StepPlan,
+        events: Sequence[Event],
+        fault: EngineError | None,
+        ahead: int,
     ) -> None: ...
 
 
@@ -143,21 +159,30 @@ class Engine:
         """After a fault of the scheduler's own: no request runs, and no step is to be booked."""
         self._state.in_flight.clear()
 
-    def step(self) -> list[Event]:
-        """One step of the model; what it gave each request. Nothing to do: no events."""
-        return self.step_with_plan()[1]
+    def step(self, most: int = 1) -> list[Event]:
+        """One step of the model; what it gave each request. Nothing to do: no events. most: where
+        all that happens is that answers are written, so many steps at most, in one run of a tenth
+        of a second or less; nobody hears of any before all are done.
+        """
+        ahead = 1 if most <= 1 else self._steps_ahead(most)
+        return self.step_with_plan(ahead=ahead, runs_on=ahead > 1)[1]
 
     def step_with_plan(
-        self, now: float | None = None, fault: EngineError | None = None
+        self,
+        now: float | None = None,
+        fault: EngineError | None = None,
+        ahead: int = 1,
+        runs_on: bool = False,
     ) -> tuple[StepPlan, list[Event]]:
         """As `step`, with the plan that was run. now: a moment other than the clock's. fault: what
-        the executor is taken to have raised in place of running the plan (a replay).
+        the executor is taken to have raised in place of running the plan (a replay). ahead: see
+        `schedule`; the steps are run if it runs_on, otherwise the first of them.
         """
         state = self._state
         told = now
         now = self._clock() if told is None else told
         events = expire(state, now)
-        plan = schedule(state, now)
+        plan = schedule(state, now, ahead)
         if state.closed or state.opened:
             plan = self._open_and_close_rows(plan, events)
         if plan.rows:
@@ -166,11 +191,16 @@ class Engine:
                     raise fault
                 followed = self._followed(plan)
                 began = self._clock()
-                if followed:
-                    self._executor.submit(plan, self._masks.begin(list(followed.values())))
+                if runs_on:
+                    ran = self._executor.run_on(plan, ahead, run_ends(state))
+                    seconds = ran[0][1]
                 else:
-                    self._executor.submit(plan)
-                result = self._executor.collect()
+                    if followed:
+                        self._executor.submit(plan, self._masks.begin(list(followed.values())))
+                    else:
+                        self._executor.submit(plan)
+                    ran = ((self._executor.collect(), 0.0),)
+                    seconds = self._clock() - began
             except Exception as error:  # whose fault it is will be found: everyone else goes on
                 self.book.num_failed_steps += 1
                 fault = _as_fault(error, "the step failed whenever this request was in it, alone")
@@ -179,20 +209,61 @@ class Engine:
                 retract(state)
                 raise
             else:
-                if self._experts is not None:
-                    requests = [flying.request for flying in state.in_flight[0]]
-                    self._experts.count(plan, requests)
-                self.book.stepped(
-                    plan, state.in_flight[0], began, self._clock(), self._prompt_share
-                )
-                events += _explained(apply(state, result), followed)
+                events += self._booked(plan, ran[0][0], began, began + seconds)
+                events = _explained(events, followed)
                 if followed and self._forced_spans:
                     events += self._append_forced(followed)
         if self._observer is not None and (plan.rows or events):
-            self._observer.stepped(now, plan, events, fault)
+            self._observer.stepped(now, plan, events, fault, ahead)
+        if runs_on and fault is None:
+            events += self._go_on(plan, began, ran)
         if self._times is not None and told is None and plan.rows and fault is None:
-            self._learn(plan, now)
+            self._learn(plan, (self._clock() - now) / len(ran))
         return plan, events
+
+    def _steps_ahead(self, most: int) -> int:
+        """How many steps may be run in one call, now: one where that cannot be said."""
+        if self._executor.steps_together < 2 or self._experts is not None or not self.book.steps:
+            return 1
+        last = self.book.steps[-1].seconds
+        most = min(most, self._executor.steps_together, int(_RUN_SECONDS / max(last, 1e-6)))
+        return 1 if most <= 1 else steps_ahead(self._state, most)
+
+    def _booked(
+        self, plan: StepPlan, result: StepResult, began: float, ended: float
+    ) -> list[Event]:
+        """Books the oldest step in flight."""
+        in_flight = self._state.in_flight[0]
+        if self._experts is not None:
+            self._experts.count(plan, [flying.request for flying in in_flight])
+        self.book.stepped(plan, in_flight, began, ended, self._prompt_share)
+        return apply(self._state, result)
+
+    def _go_on(
+        self, first: StepPlan, began: float, ran: Sequence[tuple[StepResult, float]]
+    ) -> list[Event]:
+        """Plans and books what has run behind the first step of a run."""
+        state = self._state
+        requests = tuple(state.running)
+        events: list[Event] = []
+        last = began + ran[0][1]
+        try:
+            for number, (result, ended) in enumerate(ran[1:], 1):
+                plan = schedule(state, last)
+                if [(row.row, row.num_new, row.num_context - number) for row in plan.rows] != [
+                    (row.row, row.num_new, row.num_context) for row in first.rows
+                ]:
+                    raise EngineError("a run of steps was planned otherwise than it ran")
+                given = self._booked(plan, result, last, began + ended)
+                if self._observer is not None:
+                    self._observer.stepped(last, plan, given, None, 1)
+                events += given
+                last = began + ended
+        except BaseException:
+            state.in_flight.clear()
+            recompute(state, requests)
+            raise
+        return events
 
     @property
     def _prompt_share(self) -> Callable[[StepShape], float] | None:
@@ -233,7 +304,7 @@ class Engine:
                 events.append(end(state, request, "error", fault))
         return events
 
-    def _learn(self, plan: StepPlan, start: float) -> None:
+    def _learn(self, plan: StepPlan, seconds: float) -> None:
         """Tells the cost model what the step took, if anybody asks that what steps will take."""
         times = self._times
         assert times is not None
@@ -247,7 +318,7 @@ class Engine:
             and len(plan.rows) == sum(row.num_new for row in plan.rows)
         ):
             return
-        if times.observe(plan.shape, self._clock() - start):
+        if times.observe(plan.shape, seconds):
             self._told_factors()
 
     def use_factors(self, factors: tuple[float, float]) -> None:

@@ -34,6 +34,10 @@ class Executor(Protocol):
         ones; 1: it does not matter which it has."""
 
     @property
+    def steps_together(self) -> int:
+        """Steps that `run_on` may be asked for; 1: it is not there."""
+
+    @property
     def max_rows(self) -> int: ...
     @property
     def vocab_size(self) -> int: ...
@@ -64,6 +68,15 @@ class Executor(Protocol):
 
     def collect(self) -> StepResult:
         """Waits for the step in flight."""
+
+    def run_on(
+        self, plan: StepPlan, steps: int, ends: Sequence[int]
+    ) -> Sequence[tuple[StepResult, float]]:
+        """Runs a plan whose rows all write, copy nothing and need no masks, and goes on with the
+        same rows, each a token further, up to `steps` steps in all; they have the blocks for it.
+        Ends sooner behind a step in which a row sampled one of `ends` or a fault. Of each step that
+        ran, what it gave and when it ended: seconds from the call.
+        """
 
     def forward(self, plan: StepPlan) -> npt.NDArray[np.float32]:
         """Runs a step without sampling: logits [sum of num_logits, vocab_size]."""

@@ -10,7 +10,8 @@ holds token ids and sampling parameters, no text.
     {"now": seconds, "copies": [[source, target], ...],
      "plan": [[row, num_new, num_context, num_logits, [block, ...]], ...],
      "events": [[request id, token id, logprob, finish reason], ...],
-     "fault": "what the executor raised"}           only of a step that failed
+     "fault": "what the executor raised",           only of a step that failed
+     "ahead": steps}                                only of a run's first: see `run_on`
     {"factors": [of answers, of prompts]}            what the cost model has learned from here on
 """
 
@@ -78,10 +79,16 @@ class Recorder:
         self._write({"factors": factors})
 
     def stepped(
-        self, now: float, plan: StepPlan, events: Sequence[Event], fault: EngineError | None
+        self,
+        now: float,
+        plan: StepPlan,
+        events: Sequence[Event],
+        fault: EngineError | None,
+        ahead: int,
     ) -> None:
         failed = {} if fault is None else {"fault": str(fault)}
-        self._write({"now": now, **step_to_json(plan, events), **failed})
+        begun = {} if ahead == 1 else {"ahead": ahead}
+        self._write({"now": now, **step_to_json(plan, events), **failed, **begun})
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
@@ -129,7 +136,9 @@ def replay(entries: Iterable[Mapping[str, Any]], engine: Engine) -> Replayed:
             else:
                 expected = {part: entry[part] for part in PARTS}
                 fault = EngineError(str(entry["fault"])) if "fault" in entry else None
-                plan, events = engine.step_with_plan(float(entry["now"]), fault)
+                plan, events = engine.step_with_plan(
+                    float(entry["now"]), fault, int(entry.get("ahead", 1))
+                )
                 found = json.loads(json.dumps(step_to_json(plan, events)))
                 num_steps += 1
                 num_tokens += sum(event.token_id is not None for event in events)

@@ -95,6 +95,11 @@ class Group:
                 Delta(index, text, ids, end, last, logprobs, answer.stop_reason, answer.error)
             )
 
+    @property
+    def waits_for_pieces(self) -> bool:
+        """Whether somebody reads its answers as they come, or their text may end them."""
+        return any(not self._waits(answer) for answer in self.answers)
+
     def ended(self, index: int, event: Event) -> bool:
         """Whether answer `index`, having taken `event`, is over."""
         return event.finish_reason is not None or self.answers[index].finish_reason is not None
@@ -271,10 +276,14 @@ class Session:
             raise
         return group
 
-    def step(self) -> list[Group]:
-        """One step of the engine; the groups that it gave something, each once."""
+    def step(self, most: int = 1) -> list[Group]:
+        """One step of the engine; the groups that it gave something, each once. most: where nobody
+        reads or looks at answers as they come, see `Engine.step`.
+        """
+        if most > 1 and any(group.waits_for_pieces for group, _ in self._groups.values()):
+            most = 1
         touched: dict[int, Group] = {}
-        for event in self.engine.step():
+        for event in self.engine.step(most):
             if event.request_id not in self._groups:
                 continue  # forced tokens behind what has ended it, a stop string
             group = self._take(event)

@@ -530,6 +530,28 @@ class Program:
             tuple[int, int, bytes, bytes] | None,
         ]
     ]: ...
+    def run_on(
+        self,
+        lines: NDArray[np.int32],
+        new_blocks: NDArray[np.int32],
+        steps: int,
+        ends: NDArray[np.int32],
+    ) -> list[
+        tuple[
+            list[
+                tuple[
+                    int,
+                    int,
+                    float,
+                    tuple[tuple[int, float], ...],
+                    str | None,
+                    float,
+                    tuple[int, int, bytes, bytes] | None,
+                ]
+            ],
+            float,
+        ]
+    ]: ...
     def logits(self) -> NDArray[np.float32]: ...
     def write_rows(self, view: View, rows: NDArray[np.float32]) -> None: ...
     def read_rows(self, view: View, rows: int) -> NDArray[np.float32]: ...

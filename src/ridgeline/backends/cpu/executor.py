@@ -49,6 +49,8 @@ from ridgeline.units import KIB, MIB
 
 Floats = npt.NDArray[np.float32]
 
+# Steps that one call runs where rows only write: Python's part is then done while caches hold it.
+STEPS_TOGETHER = 8
 # Embedding rows are read from the mapped file, and a row brings its neighbours in (64 KB on Linux).
 # Of a table larger than this, so much may stay before its pages are given back. Bringing a row in
 # again costs a page fault, tens of microseconds in a virtual machine: with 256 lookups between
@@ -167,6 +169,7 @@ class CpuExecutor:
         )
         layout = layout_of(graph, limits, quantize_early)
         plan = layout.plan
+        self.steps_together = STEPS_TOGETHER
         # Pools, and segments of texts, need whole sequences.
         self._takes_whole = any(
             isinstance(node.op, Pool | GridPool | JoinTokens | TypeEmbed) for node in graph.nodes
@@ -263,6 +266,22 @@ class CpuExecutor:
         made = [_made(Sampled, one) if one[-1] is None else _scored(one) for one in found]
         self._result = StepResult(tuple(made))
 
+    def run_on(
+        self, plan: StepPlan, steps: int, ends: Sequence[int]
+    ) -> list[tuple[StepResult, float]]:
+        self._require_idle()
+        lines, blocks, num_tokens = self._lines(plan)
+        try:
+            ran = self._program.run_on(lines, blocks, steps, np.array(ends, np.int32))
+        except (ValueError, IndexError, OverflowError, RuntimeError) as error:
+            raise EngineError(str(error)) from None
+        self._num_tokens = num_tokens
+        self._looked_up(num_tokens * len(ran))
+        return [
+            (StepResult(tuple([_made(Sampled, one) for one in found])), ended)
+            for found, ended in ran
+        ]
+
     def collect(self) -> StepResult:
         if self._result is None:
             raise EngineError("no step is in flight; submit one first")
@@ -350,6 +369,44 @@ class CpuExecutor:
             return
         if (hidden is None) != (not self._given):
             raise EngineError(f"{self._graph.name} takes {len(self._given)} hidden states a token")
+        lines, blocks, num_tokens = self._lines(plan)
+        try:
+            if plan.copies:
+                pairs = [(copy.source, copy.target) for copy in plan.copies]
+                self._program.copy_blocks(np.array(pairs, np.int32))
+            if plan.slot_copies:
+                pairs = [(copy.source, copy.target) for copy in plan.slot_copies]
+                self._program.copy_slots(np.array(pairs, np.int32))
+            if hidden is not None:
+                if len(hidden) != num_tokens:
+                    raise EngineError(
+                        f"{len(hidden)} hidden states for a step of {num_tokens} tokens"
+                    )
+                self._program.write_rows(self._given[0], np.ascontiguousarray(hidden, np.float32))
+            for part in self._images.parts(plan):
+                rows = np.ascontiguousarray(part.rows, np.float32)
+                self._program.give_image(part.token_begin, part.position, rows)
+            if (told := places or self._images.places(plan)) is not None:
+                ends = None if told.part_ends is None else told.part_ends.astype(np.int32)
+                self._program.give_places(told.positions.astype(np.int32), ends)
+            self._program.run(lines, blocks, sampling, masks)
+        except (ValueError, IndexError, OverflowError, RuntimeError) as error:
+            raise EngineError(str(error)) from None
+        self._num_tokens = num_tokens
+        self._looked_up(num_tokens)
+
+    def _looked_up(self, num_tokens: int) -> None:
+        self._num_looked_up += num_tokens
+        if self._num_looked_up * LOOKUP_BYTES >= RESIDENT_TABLE_BYTES:
+            self._num_looked_up = 0
+            for table in self._tables:
+                if table.num_bytes > RESIDENT_TABLE_BYTES:
+                    self._weights.release(table)
+
+    def _lines(self, plan: StepPlan) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int]:
+        """A plan's rows as the program reads them, their new blocks, and its tokens. EngineError
+        for rows that the graph cannot take.
+        """
         lines: list[int] = []  # one after the other: NumPy reads a list of tuples half as fast
         new_blocks: list[int] = []
         num_tokens = 0
@@ -370,35 +427,7 @@ class CpuExecutor:
             if news:
                 new_blocks += news
         blocks = np.array(new_blocks, np.int32) if new_blocks else _NO_BLOCKS
-        try:
-            if plan.copies:
-                pairs = [(copy.source, copy.target) for copy in plan.copies]
-                self._program.copy_blocks(np.array(pairs, np.int32))
-            if plan.slot_copies:
-                pairs = [(copy.source, copy.target) for copy in plan.slot_copies]
-                self._program.copy_slots(np.array(pairs, np.int32))
-            if hidden is not None:
-                if len(hidden) != num_tokens:
-                    raise EngineError(
-                        f"{len(hidden)} hidden states for a step of {num_tokens} tokens"
-                    )
-                self._program.write_rows(self._given[0], np.ascontiguousarray(hidden, np.float32))
-            for part in self._images.parts(plan):
-                rows = np.ascontiguousarray(part.rows, np.float32)
-                self._program.give_image(part.token_begin, part.position, rows)
-            if (told := places or self._images.places(plan)) is not None:
-                ends = None if told.part_ends is None else told.part_ends.astype(np.int32)
-                self._program.give_places(told.positions.astype(np.int32), ends)
-            self._program.run(np.array(lines, np.int32).reshape(-1, 6), blocks, sampling, masks)
-        except (ValueError, IndexError, OverflowError, RuntimeError) as error:
-            raise EngineError(str(error)) from None
-        self._num_tokens = num_tokens
-        self._num_looked_up += num_tokens
-        if self._num_looked_up * LOOKUP_BYTES >= RESIDENT_TABLE_BYTES:
-            self._num_looked_up = 0
-            for table in self._tables:
-                if table.num_bytes > RESIDENT_TABLE_BYTES:
-                    self._weights.release(table)
+        return np.array(lines, np.int32).reshape(-1, 6), blocks, num_tokens
 
 
 _NO_BLOCKS = np.zeros(0, np.int32)

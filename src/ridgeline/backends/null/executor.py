@@ -22,6 +22,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from ridgeline.backends.reference.one_by_one import OneByOne
 from ridgeline.backends.reference.row_images import RowImages
 from ridgeline.backends.reference.sample import NO_MASK, NOTHING_LEFT
 from ridgeline.backends.reference.state_table import BoundRow, StateTable
@@ -51,7 +52,7 @@ def null_token(prefix: Sequence[int] | Ints, vocab_size: int) -> int:
     return int.from_bytes(digest, "little") % vocab_size
 
 
-class NullExecutor:
+class NullExecutor(OneByOne):
     """Owns the state table and, for each slot of the cache, what was written there."""
 
     def __init__(
@@ -69,6 +70,7 @@ class NullExecutor:
         self.vocab_size = vocab_size
         self.num_blocks = num_blocks
         self.blocks_together = 1
+        self.steps_together = 8
         self.max_rows = max_rows
         self.block_tokens = block_tokens
         self.num_slots = num_slots

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ridgeline.backends.reference.call import Array, Call, KvCache, RowMemory
 from ridgeline.backends.reference.cross_attention import CrossMemory
+from ridgeline.backends.reference.one_by_one import OneByOne
 from ridgeline.backends.reference.row_images import EncodeImage, Part, Places, RowImages
 from ridgeline.backends.reference.sample import fault_of, sample, score
 from ridgeline.backends.reference.state_table import BoundRow, StateTable
@@ -31,7 +32,7 @@ class Weights(Protocol):
         """The weight, dequantized, in its shape."""
 
 
-class ReferenceExecutor:
+class ReferenceExecutor(OneByOne):
     """Owns the state table, the weights as float arrays and the KV memory.
 
     graph: one graph, or the graphs of all ranks of a sharded model, which then run in lock-step.
@@ -69,6 +70,7 @@ class ReferenceExecutor:
         self.block_tokens = BLOCK_TOKENS
         self.num_blocks = num_blocks
         self.blocks_together = 1
+        self.steps_together = 1
         self.max_rows = max_rows
         self.vocab_size = width
         wanted = max_rows if num_slots is None else num_slots

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ridgeline.backends.null.executor import NullExecutor
+from ridgeline.backends.reference.one_by_one import OneByOne
 from ridgeline.errors import EngineError
 from ridgeline.step import (
     ONE_GROUP,
@@ -39,7 +40,7 @@ class VirtualClock:
         self.now = max(self.now, moment)
 
 
-class SimulatedExecutor:
+class SimulatedExecutor(OneByOne):
     """See `engine.executor.Executor`. seconds: what a step takes."""
 
     def __init__(
@@ -59,6 +60,7 @@ class SimulatedExecutor:
         self.clock = clock
         self.num_blocks = num_blocks
         self.blocks_together = 1
+        self.steps_together = 1
         self.max_rows = max_rows
         self.block_tokens = block_tokens
         self.vocab_size = vocab_size

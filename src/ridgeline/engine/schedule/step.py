@@ -79,9 +79,9 @@ class _Step:
                 break
 
 
-def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
+def schedule(state: SchedulerState, now: float = 0.0, ahead: int = 1) -> StepPlan:
     """The next step's rows, with their blocks; empty when there is nothing to do, or when what is
-    in flight decides who may run.
+    in flight decides who may run. ahead: rows that write get blocks for so many steps (`run_on`).
     """
     suspects = state.suspects[0] if state.suspects else None
     if suspects is not None and state.in_flight:
@@ -92,6 +92,7 @@ def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
     prompts: list[Request] = []
     preemptions = state.num_preemptions
     rows = step.rows
+    ahead -= 1
     num_asleep = spent = state.asleep.count
     step.decode_context = state.asleep.context
     for request in tuple(state.running):
@@ -110,8 +111,8 @@ def schedule(state: SchedulerState, now: float = 0.0) -> StepPlan:
             spent < limit
             and not (request.num_pending and _is_last(state, request))
             and (
-                position + num_new <= len(request.blocks) * size
-                or _make_room(state, request, position + num_new)
+                position + num_new + ahead <= len(request.blocks) * size
+                or _make_room(state, request, position + num_new + ahead)
             )
         ):
             rows.append((request, request.num_preemptions, num_new))
@@ -236,6 +237,13 @@ def retract(state: SchedulerState) -> None:
     """Nobody knows what became of the oldest step in flight: its requests are computed again."""
     for flying in _still_running(state.in_flight.popleft()):
         _preempt(state, flying.request)
+
+
+def recompute(state: SchedulerState, requests: Sequence[Request]) -> None:
+    """Nobody knows what the executor has computed of these: those that run are computed again."""
+    for request in requests:
+        if request.status is Status.RUNNING:
+            _preempt(state, request)
 
 
 def end(
