@@ -6,7 +6,8 @@
 
 64 requests, 64 output tokens each, all at once or Poisson (--rate). --peer PORT: another server's
 command follows `--`, measured by the same client. --overhead: the wall of the same prompts through
-`LLM.generate` in a process of its own, interleaved, and what HTTP takes more.
+`LLM.generate` in a process of its own, interleaved, and what a server takes more: as it is, with
+rows and chunks that keep gaps short, and scheduled as `LLM.generate` is, which is what HTTP costs.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import Any
 
 from serve_client import Reply, percentile, post, prompts, ridgeline, run, server
 
+# As `LLM.generate` schedules: all rows, and whole prompts whoever waits for his next token.
+_AS_OFFLINE = ("--max-rows", "64", "--itl-target", "0")
 _OFFLINE = """
 import json, sys, time
 from ridgeline import LLM, SamplingParams
@@ -91,9 +94,12 @@ def main() -> None:
     texts = prompts(asked.prompts, asked.requests)
     own = ridgeline(asked.model, asked.port)
     contenders = {"ridgeline": (own, asked.port)}
+    if asked.overhead:
+        alike = ridgeline(asked.model, asked.port, *_AS_OFFLINE)
+        contenders["ridgeline as LLM.generate"] = (alike, asked.port)
     if asked.peer is not None:
         contenders["peer"] = (command, asked.peer)
-    walls: dict[str, list[float]] = {"http": [], "offline": []}
+    walls: dict[str, list[float]] = {}
     for turn in range(asked.rounds):
         for name, (started, port) in contenders.items():
             with server(started, port):
@@ -103,17 +109,20 @@ def main() -> None:
             print(
                 json.dumps({"server": name, "round": turn, "rate": asked.rate} | found), flush=True
             )
-            if name == "ridgeline":
-                walls["http"].append(found["wall_s"])
+            walls.setdefault(name, []).append(found["wall_s"])
         if asked.overhead:
             given = json.dumps([texts, asked.tokens])
             offline = [sys.executable, "-c", _OFFLINE, asked.model]
             done = subprocess.run(offline, input=given, capture_output=True, text=True, check=True)
-            walls["offline"].append(float(done.stdout))
-            print(json.dumps({"offline_wall_s": round(walls["offline"][-1], 3)}), flush=True)
+            walls.setdefault("LLM.generate", []).append(float(done.stdout))
+            print(json.dumps({"offline_wall_s": float(done.stdout)}), flush=True)
     if asked.overhead:
-        http, offline = map(statistics.median, walls.values())
-        print(f"HTTP {http:.2f} s, LLM.generate {offline:.2f} s: {http / offline - 1:+.1%}")
+        medians = {name: statistics.median(found) for name, found in walls.items()}
+        offline = medians["LLM.generate"]
+        for name, seconds in medians.items():
+            if name.startswith("ridgeline"):
+                more = seconds / offline - 1
+                print(f"{name} {seconds:.2f} s, LLM.generate {offline:.2f} s: {more:+.1%}")
 
 
 if __name__ == "__main__":
