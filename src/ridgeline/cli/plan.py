@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -327,14 +326,10 @@ def _shown(
         return distinct(found.ranked, top)
     # Some are lost in the trial.
     candidates = distinct(found.ranked, 2 * top)
-    gc.disable()  # a simulator makes millions of objects, none of them in cycles
-    try:
-        trial = try_choices(
-            candidates, asked, coming.loads, rank, wanted=top, block_tokens=coming.block_tokens,
-            shares_prefixes=coming.shares_prefixes, report=report,
-        )  # fmt: skip
-    finally:
-        gc.enable()
+    trial = try_choices(
+        candidates, asked, coming.loads, rank, wanted=top, block_tokens=coming.block_tokens,
+        shares_prefixes=coming.shares_prefixes, report=report,
+    )  # fmt: skip
     if not trial.ranked:
         raise CapacityError(f"nothing keeps {load_text(asked)}: {nearest_tried(trial.lost)}")
     return list(trial.ranked)
