@@ -8,16 +8,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ridgeline.engine.answer import piece
 from ridgeline.serve.core.ask import Ask
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.http import checked_body
 from ridgeline.serve.core.many import answer_many
 from ridgeline.serve.core.pooled_texts import PoolDesk
 from ridgeline.serve.openai import chat, completions
-from ridgeline.serve.openai.chat_answer import ChatBuilder
 from ridgeline.serve.openai.chat_bodies import ChatBody
-from ridgeline.serve.openai.completion_answer import CompletionBuilder
 from ridgeline.serve.openai.pooled_answers import ENDPOINTS, Pooling, answered
 from ridgeline.serve.responses import routes as responses
 from ridgeline.serve.responses.background import folded
@@ -52,7 +49,7 @@ async def _chat(core: Core, tenant: str, value: dict[str, Any]) -> dict[str, Any
     core.check_model(body.model)
     name = core.new_id("chatcmpl-")
     ask = _late(chat.ask_of(core, body, tenant, name))
-    builder = ChatBuilder(name, core.model, ask.sampling.n, bool(body.logprobs))
+    builder = chat.builder_of(core, body, ask, name)
     await chat.folded(builder, core.answer(ask))
     return builder.whole()
 
@@ -75,17 +72,7 @@ async def _completion(core: Core, tenant: str, value: dict[str, Any]) -> dict[st
     core.check_model(body.model)
     name = core.new_id("cmpl-")
     asks = [_late(ask) for ask in completions.asks_of(core, body, tenant, name)]
-    echoes = [completions._echo(core, body, ask) for ask in asks]
-    tokenizer = core.prompts.tokenizer
-    builder = CompletionBuilder(
-        name,
-        core.model,
-        asks[0].sampling.n,
-        echoes,
-        body.logprobs,
-        lambda token_id: piece(tokenizer, token_id),
-        scores=body.prompt_logprobs is not None,
-    )
+    builder = completions.builder_of(core, body, asks, name)
     await completions.folded(builder, answer_many(core, asks))
     return builder.whole()
 

@@ -24,6 +24,7 @@ from ridgeline.serve.core.events import (
     AnswerFinish,
     Done,
     Logprobs,
+    PromptRead,
     ReasoningDelta,
     TextDelta,
     ToolCallArguments,
@@ -124,8 +125,10 @@ async def answer(
                 Understood(index, phrased.parser(index)) for index in range(ask.sampling.n)
             ]
             merges = _may_merge(ask, phrased)
+            told = [PromptRead(tuple(phrased.prompt.token_ids))] if ask.tells_prompt else []
             while pieces := await stream.some():
-                batch: list[AnswerEvent] = []
+                batch: list[AnswerEvent] = [*told]
+                told = []
                 for delta in merged(pieces) if merges and len(pieces) > 1 else pieces:
                     batch += understood[delta.index].take(delta)
                 if stream.output is not None:

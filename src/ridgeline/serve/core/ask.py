@@ -78,7 +78,7 @@ class Reasoning:
 class Ask:
     """truncate: a longer prompt loses its beginning, down to so many tokens; None: is refused.
     traceparent: the client's trace, as W3C's Trace Context has it. merges: pieces that wait for a
-    reader who is slow may come as one.
+    reader who is slow may come as one. tells_prompt: the events begin with the prompt's ids.
     """
 
     prompt: Conversation | Prompt
@@ -92,3 +92,4 @@ class Ask:
     truncate: int | None = None
     traceparent: str | None = None
     merges: bool = True
+    tells_prompt: bool = False

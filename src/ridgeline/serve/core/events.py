@@ -1,7 +1,7 @@
 """An answer as it comes: the one incremental form that every dialect writes from.
 
 What is not streamed is these events folded. For each answer (`index`, from 0): pieces, then
-`AnswerEnd`; after the ends of all, `Done`.
+`AnswerEnd`; after the ends of all, `Done`; before all, where it was asked for, `PromptRead`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ from ridgeline.serve.core.errors import HttpError
 
 AnswerFinish = Literal["stop", "length", "tool_calls", "abort", "deadline", "error"]
 Logprobs = tuple[Mapping[int, Logprob], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRead:
+    """The prompt as the model reads it, before all else; only of asks that want to be told."""
+
+    token_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +112,9 @@ class Done:
     output: RequestOutput
 
 
-AnswerEvent = TextDelta | ReasoningDelta | ToolCallBegin | ToolCallArguments | AnswerEnd | Done
+AnswerEvent = (
+    PromptRead | TextDelta | ReasoningDelta | ToolCallBegin | ToolCallArguments | AnswerEnd | Done
+)
 
 
 def raise_error(event: AnswerEvent) -> None:

@@ -43,12 +43,15 @@ class Finished(BaseModel):
 class Choice(Finished):
     message: MessageAnswer
     logprobs: dict[str, Any] | None
+    token_ids: list[int] = []
 
 
 class TextChoice(Finished):
     text: str
     logprobs: dict[str, Any] | None
     prompt_logprobs: list[dict[str, Any] | None] | None = None
+    prompt_token_ids: list[int] = []
+    token_ids: list[int] = []
 
 
 class Answered(BaseModel):
@@ -65,6 +68,7 @@ class Completion(Answered):
     object: Literal["chat.completion"]
     choices: list[Choice]
     prompt_logprobs: list[dict[str, Any] | None] | None = None
+    prompt_token_ids: list[int] = []
 
 
 class TextCompletion(Answered):

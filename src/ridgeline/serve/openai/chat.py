@@ -65,7 +65,7 @@ def router(core: Core) -> APIRouter:
         core.check_model(body.model)
         chat_id = core.new_id("chatcmpl-")
         ask = traced(ask_of(core, body, tenant, chat_id), request)
-        builder = ChatBuilder(chat_id, core.model, ask.sampling.n, bool(body.logprobs))
+        builder = builder_of(core, body, ask, chat_id)
         headers = {"x-request-id": chat_id}
         if ignored:
             headers["ridgeline-ignored-fields"] = ", ".join(ignored)
@@ -123,6 +123,17 @@ def ask_of(core: Core, body: ChatBody, tenant: str, request_id: str) -> Ask:
         service=core.service(tenant, body.priority, body.cache_salt, body.timeout_seconds),
         request_id=request_id,
         truncate=body.truncate_prompt_tokens,
+        tells_prompt=bool(body.return_token_ids),
+    )
+
+
+def builder_of(core: Core, body: ChatBody, ask: Ask, chat_id: str) -> ChatBuilder:
+    return ChatBuilder(
+        chat_id,
+        core.model,
+        ask.sampling.n,
+        bool(body.logprobs),
+        token_ids=bool(body.return_token_ids),
     )
 
 

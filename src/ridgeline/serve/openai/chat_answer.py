@@ -12,6 +12,7 @@ from ridgeline.serve.core.events import (
     AnswerEvent,
     Done,
     Logprobs,
+    PromptRead,
     ReasoningDelta,
     TextDelta,
     ToolCallArguments,
@@ -23,14 +24,22 @@ from ridgeline.serve.core.http import compact, sent
 
 
 class ChatBuilder:
-    """Takes an answer's events; gives the chunks of the stream. `whole`: the completion so far."""
+    """Takes an answer's events; gives the chunks of the stream. `whole`: the completion so far.
 
-    def __init__(self, chat_id: str, model: str, count: int, logprobs: bool) -> None:
+    token_ids: ids are told, those of the prompt with the first chunk; `PromptRead` must come then.
+    """
+
+    def __init__(
+        self, chat_id: str, model: str, count: int, logprobs: bool, *, token_ids: bool = False
+    ) -> None:
         self._head = {"id": chat_id, "created": int(time.time()), "model": model}
         # What the chunks of one stream have in common, written once.
         chunk = {**self._head, "object": "chat.completion.chunk", "choices": []}
         self._before = "data: " + compact(chunk).removesuffix("]}") + '{"index":'
         self._wants_logprobs = logprobs
+        self._wants_ids = token_ids
+        self._prompt_ids: tuple[int, ...] = ()
+        self._ids: list[list[int]] = [[] for _ in range(count)]
         self._texts = [""] * count
         self._reasoning = [""] * count
         self._calls: list[list[dict[str, Any]]] = [[] for _ in range(count)]
@@ -41,8 +50,13 @@ class ChatBuilder:
         self._shows_usage = False
 
     def start(self, usage: bool) -> list[dict[str, Any]]:
-        """The chunks that say whose answers come. usage: the stream ends with the usage."""
+        """The chunks that say whose answers come; none before the prompt's ids are known, if they
+        are to be told. usage: the stream ends with the usage.
+        """
         self._shows_usage = usage
+        return [] if self._wants_ids else self._heads()
+
+    def _heads(self) -> list[dict[str, Any]]:
         first = {"role": "assistant", "content": ""}
         return [self._chunk(index, dict(first)) for index in range(len(self._texts))]
 
@@ -50,7 +64,8 @@ class ChatBuilder:
         """The chunks that `take` gives, as they are sent: for texts, of which there are many, only
         what is new is written. Raises as `raise_error` does.
         """
-        if isinstance(event, TextDelta) and event.text and not self._wants_logprobs:
+        plain = not self._wants_logprobs and not self._wants_ids
+        if plain and isinstance(event, TextDelta) and event.text:
             self._texts[event.index] += event.text
             delta = f'{event.index},"delta":{{"content":{compact(event.text)}}}'
             return f'{self._before}{delta},"finish_reason":null,"logprobs":null}}]}}\n\n'
@@ -58,18 +73,16 @@ class ChatBuilder:
         return "".join(sent(compact(chunk)) for chunk in self.take(event))
 
     def take(self, event: AnswerEvent) -> list[dict[str, Any]]:
+        if isinstance(event, PromptRead):
+            self._prompt_ids = event.token_ids
+            first, *others = self._heads()
+            return [first | {"prompt_token_ids": event.token_ids}, *others]
         if isinstance(event, TextDelta):
             self._texts[event.index] += event.text
-            found = self._taken_logprobs(event.index, event.logprobs)
-            if not event.text and not found:
-                return []
-            return [self._chunk(event.index, {"content": event.text}, logprobs=found)]
+            return self._piece(event, "content")
         if isinstance(event, ReasoningDelta):
             self._reasoning[event.index] += event.text
-            found = self._taken_logprobs(event.index, event.logprobs)
-            if not event.text and not found:
-                return []
-            return [self._chunk(event.index, {"reasoning_content": event.text}, logprobs=found)]
+            return self._piece(event, "reasoning_content")
         if isinstance(event, ToolCallBegin):
             function = {"name": event.name, "arguments": ""}
             call = {"id": event.call_id, "type": "function", "function": function}
@@ -113,12 +126,23 @@ class ChatBuilder:
                     "message": message,
                     "logprobs": logprobs if self._wants_logprobs else None,
                     **_end(self._ends[index]),
+                    **({"token_ids": self._ids[index]} if self._wants_ids else {}),
                 }
             )
         whole = {**self._head, "object": "chat.completion", "choices": choices}
+        if self._wants_ids:
+            whole["prompt_token_ids"] = self._prompt_ids
         if self._scores is not None:
             whole["prompt_logprobs"] = self._scores
         return whole | {"usage": self._usage}
+
+    def _piece(self, event: TextDelta | ReasoningDelta, field: str) -> list[dict[str, Any]]:
+        found = self._taken_logprobs(event.index, event.logprobs)
+        ids = list(event.token_ids) if self._wants_ids else []
+        self._ids[event.index] += ids
+        if not event.text and not found and not ids:
+            return []
+        return [self._chunk(event.index, {field: event.text}, logprobs=found, ids=ids)]
 
     def _taken_logprobs(self, index: int, logprobs: Logprobs | None) -> list[Any]:
         if not self._wants_logprobs or not logprobs:
@@ -134,9 +158,12 @@ class ChatBuilder:
         *,
         end: AnswerEnd | None = None,
         logprobs: list[Any] | None = None,
+        ids: list[int] | None = None,
     ) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": index, "delta": delta, **_end(end)}
         choice["logprobs"] = {"content": logprobs, "refusal": None} if logprobs else None
+        if ids:
+            choice["token_ids"] = ids
         return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
 
 

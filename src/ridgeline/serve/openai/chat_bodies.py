@@ -174,7 +174,9 @@ class SamplingBody(Body):
 
 
 class ConstrainedBody(SamplingBody):
-    """What completions of both kinds have: how the answer is constrained, and how it is served."""
+    """What completions of both kinds have: how the answer is constrained, and how it is served.
+    return_token_ids: the prompt's ids come, too, and each answer's.
+    """
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputsBody | None = None
@@ -182,11 +184,18 @@ class ConstrainedBody(SamplingBody):
     priority: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] = 0
     cache_salt: Annotated[str, Field(max_length=256)] = ""
     timeout_seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    return_token_ids: bool | None = None
+
+
+class Prediction(Body):
+    type: Literal["content"]
+    content: str | list[TextPart]
 
 
 class ChatBody(ConstrainedBody):
     """POST /v1/chat/completions. continue_final_message: the last message is the beginning of the
-    answer, and what comes is the rest.
+    answer, and what comes is the rest. prediction: a hint of what the answer will be like, which no
+    token depends on.
     """
 
     model: str | None = None
@@ -210,6 +219,7 @@ class ChatBody(ConstrainedBody):
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     modalities: list[Literal["text"]] | None = None
+    prediction: Prediction | None = None
     request_id: str | None = None
     user: str | None = None
     safety_identifier: str | None = None

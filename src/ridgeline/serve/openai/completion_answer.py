@@ -13,6 +13,7 @@ from ridgeline.serve.core.events import (
     AnswerEnd,
     AnswerEvent,
     Done,
+    PromptRead,
     TextDelta,
     Usage,
     raise_error,
@@ -28,7 +29,7 @@ class CompletionBuilder:
     prompt `p` is choice `p * count + i`. echoes: what each choice begins with, of each prompt.
     logprobs: how many likeliest are told of a token; None: nothing is. piece: a token's text.
     scores: `whole` has the prompts' logprobs, with each of its choices. echo_only: of the answers
-    nothing is told.
+    nothing is told. token_ids: ids are told; `PromptRead` must come of each prompt then.
     """
 
     def __init__(
@@ -42,8 +43,11 @@ class CompletionBuilder:
         *,
         scores: bool = False,
         echo_only: bool = False,
+        token_ids: bool = False,
     ) -> None:
         self._echo_only = echo_only
+        self._wants_ids = token_ids
+        self._prompt_ids: list[tuple[int, ...]] = [()] * len(echoes)
         self._scores: list[list[dict[str, Any] | None] | None] | None = None
         if scores:
             self._scores = [None] * len(echoes)
@@ -58,13 +62,16 @@ class CompletionBuilder:
         size = count * len(echoes)
         self._texts = [echoes[i // count] for i in range(size)]
         self._logprobs: list[list[Entry]] = [[] for _ in range(size)]
+        self._ids: list[list[int]] = [[] for _ in range(size)]
         self._offsets = [len(text) for text in self._texts]
         self._ends: list[AnswerEnd | None] = [None] * size
         self._usage = Usage(0, 0)
         self._prompt_logprobs: dict[int, list[Any] | None] = {}
 
     def start(self) -> list[dict[str, Any]]:
-        """What is echoed."""
+        """What is echoed; where the prompts' ids are to be told, it comes with those."""
+        if self._wants_ids:
+            return []
         return [
             self._chunk(index, text, None, None) for index, text in enumerate(self._texts) if text
         ]
@@ -75,7 +82,7 @@ class CompletionBuilder:
         """
         number, event = numbered
         told = isinstance(event, TextDelta) and event.text and not self._echo_only
-        if told and self._num_logprobs is None:
+        if told and self._num_logprobs is None and not self._wants_ids:
             assert isinstance(event, TextDelta)
             index = number * self._count + event.index
             self._texts[index] += event.text
@@ -88,20 +95,33 @@ class CompletionBuilder:
         if isinstance(event, Done):
             self._take_done(number, event)
             return []
+        if isinstance(event, PromptRead):
+            self._prompt_ids[number] = event.token_ids
+            heads = []
+            for index in range(number * self._count, (number + 1) * self._count):
+                chunk = self._chunk(index, self._texts[index], None, None)
+                chunk["choices"][0]["prompt_token_ids"] = event.token_ids
+                heads.append(chunk)
+            return heads
         index = number * self._count + event.index
         if isinstance(event, TextDelta):
             if self._echo_only:
                 return []
             self._texts[index] += event.text
             entries = event.logprobs if self._num_logprobs is not None else None
-            if not event.text and not entries:
+            ids = list(event.token_ids) if self._wants_ids else []
+            self._ids[index] += ids
+            if not event.text and not entries and not ids:
                 return []
             told = None
             if entries:
                 self._logprobs[index] += entries
                 told = self._told(entries, self._offsets[index])
                 self._offsets[index] += _length(entries)
-            return [self._chunk(index, event.text, told, None)]
+            chunk = self._chunk(index, event.text, told, None)
+            if ids:
+                chunk["choices"][0]["token_ids"] = ids
+            return [chunk]
         if isinstance(event, AnswerEnd):
             if self._echo_only:
                 event = replace(event, finish_reason="length", stop_reason=None)
@@ -125,6 +145,9 @@ class CompletionBuilder:
             choice = self._choice(index, text, told, self._ends[index])
             if self._scores is not None:
                 choice["prompt_logprobs"] = self._scores[number]
+            if self._wants_ids:
+                choice["prompt_token_ids"] = self._prompt_ids[number]
+                choice["token_ids"] = self._ids[index]
             choices.append(choice)
         head = {**self._head, "object": "text_completion", "choices": choices}
         return {**head, "usage": usage_of(self._usage)}

@@ -75,19 +75,7 @@ def router(core: Core) -> APIRouter:
         core.check_model(body.model)
         completion_id = core.new_id("cmpl-")
         asks = [traced(a, request) for a in asks_of(core, body, tenant, completion_id)]
-        echoes = [_echo(core, body, ask) for ask in asks]
-        count = asks[0].sampling.n
-        piece = partial(logprob_piece, core.prompts.tokenizer)
-        builder = CompletionBuilder(
-            completion_id,
-            core.model,
-            count,
-            echoes,
-            body.logprobs,
-            piece,
-            scores=body.prompt_logprobs is not None,
-            echo_only=body.max_tokens == 0,
-        )
+        builder = builder_of(core, body, asks, completion_id)
         headers = {"x-request-id": completion_id}
         if ignored:
             headers["ridgeline-ignored-fields"] = ", ".join(ignored)
@@ -148,9 +136,26 @@ def asks_of(core: Core, body: CompletionBody, tenant: str, request_id: str) -> l
             service=service,
             request_id=request_id if len(prompts) == 1 else f"{request_id}-{number}",
             truncate=body.truncate_prompt_tokens,
+            tells_prompt=bool(body.return_token_ids),
         )
         for number, prompt in enumerate(prompts)
     ]
+
+
+def builder_of(
+    core: Core, body: CompletionBody, asks: list[Ask], completion_id: str
+) -> CompletionBuilder:
+    return CompletionBuilder(
+        completion_id,
+        core.model,
+        asks[0].sampling.n,
+        [_echo(core, body, ask) for ask in asks],
+        body.logprobs,
+        partial(logprob_piece, core.prompts.tokenizer),
+        scores=body.prompt_logprobs is not None,
+        echo_only=body.max_tokens == 0,
+        token_ids=bool(body.return_token_ids),
+    )
 
 
 def _prompts(body: CompletionBody) -> list[Prompt]:
