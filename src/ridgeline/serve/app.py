@@ -24,6 +24,7 @@ from ridgeline.serve.core import health
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import Fault, Kind, fault_of
 from ridgeline.serve.core.guard import ANSWERING, ErrorBody, Guard
+from ridgeline.serve.llamacpp import routes as llamacpp
 from ridgeline.serve.metrics import routes as metrics
 from ridgeline.serve.metrics.access_log import AccessLog
 from ridgeline.serve.ollama import embed
@@ -62,6 +63,9 @@ DIALECTS: dict[str, Dialect] = {
     "anthropic": Dialect(anthropic.router, anthropic.error_body, ("/v1/messages",), TEXT),
     "ollama": Dialect(ollama.router, ollama.error_body, ("/api/",), (*TEXT, *POOLED)),
     "ollama embeddings": Dialect(embed.router, tasks=("embed",)),
+    "llama.cpp": Dialect(
+        llamacpp.router, llamacpp.error_body, ("/completion", "/infill", "/props"), TEXT
+    ),
     "tokens": Dialect(tokens.router),
     "telemetry": Dialect(metrics.router),
     "page": Dialect(page.router, tasks=TEXT),

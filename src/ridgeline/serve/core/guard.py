@@ -46,6 +46,9 @@ ANSWERING = frozenset(
         "/api/generate",
         "/api/chat",
         "/generate",
+        "/completion",
+        "/completions",
+        "/infill",
     }
 )
 # What is told of everybody: see `Keys.may_read_metrics`.
