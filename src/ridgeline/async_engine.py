@@ -11,10 +11,12 @@ import asyncio
 import time
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.async_worker import Load, Mailbox, Worker
+from ridgeline.engine.beams import BeamSearchParams
 from ridgeline.engine.book import Book
 from ridgeline.engine.outputs import Delta, RequestOutput
 from ridgeline.engine.prompts import Message, Prompt, Tokenized
@@ -27,7 +29,7 @@ from ridgeline.step import StepShape
 if TYPE_CHECKING:
     from ridgeline.assemble import OperatorTime
 
-__all__ = ["AsyncEngine", "AsyncStream", "Load"]
+__all__ = ["AsyncEngine", "AsyncSearch", "AsyncStream", "Load"]
 
 
 class AsyncStream(AsyncIterator[Delta]):
@@ -94,6 +96,37 @@ class AsyncStream(AsyncIterator[Delta]):
 
     def __del__(self) -> None:
         self.close()
+
+
+class AsyncSearch:
+    """A beam search, read like a stream of which all answers come at once. Closing it, or
+    cancelling the task that reads it, ends the search and frees its memory.
+    """
+
+    def __init__(self, found: Future[RequestOutput]) -> None:
+        self._found = found
+        self.output: RequestOutput | None = None
+
+    async def some(self) -> list[Delta]:
+        """The answers; empty: nothing more comes. Raises what the search has come to."""
+        if self.output is not None:
+            return []
+        output = self.output = await asyncio.wrap_future(self._found)
+        last = len(output.outputs) - 1
+        return [
+            Delta(
+                one.index,
+                one.text,
+                one.token_ids,
+                one.finish_reason,
+                output if one.index == last else None,
+                error=one.error,
+            )
+            for one in output.outputs
+        ]
+
+    def close(self) -> None:
+        self._found.cancel()
 
 
 class AsyncEngine:
@@ -262,6 +295,22 @@ class AsyncEngine:
             # It may have been queued in the meantime.
             queued.add_done_callback(self._worker.drop)
             raise
+
+    def search(
+        self,
+        prompt: Tokenized,
+        params: BeamSearchParams,
+        *,
+        arrival: float,
+        request_id: str,
+        num_given: int | None = None,
+        service: Service = ORDINARY_SERVICE,
+    ) -> AsyncSearch:
+        """Queues a beam search beside the other requests; what is wrong with it is raised by who
+        reads it. num_given: of the answers, the best ones; None: all.
+        """
+        given = params.beam_width if num_given is None else num_given
+        return AsyncSearch(self._worker.search(prompt, params, given, request_id, arrival, service))
 
 
 async def _whole(stream: AsyncStream) -> RequestOutput:

@@ -15,9 +15,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ridgeline.engine.beam_requests import BeamRun
+from ridgeline.engine.beams import BeamSearchParams
 from ridgeline.engine.book import Book
 from ridgeline.engine.constrain.compile import Grammar
-from ridgeline.engine.outputs import Delta
+from ridgeline.engine.outputs import Delta, RequestOutput
 from ridgeline.engine.prompts import Tokenized
 from ridgeline.engine.request import SamplingParams, Service
 from ridgeline.engine.schedule.predict import outlook
@@ -104,6 +106,8 @@ class Worker:
         self._stopping = False
         self.fault: EngineError | None = None
         self._running: dict[str, tuple[Group, Mailbox]] = {}
+        self._searches: list[tuple[BeamRun, Future[RequestOutput]]] = []
+        self._tokenizer = llm.prompts.tokenizer
         self.load = self._load()
         self._thread = threading.Thread(target=self._run, name="ridgeline-engine", daemon=True)
         self._thread.start()
@@ -145,6 +149,41 @@ class Worker:
         if not self._call(command):
             queued.set_exception(EngineError("the engine has stopped; make another"))
         return queued
+
+    def search(
+        self,
+        prompt: Tokenized,
+        params: BeamSearchParams,
+        num_given: int,
+        name: str,
+        arrival: float,
+        service: Service,
+    ) -> Future[RequestOutput]:
+        """Whoever cancels it ends the search."""
+        found: Future[RequestOutput] = Future()
+
+        def command() -> None:
+            try:
+                if self.fault is not None:
+                    raise self.fault
+                run = BeamRun(
+                    self._session,
+                    self._tokenizer,
+                    prompt,
+                    params,
+                    num_given,
+                    name=name,
+                    arrival=arrival,
+                    service=service,
+                )
+            except RidgelineError as error:
+                _settle(found, error)
+            else:
+                self._searches.append((run, found))
+
+        if not self._call(command):
+            found.set_exception(EngineError("the engine has stopped; make another"))
+        return found
 
     def abort(self, request_id: str) -> None:
         def command() -> None:
@@ -190,7 +229,13 @@ class Worker:
     def _run(self) -> None:
         try:
             while self._obey():
-                self._deliver(self._step())
+                groups = self._step()
+                if self._searches:
+                    self._advance()
+                self._deliver(groups)
+            for run, found in self._searches:
+                run.close()
+                _settle(found, EngineError("the engine has stopped"))
             for group, _ in list(self._running.values()):
                 self._session.cancel(group)
                 self._deliver([group])
@@ -245,6 +290,27 @@ class Worker:
             self.step_began = None
             self._num_steps += 1
 
+    def _advance(self) -> None:
+        """Searches that have a token of each beam go on."""
+        left = []
+        for run, found in self._searches:
+            outcome: RequestOutput | Exception | None = None
+            if not found.cancelled():
+                try:
+                    outcome = run.advance()
+                except RidgelineError as error:
+                    outcome = error
+                except Exception as error:
+                    outcome = EngineError(f"the search failed: {error!r}")
+                if outcome is None:
+                    left.append((run, found))
+                    continue
+            if not isinstance(outcome, RequestOutput):
+                run.close()
+            if outcome is not None:
+                _settle(found, outcome)
+        self._searches = left
+
     def _sampled(self) -> Sequence[Group]:
         self._assembled.reset_timers()
         groups = self._session.step()
@@ -297,9 +363,21 @@ class Worker:
         for command in commands:
             with contextlib.suppress(Exception):
                 command()
+        for _, found in self._searches:
+            _settle(found, self.fault)
         for _, mailbox in self._running.values():
             mailbox.fault = self.fault
             _ring(mailbox.loop, [mailbox])
+
+
+def _settle(found: Future[RequestOutput], outcome: RequestOutput | Exception) -> None:
+    """Unless nobody waits for it any more."""
+    if not found.set_running_or_notify_cancel():
+        return
+    if isinstance(outcome, RequestOutput):
+        found.set_result(outcome)
+    else:
+        found.set_exception(outcome)
 
 
 def _ring(loop: asyncio.AbstractEventLoop, mailboxes: Sequence[Mailbox]) -> bool:

@@ -178,6 +178,23 @@ class Book:
                 self.tpot.observe((trace.last_token - trace.first_token) / (num_answer - 1))
         return ledger
 
+    def searched(
+        self, ledger: Ledger, num_prompt: int, lengths: Sequence[int], reasons: Sequence[str]
+    ) -> None:
+        """A beam search has ended, whose requests have no traces. lengths: of its answers; none
+        where nobody has waited for them.
+        """
+        for reason in reasons:
+            self.ended[reason] = self.ended.get(reason, 0) + 1
+        self.e2e.observe(ledger.total_seconds)
+        if ledger.first_step is not None and lengths:
+            self.queue.observe(ledger.seconds["queue"])
+            self.prompt_lengths.observe(num_prompt)
+            self.prompt_tokens += num_prompt
+        for length in lengths:
+            self.answer_lengths.observe(length)
+            self.answer_tokens += length
+
     def texts_dropped(self, count: int) -> None:
         """Whoever asked for them has gone before they were begun."""
         if count:

@@ -225,12 +225,14 @@ class Session:
         service: Service = ORDINARY_SERVICE,
         fork_of: Group | None = None,
         grammar: Grammar | None = None,
+        traced: bool = True,
     ) -> Group:
         """Queues a prompt. arrival: `time.monotonic()` of the call that brought it. name: its id,
         if no group that runs has it. streams: as `Group` has it. fork_of: a group of one answer
         with which it begins alike: what that has computed is shared, to the token, if it still
-        runs. grammar: the params' own, where it is compiled already. Raises RequestError if it
-        could never run here, Overloaded if it cannot run soon enough.
+        runs. grammar: the params' own, where it is compiled already. traced: the engine's book
+        has it. Raises RequestError if it could never run here, Overloaded if it cannot run soon
+        enough.
         """
         name = f"request-{next(self._numbers)}" if name is None else name
         asked = params.structured_outputs
@@ -262,7 +264,7 @@ class Session:
                     grammar=None if grammar is None else grammar.text,
                     images=prompt.images,
                     follower=None if grammar is None else grammar.follow(),
-                    trace=Trace(arrival, group.submitted),
+                    trace=Trace(arrival, group.submitted) if traced else None,
                 )
                 if request.id in self._groups:
                     raise RequestError("request_id", f"{name!r} is in use")

@@ -11,7 +11,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from ridgeline.async_engine import AsyncEngine
+from ridgeline.async_engine import AsyncEngine, AsyncSearch, AsyncStream
+from ridgeline.engine.beams import BeamSearchParams
 from ridgeline.engine.ledger import phase_seconds
 from ridgeline.engine.outputs import Delta, RequestOutput
 from ridgeline.errors import RequestError
@@ -102,24 +103,14 @@ async def answer(
     """
     arrival = time.monotonic()
     door.check()
-    if ask.sampling.num_sequences > max_answers:
-        field = "n" if ask.sampling.best_of is None else "best_of"
-        raise RequestError(
-            field, f"{ask.sampling.num_sequences} answers are asked for; {max_answers} are allowed"
-        )
+    _check_count(ask, max_answers)
     phrased = await asyncio.to_thread(phrasing.phrase, ask)
     num_prompt = len(phrased.prompt.token_ids)
     check_length(num_prompt, engine.max_context)
     entry = door.enter(ask.service.tenant, num_prompt)
     num_tokens = num_prompt
     try:
-        stream = await engine.submit(
-            phrased.prompt,
-            phrased.sampling,
-            request_id=ask.request_id,
-            arrival=arrival,
-            service=ask.service,
-        )
+        stream = await _submitted(engine, phrased, ask, arrival)
         try:
             understood = [
                 Understood(index, phrased.parser(index)) for index in range(ask.sampling.n)
@@ -143,6 +134,44 @@ async def answer(
             stream.close()
     finally:
         door.leave(entry, num_tokens)
+
+
+async def _submitted(
+    engine: AsyncEngine, phrased: Phrased, ask: Ask, arrival: float
+) -> AsyncStream | AsyncSearch:
+    sampling = phrased.sampling
+    if ask.beams is None:
+        return await engine.submit(
+            phrased.prompt,
+            sampling,
+            request_id=ask.request_id,
+            arrival=arrival,
+            service=ask.service,
+        )
+    most = engine.max_context - len(phrased.prompt.token_ids)
+    params = BeamSearchParams(
+        ask.beams.width,
+        sampling.max_tokens or most,
+        ignore_eos=sampling.ignore_eos,
+        length_penalty=ask.beams.length_penalty,
+        skip_special_tokens=sampling.skip_special_tokens,
+    )
+    return engine.search(
+        phrased.prompt,
+        params,
+        arrival=arrival,
+        request_id=ask.request_id or "search",
+        num_given=sampling.n,
+        service=ask.service,
+    )
+
+
+def _check_count(ask: Ask, most: int) -> None:
+    """Of the answers that are made, of which perhaps fewer are given."""
+    count = ask.sampling.num_sequences if ask.beams is None else ask.beams.width
+    if count > most:
+        field = "best_of" if count > ask.sampling.n else "n"
+        raise RequestError(field, f"{count} answers are asked for; {most} are allowed")
 
 
 def check_length(num_prompt: int, max_context: int) -> None:

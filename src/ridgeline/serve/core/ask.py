@@ -75,10 +75,19 @@ class Reasoning:
 
 
 @dataclass(frozen=True, slots=True)
+class Beams:
+    """The answers are searched for, not drawn: see `engine.beams.BeamSearchParams`."""
+
+    width: int
+    length_penalty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """truncate: a longer prompt loses its beginning, down to so many tokens; None: is refused.
     traceparent: the client's trace, as W3C's Trace Context has it. merges: pieces that wait for a
-    reader who is slow may come as one. tells_prompt: the events begin with the prompt's ids.
+    reader who is slow may come as one. tells_prompt: the events begin with the prompt's ids. beams:
+    of the sampling only n, max_tokens, ignore_eos and skip_special_tokens have a meaning then.
     """
 
     prompt: Conversation | Prompt
@@ -93,3 +102,4 @@ class Ask:
     traceparent: str | None = None
     merges: bool = True
     tells_prompt: bool = False
+    beams: Beams | None = None

@@ -40,6 +40,7 @@ from ridgeline.serve.core.http import (
 )
 from ridgeline.serve.core.phrasing import constrained
 from ridgeline.serve.openai.answers import Completion
+from ridgeline.serve.openai.beams import beams_of, check_beams
 from ridgeline.serve.openai.chat_answer import ChatBuilder
 from ridgeline.serve.openai.chat_bodies import (
     AllowedChoice,
@@ -104,10 +105,13 @@ def ask_of(core: Core, body: ChatBody, tenant: str, request_id: str) -> Ask:
         ends = "closed"
     if body.top_logprobs is not None and not body.logprobs:
         raise RequestError("top_logprobs", "needs logprobs to be true")
+    beams = beams_of(body, sampling)
     params = SamplingParams(
         max_tokens=most, logprobs=(body.top_logprobs or 0) if body.logprobs else None, **sampling
     )
     params = constrained_by(params, body)
+    if beams is not None:
+        check_beams(params, tools=bool(body.tools) and body.tool_choice != "none")
     effort = body.reasoning_effort
     return Ask(
         Conversation(tuple(messages_of(body.messages)), body.chat_template_kwargs or {}, ends),
@@ -124,6 +128,7 @@ def ask_of(core: Core, body: ChatBody, tenant: str, request_id: str) -> Ask:
         request_id=request_id,
         truncate=body.truncate_prompt_tokens,
         tells_prompt=bool(body.return_token_ids),
+        beams=beams,
     )
 
 

@@ -175,7 +175,8 @@ class SamplingBody(Body):
 
 class ConstrainedBody(SamplingBody):
     """What completions of both kinds have: how the answer is constrained, and how it is served.
-    return_token_ids: the prompt's ids come, too, and each answer's.
+    return_token_ids: the prompt's ids come, too, and each answer's. use_beam_search: the n answers
+    are the likeliest of a search that keeps best_of (n, if that is not said) at each token.
     """
 
     response_format: ResponseFormat | None = None
@@ -185,6 +186,8 @@ class ConstrainedBody(SamplingBody):
     cache_salt: Annotated[str, Field(max_length=256)] = ""
     timeout_seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None
     return_token_ids: bool | None = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
 
 
 class Prediction(Body):

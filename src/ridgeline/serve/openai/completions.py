@@ -33,6 +33,7 @@ from ridgeline.serve.core.http import (
 )
 from ridgeline.serve.core.many import Numbered, answer_many
 from ridgeline.serve.openai.answers import TextCompletion
+from ridgeline.serve.openai.beams import beams_of, check_beams
 from ridgeline.serve.openai.chat import (
     check_stream,
     constrained_by,
@@ -118,15 +119,21 @@ def asks_of(core: Core, body: CompletionBody, tenant: str, request_id: str) -> l
     if body.echo and body.logprobs is not None:
         given.setdefault("prompt_logprobs", body.logprobs)
     most = 1 if body.max_tokens == 0 else body.max_tokens  # the one is not told
+    beams = beams_of(body, given)
     params = SamplingParams(max_tokens=most, logprobs=body.logprobs, **given)
     params = constrained_by(params, body)
+    if beams is not None:
+        check_beams(params)
+        if body.max_tokens == 0:
+            raise RequestError("max_tokens", "0 leaves use_beam_search nothing to search for")
     prompts = _prompts(body)
     if len(prompts) > core.options.max_prompts:
         most = core.options.max_prompts
         raise RequestError("prompt", f"{len(prompts)} prompts; {most} are allowed")
-    if len(prompts) * params.num_sequences > core.limit:
-        total = len(prompts) * params.num_sequences
-        field = "n" if params.best_of is None else "best_of"
+    each = params.num_sequences if beams is None else beams.width
+    if len(prompts) * each > core.limit:
+        total = len(prompts) * each
+        field = "n" if body.best_of is None else "best_of"
         raise RequestError(field, f"{total} answers are asked for; {core.limit} are allowed")
     service = core.service(tenant, body.priority, body.cache_salt, body.timeout_seconds)
     return [
@@ -137,6 +144,7 @@ def asks_of(core: Core, body: CompletionBody, tenant: str, request_id: str) -> l
             request_id=request_id if len(prompts) == 1 else f"{request_id}-{number}",
             truncate=body.truncate_prompt_tokens,
             tells_prompt=bool(body.return_token_ids),
+            beams=beams,
         )
         for number, prompt in enumerate(prompts)
     ]
