@@ -34,6 +34,7 @@ from ridgeline.serve.openai.errors import error_body as openai_error
 from ridgeline.serve.page import routes as page
 from ridgeline.serve.plain import tokens
 from ridgeline.serve.responses import routes as responses
+from ridgeline.serve.sglang import routes as sglang
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ DIALECTS: dict[str, Dialect] = {
         llamacpp.router, llamacpp.error_body, ("/completion", "/infill", "/props"), TEXT
     ),
     "tokens": Dialect(tokens.router),
+    "sglang": Dialect(sglang.router),
     "telemetry": Dialect(metrics.router),
     "page": Dialect(page.router, tasks=TEXT),
 }

@@ -23,7 +23,7 @@ from ridgeline.serve.core.errors import Fault, HttpError, fault_of
 ErrorBody = Callable[[Fault], Mapping[str, Any]]
 
 # Answered without a key: what a load balancer asks, and the page that asks for a key.
-OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/health"})
+OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/health", "/ping"})
 OPEN_FOLDERS = ("/page/",)
 # Where answers are asked for: nobody reads their bodies while there is no room.
 ANSWERING = frozenset(
@@ -52,7 +52,7 @@ ANSWERING = frozenset(
     }
 )
 # What is told of everybody: see `Keys.may_read_metrics`.
-METRICS = frozenset({"/metrics", "/live"})
+METRICS = frozenset({"/metrics", "/live", "/load"})
 _JSON = "application/json"
 _LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 

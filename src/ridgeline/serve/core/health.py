@@ -27,6 +27,10 @@ class Status(BaseModel):
     status: str
 
 
+class Version(BaseModel):
+    version: str
+
+
 class Health(Status):
     version: str
     model: str
@@ -87,6 +91,16 @@ def router(core: Core) -> APIRouter:
     )
     async def readyz() -> JSONResponse:
         return answered(trouble(core), {})
+
+    # As SageMaker, by vLLM's example, asks the same.
+    for method in (routes.get, routes.post):
+        method(
+            "/ping", response_model=Status, responses=unready, summary="As /readyz", name="ping"
+        )(readyz)
+
+    @routes.get("/version", response_model=Version, summary="Of Ridgeline")
+    async def version() -> JSONResponse:
+        return JSONResponse({"version": __version__})
 
     @routes.get(
         "/health",

@@ -152,7 +152,7 @@ def _place(location: tuple[str | int, ...], value: Any) -> str:
 
 
 def documented(
-    model: type[Body], answer: type[BaseModel] | None = None, stream: str | None = None
+    model: type[BaseModel], answer: type[BaseModel] | None = None, stream: str | None = None
 ) -> dict[str, Any]:
     """`openapi_extra` of a route that reads its own body. answer: what it gives, if all went well;
     stream: the media type that the same comes in as a stream.

@@ -1,4 +1,4 @@
-"""`/metrics`, `/explain/{request_id}` and `/live`."""
+"""`/metrics`, `/explain/{request_id}`, `/live`, and vLLM's `/load`."""
 
 from __future__ import annotations
 
@@ -52,5 +52,9 @@ def router(core: Core) -> APIRouter:
     @routes.get("/live", response_model=dict[str, Any], summary="What the engine is doing now")
     async def now() -> JSONResponse:
         return JSONResponse(await asyncio.to_thread(lambda: live(core, roof.get())))
+
+    @routes.get("/load", response_model=dict[str, int], summary="Requests that are let in now")
+    async def load() -> JSONResponse:
+        return JSONResponse({"server_load": core.door.running})
 
     return routes

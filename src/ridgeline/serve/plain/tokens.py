@@ -1,4 +1,6 @@
-"""Tokens in and out: `/tokenize`, `/detokenize`, `/apply-template`, `/generate`."""
+"""Tokens in and out: `/tokenize`, `/detokenize`, `/apply-template`, `/generate`; the last in
+SGLang's way as well.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 
 from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import RequestError
@@ -20,11 +22,13 @@ from ridgeline.serve.core.events import AnswerEnd, AnswerEvent, Done, TextDelta,
 from ridgeline.serve.core.http import (
     EVENTS,
     begun,
+    checked_body,
     closing,
     compact,
     documented,
     key_of,
     read_body,
+    read_json,
     route_of,
     sent,
     server_sent,
@@ -35,6 +39,9 @@ from ridgeline.serve.openai.chat import check_stream, messages_of, told_end, tol
 from ridgeline.serve.openai.chat_answer import logprobs_of, scores_of, usage_of
 from ridgeline.serve.openai.chat_bodies import Message, SamplingBody
 from ridgeline.serve.openai.errors import error_body
+from ridgeline.serve.sglang.bodies import MARKS
+from ridgeline.serve.sglang.bodies import GenerateBody as SglangBody
+from ridgeline.serve.sglang.generate import GeneratedText, generated
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
@@ -103,6 +110,14 @@ class Generated(BaseModel):
     prompt_logprobs: list[dict[str, Any] | None] | None = None
 
 
+class AnyGenerateBody(RootModel[GenerateBody | SglangBody]):
+    """Two ways of one path: which it is, its fields say (`MARKS`)."""
+
+
+class AnyGenerated(RootModel[Generated | GeneratedText | list[GeneratedText]]):
+    """In the way that was asked in."""
+
+
 def router(core: Core) -> APIRouter:
     routes = APIRouter(route_class=route_of(error_body), tags=["tokens"])
 
@@ -152,10 +167,13 @@ def generating(core: Core) -> APIRouter:
         rendered = await asyncio.to_thread(core.phrasing.render, _conversation(body))
         return _answered({"prompt": rendered.text}, ignored)
 
-    @routes.post("/generate", openapi_extra=documented(GenerateBody, Generated, EVENTS))
+    @routes.post("/generate", openapi_extra=documented(AnyGenerateBody, AnyGenerated, EVENTS))
     async def generate(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
-        body, ignored = await read_body(core, request, GenerateBody)
+        value = await read_json(core, request)
+        if isinstance(value, dict) and not MARKS.isdisjoint(value):
+            return await generated(core, request, tenant, value)
+        body, ignored = checked_body(value, GenerateBody, lenient=core.options.lenient)
         core.check_model(body.model)
         check_stream(body.stream, None, body)
         request_id = core.new_id("gen-")
