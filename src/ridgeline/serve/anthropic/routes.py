@@ -85,19 +85,12 @@ def router(core: Core) -> APIRouter:
         body, ignored = await read_body(core, request, MessagesBody)
         core.check_model(body.model)
         message_id = core.new_id("msg_")
-        dropped: list[str] | None = [] if core.options.lenient else None
-        kept, num_turns = without_thinking(body, dropped)
-        assert isinstance(kept, MessagesBody)
-        ask = traced(ask_of(core, kept, tenant, message_id, dropped), request)
-        edits = None
-        if body.context_management is not None:
-            edits = await cleared(core, body, ask, num_turns)
-        ignored += dropped or []
+        ask, builder, dropped = await made(core, body, tenant, message_id)
+        ask = traced(ask, request)
+        ignored += dropped
         headers = {"request-id": message_id}
         if ignored:
             headers["ridgeline-ignored-fields"] = ", ".join(ignored)
-        omits = body.thinking is not None and body.thinking.display == "omitted"
-        builder = MessageBuilder(message_id, core.model, omits=omits, edits=edits)
         if body.stream:
             events = await while_there(request, begun(core.answer(ask)))
             start = "".join(sent(compact(data), name) for name, data in builder.start())
@@ -129,6 +122,21 @@ def check_version(request: Request) -> None:
     version = request.headers.get("anthropic-version")
     if version is not None and version not in VERSIONS:
         raise RequestError("anthropic-version", f"{version!r} is not one of {', '.join(VERSIONS)}")
+
+
+async def made(
+    core: Core, body: MessagesBody, tenant: str, message_id: str
+) -> tuple[Ask, MessageBuilder, list[str]]:
+    """What is asked, what will tell it, and what a lenient server leaves out of it."""
+    dropped: list[str] | None = [] if core.options.lenient else None
+    kept, num_turns = without_thinking(body, dropped)
+    assert isinstance(kept, MessagesBody)
+    ask = ask_of(core, kept, tenant, message_id, dropped)
+    edits = None
+    if body.context_management is not None:
+        edits = await cleared(core, body, ask, num_turns)
+    omits = body.thinking is not None and body.thinking.display == "omitted"
+    return ask, MessageBuilder(message_id, core.model, omits=omits, edits=edits), dropped or []
 
 
 async def num_tokens(core: Core, ask: Ask) -> int:

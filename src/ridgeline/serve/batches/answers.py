@@ -8,6 +8,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ridgeline.serve.anthropic import routes as messages
+from ridgeline.serve.anthropic.bodies import MessagesBody
+from ridgeline.serve.batches.batch import MESSAGES
 from ridgeline.serve.core.ask import Ask
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.http import checked_body
@@ -35,6 +38,7 @@ def answers_of(core: Core) -> Mapping[str, Answerer]:
             "/v1/chat/completions": partial(_chat, core),
             "/v1/completions": partial(_completion, core),
             "/v1/responses": partial(_response, core, desk),
+            MESSAGES: partial(_message, core),
         }
     texts = PoolDesk(core)
     return {
@@ -65,6 +69,15 @@ async def _response(
     if body.store is not False:
         await asyncio.to_thread(desk.store.keep, tenant, made.response, items)
     return made.response
+
+
+async def _message(core: Core, tenant: str, value: dict[str, Any]) -> dict[str, Any]:
+    body, ignored = checked_body(value, MessagesBody, lenient=core.options.lenient)
+    core.check_model(body.model)
+    ask, builder, dropped = await messages.made(core, body, tenant, core.new_id("msg_"))
+    await messages.folded(builder, core.answer(_late(ask)))
+    ignored += dropped
+    return builder.whole() | ({"ignored_fields": ignored} if ignored else {})
 
 
 async def _completion(core: Core, tenant: str, value: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ MAX_LINES = 50_000
 MAX_FILE_BYTES = 200 << 20
 MAX_FILES = 1000
 WINDOW_SECONDS = 24 * 3600
+# Batches of this endpoint are Anthropic's: their results are read from the journal.
+MESSAGES = "/v1/messages"
 LIVE = ("validating", "in_progress", "finalizing", "cancelling")
 
 
@@ -96,13 +98,19 @@ class Batches:
         self._new_id = new_id
 
     def create(
-        self, tenant: str, endpoint: str, input_file_id: str, metadata: dict[str, str] | None
+        self,
+        tenant: str,
+        endpoint: str,
+        input_file_id: str,
+        metadata: dict[str, str] | None,
+        *,
+        prefix: str = "batch_",
     ) -> dict[str, Any]:
         """Checks the whole input; what is wrong with it is in the batch's errors, by line."""
         data = self._files.content(tenant, input_file_id)
         now = int(time.time())
         batch: dict[str, Any] = {
-            "id": self._new_id("batch_"),
+            "id": self._new_id(prefix),
             "object": "batch",
             "endpoint": endpoint,
             "errors": None,
@@ -190,7 +198,7 @@ class Batches:
             (good if entry["ok"] else bad).append(json.dumps(entry["entry"], ensure_ascii=False))
         named = (("output_file_id", good, "output"), ("error_file_id", bad, "errors"))
         for field, lines, name in named:
-            if lines and batch[field] is None:
+            if lines and batch[field] is None and batch["endpoint"] != MESSAGES:
                 data = "".join(f"{line}\n" for line in lines).encode()
                 name = f"{batch['id']}_{name}.jsonl"
                 file = self._files.add(batch["tenant"], name, "batch_output", data)
@@ -206,6 +214,20 @@ class Batches:
         """Ends a batch that cannot go on; what was answered is its output."""
         batch["errors"] = {"object": "list", "data": [_fault(0, code, message, None)]}
         return self.finish(batch, "failed")
+
+    def answered(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The entries of the lines that have an answer, in the order of the input."""
+        entries = {entry["line"]: entry["entry"] for entry in self._journal(batch).entries()}
+        for _, entry in sorted(entries.items()):
+            yield entry
+
+    def remove(self, tenant: str, batch_id: str) -> None:
+        """With its input and its answers. RequestError for one that is not done."""
+        batch = self.get(tenant, batch_id)
+        if batch["status"] in LIVE:
+            raise RequestError("batch_id", "is not done; cancel it first")
+        self._documents.remove("batches", batch_id)
+        self._documents.remove("files", batch["input_file_id"])
 
     def _write_unless_cancelled(self, batch: dict[str, Any]) -> None:
         now = self._documents.read("batches", batch["id"])

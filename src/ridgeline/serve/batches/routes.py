@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -12,8 +12,10 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import UploadFile
 
 from ridgeline.errors import RequestError
+from ridgeline.serve.anthropic.routes import error_body as anthropic_error
 from ridgeline.serve.batches.answers import answers_of
-from ridgeline.serve.batches.batch import MAX_FILE_BYTES, Batches, Files, public
+from ridgeline.serve.batches.batch import MAX_FILE_BYTES, MESSAGES, Batches, Files, public
+from ridgeline.serve.batches.messages import PURPOSE, message_batches
 from ridgeline.serve.batches.runner import BatchRunner
 from ridgeline.serve.core.bodies import Body
 from ridgeline.serve.core.core import Core
@@ -74,7 +76,8 @@ class Desk:
             return 200, await self.answers[endpoint](tenant, value)
         except Exception as error:
             fault = fault_of(error)
-            return fault.status, error_body(fault)
+            body = anthropic_error if endpoint == MESSAGES else error_body
+            return fault.status, body(fault)
 
 
 def router(core: Core) -> APIRouter:
@@ -92,6 +95,8 @@ def router(core: Core) -> APIRouter:
     routes = APIRouter(route_class=route_of(error_body), tags=["openai"], lifespan=lifespan)
     _add_files(routes, core, desk)
     _add_batches(routes, core, desk)
+    if MESSAGES in desk.answers:
+        routes.include_router(message_batches(core, desk))
     return routes
 
 
@@ -123,7 +128,7 @@ def _add_files(routes: APIRouter, core: Core, desk: Desk) -> None:
         every = [
             public(file)
             for file in await asyncio.to_thread(desk.files.every, tenant)
-            if purpose in (None, file["purpose"])
+            if purpose in (None, file["purpose"]) and file["purpose"] != PURPOSE
         ]
         page = page_of(every, request.query_params, order="desc", known=("purpose",))
         return JSONResponse(page)
@@ -147,12 +152,23 @@ def _add_files(routes: APIRouter, core: Core, desk: Desk) -> None:
 
 
 def _add_batches(routes: APIRouter, core: Core, desk: Desk) -> None:
+    def ours(call: Callable[[str, str], Any]) -> Callable[[str, str], Any]:
+        """Of batches that were not made in Anthropic's way."""
+
+        def found(tenant: str, batch_id: str) -> Any:
+            if desk.batches.get(tenant, batch_id)["endpoint"] == MESSAGES:
+                raise KeyError(batch_id)
+            return call(tenant, batch_id)
+
+        return found
+
     @routes.post("/v1/batches", openapi_extra=documented(BatchBody))
     async def create_batch(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
         body, _ = await read_body(core, request, BatchBody)
-        if body.endpoint not in desk.answers:
-            raise RequestError("endpoint", f"must be one of {', '.join(desk.answers)}")
+        known = [path for path in desk.answers if path != MESSAGES]  # that has batches of its own
+        if body.endpoint not in known:
+            raise RequestError("endpoint", f"must be one of {', '.join(known)}")
         if body.completion_window != "24h":
             raise RequestError("completion_window", "must be 24h")
         try:
@@ -168,17 +184,20 @@ def _add_batches(routes: APIRouter, core: Core, desk: Desk) -> None:
     async def list_batches(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
         every = await asyncio.to_thread(desk.batches.every, tenant)
-        return JSONResponse(page_of([public(batch) for batch in every], request.query_params))
+        ours = [public(batch) for batch in every if batch["endpoint"] != MESSAGES]
+        return JSONResponse(page_of(ours, request.query_params))
 
     @routes.get("/v1/batches/{batch_id}")
     async def get_batch(request: Request, batch_id: str) -> Response:
         tenant = core.tenant(key_of(request))
-        return JSONResponse(public(await _known(desk.batches.get, tenant, batch_id, "batch_id")))
+        return JSONResponse(
+            public(await _known(ours(desk.batches.get), tenant, batch_id, "batch_id"))
+        )
 
     @routes.post("/v1/batches/{batch_id}/cancel")
     async def cancel_batch(request: Request, batch_id: str) -> Response:
         tenant = core.tenant(key_of(request))
-        batch = await _known(desk.batches.cancel, tenant, batch_id, "batch_id")
+        batch = await _known(ours(desk.batches.cancel), tenant, batch_id, "batch_id")
         desk.start().wake()
         return JSONResponse(public(batch))
 
