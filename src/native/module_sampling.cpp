@@ -64,6 +64,7 @@ struct IntField {
 constexpr IntField kInts[] = {
     {"dry_allowed_length", &SamplingArgs::dry_allowed_length, 1},
     {"dry_last_n", &SamplingArgs::dry_last_n, -1},
+    {"penalty_last_n", &SamplingArgs::penalty_last_n, -1},
     {"no_repeat_ngram", &SamplingArgs::no_repeat_ngram, 0},
     {"min_tokens", &SamplingArgs::min_tokens, 0},
     {"is_constrained", &SamplingArgs::is_constrained, 0},

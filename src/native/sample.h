@@ -15,7 +15,7 @@ struct Span {
 struct SamplingArgs {
   float repetition_penalty = 1.0f, frequency_penalty = 0.0f, presence_penalty = 0.0f;
   float dry_multiplier = 0.0f, dry_base = 1.75f;
-  std::int32_t dry_allowed_length = 2, dry_last_n = -1;
+  std::int32_t dry_allowed_length = 2, dry_last_n = -1, penalty_last_n = -1;
   std::int32_t no_repeat_ngram = 0, min_tokens = 0;
   float temperature = 0.0f, dynatemp_range = 0.0f, dynatemp_exponent = 1.0f;
   float top_n_sigma = 0.0f;

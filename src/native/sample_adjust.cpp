@@ -156,13 +156,16 @@ void adjust(const SamplingArgs& args, const std::int32_t* tokens, std::int64_t n
     float& biased = x[args.bias_ids.data[i]];
     change(biased, biased + args.bias_amounts.data[i]);
   }
+  const bool sees_all = args.penalty_last_n < 0 || args.penalty_last_n > num_tokens;
+  const std::int64_t first = sees_all ? 0 : num_tokens - args.penalty_last_n;
+  const std::int64_t first_answer = first > args.num_prompt ? first : args.num_prompt;
   if (args.repetition_penalty != 1)
-    for_each_distinct(tokens, num_tokens, vocab, marks, [&](std::int32_t id, std::int32_t) {
+    for_each_distinct(tokens + first, num_tokens - first, vocab, marks, [&](std::int32_t id, std::int32_t) {
       // Positive logits divided, others multiplied (Keskar et al. 2019).
       change(x[id], x[id] > 0 ? x[id] / args.repetition_penalty : x[id] * args.repetition_penalty);
     });
-  if ((args.frequency_penalty != 0 || args.presence_penalty != 0) && num_tokens > args.num_prompt)
-    for_each_distinct(tokens + args.num_prompt, num_tokens - args.num_prompt, vocab, marks,
+  if ((args.frequency_penalty != 0 || args.presence_penalty != 0) && num_tokens > first_answer)
+    for_each_distinct(tokens + first_answer, num_tokens - first_answer, vocab, marks,
                       [&](std::int32_t id, std::int32_t times) {
                         const float frequent = args.frequency_penalty * static_cast<float>(times);
                         change(x[id], x[id] - frequent - args.presence_penalty);

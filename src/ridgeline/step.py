@@ -238,6 +238,8 @@ class RowSampling:
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    penalty_last_n: int = -1
+    """The three penalties above look at so many of the last tokens; -1: at all."""
     dry_multiplier: float = 0.0
     dry_base: float = 1.75
     dry_allowed_length: int = 2

@@ -44,6 +44,7 @@ WRONG: list[tuple[str, Any]] = [
     ("dry_multiplier", -1),
     ("dry_base", 0.9),
     ("dry_allowed_length", 0),
+    ("penalty_last_n", -2),
     ("dry_penalty_last_n", -2),
     ("dry_sequence_breakers", "\n"),
     ("dry_sequence_breakers", [""]),

@@ -17,6 +17,11 @@ ALONE: dict[str, RowSampling] = {
     "frequency": RowSampling(temperature=1.0, frequency_penalty=0.7, num_prompt=2),
     "presence": RowSampling(temperature=1.0, presence_penalty=1.1, num_prompt=2),
     "negative": RowSampling(temperature=1.0, presence_penalty=-1.1, frequency_penalty=-0.3),
+    "repetition window": RowSampling(temperature=0.9, repetition_penalty=1.4, penalty_last_n=3),
+    "no window": RowSampling(temperature=0.9, repetition_penalty=1.4, penalty_last_n=0),
+    "presence window": RowSampling(
+        temperature=1.0, presence_penalty=1.1, frequency_penalty=0.4, num_prompt=2, penalty_last_n=4
+    ),
     "dry": RowSampling(temperature=1.0, dry_multiplier=0.8, dry_allowed_length=1),
     "dry greedy": RowSampling(dry_multiplier=2.0, dry_base=3.0, dry_allowed_length=2),
     "dry breakers": RowSampling(temperature=1.0, dry_multiplier=0.8, dry_breakers=(1, 3)),
@@ -61,6 +66,7 @@ def mixture(rng: random.Random, vocab: int) -> RowSampling:
         "repetition_penalty": lambda: rng.choice([0.8, 1.1, 1.5]),
         "frequency_penalty": lambda: rng.uniform(-0.5, 1.5),
         "presence_penalty": lambda: rng.uniform(-0.5, 1.5),
+        "penalty_last_n": lambda: rng.choice([-1, 0, 2, 15, 1000]),
         "dry_multiplier": lambda: rng.uniform(0.1, 2),
         "dry_breakers": lambda: ids(2),
         "dry_last_n": lambda: rng.choice([-1, 0, 3, 20]),

@@ -59,9 +59,10 @@ def adjusted(how: RowSampling, history: list[int]) -> dict[int, float]:
     x = {i: float(v) for i, v in enumerate(VALUES)}
     for token, amount in how.logit_bias:
         x[token] += amount
-    for token in set(history):
+    first = 0 if how.penalty_last_n < 0 else max(0, len(history) - how.penalty_last_n)
+    for token in set(history[first:]):
         x[token] *= how.repetition_penalty ** (-1 if x[token] > 0 else 1)
-    for token, times in Counter(history[how.num_prompt :]).items():
+    for token, times in Counter(history[max(first, how.num_prompt) :]).items():
         x[token] -= times * how.frequency_penalty + how.presence_penalty
     if how.dry_multiplier:
         for token, length in repetitions(how, history).items():

@@ -266,7 +266,7 @@ def test_ollama_tools_and_formats(of_ollama: ollama.Client) -> None:
     [
         ({"options": {"num_gpu": 1}}, "options.num_gpu"),
         ({"options": {"mirostat": 1}}, "mirostat"),
-        ({"options": {"repeat_last_n": 64}}, "repeat_last_n"),
+        ({"options": {"repeat_last_n": -2}}, "repeat_last_n"),
         ({"options": {"nonsense": 1}}, "options.nonsense"),
         ({"keep_alive": 0}, "keep_alive"),
         ({"images": ["aGk="]}, "images"),

@@ -242,7 +242,7 @@ def test_what_an_editor_sends_is_taken_by_a_lenient_server() -> None:
         ({"t_max_predict_ms": 500}, "t_max_predict_ms"),
         ({"samplers": ["top_k", "infill"]}, "samplers.infill"),
         ({"samplers": ["top_p", "top_k"]}, "samplers"),
-        ({"repeat_penalty": 1.1, "repeat_last_n": 64}, "repeat_last_n"),
+        ({"repeat_penalty": 1.1, "repeat_last_n": -2}, "repeat_last_n"),
         ({"mirostat": 1}, "mirostat"),
         ({"lora": [{"id": 0, "scale": 1}]}, "lora"),
         ({"logit_bias": [[5, True]]}, "logit_bias"),

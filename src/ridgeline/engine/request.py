@@ -48,7 +48,8 @@ class SamplingParams:
 
     Off, and the default: top_k 0 (or -1); top_p, typical_p and repetition_penalty 1; mirostat 0 (2
     is on); stop, bad_words and logit_bias empty; allowed_token_ids, logprobs and prompt_logprobs
-    None; all other numbers 0.
+    None; all other numbers 0. penalty_last_n: repetition, frequency and presence penalties look at
+    so many of the last tokens; -1: at all.
 
     dry_sequence_breakers: no repetition goes across a token whose text has one of these.
     bad_words: texts, or token ids, that do not come; a text as the tokenizer cuts it, alone and
@@ -78,6 +79,7 @@ class SamplingParams:
     best_of: int | None = None
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    penalty_last_n: int = -1
     dry_multiplier: float = 0.0
     dry_base: float = 1.75
     dry_allowed_length: int = 2
@@ -217,6 +219,7 @@ _WHOLES: dict[str, tuple[int, int]] = {
     "n": (1, 1024),
     "top_k": (-1, _BIG),
     "dry_allowed_length": (1, _BIG),
+    "penalty_last_n": (-1, _BIG),
     "dry_penalty_last_n": (-1, _BIG),
     "no_repeat_ngram_size": (0, _BIG),
     "min_tokens": (0, _BIG),

@@ -45,6 +45,7 @@ class RowSamplings:
             repetition_penalty=params.repetition_penalty,
             frequency_penalty=params.frequency_penalty,
             presence_penalty=params.presence_penalty,
+            penalty_last_n=params.penalty_last_n,
             dry_multiplier=params.dry_multiplier,
             dry_base=params.dry_base,
             dry_allowed_length=params.dry_allowed_length,

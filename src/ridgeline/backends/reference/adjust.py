@@ -27,8 +27,10 @@ def adjust(
     """
     answer = history[how.num_prompt :]
     x = bias(logits, how)
-    x = penalise(x, history, how.repetition_penalty)
-    x = penalise_counts(x, answer, how.frequency_penalty, how.presence_penalty)
+    first = 0 if how.penalty_last_n < 0 else max(0, len(history) - how.penalty_last_n)
+    said = history[max(first, how.num_prompt) :]
+    x = penalise(x, history[first:], how.repetition_penalty)
+    x = penalise_counts(x, said, how.frequency_penalty, how.presence_penalty)
     x = dry(x, history, how)
     banned = np.concatenate(
         [

@@ -286,6 +286,7 @@ _RANGES: dict[str, tuple[float, float] | tuple[float, float, bool]] = {
     "dry_base": (1, _LARGEST),
     "dry_allowed_length": (1, 2**31 - 1),
     "dry_last_n": (-1, 2**31 - 1),
+    "penalty_last_n": (-1, 2**31 - 1),
     "no_repeat_ngram": (0, 2**31 - 1),
     "min_tokens": (0, 2**31 - 1),
     "temperature": (0, _LARGEST),

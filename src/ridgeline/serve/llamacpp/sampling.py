@@ -14,6 +14,8 @@ from ridgeline.serve.llamacpp.bodies import SamplingBody
 
 # Where llama.cpp's own defaults are not ours.
 DEFAULTS: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+# Penalties look at so many of the last tokens, where nothing is said.
+LAST_TOKENS = 64
 RANDOM_SEEDS = (-1, 2**32 - 1)
 # Their samplers in the order in which ours are applied, each with the values that switch it off.
 SAMPLERS: dict[str, dict[str, Any]] = {
@@ -118,25 +120,20 @@ def sampling_of(body: SamplingBody, tokenizer: Tokenizer, wishes: Wishes) -> Sam
     if body.dry_penalty_last_n == 0:
         del found["dry_penalty_last_n"]
         found["dry_multiplier"] = 0.0
-    _add_penalties(found, body, wishes)
+    _add_penalties(found, body)
     _add_biases(found, body, tokenizer)
     if body.samplers is not None:
         _choose(found, body.samplers, wishes)
     return _formed(SamplingParams(**found), body)
 
 
-def _add_penalties(found: dict[str, Any], body: SamplingBody, wishes: Wishes) -> None:
+def _add_penalties(found: dict[str, Any], body: SamplingBody) -> None:
     if body.repeat_penalty is not None:
         found["repetition_penalty"] = body.repeat_penalty
     last = body.repeat_last_n
-    off = SAMPLERS["penalties"]
-    if last == 0:
-        for name in off:
-            found.pop(name, None)
-    elif last not in (None, -1) and any(found.get(name, off[name]) != off[name] for name in off):
-        wishes.refuse(
-            "repeat_last_n", "penalties look at all tokens (-1), or at none (0); it may be unsaid"
-        )
+    if last is not None and last < -1:
+        raise RequestError("repeat_last_n", "is a number of tokens, or -1 (all)")
+    found["penalty_last_n"] = LAST_TOKENS if last is None else last
 
 
 def _add_biases(found: dict[str, Any], body: SamplingBody, tokenizer: Tokenizer) -> None:
@@ -211,7 +208,7 @@ def settings_of(
         "temperature": params.temperature,
         "top_k": params.top_k,
         "top_n_sigma": params.top_n_sigma or -1.0,
-        "repeat_last_n": -1,
+        "repeat_last_n": params.penalty_last_n,
         "repeat_penalty": params.repetition_penalty,
         **{
             name: list(value) if isinstance(value := getattr(params, name), tuple) else value

@@ -122,6 +122,9 @@ class ShowBody(Body):
     verbose: bool = False
 
 
+# Penalties look at so many of the last tokens, where nothing is said.
+LAST_TOKENS = 64
+
 _REFUSED = {
     "num_batch": "how much is computed at once is the scheduler's to decide",
     "num_gpu": "where the model runs was decided when it was loaded",
@@ -150,8 +153,8 @@ def drop_refused(body: _Asking) -> list[str]:
 
 
 def sampling_of(body: _Asking, max_context: int) -> dict[str, Any]:
-    """Arguments of SamplingParams. Unsaid, they are Ollama's: temperature 0.8, top_k 40, top_p 0.9;
-    its penalty on the last 64 tokens is not, since ours looks at all of them.
+    """Arguments of SamplingParams. Unsaid, they are Ollama's: temperature 0.8, top_k 40, top_p 0.9,
+    penalties on the last 64 tokens; but none is applied that is not asked for.
     """
     options = body.options or Options()
     for name, why in _REFUSED.items():
@@ -188,13 +191,10 @@ def sampling_of(body: _Asking, max_context: int) -> dict[str, Any]:
         for name in ("top_k", "top_p"):
             if getattr(options, name) is None:
                 del found[name]
-    last = options.repeat_last_n
-    if last == 0:
-        found.pop("repetition_penalty", None)
-    elif last is not None and last != -1:
-        raise RequestError(
-            "options.repeat_last_n", "the penalty looks at all tokens (-1) or at none (0)"
-        )
+    last = LAST_TOKENS if options.repeat_last_n is None else options.repeat_last_n
+    if last < -1:
+        raise RequestError("options.repeat_last_n", "is a number of tokens, or -1 (all)")
+    found["penalty_last_n"] = last
     if options.num_predict is not None and options.num_predict >= 0:
         found["max_tokens"] = options.num_predict
     if body.logprobs or body.top_logprobs is not None:

@@ -149,6 +149,7 @@ class SamplingBody(Body):
     allowed_token_ids: list[int] | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+    penalty_last_n: int | None = None
     repetition_penalty: float | None = None
     no_repeat_ngram_size: int | None = None
     dry_multiplier: float | None = None
