@@ -51,13 +51,15 @@ ToolChoice = Literal["auto", "none", "required"] | NamedTool | AllowedTools
 class Conversation:
     """Messages as chat templates know them, and what else the template is told. ends: with the head
     of an answer that is to come; with the last message, as a whole; or in the midst of it, an
-    answer's text that the model goes on with. continued_as: how the client wished for that.
+    answer's text that the model goes on with. continued_as: how the client wished for that. after:
+    tokens of turns before these, up to the end of an answer's text.
     """
 
     messages: tuple[Mapping[str, Any], ...]
     variables: Mapping[str, Any] = field(default_factory=dict)
     ends: Literal["answering", "closed", "continued"] = "answering"
     continued_as: str = "continue_final_message"
+    after: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

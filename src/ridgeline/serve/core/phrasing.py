@@ -25,6 +25,8 @@ from ridgeline.serve.parse.grammar import tool_grammar
 from ridgeline.serve.parse.parser import Parser
 
 PLAIN = ModelFormat(None, None)
+# What stands for an answer, where it is looked how a template goes on behind one.
+_ANSWER = "an answer, 7d1f9a"
 # What a template is given by us, and no request may replace.
 _RESERVED = frozenset(
     {"self", "messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now"}
@@ -163,6 +165,8 @@ class Phrasing:
         elif definitions is not None and name != "tools":
             variables[str(name)] = definitions
             definitions = None
+        if conversation.after:
+            return self._after(messages, variables, conversation.after)
         if conversation.ends == "continued":
             return self._continued(messages, definitions, variables, conversation.continued_as)
         return self._prompts.render(
@@ -171,6 +175,24 @@ class Phrasing:
             add_generation_prompt=conversation.ends == "answering",
             variables=variables,
         )
+
+    def _after(
+        self,
+        messages: list[Mapping[str, Any]],
+        variables: dict[str, Any],
+        before: tuple[int, ...],
+    ) -> Tokenized:
+        """A turn behind the tokens of others, as the template writes one behind an answer."""
+        try:
+            self._prompts.tokenize({"prompt_token_ids": before})
+        except RequestError as error:
+            raise RequestError("context", str(error).partition(": ")[2]) from None
+        turns = [{"role": "user", "content": "."}, {"role": "assistant", "content": _ANSWER}]
+        whole = self._prompts.render([*turns, *messages], variables=variables).text or ""
+        _, found, text = whole.partition(_ANSWER)
+        if not found:
+            raise RequestError("context", "this model's chat template has no place for answers")
+        return Tokenized(text, [*before, *self._prompts.tokenizer.encode(text, add_special=False)])
 
     def _continued(
         self,

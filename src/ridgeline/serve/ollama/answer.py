@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -18,9 +19,21 @@ from ridgeline.serve.core.events import (
 
 
 class Lines:
-    """Takes an answer's events; gives the objects of the stream. `whole` is all of it as one."""
+    """Takes an answer's events; gives the objects of the stream. `whole` is all of it as one.
 
-    def __init__(self, model: str, form: Literal["chat", "generate"], *, logprobs: bool) -> None:
+    ends: ids that end an answer: what was read and written without such a one is told as `context`,
+    for a turn to come; None: no context is told.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        form: Literal["chat", "generate"],
+        *,
+        logprobs: bool,
+        ends: Collection[int] | None = None,
+    ) -> None:
+        self._ends = ends
         self._model = model
         self._form = form
         self._wants_logprobs = logprobs
@@ -51,6 +64,8 @@ class Lines:
             return self._ended_call()
         if isinstance(event, Done):
             self._last = {"done": True, "done_reason": self._reason, **durations(event)}
+            if self._ends is not None:
+                self._last["context"] = context_of(event, self._ends)
             return [self._object("", "", [], []) | self._last]
         return []
 
@@ -101,6 +116,13 @@ class Lines:
         if logprobs:
             found["logprobs"] = logprobs
         return found
+
+
+def context_of(done: Done, ends: Collection[int]) -> list[int]:
+    answer = done.output.outputs[0]
+    ids = [*done.output.prompt_token_ids, *answer.token_ids]
+    ended = answer.finish_reason == "stop" and answer.token_ids and answer.token_ids[-1] in ends
+    return ids[:-1] if ended else ids
 
 
 def durations(done: Done) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
@@ -114,6 +116,15 @@ class ChatBody(_Asking):
     tools: list[Tool] | None = None
 
 
+class PullBody(Body):
+    """POST /api/pull"""
+
+    model: str | None = None
+    name: str | None = None
+    insecure: bool | None = None
+    stream: bool = True
+
+
 class ShowBody(Body):
     """POST /api/show"""
 
@@ -141,15 +152,24 @@ _REFUSED = {
 }
 
 
-def drop_refused(body: _Asking) -> list[str]:
-    """Of a lenient server: options that say how a model is to be loaded or computed are left out;
-    their names.
+# What of each is true of this server: by the option's name, values of which each says so.
+Facts = Mapping[str, Collection[Any]]
+
+
+def check_loading(body: _Asking, facts: Facts, *, lenient: bool) -> list[str]:
+    """Options that say how a model is to be loaded or computed: raises RequestError for what is not
+    so; lenient: their names.
     """
     options = body.options or Options()
-    given = [name for name in _REFUSED if getattr(options, name) is not None]
-    for name in given:
-        setattr(options, name, None)
-    return [f"options.{name}" for name in given]
+    untrue = []
+    for name, why in _REFUSED.items():
+        value = getattr(options, name)
+        if value is None or value in facts.get(name, ()):
+            continue
+        if not lenient:
+            raise RequestError(f"options.{name}", why)
+        untrue.append(f"options.{name}")
+    return untrue
 
 
 def sampling_of(body: _Asking, max_context: int) -> dict[str, Any]:
@@ -157,9 +177,6 @@ def sampling_of(body: _Asking, max_context: int) -> dict[str, Any]:
     penalties on the last 64 tokens; but none is applied that is not asked for.
     """
     options = body.options or Options()
-    for name, why in _REFUSED.items():
-        if getattr(options, name) is not None:
-            raise RequestError(f"options.{name}", why)
     for name, off in (("tfs_z", 1.0), ("penalize_newline", True)):
         if getattr(options, name) not in (None, off):
             raise RequestError(f"options.{name}", "is not here; leave it out")
@@ -208,10 +225,24 @@ class Kept(Protocol):
     keep_alive: float | str | None
 
 
-def check_keep_alive(body: Kept) -> None:
-    """The model stays loaded as long as the server runs: every wish for that is met."""
-    if body.keep_alive in (0, "0", "0s", "0m"):
+# As Go writes durations; a number alone is seconds.
+_DURATION = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+|[+-]?\d+(?:\.\d*)?")
+
+
+def check_keep_alive(body: Kept, *, lenient: bool) -> list[str]:
+    """The model stays loaded as long as the server runs: every wish is met but that it be unloaded,
+    for which RequestError is raised; lenient: the field's name is given, if that was the wish.
+    """
+    wish = body.keep_alive
+    if isinstance(wish, str):
+        if not _DURATION.fullmatch(wish):
+            raise RequestError("keep_alive", f'{wish[:50]!r} is no duration, such as "10m" or 600')
+        unloads = not re.search("[1-9]", wish)
+    else:
+        unloads = wish == 0
+    if unloads and not lenient:
         raise RequestError("keep_alive", "the model stays loaded as long as the server runs")
+    return ["keep_alive"] if unloads else []
 
 
 def messages_of(body: ChatBody) -> list[dict[str, Any]]:

@@ -49,9 +49,9 @@ def router(core: Core) -> APIRouter:
     routes = APIRouter(route_class=route_of(error_body), tags=["ollama"])
     desk = PoolDesk(core)
 
-    def check(body: EmbedBody | OldBody) -> None:
+    def check(body: EmbedBody | OldBody, ignored: list[str]) -> None:
         check_name(core, body.model)
-        check_keep_alive(body)
+        ignored += check_keep_alive(body, lenient=core.options.lenient)
         for name in body.options or {}:
             raise RequestError(f"options.{name}"[:100], "means nothing for embeddings")
 
@@ -60,7 +60,7 @@ def router(core: Core) -> APIRouter:
         began = time.monotonic_ns()
         tenant = core.tenant(key_of(request))
         body, ignored = await read_body(core, request, EmbedBody)
-        check(body)
+        check(body, ignored)
         if body.dimensions not in (None, core.llm.width):
             raise RequestError("dimensions", f"this model's vectors have {core.llm.width}")
         given = [body.input] if isinstance(body.input, str) else body.input
@@ -80,7 +80,7 @@ def router(core: Core) -> APIRouter:
     async def embeddings(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
         body, ignored = await read_body(core, request, OldBody)
-        check(body)
+        check(body, ignored)
         texts = await desk.token_ids([body.prompt], "prompt", cut=True)
         (row,) = await desk.rows(tenant, texts, request=request)
         core.count_pooled("embeddings")

@@ -19,7 +19,7 @@ from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import ModelError, RequestError
 from ridgeline.serve.core.ask import Ask, Conversation, Reasoning, Tool
 from ridgeline.serve.core.core import Core
-from ridgeline.serve.core.errors import Fault
+from ridgeline.serve.core.errors import Fault, HttpError
 from ridgeline.serve.core.events import AnswerEvent, raise_error
 from ridgeline.serve.core.http import (
     LINES,
@@ -39,9 +39,10 @@ from ridgeline.serve.ollama.answer import Lines
 from ridgeline.serve.ollama.bodies import (
     ChatBody,
     GenerateBody,
+    PullBody,
     ShowBody,
     check_keep_alive,
-    drop_refused,
+    check_loading,
     messages_of,
     sampling_of,
     with_images,
@@ -65,11 +66,17 @@ class Line(BaseModel):
     response: str = ""
     thinking: str = ""
     logprobs: list[dict[str, Any]] = []
+    context: list[int] = []
     ignored_fields: list[str] = []
+
+
+class Pulled(BaseModel):
+    status: str
 
 
 def router(core: Core) -> APIRouter:
     routes = APIRouter(route_class=route_of(error_body), tags=["ollama"])
+    routes.include_router(keeping(core))
 
     if core.llm.task == "generate":
         routes.include_router(answering(core))
@@ -103,6 +110,50 @@ def router(core: Core) -> APIRouter:
     return routes
 
 
+def keeping(core: Core) -> APIRouter:
+    """The paths that keep Ollama's models: here there is the one that is served, as it is."""
+    routes = APIRouter(route_class=route_of(error_body), tags=["ollama"])
+
+    @routes.post("/api/pull", openapi_extra=documented(PullBody, Pulled, LINES))
+    async def pull(request: Request) -> Response:
+        core.tenant(key_of(request))
+        body, _ = await read_body(core, request, PullBody)
+        name = body.model or body.name
+        if name is None:
+            raise RequestError("model", "is missing")
+        check_name(core, name)  # what is served is here
+        done = {"status": "success"}
+        return (
+            Response(compact(done) + "\n", media_type=LINES) if body.stream else JSONResponse(done)
+        )
+
+    async def cannot(request: Request) -> Response:
+        core.tenant(key_of(request))
+        what = _KEEPS[request.scope["route"].path]
+        one = f"this server has one model, {core.model}, as it was started"
+        raise HttpError(400, "invalid_request", f"{what}: {one}")
+
+    for path in _KEEPS:
+        method = "DELETE" if path == "/api/delete" else "POST"
+        routes.add_api_route(path, cannot, methods=[method], name=path)
+
+    @routes.head("/api/blobs/{digest}")
+    async def has_blob(request: Request) -> Response:
+        core.tenant(key_of(request))
+        return Response(status_code=404)
+
+    return routes
+
+
+_KEEPS = {
+    "/api/create": "models are not made here",
+    "/api/copy": "models are not copied or renamed (--name when the server starts)",
+    "/api/delete": "models are not deleted",
+    "/api/push": "models are not published",
+    "/api/blobs/{digest}": "files are not taken",
+}
+
+
 def answering(core: Core) -> APIRouter:
     """The paths of models that write."""
     routes = APIRouter(route_class=route_of(error_body), tags=["ollama"])
@@ -111,12 +162,11 @@ def answering(core: Core) -> APIRouter:
     async def chat(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
         body, ignored = await read_body(core, request, ChatBody)
-        if core.options.lenient:
-            ignored += drop_refused(body)
         check_name(core, body.model)
-        check_keep_alive(body)
+        ignored += _checked(core, body)
         if not body.messages:
-            return JSONResponse(loaded(core, {"message": {"role": "assistant", "content": ""}}))
+            empty = {"message": {"role": "assistant", "content": ""}}
+            return JSONResponse(loaded(core, empty, ignored))
         tools = tuple(
             Tool(t.function.name, t.function.description, t.function.parameters or {})
             for t in body.tools or ()
@@ -135,18 +185,16 @@ def answering(core: Core) -> APIRouter:
     async def generate(request: Request) -> Response:
         tenant = core.tenant(key_of(request))
         body, ignored = await read_body(core, request, GenerateBody)
-        if core.options.lenient:
-            ignored += drop_refused(body)
         check_name(core, body.model)
-        check_keep_alive(body)
+        ignored += _checked(core, body)
         for field, why in _CANNOT.items():
             if getattr(body, field):
                 raise RequestError(field, why)
         if not body.prompt and not body.system and not body.suffix:
-            return JSONResponse(loaded(core, {"response": ""}))
+            return JSONResponse(loaded(core, {"response": ""}, ignored))
         if body.raw or body.suffix:
             where = "a raw prompt" if body.raw else "a gap's surroundings (suffix)"
-            for field in ("system", "images", *(("suffix",) if body.raw else ())):
+            for field in ("system", "images", "context", *(("suffix",) if body.raw else ())):
                 if getattr(body, field):
                     raise RequestError(field, f"has no place in {where}")
             gap = {"prompt": body.prompt, "suffix": body.suffix}
@@ -155,15 +203,34 @@ def answering(core: Core) -> APIRouter:
             system = [{"role": "system", "content": body.system}] if body.system else []
             content = with_images(body.prompt, body.images, "images")
             messages: list[dict[str, Any]] = [*system, {"role": "user", "content": content}]
-            ask = ask_of(core, body, tenant, Conversation(tuple(messages)))
+            for field in ("system", "images") if body.context else ():
+                if getattr(body, field):
+                    raise RequestError(field, "has no place behind a context; see /api/chat")
+            after = tuple(body.context or ())
+            ask = ask_of(core, body, tenant, Conversation(tuple(messages), after=after))
         return await answered(core, request, ask, body, "generate", ignored)
 
     return routes
 
 
+def _checked(core: Core, body: ChatBody | GenerateBody) -> list[str]:
+    """What is said of loading; the names of what a lenient server leaves out."""
+    lenient, model = core.options.lenient, core.llm.assembled
+    facts = {
+        "num_thread": (model.threads, 0),  # 0: as the server has it, as -1 below
+        "num_batch": (model.max_tokens_per_step,),
+        "num_gpu": (0, -1),
+        "main_gpu": (0,),
+        "use_mmap": (True,),
+        **dict.fromkeys(_OFF, (False,)),
+    }
+    left_out = check_loading(body, facts, lenient=lenient)
+    return left_out + check_keep_alive(body, lenient=lenient)
+
+
+_OFF = ("low_vram", "numa", "logits_all", "vocab_only", "use_mlock", "embedding_only")
 _CANNOT = {
     "template": "templates of requests are not run; the model's own is used",
-    "context": "send the text of the conversation, with /api/chat",
     "width": "this model writes text, not images",
     "height": "this model writes text, not images",
     "steps": "this model writes text, not images",
@@ -207,7 +274,10 @@ async def answered(
     if ignored:
         headers["ridgeline-ignored-fields"] = ", ".join(ignored)
     ask = traced(ask, request)
-    lines = Lines(body.model, form, logprobs=body.logprobs)
+    ends = None
+    if isinstance(body, GenerateBody) and not (body.raw or body.suffix or body.images):
+        ends = core.prompts.tokenizer.eos_ids
+    lines = Lines(body.model, form, logprobs=body.logprobs, ends=ends)
     if body.stream:
         events = await while_there(request, begun(core.answer(ask)))
         return Streamed(events, said_by(lines), told_error, LINES, headers=headers)
@@ -236,8 +306,10 @@ def told_error(fault: Fault) -> str:
     return compact(error_body(fault)) + "\n"
 
 
-def loaded(core: Core, empty: dict[str, Any]) -> dict[str, Any]:
-    """An empty prompt asks for the model to be loaded: it is."""
+def loaded(core: Core, empty: dict[str, Any], ignored: list[str]) -> dict[str, Any]:
+    """An empty prompt asks for the model to be loaded: it is; it is, too, where a lenient server
+    was asked to unload it.
+    """
     created = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     return {
         "model": core.model,
@@ -245,6 +317,7 @@ def loaded(core: Core, empty: dict[str, Any]) -> dict[str, Any]:
         **empty,
         "done": True,
         "done_reason": "load",
+        **({"ignored_fields": ignored} if ignored else {}),
     }
 
 
