@@ -26,8 +26,10 @@ unit: $(VENV)/.test-installed
 	$(BIN)/python -m pytest
 
 # The kernels of AVX-512 and AMX, emulated with AVX2 (src/native/emulated/): for CPUs that have neither.
+# TESTS: what pytest is asked for, another file or a single test.
+TESTS ?= tests/parity tests/golden -k 'avx512 or amx'
 test-isa: build/emulated/.built
-	PYTHONPATH=tests $(BIN)/python -m pytest -p emulated tests/parity tests/golden -k 'avx512 or amx'
+	PYTHONPATH=tests $(BIN)/python -m pytest -p emulated $(TESTS)
 
 build/emulated/.built: $(VENV)/.test-installed $(SOURCES) $(wildcard src/native/emulated/*)
 	@$(BIN)/python -c 'from ridgeline.backends.cpu.executor import choose_isa; choose_isa("avx2")' 2>/dev/null \
