@@ -235,8 +235,7 @@ def fail(state: SchedulerState, error: EngineError) -> list[Event]:
 
 def retract(state: SchedulerState) -> None:
     """Nobody knows what became of the oldest step in flight: its requests are computed again."""
-    for flying in _still_running(state.in_flight.popleft()):
-        _preempt(state, flying.request)
+    recompute(state, [flying.request for flying in _still_running(state.in_flight.popleft())])
 
 
 def recompute(state: SchedulerState, requests: Sequence[Request]) -> None:

@@ -50,48 +50,42 @@ class MessageItem(Body):
     phase: str | None = None
 
 
-class CallItem(Body):
-    type: Literal["function_call"]
+class _Call(Body):
     call_id: Annotated[str, Field(max_length=256)]
     name: str
-    arguments: str
     id: str | None = None
     status: str | None = None
     caller: Any = None
     namespace: str | None = None
 
 
-class CallOutputItem(Body):
-    type: Literal["function_call_output"]
-    call_id: Annotated[str, Field(max_length=256)]
-    output: str | list[Part]
-    id: str | None = None
-    status: str | None = None
-    name: str | None = None
-    caller: Any = None
+class CallItem(_Call):
+    type: Literal["function_call"]
+    arguments: str
 
 
-class CustomCallItem(Body):
+class CustomCallItem(_Call):
     """A call of a freeform tool: input is a text of any kind."""
 
     type: Literal["custom_tool_call"]
-    call_id: Annotated[str, Field(max_length=256)]
-    name: str
     input: str
-    id: str | None = None
-    status: str | None = None
-    caller: Any = None
-    namespace: str | None = None
 
 
-class CustomCallOutputItem(Body):
-    type: Literal["custom_tool_call_output"]
+class _CallOutput(Body):
     call_id: Annotated[str, Field(max_length=256)]
     output: str | list[Part]
     id: str | None = None
     status: str | None = None
     name: str | None = None
     caller: Any = None
+
+
+class CallOutputItem(_CallOutput):
+    type: Literal["function_call_output"]
+
+
+class CustomCallOutputItem(_CallOutput):
+    type: Literal["custom_tool_call_output"]
 
 
 class ReasoningPart(Body):
