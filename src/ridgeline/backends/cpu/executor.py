@@ -270,8 +270,8 @@ class CpuExecutor:
         self, plan: StepPlan, steps: int, ends: Sequence[int]
     ) -> list[tuple[StepResult, float]]:
         self._require_idle()
-        lines, blocks, num_tokens = self._lines(plan)
         try:
+            lines, blocks, num_tokens = self._lines(plan)
             ran = self._program.run_on(lines, blocks, steps, np.array(ends, np.int32))
         except (ValueError, IndexError, OverflowError, RuntimeError) as error:
             raise EngineError(str(error)) from None
@@ -369,8 +369,8 @@ class CpuExecutor:
             return
         if (hidden is None) != (not self._given):
             raise EngineError(f"{self._graph.name} takes {len(self._given)} hidden states a token")
-        lines, blocks, num_tokens = self._lines(plan)
         try:
+            lines, blocks, num_tokens = self._lines(plan)
             if plan.copies:
                 pairs = [(copy.source, copy.target) for copy in plan.copies]
                 self._program.copy_blocks(np.array(pairs, np.int32))
@@ -405,7 +405,7 @@ class CpuExecutor:
 
     def _lines(self, plan: StepPlan) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int]:
         """A plan's rows as the program reads them, their new blocks, and its tokens. EngineError
-        for rows that the graph cannot take.
+        for rows that the graph cannot take, OverflowError for a number that 32 bits do not hold.
         """
         lines: list[int] = []  # one after the other: NumPy reads a list of tuples half as fast
         new_blocks: list[int] = []
