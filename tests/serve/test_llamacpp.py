@@ -282,3 +282,34 @@ def test_props_say_what_is_true(core: Core) -> None:
         assert props["chat_template"].startswith("{% for m in messages %}")
 
     within(core, check)
+
+
+def test_texts_are_cut_in_tokens_as_llama_cpp_tells_it(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = core.prompts.tokenizer
+    text = "Hi you!"
+
+    async def check(client: httpx.AsyncClient) -> None:
+        ids = (await asked(client, "/tokenize", content=text))["tokens"]
+        assert ids == tokenizer.encode(text, add_special=False)
+        with_begin = await asked(client, "/tokenize", content=text, add_special=True)
+        assert with_begin["tokens"] == tokenizer.encode(text)
+        told = (await asked(client, "/tokenize", content=text, with_pieces=True))["tokens"]
+        assert [one["id"] for one in told] == ids
+        whole = b"".join(
+            one["piece"].encode() if isinstance(one["piece"], str) else bytes(one["piece"])
+            for one in told
+        )
+        assert whole.decode().strip() == text
+        back = await asked(client, "/detokenize", tokens=ids)
+        assert back["content"] == back["prompt"]
+        assert back["content"].strip() == text
+        monkeypatch.setattr(type(tokenizer), "token_bytes", lambda _, one: b"\xc3")
+        half = (await asked(client, "/tokenize", content="a", with_pieces=True))["tokens"]
+        assert {tuple(one["piece"]) for one in half} == {(0xC3,)}
+        both = await client.post("/tokenize", json={"content": "a", "prompt": "a"})
+        assert both.status_code == 400
+        assert both.json()["error"]["param"] == "prompt"
+
+    within(core, check)

@@ -100,3 +100,12 @@ class InfillBody(SamplingBody):
     input_suffix: str = ""
     input_extra: list[Extra] = Field(default_factory=list)
     prompt: str = ""
+
+
+class ContentBody(Body):
+    """POST /tokenize, in llama.cpp's way: it is a body with `content`."""
+
+    content: str
+    add_special: bool = False
+    parse_special: bool = True
+    with_pieces: bool = False

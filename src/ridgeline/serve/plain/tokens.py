@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, RootModel
 
 from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import RequestError
+from ridgeline.model.text.tokenizer import Tokenizer
 from ridgeline.serve.core.ask import Ask, Conversation, Reasoning
 from ridgeline.serve.core.bodies import Body
 from ridgeline.serve.core.core import Core
@@ -34,6 +35,7 @@ from ridgeline.serve.core.http import (
     server_sent,
     while_there,
 )
+from ridgeline.serve.llamacpp.bodies import ContentBody
 from ridgeline.serve.openai.answers import Finished, UsageAnswer
 from ridgeline.serve.openai.chat import check_stream, messages_of, told_end, told_error
 from ridgeline.serve.openai.chat_answer import logprobs_of, scores_of, usage_of
@@ -91,8 +93,27 @@ class Tokens(BaseModel):
     pieces: list[str] = []
 
 
+class TokenPiece(BaseModel):
+    """piece: bytes, where they are no whole characters."""
+
+    id: int
+    piece: str | list[int]
+
+
+class Pieces(BaseModel):
+    """In llama.cpp's way."""
+
+    tokens: list[int] | list[TokenPiece]
+
+
 class PromptText(BaseModel):
     prompt: str
+
+
+class DetokenizedText(PromptText):
+    """content: the same, where llama.cpp's clients look for it."""
+
+    content: str
 
 
 class GeneratedChoice(Finished):
@@ -110,6 +131,14 @@ class Generated(BaseModel):
     prompt_logprobs: list[dict[str, Any] | None] | None = None
 
 
+class AnyTokenizeBody(RootModel[TokenizeBody | ContentBody]):
+    """Two ways of one path: a body with `content` is llama.cpp's."""
+
+
+class AnyTokens(RootModel[Tokens | Pieces]):
+    """In the way that was asked in."""
+
+
 class AnyGenerateBody(RootModel[GenerateBody | SglangBody]):
     """Two ways of one path: which it is, its fields say (`MARKS`)."""
 
@@ -121,10 +150,14 @@ class AnyGenerated(RootModel[Generated | GeneratedText | list[GeneratedText]]):
 def router(core: Core) -> APIRouter:
     routes = APIRouter(route_class=route_of(error_body), tags=["tokens"])
 
-    @routes.post("/tokenize", openapi_extra=documented(TokenizeBody, Tokens))
+    @routes.post("/tokenize", openapi_extra=documented(AnyTokenizeBody, AnyTokens))
     async def tokenize(request: Request) -> Response:
         core.tenant(key_of(request))
-        body, ignored = await read_body(core, request, TokenizeBody)
+        value = await read_json(core, request)
+        if isinstance(value, dict) and "content" in value:
+            text, ignored = checked_body(value, ContentBody, lenient=core.options.lenient)
+            return _answered({"tokens": await asyncio.to_thread(_pieces, core, text)}, ignored)
+        body, ignored = checked_body(value, TokenizeBody, lenient=core.options.lenient)
         core.check_model(body.model)
         found = await asyncio.to_thread(_tokens, core, body)
         answer: dict[str, Any] = {
@@ -137,7 +170,7 @@ def router(core: Core) -> APIRouter:
             answer["pieces"] = [decode([one], skip_special=False, continues=True) for one in found]
         return _answered(answer, ignored)
 
-    @routes.post("/detokenize", openapi_extra=documented(DetokenizeBody, PromptText))
+    @routes.post("/detokenize", openapi_extra=documented(DetokenizeBody, DetokenizedText))
     async def detokenize(request: Request) -> Response:
         core.tenant(key_of(request))
         body, ignored = await read_body(core, request, DetokenizeBody)
@@ -148,7 +181,7 @@ def router(core: Core) -> APIRouter:
         text = await asyncio.to_thread(
             tokenizer.decode, body.tokens, skip_special=body.skip_special_tokens
         )
-        return _answered({"prompt": text}, ignored)
+        return _answered({"prompt": text, "content": text}, ignored)
 
     if core.llm.task == "generate":
         routes.include_router(generating(core))
@@ -220,6 +253,24 @@ def _conversation(body: ConversationBody | TokenizeBody) -> Ask:
         SamplingParams(),
         reasoning=Reasoning(),
     )
+
+
+def _pieces(core: Core, body: ContentBody) -> list[Any]:
+    tokenizer = core.prompts.tokenizer
+    ids = tokenizer.encode(
+        body.content, add_special=body.add_special, parse_special=body.parse_special
+    )
+    return (
+        [{"id": one, "piece": _piece(tokenizer, one)} for one in ids] if body.with_pieces else ids
+    )
+
+
+def _piece(tokenizer: Tokenizer, token_id: int) -> str | list[int]:
+    data = tokenizer.token_bytes(token_id)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return list(data)
 
 
 def _tokens(core: Core, body: TokenizeBody) -> list[int]:
