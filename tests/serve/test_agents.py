@@ -291,14 +291,6 @@ HINTS: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "web_search", "external_web_access": False}]}, "tools.0"),
     ({"input": [FOREIGN, {"role": "user", "content": "x"}]}, "input.0.encrypted_content"),
     ({"include": ["web_search_call.action.sources"]}, "include.0"),
-    (
-        {
-            "tools": [
-                PATCH | {"format": {"type": "grammar", "syntax": "lark", "definition": 'a: "b"'}}
-            ]
-        },
-        "tools.0.format",
-    ),
 ]
 OF_CLAUDE: list[tuple[dict[str, Any], str]] = [
     ({"output_config": {"effort": "high"}}, "output_config.effort"),

@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.engine.constrain.follow import Follower
@@ -27,6 +27,7 @@ from ridgeline.engine.constrain.schema import (
     subschemas,
 )
 from ridgeline.engine.constrain.structured import StructuredOutputs
+from ridgeline.engine.constrain.text_grammar import Syntax, TextGrammar, text_grammar
 from ridgeline.engine.constrain.vocabulary import llguidance_tokenizer
 from ridgeline.errors import Overloaded, RequestError
 from ridgeline.model.text.tokenizer import Tokenizer
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 # Between the parts of JSON, unless said otherwise: a space, or a line break and indentation.
 # Without a bound a weak model goes on with line breaks until its tokens run out.
 WHITESPACE = r"( |\n[ \t]{0,12})"
+# Characters of texts' grammars that are kept as they are written elsewhere.
+MAX_TEXTS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class Constraints:
         self._pool: ThreadPoolExecutor | None = None
         self._known: OrderedDict[str, tuple[Grammar, int]] = OrderedDict()
         self._num_bytes = 0
+        self._texts: OrderedDict[tuple[Syntax, str], TextGrammar] = OrderedDict()
 
     def compile(self, asked: StructuredOutputs) -> Grammar:
         """Raises RequestError for what is not supported (with the JSON pointer, of a schema) or
@@ -94,9 +98,36 @@ class Constraints:
         """A grammar of which `Grammar.text` is kept."""
         return self._compiled(lambda: text, text, "structured_outputs")
 
-    def _compiled(self, text_of: Any, key: str, field: str, schema: str | None = None) -> Grammar:
+    def text(self, syntax: Syntax, definition: str, field: str) -> TextGrammar:
+        """A grammar of a text that stands within an answer, as it can be written there; its own
+        faults are found here, under the same budget. Raises as `compile` does, naming `field`.
+        """
+        from llguidance import LLMatcher
+
+        key = (syntax, definition)
         with self._lock:
-            if key in self._known:
+            found = self._texts.get(key)
+        if found is None:
+            made: list[TextGrammar] = []
+
+            def text_of() -> str:
+                made.append(text_grammar(syntax, definition, field))
+                return LLMatcher.grammar_from_lark(made[0].lark)
+
+            self._compiled(text_of, None, field)
+            found = made[0]
+            with self._lock:
+                self._texts[key] = found
+                while sum(len(one.lark) for one in self._texts.values()) > MAX_TEXTS:
+                    self._texts.popitem(last=False)
+        return replace(found, field=field)
+
+    def _compiled(
+        self, text_of: Any, key: str | None, field: str, schema: str | None = None
+    ) -> Grammar:
+        """key: None: it is not kept."""
+        with self._lock:
+            if key is not None and key in self._known:
                 self._known.move_to_end(key)
                 return self._known[key][0]
             if self._pool is None:
@@ -113,7 +144,8 @@ class Constraints:
             raise RequestError(
                 field, f"takes more than {self._budget.seconds:g} s to compile; make it simpler"
             ) from None
-        self._keep(key, grammar)
+        if key is not None:
+            self._keep(key, grammar)
         return grammar
 
     def _keep(self, key: str, grammar: Grammar) -> None:

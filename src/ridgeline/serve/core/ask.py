@@ -11,13 +11,25 @@ from ridgeline.engine.request import ORDINARY_SERVICE, SamplingParams, Service
 
 
 @dataclass(frozen=True, slots=True)
+class TextFormat:
+    """What a text keeps to. field: the caller's name of the definition, for errors."""
+
+    syntax: Literal["lark", "regex"]
+    definition: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that the model may call. parameters: JSON Schema of its arguments."""
+    """A function that the model may call. parameters: JSON Schema of its arguments. text: what its
+    one argument, `input`, keeps to beyond that.
+    """
 
     name: str
     description: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     strict: bool = False
+    text: TextFormat | None = None
 
     @property
     def definition(self) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Core:
         self._pool: PoolWorker | None = None
         # Requests for vectors, ranks, scores and classes that were answered, by what was asked.
         self.pooled: dict[str, int] = {}
-        self.phrasing = Phrasing(llm.prompts)
+        self.phrasing = Phrasing(llm.prompts, llm.session.constraints)
         self.created = int(time.time())
         self._began = time.monotonic()
         self._run = secrets.token_hex(6)

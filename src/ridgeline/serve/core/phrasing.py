@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
+from ridgeline.engine.constrain.compile import Constraints
 from ridgeline.engine.constrain.schema import check_schema
+from ridgeline.engine.constrain.text_grammar import TextGrammar
 from ridgeline.engine.prompts import Prompts, Tokenized
 from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import ModelError, RequestError
@@ -46,6 +48,7 @@ class Phrased:
     separate: bool
     reasons: bool
     salt: str
+    texts: Mapping[str, TextGrammar] = field(default_factory=dict)
 
     def parser(self, index: int) -> Parser | None:
         marks = self.form.reasoning
@@ -58,14 +61,16 @@ class Phrased:
             separate=self.separate,
             reasons=self.reasons,
             salt=f"{self.salt}{index}",
+            texts=self.texts,
         )
 
 
 class Phrasing:
     """One model's ways; its template is looked into once, when it is first needed."""
 
-    def __init__(self, prompts: Prompts) -> None:
+    def __init__(self, prompts: Prompts, constraints: Constraints) -> None:
         self._prompts = prompts
+        self._constraints = constraints
         self._form: ModelFormat | None = None
         tokenizer = prompts.tokenizer
         self._special = {
@@ -125,10 +130,19 @@ class Phrasing:
         reasons = (
             marks is not None and not marks.harmony and text.rstrip().endswith(marks.open.strip())
         )
-        sampling = self._sampling(ask, tools, reasons)
+        texts = {
+            tool.name: self._constraints.text(wish.syntax, wish.definition, wish.field)
+            for tool in tools
+            if (wish := tool.text) is not None
+        }
+        sampling = self._sampling(ask, tools, reasons, texts)
         digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
         schemas = {tool.name: tool.parameters for tool in tools}
-        return Phrased(prompt, sampling, form, schemas, ask.reasoning.separate, reasons, digest)
+        if ask.sampling.structured_outputs is not None:
+            schemas = {}  # the answer has a form of its own, and is no call, whatever it looks like
+        return Phrased(
+            prompt, sampling, form, schemas, ask.reasoning.separate, reasons, digest, texts
+        )
 
     def render(self, ask: Ask) -> Tokenized:
         """The prompt alone."""
@@ -218,7 +232,13 @@ class Phrasing:
         text = f"{text}{begun}"
         return Tokenized(text, self._prompts.tokenizer.encode(text, add_special=False))
 
-    def _sampling(self, ask: Ask, tools: tuple[Tool, ...], reasons: bool) -> SamplingParams:
+    def _sampling(
+        self,
+        ask: Ask,
+        tools: tuple[Tool, ...],
+        reasons: bool,
+        texts: Mapping[str, TextGrammar],
+    ) -> SamplingParams:
         sampling = ask.sampling
         form = self.form
         hidden = any(mark in text for mark in self._special for text in form.markers)
@@ -250,6 +270,7 @@ class Phrasing:
             many=many,
             reasons=reasons,
             special=self._special,
+            texts=texts,
         )
         if not required and not can_constrain():
             return sampling

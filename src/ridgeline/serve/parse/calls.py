@@ -10,9 +10,10 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from ridgeline.engine.constrain.text_grammar import TextGrammar
 from ridgeline.serve.parse.braced import read_braced, read_key
 from ridgeline.serve.parse.format import ToolFormat
 from ridgeline.serve.parse.json_scan import read_value
@@ -24,16 +25,27 @@ MAX_PYTHON = 1 << 16
 
 @dataclass(slots=True)
 class Calls:
-    """What all calls of one answer share: the tools' argument schemas by name, and the ids."""
+    """What all calls of one answer share: the tools' argument schemas by name, the ids, and what
+    the texts keep to that some tools are called with.
+    """
 
     reader: Reader
     form: ToolFormat
     schemas: Mapping[str, Mapping[str, Any]]
     id_of: Callable[[int, str], str]
+    texts: Mapping[str, TextGrammar] = field(default_factory=dict)
     count: int = 0
 
     def knows(self, name: str) -> bool:
         return name in self.schemas
+
+    def holds(self, name: str, arguments: str) -> bool:
+        """Whether a whole call that no grammar has held to its text keeps to it."""
+        if name not in self.texts:
+            return True
+        given = json.loads(arguments)
+        text = given.get("input") if len(given) == 1 else None
+        return isinstance(text, str) and self.texts[name].accepts(text)
 
     def begin(self, name: str) -> None:
         self.reader.parts.append(CallBegin(self.id_of(self.count, name), name))
@@ -131,7 +143,10 @@ def bare_call(calls: Calls) -> Steps[bool]:
     yield from reader.space()
     if (yield from reader.char()):
         return False
-    calls.begin(json.loads(parts[""]))
+    name = json.loads(parts[""])
+    if not calls.holds(name, parts["arguments"]):
+        return False
+    calls.begin(name)
     calls.give(parts["arguments"])
     return True
 

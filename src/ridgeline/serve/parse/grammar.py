@@ -7,11 +7,15 @@ from the mark of a call on nothing but a call. Arguments are of the tool's own s
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ridgeline.engine.constrain.compile import WHITESPACE
+from ridgeline.engine.constrain.quoted_regex import exactly
+from ridgeline.engine.constrain.text_grammar import TextGrammar
 from ridgeline.errors import RequestError
 from ridgeline.serve.parse import harmony
 from ridgeline.serve.parse.braced import BracedGrammar
@@ -30,15 +34,17 @@ def tool_grammar(
     many: bool = True,
     reasons: bool = False,
     special: Mapping[str, int] | None = None,
+    texts: Mapping[str, TextGrammar] | None = None,
 ) -> str:
     """tools: names and argument schemas, of which each call has one. many: more than one call in an
     answer. reasons: the prompt ends inside a reasoning section. special: the tokenizer's special
-    tokens by text: they are written by their ids.
+    tokens by text: they are written by their ids. texts: by tool, what its one argument, the text
+    `input`, keeps to.
 
     Raises RequestError, with a JSON pointer into the schema, for what the form cannot hold.
     """
     assert form.tools is not None
-    writer = _Writer(form.tools, special or {})
+    writer = _Writer(form.tools, special or {}, texts or {})
     if form.tools.body == "harmony":
         return _harmony(writer, tools, required)
     many = many and form.tools.many
@@ -48,16 +54,18 @@ def tool_grammar(
     thinking = _thinking(writer, form, reasons, required)
     if required:
         return writer.grammar(f"{thinking} {section}")
+    text = writer.free()
     if form.tools.at_start:
         # What begins as a call does is one.
         marks = "".join(f"{writer.literal(mark)} | " for mark in form.tools.triggers)
         start = writer.rule(f'({marks}"") {section}')
         begins = r"\[" if form.tools.body == "pythonic" else "{"
-        words = writer.rule(rf"/\s*/ | /\s*([^\s{begins}<]|<[^|])(.|\n)*/")
+        other = writer.free(rf"\s*([^\s{begins}<]|<[^|])(.|\n)*")
+        words = writer.rule(rf"/\s*/ | {other}")
         return writer.grammar(f"{thinking} ({start} | {words})")
     trigger = writer.until(form.tools.triggers[0])
     tag = writer.rule(f"{trigger} {rest}")
-    tail = writer.rule(_TEXT)
+    tail = writer.rule(text)
     return writer.grammar(f"{thinking} {tag}* {tail}" if many else f"{thinking} ({tag} | {tail})")
 
 
@@ -80,6 +88,7 @@ class _Writer:
 
     form: ToolFormat
     special: Mapping[str, int]
+    texts: Mapping[str, TextGrammar]
     rules: list[str] = field(default_factory=list)
     _known: dict[str, str] = field(default_factory=dict)
 
@@ -122,8 +131,20 @@ class _Writer:
         """Any text, and the first `mark` behind it."""
         written = self.literal(mark)
         if written.startswith("<["):
-            return self.rule(f"{_TEXT} {written}")
+            return self.rule(f"{self.free()} {written}")
         return self.rule(f"{_TEXT} {written}", "[lazy]")
+
+    def free(self, regex: str = r"(.|\n)*") -> str:
+        """A terminal of texts without the marks that begin calls, or messages, where these are
+        special tokens: such a token is no part of a text, and spelled in letters it is not, either.
+        """
+        marks = [mark for mark in (*self.form.triggers, *harmony.MARKERS) if mark in self.special]
+        if not marks:
+            return f"/{regex}/"
+        body = f"/{regex}/ & ~/(.|\n)*({'|'.join(map(exactly, marks))})(.|\n)*/"
+        name = f"FREE_{hashlib.sha256(body.encode()).hexdigest()[:8].upper()}"
+        self._define([f"{name}: {body}"])
+        return name
 
     def section(self, call: str, many: bool) -> tuple[str, str]:
         """Calls with all their marks, and the same without the first mark of all."""
@@ -146,11 +167,14 @@ class _Writer:
             return f"{self.literal(name + form.args_open)} {self._tagged(name, schema)}"
         if form.body == "pythonic":
             return f'{self.literal(name + "(")} {self._pythonic(name, schema)} ")"'
+        if form.body == "braced" and name in self.texts:
+            value = self._marked(self.texts[name], form.quote, form.quote)
+            return f"{self.literal(name + '{input:' + form.quote)} {value} {self.literal('}')}"
         if form.body == "braced":
             braces = BracedGrammar(form.quote, self.literal, self.until, self.rule)
             arguments = braces.object({"type": "object", **schema}, name, in_order=form.in_order)
             return f"{self.literal(name)} {arguments}"
-        arguments = _json(_closed(schema))
+        arguments = self.json(name, schema)
         if form.body == "named":
             return f"{self.literal(name + form.args_open)} {arguments}"
         if form.body == "keyed":
@@ -165,8 +189,37 @@ class _Writer:
             tail = f'({json.dumps(", " + json.dumps(form.tail) + ": ")} "\\"" {self._id()} "\\"")?'
         return f'{lead} {json.dumps(head)} {arguments} {tail} "}}"'
 
+    def json(self, name: str, schema: Schema) -> str:
+        """A tool's arguments as JSON."""
+        if name not in self.texts:
+            return _json(_closed(schema))
+        space = f"/{WHITESPACE}?/"
+        return f'"{{" {space} "\\"input\\"" {space} ":" {space} {self.quoted(name)} {space} "}}"'
+
+    def quoted(self, name: str) -> str:
+        """The text that a tool is called with, as JSON."""
+        text = self.texts[name]
+        self._define(text.lines)
+        return f'"\\"" {text.quoted}'
+
+    def _define(self, lines: Sequence[str]) -> None:
+        self.rules += [line for line in lines if line not in self.rules]
+
+    def _marked(self, text: TextGrammar, sought: str, close: str) -> str:
+        """The text as it stands and `close`. sought: what the parser takes for its end."""
+        written = self.literal(close)
+        is_special = written.startswith("<[")
+        symbol, lines = text.before(sought, None if is_special else close)
+        self._define(lines)
+        return f"{symbol} {written}" if is_special else symbol
+
     def _tagged(self, name: str, schema: Schema) -> str:
         form = self.form
+        if name in self.texts:
+            key = form.key_close.replace(ANY_TRUTH, "true")
+            close = form.value_close
+            value = self._marked(self.texts[name], close.strip(), close)
+            return f"{self.literal(form.key_open + 'input' + key)} {value}"
         found = []
         for key, part, is_required in _arguments(name, schema):
             said = "true" if _is_text(part) else "false"
@@ -200,6 +253,8 @@ class _Writer:
 
     def _pythonic(self, name: str, schema: Schema) -> str:
         """Keywords in the schema's order; the first that is given has no comma before it."""
+        if name in self.texts:
+            return f"{self.literal('input=')} {self.quoted(name)}"
         parts = _arguments(name, schema)
         pairs = [
             (self.rule(f"{self.literal(key + '=')} ({_python(part)})"), must)
@@ -278,12 +333,12 @@ def _harmony(writer: _Writer, tools: Sequence[tuple[str, Schema]], required: boo
     calls = []
     for name, schema in tools:
         to = json.dumps(f"to=functions.{name}")[1:-1]
-        arguments = f"{message} {_json(_closed(schema))}"
+        arguments = f"{message} {writer.json(name, schema)}"
         calls.append(f'" {to}" {channel} "commentary json" {arguments}')
         constrain = writer.literal("<|constrain|>")
         calls.append(f'{channel} "commentary {to} " {constrain} "json" {arguments}')
     call = writer.rule(" | ".join(f"({one})" for one in calls))
     if required:
         return writer.grammar(f"{analysis}? {call}")
-    final = writer.rule(f'{channel} "final" {message} {_TEXT}')
+    final = writer.rule(f'{channel} "final" {message} {writer.free()}')
     return writer.grammar(f"({analysis} | {preamble})* ({call} | {final})")

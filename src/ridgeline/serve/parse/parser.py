@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ridgeline.engine.constrain.text_grammar import TextGrammar
 from ridgeline.serve.parse.calls import Calls, bare_call, read_call
 from ridgeline.serve.parse.format import ModelFormat, ReasoningFormat, ToolFormat
 from ridgeline.serve.parse.harmony import read_harmony
@@ -25,7 +26,7 @@ class Parser:
     form: what the model writes. tools: argument schemas (JSON Schema) by name; empty: no calls are
     looked for. separate: reasoning becomes parts of its own, else it is text as the model wrote it.
     reasons: the prompt ends inside a reasoning section. salt: what ids of calls are made of; the
-    same gives the same ids.
+    same gives the same ids. texts: by tool, what the text that it is called with keeps to.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Parser:
         separate: bool = True,
         reasons: bool = False,
         salt: str = "",
+        texts: Mapping[str, TextGrammar] | None = None,
     ) -> None:
         self._reader = Reader()
         self._form = form
@@ -48,7 +50,7 @@ class Parser:
             def id_of(number: int, name: str) -> str:
                 return call_id(style, salt, number, name)
 
-            self._calls = Calls(self._reader, form.tools, tools, id_of)
+            self._calls = Calls(self._reader, form.tools, tools, id_of, texts or {})
         self._steps = self._run()
         self._ended = False
 
@@ -81,7 +83,7 @@ class Parser:
         if form.reasoning is not None and form.reasoning.harmony:
             yield from read_harmony(reader, self._calls, separate=self._separate)
             return
-        if form.reasoning is not None and self._separate:
+        if form.reasoning is not None:
             yield from self._reasoning(form.reasoning, self._reasons)
         calls = self._calls
         if calls is not None and calls.form.at_start:
@@ -123,8 +125,14 @@ class Parser:
         if not opened and not inside:
             reader.at = start
             return
-        if not opened:
+        if not opened or not self._separate:
             reader.at = start
+        if not self._separate:  # text as it stands: what looks like a call in it is none
+            close = marker_pieces(marks.close)[0]
+            if (yield from reader.copy_until((close,), reader.emit_text)) is not None:
+                reader.emit_text(close)
+                reader.at += len(close)
+            return
 
         def emit(text: str) -> None:
             reader.parts.append(Reasoning(text))

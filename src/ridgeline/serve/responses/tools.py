@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ridgeline.errors import RequestError
-from ridgeline.serve.core.ask import Tool
+from ridgeline.serve.core.ask import TextFormat, Tool
 from ridgeline.serve.responses.bodies import (
     CustomTool,
     FunctionTool,
@@ -58,51 +58,45 @@ def offered_of(
             ignored.append(where)
         elif isinstance(tool, NamespaceTool):
             for number, one in enumerate(tool.tools):
-                add(_offered(one, f"{where}.tools.{number}", ignored, tool), where)
+                add(_offered(one, f"{where}.tools.{number}", tool), where)
         else:
-            add(_offered(tool, where, ignored, None), where)
+            add(_offered(tool, where, None), where)
     return found
 
 
 def _offered(
     tool: FunctionTool | CustomTool,
     where: str,
-    ignored: list[str] | None,
     space: NamespaceTool | None,
 ) -> Offered:
     told = [space.description] if space is not None and space.description else []
     told += [tool.description] if tool.description else []
     freeform = isinstance(tool, CustomTool)
+    text = None
     if isinstance(tool, CustomTool):
-        text: dict[str, object] = {"type": "string"}
         form = tool.format
         if form is not None and form.type == "grammar":
             if form.syntax is None or form.definition is None:
                 raise RequestError(f"{where}.format", "a grammar has syntax and definition")
-            if form.syntax == "regex":
-                text["pattern"] = f"^(?:{form.definition})$"
-            elif ignored is None:
-                raise RequestError(
-                    f"{where}.format.syntax",
-                    "a text within a call cannot be held to a Lark grammar; use regex or text, or "
-                    "serve with --lenient: the model is told the grammar then, and not held to it",
-                )
-            else:
-                ignored.append(f"{where}.format")
-                told.append(f"input keeps to this grammar (Lark):\n{form.definition}")
+            text = TextFormat(form.syntax, form.definition, f"{where}.format.definition")
+            told.append(f"{_KEEPS[form.syntax]}\n{form.definition}")
         parameters: Mapping[str, object] = {
             "type": "object",
-            "properties": {"input": text},
+            "properties": {"input": {"type": "string"}},
             "required": ["input"],
             "additionalProperties": False,
         }
     else:
         parameters = tool.parameters or {}
     name = tool.name if space is None else f"{space.name}.{tool.name}"
-    made = Tool(name, "\n\n".join(told) or None, parameters)
+    made = Tool(name, "\n\n".join(told) or None, parameters, text=text)
     return Offered(made, tool.name, None if space is None else space.name, freeform)
 
 
+_KEEPS = {
+    "lark": "input keeps to this grammar (Lark):",
+    "regex": "The whole input matches this regex:",
+}
 _HEAD = re.compile(r'\s*\{\s*"input"\s*:\s*"')
 _WHOLE = re.compile(
     r"(?:[^\"\\]|\\[\"\\/bfnrt]|\\u(?!d[89a-f])[0-9a-f]{4}"
