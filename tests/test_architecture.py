@@ -122,6 +122,16 @@ def test_files_stay_small_and_named(path: Path) -> None:
     assert path.stem not in NAMELESS, f"{path.relative_to(ROOT)}: a name that refuses nothing"
 
 
+def test_kernels_ask_for_memory_in_assembly() -> None:
+    """g++ drops calls of a function that only prefetches by the intrinsic: attention lost all of
+    its prefetches that way, and half of its speed, without a word."""
+    sources = ROOT.parents[1] / "src" / "native"
+    files = [p for p in sorted(sources.glob("*")) if p.suffix in (".h", ".cpp")]
+    assert len(files) > 100
+    for path in files:
+        assert "_mm_prefetch(" not in path.read_text(encoding="utf-8"), f"{path}: see simd.h"
+
+
 def test_operators_know_no_tensors() -> None:
     for path in sorted((ROOT / "model" / "graph").rglob("*.py")):
         for name, line in imports(path):
