@@ -187,3 +187,22 @@ def test_a_sound_is_what_it_was_given_as() -> None:
     assert sound_of(sound) is sound
     loud = sound_of(np.array([2.0, -3.0, 0.5]))
     assert loud.samples.tolist() == [1.0, -1.0, 0.5]
+
+
+def test_rates_with_little_in_common_take_no_weights_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+    bessel = np.i0
+
+    def counted(x: object) -> object:
+        calls.append(np.size(x))
+        return bessel(x)
+
+    monkeypatch.setattr(np, "i0", counted)
+    times = np.arange(47_999) / 47_999
+    found = resample(np.sin(2 * np.pi * 440 * times).astype(np.float32), 47_999, 16_000)
+    assert len(calls) < 1_000  # 16,000 sets of weights
+    assert max(calls) < 1 << 16
+    expected = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
+    assert np.abs(found - expected)[200:-200].max() < 1e-3

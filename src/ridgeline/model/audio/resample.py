@@ -19,6 +19,7 @@ ZERO_CROSSINGS = 24  # of the sinc on either side
 CUTOFF = 0.945  # of the Nyquist frequency
 KAISER_BETA = 9.0
 BATCH = 1 << 16  # new samples that are made at once
+WEIGHTS = 1 << 14  # that are made at once
 
 
 def resample(samples: Samples, rate: int, wanted: int) -> Samples:
@@ -37,20 +38,24 @@ def resample(samples: Samples, rate: int, wanted: int) -> Samples:
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
     out = np.zeros(count, np.float32)
     offsets = np.arange(-half, half + 1)
-    for phase in range(min(up, count)):
-        # New samples phase, phase + up, ...: all lie as far behind an old one.
-        behind = phase * down % up / up
-        weights = _weights(offsets - behind, cutoff, half)
-        firsts = np.arange(phase, count, up) * down // up
-        for begin in range(0, len(firsts), BATCH):
-            part = firsts[begin : begin + BATCH]
-            at = phase + begin * up
-            out[at : at + len(part) * up : up] = windows[part] @ weights
+    # New samples phase, phase + up, ...: all lie as far behind an old one. Of rates that have
+    # little in common there are many phases: their weights are made side by side.
+    together = max(1, WEIGHTS // len(offsets))
+    for lowest in range(0, min(up, count), together):
+        phases = np.arange(lowest, min(lowest + together, up, count))
+        many = _weights(offsets - (phases * down % up / up)[:, None], cutoff, half)
+        for phase, weights in zip(phases.tolist(), many, strict=True):
+            firsts = np.arange(phase, count, up) * down // up
+            for begin in range(0, len(firsts), BATCH):
+                part = firsts[begin : begin + BATCH]
+                at = phase + begin * up
+                out[at : at + len(part) * up : up] = windows[part] @ weights
     return out
 
 
 def _weights(times: npt.NDArray[Any], cutoff: float, half: int) -> Samples:
+    """[phases, times] -> as many; each phase's sum is 1."""
     inside = np.clip(1 - (times / (half + 1)) ** 2, 0, None)
     window = np.i0(KAISER_BETA * np.sqrt(inside)) / np.i0(KAISER_BETA)
     weights = cutoff * np.sinc(cutoff * times) * window
-    return np.asarray(weights / weights.sum(), np.float32)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
