@@ -12,7 +12,7 @@ import socket
 import subprocess
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,11 +130,60 @@ async def _used(port: int, address: str, free: threading.Event) -> None:
         escape = {"key": "Escape", "code": "Escape", "windowsVirtualKeyCode": 27}
         await call("Input.dispatchKeyEvent", type="keyDown", **escape)
         await until("document.querySelector('#stop').disabled")
+        await until("document.querySelector('#told').textContent === 'stopped'")
         free.set()
+        await _refused_and_lost(call, value, until)
         await call("Emulation.setDeviceMetricsOverride", width=360, height=740,
                    deviceScaleFactor=1, mobile=True)  # fmt: skip
         assert await value("document.documentElement.scrollWidth <= 360")
         assert await value("getComputedStyle(document.querySelector('main')).display") == "block"
+
+
+async def _refused_and_lost(
+    call: Callable[..., Awaitable[Any]],
+    value: Callable[[str], Awaitable[Any]],
+    until: Callable[[str], Awaitable[None]],
+) -> None:
+    # A value that is refused is so in words, though its field is folded away; the question is kept.
+    await value("document.querySelector('#top_p').value = '5'")
+    await call("Input.insertText", text="refused")
+    await value("document.querySelector('#form').requestSubmit()")
+    error = "document.querySelector('.turn:last-child .error')?.textContent"
+    await until(f"{error}?.includes('top_p')")
+    boxes = "[...document.querySelectorAll('.turn.assistant')].at(-1).textContent"
+    assert await value(f"{boxes} !== 'Model'"), "an empty answer is shown"
+    assert await value("document.querySelector('#prompt').value") == "refused"
+    # Steps of 0.1 bind nobody.
+    await value("document.querySelector('#top_p').value = '1'")
+    await value("document.querySelector('#temperature').value = '0.75'")
+    await value("document.querySelector('#max_tokens').value = '200'")
+    await value("document.querySelector('#form').requestSubmit()")
+    await until("document.querySelector('#told').textContent.includes('cut at')")
+    # Who reads further up is left there.
+    await value("document.querySelector('#form').style.minHeight = '60vh'")
+    await value(
+        "document.querySelector('#prompt').value = 'on'; "
+        "document.querySelector('#form').requestSubmit(); "
+        "document.querySelector('#log').scrollTop = 0"
+    )
+    await until("document.querySelector('#told').textContent.includes('cut at')")
+    assert await value("document.querySelector('#log').scrollTop") == 0
+    assert await value(
+        "(log => log.scrollHeight > log.clientHeight + 80)(document.querySelector('#log'))"
+    )
+    # A key's colour lies beside its word.
+    for name in ("used", "shared", "kept"):
+        style = f"getComputedStyle(document.querySelector('.key.{name}')).backgroundColor"
+        assert await value(style) == "rgba(0, 0, 0, 0)", name
+    # A server that is gone.
+    await call("Network.enable")
+    away = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    await call("Network.emulateNetworkConditions", **away)
+    await value("document.querySelector('#prompt').value = 'hello?'")
+    await value("document.querySelector('#form').requestSubmit()")
+    await until(f"{error} === 'the server does not answer'")
+    await until("document.querySelector('#state').textContent === 'no answer from the server'")
+    await call("Network.emulateNetworkConditions", **(away | {"offline": False}))
 
 
 @contextmanager

@@ -26,7 +26,15 @@ function shown(role, text) {
   box.append(who, reason, body);
   at("log").append(box);
   at("log").scrollTop = at("log").scrollHeight;
-  return { body, reason };
+  return { box, body, reason };
+}
+
+// What is added goes on being seen by who looks at the end; who reads further up is left there.
+function following(add) {
+  const log = at("log");
+  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+  add();
+  if (atEnd) log.scrollTop = log.scrollHeight;
 }
 
 function asked() {
@@ -68,6 +76,10 @@ async function reason(response) {
   }
 }
 
+function lost(said) {
+  return said ? "the connection was lost before the answer ended" : "the server does not answer";
+}
+
 async function send(text) {
   const turn = { role: "user", content: text };
   turns.push(turn);
@@ -76,8 +88,9 @@ async function send(text) {
   const mine = (running = new AbortController());
   at("stop").disabled = false;
   at("send").disabled = true;
+  at("told").textContent = "";
   const began = performance.now();
-  let first = null, said = "", usage = null;
+  let first = null, said = "", usage = null, ended = null;
   try {
     const response = await fetch("/v1/chat/completions", {
       method: "POST",
@@ -91,15 +104,24 @@ async function send(text) {
       if (event.usage) usage = event.usage;
       const delta = event.choices?.[0]?.delta || {};
       if (first === null && (delta.content || delta.reasoning_content)) first = performance.now();
-      if (delta.reasoning_content) answer.reason.textContent += delta.reasoning_content;
-      if (delta.content) {
-        said += delta.content;
-        answer.body.textContent = said;
-      }
-      at("log").scrollTop = at("log").scrollHeight;
+      ended = event.choices?.[0]?.finish_reason || ended;
+      following(() => {
+        if (delta.reasoning_content) answer.reason.textContent += delta.reasoning_content;
+        if (delta.content) {
+          said += delta.content;
+          answer.body.textContent = said;
+        }
+      });
     }
+    if (ended === null) throw new TypeError("the answer has no end");
   } catch (error) {
-    if (error.name !== "AbortError") shown("error", error.message);
+    if (!said && !answer.reason.textContent) answer.box.remove();
+    if (error.name === "AbortError") ended = "stopped";
+    else {
+      // A browser's own words for a connection that is not there help nobody.
+      shown("error", error instanceof TypeError ? lost(said) : error.message);
+      if (!said && turns.includes(turn) && !at("prompt").value) at("prompt").value = text;
+    }
   }
   // What was cleared meanwhile is gone; a question without an answer is not a part of what follows.
   if (turns.includes(turn)) {
@@ -116,8 +138,9 @@ async function send(text) {
     at("told").textContent =
       `${usage.prompt_tokens} + ${usage.completion_tokens} tokens ` +
       `(${usage.prompt_tokens_details.cached_tokens} cached), first after ` +
-      `${Math.round(first - began)} ms, ${rate.toFixed(0)} tok/s`;
-  }
+      `${Math.round(first - began)} ms, ${rate.toFixed(0)} tok/s` +
+      (ended === "length" ? "; cut at “tokens at most” or the context's end" : "");
+  } else if (ended === "stopped") at("told").textContent = "stopped";
 }
 
 at("form").addEventListener("submit", (event) => {

@@ -116,7 +116,7 @@ async function look() {
     cache(told);
     roof(told);
   } catch (error) {
-    at("state").textContent = error.message;
+    at("state").textContent = error instanceof TypeError ? "no answer from the server" : error.message;
     at("state").className = "bad";
   }
 }
