@@ -36,12 +36,12 @@ def text_of(response: dict[str, Any]) -> str:
     return "".join(part["text"] for item in response["output"] for part in item["content"])
 
 
-async def begun_and_left(core: Core) -> dict[str, Any]:
+async def begun_and_left(core: Core, **more: Any) -> dict[str, Any]:
     """A response of a server that ends while it is being written."""
     free = gate(core.llm, HELD_TOKENS)
     app = build_routes(core)
     async with app.router.lifespan_context(app), client_of(app) as client:
-        told: dict[str, Any] = (await client.post("/v1/responses", json=BEHIND)).json()
+        told: dict[str, Any] = (await client.post("/v1/responses", json=BEHIND | more)).json()
         assert told["status"] == "queued"
         while not core.engine.load.running:
             await asyncio.sleep(0.002)

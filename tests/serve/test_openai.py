@@ -321,7 +321,7 @@ def test_tokens_in_and_out(core: Core) -> None:
     async def check(client: httpx.AsyncClient) -> None:
         tokens = (await client.post("/tokenize", json={"prompt": "Hi!"})).json()["tokens"]
         back = await client.post("/detokenize", json={"tokens": tokens})
-        assert back.json() == {"prompt": "Hi!"}
+        assert back.json() == {"prompt": "Hi!", "content": "Hi!"}
         messages = [{"role": "user", "content": "Hi"}]
         text = (await client.post("/apply-template", json={"messages": messages})).json()
         assert text == {"prompt": "<user>Hi<assistant>"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,11 +49,22 @@ class Running:
 class Background:
     """Owned by the event loop."""
 
-    def __init__(self, core: Core, store: Store, documents: Documents, prepare: Prepare) -> None:
+    def __init__(
+        self,
+        core: Core,
+        store: Store,
+        documents: Documents,
+        prepare: Prepare,
+        finished: Callable[[str, dict[str, Any], Sequence[dict[str, Any]]], None],
+    ) -> None:
+        """finished: is told, in a thread, of a tenant's response that has ended, and of the items
+        that it was asked with; perhaps more than once.
+        """
         self._core = core
         self._store = store
         self._documents = documents
         self._prepare = prepare
+        self._finished = finished
         self._stopping = False
         self.running: dict[str, Running] = {}
 
@@ -196,6 +207,7 @@ class Background:
             if log is not None:
                 events = [*log.events, *map(wire, last)]
                 await asyncio.to_thread(self._store.keep_events, name, events)
+            await asyncio.to_thread(self._finished, tenant, builder.response, builder.given)
             await asyncio.to_thread(self._store.keep, tenant, builder.response, items)
         except StorageFault as error:
             logger.warning("response %s can be had until this server ends: %s", name, error)

@@ -215,6 +215,10 @@ class StreamOptions(Body):
     include_obfuscation: bool | None = None
 
 
+class ConversationParam(Body):
+    id: str
+
+
 class ResponsesBody(Body):
     """POST /v1/responses; the fields below `stream_options` are ours.
 
@@ -227,6 +231,7 @@ class ResponsesBody(Body):
     input: str | list[dict[str, Any]]
     instructions: str | None = None
     background: bool | None = None
+    conversation: str | ConversationParam | None = None
     include: list[str] | None = None
     client_metadata: dict[str, Any] | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -267,6 +272,7 @@ class CountBody(Body):
 
     model: str | None = None
     input: str | list[dict[str, Any]] = ""
+    conversation: str | ConversationParam | None = None
     instructions: str | None = None
     parallel_tool_calls: bool | None = None
     previous_response_id: str | None = None

@@ -147,6 +147,17 @@ def messages_of(items: Sequence[dict[str, Any]], instructions: str | None) -> li
     return found
 
 
+def listed_item(item: dict[str, Any]) -> dict[str, Any]:
+    """An item as it is listed: a text is a part."""
+    if item["type"] != "message" or not isinstance(item["content"], str):
+        return item
+    if item["role"] == "assistant":
+        part: dict[str, Any] = {"type": "output_text", "text": item["content"], "annotations": []}
+    else:
+        part = {"type": "input_text", "text": item["content"]}
+    return {"status": "completed", **item, "content": [part]}
+
+
 def _thought(item: ReasoningItem) -> str:
     parts = item.content or item.summary
     if not parts and item.encrypted_content is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ridgeline.serve.core.events import (
@@ -29,6 +29,7 @@ class ResponseBuilder:
     head: the fields that repeat the request. wants_logprobs: whether texts carry them. offered: the
     tools, by the model's names. summarizes: reasoning is given as the summary that was asked for,
     whole, since nothing here shortens it. seals: it is also given sealed, for the client to keep.
+    given: the items that the request itself came with.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class ResponseBuilder:
         offered: Mapping[str, Offered] | None = None,
         summarizes: bool = False,
         seals: bool = False,
+        given: Sequence[dict[str, Any]] = (),
     ) -> None:
         self._id = response_id
         self._wants_logprobs = wants_logprobs
         self._offered = offered or {}
         self._summarizes = summarizes
         self._seals = seals
+        self.given = given
         self._input = FreeformInput()
         self._output: list[dict[str, Any]] = []
         self._open: str | None = None

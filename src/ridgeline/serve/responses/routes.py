@@ -43,8 +43,16 @@ from ridgeline.serve.core.pages import page_of
 from ridgeline.serve.core.phrasing import constrained
 from ridgeline.serve.openai.errors import error_body
 from ridgeline.serve.responses.background import Background, folded
-from ridgeline.serve.responses.bodies import AllowedChoice, CountBody, NamedChoice, ResponsesBody
-from ridgeline.serve.responses.items import messages_of, read_items
+from ridgeline.serve.responses.bodies import (
+    AllowedChoice,
+    ConversationParam,
+    CountBody,
+    NamedChoice,
+    ResponsesBody,
+)
+from ridgeline.serve.responses.conversation_routes import add_routes
+from ridgeline.serve.responses.conversations import Conversations
+from ridgeline.serve.responses.items import listed_item, messages_of, read_items
 from ridgeline.serve.responses.response import ResponseBuilder
 from ridgeline.serve.responses.store import Store, documents_of
 from ridgeline.serve.responses.tools import Offered, offered_of
@@ -61,13 +69,26 @@ class Desk:
         self.core = core
         documents = documents_of(core)
         self.store = Store(documents)
-        self.background = Background(core, self.store, documents, self.made)
+        self.conversations = Conversations(documents, core.new_id)
+        self.background = Background(
+            core, self.store, documents, self.made, self.conversations.take
+        )
 
     async def items(
         self, body: ResponsesBody | CountBody, tenant: str, ignored: list[str] | None
-    ) -> list[dict[str, Any]]:
-        """All items that a response is made of."""
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Items that a response is made of: those before, and those that this body gives."""
         before: list[dict[str, Any]] = []
+        name = conversation_of(body)
+        if name is not None and body.previous_response_id is not None:
+            raise RequestError("previous_response_id", "and conversation: give one")
+        if name is not None:
+            try:
+                before = await asyncio.to_thread(self.conversations.items, tenant, name)
+            except KeyError:
+                raise HttpError(
+                    404, "not_found", f"no conversation {name[:80]!r} is stored", "conversation"
+                ) from None
         if body.previous_response_id is not None:
             try:
                 response, items = await asyncio.to_thread(
@@ -79,7 +100,7 @@ class Desk:
                 ) from None
             before = [*items, *response["output"]]
         known = {item["id"]: item for item in before if "id" in item}
-        return before + read_items(body.input, known, ignored)
+        return before, read_items(body.input, known, ignored)
 
     async def made(
         self, body: ResponsesBody, tenant: str, response_id: str
@@ -87,7 +108,8 @@ class Desk:
         """The ask, all the items that it is made of, and who writes the response."""
         ignored: list[str] | None = [] if self.core.options.lenient else None
         check(body, ignored)
-        items = await self.items(body, tenant, ignored)
+        before, given = await self.items(body, tenant, ignored)
+        items = before + given
         offered = offered_of(body.tools, ignored)
         ask = ask_of(self.core, body, tenant, response_id, items, offered)
         ask = self.core.phrasing.heard(ask, ignored)
@@ -98,6 +120,7 @@ class Desk:
             offered=offered,
             summarizes=wants_summary(body),
             seals=_INCLUDED[1] in (body.include or ()),
+            given=given,
         )
         if ignored:
             builder.response["ignored_fields"] = ignored
@@ -142,6 +165,7 @@ def router(core: Core) -> APIRouter:
         headers = {"x-request-id": response_id}
 
         def keep() -> None:
+            desk.conversations.take(tenant, builder.response, builder.given)
             if body.store is False:
                 return
             try:
@@ -173,7 +197,8 @@ def router(core: Core) -> APIRouter:
         ignored: list[str] | None = [] if core.options.lenient else None
         whole = ResponsesBody.model_construct(**dict(body))
         check(whole, ignored)
-        items = await desk.items(body, tenant, ignored)
+        before, given = await desk.items(body, tenant, ignored)
+        items = before + given
         offered = offered_of(body.tools, ignored)
         ask = core.phrasing.heard(ask_of(core, whole, tenant, "", items, offered), ignored)
         prompt = await asyncio.to_thread(core.phrasing.render, ask)
@@ -238,7 +263,13 @@ def router(core: Core) -> APIRouter:
         await asyncio.to_thread(desk.store.remove, tenant, response_id)
         return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
+    add_routes(routes, core, desk.conversations)
     return routes
+
+
+def conversation_of(body: ResponsesBody | CountBody) -> str | None:
+    of = body.conversation
+    return of.id if isinstance(of, ConversationParam) else of
 
 
 def place_of(query: Mapping[str, str]) -> int | None:
@@ -256,22 +287,13 @@ def place_of(query: Mapping[str, str]) -> int | None:
     return int(after) + 1
 
 
-def listed_item(item: dict[str, Any]) -> dict[str, Any]:
-    """An item as it is listed: a text is a part."""
-    if item["type"] != "message" or not isinstance(item["content"], str):
-        return item
-    if item["role"] == "assistant":
-        part: dict[str, Any] = {"type": "output_text", "text": item["content"], "annotations": []}
-    else:
-        part = {"type": "input_text", "text": item["content"]}
-    return {"status": "completed", **item, "content": [part]}
-
-
 async def found(
     desk: Desk, tenant: str, response_id: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     running = desk.background.running.get(response_id)
     if running is not None and running.tenant == tenant:
+        if running.builder.response["status"] not in ("queued", "in_progress"):
+            await asyncio.wait([running.task])  # whoever reads of its end finds it kept
         return running.builder.response, []
     try:
         return await asyncio.to_thread(desk.store.get, tenant, response_id)
@@ -397,6 +419,7 @@ def head_of(core: Core, body: ResponsesBody) -> dict[str, Any]:
         "metadata": body.metadata or {},
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "previous_response_id": body.previous_response_id,
+        "conversation": None if conversation_of(body) is None else {"id": conversation_of(body)},
         "reasoning": reasoning,
         "service_tier": "default",
         "store": body.store is not False,
