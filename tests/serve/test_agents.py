@@ -295,7 +295,7 @@ HINTS: list[tuple[dict[str, Any], str]] = [
 OF_CLAUDE: list[tuple[dict[str, Any], str]] = [
     ({"output_config": {"effort": "high"}}, "output_config.effort"),
     (
-        {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
+        {"context_management": {"edits": [{"type": "compact_20260112"}]}},
         "context_management.edits.0",
     ),
     ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0"),

@@ -150,17 +150,40 @@ class ClearThinking(Body):
     keep: Literal["all"] | ThinkingTurns | None = None
 
 
+class InputTokens(Body):
+    type: Literal["input_tokens"]
+    value: Annotated[int, Field(ge=1)]
+
+
+class ToolUses(Body):
+    type: Literal["tool_uses"]
+    value: Annotated[int, Field(ge=0)]
+
+
+class ClearToolUses(Body):
+    """trigger: the prompt has more tokens, or the history more uses, than that. keep: the last
+    uses. clear_tool_inputs: of all tools that are cleared, or of these.
+    """
+
+    type: Literal["clear_tool_uses_20250919"]
+    trigger: Annotated[InputTokens | ToolUses, Field(discriminator="type")] | None = None
+    keep: ToolUses | None = None
+    clear_at_least: InputTokens | None = None
+    exclude_tools: list[str] | None = None
+    clear_tool_inputs: bool | list[str] | None = None
+
+
 class OtherEdit(Body):
     """Known so that it can be refused by name."""
 
     model_config = ConfigDict(extra="allow")
-    type: Literal["clear_tool_uses_20250919", "compact_20260112"]
+    type: Literal["compact_20260112"]
 
 
 class ContextManagement(Body):
-    edits: list[Annotated[ClearThinking | OtherEdit, Field(discriminator="type")]] = Field(
-        default_factory=list
-    )
+    edits: list[
+        Annotated[ClearThinking | ClearToolUses | OtherEdit, Field(discriminator="type")]
+    ] = Field(default_factory=list)
 
 
 class Metadata(Body):

@@ -11,7 +11,6 @@ from ridgeline.serve.anthropic.bodies import (
     ImageBlock,
     Message,
     OtherBlock,
-    OtherEdit,
     RedactedThinkingBlock,
     TextBlock,
     ThinkingBlock,
@@ -46,39 +45,6 @@ def messages_of(body: CountBody, ignored: list[str] | None = None) -> list[dict[
         else:
             found += _user(message, where, names)
     return found
-
-
-def without_thinking(body: CountBody, ignored: list[str] | None) -> tuple[CountBody, int]:
-    """The body as its edits of the context leave it, and how many turns lost their thinking."""
-    edits = body.context_management.edits if body.context_management is not None else []
-    turns = [
-        place
-        for place, message in enumerate(body.messages)
-        if any(isinstance(block, ThinkingBlock) for block in message.content)
-    ]
-    cleared: list[int] = []
-    for place, edit in enumerate(edits):
-        where = f"context_management.edits.{place}"
-        if isinstance(edit, OtherEdit):
-            if ignored is None:
-                raise RequestError(f"{where}.type", f"{edit.type!r} is not done here; leave it out")
-            ignored.append(where)
-            continue
-        kept: int | None = 1
-        if edit.keep == "all" or (edit.keep is not None and edit.keep.type == "all"):
-            kept = None
-        elif edit.keep is not None:
-            if edit.keep.value is None:
-                raise RequestError(f"{where}.keep.value", "is missing")
-            kept = edit.keep.value
-        cleared = [] if kept is None else turns[: max(0, len(turns) - kept)]
-    if not cleared:
-        return body, 0
-    messages = list(body.messages)
-    for place in cleared:
-        blocks = [b for b in messages[place].content if not isinstance(b, ThinkingBlock)]
-        messages[place] = messages[place].model_copy(update={"content": blocks})
-    return body.model_copy(update={"messages": messages}), len(cleared)
 
 
 def tools_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from ridgeline.engine.request import SamplingParams
 from ridgeline.errors import RequestError
 from ridgeline.serve.anthropic.bodies import CountBody, MessagesBody
-from ridgeline.serve.anthropic.conversation import messages_of, tools_of, without_thinking
+from ridgeline.serve.anthropic.conversation import messages_of, tools_of
+from ridgeline.serve.anthropic.edits import edited
 from ridgeline.serve.anthropic.message import MessageBuilder
 from ridgeline.serve.core.ask import Ask, Conversation, NamedTool, Reasoning, Tool, ToolChoice
 from ridgeline.serve.core.core import Core
@@ -106,7 +107,7 @@ def router(core: Core) -> APIRouter:
         body, _ = await read_body(core, request, CountBody)
         core.check_model(body.model)
         dropped: list[str] | None = [] if core.options.lenient else None
-        kept, _ = without_thinking(body, dropped)
+        kept, _ = await edited(body, counter(core), dropped)
         found: dict[str, Any] = {
             "input_tokens": await num_tokens(core, counted(core, kept, tenant, dropped))
         }
@@ -129,12 +130,10 @@ async def made(
 ) -> tuple[Ask, MessageBuilder, list[str]]:
     """What is asked, what will tell it, and what a lenient server leaves out of it."""
     dropped: list[str] | None = [] if core.options.lenient else None
-    kept, num_turns = without_thinking(body, dropped)
+    kept, applied = await edited(body, counter(core), dropped)
     assert isinstance(kept, MessagesBody)
     ask = ask_of(core, kept, tenant, message_id, dropped)
-    edits = None
-    if body.context_management is not None:
-        edits = await cleared(core, body, ask, num_turns)
+    edits = None if body.context_management is None else applied
     omits = body.thinking is not None and body.thinking.display == "omitted"
     return ask, MessageBuilder(message_id, core.model, omits=omits, edits=edits), dropped or []
 
@@ -143,15 +142,13 @@ async def num_tokens(core: Core, ask: Ask) -> int:
     return len((await asyncio.to_thread(core.phrasing.render, ask)).token_ids)
 
 
-async def cleared(core: Core, body: MessagesBody, ask: Ask, num_turns: int) -> list[dict[str, Any]]:
-    """What edits did, as Anthropic tells it. ask: what is left."""
-    if not num_turns:
-        return []
-    whole = ask_of(core, body, "", "", [])
-    fewer = await num_tokens(core, whole) - await num_tokens(core, ask)
-    kind = "clear_thinking_20251015"
-    done = {"type": kind, "cleared_thinking_turns": num_turns, "cleared_input_tokens": fewer}
-    return [done]
+def counter(core: Core) -> Callable[[CountBody], Awaitable[int]]:
+    """Counts the tokens of a body's prompt."""
+
+    async def count(body: CountBody) -> int:
+        return await num_tokens(core, counted(core, body, "", []))
+
+    return count
 
 
 def counted(core: Core, body: CountBody, tenant: str, ignored: list[str] | None = None) -> Ask:
