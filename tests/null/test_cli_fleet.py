@@ -258,3 +258,21 @@ def test_what_people_type() -> None:
     assert parse_failure("replica=3@120s+1m") == Failure(3, 120.0, 60.0)
     assert parse_failure("3@2") == Failure(3, 2.0)
     assert parse_straggler("replica=2x1.5@30s") == Straggler(2, 1.5, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("option", "target", "told"),
+    [
+        ("--png", "/nowhere/x.png", "no such folder"),
+        ("--html", "/nowhere/x.html", "no such folder"),
+        ("--html", "/", "is a folder"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_work(
+    option: str, target: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The trace is not there: the work would end with that.
+    assert main(["cache-roi", "--trace", "/nowhere/trace.jsonl", option, target]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {option}: ")
+    assert told in said

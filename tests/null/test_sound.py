@@ -206,3 +206,16 @@ def test_rates_with_little_in_common_take_no_weights_one_by_one(
     assert max(calls) < 1 << 16
     expected = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
     assert np.abs(found - expected)[200:-200].max() < 1e-3
+
+
+def test_a_length_of_nothing_before_samples_was_never_put_right() -> None:
+    raw = io.BytesIO()
+    with wave.open(raw, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(16_000)
+        out.writeframes(np.arange(1, 101, dtype="<i2").tobytes())
+    data = bytearray(raw.getvalue())
+    data[40:44] = bytes(4)
+    assert len(read_wav(bytes(data)).samples) == 100
+    assert not len(read_wav(bytes(data[:44]) + b"LIST" + bytes(4)).samples)

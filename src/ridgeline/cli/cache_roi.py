@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ridgeline.cli.simulate import show, write
+from ridgeline.cli.roofline import check_drawings, write
+from ridgeline.cli.simulate import show
 from ridgeline.config import Settings
 from ridgeline.errors import RequestError, RidgelineError
 
@@ -68,6 +69,7 @@ def cache_roi(
     from ridgeline.plan.traces import read_trace
 
     settings: Settings = context.obj
+    check_drawings(html, png)
     for option, value in (
         ("--cpu-gb", cpu_gb),
         ("--ssd-gb", ssd_gb),

@@ -13,10 +13,11 @@ import typer
 from ridgeline.cli import machine_options as machine
 from ridgeline.cli.inspect import STEP_EXAMPLES, parse_step
 from ridgeline.cli.progress import show_progress
+from ridgeline.cli.roofline import check_drawings, write
 from ridgeline.cli.spinner import show_spinner
 from ridgeline.cli.stages import show_stages
 from ridgeline.config import Settings
-from ridgeline.errors import RequestError, RidgelineError
+from ridgeline.errors import RidgelineError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -78,8 +79,7 @@ def explain(
         return
     if name is not None:
         raise RidgelineError(f"{name!r}: one model at a time; or `ridgeline explain flag {name}`")
-    if html is not None and not html.resolve().parent.is_dir():
-        raise RequestError("--html", f"{html} cannot be written: there is no such folder")
+    check_drawings(html, None)
     from ridgeline.bench.explain import explain as explain_step
     from ridgeline.bench.explain import plan_of
     from ridgeline.bench.turned import KNOBS
@@ -94,7 +94,7 @@ def explain(
     if html is not None:
         from ridgeline.cli.explain_page import page
 
-        html.write_text(page(title, found), encoding="utf-8")
+        write(html, page(title, found))
         sys.stderr.write(f"wrote {html}\n")
     if as_json:
         sys.stdout.write(json.dumps({"model": title, **as_fields(found)}, indent=1) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,6 +87,7 @@ def roofline(
     from ridgeline.plan.roofline import roofline as find
 
     settings: Settings = context.obj
+    check_drawings(html, png)
     shape = parse_step(step)
     accelerator = load_accelerator(on)
     if tp is not None and not 1 <= tp <= 1024:
@@ -114,6 +116,17 @@ def roofline(
         sys.stdout.write(json.dumps(as_fields(found), indent=1) + "\n")
         return
     show(found)
+
+
+def check_drawings(html: Path | None, png: Path | None) -> None:
+    """Raises RidgelineError for what could not be written or drawn: before minutes of work."""
+    for option, path in (("--html", html), ("--png", png)):
+        if path is not None and not path.resolve().parent.is_dir():
+            raise RidgelineError(f"{option}: {path} cannot be written: there is no such folder")
+        if path is not None and path.is_dir():
+            raise RidgelineError(f"{option}: {path} cannot be written: it is a folder")
+    if png is not None and find_spec("matplotlib") is None:
+        raise RidgelineError("--png needs matplotlib: pip install 'ridgeline[plot]'")
 
 
 def write(path: Path, text: str) -> None:

@@ -172,6 +172,7 @@ def simulate(
     png: Annotated[Path | None, typer.Option(help="Levels over time as a picture.")] = None,
 ) -> None:
     """What a fleet of engines makes of a load: TTFT, ITL, goodput, queue, cache, cost."""
+    from ridgeline.cli.roofline import check_drawings, write
     from ridgeline.cli.stages import show_stages
     from ridgeline.plan.asked import (
         parse_autoscale,
@@ -192,6 +193,7 @@ def simulate(
     from ridgeline.plan.traces import HASHED_TOKENS
 
     settings: Settings = context.obj
+    check_drawings(html, png)
     if lost not in ("kept", "anew"):
         raise RequestError("--lost", f"{lost!r}; there are: kept, anew")
     if not 0 <= seed < 1 << 63:
@@ -309,14 +311,6 @@ def found_notes(fields: Mapping[str, Any]) -> list[str]:
         )
         notes.append(f"nothing met the SLO; the best that was had: {best}")
     return notes
-
-
-def write(path: Path, text: str) -> None:
-    """RidgelineError where it cannot be written."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RidgelineError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def show(title: str, rows: list[tuple[str, str]], notes: list[str]) -> None:

@@ -119,6 +119,8 @@ def read_wav(data: bytes) -> Sound:
         if name == b"data":
             if form is None:
                 raise _refused("has its samples before their format")
+            if not size and left and not _is_chunk(data, start):
+                size = UNKNOWN_LENGTH  # written first, and never put right
             if size > left and size < UNKNOWN_LENGTH:
                 raise _refused(f"is cut short: {left} bytes of {size} are there")
             return _sound(form, data[start : start + min(size, left)])
@@ -128,6 +130,12 @@ def read_wav(data: bytes) -> Sound:
             form = _format(data[start : start + size])
         at = start + size + size % 2
     raise _refused("has no samples")
+
+
+def _is_chunk(data: bytes, at: int) -> bool:
+    """Whether a chunk can begin there: a name of letters, and a length that the file has."""
+    name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+    return len(data) >= at + 8 and name.isascii() and name.isalnum() and size <= len(data) - at - 8
 
 
 def _format(chunk: bytes) -> _Format:
