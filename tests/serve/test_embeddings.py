@@ -70,6 +70,9 @@ def test_openais_client_has_the_librarys_vectors(encoder: LLM) -> None:
             *[client.embeddings.create(model="tiny", input=text) for text in TEXTS * 3]
         )
         assert [one.data[0].embedding for one in alone] == wanted * 3
+        pooled = (await http.post("/pooling", json={"input": ids})).json()
+        assert [one["data"] for one in pooled["data"]] == wanted
+        assert pooled["usage"]["prompt_tokens"] == sum(map(len, ids))
         raw = await http.post("/v1/embeddings", json={"input": "x", "encoding_format": "base64"})
         vector = np.frombuffer(base64.b64decode(raw.json()["data"][0]["embedding"]), "<f4")
         assert vector.tolist() == wanted[2]
@@ -131,6 +134,10 @@ def test_classes(tmp_path: Path) -> None:
 
     async def check(http: httpx.AsyncClient) -> None:
         made = (await http.post("/classify", json={"input": TEXTS})).json()["data"]
+        pooled = (await http.post("/pooling", json={"input": TEXTS, "task": "classify"})).json()
+        assert [one["data"] for one in pooled["data"]] == [one["probs"] for one in made]
+        refused = await http.post("/pooling", json={"input": TEXTS, "task": "embed"})
+        assert refused.json()["error"]["param"] == "task"
         assert [each["probs"] for each in made] == [one.outputs.probs for one in wanted]
         assert [each["label"] for each in made] == [one.outputs.label for one in wanted]
         assert (await http.post("/v1/embeddings", json={"input": "x"})).status_code == 404

@@ -38,6 +38,7 @@ ANSWERING = frozenset(
         "/v2/rerank",
         "/score",
         "/classify",
+        "/pooling",
         "/api/embed",
         "/api/embeddings",
         "/v1/audio/transcriptions",

@@ -46,6 +46,14 @@ class ClassifyBody(TextsBody):
     input: str | list[str] | list[TokenId] | list[list[TokenId]]
 
 
+class PoolingBody(EmbeddingsBody):
+    """POST /pooling, vLLM's: what the model pools of each text, a vector or the classes'
+    probabilities. task: which; the model has one.
+    """
+
+    task: Literal["embed", "classify"] | None = None
+
+
 class Document(Body):
     text: str
 
@@ -122,6 +130,25 @@ async def _classify(pooling: Pooling, body: ClassifyBody) -> Answer:
     return "classify-", sum(map(len, texts)), {"data": data}
 
 
+async def _pool(pooling: Pooling, body: PoolingBody) -> Answer:
+    if body.task not in (None, pooling.core.llm.task):
+        raise RequestError("task", f"this model is there to {pooling.core.llm.task}")
+    if pooling.core.llm.task == "embed":
+        _, tokens, fields = await _embeddings(pooling, body)
+        found = [one["embedding"] for one in fields["data"]]
+    else:
+        if body.dimensions is not None or "normalize" in body.model_fields_set:
+            raise RequestError("dimensions", "and normalize are of vectors, which this has not")
+        texts = await pooling.desk.token_ids(
+            texts_of(body.input), "input", body.truncate_prompt_tokens
+        )
+        tokens = sum(map(len, texts))
+        rows = probabilities(await pooling.rows(texts))
+        found = [written(row, body.encoding_format) for row in rows]
+    data = [{"object": "pooling", "index": i, "data": one} for i, one in enumerate(found)]
+    return "pool-", tokens, {"data": data}
+
+
 async def _rerank(pooling: Pooling, body: RerankBody) -> Answer:
     documents: list[Text] = [d if isinstance(d, str) else d.text for d in body.documents]
     queries: list[Text] = [body.query] * len(documents)
@@ -181,6 +208,7 @@ class Endpoint:
 ENDPOINTS: dict[str, Endpoint] = {
     "/v1/embeddings": Endpoint(EmbeddingsBody, _embeddings, ("embed",)),
     "/classify": Endpoint(ClassifyBody, _classify, ("classify",)),
+    "/pooling": Endpoint(PoolingBody, _pool),
     "/v1/rerank": Endpoint(RerankBody, _rerank),
     "/v1/score": Endpoint(ScoreBody, _score),
 }
