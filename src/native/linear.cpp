@@ -93,41 +93,6 @@ template <int Groups>
 FineStart start(const FineBlock& x, int group) {
   return {Groups == 2 ? x.start32[group] : x.start16[group]};
 }
-template <int Groups>
-TermStarts term_starts(const FineBlock& x, int group) {
-  const auto of = [&](int term) { return Groups == 2 ? x.term_start32[term][group] : x.term_start16[term][group]; };
-  return {{of(0), of(1)}};
-}
-// Whether a tile of Rows multiplies fine rows by their terms.
-template <int Bits, int Rows, class X>
-inline constexpr bool kByTerms = kIsFine<X> && Bits != 8 && Rows <= kInOrderRows;
-
-// What sums of a tile of Rows begin with, and what four codes of K are multiplied by.
-template <int Bits, int Groups, int Rows, class X>
-auto start_of(const X& x, int group) {
-  if constexpr (kByTerms<Bits, Rows, X>) {
-    return term_starts<Groups>(x, group);
-  } else {
-    return start<Groups>(x, group);
-  }
-}
-template <int Bits, int Rows, class X>
-auto quad_of(const X& x, int k) {
-  if constexpr (kByTerms<Bits, Rows, X>) {
-    return load_quads(x.terms[0] + k, x.terms[1] + k);
-  } else {
-    return load_quad(x.q + k);
-  }
-}
-#else
-template <int Bits, int Groups, int Rows, class X>
-auto start_of(const X& x, int group) {
-  return start<Groups>(x, group);
-}
-template <int Bits, int Rows, class X>
-auto quad_of(const X& x, int k) {
-  return load_quad(x.q + k);
-}
 #endif
 
 constexpr std::int64_t kMaxPanelStripBytes = 1024 + 4 * 64 + 4 * 64;
@@ -157,11 +122,11 @@ template <class W, int Rows, int Strips, class X>
   constexpr IntegerShape kShape = W::kShape;
   constexpr int kBits = kShape.number_bits(), kGroups = kShape.groups(), kGroupSteps = kShape.group / 4;
   constexpr int kAheadLines = Strips * W::kStripBytes / kLineBytes;
-  decltype(begin<kBits>(start_of<kBits, kGroups, Rows>(*x, g))) sums[Rows][Strips];
+  decltype(begin<kBits>(start<kGroups>(*x, g))) sums[Rows][Strips];
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 2
-    for (int c = 0; c < Strips; c++) sums[r][c] = begin<kBits>(start_of<kBits, kGroups, Rows>(x[r * x_stride], g));
+    for (int c = 0; c < Strips; c++) sums[r][c] = begin<kBits>(start<kGroups>(x[r * x_stride], g));
   }
 #pragma GCC unroll kUnrolledSteps
   for (int i = 0; i < kGroupSteps; i++) {
@@ -180,7 +145,7 @@ template <class W, int Rows, int Strips, class X>
     for (int c = 0; c < Strips; c++) lines[c] = W::line(weights + c * W::kNextStrip, g, i);
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; r++) {
-      const auto quad = quad_of<kBits, Rows>(x[r * x_stride], g * kShape.group + i * 4);
+      const auto quad = load_quad(x[r * x_stride].q + g * kShape.group + i * 4);
 #pragma GCC unroll 2
       for (int c = 0; c < Strips; c++) sums[r][c] = dot<kBits>(sums[r][c], lines[c], quad);
     }

@@ -123,49 +123,38 @@ struct Scaled {
   return out;
 }
 
-// The sums of 16 codes each and of a group's, as two words each: sums16 [4], sums32 [2] in lanes 0 and 1.
-struct WordSums {
-  __m128i sums16, sums32;
-};
-// A block's bytes of 64 integers, and their sums.
-[[gnu::always_inline]] inline WordSums store_bytes(const __m256i (&all)[8], std::int8_t* out) {
-  __m128i words[2];  // of the groups
+void quantize_block(const float* x, ActivationBlock* block) {
+  const Scaled in = scaled(x);
+  __m128i words[2];  // of the groups: the sums of 16 codes and of the others, as two words each
 #pragma GCC unroll 2
   for (int g = 0; g < 2; g++) {
-    const __m256i* q = all + g * 4;
+    __m256i q[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) q[i] = _mm256_cvtps_epi32(in.v[g * 4 + i]);
     const __m256i mixed = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
     const __m256i bytes = _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_store_si256(reinterpret_cast<__m256i*>(out) + g, bytes);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(block->q) + g, bytes);
     __m256i sums = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
     sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32(sums, 0x4e));
     sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32(sums, 0xb1));
     words[g] = _mm_unpacklo_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
   }
-  const __m128i sums16 = _mm_unpacklo_epi64(words[0], words[1]);
-  return {sums16, _mm_shuffle_epi32(_mm_add_epi16(sums16, _mm_shuffle_epi32(sums16, 0xb1)), 0x08)};
-}
-
-__m128i start_of_words(__m128i sums) { return _mm_slli_epi16(_mm_sub_epi16(_mm_setzero_si128(), sums), 3); }
-
-void quantize_block(const float* x, ActivationBlock* block) {
-  const Scaled in = scaled(x);
-  __m256i q[8];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; i++) q[i] = _mm256_cvtps_epi32(in.v[i]);
-  const auto [words16, words32] = store_bytes(q, block->q);
+  const __m128i words16 = _mm_unpacklo_epi64(words[0], words[1]);
+  const __m128i words32 =  // lanes 0, 1
+      _mm_shuffle_epi32(_mm_add_epi16(words16, _mm_shuffle_epi32(words16, 0xb1)), 0x08);
+  const auto start = [](__m128i sums) { return _mm_slli_epi16(_mm_sub_epi16(_mm_setzero_si128(), sums), 3); };
   const auto whole = [](__m128i sums) { return _mm_cvtepi32_ps(_mm_madd_epi16(sums, _mm_set1_epi16(1))); };
   const __m128 unit = _mm_mul_ps(in.scale, _mm_set1_ps(kSumUnit));
   // scale[2], start32[2]; start16[4]; sum32[2], sum16[4]: the line after the codes.
   auto* rest = reinterpret_cast<__m128i*>(block->scale);
-  _mm_store_si128(rest, _mm_unpacklo_epi64(_mm_castps_si128(in.scale), start_of_words(words32)));
-  _mm_store_si128(rest + 1, start_of_words(words16));
+  _mm_store_si128(rest, _mm_unpacklo_epi64(_mm_castps_si128(in.scale), start(words32)));
+  _mm_store_si128(rest + 1, start(words16));
   _mm_storel_pi(reinterpret_cast<__m64*>(block->sum32), _mm_mul_ps(whole(words32), unit));
   _mm_storeu_ps(block->sum16, _mm_mul_ps(whole(words16), _mm_unpacklo_ps(unit, unit)));
 }
 
 void quantize_block(const float* x, FineBlock* block) {
   const Scaled in = scaled(x);
-  __m256i terms[2][8];
   __m128i pairs[4];  // of 16 numbers each: two halves of their sum, in lanes 0 and 1
 #pragma GCC unroll 4
   for (int h = 0; h < 4; h++) {
@@ -173,17 +162,10 @@ void quantize_block(const float* x, FineBlock* block) {
 #pragma GCC unroll 2
     for (int i = 0; i < 2; i++) {
       const __m256 v = in.v[h * 2 + i];
-      // What is not finite becomes a byte, too, or words and bytes would be told apart by what comes of it.
-      const auto integers = [](__m256 numbers) {
-        return _mm256_max_epi32(_mm256_cvtps_epi32(numbers), _mm256_set1_epi32(static_cast<int>(-kLargest)));
-      };
-      const __m256i first = integers(v);
+      const __m256i first = _mm256_cvtps_epi32(v);
       const __m256 left = _mm256_mul_ps(_mm256_sub_ps(v, _mm256_cvtepi32_ps(first)), _mm256_set1_ps(kResidueSteps));
       const __m256i steps = _mm256_set1_epi32(static_cast<int>(kResidueSteps));
-      const __m256i second = integers(left);
-      q[i] = _mm256_add_epi32(_mm256_mullo_epi32(first, steps), second);
-      terms[0][h * 2 + i] = first;
-      terms[1][h * 2 + i] = second;
+      q[i] = _mm256_add_epi32(_mm256_mullo_epi32(first, steps), _mm256_cvtps_epi32(left));
     }
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(q[0], q[1]), 0xd8);
     const __m256i in_turns = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, 0xd8), 0xd8);
@@ -198,11 +180,6 @@ void quantize_block(const float* x, FineBlock* block) {
   const __m128 scale = _mm_mul_ps(in.scale, _mm_set1_ps(1.0f / kResidueSteps));
   const __m128 unit = _mm_mul_ps(scale, _mm_set1_ps(kSumUnit));
   auto* rest = reinterpret_cast<__m128i*>(block->scale);
-  for (int term = 0; term < 2; term++) {
-    const auto [words16, words32] = store_bytes(terms[term], block->terms[term]);
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(block->term_start32[term]), start_of_words(words32));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(block->term_start16[term]), start_of_words(words16));
-  }
   _mm_store_si128(rest, _mm_unpacklo_epi64(_mm_castps_si128(scale), start(sum32)));
   _mm_store_si128(rest + 1, start(sum16));
   _mm_storel_pi(reinterpret_cast<__m64*>(block->sum32), _mm_mul_ps(_mm_cvtepi32_ps(sum32), unit));

@@ -125,9 +125,8 @@ struct alignas(64) ActivationBlock {
 };
 static_assert(sizeof(ActivationBlock) == 128);
 
-// The same 64 of an int8x2 row. Of AVX2 both terms are one number, 254 times the first and the second, as words; and they
-// are two of bytes, which take fewer instructions for codes below eight bits and more registers, so that one row and two
-// are multiplied by them. Sums are the same whole numbers.
+// The same 64 of an int8x2 row. Of AVX2 both terms are one number, 254 times the first and the second: products of words
+// take as long for it as products of bytes for one of the two.
 #ifdef RIDGELINE_ISA_avx2
 struct alignas(64) FineBlock {
   std::int16_t q[kBlock];    // of each four the first, the third, the second, the fourth
@@ -137,12 +136,8 @@ struct alignas(64) FineBlock {
   float sum32[2];
   float sum16[4];
   std::uint8_t pad[8];
-  std::int8_t terms[2][kBlock];
-  std::int32_t term_start32[2][2];  // as an ActivationBlock's
-  std::int32_t term_start16[2][4];
-  std::uint8_t term_pad[16];
 };
-static_assert(sizeof(FineBlock) == 384);
+static_assert(sizeof(FineBlock) == 192);
 using FineTerm = FineBlock;
 #else
 struct FineBlock {
