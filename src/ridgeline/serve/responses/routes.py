@@ -292,9 +292,11 @@ async def found(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     running = desk.background.running.get(response_id)
     if running is not None and running.tenant == tenant:
-        if running.builder.response["status"] not in ("queued", "in_progress"):
-            await asyncio.wait([running.task])  # whoever reads of its end finds it kept
-        return running.builder.response, []
+        response = running.builder.response
+        has_ended = response["status"] not in ("queued", "in_progress")
+        if has_ended and response.get("conversation") is not None:
+            await asyncio.wait([running.task])  # who reads of its end finds it in there
+        return response, []
     try:
         return await asyncio.to_thread(desk.store.get, tenant, response_id)
     except KeyError:
