@@ -438,7 +438,6 @@ def test_responses_tools_and_formats(of_openai: openai.OpenAI) -> None:
     [
         ({"truncation": "auto"}, "truncation"),
         ({"max_tool_calls": 1}, "max_tool_calls"),
-        ({"conversation": "c"}, "conversation"),
         ({"input": [{"type": "computer_call_output"}]}, "computer_call_output"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
@@ -454,6 +453,11 @@ def test_responses_say_what_they_cannot(
 ) -> None:
     with pytest.raises(openai.BadRequestError, match=what):
         of_openai.post("/responses", body={"model": "tiny", "input": "x"} | change, cast_to=object)
+
+
+def test_a_conversation_that_is_not_there_is_said(of_openai: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="conversation"):
+        of_openai.responses.create(model="tiny", input="x", conversation="c")
 
 
 # ---- OpenAI: files and batches
