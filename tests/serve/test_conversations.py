@@ -137,6 +137,28 @@ def test_what_is_wrong_is_told_by_its_name(core: Core) -> None:
     playing(core, play)
 
 
+def test_a_full_conversation_is_refused_before_the_work_and_keeps_what_was_answered(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ridgeline.serve.responses.conversations.MAX_ITEMS", 2)
+
+    async def play(http: httpx.AsyncClient) -> None:
+        client = codex(http)
+        name = (await client.conversations.create(items=[HELLO])).id
+        answer = await client.responses.create(**ASK, input="x", conversation=name)
+        assert answer.status in ("completed", "incomplete")
+        kept = await ids_of(client, name)
+        assert len(kept) > 2  # the answer is there, above the limit
+        with pytest.raises(openai.BadRequestError, match="at most 2 items") as refused:
+            await client.responses.create(**ASK, input="y", conversation=name)
+        assert refused.value.param == "conversation"
+        with pytest.raises(openai.BadRequestError, match="at most 2 items"):
+            await client.conversations.items.create(name, items=[HELLO])
+        assert await ids_of(client, name) == kept
+
+    playing(core, play)
+
+
 def test_a_conversation_outlives_its_server_and_gets_a_response_once(tmp_path: Path) -> None:
     async def run() -> None:
         core = tiny_core(state=tmp_path)

@@ -46,6 +46,7 @@ class Conversations:
             "added": [],
         }
         self._append(document, items)
+        require_room(document["items"])
         with self._lock:
             self._documents.write(KIND, name, document)
             kept = self._documents.names(KIND)
@@ -72,6 +73,7 @@ class Conversations:
         with self._lock:
             document = self._read(tenant, name)
             added = self._append(document, items)
+            require_room(document["items"])
             self._documents.write(KIND, name, document)
         return added
 
@@ -125,9 +127,15 @@ class Conversations:
             taken.add(own)
             added.append({**item, "id": own})
         document["items"] = [*document["items"], *added]
-        if len(document["items"]) > MAX_ITEMS:
-            raise RequestError("items", f"a conversation has at most {MAX_ITEMS}")
         return added
+
+
+def require_room(items: Sequence[Item], field: str = "items") -> None:
+    """Before a response is begun: what it answers is kept even where that goes above the limit."""
+    if len(items) > MAX_ITEMS:
+        raise RequestError(
+            field, f"a conversation has at most {MAX_ITEMS} items; begin another, or delete some"
+        )
 
 
 def told(document: dict[str, Any]) -> dict[str, Any]:

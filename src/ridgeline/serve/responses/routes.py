@@ -51,7 +51,7 @@ from ridgeline.serve.responses.bodies import (
     ResponsesBody,
 )
 from ridgeline.serve.responses.conversation_routes import add_routes
-from ridgeline.serve.responses.conversations import Conversations
+from ridgeline.serve.responses.conversations import Conversations, require_room
 from ridgeline.serve.responses.items import listed_item, messages_of, read_items
 from ridgeline.serve.responses.response import ResponseBuilder
 from ridgeline.serve.responses.store import Store, documents_of
@@ -100,7 +100,10 @@ class Desk:
                 ) from None
             before = [*items, *response["output"]]
         known = {item["id"]: item for item in before if "id" in item}
-        return before, read_items(body.input, known, ignored)
+        given = read_items(body.input, known, ignored)
+        if name is not None:
+            require_room([*before, *given], "conversation")
+        return before, given
 
     async def made(
         self, body: ResponsesBody, tenant: str, response_id: str
