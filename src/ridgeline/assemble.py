@@ -10,6 +10,7 @@ import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ridgeline.config import Settings
@@ -38,7 +39,7 @@ from ridgeline.engine.engine import Engine
 from ridgeline.engine.executor import Executor
 from ridgeline.engine.experts import counter_of
 from ridgeline.engine.schedule.policies import POLICIES
-from ridgeline.errors import RequestError
+from ridgeline.errors import CapacityError, RequestError
 from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import Graph
@@ -314,7 +315,7 @@ def assemble(
         observer=None
         if options.record is None
         else start_record(
-            options.record,
+            Path(options.record),
             options,
             sizes,
             model=str(opened.checkpoint.path),
@@ -433,7 +434,10 @@ def cpu_needs(graph: Graph, options: Options, settings: Settings) -> Needs:
         max_tokens=options.max_tokens_per_step,
         max_sampled=options.max_rows,
     )
-    return predict_needs(graph, limits)
+    try:
+        return predict_needs(graph, limits)
+    except MemoryError:
+        raise CapacityError(f"max_rows: no memory for {options.max_rows} rows' states") from None
 
 
 def _unsaid(_graph: Graph, _options: Options, _settings: Settings) -> None:

@@ -20,7 +20,7 @@ from ridgeline.engine.beams import BeamSearchParams
 from ridgeline.engine.book import Book
 from ridgeline.engine.outputs import Delta, RequestOutput
 from ridgeline.engine.prompts import Message, Prompt, Tokenized
-from ridgeline.engine.request import ORDINARY_SERVICE, SamplingParams, Service
+from ridgeline.engine.request import ORDINARY_SERVICE, SamplingParams, Service, checked
 from ridgeline.engine.session import Group
 from ridgeline.errors import EngineError
 from ridgeline.llm import LLM
@@ -283,7 +283,7 @@ class AsyncEngine:
         """Queues a prompt that is tokenized already; raises as `stream` does. arrival:
         `time.monotonic()` of the call that brought it.
         """
-        params = params or SamplingParams()
+        params = checked(params)
         grammar = None
         if (asked := params.structured_outputs) is not None:  # never compiled between two steps
             grammar = await asyncio.to_thread(self._llm.session.constraints.compile, asked)

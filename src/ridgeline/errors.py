@@ -27,6 +27,10 @@ class RequestError(RidgelineError):
         super().__init__(f"{field}: {message}")
         self.field = field
 
+    def __reduce__(self) -> tuple[type[RequestError], tuple[str, str]]:
+        # As it comes, a pool of processes could not read it, and would wait for ever.
+        return type(self), (self.field, str(self)[len(self.field) + 2 :])
+
 
 class Overloaded(RidgelineError):  # noqa: N818 (the field says Overloaded)
     """No room now (HTTP 429 or 503): `retry_after_seconds` says when to come back."""
@@ -34,6 +38,9 @@ class Overloaded(RidgelineError):  # noqa: N818 (the field says Overloaded)
     def __init__(self, message: str, retry_after_seconds: float) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+    def __reduce__(self) -> tuple[type[Overloaded], tuple[str, float]]:
+        return type(self), (str(self), self.retry_after_seconds)
 
 
 class EngineError(RidgelineError):

@@ -6,19 +6,20 @@ the engine below sees ids only.
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ridgeline.assemble import Options, assemble
 from ridgeline.config import Settings, read_settings
 from ridgeline.engine.beam_requests import BeamRequests
 from ridgeline.engine.beams import BeamSearchOutput, BeamSearchParams, search
 from ridgeline.engine.engine import Engine
-from ridgeline.engine.outputs import Delta, RequestOutput
+from ridgeline.engine.outputs import RequestOutput
 from ridgeline.engine.pooled import (
     ClassificationOutput,
     ClassificationRequestOutput,
@@ -34,12 +35,16 @@ from ridgeline.engine.pooled import (
     scores,
     truncated,
 )
-from ridgeline.engine.prompts import Message, Prompt, Prompts, Tokenized
-from ridgeline.engine.request import SamplingParams
+from ridgeline.engine.prompts import Message, Prompt, Prompts, Tokenized, listed
+from ridgeline.engine.request import SamplingParams, checked, params_of_each
 from ridgeline.engine.session import Group, Session
-from ridgeline.errors import RequestError
+from ridgeline.engine.turns import Stream, Turns
+from ridgeline.errors import EngineError, ModelError, RequestError
 from ridgeline.model.weights.sources import Progress, silent
 from ridgeline.step import StepShape
+
+# What `close` gives back.
+_PARTS = ("assembled", "prompts", "session")
 
 if TYPE_CHECKING:
     from ridgeline.cost.measure import ReadRoof
@@ -51,7 +56,8 @@ if TYPE_CHECKING:
 
 
 class LLM:
-    """A model, loaded and ready. Not thread-safe.
+    """A model, loaded and ready. Threads that ask it take turns; a process that forks loads its own
+    in the child. `close`, leaving `with`, or dropping it gives its memory back.
 
     model: a path, a catalogue name, `pypi:package` or `hf:owner/name`. The keyword arguments are
     the fields of `Options`; what is not given is chosen from the model and the machine. progress:
@@ -61,7 +67,7 @@ class LLM:
 
     def __init__(
         self,
-        model: str,
+        model: str | Path,
         *,
         settings: Settings | None = None,
         progress: Progress = silent,
@@ -76,6 +82,11 @@ class LLM:
             raise RequestError(
                 wrong or "options", f"is not an option; there are: {known}"
             ) from None
+        if isinstance(model, Path):
+            model = str(model.expanduser().absolute())  # never a catalogue's name
+        if not isinstance(model, str):
+            raise ModelError(f"a model is a name or a path, not {type(model).__name__}")
+        self._model = model
         self.assembled = assemble(model, self.settings, chosen, progress)
         tokenizer = self.assembled.tokenizer
         vocab_size = self.assembled.vocab_size
@@ -88,6 +99,36 @@ class LLM:
         self.session = Session(
             self.assembled.engine, tokenizer, vocab_size, self.assembled.constraints
         )
+        self._turns = Turns(self.session)
+
+    def close(self) -> None:
+        """Ends what runs and gives the memory back; nothing can be asked from then on. May be
+        called twice.
+        """
+        self._turns.close()
+        for name in _PARTS:
+            self.__dict__.pop(name, None)
+        gc.collect()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    if not TYPE_CHECKING:  # or a checker would find every name
+
+        def __getattr__(self, name: str) -> object:
+            if name in _PARTS:
+                raise EngineError("this LLM is closed; load the model again")
+            raise AttributeError(f"'LLM' object has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        state = f"task={self.task!r}" if "assembled" in self.__dict__ else "closed"
+        return f"<LLM {self._model!r}, {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an LLM cannot be pickled or copied; load one in each process")
 
     @property
     def tokenizer(self) -> Any:
@@ -140,8 +181,8 @@ class LLM:
         finish_reason "error", and the others are complete.
         """
         arrival = time.monotonic()
-        many = _as_list(prompts)
-        params = _params_for(many, sampling_params)
+        many = listed(prompts)
+        params = params_of_each(sampling_params, len(many))
         return self._run([self.prompts.tokenize(p) for p in many], params, arrival, use_tqdm)
 
     def chat(
@@ -174,7 +215,7 @@ class LLM:
             )
             for conversation in conversations
         ]
-        return self._run(prompts, _params_for(prompts, sampling_params), arrival, use_tqdm)
+        return self._run(prompts, params_of_each(sampling_params, len(prompts)), arrival, use_tqdm)
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Stream:
         """Continues one prompt piece by piece. Dropping the stream ends the request."""
@@ -196,16 +237,19 @@ class LLM:
 
     def _stream(self, prompt: Tokenized, params: SamplingParams | None, arrival: float) -> Stream:
         self._require_task("generate")
-        group = self.session.submit(prompt, params or SamplingParams(), arrival=arrival)
-        return Stream(self.session, group)
+        with self._turns.turn() as session:
+            return Stream(self._turns, session.submit(prompt, checked(params), arrival=arrival))
 
     def beam_search(
         self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams
     ) -> list[BeamSearchOutput]:
         """The likeliest answers to each prompt as wholes. Raises as `generate` does."""
 
-        tokenized = [self.prompts.tokenize(p) for p in _as_list(prompts)]
-        with BeamRequests(self.session) as ask:
+        if not isinstance(params, BeamSearchParams):
+            raise RequestError("params", "must be a BeamSearchParams")
+        self._require_task("generate")
+        tokenized = [self.prompts.tokenize(p) for p in listed(prompts)]
+        with self._turns.turn() as session, BeamRequests(session) as ask:
             return search(ask, tokenized, params, self.prompts.tokenizer, self.max_context)
 
     @property
@@ -289,7 +333,8 @@ class LLM:
         from ridgeline.engine.speech.transcribe import transcribe_all
 
         many = sounds if isinstance(sounds, list | tuple) else [sounds]
-        return transcribe_all(self.transcriber(), many, params, told)
+        with self._turns.turn():
+            return transcribe_all(self.transcriber(), many, params, told)
 
     def transcriber(self) -> Transcriber:
         """What `transcribe` steps, for who steps it otherwise."""
@@ -335,14 +380,15 @@ class LLM:
         self, prompts: Prompt | Sequence[Prompt], task: str, truncate: bool
     ) -> list[Tokenized]:
         self._require_task(task)
-        texts = [self.prompts.tokenize(prompt) for prompt in _as_list(prompts)]
+        texts = [self.prompts.tokenize(prompt) for prompt in listed(prompts)]
         if not truncate:
             return texts
         longest = self.pooler.max_context
         return [Tokenized(text.text, truncated(text.token_ids, longest)) for text in texts]
 
     def _pooled(self, texts: Sequence[Tokenized]) -> Floats:
-        return self.pooler.rows([text.token_ids for text in texts])
+        with self._turns.turn():
+            return self.pooler.rows([text.token_ids for text in texts])
 
     @property
     def width(self) -> int:
@@ -370,60 +416,26 @@ class LLM:
         self._require_task("generate")
         groups: list[Group] = []
         try:
-            for prompt, own in zip(prompts, params, strict=True):
-                groups.append(self.session.submit(prompt, own, arrival=arrival, streams=False))
+            with self._turns.turn() as session:
+                for prompt, own in zip(prompts, params, strict=True):
+                    groups.append(session.submit(prompt, own, arrival=arrival, streams=False))
             show = len(groups) > 1 and sys.stderr.isatty() if use_tqdm is None else use_tqdm
             left = {id(group) for group in groups}
             steps = self.assembled.executor.steps_together
             with _Progress(len(groups)) if show else nullcontext() as progress:
                 while left:
                     # A stream may run beside: its pieces are not ours to take.
-                    touched = [g for g in self.session.step(steps) if id(g) in left]
+                    with self._turns.turn() as session:
+                        touched = [g for g in session.step(steps) if id(g) in left]
                     if progress is not None:
                         progress.show(groups)
                     left.difference_update(id(group) for group in touched if group.done)
+                    if not touched:  # other threads may have stepped ours to their ends
+                        left = {id(group) for group in groups if not group.done}
         finally:
             for group in groups:
-                if not group.done:
-                    self.session.abandon(group)
+                self._turns.drop(group)
         return [group.output() for group in groups]
-
-
-class Stream(Iterator[Delta]):
-    """The pieces of one prompt's answers as they come. It owns the request until the last piece."""
-
-    def __init__(self, session: Session, group: Group) -> None:
-        self._session = session
-        self._group = group
-        self._cancelled = False
-
-    def __next__(self) -> Delta:
-        group = self._group
-        while not group.deltas:
-            if group.done:
-                raise StopIteration
-            if self._cancelled:
-                self._session.cancel(group)
-            else:
-                self._session.step()
-        return group.deltas.pop(0)
-
-    def cancel(self) -> None:
-        """Ends the answers at the next piece, as "abort". Safe to call in a signal handler."""
-        self._cancelled = True
-
-    @property
-    def output(self) -> RequestOutput:
-        """The prompt and its answers so far."""
-        return self._group.output()
-
-    def close(self) -> None:
-        """Ends what still runs and frees its memory; also when the stream is dropped half read."""
-        if not self._group.done:
-            self._session.abandon(self._group)
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class _Progress(AbstractContextManager["_Progress"]):
@@ -461,36 +473,6 @@ class _Progress(AbstractContextManager["_Progress"]):
         self._next = now + 0.1
         rate = sum(group.num_tokens for group in groups) / max(now - self._start, 1e-9)
         self._bar.update(self._task, completed=sum(g.done for g in groups), rate=rate)
-
-
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str | Mapping):
-        return [prompts]
-    if not isinstance(prompts, Sequence):
-        raise RequestError("prompts", "must be a text, a list of token ids, or a list of these")
-    items = list(prompts)
-    if items and all(isinstance(item, int) for item in items):
-        return [items]  # type: ignore[list-item]
-    return items  # type: ignore[return-value]
-
-
-def _params_for(
-    prompts: Sequence[object],
-    sampling_params: SamplingParams | Sequence[SamplingParams] | None,
-) -> list[SamplingParams]:
-    if sampling_params is None:
-        return [SamplingParams()] * len(prompts)
-    if isinstance(sampling_params, SamplingParams):
-        return [sampling_params] * len(prompts)
-    if not isinstance(sampling_params, Sequence) or not all(
-        isinstance(params, SamplingParams) for params in sampling_params
-    ):
-        raise RequestError("sampling_params", "must be a SamplingParams, or a list of them")
-    if len(sampling_params) != len(prompts):
-        raise RequestError(
-            "sampling_params", f"has {len(sampling_params)} entries for {len(prompts)} prompts"
-        )
-    return list(sampling_params)
 
 
 def _is_conversation(messages: Sequence[object]) -> bool:

@@ -9,6 +9,7 @@ from ridgeline.errors import RequestError
 
 # Options that are positive whole numbers.
 COUNTS = ("context_length", "memory", "max_rows", "max_tokens_per_step", "max_waiting", "threads")
+ALWAYS = ("max_rows", "max_tokens_per_step")
 
 
 # `itl_steps` of a server to which nobody says a pace: a step with a prompt takes so many times a
@@ -58,7 +59,7 @@ class Options:
     forced_spans: bool = True
     threads: int | None = None
     isa: str | None = None
-    record: Path | None = None
+    record: str | Path | None = None
     task: str | None = None
     pooling: str | None = None
     positions: str = "kept"
@@ -68,8 +69,15 @@ def check_numbers(options: Options) -> None:
     """RequestError names an option whose value means nothing."""
     for name in COUNTS:
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise RequestError(name, f"{value} is not a positive whole number")
+        if value is None and name not in ALWAYS:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise RequestError(name, f"{value!r} is not a positive whole number")
+    for name in ("itl_steps", "rate_share"):
+        if not isinstance(getattr(options, name), int | float | None):
+            raise RequestError(name, f"{getattr(options, name)!r} is not a number")
+    if not isinstance(options.record, str | Path | None):
+        raise RequestError("record", "must be a path")
     target = options.itl_target
     if target is not None and not (isinstance(target, int | float) and 0 < target < 3600):
         raise RequestError("itl_target", f"{target!r} is not a number of seconds above 0")

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from ridgeline.engine.experts import Counts
     from ridgeline.engine.outputs import RequestOutput
     from ridgeline.engine.request import SamplingParams
-    from ridgeline.llm import LLM, Stream
+    from ridgeline.engine.turns import Stream
+    from ridgeline.llm import LLM
 
 EXAMPLES = """
 Examples:

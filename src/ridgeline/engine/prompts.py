@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.engine.prompt_images import looked_at, placed, taken_out, written_out
@@ -23,6 +24,32 @@ if TYPE_CHECKING:
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 Message = Mapping[str, Any]
+
+
+def listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt as a list of it; several as they are. RequestError for what is neither."""
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    items = _items(prompts)
+    if items is None:
+        raise RequestError("prompts", "must be a text, a list of token ids, or a list of these")
+    if items and all(_is_whole(item) for item in items):
+        return [items]
+    return items
+
+
+def _items(value: object) -> list[Any] | None:
+    """Of a sequence or an array (NumPy's, torch's); None of anything else, bytes among it."""
+    if isinstance(value, str | bytes | bytearray | memoryview):
+        return None
+    if isinstance(value, Sequence):
+        return list(value)
+    found = value.tolist() if hasattr(value, "tolist") else None
+    return found if isinstance(found, list) else None
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +106,15 @@ class Prompts:
                 known = '"prompt", "prompt" and "suffix", or "prompt_token_ids"'
                 raise RequestError("prompt", f"a mapping holds {known} only")
             ids = prompt["prompt_token_ids"]
-        if not isinstance(ids, Sequence) or not all(
-            isinstance(i, int) and 0 <= i < self._vocab_size for i in ids
-        ):
+        found = _items(ids)
+        if found is None:
+            kind = type(ids).__name__
+            raise RequestError("prompt", f"must be a text or a list of token ids, not {kind}")
+        if not all(_is_whole(i) and 0 <= i < self._vocab_size for i in found):
             raise RequestError(
                 "prompt_token_ids", f"must be whole numbers below {self._vocab_size}"
             )
-        return Tokenized(None, list(ids))
+        return Tokenized(None, [int(i) for i in found])
 
     def _filled(self, prefix: object, suffix: object) -> Tokenized:
         if not isinstance(prefix, str) or not isinstance(suffix, str):
@@ -139,6 +168,13 @@ class Prompts:
         """
         if not messages:
             raise RequestError("messages", "are empty; at least one is needed")
+        if not isinstance(messages, Sequence):
+            raise RequestError("messages", "must be a list")
+        if isinstance(tools, str | bytes) or not all(isinstance(t, Mapping) for t in tools or ()):
+            raise RequestError("tools", "must be a list of objects")
+        taken = {"messages", "tools", "add_generation_prompt"} & set(variables or {})
+        if taken:
+            raise RequestError("chat_template_kwargs", f"{min(taken)!r} has its own argument")
         messages, sources = taken_out(messages)
         images = self._seeing(sources[0][0]) if sources else None
         text = self.template.render(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -104,6 +105,10 @@ class SamplingParams:
     structured_outputs: StructuredOutputs | None = None
 
     def __post_init__(self) -> None:
+        for name in (*_WHOLES, *_OPTIONALS, *_NUMBERS):
+            value = getattr(self, name)
+            if type(value) not in (int, float):  # NumPy's, as numbers of an array are
+                object.__setattr__(self, name, _own_number(value))
         for name, (low, high) in _WHOLES.items():
             _whole(name, getattr(self, name), low, high)
         for name, (low, high) in _OPTIONALS.items():
@@ -253,13 +258,21 @@ _NUMBERS: dict[str, tuple[float, float, bool]] = {
 }
 
 
+def _own_number(value: object) -> object:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
+
+
 def _whole(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
         raise RequestError(name, f"{value!r} is not a whole number from {low} to {high}")
 
 
 def _number(name: str, value: object, low: float, high: float, open_low: bool = False) -> None:
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ok = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     # Above a lower bound is above it in float32, too, in which samplers compute.
     least = low + _TINY if open_low else low
     if not ok or not least <= value <= high:  # type: ignore[operator]
@@ -288,9 +301,30 @@ def _texts(name: str, value: object, most: int, characters: int | None = None) -
     texts: Sequence[str] = value  # type: ignore[assignment]
     if len(texts) > most:
         raise RequestError(name, f"has {len(texts)} strings; {most} are allowed")
+    odd = (text for text in texts if not text.isascii())
+    if any("\ud800" <= character <= "\udfff" for text in odd for character in text):
+        raise RequestError(name, "has half of a surrogate pair, which no text can have")
     total = sum(map(len, texts))
     if characters is not None and total > characters:
         raise RequestError(name, f"has {total} characters; {characters} are allowed")
+
+
+def checked(params: object) -> SamplingParams:
+    """Of one prompt; None: SamplingParams()."""
+    return params_of_each(params, 1)[0]
+
+
+def params_of_each(params: object, num_prompts: int) -> list[SamplingParams]:
+    """One for all prompts, or one each; None: SamplingParams(). RequestError for anything else."""
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * num_prompts
+    if not isinstance(params, Sequence) or not all(isinstance(p, SamplingParams) for p in params):
+        raise RequestError("sampling_params", "must be a SamplingParams, or a list of them")
+    if len(params) != num_prompts:
+        raise RequestError(
+            "sampling_params", f"has {len(params)} entries for {num_prompts} prompts"
+        )
+    return list(params)
 
 
 class Status(Enum):

@@ -307,6 +307,10 @@ class Session:
                 request.close()
                 self._booked(request, "abort")
 
+    def abandon_all(self) -> None:
+        for group in {id(group): group for group, _ in self._groups.values()}.values():
+            self.abandon(group)
+
     def fail(self, error: EngineError) -> list[Group]:
         """Ends every group as "error": the engine itself is at fault, and no step can be had."""
         groups = {id(group): group for group, _ in self._groups.values()}
