@@ -14,9 +14,9 @@ from typing import Any
 
 from ridgeline.errors import RequestError
 from ridgeline.serve.batches.journal import Documents
+from ridgeline.serve.responses.shelf import Shelf
 
 KIND = "conversations"
-MAX_KEPT = 2000
 MAX_ITEMS = 10_000
 # Responses of which a conversation remembers that they were added: those that may be begun again.
 MAX_REMEMBERED = 1000
@@ -31,7 +31,7 @@ class Conversations:
     """
 
     def __init__(self, documents: Documents, new_id: Callable[[str], str]) -> None:
-        self._documents = documents
+        self._shelf = Shelf(documents, KIND)
         self._new_id = new_id
         self._lock = threading.Lock()
 
@@ -47,34 +47,30 @@ class Conversations:
         }
         self._append(document, items)
         require_room(document["items"])
-        with self._lock:
-            self._documents.write(KIND, name, document)
-            kept = self._documents.names(KIND)
-            for old in kept[: max(0, len(kept) - MAX_KEPT)]:
-                self._documents.remove(KIND, old)
+        self._shelf.write(document)
         return told(document)
 
     def get(self, tenant: str, name: str) -> Item:
-        return told(self._read(tenant, name))
+        return told(self._shelf.read(tenant, name))
 
     def items(self, tenant: str, name: str) -> list[Item]:
         """Each with an id; the oldest first."""
-        found: list[Item] = self._read(tenant, name)["items"]
+        found: list[Item] = self._shelf.read(tenant, name)["items"]
         return found
 
     def update(self, tenant: str, name: str, metadata: dict[str, str]) -> Item:
         with self._lock:
-            document = self._read(tenant, name) | {"metadata": metadata}
-            self._documents.write(KIND, name, document)
+            document = self._shelf.read(tenant, name) | {"metadata": metadata}
+            self._shelf.write(document)
         return told(document)
 
     def add(self, tenant: str, name: str, items: Sequence[Item]) -> list[Item]:
         """The items as they are kept."""
         with self._lock:
-            document = self._read(tenant, name)
+            document = self._shelf.read(tenant, name)
             added = self._append(document, items)
             require_room(document["items"])
-            self._documents.write(KIND, name, document)
+            self._shelf.write(document)
         return added
 
     def take(self, tenant: str, response: dict[str, Any], given: Sequence[Item]) -> None:
@@ -86,36 +82,29 @@ class Conversations:
             return
         with self._lock:
             try:
-                document = self._read(tenant, of["id"])
+                document = self._shelf.read(tenant, of["id"])
             except KeyError:
                 return
             if response["id"] in document["added"]:
                 return
             self._append(document, [*given, *response["output"]])
             document["added"] = [*document["added"], response["id"]][-MAX_REMEMBERED:]
-            self._documents.write(KIND, document["id"], document)
+            self._shelf.write(document)
 
     def remove_item(self, tenant: str, name: str, item_id: str) -> Item:
         """What is left. KeyError, too, where it has no such item."""
         with self._lock:
-            document = self._read(tenant, name)
+            document = self._shelf.read(tenant, name)
             kept = [item for item in document["items"] if item["id"] != item_id]
             if len(kept) == len(document["items"]):
                 raise KeyError(item_id)
             document["items"] = kept
-            self._documents.write(KIND, name, document)
+            self._shelf.write(document)
         return told(document)
 
     def remove(self, tenant: str, name: str) -> None:
         with self._lock:
-            self._read(tenant, name)
-            self._documents.remove(KIND, name)
-
-    def _read(self, tenant: str, name: str) -> dict[str, Any]:
-        document = self._documents.read(KIND, name)
-        if document["tenant"] != tenant:
-            raise KeyError(name)
-        return document
+            self._shelf.remove(tenant, name)
 
     def _append(self, document: dict[str, Any], items: Sequence[Item]) -> list[Item]:
         taken = {item["id"] for item in document["items"]}

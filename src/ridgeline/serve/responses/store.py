@@ -1,7 +1,7 @@
 """Responses that are kept: for `get`, and for conversations that go on from one.
 
-Each lies as a document in the server's state folder, with the items that led to it. The oldest go
-when there are too many.
+Each lies as a document in the server's state folder, with the items that led to it. A tenant's
+oldest go when it has too many.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 from ridgeline.serve.batches.journal import Documents, write_whole
 from ridgeline.serve.core.core import Core
+from ridgeline.serve.responses.shelf import Shelf
 
-MAX_KEPT = 2000
 KIND = "responses"
 EVENTS = ".events"
 
@@ -37,6 +37,7 @@ class Store:
 
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
+        self._shelf = Shelf(documents, KIND)
 
     def keep(self, tenant: str, response: dict[str, Any], items: list[dict[str, Any]]) -> None:
         """items: all input items, those of responses before among them."""
@@ -47,16 +48,11 @@ class Store:
             "response": response,
             "items": items,
         }
-        self._documents.write(KIND, response["id"], document)
-        kept = self._documents.names(KIND)
-        for name in kept[: max(0, len(kept) - MAX_KEPT)]:
-            self._documents.remove(KIND, name)
+        self._shelf.write(document)
 
     def get(self, tenant: str, response_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """A response and the items that led to it; KeyError where the tenant has none such."""
-        document = self._documents.read(KIND, response_id)
-        if document["tenant"] != tenant:
-            raise KeyError(response_id)
+        document = self._shelf.read(tenant, response_id)
         return document["response"], document["items"]
 
     def keep_events(self, response_id: str, events: Sequence[str]) -> None:
@@ -73,5 +69,4 @@ class Store:
         return [f"{event}\n\n" for event in data.split("\n\n")[:-1]]
 
     def remove(self, tenant: str, response_id: str) -> None:
-        self.get(tenant, response_id)
-        self._documents.remove(KIND, response_id)
+        self._shelf.remove(tenant, response_id)
