@@ -28,10 +28,11 @@ from ridgeline.serve.core.events import (
     ToolCallArguments,
     ToolCallBegin,
 )
+from ridgeline.serve.core.freeform import FreeformInput
 from ridgeline.serve.core.sealed import seal, unseal
 from ridgeline.serve.responses.bodies import CustomTool
 from ridgeline.serve.responses.response import ResponseBuilder
-from ridgeline.serve.responses.tools import FreeformInput, offered_of
+from ridgeline.serve.responses.tools import offered_of
 from serve.tool_server import TEMPLATE
 
 # The definitions are long, and the tiny model's context is short.

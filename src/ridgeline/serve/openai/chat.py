@@ -18,12 +18,15 @@ from ridgeline.serve.core.ask import (
     Conversation,
     NamedTool,
     Reasoning,
+    TextFormat,
     Tool,
     ToolChoice,
 )
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import Fault
 from ridgeline.serve.core.events import AnswerEvent, raise_error
+from ridgeline.serve.core.freeform import arguments_of as freeform_arguments
+from ridgeline.serve.core.freeform import freeform_tool
 from ridgeline.serve.core.http import (
     EVENTS,
     begun,
@@ -44,11 +47,14 @@ from ridgeline.serve.openai.beams import beams_of, check_beams
 from ridgeline.serve.openai.chat_answer import ChatBuilder
 from ridgeline.serve.openai.chat_bodies import (
     AllowedChoice,
+    Call,
     ChatBody,
     ConstrainedBody,
+    CustomTool,
     ImagePart,
     Message,
-    NamedChoice,
+    NamedCustomChoice,
+    NamedFunctionChoice,
     OtherPart,
     SamplingBody,
     StreamOptions,
@@ -139,6 +145,7 @@ def builder_of(core: Core, body: ChatBody, ask: Ask, chat_id: str) -> ChatBuilde
         ask.sampling.n,
         bool(body.logprobs),
         token_ids=bool(body.return_token_ids),
+        freeform=freeform_names(body),
     )
 
 
@@ -163,7 +170,10 @@ def wants_usage(options: StreamOptions | None) -> bool:
 
 def tools_of(body: ChatBody) -> tuple[Tool, ...]:
     found = []
-    for tool in body.tools or ():
+    for place, tool in enumerate(body.tools or ()):
+        if isinstance(tool, CustomTool):
+            found.append(_freeform(tool, f"tools.{place}.custom.format"))
+            continue
         function = tool.function
         found.append(
             Tool(
@@ -176,14 +186,34 @@ def tools_of(body: ChatBody) -> tuple[Tool, ...]:
     return tuple(found)
 
 
+def _freeform(tool: CustomTool, where: str) -> Tool:
+    told, form = tool.custom, tool.custom.format
+    text = None
+    if form is not None and form.type == "grammar":
+        if form.grammar is None:
+            raise RequestError(f"{where}.grammar", "is missing")
+        place = f"{where}.grammar.definition"
+        text = TextFormat(form.grammar.syntax, form.grammar.definition, place)
+    return freeform_tool(told.name, [told.description] if told.description else [], text)
+
+
+def freeform_names(body: ChatBody) -> frozenset[str]:
+    return frozenset(tool.custom.name for tool in body.tools or () if tool.type == "custom")
+
+
 def choice_of(body: ChatBody) -> ToolChoice:
-    if isinstance(body.tool_choice, NamedChoice):
-        return NamedTool(body.tool_choice.function.name)
-    if isinstance(body.tool_choice, AllowedChoice):
-        allowed = body.tool_choice.allowed_tools
-        names = tuple(tool.function.name for tool in allowed.tools)
-        return AllowedTools(names, required=allowed.mode == "required")
-    return body.tool_choice or "auto"
+    choice = body.tool_choice
+    if isinstance(choice, AllowedChoice):
+        names = tuple(map(_chosen, choice.allowed_tools.tools))
+        return AllowedTools(names, required=choice.allowed_tools.mode == "required")
+    if isinstance(choice, NamedFunctionChoice | NamedCustomChoice):
+        return NamedTool(_chosen(choice))
+    return choice or "auto"
+
+
+def _chosen(choice: NamedFunctionChoice | NamedCustomChoice) -> str:
+    named = choice.custom if isinstance(choice, NamedCustomChoice) else choice.function
+    return named.name
 
 
 def messages_of(messages: list[Message]) -> list[dict[str, Any]]:
@@ -202,12 +232,8 @@ def messages_of(messages: list[Message]) -> list[dict[str, Any]]:
         if message.tool_calls:
             calls = []
             for number, call in enumerate(message.tool_calls):
-                names[call.id] = call.function.name
-                at = f"{where}.tool_calls.{number}.function.arguments"
-                function = {
-                    "name": call.function.name,
-                    "arguments": arguments_of(call.function.arguments, at),
-                }
+                function = _called(call, f"{where}.tool_calls.{number}")
+                names[call.id] = function["name"]
                 calls.append({"id": call.id, "type": "function", "function": function})
             entry["tool_calls"] = calls
         if message.role == "tool":
@@ -218,6 +244,18 @@ def messages_of(messages: list[Message]) -> list[dict[str, Any]]:
                 entry.setdefault("name", names[message.tool_call_id])
         found.append(entry)
     return found
+
+
+def _called(call: Call, where: str) -> dict[str, Any]:
+    """A call as the model writes it."""
+    if call.type == "custom":
+        if call.custom is None:
+            raise RequestError(f"{where}.custom", "is missing")
+        return {"name": call.custom.name, "arguments": freeform_arguments(call.custom.input)}
+    if call.function is None:
+        raise RequestError(f"{where}.function", "is missing")
+    arguments = arguments_of(call.function.arguments, f"{where}.function.arguments")
+    return {"name": call.function.name, "arguments": arguments}
 
 
 def arguments_of(text: str, where: str) -> dict[str, Any]:

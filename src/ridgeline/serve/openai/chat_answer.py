@@ -20,6 +20,7 @@ from ridgeline.serve.core.events import (
     Usage,
     raise_error,
 )
+from ridgeline.serve.core.freeform import FreeformInput
 from ridgeline.serve.core.http import compact, sent
 
 
@@ -27,11 +28,22 @@ class ChatBuilder:
     """Takes an answer's events; gives the chunks of the stream. `whole`: the completion so far.
 
     token_ids: ids are told, those of the prompt with the first chunk; `PromptRead` must come then.
+    freeform: names of tools that are called with a text.
     """
 
     def __init__(
-        self, chat_id: str, model: str, count: int, logprobs: bool, *, token_ids: bool = False
+        self,
+        chat_id: str,
+        model: str,
+        count: int,
+        logprobs: bool,
+        *,
+        token_ids: bool = False,
+        freeform: frozenset[str] = frozenset(),
     ) -> None:
+        self._freeform = freeform
+        # Of each answer, the text of a freeform call that is being written.
+        self._inputs: list[FreeformInput | None] = [None] * count
         self._head = {"id": chat_id, "created": int(time.time()), "model": model}
         # What the chunks of one stream have in common, written once.
         chunk = {**self._head, "object": "chat.completion.chunk", "choices": []}
@@ -73,6 +85,14 @@ class ChatBuilder:
         return "".join(sent(compact(chunk)) for chunk in self.take(event))
 
     def take(self, event: AnswerEvent) -> list[dict[str, Any]]:
+        if isinstance(event, ToolCallArguments):
+            return self._arguments(event)
+        before: list[dict[str, Any]] = []
+        if isinstance(event, ToolCallBegin | AnswerEnd):
+            before = self._input_over(event.index)
+        return before + self._take(event)
+
+    def _take(self, event: AnswerEvent) -> list[dict[str, Any]]:
         if isinstance(event, PromptRead):
             self._prompt_ids = event.token_ids
             first, *others = self._heads()
@@ -84,17 +104,14 @@ class ChatBuilder:
             self._reasoning[event.index] += event.text
             return self._piece(event, "reasoning_content")
         if isinstance(event, ToolCallBegin):
-            function = {"name": event.name, "arguments": ""}
-            call = {"id": event.call_id, "type": "function", "function": function}
+            free = event.name in self._freeform
+            self._inputs[event.index] = FreeformInput() if free else None
+            kind, said = ("custom", "input") if free else ("function", "arguments")
+            called = {"name": event.name, said: ""}
+            call = {"id": event.call_id, "type": kind, kind: called}
             self._calls[event.index].append(call)
-            piece = {"index": event.call, **call, "function": dict(function)}
+            piece = {"index": event.call, **call, kind: dict(called)}
             return [self._chunk(event.index, {"tool_calls": [piece]})]
-        if isinstance(event, ToolCallArguments):
-            self._calls[event.index][event.call]["function"]["arguments"] += event.text
-            if not event.text:
-                return []
-            said = {"index": event.call, "function": {"arguments": event.text}}
-            return [self._chunk(event.index, {"tool_calls": [said]})]
         if isinstance(event, AnswerEnd):
             self._ends[event.index] = event
             return [self._chunk(event.index, {}, end=event)]
@@ -135,6 +152,30 @@ class ChatBuilder:
         if self._scores is not None:
             whole["prompt_logprobs"] = self._scores
         return whole | {"usage": self._usage}
+
+    def _arguments(self, event: ToolCallArguments) -> list[dict[str, Any]]:
+        text = self._inputs[event.index]
+        if text is not None:
+            return self._called(event.index, event.call, "custom", "input", text.feed(event.text))
+        return self._called(event.index, event.call, "function", "arguments", event.text)
+
+    def _input_over(self, index: int) -> list[dict[str, Any]]:
+        """What is left of a freeform call's text, which nothing follows."""
+        text, self._inputs[index] = self._inputs[index], None
+        if text is None:
+            return []
+        last = len(self._calls[index]) - 1
+        return self._called(index, last, "custom", "input", text.finish())
+
+    def _called(
+        self, index: int, call: int, kind: str, said: str, text: str
+    ) -> list[dict[str, Any]]:
+        """A piece of what a call has as its arguments."""
+        self._calls[index][call][kind][said] += text
+        if not text:
+            return []
+        piece = {"index": call, kind: {said: text}}
+        return [self._chunk(index, {"tool_calls": [piece]})]
 
     def _piece(self, event: TextDelta | ReasoningDelta, field: str) -> list[dict[str, Any]]:
         found = self._taken_logprobs(event.index, event.logprobs)

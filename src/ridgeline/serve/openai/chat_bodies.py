@@ -43,10 +43,18 @@ class CalledFunction(Body):
     arguments: str
 
 
+class CalledCustom(Body):
+    name: str
+    input: str
+
+
 class Call(Body):
+    """custom: of a freeform tool, which is called with a text; else function."""
+
     id: Annotated[str, Field(max_length=256)]
-    type: Literal["function"] = "function"
-    function: CalledFunction
+    type: Literal["function", "custom"] = "function"
+    function: CalledFunction | None = None
+    custom: CalledCustom | None = None
     index: int | None = None
 
 
@@ -64,25 +72,62 @@ class Message(Body):
     function_call: None = None
 
 
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+
+
 class FunctionDefinition(Body):
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+    name: Name
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
-class ToolDefinition(Body):
+class FunctionTool(Body):
     type: Literal["function"]
     function: FunctionDefinition
 
 
-class NamedFunction(Body):
+class Grammar(Body):
+    syntax: Literal["lark", "regex"]
+    definition: str
+
+
+class CustomFormat(Body):
+    type: Literal["text", "grammar"]
+    grammar: Grammar | None = None
+
+
+class CustomDefinition(Body):
+    name: Name
+    description: str | None = None
+    format: CustomFormat | None = None
+
+
+class CustomTool(Body):
+    """A freeform tool: it is called with a text, not with JSON."""
+
+    type: Literal["custom"]
+    custom: CustomDefinition
+
+
+ToolDefinition = Annotated[FunctionTool | CustomTool, Field(discriminator="type")]
+
+
+class NamedTool(Body):
     name: str
 
 
-class NamedChoice(Body):
+class NamedFunctionChoice(Body):
     type: Literal["function"]
-    function: NamedFunction
+    function: NamedTool
+
+
+class NamedCustomChoice(Body):
+    type: Literal["custom"]
+    custom: NamedTool
+
+
+NamedChoice = Annotated[NamedFunctionChoice | NamedCustomChoice, Field(discriminator="type")]
 
 
 class AllowedFunctions(Body):
@@ -213,7 +258,9 @@ class ChatBody(ConstrainedBody):
     tools: list[ToolDefinition] | None = None
     tool_choice: (
         Literal["auto", "none", "required"]
-        | Annotated[NamedChoice | AllowedChoice, Field(discriminator="type")]
+        | Annotated[
+            NamedFunctionChoice | NamedCustomChoice | AllowedChoice, Field(discriminator="type")
+        ]
         | None
     ) = None
     parallel_tool_calls: bool | None = None

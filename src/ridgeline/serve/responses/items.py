@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ridgeline.errors import RequestError
 from ridgeline.serve.core.bodies import Body
+from ridgeline.serve.core.freeform import arguments_of
 from ridgeline.serve.core.sealed import unseal
 from ridgeline.serve.responses.bodies import (
     CallItem,
@@ -23,7 +24,6 @@ from ridgeline.serve.responses.bodies import (
     ReasoningItem,
     ReferenceItem,
 )
-from ridgeline.serve.responses.tools import arguments_of
 
 _KINDS: dict[str, type[Body]] = {
     "message": MessageItem,

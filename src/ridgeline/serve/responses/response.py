@@ -16,8 +16,9 @@ from ridgeline.serve.core.events import (
     ToolCallArguments,
     ToolCallBegin,
 )
+from ridgeline.serve.core.freeform import FreeformInput
 from ridgeline.serve.core.sealed import seal
-from ridgeline.serve.responses.tools import FreeformInput, Offered
+from ridgeline.serve.responses.tools import Offered
 
 Event = dict[str, Any]
 
