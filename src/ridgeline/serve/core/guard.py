@@ -31,6 +31,7 @@ ANSWERING = frozenset(
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/responses",
+        "/v1/responses/compact",
         "/v1/embeddings",
         "/v1/rerank",
         "/v1/score",

@@ -88,6 +88,35 @@ class CustomCallOutputItem(_CallOutput):
     type: Literal["custom_tool_call_output"]
 
 
+class LocalShellAction(Body):
+    """What Codex runs: a program and its arguments, without a shell unless that is the program."""
+
+    type: Literal["exec"] = "exec"
+    command: list[str]
+    env: dict[str, str] | None = None
+    timeout_ms: int | None = None
+    user: str | None = None
+    working_directory: str | None = None
+
+
+class LocalShellCallItem(Body):
+    type: Literal["local_shell_call"]
+    call_id: Annotated[str, Field(max_length=256)]
+    action: LocalShellAction
+    id: str | None = None
+    status: str | None = None
+
+
+class LocalShellOutputItem(Body):
+    """id: of the call, which some clients name as call_id as well or instead."""
+
+    type: Literal["local_shell_call_output"]
+    output: str
+    id: Annotated[str, Field(max_length=256)] | None = None
+    call_id: Annotated[str, Field(max_length=256)] | None = None
+    status: str | None = None
+
+
 class ReasoningPart(Body):
     type: Literal["reasoning_text", "summary_text"]
     text: str
@@ -100,6 +129,22 @@ class ReasoningItem(Body):
     content: list[ReasoningPart] | None = None
     encrypted_content: str | None = None
     status: str | None = None
+
+
+class CompactionItem(Body):
+    """What a conversation before it came to: see `compaction`."""
+
+    type: Literal["compaction", "compaction_summary"]
+    encrypted_content: str
+    id: str | None = None
+    status: str | None = None
+    created_by: str | None = None
+
+
+class TriggerItem(Body):
+    """Behind all others: the answer is to be a compaction of them."""
+
+    type: Literal["compaction_trigger"]
 
 
 class ReferenceItem(Body):
@@ -142,6 +187,12 @@ class NamespaceTool(Body):
     tools: list[Annotated[FunctionTool | CustomTool, Field(discriminator="type")]]
 
 
+class LocalShellTool(Body):
+    """Commands that the client runs; the model knows a function for it."""
+
+    type: Literal["local_shell"]
+
+
 class HostedTool(Body):
     """Known so that it can be refused by name, or left out by a lenient server."""
 
@@ -156,14 +207,14 @@ class HostedTool(Body):
         "image_generation",
         "mcp",
         "tool_search",
-        "local_shell",
         "shell",
         "apply_patch",
     ]
 
 
 ToolDefinition = Annotated[
-    FunctionTool | CustomTool | NamespaceTool | HostedTool, Field(discriminator="type")
+    FunctionTool | CustomTool | NamespaceTool | LocalShellTool | HostedTool,
+    Field(discriminator="type"),
 ]
 
 
@@ -282,3 +333,22 @@ class CountBody(Body):
     tools: list[ToolDefinition] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+
+
+class CompactBody(Body):
+    """POST /v1/responses/compact. What tools there are, and how answers are to be, is taken, as
+    Codex sends it, and has no part in a summary.
+    """
+
+    model: str | None = None
+    input: str | list[dict[str, Any]] | None = None
+    instructions: str | None = None
+    parallel_tool_calls: bool | None = None
+    previous_response_id: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
+    reasoning: ReasoningConfig | None = None
+    service_tier: Literal["auto", "default", "fast", "flex", "priority"] | None = None
+    text: TextConfig | None = None
+    tools: list[ToolDefinition] | None = None

@@ -145,7 +145,7 @@ def checked(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     try:
         found = read_items(items, {})
         for item in found:
-            if item["type"] in ("message", "function_call", "custom_tool_call", "reasoning"):
+            if not item["type"].endswith("_output"):
                 messages_of([item], None)
     except RequestError as error:
         place = error.field.replace("input[", "items[", 1)

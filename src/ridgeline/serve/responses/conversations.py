@@ -20,7 +20,14 @@ KIND = "conversations"
 MAX_ITEMS = 10_000
 # Responses of which a conversation remembers that they were added: those that may be begun again.
 MAX_REMEMBERED = 1000
-_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}
+_PREFIXES = {
+    "message": "msg",
+    "reasoning": "rs",
+    "function_call": "fc",
+    "custom_tool_call": "ctc",
+    "local_shell_call": "lsh",
+    "compaction": "cmp",
+}
 
 Item = dict[str, Any]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,18 +12,24 @@ from ridgeline.errors import RequestError
 from ridgeline.serve.core.bodies import Body
 from ridgeline.serve.core.freeform import arguments_of
 from ridgeline.serve.core.sealed import unseal
+from ridgeline.serve.responses import local_shell
 from ridgeline.serve.responses.bodies import (
     CallItem,
     CallOutputItem,
+    CompactionItem,
     CustomCallItem,
     CustomCallOutputItem,
     ImagePart,
+    LocalShellCallItem,
+    LocalShellOutputItem,
     MessageItem,
     OtherPart,
     Part,
     ReasoningItem,
     ReferenceItem,
+    TriggerItem,
 )
+from ridgeline.serve.responses.compaction import TRIGGER, remembered
 
 _KINDS: dict[str, type[Body]] = {
     "message": MessageItem,
@@ -31,7 +37,12 @@ _KINDS: dict[str, type[Body]] = {
     "function_call_output": CallOutputItem,
     "custom_tool_call": CustomCallItem,
     "custom_tool_call_output": CustomCallOutputItem,
+    "local_shell_call": LocalShellCallItem,
+    "local_shell_call_output": LocalShellOutputItem,
     "reasoning": ReasoningItem,
+    "compaction": CompactionItem,
+    "compaction_summary": CompactionItem,
+    TRIGGER: TriggerItem,
     "item_reference": ReferenceItem,
 }
 
@@ -42,8 +53,8 @@ def read_items(
     ignored: list[str] | None = None,
 ) -> list[dict[str, Any]]:
     """The input as plain items, references replaced by those among `known` (by id). Raises
-    RequestError, naming the place, for what is none or cannot be read here; sealed reasoning of
-    another server is left out, and its place told, if there is a list of what is ignored.
+    RequestError, naming the place, for what is none or cannot be read here; what another server has
+    sealed is left out, and its place told, if there is a list of what is ignored.
     """
     if isinstance(given, str):
         return [{"type": "message", "role": "user", "content": given}]
@@ -61,18 +72,22 @@ def read_items(
                 raise RequestError(f"{where}.id", f"no item {read.id!r} is stored")
             found.append(known[read.id])
             continue
-        if isinstance(read, ReasoningItem) and _is_foreign(read):
+        if isinstance(read, TriggerItem) and place + 1 < len(given):
+            raise RequestError(f"{where}.type", f"{kind!r} is the last item, or none")
+        if isinstance(read, ReasoningItem | CompactionItem) and _is_foreign(read):
             if ignored is None:
                 raise RequestError(
                     f"{where}.encrypted_content", "is another server's, and cannot be read here"
                 )
             ignored.append(f"input.{place}.encrypted_content")
+            if isinstance(read, CompactionItem):
+                continue
             item = {**item, "encrypted_content": None}
         found.append({"type": kind, **item})
     return found
 
 
-def _is_foreign(item: ReasoningItem) -> bool:
+def _is_foreign(item: ReasoningItem | CompactionItem) -> bool:
     return item.encrypted_content is not None and unseal(item.encrypted_content) is None
 
 
@@ -94,18 +109,20 @@ def messages_of(items: Sequence[dict[str, Any]], instructions: str | None) -> li
     if instructions:
         found.append({"role": "system", "content": instructions})
     names: dict[str, str] = {}
+    shells: dict[str | None, str] = {}
     own: dict[str, Any] | None = None
     shown: list[dict[str, Any]] = []
     for place, plain in enumerate(items):
         where = f"input[{place}]"
         item = _validated(plain, plain["type"], where)
-        if isinstance(item, CallOutputItem | CustomCallOutputItem):
+        if isinstance(item, CallOutputItem | CustomCallOutputItem | LocalShellOutputItem):
             own = None
-            if item.call_id not in names:
+            by = _answered(item, names, shells)
+            if by is None or by not in names:
                 raise RequestError(
-                    f"{where}.call_id", f"{item.call_id!r} is no function_call of an item before"
+                    f"{where}.call_id", f"{by!r} is no function_call of an item before"
                 )
-            entry = {"role": "tool", "tool_call_id": item.call_id, "name": names[item.call_id]}
+            entry = {"role": "tool", "tool_call_id": by, "name": names[by]}
             text, images = _result(item.output, f"{where}.output")
             found.append({**entry, "content": text})
             shown += images
@@ -140,11 +157,35 @@ def messages_of(items: Sequence[dict[str, Any]], instructions: str | None) -> li
                 function = {"name": name, "arguments": given}
                 call = {"id": item.call_id, "type": "function", "function": function}
                 own.setdefault("tool_calls", []).append(call)
+            elif isinstance(item, LocalShellCallItem):
+                names[item.call_id] = local_shell.NAME
+                shells[item.id] = item.call_id
+                function = {
+                    "name": local_shell.NAME,
+                    "arguments": local_shell.arguments_of(item.action),
+                }
+                call = {"id": item.call_id, "type": "function", "function": function}
+                own.setdefault("tool_calls", []).append(call)
+            elif isinstance(item, CompactionItem):
+                own["content"] += remembered(item.encrypted_content)
             elif isinstance(item, ReasoningItem):
                 own["reasoning_content"] = own.get("reasoning_content", "") + _thought(item)
     if shown:
         found.append({"role": "user", "content": shown})
     return found
+
+
+def _answered(
+    item: CallOutputItem | CustomCallOutputItem | LocalShellOutputItem,
+    names: Mapping[str, str],
+    shells: Mapping[str | None, str],
+) -> str | None:
+    """The id of the call whose result it is; a shell's may be named by its item's. shells: calls
+    by the ids of their items.
+    """
+    if item.call_id is not None or item.id is None:
+        return item.call_id
+    return item.id if item.id in names else shells.get(item.id, item.id)
 
 
 def listed_item(item: dict[str, Any]) -> dict[str, Any]:

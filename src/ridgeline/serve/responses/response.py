@@ -18,6 +18,8 @@ from ridgeline.serve.core.events import (
 )
 from ridgeline.serve.core.freeform import FreeformInput
 from ridgeline.serve.core.sealed import seal
+from ridgeline.serve.responses import local_shell
+from ridgeline.serve.responses.compaction import KIND as COMPACTION
 from ridgeline.serve.responses.tools import Offered
 
 Event = dict[str, Any]
@@ -30,7 +32,8 @@ class ResponseBuilder:
     head: the fields that repeat the request. wants_logprobs: whether texts carry them. offered: the
     tools, by the model's names. summarizes: reasoning is given as the summary that was asked for,
     whole, since nothing here shortens it. seals: it is also given sealed, for the client to keep.
-    given: the items that the request itself came with.
+    given: the items that the request itself came with. compacts: the answer is a summary, and the
+    response one item that has it.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class ResponseBuilder:
         summarizes: bool = False,
         seals: bool = False,
         given: Sequence[dict[str, Any]] = (),
+        compacts: bool = False,
     ) -> None:
         self._id = response_id
         self._wants_logprobs = wants_logprobs
@@ -50,7 +54,11 @@ class ResponseBuilder:
         self._summarizes = summarizes
         self._seals = seals
         self.given = given
+        self._compacts = compacts
+        self._summary = self._thoughts = ""
         self._input = FreeformInput()
+        # A shell's call, which is told when it is whole.
+        self._shell: dict[str, Any] = {}
         self._output: list[dict[str, Any]] = []
         self._open: str | None = None
         self._number = 0
@@ -82,6 +90,12 @@ class ResponseBuilder:
         ]
 
     def take(self, event: AnswerEvent) -> list[Event]:
+        if self._compacts and isinstance(event, TextDelta):
+            self._summary += event.text
+            return []
+        if self._compacts and isinstance(event, ReasoningDelta):
+            self._thoughts += event.text
+            return []
         if isinstance(event, TextDelta):
             return self._piece("message", event.text, event.logprobs)
         if isinstance(event, ReasoningDelta):
@@ -91,10 +105,15 @@ class ResponseBuilder:
         if isinstance(event, ToolCallArguments):
             if self._open == "custom_tool_call":
                 return self._free(self._input.feed(event.text))
+            if self._open == local_shell.KIND:
+                self._shell["arguments"] += event.text
+                return []
             self._output[-1]["arguments"] += event.text
             kind = "response.function_call_arguments.delta"
             return [self._event(kind, delta=event.text, **self._place())]
         if isinstance(event, AnswerEnd):
+            if self._compacts and event.finish_reason in ("stop", "length"):
+                return self._compacted()
             cut = event.finish_reason in ("length", "abort", "deadline", "error")
             if event.finish_reason == "length":
                 self.response["incomplete_details"] = {"reason": "max_output_tokens"}
@@ -148,8 +167,24 @@ class ResponseBuilder:
             self._event("response.output_item.added", item=copy.deepcopy(item), output_index=place)
         ]
 
+    def _compacted(self) -> list[Event]:
+        """A summary that may be no longer is whole. What was thought about is one, if need be."""
+        text = self._summary.strip() or self._thoughts.strip()
+        if not text:
+            self.response["status"] = "failed"
+            message = "the model wrote no summary"
+            self.response["error"] = {"code": "server_error", "message": message}
+            return []
+        self.response["status"] = "completed"
+        item = {"id": f"cmp_{self._id[5:]}_0", "type": COMPACTION, "encrypted_content": seal(text)}
+        return self._begin(COMPACTION, item) + self._close("completed")
+
     def _call(self, event: ToolCallBegin) -> list[Event]:
         offered = self._offered.get(event.name)
+        if offered is not None and offered.is_shell:
+            self._open = local_shell.KIND
+            self._shell = {"call_id": event.call_id, "name": event.name, "arguments": ""}
+            return []
         free = offered is not None and offered.freeform
         kind = "custom_tool_call" if free else "function_call"
         item = {
@@ -164,6 +199,21 @@ class ResponseBuilder:
             item["namespace"] = offered.namespace
         self._input = FreeformInput()
         return self._begin(kind, item)
+
+    def _shell_told(self) -> tuple[str, list[Event]]:
+        """A shell's call, with its kind: what is no command is told as it was written."""
+        arguments = self._shell["arguments"]
+        action = local_shell.action_of(arguments)
+        number = f"{self._id[5:]}_{len(self._output)}"
+        if action is not None:
+            command = {"call_id": self._shell["call_id"], "action": action}
+            head = {"id": f"lsh_{number}", "type": local_shell.KIND, "status": "in_progress"}
+            return local_shell.KIND, self._begin(local_shell.KIND, head | command)
+        head = {"id": f"fc_{number}", "type": "function_call", "status": "in_progress"}
+        events = self._begin("function_call", head | self._shell | {"arguments": ""})
+        self._output[-1]["arguments"] = arguments
+        delta = "response.function_call_arguments.delta"
+        return "function_call", [*events, self._event(delta, delta=arguments, **self._place())]
 
     def _free(self, text: str) -> list[Event]:
         if not text:
@@ -256,20 +306,24 @@ class ResponseBuilder:
         kind, self._open = self._open, None
         if kind is None:
             return []
+        events: list[Event] = []
+        if kind == local_shell.KIND:
+            kind, events = self._shell_told()
+            self._open = None
         item = self._output[-1]
         place = self._place()
-        events: list[Event] = []
         if kind == "custom_tool_call":
             events += self._free(self._input.finish())
             done = "response.custom_tool_call_input.done"
             events.append(self._event(done, input=item["input"], **place))
-        item["status"] = status
+        if kind != COMPACTION:
+            item["status"] = status
         if kind == "reasoning" and self._seals:
             (part,) = item["summary"] if self._summarizes else item["content"]
             item["encrypted_content"] = seal(part["text"])
         if kind == "reasoning" and self._summarizes:
             events += self._thought_over()
-        elif kind == "custom_tool_call":
+        elif kind in ("custom_tool_call", local_shell.KIND, COMPACTION):
             pass
         elif kind == "function_call":
             events.append(

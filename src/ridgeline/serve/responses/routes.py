@@ -50,6 +50,8 @@ from ridgeline.serve.responses.bodies import (
     NamedChoice,
     ResponsesBody,
 )
+from ridgeline.serve.responses.compaction import before_next, is_asked, summarizing
+from ridgeline.serve.responses.compaction_routes import add_compaction
 from ridgeline.serve.responses.conversation_routes import add_routes
 from ridgeline.serve.responses.conversations import Conversations, require_room
 from ridgeline.serve.responses.items import listed_item, messages_of, read_items
@@ -98,7 +100,7 @@ class Desk:
                 raise RequestError(
                     "previous_response_id", f"no response {body.previous_response_id!r} is stored"
                 ) from None
-            before = [*items, *response["output"]]
+            before = before_next(items, response["output"])
         known = {item["id"]: item for item in before if "id" in item}
         given = read_items(body.input, known, ignored)
         if name is not None:
@@ -112,9 +114,14 @@ class Desk:
         ignored: list[str] | None = [] if self.core.options.lenient else None
         check(body, ignored)
         before, given = await self.items(body, tenant, ignored)
-        items = before + given
         offered = offered_of(body.tools, ignored)
+        compacts = is_asked(given)
+        if compacts and conversation_of(body) is not None:
+            raise RequestError("conversation", "is kept whole: compact items without it")
+        items = before + (given[:-1] if compacts else given)
         ask = ask_of(self.core, body, tenant, response_id, items, offered)
+        if compacts:
+            ask = summarizing(ask)
         ask = self.core.phrasing.heard(ask, ignored)
         builder = ResponseBuilder(
             response_id,
@@ -124,6 +131,7 @@ class Desk:
             summarizes=wants_summary(body),
             seals=_INCLUDED[1] in (body.include or ()),
             given=given,
+            compacts=compacts,
         )
         if ignored:
             builder.response["ignored_fields"] = ignored
@@ -267,6 +275,7 @@ def router(core: Core) -> APIRouter:
         return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
     add_routes(routes, core, desk.conversations)
+    add_compaction(routes, core, desk.made)
     return routes
 
 

@@ -1,4 +1,5 @@
-"""Tools of the Responses API: functions, freeform ones (`custom`), and both in namespaces.
+"""Tools of the Responses API: functions, freeform ones (`custom`), both in namespaces, and Codex's
+`local_shell`.
 
 A model knows functions with JSON arguments alone. A freeform tool is one of one text (`freeform`);
 a namespace's tools are told to it as NAMESPACE.NAME. What it calls is told to the client by the
@@ -13,10 +14,12 @@ from dataclasses import dataclass
 from ridgeline.errors import RequestError
 from ridgeline.serve.core.ask import TextFormat, Tool
 from ridgeline.serve.core.freeform import freeform_tool
+from ridgeline.serve.responses import local_shell
 from ridgeline.serve.responses.bodies import (
     CustomTool,
     FunctionTool,
     HostedTool,
+    LocalShellTool,
     NamespaceTool,
     ToolDefinition,
 )
@@ -30,6 +33,7 @@ class Offered:
     name: str
     namespace: str | None = None
     freeform: bool = False
+    is_shell: bool = False
 
 
 def offered_of(
@@ -51,10 +55,13 @@ def offered_of(
             if ignored is None:
                 raise RequestError(
                     f"{where}.type",
-                    f"{tool.type!r} runs at OpenAI; function, custom and namespace tools do here. "
+                    f"{tool.type!r} runs at OpenAI; function, custom, namespace and local_shell "
+                    "tools do here. "
                     "Switch it off at the client, or serve with --lenient",
                 )
             ignored.append(where)
+        elif isinstance(tool, LocalShellTool):
+            add(Offered(local_shell.TOOL, local_shell.NAME, is_shell=True), where)
         elif isinstance(tool, NamespaceTool):
             for number, one in enumerate(tool.tools):
                 add(_offered(one, f"{where}.tools.{number}", tool), where)
