@@ -86,16 +86,25 @@ template <int Groups>
 std::int32_t start(const ActivationBlock& x, int group) {
   return Groups == 2 ? x.start32[group] : x.start16[group];
 }
+auto quad_at(const ActivationBlock& x, int k) { return load_quad(x.q + k); }
 #ifdef RIDGELINE_ISA_avx2
 template <class X>
-inline constexpr bool kIsFine = std::is_same_v<X, FineBlock>;
+inline constexpr bool kIsFine = !std::is_same_v<X, ActivationBlock>;
 template <int Groups>
 FineStart start(const FineBlock& x, int group) {
   return {Groups == 2 ? x.start32[group] : x.start16[group]};
 }
+FineQuad quad_at(const FineBlock& x, int k) { return load_quad(x.q + k); }
+template <int Groups>
+TermStarts start(const TermBlock& x, int group) {
+  const auto of = [&](int term) { return Groups == 2 ? x.start32[term][group] : x.start16[term][group]; };
+  return {{of(0), of(1)}};
+}
+TermQuads quad_at(const TermBlock& x, int k) { return load_quads(x.terms[0] + k, x.terms[1] + k); }
 #endif
 
 constexpr std::int64_t kMaxPanelStripBytes = 1024 + 4 * 64 + 4 * 64;
+constexpr std::int64_t kScratchBytes = kPanelBlocks * 2 * kMaxPanelStripBytes;
 
 // One stretch of K for one pair of strips and some rows, whose activations are X's.
 template <class X>
@@ -145,7 +154,7 @@ template <class W, int Rows, int Strips, class X>
     for (int c = 0; c < Strips; c++) lines[c] = W::line(weights + c * W::kNextStrip, g, i);
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; r++) {
-      const auto quad = load_quad(x[r * x_stride].q + g * kShape.group + i * 4);
+      const auto quad = quad_at(x[r * x_stride], g * kShape.group + i * 4);
 #pragma GCC unroll 2
       for (int c = 0; c < Strips; c++) sums[r][c] = dot<kBits>(sums[r][c], lines[c], quad);
     }
@@ -297,9 +306,9 @@ template <class W, int Rows, int Count, class X>
   }
 }
 
-// Strips [strip_begin, strip_end). `whole` is the matrix, of n channels.
+// Pairs [strip_begin, strip_end). `whole` is the matrix, of n channels.
 template <class W, int Rows, class X>
-void few_rows(const Stretch<X>& whole, std::int64_t n, std::int64_t strip_begin, std::int64_t strip_end) {
+void pairs_of_few_rows(const Stretch<X>& whole, std::int64_t n, std::int64_t strip_begin, std::int64_t strip_end) {
   const std::int64_t pair_bytes = whole.blocks * 2 * W::kStripBytes, apart = (strip_end - strip_begin) / kStreams<Rows>;
   const auto pairs = [&]<int Count>(std::int64_t begin, std::int64_t end) {
     Stretch<X> s = whole;
@@ -313,6 +322,29 @@ void few_rows(const Stretch<X>& whole, std::int64_t n, std::int64_t strip_begin,
   };
   pairs.template operator()<kStreams<Rows>>(strip_begin, strip_begin + apart);
   pairs.template operator()<1>(strip_begin + kStreams<Rows> * apart, strip_end);
+}
+
+// The same of fine rows by their terms, if there is room for them: the bits are those of words.
+template <class W, class X>
+void few_rows(const Stretch<X>& whole, std::int64_t m, std::int64_t n, std::int64_t strip_begin, std::int64_t strip_end,
+              std::uint8_t* scratch) {
+  if constexpr (std::is_same_v<X, FineBlock> && W::kShape.number_bits() != 8) {
+    constexpr std::int64_t kMostBlocks = kScratchBytes / sizeof(TermBlock);
+    if (m * whole.blocks <= kMostBlocks) {
+      Stretch<TermBlock> s{};
+      s.weights = whole.weights;
+      s.x = reinterpret_cast<TermBlock*>(scratch);
+      s.x_stride = s.blocks = whole.blocks;
+      s.y = whole.y;
+      s.ldy = whole.ldy;
+      s.scale = whole.scale;
+      s.bias = whole.bias;
+      split_terms(whole.x, m * whole.blocks, reinterpret_cast<TermBlock*>(scratch));
+      return few_rows<W>(s, m, n, strip_begin, strip_end, scratch);
+    }
+  }
+  return m == 1 ? pairs_of_few_rows<W, 1>(whole, n, strip_begin, strip_end)
+                : pairs_of_few_rows<W, 2>(whole, n, strip_begin, strip_end);
 }
 
 #endif
@@ -343,7 +375,7 @@ void linear_integer(const PackedMatrix& w, int terms, const X* x, std::int64_t m
     s.blocks = blocks;
     s.y = y;
     s.bias = bias;
-    return m == 1 ? few_rows<From, 1>(s, w.n, strip_begin, strip_end) : few_rows<From, 2>(s, w.n, strip_begin, strip_end);
+    return few_rows<From>(s, m, w.n, strip_begin, strip_end, panel);
   }
 #endif
   const bool direct = m <= direct_rows(From::kShape);
@@ -380,7 +412,7 @@ void linear_integer(const PackedMatrix& w, int terms, const X* x, std::int64_t m
 
 }  // namespace
 
-std::size_t linear_scratch_bytes() { return kPanelBlocks * 2 * kMaxPanelStripBytes; }
+std::size_t linear_scratch_bytes() { return kScratchBytes; }
 
 void linear(const PackedMatrix& w, ActivationKind kind, const std::byte* activations, std::int64_t m,
             std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y,

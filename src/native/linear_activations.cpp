@@ -123,32 +123,43 @@ struct Scaled {
   return out;
 }
 
+// The sums of 16 bytes each and of 32, as two words each: of the first two of each four, and of the last two.
+struct WordSums {
+  __m128i of16, of32;  // of32 in lanes 0 and 1
+};
+[[gnu::always_inline]] inline WordSums sums_in_words(const __m256i (&bytes)[2]) {
+  __m128i words[2];  // of the groups
+#pragma GCC unroll 2
+  for (int g = 0; g < 2; g++) {
+    __m256i sums = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes[g]);
+    sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32(sums, 0x4e));
+    sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32(sums, 0xb1));
+    words[g] = _mm_unpacklo_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+  }
+  const __m128i of16 = _mm_unpacklo_epi64(words[0], words[1]);
+  return {of16, _mm_shuffle_epi32(_mm_add_epi16(of16, _mm_shuffle_epi32(of16, 0xb1)), 0x08)};
+}
+__m128i start_of(__m128i sums) { return _mm_slli_epi16(_mm_sub_epi16(_mm_setzero_si128(), sums), 3); }
+
 void quantize_block(const float* x, ActivationBlock* block) {
   const Scaled in = scaled(x);
-  __m128i words[2];  // of the groups: the sums of 16 codes and of the others, as two words each
+  __m256i bytes[2];
 #pragma GCC unroll 2
   for (int g = 0; g < 2; g++) {
     __m256i q[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) q[i] = _mm256_cvtps_epi32(in.v[g * 4 + i]);
     const __m256i mixed = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
-    const __m256i bytes = _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_store_si256(reinterpret_cast<__m256i*>(block->q) + g, bytes);
-    __m256i sums = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
-    sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32(sums, 0x4e));
-    sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32(sums, 0xb1));
-    words[g] = _mm_unpacklo_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    bytes[g] = _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(block->q) + g, bytes[g]);
   }
-  const __m128i words16 = _mm_unpacklo_epi64(words[0], words[1]);
-  const __m128i words32 =  // lanes 0, 1
-      _mm_shuffle_epi32(_mm_add_epi16(words16, _mm_shuffle_epi32(words16, 0xb1)), 0x08);
-  const auto start = [](__m128i sums) { return _mm_slli_epi16(_mm_sub_epi16(_mm_setzero_si128(), sums), 3); };
+  const auto [words16, words32] = sums_in_words(bytes);
   const auto whole = [](__m128i sums) { return _mm_cvtepi32_ps(_mm_madd_epi16(sums, _mm_set1_epi16(1))); };
   const __m128 unit = _mm_mul_ps(in.scale, _mm_set1_ps(kSumUnit));
   // scale[2], start32[2]; start16[4]; sum32[2], sum16[4]: the line after the codes.
   auto* rest = reinterpret_cast<__m128i*>(block->scale);
-  _mm_store_si128(rest, _mm_unpacklo_epi64(_mm_castps_si128(in.scale), start(words32)));
-  _mm_store_si128(rest + 1, start(words16));
+  _mm_store_si128(rest, _mm_unpacklo_epi64(_mm_castps_si128(in.scale), start_of(words32)));
+  _mm_store_si128(rest + 1, start_of(words16));
   _mm_storel_pi(reinterpret_cast<__m64*>(block->sum32), _mm_mul_ps(whole(words32), unit));
   _mm_storeu_ps(block->sum16, _mm_mul_ps(whole(words16), _mm_unpacklo_ps(unit, unit)));
 }
@@ -258,7 +269,54 @@ void quantize_block(const float* x, ActivationBlock* out, int terms) {
 
 #endif
 
-#ifndef RIDGELINE_ISA_avx2
+#ifdef RIDGELINE_ISA_avx2
+
+// 16 numbers of a FineBlock as their two terms. What is beyond them, of a row that is not finite, becomes the least that is
+// not: zero or not and of the same sign, and so the same outputs as by words.
+struct Terms {
+  __m256i first, second;
+};
+Terms terms_of(const std::int16_t* q) {
+  constexpr int kMost = kFirstTermSteps * 127 + 127;
+  const __m256i number = _mm256_max_epi16(_mm256_load_si256(reinterpret_cast<const __m256i*>(q)), _mm256_set1_epi16(-kMost));
+  // 258 / 2^16 is so little below 1 / 254 that no second term is beyond 127 in magnitude, where a half is rounded up.
+  const __m256i more = _mm256_add_epi16(_mm256_abs_epi16(number), _mm256_set1_epi16(128));
+  const __m256i first = _mm256_sign_epi16(_mm256_mulhi_epi16(more, _mm256_set1_epi16(258)), number);
+  return {first, _mm256_sub_epi16(number, _mm256_mullo_epi16(first, _mm256_set1_epi16(kFirstTermSteps)))};
+}
+
+// Words of 32 numbers of a FineBlock as bytes in order.
+__m256i bytes_in_order(__m256i first_words, __m256i last_words) {
+  const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(first_words, last_words), 0xd8);
+  const __m128i swap = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+  return _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(swap));
+}
+
+}  // namespace
+
+void split_terms(const FineBlock* x, std::int64_t count, TermBlock* out) {
+  for (const FineBlock* end = x + count; x < end; x++, out++) {
+    __m256i bytes[2][2];  // [term][group]
+    for (int g = 0; g < 2; g++) {
+      const Terms a = terms_of(x->q + g * 32), b = terms_of(x->q + g * 32 + 16);
+      bytes[0][g] = bytes_in_order(a.first, b.first);
+      bytes[1][g] = bytes_in_order(a.second, b.second);
+    }
+    for (int term = 0; term < 2; term++) {
+      for (int g = 0; g < 2; g++) _mm256_storeu_si256(reinterpret_cast<__m256i*>(out->terms[term]) + g, bytes[term][g]);
+      const auto [of16, of32] = sums_in_words(bytes[term]);
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(out->start32[term]), start_of(of32));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out->start16[term]), start_of(of16));
+    }
+    std::memcpy(out->scale, x->scale, sizeof x->scale);
+    std::memcpy(out->sum32, x->sum32, sizeof x->sum32);
+    std::memcpy(out->sum16, x->sum16, sizeof x->sum16);
+  }
+}
+
+namespace {
+
+#else
 void quantize_block(const float* x, ActivationBlock* out) { quantize_block(x, out, 1); }
 void quantize_block(const float* x, FineBlock* out) { quantize_block(x, out->terms, 2); }
 #endif

@@ -3,6 +3,7 @@
 
 #include "isa.h"
 #include "linear.h"
+#include "linear_layout.h"
 
 #ifndef RIDGELINE_ISA
 #error "kernel headers are for files that are compiled per instruction set"
@@ -21,6 +22,9 @@ bool decode_row(const char* format, const std::byte* raw_row, std::int64_t k, fl
 std::size_t activation_row_bytes(ActivationKind kind, std::int64_t k);
 void quantize_rows(ActivationKind kind, const float* x, std::int64_t ldx, std::int64_t m, std::int64_t k,
                    std::byte* out, std::size_t out_stride);
+#ifdef RIDGELINE_ISA_avx2
+void split_terms(const FineBlock* x, std::int64_t count, TermBlock* out);
+#endif
 
 // linear.cpp
 void linear(const PackedMatrix& w, ActivationKind kind, const std::byte* activations, std::int64_t m,

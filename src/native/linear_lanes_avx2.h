@@ -19,6 +19,10 @@ using Quad = __m256i;
 struct FineQuad { __m256i even, odd; };
 struct FineStart { std::int32_t value; };
 struct FineSums { __m256i v[2]; };
+// Of a TermBlock.
+struct TermQuads { __m256i v[2]; };
+struct TermStarts { std::int32_t value[2]; };
+struct TermSums { Sums of[2]; };
 
 static inline Floats load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 static inline void store(float* p, Floats a) {
@@ -214,6 +218,27 @@ static inline FineSums dot(FineSums sums, Line codes, FineQuad activations) {
 template <int Bits>
 static inline Floats finish(FineSums sums) {
   return {_mm256_cvtepi32_ps(sums.v[0]), _mm256_cvtepi32_ps(sums.v[1])};
+}
+
+// And of a TermBlock, each of whose terms is summed in words as the only one of int8 is: the same whole number in the end.
+static inline TermQuads load_quads(const std::int8_t* first, const std::int8_t* second) {
+  return {load_four_bytes(first), load_four_bytes(second)};
+}
+template <int Bits>
+static inline TermSums begin(TermStarts starts) {
+  return {begin<Bits>(starts.value[0]), begin<Bits>(starts.value[1])};
+}
+template <int Bits>
+static inline TermSums dot(TermSums sums, Line codes, TermQuads activations) {
+  return {dot<Bits>(sums.of[0], codes, activations.v[0]), dot<Bits>(sums.of[1], codes, activations.v[1])};
+}
+template <int Bits>
+static inline Floats finish(TermSums sums) {
+  const auto whole = [&](int half) {
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(add_pairs_of_words(sums.of[0].v[half], kFirstTermSteps),
+                                               add_pairs_of_words(sums.of[1].v[half])));
+  };
+  return {whole(0), whole(1)};
 }
 
 static inline __m256 add_pairs_half(__m256 acc, const std::uint8_t* pairs, float s0, float s1) {

@@ -125,8 +125,7 @@ struct alignas(64) ActivationBlock {
 };
 static_assert(sizeof(ActivationBlock) == 128);
 
-// The same 64 of an int8x2 row. Of AVX2 both terms are one number, 254 times the first and the second: products of words
-// take as long for it as products of bytes for one of the two.
+// The same 64 of an int8x2 row. Of AVX2 both terms are one number, 254 times the first and the second, as a word.
 #ifdef RIDGELINE_ISA_avx2
 struct alignas(64) FineBlock {
   std::int16_t q[kBlock];    // of each four the first, the third, the second, the fourth
@@ -139,6 +138,19 @@ struct alignas(64) FineBlock {
 };
 static_assert(sizeof(FineBlock) == 192);
 using FineTerm = FineBlock;
+
+// Its two terms again, as bytes, which take fewer instructions for codes below eight bits and more registers: one row and
+// two are multiplied by them. No row lies so: a multiplication makes them of its rows' blocks.
+struct TermBlock {
+  std::int8_t terms[2][kBlock];
+  std::int32_t start32[2][2];  // of each term, as an ActivationBlock's
+  std::int32_t start16[2][4];
+  float scale[2];              // as the FineBlock's
+  float sum32[2];
+  float sum16[4];
+};
+static_assert(sizeof(TermBlock) == 208);
+inline constexpr int kFirstTermSteps = 254;
 #else
 struct FineBlock {
   ActivationBlock terms[2];

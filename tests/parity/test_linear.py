@@ -318,6 +318,38 @@ def test_groups_of_very_different_size_keep_their_precision(isa: str) -> None:
         assert (error <= bound * size).all(), name
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", ["int8", "int8x2", "bf16", "f32"])
+def test_rows_fit_the_room_that_values_are_given(kind: str, isa: str) -> None:
+    """The arena is laid out by activation_row_bytes, which asks no instruction set."""
+    for k in (32, 64, 96, 576, 2048):
+        rows = _native.quantize_rows(activations(3, k), kind, isa)
+        assert rows.num_bytes <= 3 * _native.activation_row_bytes(kind, k), k
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", [name for name in PACKED if FORMATS[name].integers])
+def test_one_row_and_two_of_two_terms_are_as_many(name: str, isa: str) -> None:
+    """Rows of numbers that end a term's range, of any size, and of no number; wide ones, too."""
+    for n, k in ((100, 512), (33, 8192), (33, 13056)):
+        packed = pack(name, n, k, isa)
+        if packed.activation_kind != "int8":
+            return
+        halves = np.arange(-127.5, 128) * np.float32(1 + 1e-7)
+        x = activations(5, k)
+        x[1, : len(halves)] = halves
+        x[2] = np.resize(np.float32([127, -127, 126.5, -126.5, 63.5001, 0.49999]), k)
+        x[3] *= 1e-30
+        broken = x.copy()
+        broken[0, [3, 70]], broken[1, 5], broken[2, 31] = np.inf, -np.inf, np.nan
+        for rows in (x, broken):
+            whole = multiply(packed, n, rows, "int8x2", isa)
+            for m in (1, 2):
+                for start in range(len(x) - m + 1):
+                    y = multiply(packed, n, rows[start : start + m], "int8x2", isa)
+                    assert np.array_equal(y, whole[start : start + m], equal_nan=True), (k, m)
+
+
 def test_wrong_arguments_are_refused() -> None:
     packed = pack("Q4_0", 64, 96, "portable")
     x = _native.quantize_rows(activations(2, 96), "int8", "portable")

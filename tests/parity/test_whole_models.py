@@ -133,3 +133,25 @@ def test_the_same_bits_however_a_row_is_computed(format_name: str, isa: str) -> 
         plans.append(PlanRow(row, len(prompt), 0, len(prompt) if mine else 1, blocks))
     found = executor.forward(StepPlan(tuple(plans)))
     assert np.array_equal(found[4 : 4 + NUM_TOKENS], whole)
+
+
+@pytest.mark.parametrize("isa", AVAILABLE)
+@pytest.mark.parametrize("format_name", ["Q8_0", "Q4_1", "Q6_K"])
+def test_a_last_norm_makes_the_heads_rows_in_its_room(format_name: str, isa: str) -> None:
+    """Of widths that are whole blocks and that are not; one, two and many rows of logits."""
+    for width in (256, 512, 768) if format_name == "Q6_K" else (96, 576):
+        shape = replace(SHAPE, width=width, hidden=2 * width, layers=1, format=format_name)
+        executor = CpuExecutor(
+            fuse(decoder(shape)),
+            StoredWeights(),
+            num_blocks=4,
+            max_rows=2,
+            max_tokens_per_step=NUM_TOKENS,
+            threads=2,
+            max_logits_per_step=NUM_TOKENS,
+            isa=isa,
+        )
+        whole = in_chunks(executor, 0, [NUM_TOKENS])
+        assert np.isfinite(whole).all()
+        for chunks in ([1] * NUM_TOKENS, [2] * (NUM_TOKENS // 2)):
+            assert np.array_equal(in_chunks(executor, 0, chunks), whole), (width, len(chunks))
