@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from published import published
@@ -165,7 +166,7 @@ def own_engine() -> str:
         f"({found['rounds']} round{'' if found['rounds'] == 1 else 's'}; models take turns): "
         "`ridgeline measure`, whose synthetic "
         f"operators are of none of these models, then each case predicted with {found['moment']}, "
-        "and run. Tokens a second; errors are medians over the rounds.\n",
+        f"and run{_again(rows)}. Tokens a second; errors are medians over the rounds.\n",
         "| | | predicted | measured | error |",
         "| --- | --- | --: | --: | --: |",
     ]
@@ -182,7 +183,20 @@ def own_engine() -> str:
     return "\n".join(lines)
 
 
-def runown_engine() -> None:
+def _again(rows: Sequence[dict[str, Any]]) -> str:
+    """How many runs did not count, where that was written down."""
+    if not all("runs" in row for row in rows):
+        return ""
+    runs = sum(row["runs"] for row in rows)
+    counted = sum(len(row["kept"]) for row in rows)
+    moved = sum(row["kept"].count(False) for row in rows)
+    return (
+        f" ({runs} runs: once more where memory's pace was more than a fifth from before to "
+        f"after, or others had the cores; {counted} count, of which {moved} moved at the last, too)"
+    )
+
+
+def run_own_engine() -> None:
     """Models that were pulled, beside their predictions, on this machine."""
     cached = [name for name in OWN_MODELS if is_cached(name)]
     if not cached:
@@ -286,7 +300,7 @@ def main() -> None:
     parser.add_argument("--live", action="store_true", help="our own engine on this machine, too")
     asked = parser.parse_args()
     if asked.live:
-        runown_engine()
+        run_own_engine()
     made = page()
     if asked.check:
         if PAGE.read_text(encoding="utf-8") != made:

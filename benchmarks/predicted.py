@@ -5,10 +5,13 @@
 Models take turns, round by round; prediction comes from this machine's profile (`ridgeline
 measure`, done first where nothing is kept, or with --measure) and from how fast the machine reads
 the weights and computes just then, a second before each case is run, since these change by the
-minute (of computing the median of the last looks: it moves as much from one second to the next). No
-model is fitted on. Serving: 32 requests of 128 tokens that write 128, all there at the beginning,
-through LLM.generate; predicted by the real scheduler on a virtual clock. Prints medians, the error
-of each and the median error by kind.
+minute (of computing the median of the last looks: it moves as much from one second to the next).
+What is known beforehand cannot tell of a pace that changes meanwhile: memory is looked at again
+after each case, and where it is further than MOVED from what it was, or others had the cores, the
+case is predicted and run once more, up to RETRIES times; the last one counts, marked `~` if
+it moved, too. No model is fitted on. Serving: 32 requests of 128 tokens that write 128, all there
+at the beginning, through LLM.generate; predicted by the real scheduler on a virtual clock. Prints
+medians, the error of each and the median error by kind.
 """
 
 from __future__ import annotations
@@ -19,21 +22,25 @@ import random
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from statistics import median
+from typing import Any
 
 from ridgeline import LLM, SamplingParams
-from ridgeline.assemble import Assembled, machine_and_kernels
+from ridgeline.assemble import machine_and_kernels
 from ridgeline.bench import latency
 from ridgeline.bench.kernels import profile_kernels
 from ridgeline.bench.predict import Served, predict_serving
-from ridgeline.bench.sample import DISTURBED, Case, Measured
+from ridgeline.bench.sample import DISTURBED, Case
 from ridgeline.bench.turned import shapes_of
 from ridgeline.config import read_settings
 from ridgeline.cost import measure
 from ridgeline.cost.free_memory import available_bytes
 from ridgeline.cost.kernel_store import load_profile, store_profile
 from ridgeline.cost.kernel_times import KernelTimes
+from ridgeline.cost.measure import steady
 
 SERVED = Served(requests=32, prompt=128, output=128)
 CASES = (
@@ -45,15 +52,9 @@ CASES = (
 OUTPUT = 32
 LOOKS = 5
 RETRIES = 4
-
-
-def undisturbed(made: Assembled, case: Case) -> Measured:
-    """Once more, where others had the cores meanwhile."""
-    for _ in range(RETRIES):
-        (found,) = latency.run(made, plan_of(case))
-        if all((sample.cpu_share or 1.0) >= DISTURBED for sample in found.samples):
-            break
-    return found
+# Memory whose paces before and after a case are further apart has moved. Looks of one pace are
+# within a tenth of each other.
+MOVED = 1.2
 
 
 def plan_of(case: Case) -> latency.Plan:
@@ -74,6 +75,9 @@ class Subject:
         self.llm = LLM(model, settings=self.settings, context_length=longest, max_rows=32)
         self.predicted: dict[str, list[float]] = {}
         self.measured: dict[str, list[float]] = {}
+        # Whether memory kept its pace, and how often each case was run.
+        self.kept: dict[str, list[bool]] = {}
+        self.runs: dict[str, int] = {}
 
     def times(self) -> KernelTimes:
         """Steps by this machine's profile, with its memory and its pace as they are now."""
@@ -89,20 +93,46 @@ class Subject:
         roofs = replace(roofs, pace=pace)
         return KernelTimes(made.bound_graph, made.precision, profile, roofs)
 
-    def round(self) -> None:
-        made = self.llm.assembled
-        for case in CASES:
-            shapes = shapes_of(case, made.max_tokens_per_step, OUTPUT)
-            times = self.times()
-            tokens = case.context if case.phase == "prefill" else case.batch
-            self.book(str(case), tokens / sum(times(shape) for shape in shapes))
-            found = undisturbed(made, case)
-            self.measured.setdefault(str(case), []).append(median(found.rates))
-        self.book("serving", predict_serving(made, self.times(), SERVED))
-        self.measured.setdefault("serving", []).append(self.serve())
+    def memory(self) -> float:
+        """GB/s at which the weights are read now."""
+        return steady(self.llm.assembled.read_roof).gigabytes_per_second
 
-    def book(self, case: str, predicted: float) -> None:
-        self.predicted.setdefault(case, []).append(predicted)
+    def round(self) -> None:
+        for case in CASES:
+            self.take(str(case), partial(self.predict, case), partial(self.measure, case))
+        self.take("serving", self.predict_serving, lambda: (self.serve(), True))
+
+    def take(
+        self, case: str, predict: Callable[[], float], measure: Callable[[], tuple[float, bool]]
+    ) -> None:
+        """Predicted, then measured; both again where the machine did not stay as it was."""
+        for _ in range(RETRIES):
+            before = self.memory()
+            told = predict()
+            found, alone = measure()
+            after = self.memory()
+            self.runs[case] = self.runs.get(case, 0) + 1
+            kept = alone and max(before, after) <= MOVED * min(before, after)
+            if kept:
+                break
+        self.predicted.setdefault(case, []).append(told)
+        self.measured.setdefault(case, []).append(found)
+        self.kept.setdefault(case, []).append(kept)
+
+    def predict(self, case: Case) -> float:
+        shapes = shapes_of(case, self.llm.assembled.max_tokens_per_step, OUTPUT)
+        times = self.times()
+        tokens = case.context if case.phase == "prefill" else case.batch
+        return tokens / sum(times(shape) for shape in shapes)
+
+    def measure(self, case: Case) -> tuple[float, bool]:
+        """Tokens a second, and whether others left it the cores."""
+        (found,) = latency.run(self.llm.assembled, plan_of(case))
+        alone = all((sample.cpu_share or 1.0) >= DISTURBED for sample in found.samples)
+        return median(found.rates), alone
+
+    def predict_serving(self) -> float:
+        return predict_serving(self.llm.assembled, self.times(), SERVED)
 
     def errors(self, case: str) -> list[float]:
         """Of each round."""
@@ -174,16 +204,20 @@ def main() -> None:
         for subject in subjects:
             print(f"round {turn + 1}: {subject.name}", file=sys.stderr)
             subject.round()
-    rows = []
+    rows: list[dict[str, Any]] = []
     print(f"{'model':28}{'case':16}{'predicted':>11}{'measured':>11}{'error':>8}  in each round")
     for subject in subjects:
         for case, rates in subject.measured.items():
             told, errors = subject.predicted[case], subject.errors(case)
             rows.append(
                 {"model": subject.name, "case": case, "predicted": told, "measured": rates}
-                | {"error": median(errors)}
+                | {"error": median(errors), "kept": subject.kept[case]}
+                | {"runs": subject.runs[case]}
             )
-            each = " ".join(f"{100 * error:+.0f}" for error in errors)
+            each = " ".join(
+                f"{100 * error:+.0f}{'' if kept else '~'}"
+                for error, kept in zip(errors, subject.kept[case], strict=True)
+            )
             print(
                 f"{subject.name[:27]:28}{case:16}{median(told):11,.1f}{median(rates):11,.1f}"
                 f"{100 * median(errors):+7.0f}%  {each}"
@@ -192,6 +226,9 @@ def main() -> None:
         errors = [abs(float(r["error"])) for r in rows if str(r["case"]).startswith(kind)]
         print(f"{kind}: median error {100 * median(errors):.1f} %")
     print(f"all: median error {100 * median(abs(float(r['error'])) for r in rows):.1f} %")
+    runs, moved = sum(int(r["runs"]) for r in rows), sum(r["kept"].count(False) for r in rows)
+    counted = arguments.rounds * len(rows)
+    print(f"{runs} runs for {counted} that count, of which {moved} moved (~) at the last")
     if arguments.json:
         found = {**machine_facts(subjects[0]), "rounds": arguments.rounds, "rows": rows}
         with open(arguments.json, "w", encoding="utf-8") as file:
