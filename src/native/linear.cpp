@@ -45,7 +45,7 @@ constexpr std::int64_t kPrefetchBytes = 8192;    // how far ahead of a single pa
 // tile that reads two such at once runs at 80 %.)
 template <Layout L>
 struct Unpacked {
-  static constexpr bool kStreams = false;
+  static constexpr bool kStreams = false, kWidens = false;
   static constexpr IntegerShape kShape = integer_shape(L);
   static constexpr std::int64_t kStep = 2 * kLineBytes;  // from a strip's line to its next
   static constexpr std::int64_t kScalesAt = kSteps * kStep;
@@ -64,6 +64,9 @@ struct Unpacked {
     return load(reinterpret_cast<const float*>(strip + kMinimaAt + group * kStep));
   }
 
+  static void keep(std::uint8_t* strip, std::int64_t at, int group, Floats numbers) {
+    store(reinterpret_cast<float*>(strip + at + group * kStep), numbers);
+  }
   static void unpack(const std::uint8_t* strip, std::uint8_t* out) {
     using From = Packed<L>;
     constexpr int kGroupSteps = kShape.group / 4;
@@ -74,11 +77,18 @@ struct Unpacked {
       }
     }
     for (int g = 0; g < kShape.groups(); g++) {
-      store(reinterpret_cast<float*>(out + kScalesAt + g * kStep), From::scales(strip, g));
-      if (!kShape.minima) continue;
-      store(reinterpret_cast<float*>(out + kMinimaAt + g * kStep), From::minima(strip, g));
+      keep(out, kScalesAt, g, From::scales(strip, g));
+      if (kShape.minima) keep(out, kMinimaAt, g, From::minima(strip, g));
     }
   }
+};
+
+// Packed weights that the tile which reads them first leaves as a panel for the others: its stores and loads go beside
+// the products, of which it has as many as they have.
+template <Layout L>
+struct Widened : Packed<L> {
+  using Panel = Unpacked<L>;
+  static constexpr bool kStreams = false, kWidens = true;
 };
 
 // Where a group's integer sums start: they count codes, which are kCodeOffset more than q.
@@ -103,6 +113,15 @@ TermStarts start(const TermBlock& x, int group) {
 TermQuads quad_at(const TermBlock& x, int k) { return load_quads(x.terms[0] + k, x.terms[1] + k); }
 #endif
 
+// Whether the first tile of a panel makes it.
+#ifdef RIDGELINE_ISA_avx2
+template <class X>
+inline constexpr bool kWidensInTile = true;
+#else
+template <class X>
+inline constexpr bool kWidensInTile = false;
+#endif
+
 constexpr std::int64_t kMaxPanelStripBytes = 1024 + 4 * 64 + 4 * 64;
 constexpr std::int64_t kScratchBytes = kPanelBlocks * 2 * kMaxPanelStripBytes;
 
@@ -110,6 +129,7 @@ constexpr std::int64_t kScratchBytes = kPanelBlocks * 2 * kMaxPanelStripBytes;
 template <class X>
 struct Stretch {
   const std::uint8_t* weights;       // the pair's blocks, strip 0 and strip 1 in turns
+  std::uint8_t* panel;               // where a first tile leaves them for the others
   const X* x;                        // the rows' blocks from the same place in K
   std::int64_t x_stride;             // blocks from row to row
   std::int64_t blocks;
@@ -124,10 +144,12 @@ struct Stretch {
   std::int64_t ahead_bytes;          // and how much for each block
 };
 
-// Sums of one group of a block and term: Strips strips from the first of acc, a line of each at a time.
+// Sums of one group of a block and term: Strips strips from the first of acc, a line of each at a time. panel: of weights
+// that are widened, where.
 template <class W, int Rows, int Strips, class X>
 [[gnu::always_inline]] inline void multiply_group(const std::uint8_t* weights, int g, const X* x, std::int64_t x_stride,
-                                                  const std::uint8_t* ahead, Floats (&acc)[Rows][2], int first) {
+                                                  const std::uint8_t* ahead, Floats (&acc)[Rows][2], int first,
+                                                  [[maybe_unused]] std::uint8_t* panel = nullptr) {
   constexpr IntegerShape kShape = W::kShape;
   constexpr int kBits = kShape.number_bits(), kGroups = kShape.groups(), kGroupSteps = kShape.group / 4;
   constexpr int kAheadLines = Strips * W::kStripBytes / kLineBytes;
@@ -152,6 +174,12 @@ template <class W, int Rows, int Strips, class X>
     Line lines[Strips];
 #pragma GCC unroll 2
     for (int c = 0; c < Strips; c++) lines[c] = W::line(weights + c * W::kNextStrip, g, i);
+    if constexpr (W::kWidens) {
+      using Panel = typename W::Panel;
+#pragma GCC unroll 2
+      for (int c = 0; c < Strips; c++)
+        store_line(panel + c * Panel::kNextStrip + (g * kGroupSteps + i) * Panel::kStep, lines[c]);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; r++) {
       const auto quad = quad_at(x[r * x_stride], g * kShape.group + i * 4);
@@ -163,11 +191,15 @@ template <class W, int Rows, int Strips, class X>
 #pragma GCC unroll 2
   for (int c = 0; c < Strips; c++) {
     Floats scales = W::scales(weights + c * W::kNextStrip, g);
+    if constexpr (W::kWidens) W::Panel::keep(panel + c * W::Panel::kNextStrip, W::Panel::kScalesAt, g, scales);
 #ifdef RIDGELINE_ISA_avx2
     if constexpr (kIsFine<X> && kBits != 8) scales = mul(scales, all(kFineSumScale<kBits>));
 #endif
     Floats minima;
-    if constexpr (kShape.minima) minima = W::minima(weights + c * W::kNextStrip, g);
+    if constexpr (kShape.minima) {
+      minima = W::minima(weights + c * W::kNextStrip, g);
+      if constexpr (W::kWidens) W::Panel::keep(panel + c * W::Panel::kNextStrip, W::Panel::kMinimaAt, g, minima);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; r++) {
       const X& a = x[r * x_stride];
@@ -182,10 +214,11 @@ template <class W, int Rows, int Strips, class X>
 // The same of a whole block.
 template <class W, int Rows, int Strips, class X>
 [[gnu::always_inline]] inline void multiply_block(const std::uint8_t* weights, const X* x, std::int64_t x_stride,
-                                                  const std::uint8_t* ahead, Floats (&acc)[Rows][2], int first) {
+                                                  const std::uint8_t* ahead, Floats (&acc)[Rows][2], int first,
+                                                  std::uint8_t* panel) {
 #pragma GCC unroll 1
   for (int g = 0; g < W::kShape.groups(); g++)
-    multiply_group<W, Rows, Strips>(weights, g, x, x_stride, ahead, acc, first);
+    multiply_group<W, Rows, Strips>(weights, g, x, x_stride, ahead, acc, first, panel);
 }
 
 template <class W, int Rows, class X>
@@ -203,6 +236,7 @@ template <class W, int Rows, class X>
     }
   }
   const std::uint8_t* weights = s.weights;
+  [[maybe_unused]] std::uint8_t* panel = s.panel;
   const std::uint8_t* ahead = s.ahead;
   const X* x = s.x;
   for (std::int64_t b = 0; b < blocks; b++) {
@@ -212,11 +246,14 @@ template <class W, int Rows, class X>
     for (int term = 0; term < terms; term++, x++) {
 #pragma GCC unroll 2
       for (int c = 0; c < 2; c += kStrips) {
+        std::uint8_t* to = nullptr;
+        if constexpr (W::kWidens) to = panel + c * W::Panel::kNextStrip;
         multiply_block<W, Rows, kStrips>(weights + c * W::kNextStrip, x, x_stride,
-                                         ahead_bytes ? ahead + c * W::kStripBytes : nullptr, acc, c);
+                                         ahead_bytes ? ahead + c * W::kStripBytes : nullptr, acc, c, to);
       }
     }
     weights += 2 * W::kStripBytes;
+    if constexpr (W::kWidens) panel += 2 * W::Panel::kStripBytes;
     ahead += ahead_bytes;
   }
 #pragma GCC unroll 2
@@ -238,8 +275,9 @@ void tile_of(const Stretch<X>& s, int rows) {
 }
 
 // All rows of a stretch, in tiles of nearly equal height. Weights that stream are asked for ahead of
-// the first tile; the passes over a panel share the asking for what the next one is made of.
-template <class W, class X>
+// the first tile; the passes over a panel share the asking for what the next one is made of. The first may read what it
+// makes the panel of.
+template <class W, class First = W, class X>
 void tiles(Stretch<X> s, std::int64_t m, const std::uint8_t* next, std::int64_t next_bytes) {
   const std::int64_t count = (m + kTileRows - 1) / kTileRows;
   s.ahead = next;
@@ -247,7 +285,12 @@ void tiles(Stretch<X> s, std::int64_t m, const std::uint8_t* next, std::int64_t 
   std::int64_t row = 0;
   for (std::int64_t i = 0; i < count; i++) {
     const std::int64_t rows = (m - row) / (count - i);
-    tile_of<W, kTileRows>(s, static_cast<int>(rows));
+    if (First::kWidens && i == 0) {
+      tile_of<First, kTileRows>(s, static_cast<int>(rows));
+      s.weights = s.panel;
+    } else {
+      tile_of<W, kTileRows>(s, static_cast<int>(rows));
+    }
     s.x += rows * s.x_stride;
     s.y += rows * s.ldy;
     s.ahead += s.ahead_bytes * s.blocks;
@@ -396,6 +439,12 @@ void linear_integer(const PackedMatrix& w, int terms, const X* x, std::int64_t m
         if (direct) {
           s.weights = packed;
           tiles<From>(s, rows, packed + kPrefetchBytes, 0);
+          continue;
+        }
+        s.panel = panel;
+        if constexpr (kWidensInTile<X>) {
+          s.weights = packed;
+          tiles<To, Widened<L>>(s, rows, packed + pair_bytes, s.blocks * 2 * From::kStripBytes);
           continue;
         }
         for (std::int64_t strip = 0; strip < s.blocks * 2; strip++) {

@@ -182,6 +182,12 @@ static inline __m256i dot_half(__m256i sums, __m256i codes, __m256i activations)
 }
 template <int Bits>
 static inline Sums dot(Sums sums, Line codes, Quad activations) {
+  if constexpr (Bits != 8) {
+    // Products before the additions that wait for them: in turns they take a tenth longer.
+    const __m256i first = now(_mm256_maddubs_epi16(codes.v[0], activations));
+    const __m256i second = now(_mm256_maddubs_epi16(codes.v[1], activations));
+    return {now(_mm256_add_epi16(sums.v[0], first)), now(_mm256_add_epi16(sums.v[1], second))};
+  }
   return {dot_half<Bits>(sums.v[0], codes.v[0], activations),
           dot_half<Bits>(sums.v[1], codes.v[1], activations)};
 }

@@ -12,6 +12,7 @@ namespace {
 template <Layout L>
 struct Packed {
   static constexpr bool kStreams = true;  // from memory, as it is multiplied
+  static constexpr bool kWidens = false;
   static constexpr IntegerShape kShape = integer_shape(L);
   static constexpr std::int64_t kStripBytes = kShape.strip_bytes();
   static constexpr std::int64_t kNextStrip = kStripBytes;  // from a strip's block to the other's
