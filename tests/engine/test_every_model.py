@@ -5,6 +5,7 @@ machine.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,9 @@ ANSWER = 24
 CONTEXT = 128
 
 
+@lru_cache(maxsize=1)
 def opened(case: str) -> OpenedModel:
-    """Dynamic NTK turns by the context that it is built for."""
+    """A test's engines all read it. Dynamic NTK turns by the context that it is built for."""
     return open_model(GOLDEN / case, context_length=CONTEXT if "dynamic" in case else None)
 
 

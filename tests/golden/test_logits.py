@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +35,19 @@ Floats = npt.NDArray[np.float32]
 
 
 def open_case(case: str, file: str, num_tokens: int) -> OpenedModel:
-    """A Hugging Face checkpoint is its folder, a GGUF is its file.
+    """A Hugging Face checkpoint is its folder, a GGUF is its file. Opened once: many tests read it.
 
     Rotary scalings that follow a sequence's length are fixed when the graph is built: for these
     prompts, whose lengths transformers saw.
     """
     path = HERE / case
     context = num_tokens if case in CHOSEN else None
-    return open_model(path / file if file.endswith(".gguf") else path, context_length=context)
+    return _opened(path / file if file.endswith(".gguf") else path, context)
+
+
+@cache
+def _opened(path: Path, context: int | None) -> OpenedModel:
+    return open_model(path, context_length=context)
 
 
 def exact(graph: Graph) -> Graph:

@@ -30,7 +30,7 @@ def activation_kinds(graph: Graph, isa: str) -> dict[int, str]:
         for value in node.inputs:
             readers.setdefault(value.id, []).append(node)
     outputs = {value.id for value in graph.outputs}
-    fine = _makes_logits(graph)
+    fine = takes_fine_activations(graph)
     found: dict[int, str] = {}
     for node in graph.nodes:
         made = _quantized(node)
@@ -74,18 +74,14 @@ def row_bytes(graph: Graph, kinds: Mapping[int, str]) -> dict[int, int]:
     return found
 
 
-def takes_fine_activations(graph: Graph, node: Node) -> bool:
-    """Whether a linear gets its int8 activations in two terms: the one that makes the logits.
+def takes_fine_activations(graph: Graph) -> set[str]:
+    """Names of linears that get int8 activations in two terms: those that make the logits.
 
     (Where an instruction set has int16 activations, all linears get two terms.)
 
     Logits feel the rounding of the last activations most, and a step multiplies few rows by the
     head: two terms there take a quarter off the KL divergence (docs/log.md).
     """
-    return node.name in _makes_logits(graph)
-
-
-def _makes_logits(graph: Graph) -> set[str]:
     logits = {graph.outputs[0].id}
     for node in reversed(graph.nodes):
         if isinstance(node.op, Softcap | Scale) and node.outputs[0].id in logits:

@@ -7,7 +7,7 @@ Does not know steps, rows or requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -97,9 +97,9 @@ from ridgeline.model.passes.state_groups import StateGroups, state_groups
 class Binding:
     """What binders share: the program that grows, the plan, the weights.
 
-    kinds: values that lie as activations. layout: which column of the block tables is a state's.
-    matrices, caches: what was made already, by weight and by
-    state name.
+    kinds: values that lie as activations. fine: linears with activations in two terms. layout:
+    which column of the block tables is a state's. matrices, caches: what was made already, by
+    weight and by state name.
     """
 
     program: _native.Program
@@ -107,6 +107,7 @@ class Binding:
     plan: MemoryPlan
     weights: Weights
     kinds: Mapping[int, str]
+    fine: Container[str]
     layout: StateGroups
     matrices: dict[str, _native.Matrix] = field(default_factory=dict)
     caches: dict[str, int] = field(default_factory=dict)
@@ -286,7 +287,8 @@ def bind(
                 f"{graph.name}: {node.name}: the cpu backend has no operator "
                 f"{type(node.op).__name__}; it has {known}"
             )
-    binding = Binding(program, graph, plan, weights, kinds, state_groups(graph))
+    fine = takes_fine_activations(graph)
+    binding = Binding(program, graph, plan, weights, kinds, fine, state_groups(graph))
     for node in graph.nodes:
         BINDERS[type(node.op)](binding, node, node.op)
     program.finish(binding.view(graph.outputs[0]))
@@ -298,7 +300,7 @@ def _linear(b: Binding, node: Node, op: Linear) -> None:
         b.view(node.inputs[0]),
         b.view(node.outputs[0]),
         *b.matrices_and_biases(op, node.weights),
-        fine_activations=takes_fine_activations(b.graph, node),
+        fine_activations=node.name in b.fine,
     )
 
 

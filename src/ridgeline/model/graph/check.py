@@ -18,7 +18,8 @@ def check_graph(graph: Graph) -> None:
     for node in graph.nodes:
         where = f"{graph.name}: {node.name}"
         for value in node.inputs:
-            if made.get(value.id) != value:
+            known = made.get(value.id)
+            if known is not value and known != value:
                 raise ModelError(f"{where}: takes value {value.id} before it is made")
         node.op.check(node.inputs, node.weights, node.state)
         node.op.check_entries(node.entries)
@@ -30,7 +31,8 @@ def check_graph(graph: Graph) -> None:
                 raise ModelError(f"{where}: makes value {value.id} a second time")
             made[value.id] = value
         for weight in node.weights:
-            if weights.setdefault(weight.name, weight) != weight:
+            known_weight = weights.setdefault(weight.name, weight)
+            if known_weight is not weight and known_weight != weight:
                 raise ModelError(f"{where}: {weight.name} is two different weights")
     for value in graph.outputs:
         if made.get(value.id) != value:

@@ -6,8 +6,10 @@ same node never share a byte, except a view with its base and an in-place output
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from types import MappingProxyType
 
 from ridgeline.model.graph.dims import SAMPLED, SEQUENCES, TOKENS, Dim
@@ -19,6 +21,7 @@ from ridgeline.model.graph.ops.norm import AddNorm
 ELEMENT_BYTES = 4  # float32
 ALIGNMENT_BYTES = 64  # a cache line, and the widest vector load
 NOTHING: Mapping[int, int] = MappingProxyType({})
+_start = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +86,14 @@ def plan_memory(
             value_bytes[value.id] = rows * own
 
     offsets: dict[int, int] = {}
-    placed: list[tuple[int, int, _Life]] = []  # (start, end, life), by start
+    placed: list[tuple[int, int, int, int]] = []  # (start, end, of a life: first, last), by start
     for owner in sorted(lives, key=lambda owner: (-value_bytes[owner], owner)):
         life, size = lives[owner], _aligned(value_bytes[owner])
-        start = _best_gap([(s, e) for s, e, other in placed if other.overlaps(life)], size)
+        first, last = life.first, life.last
+        together = [(s, e) for s, e, begin, until in placed if begin <= last and first <= until]
+        start = _best_gap(together, size)
         offsets[owner] = start
-        placed.append((start, start + size, life))
-        placed.sort(key=lambda range_: range_[0])
+        insort(placed, (start, start + size, first, last), key=_start)
 
     for value in (value for node in graph.nodes for value in node.outputs):
         if value.id in views:
@@ -97,7 +101,7 @@ def plan_memory(
             offsets[value.id] = offsets[view.base] + ELEMENT_BYTES * view.column
         elif value.id in in_place:
             offsets[value.id] = offsets[in_place[value.id]]
-    arena_bytes = max((end for _, end, _ in placed), default=0)
+    arena_bytes = max((end for _, end, _, _ in placed), default=0)
     return MemoryPlan(offsets, row_strides, views, in_place, value_bytes, arena_bytes)
 
 
@@ -107,9 +111,6 @@ class _Life:
 
     first: int
     last: int
-
-    def overlaps(self, other: _Life) -> bool:
-        return self.first <= other.last and other.first <= self.last
 
 
 def _lives(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 
@@ -147,6 +148,7 @@ class Names:
         return self.roots[0]
 
 
+@lru_cache(maxsize=4096)
 def parse(name: str) -> tuple[str, str, str]:
     """A canonical weight name as a row of the tables, the number of its layer, and its leaf."""
     module, _, leaf = name.rpartition(".")
