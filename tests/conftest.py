@@ -7,6 +7,7 @@ somebody has pulled them, and skipped where not.
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,19 @@ from ridgeline.model.weights.sources.resolve import resolve
 # What a developer's shell wishes for its own output is not what is tested.
 for _name in ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
     os.environ.pop(_name, None)
+
+
+def pytest_collection_finish() -> None:
+    """Each model that is loaded has Python look through all objects once (`assemble`): some million
+    of them are pytest's, and half a second each time.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """At the end Python takes apart what it can see."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

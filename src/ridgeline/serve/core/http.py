@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from inspect import signature
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
@@ -26,6 +26,9 @@ from ridgeline.serve.core.ask import Ask
 from ridgeline.serve.core.bodies import Body, without
 from ridgeline.serve.core.core import Core
 from ridgeline.serve.core.errors import Fault, HttpError, fault_of
+
+if TYPE_CHECKING:
+    from _collections_abc import dict_items
 
 B = TypeVar("B", bound=Body)
 E = TypeVar("E")
@@ -157,6 +160,25 @@ def documented(
     """`openapi_extra` of a route that reads its own body. answer: what it gives, if all went well;
     stream: the media type that the same comes in as a stream.
     """
+    return _Described(lambda: _described(model, answer, stream))
+
+
+class _Described(dict[str, Any]):
+    """Made when FastAPI puts the document together: the schemas of all bodies take longer than all
+    else of an application's start, and few servers are ever asked for them.
+    """
+
+    def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
+        super().__init__(requestBody={})  # FastAPI leaves out what is empty
+        self._make = make
+
+    def items(self) -> dict_items[str, Any]:
+        return self._make().items()
+
+
+def _described(
+    model: type[BaseModel], answer: type[BaseModel] | None, stream: str | None
+) -> dict[str, Any]:
     content = {"application/json": {"schema": _schema(model, "validation")}}
     extra: dict[str, Any] = {"requestBody": {"required": True, "content": content}}
     given: dict[str, Any] = {}
