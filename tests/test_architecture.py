@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,10 +48,22 @@ def room_of(parts: tuple[str, ...]) -> str:
     return parts[0].removesuffix(".py")
 
 
-def imports(path: Path) -> list[tuple[str, int]]:
-    """Absolute module names that a file imports anywhere, also inside functions, with the line."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+@dataclass(frozen=True)
+class Source:
+    """imports: absolute module names that a file imports anywhere, also inside functions, with the
+    line. environment: lines that read it.
+    """
+
+    imports: list[tuple[str, int]]
+    environment: list[int]
+    num_lines: int
+
+
+@cache
+def source(path: Path) -> Source:
+    text = path.read_text(encoding="utf-8")
+    found, environment = [], []
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -57,7 +71,13 @@ def imports(path: Path) -> list[tuple[str, int]]:
             module = node.module or ""
             found.append((module, node.lineno))
             found += [(f"{module}.{alias.name}", node.lineno) for alias in node.names]
-    return found
+        elif isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb"):
+            environment.append(node.lineno)
+    return Source(found, environment, len(text.splitlines()))
+
+
+def imports(path: Path) -> list[tuple[str, int]]:
+    return source(path).imports
 
 
 def own_imports(path: Path) -> list[tuple[str, int]]:
@@ -110,14 +130,13 @@ def test_torch_stays_in_its_room(path: Path) -> None:
 def test_only_config_reads_the_environment(path: Path) -> None:
     if path == ROOT / "config.py":
         return
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb"):
-            pytest.fail(f"{path}:{node.lineno} reads the environment")
+    for line in source(path).environment:
+        pytest.fail(f"{path}:{line} reads the environment")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_stay_small_and_named(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
+    lines = source(path).num_lines
     assert lines <= MAX_LINES, f"{path.relative_to(ROOT)} has {lines} lines: split it by subject"
     assert path.stem not in NAMELESS, f"{path.relative_to(ROOT)}: a name that refuses nothing"
 

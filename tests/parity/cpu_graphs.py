@@ -21,16 +21,19 @@ NUM_BLOCKS = 256
 
 
 class Stored:
-    """Weights given as float arrays, stored in the format that the graph says."""
+    """Weights given as float arrays, stored in the format that the graph says: once in each."""
 
     def __init__(self, arrays: Mapping[str, npt.NDArray[np.floating]]) -> None:
         self._arrays = arrays
+        self._raw: dict[tuple[str, str], npt.NDArray[np.uint8]] = {}
 
     def raw(self, weight: Weight) -> npt.NDArray[np.uint8]:
-        array = self._arrays[weight.name]
-        if weight.format.name == "F32":  # NaN, too
+        array, format_name = self._arrays[weight.name], weight.format.name
+        if format_name == "F32":  # NaN, too
             return np.ascontiguousarray(array, np.float32).view(np.uint8).reshape(-1)
-        return quantize(array, weight.format.name)
+        if (weight.name, format_name) not in self._raw:
+            self._raw[weight.name, format_name] = quantize(array, format_name)
+        return self._raw[weight.name, format_name]
 
     def float32(self, weight: Weight) -> Floats:
         return dequantize(self.raw(weight), weight.format.name, weight.shape)

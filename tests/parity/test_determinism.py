@@ -98,6 +98,11 @@ def arrays() -> dict[str, Floats]:
     return out
 
 
+@cache
+def stored() -> Stored:
+    return Stored(arrays())
+
+
 def executor(
     format_name: str,
     isa: str,
@@ -109,7 +114,7 @@ def executor(
     graph = with_kv_format(model(format_name), KV_FORMATS[kv_format])
     return CpuExecutor(
         fuse(graph) if fused else graph,
-        Stored(arrays()),
+        stored(),
         num_blocks=blocks_for(graph, NUM_BLOCKS),
         max_rows=64,
         max_tokens_per_step=2048,

@@ -8,9 +8,9 @@ import random
 from dataclasses import replace
 
 import pytest
-from cpu_graphs import AVAILABLE, Stored
+from cpu_graphs import AVAILABLE
 from sampler_settings import ALONE, mixture
-from test_determinism import VOCAB, arrays, model
+from test_determinism import VOCAB, model, stored
 
 from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.engine.engine import Engine
@@ -52,7 +52,7 @@ def requests() -> list[Request]:
 def engine(isa: str, *, rows: int, chunk: int, threads: int, blocks: int) -> Engine:
     executor = CpuExecutor(
         fuse(model("Q4_1")),
-        Stored(arrays()),
+        stored(),
         num_blocks=blocks,
         max_rows=rows,
         max_tokens_per_step=chunk,

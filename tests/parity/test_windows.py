@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from cpu_graphs import AVAILABLE, Stored
-from test_determinism import TOKENS, VOCAB, arrays, executor, model, shuffled
+from cpu_graphs import AVAILABLE
+from test_determinism import TOKENS, VOCAB, executor, model, shuffled, stored
 
 from block_entries import blocks_for, spread
 from ridgeline.backends.cpu.executor import CpuExecutor
@@ -63,7 +63,7 @@ def on_cpu(isa: str) -> Callable[..., Executor]:
     def make(num_blocks: int, rows: int, chunk: int, threads: int = 2) -> Executor:
         return CpuExecutor(
             GRAPH,
-            Stored(arrays()),
+            stored(),
             num_blocks=num_blocks,
             max_rows=rows,
             max_tokens_per_step=chunk,
@@ -75,7 +75,7 @@ def on_cpu(isa: str) -> Callable[..., Executor]:
 
 
 def on_reference(num_blocks: int, rows: int, chunk: int, threads: int = 1) -> Executor:
-    return ReferenceExecutor(EXACT, Stored(arrays()), num_blocks=num_blocks, max_rows=rows)
+    return ReferenceExecutor(EXACT, stored(), num_blocks=num_blocks, max_rows=rows)
 
 
 def engine(make: Callable[..., Executor], *, entries: int, rows: int, chunk: int) -> Engine:
