@@ -33,13 +33,15 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 def commands() -> list[tuple[str, str]]:
+    """Each once, by the first page that shows it."""
     lines = [
         (page, line.split("  #")[0].strip())
         for page, body in blocks("sh")
         for line in body.splitlines()
         if line.strip() and not line.startswith("#")
     ]
-    return [(page, line) for page, line in lines if not LEFT_OUT.match(line)]
+    shown = {line: page for page, line in reversed(lines) if not LEFT_OUT.match(line)}
+    return [(page, line) for line, page in reversed(shown.items())]
 
 
 def environment() -> dict[str, str]:

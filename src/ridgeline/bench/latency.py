@@ -41,6 +41,8 @@ from ridgeline.units import MIB
 # Read at most this much beside a sample: bandwidth hardly changes beyond it.
 LARGEST_FOOTPRINT = 512 * MIB
 _ROUNDS, _PEAK_ROUNDS = 5, 9
+# Tokens of each row behind which a case is warm.
+_WARM_TOKENS = 8
 
 Report = Callable[[str, int, int], None]
 
@@ -302,8 +304,11 @@ class _Bench:
     def sample(self, case: Case, warming: bool = False) -> Sample:
         shapes = self._prepare(case)
         moment = moment_of(self.assembled, self.meter, shapes[0])
-        timed = self._prefill if case.phase == "prefill" else self._decode
-        seconds, ran = timed(case)
+        if case.phase == "prefill":
+            seconds, ran = self._prefill(case)
+        else:
+            output = self.plan.output
+            seconds, ran = self._decode(case, min(output, _WARM_TOKENS) if warming else output)
         return self._judged(case, seconds, ran, moment, self.plan.profile and not warming)
 
     def close(self) -> None:
@@ -331,11 +336,11 @@ class _Bench:
         self._drain()
         return time.perf_counter() - begin, self.recorder.shapes
 
-    def _decode(self, case: Case) -> tuple[float, list[StepShape]]:
+    def _decode(self, case: Case, output: int) -> tuple[float, list[StepShape]]:
         """All rows first get one token, from prompts that the prefix cache has; then the clock."""
         slack = case.batch + 1
         requests = [
-            self._submit(self._kept_prompt(case.context, row), self.plan.output + slack)
+            self._submit(self._kept_prompt(case.context, row), output + slack)
             for row in range(case.batch)
         ]
         while any(request.num_generated == 0 for request in requests):
@@ -343,7 +348,7 @@ class _Bench:
         self._start_clocks()
         begin = time.perf_counter()
         first = requests[0].num_generated
-        while (left := first + self.plan.output - requests[0].num_generated) > 0:
+        while (left := first + output - requests[0].num_generated) > 0:
             self._step(min(left, self.recorder.steps_together))
         seconds = time.perf_counter() - begin
         shapes = self.recorder.shapes
