@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := CMakeLists.txt $(wildcard src/native/*.*)
 
+# Python keeps what it has compiled, whatever the shell asks for: tests start `ridgeline` some hundred times.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test lint unit test-isa goldens accuracy clean
 
 run: $(VENV)/.installed
