@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,7 @@ def test_text_and_the_line_of_speed(folder: Path, capsys: Output) -> None:
     assert out.strip()
     assert re.fullmatch(
         r"2\.3 s of sound in [\d.]+ s: [\d.]+ x real time, [\d.]+ % of this machine's roof "
-        r"\(\d+ x\); \d+ windows, \d+ tokens, english\n",
+        r"\(\d+ x\); \d+ windows?, \d+ tokens, english\n",
         err,
     )
 
@@ -67,3 +69,20 @@ def test_refusals_are_one_line(folder: Path, capsys: Output, tmp_path: Path) -> 
         assert not found.out
         assert reason in found.err
         assert found.err.count("\n") == 1
+
+
+def test_what_is_piped_in_is_heard_too(folder: Path) -> None:
+    """`-`, `/dev/stdin` and a shell's `<(...)` are pipes."""
+    wav = (folder / "a.wav").read_bytes()
+    command = [sys.executable, "-m", "ridgeline.cli.main", "transcribe"]
+    model = ["--model", str(folder), "--threads", "1", "--temperature", "0"]
+    texts = []
+    for name in ("-", "/dev/stdin", str(folder / "a.wav")):
+        done = subprocess.run([*command, name, *model], input=wav, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert re.search(rb"; (1 window|\d\d* windows), ", done.stderr)
+        texts.append(done.stdout)
+    assert texts[0] == texts[1] == texts[2]
+    done = subprocess.run([*command, "-"], stdin=subprocess.DEVNULL, capture_output=True)
+    assert done.returncode != 0
+    assert b"what is piped in is empty" in done.stderr

@@ -4,8 +4,11 @@ their definitions say.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import struct
+import threading
 import wave
 from pathlib import Path
 
@@ -45,6 +48,14 @@ def coded(bits: int) -> bytes:
     if bits == 24:
         return whole.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
     return whole.astype(f"<i{bits // 8}").tobytes()
+
+
+def rf64(body: bytes, length: int) -> bytes:
+    data = wav(body)
+    at = data.index(b"data")
+    sizes = chunk(b"ds64", struct.pack("<QQQI", len(data) + 28, length, 0, 0))
+    tail = b"data" + b"\xff" * 4 + data[at + 8 :] + chunk(b"LIST", b"behind")
+    return b"RF64" + b"\xff" * 4 + b"WAVE" + sizes + data[12:at] + tail
 
 
 @pytest.mark.parametrize("bits", [8, 16, 24, 32])
@@ -90,7 +101,7 @@ def test_hostile_files_are_refused_by_name(tmp_path: Path) -> None:
     good = wav(coded(16))
     at = good.index(b"data") + 4
     for data, reason in (
-        (b"", "is no WAV file"),
+        (b"", "is empty"),
         (b"ID3\x04", "is MP3; only WAV is read"),
         (b"fLaC\0\0", "is FLAC"),
         (b"\0\0\0\x20ftypM4A ", "is MP4 or M4A"),
@@ -99,7 +110,8 @@ def test_hostile_files_are_refused_by_name(tmp_path: Path) -> None:
         (good[:12], "has no samples"),
         (good[:12] + chunk(b"data", b"1234"), "before their format"),
         (good[:12] + chunk(b"fmt ", b"12"), "its format has 2 bytes"),
-        (wav(b"", kind=7, bits=8), "holds mu-law of 8 bits"),
+        (wav(b"", kind=17, bits=4), "holds IMA ADPCM of 4 bits"),
+        (rf64(coded(16), 1700), "is cut short"),
         (wav(b"", bits=12), "holds samples of 12 bits"),
         (wav(b"", kind=3, bits=16), "holds samples of 16 bits"),
         (wav(b"", channels=65), "has 65 channels"),
@@ -219,3 +231,43 @@ def test_a_length_of_nothing_before_samples_was_never_put_right() -> None:
     data[40:44] = bytes(4)
     assert len(read_wav(bytes(data)).samples) == 100
     assert not len(read_wav(bytes(data[:44]) + b"LIST" + bytes(4)).samples)
+
+
+def test_a_long_file_has_its_length_elsewhere() -> None:
+    assert np.array_equal(read_wav(rf64(coded(16), 1600)).samples, read_wav(wav(coded(16))).samples)
+
+
+@pytest.mark.parametrize("kind", [6, 7])
+def test_codes_of_telephony(kind: int) -> None:
+    """G.711's own table: the largest level, the smallest, silence; and every code's distance."""
+    every = read_wav(wav(bytes(range(256)), kind=kind, bits=8)).samples * 2**15
+    if kind == 7:
+        assert list(every[[0x00, 0x80, 0xFF, 0x7F, 0xFE]]) == [-32124, 32124, 0, 0, 8]
+    else:
+        assert list(every[[0xD5, 0x55, 0xAA, 0x2A, 0xD4]]) == [8, -8, 32256, -32256, 24]
+    levels = np.unique(np.abs(every))
+    assert len(levels) == 128
+    assert np.all(np.diff(levels) <= 1024)
+
+
+def test_pipes_are_read_to_their_end_and_no_further_than_they_are_wav(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def write(data: bytes, times: int) -> None:
+        with contextlib.suppress(BrokenPipeError), pipe.open("wb") as out:
+            for _ in range(times):
+                out.write(data)
+
+    for data, times in ((wav(coded(16)), 1), (b"ID3 music" * 100_000, 100)):
+        writer = threading.Thread(target=write, args=(data, times))
+        writer.start()
+        if times == 1:
+            assert read_wav_file(pipe).seconds == 0.1
+        else:
+            with pytest.raises(RequestError, match="pipe is MP3"):
+                read_wav_file(pipe)
+        writer.join(10)
+        assert not writer.is_alive()
+    with pytest.raises(RequestError, match="neither a file nor a pipe"):
+        read_wav_file(Path("/dev/zero"))

@@ -31,9 +31,11 @@ Examples:
 
   ridgeline transcribe a.wav b.wav --json
 
-A WAV file of any rate and any number of channels; others are converted first (ffmpeg -i talk.mp3
-talk.wav). Several files are read side by side. The last line, on stderr, says how many times faster
-than speech that was, and the roof: what this machine could at most.
+  ffmpeg -v error -i talk.mp3 -f wav - | ridgeline transcribe -
+
+A WAV file of any rate and any number of channels; others are converted, as above. Several files are
+read side by side. The last line, on stderr, says how many times faster than speech that was, and
+the roof: what this machine could at most.
 """
 
 _HOW = "How it listens"
@@ -42,7 +44,9 @@ _FORM = "What is printed"
 
 def transcribe(
     context: typer.Context,
-    files: Annotated[list[Path], typer.Argument(help="WAV files.", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(help="WAV files; -: what is piped in.", show_default=False)
+    ],
     model: Annotated[
         str, typer.Option(help="Path, catalogue name, pypi:package or hf:owner/name.")
     ] = "whisper-base",
@@ -99,7 +103,7 @@ def transcribe(
     from ridgeline.engine.speech import write
     from ridgeline.engine.speech.windows import TEMPERATURES, TranscribeParams
     from ridgeline.llm import LLM
-    from ridgeline.model.audio.wav import read_wav_file
+    from ridgeline.model.audio.wav import read_wav_file, read_wav_stdin
 
     if len(files) > 1 and (srt or vtt):
         raise RequestError("--srt, --vtt", "subtitles are of one file")
@@ -111,7 +115,11 @@ def transcribe(
         condition_on_previous_text=condition_on_previous_text,
         seed=seed,
     )
-    sounds = [read_wav_file(path) for path in files]  # before a download, and a load
+    piped = Path("-")
+    if files.count(piped) > 1:
+        raise RequestError("-", "what is piped in is one file")
+    # Before a download, and a load.
+    sounds = [read_wav_stdin() if path == piped else read_wav_file(path) for path in files]
     with show_progress(model) as progress, show_spinner(f"loading {model[-60:]}"):
         llm = LLM(
             model,
@@ -149,8 +157,10 @@ def transcribe(
 
 def _say_speed(llm: LLM, found: list[Transcript], seconds: float) -> None:
     length = sum(transcript.duration for transcript in found)
-    windows = sum(transcript.num_windows for transcript in found)
-    tokens = sum(transcript.num_tokens for transcript in found)
+    parts = [
+        (sum(transcript.num_windows for transcript in found), "window"),
+        (sum(transcript.num_tokens for transcript in found), "token"),
+    ]
     line = (
         f"{length:.1f} s of sound in {seconds:.1f} s: {length / max(seconds, 1e-9):.1f} x real time"
     )
@@ -158,5 +168,6 @@ def _say_speed(llm: LLM, found: list[Transcript], seconds: float) -> None:
     if least is not None and least > 0:
         roof = length / least
         line += f", {100 * least / seconds:.0f} % of this machine's roof ({roof:.0f} x)"
-    line += f"; {windows} windows, {tokens} tokens, {found[0].language_name if found else ''}"
+    counts = [f"{n} {name}{'' if n == 1 else 's'}" for n, name in parts]
+    line += f"; {', '.join(counts)}, {found[0].language_name if found else ''}"
     sys.stderr.write(line.rstrip(", ") + "\n")
