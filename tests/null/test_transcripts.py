@@ -202,6 +202,28 @@ def test_silence_is_left_out_and_not_tried_again() -> None:
     assert script.run(300, all_heard).text == "c"
 
 
+def test_what_is_said_over_and_over_does_not_end_as_silence() -> None:
+    """Refused for repeating itself, drawn wildly, left out as silence: a minute was lost."""
+
+    def says(attempt: Attempt) -> Heard:
+        if attempt.temperature < 0.4:
+            return heard(T, *[3] * 30, T + 60, mean=-0.25 - attempt.temperature, silence=0.61)
+        return heard(T, 5, T + 60, mean=-2.0, silence=0.61)
+
+    found = Script(says).run(100, TranscribeParams(language="en"))
+    assert found.text == "c" * 30
+    assert found.segments[0].temperature == 0.0
+    assert found.doubtful == [0.0]
+    # What is good, or silent in every attempt, is not doubted.
+    sure = Script(lambda a: heard(T, 3, T + 60)).run(100, TranscribeParams(language="en"))
+    none = Script(lambda a: heard(T, 3, T + 60, mean=-2.0, silence=0.9))
+    assert not sure.doubtful
+    assert not none.run(100, TranscribeParams(language="en")).doubtful
+    # What is unlikely in every attempt is written, as the last has it, and told.
+    script = Script(lambda a: heard(T, 3, T + 60, mean=-5.0))
+    assert script.run(500, TranscribeParams(language="en")).doubtful == [0.0, 3.0]
+
+
 def test_what_went_before_is_told() -> None:
     script = Script(lambda a: heard(T, 3, 4, T + 150))
     params = TranscribeParams(language="en", prompt="ab", condition_on_previous_text=True)

@@ -152,7 +152,21 @@ def transcribe(
                 sys.stdout.write(f"{path}:\n")
             sys.stdout.write(write.to_text(transcript))
     sys.stdout.flush()
+    for path, transcript in zip(files, found, strict=True):
+        _say_doubts(str(path) if len(files) > 1 else "", transcript)
     _say_speed(llm, found, seconds)
+
+
+def _say_doubts(name: str, transcript: Transcript) -> None:
+    from ridgeline.engine.speech.write import clock
+
+    places = [clock(second, ".")[:8] for second in transcript.doubtful]
+    if places:
+        more = f" and {len(places) - 6} more" if len(places) > 6 else ""
+        sys.stderr.write(
+            f"{name}{': ' if name else ''}not sure of what is said from {', '.join(places[:6])}"
+            f"{more} on: every attempt repeats itself or is unlikely\n"
+        )
 
 
 def _say_speed(llm: LLM, found: list[Transcript], seconds: float) -> None:

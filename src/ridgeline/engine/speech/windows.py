@@ -99,7 +99,8 @@ class Segment:
 class Transcript:
     """What was heard so far. language: a code. duration, seek_seconds: of the sound, and how much
     of it is done. num_windows, num_attempts: windows, each encoded once, and attempts at their
-    texts. num_tokens: that were drawn.
+    texts. num_tokens: that were drawn. doubtful: where windows began, in seconds, at which no
+    attempt was good: their texts repeat themselves, or are unlikely.
     """
 
     language: str
@@ -110,6 +111,7 @@ class Transcript:
     num_windows: int = 0
     num_attempts: int = 0
     num_tokens: int = 0
+    doubtful: list[float] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -169,9 +171,11 @@ def listen(
         prompt = prompt_of([*asked, *before], setting)
         # The window that told the language is not encoded again.
         frames = opening if opening is not None and not seek else window_at(spectrum, seek, setting)
-        heard, temperature, ratio = yield from heard_at_last(
+        heard, temperature, ratio, is_sure = yield from heard_at_last(
             frames, prompt, prefix, params, setting, transcript
         )
+        if not is_sure:
+            transcript.doubtful.append(seek / FRAMES_PER_SECOND)
         transcript.num_windows += 1
         silence = 0.0
         if tokens.no_speech is not None:
@@ -214,10 +218,16 @@ def heard_at_last(
     params: TranscribeParams,
     setting: Setting,
     transcript: Transcript,
-) -> Generator[Attempt, Heard, tuple[Heard, float, float]]:
-    """The first attempt that is good enough, or the last; its temperature and how it packs."""
+) -> Generator[Attempt, Heard, tuple[Heard, float, float, bool]]:
+    """The first attempt that is good enough, or the last; its temperature, how it packs, and
+    whether it was good. A window is silent if no attempt at it was likely: a text that somebody
+    does say over and over is refused at low temperatures, and what is drawn at high ones would
+    pass for silence.
+    """
     most = max(1, min(setting.context // 2, setting.context - len(prompt) - len(prefix)))
     last: tuple[Heard, float, float] | None = None
+    likeliest: tuple[Heard, float, float] | None = None
+    is_sure = False
     for number, temperature in enumerate(params.temperatures):
         seed = params.seed * len(params.temperatures) + number
         heard = yield Attempt(
@@ -226,10 +236,18 @@ def heard_at_last(
         transcript.num_attempts += 1
         transcript.num_tokens += len(heard.tokens)
         last = heard, temperature, compression_ratio(text_of(heard.tokens, setting))
-        if is_good(heard, last[2], params, setting.tokens):
+        if likeliest is None or heard.mean_log_probability > likeliest[0].mean_log_probability:
+            likeliest = last
+        is_sure = is_good(heard, last[2], params, setting.tokens)
+        if is_sure:
             break
     assert last is not None
-    return last
+    assert likeliest is not None
+    if setting.tokens.no_speech is not None:
+        none = probability(last[0].start_scores, setting.tokens.no_speech)
+        if is_silence(last[0], none, params) and not is_silence(likeliest[0], none, params):
+            return *likeliest, False
+    return *last, is_sure
 
 
 def is_good(heard: Heard, ratio: float, params: TranscribeParams, tokens: SpeechTokens) -> bool:
