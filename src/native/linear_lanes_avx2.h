@@ -211,15 +211,17 @@ static inline FineSums begin(FineStart start) {
   return {sums, sums};
 }
 template <int Bits>
-static inline __m256i dot_half(__m256i sums, __m256i codes, FineQuad activations) {
-  if constexpr (Bits == 8) codes = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
-  const __m256i even = _mm256_and_si256(codes, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(codes, 8);
-  sums = now(_mm256_add_epi32(sums, _mm256_madd_epi16(even, activations.even)));
-  return now(_mm256_add_epi32(sums, _mm256_madd_epi16(odd, activations.odd)));
-}
-template <int Bits>
 static inline FineSums dot(FineSums sums, Line codes, FineQuad activations) {
-  return {dot_half<Bits>(sums.v[0], codes.v[0], activations), dot_half<Bits>(sums.v[1], codes.v[1], activations)};
+  const auto add_products = [&](__m256i first, __m256i second, __m256i numbers) {
+    first = now(_mm256_madd_epi16(first, numbers));
+    second = now(_mm256_madd_epi16(second, numbers));
+    sums = {now(_mm256_add_epi32(sums.v[0], first)), now(_mm256_add_epi32(sums.v[1], second))};
+  };
+  const auto whole = [](__m256i half) { return Bits == 8 ? _mm256_xor_si256(half, _mm256_set1_epi8(-128)) : half; };
+  const __m256i first = whole(codes.v[0]), second = whole(codes.v[1]), even = _mm256_set1_epi16(255);
+  add_products(_mm256_and_si256(first, even), _mm256_and_si256(second, even), activations.even);
+  add_products(_mm256_srli_epi16(first, 8), _mm256_srli_epi16(second, 8), activations.odd);
+  return sums;
 }
 template <int Bits>
 static inline Floats finish(FineSums sums) {
