@@ -130,6 +130,7 @@ def test_a_table_and_a_page(cache: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert words in said
     page = target.read_text()
     assert page.startswith("<!doctype html>")
+    assert '<meta name="viewport" content="width=device-width' in page  # or telephones show it tiny
     assert "<script" not in page
     assert "http" not in page, "it needs nothing beside it"
     assert "mlp.gate_up" in page

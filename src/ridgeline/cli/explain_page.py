@@ -53,7 +53,9 @@ def page(title: str, found: Explained) -> str:
         "why not faster",
     )
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title>"
         f"<style>{STYLE}</style><body><h1>{escape(title)}</h1>{lines}"
         f"<h2>Where the time goes</h2>{_ledger(found)}"
         f"<h2>Operators</h2>{_table(heads, operators, {2, 3, 4, 5})}"
