@@ -286,3 +286,24 @@ def test_an_answer_that_is_one_bare_call_is_a_call() -> None:
             assert parts_of(text, size) == [Text(text)]
     waiting = Parser(form, {"f": {"type": "object"}})
     assert folded(waiting.feed('{"other": 1, ')) == [Text('{"other": 1, ')]
+
+
+def test_a_bare_call_keeps_to_its_tools_schema_or_is_text() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"at": {"enum": ["a", "b"]}, "size": {"type": "integer", "minimum": 1}},
+        "required": ["at"],
+        "additionalProperties": False,
+    }
+    for arguments, is_call in (
+        ('{"at": "a"}', True),
+        ('{"size": 2, "at": "b"}', True),  # no order is asked for
+        ('{"at": "c"}', False),
+        ('{"size": 2}', False),
+        ('{"at": "a", "size": 0}', False),
+        ('{"at": "a", "more": 1}', False),
+        ('{"at": "a", "size": "2"}', False),
+    ):
+        text = f'{{"name": "f", "arguments": {arguments}}}'
+        parts = parse(model("hermes"), text, [9], tools={"f": schema})
+        assert (folded(parts) != [Text(text)]) == is_call, text

@@ -137,7 +137,7 @@ class Phrasing:
         }
         sampling = self._sampling(ask, tools, reasons, texts)
         digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-        schemas = {tool.name: tool.parameters for tool in tools}
+        schemas = {tool.name: tool.parameters for tool in allowed(ask, tools)}
         if ask.sampling.structured_outputs is not None:
             schemas = {}  # the answer has a form of its own, and is no call, whatever it looks like
         return Phrased(
@@ -249,13 +249,7 @@ class Phrasing:
             return sampling
         choice = ask.tool_choice
         required = choice.required if isinstance(choice, AllowedTools) else choice != "auto"
-        chosen = tools
-        if not isinstance(choice, str):
-            names = (choice.name,) if isinstance(choice, NamedTool) else choice.names
-            chosen = tuple(tool for tool in tools if tool.name in names)
-            lacking = set(names).difference(tool.name for tool in tools)
-            if lacking:
-                raise RequestError("tool_choice", f"{min(lacking)!r} is none of the tools")
+        chosen = allowed(ask, tools)
         many = ask.parallel_tool_calls and not isinstance(ask.tool_choice, NamedTool)
         if getattr(sampling, "structured_outputs", None) is not None:
             if required:
@@ -309,6 +303,20 @@ def offered(ask: Ask) -> tuple[Tool, ...]:
     if twice is not None:
         raise RequestError("tools", f"{twice!r} is there twice")
     return ask.tools
+
+
+def allowed(ask: Ask, tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
+    """Of the tools that the model is told of those that it may call. Raises RequestError for the
+    name of one that there is not.
+    """
+    choice = ask.tool_choice
+    if isinstance(choice, str):
+        return tools
+    names = (choice.name,) if isinstance(choice, NamedTool) else choice.names
+    lacking = set(names).difference(tool.name for tool in tools)
+    if lacking:
+        raise RequestError("tool_choice", f"{min(lacking)!r} is none of the tools")
+    return tuple(tool for tool in tools if tool.name in names)
 
 
 def _told(

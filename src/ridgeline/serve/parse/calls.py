@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ridgeline.engine.constrain.instance import is_instance
 from ridgeline.engine.constrain.text_grammar import TextGrammar
 from ridgeline.serve.parse.braced import read_braced, read_key
 from ridgeline.serve.parse.format import ToolFormat
@@ -40,10 +41,17 @@ class Calls:
         return name in self.schemas
 
     def holds(self, name: str, arguments: str) -> bool:
-        """Whether a whole call that no grammar has held to its text keeps to it."""
+        """Whether a whole call that no grammar has held to its tool's schema, or to its text, keeps
+        to it.
+        """
+        try:
+            given = json.loads(arguments)
+            if not is_instance(given, self.schemas[name]):
+                return False
+        except (ValueError, RecursionError):
+            return False
         if name not in self.texts:
             return True
-        given = json.loads(arguments)
         text = given.get("input") if len(given) == 1 else None
         return isinstance(text, str) and self.texts[name].accepts(text)
 
@@ -112,8 +120,8 @@ def _read_object(calls: Calls) -> Steps[bool]:
 
 
 def bare_call(calls: Calls) -> Steps[bool]:
-    """{"name": "f", "arguments": {...}}, these two alone, up to the end of the text. It is held
-    till it is whole, or till it is seen to be none.
+    """{"name": "f", "arguments": {...}}, these two alone, up to the end of the text, and arguments
+    that the tool takes. It is held till it is whole, or till it is seen to be none.
     """
     reader, form = calls.reader, calls.form
     yield from reader.literal("{")
