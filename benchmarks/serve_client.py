@@ -14,12 +14,13 @@ import random
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +34,10 @@ _WORDS = ("the", "river", "ran", "past", "an", "old", "mill", "where", "nobody",
 
 @dataclass(slots=True)
 class Reply:
-    """sent: when, in seconds of the run; stamps: of pieces with text. retry_after: of a refusal."""
+    """sent: when, in seconds of the run; stamps: of pieces with text. retry_after: of a refusal.
+    read_late: how long the first piece had lain in the client's system before the client read it,
+    where that is known (`Crowd`).
+    """
 
     sent: float
     ended: float = 0.0
@@ -46,6 +50,7 @@ class Reply:
     usage: dict[str, Any] | None = None
     retry_after: float | None = None
     body: bytes = b""
+    read_late: float = 0.0
 
     @property
     def ttft(self) -> float:
@@ -283,13 +288,17 @@ def machine_seconds() -> dict[str, float]:
 class Crowd:
     """Callers who come at moments of their own, on one thread that does next to nothing for each:
     no event loop, no tasks. Who comes within `tick` seconds of another is sent with it: waking for
-    each would take from the server's cores what callers elsewhere do not.
+    each would take from the server's cores what callers elsewhere do not. Where the system can say
+    when a piece came, that is when it came: on a machine that serves and asks at once the client,
+    too, waits for a core, and its wait is not the server's.
     """
 
     def __init__(self, port: int, tick: float = 0.01) -> None:
         self._address = ("127.0.0.1", port)
         self._tick = tick
         self._polled = select.epoll()
+        # The system stamps what comes from some moment on behind the first who has asked for it.
+        self._stamped = _stamps(socket.socket())
         self._open: dict[int, tuple[socket.socket, Reply, list[tuple[float, bytes]]]] = {}
 
     def run(self, arrivals: Iterable[tuple[float, bytes]], began: float) -> list[Reply]:
@@ -309,7 +318,7 @@ class Crowd:
         return replies
 
     def _send(self, request: bytes) -> Reply:
-        made = socket.socket()
+        made = _stamps(socket.socket())
         reply = Reply(time.perf_counter())
         made.connect(self._address)
         made.sendall(request)
@@ -323,17 +332,40 @@ class Crowd:
             for number, _ in self._polled.poll(wait):
                 made, reply, pieces = self._open[number]
                 try:
-                    piece = made.recv(1 << 16)
+                    piece, extra, _, _ = made.recvmsg(1 << 16, 64)
                 except ConnectionError:
-                    piece = b""
+                    piece, extra = b"", []
                 now = time.perf_counter()
                 if piece:
-                    pieces.append((now, piece))
+                    late = _lain(extra)
+                    if not pieces:
+                        reply.read_late = late
+                    pieces.append((now - late, piece))
                     continue
                 del self._open[number]
                 made.close()
                 reply.ended = now
                 _read(pieces, reply)
+
+
+# Linux's SO_TIMESTAMPNS, which Python has no name for.
+_STAMPS = 35
+
+
+def _stamps(made: socket.socket) -> socket.socket:
+    with suppress(OSError):
+        made.setsockopt(socket.SOL_SOCKET, _STAMPS, 1)
+    return made
+
+
+def _lain(extra: Sequence[tuple[int, int, bytes]]) -> float:
+    """For how many seconds what was just read was there; 0: it is not known."""
+    for level, kind, data in extra:
+        if (level, kind) == (socket.SOL_SOCKET, _STAMPS) and len(data) >= 16:
+            seconds, nanoseconds = struct.unpack("qq", data[:16])
+            came = int(seconds) * 1_000_000_000 + int(nanoseconds)
+            return max(0.0, (time.time_ns() - came) * 1e-9)
+    return 0.0
 
 
 def request_of(path: str, body: Mapping[str, Any] | bytes) -> bytes:

@@ -4,13 +4,15 @@
 
 First the peak: as many requests as rows, again and again. Then Poisson arrivals at --times that
 rate. Checked: each accepted answer is complete and has the text that it has alone; refusals are 429
-with Retry-After and take under 50 ms; goodput beside the peak; resident memory; what client and
-server have of the cores. Goodput and peak count alike: right answers, each by the part of its
-pieces that came in those seconds, since what is in the rows when they are over was begun in them,
-and nobody is served by the rows' emptying afterwards. Beside it, as it was counted before: answers
-that ended in those seconds, of a peak with its emptying. --asyncio asks as `serve_load.py` does,
-with a task for each caller: on a machine that serves and asks at once, its 0.2 ms for each of those
-who are refused is the server's loss, too.
+with Retry-After and take under 50 ms, as they come to the client's system; how much later the
+client, which waits for the same cores, reads them is told beside it, as is what client and server
+have of the cores; goodput beside the peak; resident memory. Goodput and peak count alike: right
+answers, each by the part of its pieces that came in those seconds, since what is in the rows when
+they are over was begun in them, and nobody is served by the rows' emptying afterwards. Beside it,
+as it was counted before: answers that ended in those seconds, of a peak with its emptying.
+
+--asyncio asks as `serve_load.py` does, with a task for each caller: on a machine that serves and
+asks at once, its 0.2 ms for each of those who are refused is the server's loss, too.
 """
 
 from __future__ import annotations
@@ -68,6 +70,8 @@ def overload(port: int, pid: int, asked: argparse.Namespace) -> dict[str, Any]:
     in_time = sum(_part(one, until) for one in good)
     ended = sum(one.ended < until for one in good)
     waits = [1e3 * (one.first_byte - one.sent) for one in refused]
+    late = [1e3 * one.read_late for one in refused]
+    read = [sum(each) for each in zip(waits, late, strict=True)]
     return {
         "peak_req_s": round(peak, 2),
         "asked": len(replies),
@@ -77,6 +81,8 @@ def overload(port: int, pid: int, asked: argparse.Namespace) -> dict[str, Any]:
         "not_429": sum(one.status != 429 for one in refused),
         "without_retry_after": sum(one.retry_after is None for one in refused),
         **{f"refusal_p{p}_ms": round(percentile(waits, p / 100), 1) for p in (50, 99, 100)},
+        **{f"refusal_read_p{p}_ms": round(percentile(read, p / 100), 1) for p in (50, 99, 100)},
+        **{f"client_late_p{p}_ms": round(percentile(late, p / 100), 1) for p in (50, 99, 100)},
         "goodput_share_of_peak": round(in_time / asked.seconds / peak, 3),
         "peak_ended_req_s": round(peak_ended, 2),
         "ended_share_of_peak_ended": round(ended / asked.seconds / peak_ended, 3),
