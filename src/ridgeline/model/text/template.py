@@ -77,19 +77,25 @@ class Evaluator:
     output: list[str] = field(default_factory=list)
     written: int = 0
     expressions: Expressions = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.expressions = Expressions(self.meter, self._macro_text)
+    # Scopes with macros, which hold their scope.
+    closures: list[Scope] = field(default_factory=list)
 
     def render(self, template: nodes.Template, variables: Mapping[str, Any]) -> str:
         """The text of `template`. Raises `TemplateFault`, or what the functions among `variables`
         raise.
         """
+        self.expressions = Expressions(self.meter, self._macro_text)
         scope = Scope(dict(variables), Scope(self.expressions.functions()))
         try:
             self._run(template.body, Scope({}, scope))
         except RecursionError:
             raise TemplateFault("is nested too deeply") from None
+        finally:
+            # What leads back to itself would wait for the collector of garbage, and its pauses are
+            # other requests'.
+            del self.expressions
+            while self.closures:
+                self.closures.pop().names.clear()
         return "".join(self.output)
 
     def _run(self, statements: Iterable[nodes.Node], scope: Scope) -> None:
@@ -181,6 +187,7 @@ class Evaluator:
     def _run_macro(self, node: nodes.Macro, scope: Scope) -> None:
         names = tuple(argument.name for argument in node.args)
         scope.names[node.name] = Macro(node.name, names, tuple(node.defaults), node.body, scope)
+        self.closures.append(scope)
 
     def _run_call_block(self, node: nodes.CallBlock, scope: Scope) -> None:
         names = tuple(argument.name for argument in node.args)

@@ -258,6 +258,9 @@ async def while_connected(receive: Receive, work: Awaitable[R]) -> R:
         for each in (task, watch):
             each.cancel()
         await asyncio.gather(task, watch, return_exceptions=True)
+        # An error has passed this frame, whose names would lead back to it: a cycle of a hundred
+        # objects for each refusal, and who looks for such garbage holds up the loop meanwhile.
+        del task, watch, each
 
 
 class Streamed(Response):
