@@ -1,0 +1,484 @@
+// linear over integer weights: int8 activations, exact integer sums in a group, float32 across.
+//
+// One kernel serves every layout and instruction set: a tile of Rows tokens x Strips strips, whose
+// sums stay in registers while K runs. Tiles read the packed weights as they stream by; where widening
+// their codes is dear, many rows read a panel: a stretch of K of one pair of strips, widened once, in
+// cache.
+//
+// Per output, in this order and no other: for each group, sum += float(integer sum) * activation
+// scale * weight scale, then += remainder * sum of activations. A stretch of K ends by storing the sums in
+// y and the next begins by loading them, which changes no bit.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+#include "linear_kernels.h"
+#include "linear_lanes.h"
+#include "linear_packed.h"
+
+namespace ridgeline::RIDGELINE_ISA {
+namespace {
+
+constexpr std::int64_t kAlwaysDirect = std::int64_t{1} << 62;
+
+#ifdef RIDGELINE_ISA_avx512
+constexpr int kTileRows = 6, kTileStrips = 2, kUnrolledSteps = 8, kFewRows = 0;
+// Up to here, unpacking again per tile is cheaper than a panel.
+constexpr std::int64_t direct_rows(const IntegerShape& shape) {
+  return shape.bits % 4 == 0 ? kAlwaysDirect : 128;
+}
+#elif defined(RIDGELINE_ISA_avx2)
+constexpr int kTileRows = 4, kTileStrips = 1, kUnrolledSteps = 8, kFewRows = 2;
+constexpr std::int64_t direct_rows(const IntegerShape&) { return 12; }
+#else
+constexpr int kTileRows = 2, kTileStrips = 1, kUnrolledSteps = 1, kFewRows = 0;
+constexpr std::int64_t direct_rows(const IntegerShape&) { return 12; }
+#endif
+// kFewRows: so many have a way of their own.
+constexpr int kInOrderRows = 2;  // up to here, strips one after the other, as they lie in memory
+constexpr std::int64_t kPanelBlocks = 12;        // K of a panel, in blocks: the panel stays in L1 or L2
+constexpr std::int64_t kDirectBlocks = 24;       // K that several tiles read in turn: it stays in L1 or L2
+constexpr std::int64_t kRowGroup = 288;          // tokens whose activations stay in L2 beside a panel,
+constexpr std::int64_t kDirectRowGroup = 144;    // and beside a stretch of K twice as long
+constexpr std::int64_t kPrefetchBytes = 8192;    // how far ahead of a single pass memory is asked
+
+// The same with codes as the dot product takes them and scales, of its sums, as floats: codes, scales, minima, the
+// strips' lines in turns. (Lines a multiple of 256 bytes apart share the first-level cache's bank: a
+// tile that reads two such at once runs at 80 %.)
+template <Layout L>
+struct Unpacked {
+  static constexpr bool kStreams = false, kWidens = false;
+  static constexpr IntegerShape kShape = integer_shape(L);
+  static constexpr std::int64_t kStep = 2 * kLineBytes;  // from a strip's line to its next
+  static constexpr std::int64_t kScalesAt = kSteps * kStep;
+  static constexpr std::int64_t kMinimaAt = kScalesAt + kShape.groups() * kStep;
+  static constexpr std::int64_t kStripBytes =
+      kSteps * kLineBytes + (kShape.minima ? 2 : 1) * kShape.groups() * kLineBytes;
+  static constexpr std::int64_t kNextStrip = kLineBytes;
+
+  static Line line(const std::uint8_t* strip, int group, int i) {
+    return load_line(strip + (group * (kShape.group / 4) + i) * kStep);
+  }
+  static Floats scales(const std::uint8_t* strip, int group) {
+    return load(reinterpret_cast<const float*>(strip + kScalesAt + group * kStep));
+  }
+  static Floats minima(const std::uint8_t* strip, int group) {
+    return load(reinterpret_cast<const float*>(strip + kMinimaAt + group * kStep));
+  }
+
+  static void keep(std::uint8_t* strip, std::int64_t at, int group, Floats numbers) {
+    store(reinterpret_cast<float*>(strip + at + group * kStep), numbers);
+  }
+  static void unpack(const std::uint8_t* strip, std::uint8_t* out) {
+    using From = Packed<L>;
+    constexpr int kGroupSteps = kShape.group / 4;
+    for (int g = 0; g < kShape.groups(); g++) {
+#pragma GCC unroll kUnrolledSteps
+      for (int i = 0; i < kGroupSteps; i++) {
+        store_line(out + (g * kGroupSteps + i) * kStep, From::line(strip, g, i));
+      }
+    }
+    for (int g = 0; g < kShape.groups(); g++) {
+      keep(out, kScalesAt, g, From::scales(strip, g));
+      if (kShape.minima) keep(out, kMinimaAt, g, From::minima(strip, g));
+    }
+  }
+};
+
+// Packed weights that the tile which reads them first leaves as a panel for the others: its stores and loads go beside
+// the products, of which it has as many as they have.
+template <Layout L>
+struct Widened : Packed<L> {
+  using Panel = Unpacked<L>;
+  static constexpr bool kStreams = false, kWidens = true;
+};
+
+// Where a group's integer sums start: they count codes, which are kCodeOffset more than q.
+template <int Groups>
+std::int32_t start(const ActivationBlock& x, int group) {
+  return Groups == 2 ? x.start32[group] : x.start16[group];
+}
+inline auto quad_at(const ActivationBlock& x, int k) { return load_quad(x.q + k); }
+#ifdef RIDGELINE_ISA_avx2
+template <class X>
+inline constexpr bool kIsFine = !std::is_same_v<X, ActivationBlock>;
+template <int Groups>
+FineStart start(const FineBlock& x, int group) {
+  return {Groups == 2 ? x.start32[group] : x.start16[group]};
+}
+inline FineQuad quad_at(const FineBlock& x, int k) { return load_quad(x.q + k); }
+template <int Groups>
+TermStarts start(const TermBlock& x, int group) {
+  const auto of = [&](int term) { return Groups == 2 ? x.start32[term][group] : x.start16[term][group]; };
+  return {{of(0), of(1)}};
+}
+inline TermQuads quad_at(const TermBlock& x, int k) { return load_quads(x.terms[0] + k, x.terms[1] + k); }
+#endif
+
+// Whether the first tile of a panel makes it.
+#ifdef RIDGELINE_ISA_avx2
+template <class X>
+inline constexpr bool kWidensInTile = true;
+#else
+template <class X>
+inline constexpr bool kWidensInTile = false;
+#endif
+
+constexpr std::int64_t kMaxPanelStripBytes = 1024 + 4 * 64 + 4 * 64;
+constexpr std::int64_t kScratchBytes = kPanelBlocks * 2 * kMaxPanelStripBytes;
+
+// One stretch of K for one pair of strips and some rows, whose activations are X's.
+template <class X>
+struct Stretch {
+  const std::uint8_t* weights;       // the pair's blocks, strip 0 and strip 1 in turns
+  std::uint8_t* panel;               // where a first tile leaves them for the others
+  const X* x;                        // the rows' blocks from the same place in K
+  std::int64_t x_stride;             // blocks from row to row
+  std::int64_t blocks;
+  int terms;                         // blocks of activations for each block of weights
+  float* y;                          // the pair's first channel of the first row
+  std::int64_t ldy;
+  std::int64_t channels;             // of the pair that exist
+  bool first, last;                  // starts at k = 0; ends at k
+  float scale;                       // from the unit of sums to y
+  const float* bias;                 // of the pair's first channel, or null
+  const std::uint8_t* ahead;         // where to ask memory for what comes next,
+  std::int64_t ahead_bytes;          // and how much for each block
+};
+
+// Sums of one group of a block and term: Strips strips from the first of acc, a line of each at a time. panel: of weights
+// that are widened, where.
+template <class W, int Rows, int Strips, class X>
+[[gnu::always_inline]] inline void multiply_group(const std::uint8_t* weights, int g, const X* x, std::int64_t x_stride,
+                                                  const std::uint8_t* ahead, Floats (&acc)[Rows][2], int first,
+                                                  [[maybe_unused]] std::uint8_t* panel = nullptr) {
+  constexpr IntegerShape kShape = W::kShape;
+  constexpr int kBits = kShape.number_bits(), kGroups = kShape.groups(), kGroupSteps = kShape.group / 4;
+  constexpr int kAheadLines = Strips * W::kStripBytes / kLineBytes;
+  decltype(begin<kBits>(start<kGroups>(*x, g))) sums[Rows][Strips];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+    for (int c = 0; c < Strips; c++) sums[r][c] = begin<kBits>(start<kGroups>(x[r * x_stride], g));
+  }
+#pragma GCC unroll kUnrolledSteps
+  for (int i = 0; i < kGroupSteps; i++) {
+    // In order, or what the hardware reads ahead of its own accord is of no use: the last group's last steps also ask
+    // for the lines that do not divide among the groups.
+    constexpr int kEach = kAheadLines / kGroups, kRest = kAheadLines % kGroups;
+    if (W::kStreams && ahead) {
+      const std::uint8_t* p = ahead + g * kEach * kLineBytes;
+#pragma GCC unroll 8
+      for (int l = i * kEach / kGroupSteps; l < (i + 1) * kEach / kGroupSteps; l++) prefetch_near(p + l * kLineBytes);
+      const int rest = i - (kGroupSteps - kRest);
+      if (rest >= 0 && g == kGroups - 1) prefetch_near(p + (kEach + rest) * kLineBytes);
+    }
+    Line lines[Strips];
+#pragma GCC unroll 2
+    for (int c = 0; c < Strips; c++) lines[c] = W::line(weights + c * W::kNextStrip, g, i);
+    if constexpr (W::kWidens) {
+      using Panel = typename W::Panel;
+#pragma GCC unroll 2
+      for (int c = 0; c < Strips; c++)
+        store_line(panel + c * Panel::kNextStrip + (g * kGroupSteps + i) * Panel::kStep, lines[c]);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; r++) {
+      const auto quad = quad_at(x[r * x_stride], g * kShape.group + i * 4);
+#pragma GCC unroll 2
+      for (int c = 0; c < Strips; c++) sums[r][c] = dot<kBits>(sums[r][c], lines[c], quad);
+    }
+    keep_loads_here();
+  }
+#pragma GCC unroll 2
+  for (int c = 0; c < Strips; c++) {
+    Floats scales = W::scales(weights + c * W::kNextStrip, g);
+    if constexpr (W::kWidens) W::Panel::keep(panel + c * W::Panel::kNextStrip, W::Panel::kScalesAt, g, scales);
+#ifdef RIDGELINE_ISA_avx2
+    if constexpr (kIsFine<X> && kBits != 8) scales = mul(scales, all(kFineSumScale<kBits>));
+#endif
+    Floats minima;
+    if constexpr (kShape.minima) {
+      minima = W::minima(weights + c * W::kNextStrip, g);
+      if constexpr (W::kWidens) W::Panel::keep(panel + c * W::Panel::kNextStrip, W::Panel::kMinimaAt, g, minima);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; r++) {
+      const X& a = x[r * x_stride];
+      const Floats sum = finish<kBits>(sums[r][c]);
+      Floats& to = acc[r][first + c];
+      to = fma(mul(sum, all(a.scale[g * 2 / kGroups])), scales, to);
+      if constexpr (kShape.minima) to = fma(minima, all(kGroups == 2 ? a.sum32[g] : a.sum16[g]), to);
+    }
+  }
+}
+
+// The same of a whole block.
+template <class W, int Rows, int Strips, class X>
+[[gnu::always_inline]] inline void multiply_block(const std::uint8_t* weights, const X* x, std::int64_t x_stride,
+                                                  const std::uint8_t* ahead, Floats (&acc)[Rows][2], int first,
+                                                  std::uint8_t* panel) {
+#pragma GCC unroll 1
+  for (int g = 0; g < W::kShape.groups(); g++)
+    multiply_group<W, Rows, Strips>(weights, g, x, x_stride, ahead, acc, first, panel);
+}
+
+template <class W, int Rows, class X>
+[[gnu::noinline]] void tile(const Stretch<X>& s) {
+  constexpr int kStrips = Rows <= kInOrderRows && W::kStreams ? 1 : kTileStrips;
+  const std::int64_t blocks = s.blocks, ahead_bytes = s.ahead_bytes, x_stride = s.x_stride;
+  const int terms = s.terms;
+  Floats acc[Rows][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+    for (int c = 0; c < 2; c++) {
+      prefetch_channels(s.y + r * s.ldy + c * kLanes);
+      acc[r][c] = s.first ? zeros() : load_channels(s.y + r * s.ldy + c * kLanes, s.channels - c * kLanes);
+    }
+  }
+  const std::uint8_t* weights = s.weights;
+  [[maybe_unused]] std::uint8_t* panel = s.panel;
+  const std::uint8_t* ahead = s.ahead;
+  const X* x = s.x;
+  for (std::int64_t b = 0; b < blocks; b++) {
+    if constexpr (!W::kStreams) {
+      for (std::int64_t i = 0; i < ahead_bytes; i += 64) prefetch_far(ahead + i);
+    }
+    for (int term = 0; term < terms; term++, x++) {
+#pragma GCC unroll 2
+      for (int c = 0; c < 2; c += kStrips) {
+        std::uint8_t* to = nullptr;
+        if constexpr (W::kWidens) to = panel + c * W::Panel::kNextStrip;
+        multiply_block<W, Rows, kStrips>(weights + c * W::kNextStrip, x, x_stride,
+                                         ahead_bytes ? ahead + c * W::kStripBytes : nullptr, acc, c, to);
+      }
+    }
+    weights += 2 * W::kStripBytes;
+    if constexpr (W::kWidens) panel += 2 * W::Panel::kStripBytes;
+    ahead += ahead_bytes;
+  }
+#pragma GCC unroll 2
+  for (int c = 0; c < 2; c++) {
+    const std::int64_t channels = s.channels - c * kLanes;
+    const Floats bias = s.last && s.bias ? load_channels(s.bias + c * kLanes, channels) : zeros();
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; r++) {
+      const Floats y = s.last ? fma(acc[r][c], all(s.scale), bias) : acc[r][c];
+      store_channels(s.y + r * s.ldy + c * kLanes, y, channels);
+    }
+  }
+}
+
+// Of tiles of nearly equal height: the fewest rows that one has, of `m` rows or more together.
+constexpr int fewest_rows(std::int64_t m) {
+  std::int64_t fewest = kTileRows;
+  for (const std::int64_t end = m + kTileRows; m < end; m++) {
+    fewest = std::min(fewest, m / ((m + kTileRows - 1) / kTileRows));
+  }
+  return static_cast<int>(fewest);
+}
+
+// Tiles of fewer rows than Fewest are not asked for, and not compiled.
+template <class W, int Fewest, int Rows = kTileRows, class X>
+void tile_of(const Stretch<X>& s, int rows) {
+  if constexpr (Rows > Fewest) {
+    if (rows < Rows) return tile_of<W, Fewest, Rows - 1>(s, rows);
+  }
+  tile<W, Rows>(s);
+}
+
+// All rows of a stretch, in tiles of nearly equal height. Weights that stream are asked for ahead of
+// the first tile; the passes over a panel share the asking for what the next one is made of. The first may read what it
+// makes the panel of. Of Fewest rows or more.
+template <class W, int Fewest, class First = W, class X>
+void tiles(Stretch<X> s, std::int64_t m, const std::uint8_t* next, std::int64_t next_bytes) {
+  const std::int64_t count = (m + kTileRows - 1) / kTileRows;
+  s.ahead = next;
+  s.ahead_bytes = W::kStreams ? 2 * W::kStripBytes : next_bytes / (s.blocks * count) / 64 * 64 + 64;
+  std::int64_t row = 0;
+  for (std::int64_t i = 0; i < count; i++) {
+    const std::int64_t rows = (m - row) / (count - i);
+    if (First::kWidens && i == 0) {
+      tile_of<First, fewest_rows(Fewest)>(s, static_cast<int>(rows));
+      s.weights = s.panel;
+    } else {
+      tile_of<W, fewest_rows(Fewest)>(s, static_cast<int>(rows));
+    }
+    s.x += rows * s.x_stride;
+    s.y += rows * s.ldy;
+    s.ahead += s.ahead_bytes * s.blocks;
+    if (W::kStreams) s.ahead_bytes = 0;
+    row += rows;
+  }
+}
+
+#ifdef RIDGELINE_ISA_avx2
+
+// One row reads memory as four streams in turns, a group of each: the quarters of the pairs; two read halves, or there would
+// be more sums than registers. All are asked for, in order, so that what the hardware reads ahead of its own accord adds to
+// it (docs/log.md).
+constexpr std::int64_t kStreamAheadBytes = 768;
+template <int Rows>
+inline constexpr int kStreams = 4 / Rows;
+
+// A pair of each of Count streams, `apart` pairs from one to the next.
+template <class W, int Rows, int Count, class X>
+[[gnu::noinline]] void side_by_side(const Stretch<X>& s, std::int64_t apart) {
+  Floats sums[2][Count][Rows][2];
+  for (auto& strip : sums)
+    for (auto& stream : strip)
+      for (auto& row : stream) row[0] = zeros();
+  const std::int64_t blocks = s.blocks, x_stride = s.x_stride, stream = apart * blocks * 2 * W::kStripBytes;
+  const std::uint8_t* weights = s.weights;
+  for (std::int64_t block = 0; block < blocks; block++) {
+#pragma GCC unroll 1
+    for (int c = 0; c < 2; c++, weights += W::kStripBytes) {
+      Floats acc[Count][Rows][2];
+#pragma GCC unroll 4
+      for (int p = 0; p < Count; p++)
+#pragma GCC unroll 2
+        for (int r = 0; r < Rows; r++) acc[p][r][0] = sums[c][p][r][0];
+#pragma GCC unroll 1
+      for (int g = 0; g < W::kShape.groups(); g++) {
+#pragma GCC unroll 4
+        for (int p = 0; p < Count; p++) {
+          const std::uint8_t* from = weights + p * stream;
+          multiply_group<W, Rows, 1>(from, g, s.x + block, x_stride, from + kStreamAheadBytes, acc[p], 0);
+        }
+      }
+#pragma GCC unroll 4
+      for (int p = 0; p < Count; p++)
+#pragma GCC unroll 2
+        for (int r = 0; r < Rows; r++) sums[c][p][r][0] = acc[p][r][0];
+    }
+  }
+  for (std::int64_t p = 0; p < Count; p++) {
+    for (int c = 0; c < 2; c++) {
+      const std::int64_t at = p * apart * kStripChannels + c * kLanes, channels = s.channels - at;
+      const Floats bias = s.bias ? load_channels(s.bias + at, channels) : zeros();
+      for (int r = 0; r < Rows; r++)
+        store_channels(s.y + r * s.ldy + at, fma(sums[c][p][r][0], all(s.scale), bias), channels);
+    }
+  }
+}
+
+// Pairs [strip_begin, strip_end). `whole` is the matrix, of n channels.
+template <class W, int Rows, class X>
+void pairs_of_few_rows(const Stretch<X>& whole, std::int64_t n, std::int64_t strip_begin, std::int64_t strip_end) {
+  const std::int64_t pair_bytes = whole.blocks * 2 * W::kStripBytes, apart = (strip_end - strip_begin) / kStreams<Rows>;
+  const auto pairs = [&]<int Count>(std::int64_t begin, std::int64_t end) {
+    Stretch<X> s = whole;
+    for (std::int64_t pair = begin; pair < end; pair++) {
+      s.weights = whole.weights + pair * pair_bytes;
+      s.channels = n - pair * kStripChannels;
+      s.y = whole.y + pair * kStripChannels;
+      s.bias = whole.bias ? whole.bias + pair * kStripChannels : nullptr;
+      side_by_side<W, Rows, Count>(s, apart);
+    }
+  };
+  pairs.template operator()<kStreams<Rows>>(strip_begin, strip_begin + apart);
+  pairs.template operator()<1>(strip_begin + kStreams<Rows> * apart, strip_end);
+}
+
+// The same of fine rows by their terms, if there is room for them: the bits are those of words.
+template <class W, class X>
+void few_rows(const Stretch<X>& whole, std::int64_t m, std::int64_t n, std::int64_t strip_begin, std::int64_t strip_end,
+              std::uint8_t* scratch) {
+  if constexpr (std::is_same_v<X, FineBlock> && W::kShape.number_bits() != 8) {
+    constexpr std::int64_t kMostBlocks = kScratchBytes / sizeof(TermBlock);
+    if (m * whole.blocks <= kMostBlocks) {
+      Stretch<TermBlock> s{};
+      s.weights = whole.weights;
+      s.x = reinterpret_cast<TermBlock*>(scratch);
+      s.x_stride = s.blocks = whole.blocks;
+      s.y = whole.y;
+      s.ldy = whole.ldy;
+      s.scale = whole.scale;
+      s.bias = whole.bias;
+      split_terms(whole.x, m * whole.blocks, reinterpret_cast<TermBlock*>(scratch));
+      return few_rows<W>(s, m, n, strip_begin, strip_end, scratch);
+    }
+  }
+  return m == 1 ? pairs_of_few_rows<W, 1>(whole, n, strip_begin, strip_end)
+                : pairs_of_few_rows<W, 2>(whole, n, strip_begin, strip_end);
+}
+
+#endif
+
+template <Layout L, class X>
+void linear_integer(const PackedMatrix& w, int terms, const X* x, std::int64_t m,
+                    std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y,
+                    std::int64_t ldy, std::uint8_t* panel) {
+  using From = Packed<L>;
+  using To = Unpacked<L>;
+  const std::int64_t blocks = num_blocks(w.k), pair_bytes = blocks * 2 * From::kStripBytes;
+  const auto* data = reinterpret_cast<const std::uint8_t*>(w.data);
+  Stretch<X> s{};
+  s.x_stride = blocks * terms;
+  s.ldy = ldy;
+  s.terms = terms;
+  s.scale = 1.0f / (w.prescale * static_cast<float>(1 << (8 - From::kShape.number_bits())));
+  const auto at_pair = [&](std::int64_t pair) {
+    s.channels = std::min(kStripChannels, w.n - pair * kStripChannels);
+    s.bias = bias ? bias + pair * kStripChannels : nullptr;
+  };
+
+#ifdef RIDGELINE_ISA_avx2
+  static_assert(kFineTerms == 1);
+  if (m >= 1 && m <= kFewRows) {
+    s.weights = data;
+    s.x = x;
+    s.blocks = blocks;
+    s.y = y;
+    s.bias = bias;
+    return few_rows<From>(s, m, w.n, strip_begin, strip_end, panel);
+  }
+#endif
+  constexpr std::int64_t kDirectRows = direct_rows(From::kShape);
+  const bool direct = m <= kDirectRows;
+  const std::int64_t stretch = m <= kTileRows ? blocks : direct ? kDirectBlocks : kPanelBlocks;
+  const std::int64_t most = direct ? kDirectRowGroup : kRowGroup, groups = (m + most - 1) / most;
+  std::int64_t row = 0;
+  for (std::int64_t i = 0; i < groups; i++) {
+    const std::int64_t rows = (m - row) / (groups - i);
+    for (std::int64_t block = 0; block < blocks; block += stretch) {
+      s.blocks = std::min(stretch, blocks - block);
+      s.first = block == 0;
+      s.last = block + s.blocks == blocks;
+      for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
+        const std::uint8_t* packed = data + pair * pair_bytes + block * 2 * From::kStripBytes;
+        at_pair(pair);
+        s.x = x + row * s.x_stride + block * terms;
+        s.y = y + row * ldy + pair * kStripChannels;
+        if (direct) {
+          s.weights = packed;
+          tiles<From, kFewRows + 1>(s, rows, packed + kPrefetchBytes, 0);
+          continue;
+        }
+        if constexpr (kDirectRows != kAlwaysDirect) {
+          s.panel = panel;
+          const std::uint8_t* next = packed + pair_bytes;
+          const std::int64_t next_bytes = s.blocks * 2 * From::kStripBytes;
+          if constexpr (kWidensInTile<X>) {
+            s.weights = packed;
+            tiles<To, kDirectRows + 1, Widened<L>>(s, rows, next, next_bytes);
+          } else {
+            for (std::int64_t strip = 0; strip < s.blocks * 2; strip++) {
+              To::unpack(packed + strip * From::kStripBytes,
+                         panel + strip / 2 * 2 * To::kStripBytes + strip % 2 * To::kNextStrip);
+            }
+            s.weights = panel;
+            tiles<To, kDirectRows + 1>(s, rows, next, next_bytes);
+          }
+        }
+      }
+    }
+    row += rows;
+  }
+}
+
+}  // namespace
+}  // namespace ridgeline::RIDGELINE_ISA
