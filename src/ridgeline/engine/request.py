@@ -107,7 +107,7 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name in (*_WHOLES, *_OPTIONALS, *_NUMBERS):
             value = getattr(self, name)
-            if type(value) not in (int, float):  # NumPy's, as numbers of an array are
+            if value is not None and type(value) not in _OWN:  # NumPy's, as numbers of an array are
                 object.__setattr__(self, name, _own_number(value))
         for name, (low, high) in _WHOLES.items():
             _whole(name, getattr(self, name), low, high)
@@ -258,6 +258,9 @@ _NUMBERS: dict[str, tuple[float, float, bool]] = {
 }
 
 
+_OWN = frozenset((int, float, bool))
+
+
 def _own_number(value: object) -> object:
     if isinstance(value, bool):
         return value
@@ -267,12 +270,20 @@ def _own_number(value: object) -> object:
 
 
 def _whole(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | Integral)
+        or not low <= int(value) <= high
+    ):
         raise RequestError(name, f"{value!r} is not a whole number from {low} to {high}")
 
 
 def _number(name: str, value: object, low: float, high: float, open_low: bool = False) -> None:
-    ok = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    ok = (
+        isinstance(value, int | float | Real)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
     # Above a lower bound is above it in float32, too, in which samplers compute.
     least = low + _TINY if open_low else low
     if not ok or not least <= value <= high:  # type: ignore[operator]
