@@ -76,7 +76,7 @@ $(VENV)/.installed: $(VENV)/.tools $(SOURCES)
 	  $(call fail,there is no C++ compiler; on Debian: apt install g++)
 	@$(BIN)/python -c 'import pathlib, sysconfig as s; pathlib.Path(s.get_path("include"), "Python.h").stat()' 2>/dev/null \
 	  || $(call fail,$(PYTHON) has no Python.h; on Debian: apt install python3-dev)
-	@echo "installing ridgeline and compiling its kernels: a minute or two the first time"
+	@echo "installing ridgeline and compiling its kernels: some minutes the first time"
 	$(INSTALL) --no-build-isolation -e .
 	@touch $@
 

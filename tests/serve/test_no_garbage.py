@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 from starlette.types import ASGIApp
-from tiny import posted, settled, slow_steps, tiny_core
+from tiny import caller, posted, settled, slow_steps, tiny_core
 
 from ridgeline.model.text.chat import ChatTemplate
 from ridgeline.serve.app import build_app
@@ -71,16 +70,8 @@ BOTH = [("/v1/completions", TEXT), ("/v1/chat/completions", CHAT)]
 
 async def ask(app: ASGIApp, path: str, body: dict[str, Any], pieces: int | None = None) -> int:
     """The status; the client goes away after so many pieces of the answer, if it is said."""
-    data, said, gone = json.dumps(body).encode(), False, asyncio.Event()
+    gone = asyncio.Event()
     status = came = 0
-
-    async def receive() -> dict[str, Any]:
-        nonlocal said
-        if not said:
-            said = True
-            return {"type": "http.request", "body": data, "more_body": False}
-        await gone.wait()
-        return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         nonlocal status, came
@@ -93,7 +84,7 @@ async def ask(app: ASGIApp, path: str, body: dict[str, Any], pieces: int | None 
 
     if pieces == 0:
         asyncio.get_running_loop().call_later(0.005, gone.set)
-    await app(posted(path), receive, send)
+    await app(posted(path), caller(body, gone), send)
     return status
 
 

@@ -108,6 +108,21 @@ def posted(path: str) -> dict[str, Any]:
     }
 
 
+def caller(
+    body: dict[str, Any], gone: asyncio.Event
+) -> Callable[[], Coroutine[Any, Any, dict[str, Any]]]:
+    """ASGI's `receive` of a client that sends a body whole, and goes away when it is told to."""
+    left = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if left:
+            return left.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    return receive
+
+
 @asynccontextmanager
 async def hanging_up(
     app: ASGIApp, path: str, body: dict[str, Any]
@@ -117,16 +132,6 @@ async def hanging_up(
     """
     sent: list[bytes] = []
     more, gone = asyncio.Event(), asyncio.Event()
-    data = json.dumps(body).encode()
-    said = False
-
-    async def receive() -> dict[str, Any]:
-        nonlocal said
-        if not said:
-            said = True
-            return {"type": "http.request", "body": data, "more_body": False}
-        await gone.wait()
-        return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         if message["type"] == "http.response.body":
@@ -138,7 +143,7 @@ async def hanging_up(
         more.clear()
         return sent
 
-    task = asyncio.ensure_future(app(posted(path), receive, send))
+    task = asyncio.ensure_future(app(posted(path), caller(body, gone), send))
     try:
         yield some
     finally:
