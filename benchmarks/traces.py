@@ -25,7 +25,8 @@ from ridgeline.model.graph.work import Precision
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.plan.one_engine import Simulation, simulate
 from ridgeline.plan.tally import percentile
-from ridgeline.plan.traces import HASHED_TOKENS, as_requests, read_trace, repeated
+from ridgeline.plan.trace_files import read_trace
+from ridgeline.plan.traces import HASHED_TOKENS, as_requests, repeated
 
 # https://huggingface.co/meta-llama/Llama-3.1-8B, config.json.
 LLAMA_8B = {

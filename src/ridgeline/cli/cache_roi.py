@@ -13,7 +13,7 @@ import typer
 from ridgeline.cli.roofline import check_drawings, write
 from ridgeline.cli.simulate import show
 from ridgeline.config import Settings
-from ridgeline.errors import RequestError, RidgelineError
+from ridgeline.errors import RequestError
 
 if TYPE_CHECKING:
     from ridgeline.plan.deployed import ReplicaKind
@@ -66,7 +66,7 @@ def cache_roi(
     from ridgeline.plan.draw_reuse import html as page
     from ridgeline.plan.draw_reuse import png as picture
     from ridgeline.plan.reuse import measure_reuse
-    from ridgeline.plan.traces import read_trace
+    from ridgeline.plan.trace_files import read_trace
 
     settings: Settings = context.obj
     check_drawings(html, png)
@@ -80,10 +80,7 @@ def cache_roi(
             raise RequestError(option, f"{value:g} is no size or speed above 0")
     if replicas < 1:
         raise RequestError("--replicas", f"{replicas}; there is one at least")
-    try:
-        recorded = read_trace(trace)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RidgelineError(f"--trace: {trace} cannot be read: {error}") from None
+    recorded = read_trace(trace)
     reuse = measure_reuse(recorded)
     fields = curve(trace.name, reuse)
     if model is not None:

@@ -13,13 +13,14 @@ from ridgeline.cost.accelerator import PAID_CLASSES
 from ridgeline.cost.described import describe
 from ridgeline.cost.engines import parse_engine
 from ridgeline.cost.profile import load_profile
-from ridgeline.errors import RequestError, RidgelineError
+from ridgeline.errors import RequestError
 from ridgeline.plan.asked import parse_slo
 from ridgeline.plan.choice import CHUNKS, DEFAULT_CHUNK, Asked, Drafter
 from ridgeline.plan.deployed import PRECISIONS
 from ridgeline.plan.here_search import AskedHere
 from ridgeline.plan.load import Lengths, poisson, recorded
-from ridgeline.plan.traces import HASHED_TOKENS, Arrival, read_trace
+from ridgeline.plan.trace_files import read_trace
+from ridgeline.plan.traces import HASHED_TOKENS, Arrival
 from ridgeline.plan.trial import Loads
 
 # Of DeepSeek V3's predictor, "between 85 % and 90 % across various generation topics" for the
@@ -149,12 +150,7 @@ def listed(option: str, text: str) -> list[str]:
 
 
 def arrivals_of(path: Path | None) -> list[Arrival] | None:
-    if path is None:
-        return None
-    try:
-        return read_trace(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RidgelineError(f"--trace: {path} cannot be read: {error}") from None
+    return None if path is None else read_trace(path)
 
 
 def means_of(arrivals: Sequence[Arrival], rate: float | None) -> tuple[int, int, float | None]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ridgeline.config import Settings
-from ridgeline.errors import RequestError, RidgelineError
+from ridgeline.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ridgeline.plan.fleet import Transfer
     from ridgeline.plan.knees import Knees
     from ridgeline.plan.load import Load
-    from ridgeline.plan.traces import Arrival
 
 EXAMPLES = """
 Examples:
@@ -60,7 +59,8 @@ def simulate(
     ] = "h200",
     replicas: Annotated[int, typer.Option(help="Engines behind the router.")] = 1,
     trace: Annotated[
-        Path | None, typer.Option(help="Recorded load: .csv (Azure) or .jsonl (Mooncake).")
+        Path | None,
+        typer.Option(help="Recorded load: .csv (Azure) or .jsonl (Mooncake), or .gz."),
     ] = None,
     rate: Annotated[
         float | None,
@@ -190,6 +190,7 @@ def simulate(
     from ridgeline.plan.load import closed, counted, poisson, recorded
     from ridgeline.plan.simulate import simulate_fleet
     from ridgeline.plan.summary import summary
+    from ridgeline.plan.trace_files import read_trace
     from ridgeline.plan.traces import HASHED_TOKENS
 
     settings: Settings = context.obj
@@ -210,7 +211,7 @@ def simulate(
             raise RequestError("--replicas", "come and go with --autoscale LEAST:MOST")
         scaled = parse_autoscale(autoscale, scale_on, scale_delay, scale_down_after)
         replicas = scaled.most
-    recording = _trace(trace)
+    recording = None if trace is None else read_trace(trace)
     hashed = recording is not None and any(arrival.prefix for arrival in recording)
     knobs = Knobs(
         rows,
@@ -329,17 +330,6 @@ def show(title: str, rows: list[tuple[str, str]], notes: list[str]) -> None:
     Console(highlight=False).print(table)
     for note in notes:
         console.print(f"note: {note}", markup=False, style="dim")
-
-
-def _trace(path: Path | None) -> list[Arrival] | None:
-    from ridgeline.plan.traces import read_trace
-
-    if path is None:
-        return None
-    try:
-        return read_trace(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RidgelineError(f"--trace: {path} cannot be read: {error}") from None
 
 
 def _lengths(prompts: str, answers: str) -> tuple[Any, Any]:

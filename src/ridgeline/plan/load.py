@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ridgeline.errors import RequestError
-from ridgeline.plan.traces import Arrival, repeated
+from ridgeline.plan.traces import MOST_TOKENS, Arrival, repeated
 
 _LENGTHS = re.compile(r"(?P<low>[0-9]+)(-(?P<high>[0-9]+))?")
-MOST_TOKENS = 1 << 24
 _DRAWN = 1024
 _TOLD = 100
 

@@ -1,31 +1,25 @@
 """Loads that were recorded elsewhere: when requests came, how long they and their answers were, and
 which of them began alike.
 
-Two formats: the Azure LLM inference traces (CSV: TIMESTAMP,ContextTokens,GeneratedTokens) and
-Mooncake's (JSON lines: timestamp in milliseconds, input_length, output_length, hash_ids, one for
-each 512 tokens of the prompt; equal ids at equal places: equal prefixes; session_id, if there is
-one). No text is in either.
+Of each 512 tokens of a prompt a trace may have an id: equal ids at equal places are equal prefixes
+(Mooncake's; Azure's say nothing of it). No text is in either. `trace_files` reads them.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
 
 import numpy as np
 
 from ridgeline.engine.kv.prefix import prefix_hashes
 from ridgeline.engine.request import Request
-from ridgeline.errors import RidgelineError
 from ridgeline.step import RowSampling
 
 HASHED_TOKENS = 512
+MOST_TOKENS = 1 << 24  # of a prompt, and of an answer
 _GREEDY = RowSampling()
 _NO_STOPS: frozenset[int] = frozenset()
 # Of a block within what one id names.
@@ -43,37 +37,6 @@ class Arrival:
     num_output: int
     prefix: tuple[int, ...] = ()
     session: str = ""
-
-
-def read_trace(path: Path) -> list[Arrival]:
-    """A trace by its file's ending, in order of time. Raises RidgelineError naming the line."""
-    readers = {".csv": _azure, ".jsonl": _mooncake}
-    if path.suffix not in readers:
-        raise RidgelineError(f"{path.name}: not a trace; there are: {', '.join(readers)}")
-    with path.open(encoding="utf-8") as file:
-        read = 0
-
-        def counted() -> Iterator[str]:
-            nonlocal read
-            for line in file:
-                read += 1
-                yield line
-
-        try:
-            # A request without a prompt or an answer asks an engine for nothing.
-            arrivals = [
-                arrival
-                for arrival in readers[path.suffix](counted())
-                if arrival.num_prompt > 0 and arrival.num_output > 0
-            ]
-        except (KeyError, TypeError, ValueError) as error:
-            raise RidgelineError(
-                f"{path.name}, line {read}: is not one of a trace: {error!r}"
-            ) from None
-    if not arrivals:
-        raise RidgelineError(f"{path.name}: is a trace without requests")
-    arrivals.sort(key=lambda arrival: arrival.seconds)
-    return [replace(a, seconds=a.seconds - arrivals[0].seconds) for a in arrivals]
 
 
 def repeated(trace: Sequence[Arrival], count: int) -> Iterator[Arrival]:
@@ -152,22 +115,3 @@ def _names(
         stem = digest.digest()[:14]
         names += [stem + place for place in _PLACES[:left]][1 if at == 0 else 0 :]
     return names
-
-
-def _azure(lines: Iterator[str]) -> Iterator[Arrival]:
-    for row in csv.DictReader(lines):
-        # Seven digits of a second are one more than Python reads.
-        moment = datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp()
-        yield Arrival(moment, int(row["ContextTokens"]), int(row["GeneratedTokens"]))
-
-
-def _mooncake(lines: Iterator[str]) -> Iterator[Arrival]:
-    for line in lines:
-        entry = json.loads(line)
-        yield Arrival(
-            entry["timestamp"] / 1000,
-            int(entry["input_length"]),
-            int(entry["output_length"]),
-            tuple(int(i) for i in entry["hash_ids"]),
-            str(entry.get("session_id", "")),
-        )
