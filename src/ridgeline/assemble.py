@@ -53,7 +53,7 @@ from ridgeline.model.text.load import load_tokenizer
 from ridgeline.model.text.tokenizer import Tokenizer
 from ridgeline.model.weights.sources import Progress, parse_reference, resolve, silent
 from ridgeline.options import Options as Options
-from ridgeline.options import check_numbers
+from ridgeline.options import check_numbers, check_threads
 from ridgeline.record_header import start_record
 from ridgeline.step import BLOCK_TOKENS, StepShape
 
@@ -260,6 +260,8 @@ def assemble(
     if options.backend not in _BACKENDS:
         raise RequestError("backend", f"{options.backend!r}; there are: {', '.join(_BACKENDS)}")
     check_numbers(options)
+    threads = options.threads or settings.threads
+    check_threads(threads)
     kept = KV_FORMATS[kv_format_of(options)]  # refused before a download
     path = resolve(parse_reference(model), settings, progress)
     opened = open_model(path, context_length=options.context_length, pooling=options.pooling)
@@ -270,7 +272,6 @@ def assemble(
     graph = fuse(with_kv_format(purpose.graph, kept, opened.weights.numbers))
     if purpose.whole and options.max_tokens_per_step < graph.max_context:
         options = replace(options, max_tokens_per_step=graph.max_context)
-    threads = options.threads or settings.threads
     settings = replace(settings, threads=threads, isa=options.isa or settings.isa)
     images = open_images(opened) if purpose.task == "generate" else None
     tower = None if images is None else see(images, opened, settings)

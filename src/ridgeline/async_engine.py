@@ -132,8 +132,9 @@ class AsyncSearch:
 class AsyncEngine:
     """Serves prompts from any number of tasks on any number of event loops.
 
-    The LLM must not be used otherwise from then on. predicts: `load` has predictions. `close`, or
-    leaving `async with`, ends all requests as "abort" and stops the thread.
+    Until it is closed the LLM answers nobody else: EngineError there, and for a second AsyncEngine
+    of it. predicts: `load` has predictions. `close`, or leaving `async with`, ends all requests as
+    "abort" and stops the thread.
     """
 
     def __init__(self, llm: LLM, *, predicts: bool = False) -> None:

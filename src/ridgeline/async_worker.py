@@ -92,7 +92,8 @@ class Worker:
     """The thread, what it is told to do, and who reads what it makes."""
 
     def __init__(self, llm: LLM, predicts: bool) -> None:
-        self._session = llm.session
+        self._turns = llm.turns
+        self._session = self._turns.lend()
         self._assembled = llm.assembled
         self._predicts = predicts
         self._outlook = (0.0, 0.0, 0.0)
@@ -241,6 +242,8 @@ class Worker:
                 self._deliver([group])
         except Exception as error:
             self._give_up(error)
+        finally:
+            self._turns.give_back()
 
     def _load(self) -> Load:
         state = self._session.engine.state

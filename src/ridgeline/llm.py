@@ -73,6 +73,8 @@ class LLM:
         progress: Progress = silent,
         **options: Any,
     ) -> None:
+        if not isinstance(settings, Settings | None):
+            raise RequestError("settings", f"is a Settings, not {type(settings).__name__}")
         self.settings = settings or read_settings()
         try:
             chosen = Options(**options)
@@ -99,13 +101,13 @@ class LLM:
         self.session = Session(
             self.assembled.engine, tokenizer, vocab_size, self.assembled.constraints
         )
-        self._turns = Turns(self.session)
+        self.turns = Turns(self.session)
 
     def close(self) -> None:
         """Ends what runs and gives the memory back; nothing can be asked from then on. May be
         called twice.
         """
-        self._turns.close()
+        self.turns.close()
         for name in _PARTS:
             self.__dict__.pop(name, None)
         gc.collect()
@@ -237,8 +239,8 @@ class LLM:
 
     def _stream(self, prompt: Tokenized, params: SamplingParams | None, arrival: float) -> Stream:
         self._require_task("generate")
-        with self._turns.turn() as session:
-            return Stream(self._turns, session.submit(prompt, checked(params), arrival=arrival))
+        with self.turns.turn() as session:
+            return Stream(self.turns, session.submit(prompt, checked(params), arrival=arrival))
 
     def beam_search(
         self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams
@@ -249,7 +251,7 @@ class LLM:
             raise RequestError("params", "must be a BeamSearchParams")
         self._require_task("generate")
         tokenized = [self.prompts.tokenize(p) for p in listed(prompts)]
-        with self._turns.turn() as session, BeamRequests(session) as ask:
+        with self.turns.turn() as session, BeamRequests(session) as ask:
             return search(ask, tokenized, params, self.prompts.tokenizer, self.max_context)
 
     @property
@@ -333,7 +335,7 @@ class LLM:
         from ridgeline.engine.speech.transcribe import transcribe_all
 
         many = sounds if isinstance(sounds, list | tuple) else [sounds]
-        with self._turns.turn():
+        with self.turns.turn():
             return transcribe_all(self.transcriber(), many, params, told)
 
     def transcriber(self) -> Transcriber:
@@ -387,7 +389,7 @@ class LLM:
         return [Tokenized(text.text, truncated(text.token_ids, longest)) for text in texts]
 
     def _pooled(self, texts: Sequence[Tokenized]) -> Floats:
-        with self._turns.turn():
+        with self.turns.turn():
             return self.pooler.rows([text.token_ids for text in texts])
 
     @property
@@ -416,7 +418,7 @@ class LLM:
         self._require_task("generate")
         groups: list[Group] = []
         try:
-            with self._turns.turn() as session:
+            with self.turns.turn() as session:
                 for prompt, own in zip(prompts, params, strict=True):
                     groups.append(session.submit(prompt, own, arrival=arrival, streams=False))
             show = len(groups) > 1 and sys.stderr.isatty() if use_tqdm is None else use_tqdm
@@ -425,7 +427,7 @@ class LLM:
             with _Progress(len(groups)) if show else nullcontext() as progress:
                 while left:
                     # A stream may run beside: its pieces are not ours to take.
-                    with self._turns.turn() as session:
+                    with self.turns.turn() as session:
                         touched = [g for g in session.step(steps) if id(g) in left]
                     if progress is not None:
                         progress.show(groups)
@@ -434,7 +436,7 @@ class LLM:
                         left = {id(group) for group in groups if not group.done}
         finally:
             for group in groups:
-                self._turns.drop(group)
+                self.turns.drop(group)
         return [group.output() for group in groups]
 
 

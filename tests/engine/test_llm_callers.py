@@ -4,12 +4,15 @@ close too early or ask in the middle, numbers of NumPy's, and what is no prompt 
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import pickle
 import threading
 import warnings
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from ridgeline import (
     RequestError,
     SamplingParams,
 )
+from ridgeline.config import read_settings
 
 TINY = Path(__file__).parent.parent / "golden" / "llama3" / "model.gguf"
 LONG = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
@@ -68,7 +72,7 @@ def test_threads_take_turns_and_each_has_its_own_answer(llm: LLM) -> None:
 def test_a_stream_dropped_while_another_thread_is_at_the_engine_frees_its_blocks(llm: LLM) -> None:
     stream = llm.stream("Hello there", LONG)
     next(stream)
-    with llm._turns.turn():
+    with llm.turns.turn():
         other = threading.Thread(target=stream.close)
         other.start()
         other.join(10)
@@ -79,7 +83,7 @@ def test_a_stream_dropped_while_another_thread_is_at_the_engine_frees_its_blocks
 
 
 def test_who_is_called_in_the_middle_of_a_step_cannot_ask(llm: LLM) -> None:
-    with llm._turns.turn(), pytest.raises(EngineError, match="at work"):
+    with llm.turns.turn(), pytest.raises(EngineError, match="at work"):
         text_of(llm, "a")
     assert text_of(llm, "a")
 
@@ -146,6 +150,43 @@ def test_a_closed_model_gives_its_memory_back_and_says_that_it_is_closed() -> No
     with pytest.raises(AttributeError, match="no attribute 'sesion'"):
         model.sesion  # type: ignore[attr-defined]  # noqa: B018
     stream.close()
+
+
+def test_an_engine_has_its_llm_to_itself_until_it_is_closed() -> None:
+    """Two threads in one step end the process."""
+    with LLM(TINY, max_rows=2) as model:
+        expected = text_of(model, "Hello there")
+        stream = model.stream("Hello there", LONG)
+        next(stream)
+        engine = AsyncEngine(model)
+        uses: list[Callable[[], object]] = [
+            lambda: model.generate("a"),
+            lambda: model.stream("a"),
+            lambda: model.beam_search("a", BeamSearchParams(beam_width=2, max_tokens=2)),
+            lambda: AsyncEngine(model),
+            stream.__next__,
+            model.close,
+        ]
+        for use in uses:
+            with pytest.raises(EngineError, match="is an AsyncEngine's; ask that, or close it"):
+                use()
+        stream.close()
+        output = asyncio.run(engine.generate("Hello there", FEW))
+        assert output.outputs[0].text == expected
+        engine.close()
+        assert text_of(model, "Hello there") == expected
+        asyncio.run(AsyncEngine(model).generate("Hello there", FEW))  # dropped: it is free again
+        gc.collect()
+        assert text_of(model, "Hello there") == expected
+
+
+def test_more_threads_than_could_help_are_refused_before_they_start() -> None:
+    cores = len(os.sched_getaffinity(0))
+    for settings in (None, replace(read_settings(), threads=1000)):
+        options = {"threads": 1000} if settings is None else {}
+        with pytest.raises(RequestError, match=f"threads: 1000 on the {cores} cores"):
+            LLM(TINY, settings=settings, **options)
+    LLM(TINY, threads=cores + 1).close()
 
 
 def test_a_stream_that_was_closed_has_no_more_pieces(llm: LLM) -> None:
@@ -218,6 +259,9 @@ def test_other_arguments_of_a_wrong_kind_are_named(llm: LLM, tmp_path: Path) -> 
     for model in (3, None, b"smollm2"):
         with pytest.raises(ModelError, match="a name or a path"):
             LLM(model)  # type: ignore[arg-type]
+    for settings in (3, "x", {"threads": 1}):
+        with pytest.raises(RequestError, match="settings: is a Settings, not"):
+            LLM(TINY, settings=settings)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="there is no file"):
         LLM(Path("smollm2"))
     options: list[tuple[str, object]] = [

@@ -18,7 +18,9 @@ from ridgeline.errors import EngineError
 
 
 class Turns:
-    """Owns who is at the session. After `close`, and in the child of a fork, a turn is refused."""
+    """Owns who is at the session. After `close`, while it is lent, and in the child of a fork, a
+    turn is refused.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session: Session | None = session
@@ -26,6 +28,7 @@ class Turns:
         self._lock = Lock()
         self._holder: int | None = None
         self._dropped: deque[Group] = deque()
+        self._lent = False
 
     @contextmanager
     def turn(self) -> Iterator[Session]:
@@ -41,6 +44,8 @@ class Turns:
             try:
                 if self._session is None:
                     raise EngineError("this LLM is closed; load the model again")
+                if self._lent:
+                    raise EngineError("this LLM is an AsyncEngine's; ask that, or close it first")
                 self._sweep(self._session)
                 yield self._session
             finally:
@@ -55,10 +60,20 @@ class Turns:
         self._dropped.append(group)
         if self._process == os.getpid() and self._lock.acquire(blocking=False):
             try:
-                if self._session is not None:
+                if self._session is not None and not self._lent:
                     self._sweep(self._session)
             finally:
                 self._lock.release()
+
+    def lend(self) -> Session:
+        """The session, to one who steps it without turns until `give_back`; what runs is over."""
+        with self.turn() as session:
+            session.abandon_all()
+            self._lent = True
+            return session
+
+    def give_back(self) -> None:
+        self._lent = False
 
     def close(self) -> None:
         """No turns from now on; what runs is over. May be called twice."""

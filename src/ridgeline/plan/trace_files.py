@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from math import isfinite
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO, TypeGuard
 
 from ridgeline.errors import RidgelineError
 from ridgeline.plan.traces import HASHED_TOKENS, MOST_TOKENS, Arrival
@@ -182,7 +182,7 @@ def _prefix(number: int, ids: object, prompt: int) -> tuple[int, ...]:
     return tuple(ids[:needed])
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return type(value) is int or type(value) is float
 
 
