@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ridgeline.output_files import write_figure
+
 Counts = Mapping[str, npt.NDArray[np.int64]]
 
 SHADES = " .:-=+*#%@"
@@ -57,5 +59,5 @@ def draw(counts: Counts, path: Path) -> None:
     panel.set_ylabel("layer")
     panel.set_yticks(range(len(counts)), [layer_of(name) for name in counts], fontsize=7)
     figure.colorbar(image, label="share of the layer's choices")
-    figure.savefig(path, dpi=140)
+    write_figure(figure, path)
     pyplot.close(figure)

@@ -13,6 +13,7 @@ from pathlib import Path
 from ridgeline.bench.records import profile_of
 from ridgeline.bench.sample import Measured
 from ridgeline.errors import RequestError
+from ridgeline.output_files import write_figure
 
 KINDS = (".png", ".svg", ".pdf")
 
@@ -97,5 +98,5 @@ def draw(found: Sequence[Measured], path: Path) -> None:
         panel.set_title(str(measured.case), fontsize=10)
         panel.set_xlabel("FLOPs per byte of weights and KV")
         panel.set_ylabel("10^9 FLOP/s")
-    figure.savefig(path, dpi=140)
+    write_figure(figure, path)
     pyplot.close(figure)

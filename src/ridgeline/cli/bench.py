@@ -18,6 +18,7 @@ from ridgeline.cli.spinner import show_spinner
 from ridgeline.cli.stages import show_stages
 from ridgeline.config import Settings
 from ridgeline.errors import RequestError, RidgelineError
+from ridgeline.output_files import write_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,7 +121,7 @@ def latency(
         if json_to == "-":
             sys.stdout.write(text)
             return
-        Path(json_to).write_text(text, encoding="utf-8")
+        write_output(Path(json_to), text)
         sys.stderr.write(f"wrote {json_to}\n")
     _print(assembled, found, profile)
 

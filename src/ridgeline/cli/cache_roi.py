@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ridgeline.cli.roofline import check_drawings, write
+from ridgeline.cli.roofline import check_drawings
 from ridgeline.cli.simulate import show
 from ridgeline.config import Settings
 from ridgeline.errors import RequestError
+from ridgeline.output_files import write_output
 
 if TYPE_CHECKING:
     from ridgeline.plan.deployed import ReplicaKind
@@ -90,7 +91,7 @@ def cache_roi(
             raise RequestError("--cpu-gbs", f"{on} states no PCIe: say how many GB/s it has")
         fields |= priced(reuse, kind, replicas, (cpu_gb, speed), (ssd_gb, 1e9 * ssd_gbs))
     if html is not None:
-        write(html, page(fields))
+        write_output(html, page(fields))
     if png is not None:
         picture(fields, png)
     if as_json:

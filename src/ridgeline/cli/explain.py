@@ -13,11 +13,12 @@ import typer
 from ridgeline.cli import machine_options as machine
 from ridgeline.cli.inspect import STEP_EXAMPLES, parse_step
 from ridgeline.cli.progress import show_progress
-from ridgeline.cli.roofline import check_drawings, write
+from ridgeline.cli.roofline import check_drawings
 from ridgeline.cli.spinner import show_spinner
 from ridgeline.cli.stages import show_stages
 from ridgeline.config import Settings
 from ridgeline.errors import RidgelineError
+from ridgeline.output_files import write_output
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -94,7 +95,7 @@ def explain(
     if html is not None:
         from ridgeline.cli.explain_page import page
 
-        write(html, page(title, found))
+        write_output(html, page(title, found))
         sys.stderr.write(f"wrote {html}\n")
     if as_json:
         sys.stdout.write(json.dumps({"model": title, **as_fields(found)}, indent=1) + "\n")

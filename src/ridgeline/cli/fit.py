@@ -47,7 +47,6 @@ def fit(
     """
     import numpy as np
 
-    from ridgeline.cli.roofline import write
     from ridgeline.cost.accelerator import load_accelerator
     from ridgeline.cost.chip import Mesh
     from ridgeline.cost.deployment import deploy
@@ -56,6 +55,7 @@ def fit(
     from ridgeline.cost.profile import load_profile, profile_text
     from ridgeline.errors import RidgelineError
     from ridgeline.model.configurations import load_configuration
+    from ridgeline.output_files import check_outputs, write_output
     from ridgeline.plan.fit import (
         ONE_MACHINE,
         Measurement,
@@ -67,6 +67,7 @@ def fit(
     from ridgeline.plan.results import read_results
     from ridgeline.plan.steady import Case, Cases, Load
 
+    check_outputs({"--out": out})
     of, version = parse_engine("--engine", engine)
     profile = load_profile(start)
     deployment = deploy(
@@ -117,7 +118,7 @@ def fit(
     if out is None:
         sys.stdout.write(profile_text(found))
     else:
-        write(out, profile_text(found))
+        write_output(out, profile_text(found))
         sys.stderr.write(f"wrote {out}: ridgeline plan --profile {out}\n")
 
 

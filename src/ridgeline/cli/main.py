@@ -1,7 +1,8 @@
 """The `ridgeline` command: global options, the table of commands, and what becomes of an error.
 
 An expected error is one line on stderr and exit code 2; a fault of ours is one line and exit code
-1; Ctrl-C is 130. Tracebacks appear under `--debug` only. Modules of commands import what is heavy
+1; Ctrl-C is 130, and a reader that has gone (`| head`) 141, without a word, as of any filter.
+Tracebacks appear under `--debug` only. Modules of commands import what is heavy
 inside the command: `ridgeline --help` must not wait for NumPy.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -110,7 +112,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments[: (*arguments, "--").index("--")]
     try:
         code = build_app()(args=arguments, prog_name="ridgeline", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _unread()
     except SystemExit as ending:
+        if isinstance(ending.__context__, BrokenPipeError):  # typer, and rich, found it so
+            return _unread()
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except KeyboardInterrupt:
         return 130
@@ -125,6 +132,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = f"internal: {type(error).__name__}: {error}"
         return _report(text if debug else f"{text}; --debug shows where", debug, code=1)
     return code if isinstance(code, int) else 0
+
+
+def _unread() -> int:
+    """Of a pipe whose reader has gone: as of one who is ended by it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else it would be tried again at the end
+    return 128 + signal.SIGPIPE
 
 
 def build_app() -> typer.Typer:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ridgeline.cli.planned import planned_model
-from ridgeline.cli.roofline import write
 from ridgeline.cli.stages import show_stages
 from ridgeline.config import Settings
 from ridgeline.errors import CapacityError, RequestError
+from ridgeline.output_files import check_outputs, write_output
 
 if TYPE_CHECKING:
     from ridgeline.cli.plan_asked import Coming
@@ -177,6 +177,7 @@ def plan(
         raise RequestError("--emit", f"{emit!r}; there are: {', '.join(ENGINES)}")
     if not 1 <= top <= 1000:
         raise RequestError("--top", f"{top} is not 1 to 1000")
+    check_outputs({"--html": html})
     arrivals = arrivals_of(trace)
     if arrivals is not None:
         num_input, num_output, rate = means_of(arrivals, rate)
@@ -237,7 +238,7 @@ def plan(
         first = planned[name]
         subtitle = f"{load_text(asked)}; {first.found.num_priced:,} candidates"
         roof = _roof(name, models[0][1], best[name])
-        write(html, page_of(f"{name}: a plan", subtitle, first.found, first.shown, roof))
+        write_output(html, page_of(f"{name}: a plan", subtitle, first.found, first.shown, roof))
     started = None if emit is None else launch(best[name], _checkpoint(model), emit)
     if as_json:
         told = {

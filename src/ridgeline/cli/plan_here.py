@@ -12,13 +12,14 @@ from ridgeline.assemble import kept_profile, machine_isa
 from ridgeline.cli.plan_asked import Coming
 from ridgeline.cli.plan_shown import table_of
 from ridgeline.cli.planned import planned_model
-from ridgeline.cli.roofline import console_for, write
+from ridgeline.cli.roofline import console_for
 from ridgeline.cli.stages import show_stages
 from ridgeline.config import Settings
 from ridgeline.errors import CapacityError, RequestError
 from ridgeline.model.opened import describe, open_model
 from ridgeline.model.weights.sources import parse_reference, resolve
 from ridgeline.model.weights.sources.catalogue import CATALOGUE
+from ridgeline.output_files import write_output
 from ridgeline.plan.here_search import (
     STORED,
     AskedHere,
@@ -54,7 +55,7 @@ def plan_here(
     if html is not None:
         title = f"{shown[0].model.name}: this machine"
         rows = [cells(c, asked) for c in shown]
-        write(html, page(title, load_text(asked), [table(HEAD, rows, words=WORDS, best=0)]))
+        write_output(html, page(title, load_text(asked), [table(HEAD, rows, words=WORDS, best=0)]))
     started = None if emit is None else launch(shown[0])
     if as_json:
         told = {

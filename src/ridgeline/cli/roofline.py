@@ -15,6 +15,7 @@ from ridgeline.cli.inspect import parse_step
 from ridgeline.cli.planned import planned_model
 from ridgeline.config import Settings
 from ridgeline.errors import RequestError, RidgelineError
+from ridgeline.output_files import check_outputs, write_figure, write_output
 from ridgeline.units import GB
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def roofline(
     if html is not None:
         from ridgeline.plan.draw_roofline import html as page
 
-        write(html, page(found))
+        write_output(html, page(found))
     if png is not None:
         draw_png(found, png)
     if as_json:
@@ -120,21 +121,9 @@ def roofline(
 
 def check_drawings(html: Path | None, png: Path | None) -> None:
     """Raises RidgelineError for what could not be written or drawn: before minutes of work."""
-    for option, path in (("--html", html), ("--png", png)):
-        if path is not None and not path.resolve().parent.is_dir():
-            raise RidgelineError(f"{option}: {path} cannot be written: there is no such folder")
-        if path is not None and path.is_dir():
-            raise RidgelineError(f"{option}: {path} cannot be written: it is a folder")
+    check_outputs({"--html": html, "--png": png})
     if png is not None and find_spec("matplotlib") is None:
         raise RidgelineError("--png needs matplotlib: pip install 'ridgeline[plot]'")
-
-
-def write(path: Path, text: str) -> None:
-    """RidgelineError where it cannot be written."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RidgelineError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def show(found: Roofline) -> None:
@@ -295,9 +284,7 @@ def draw_png(found: Roofline, path: Path) -> None:
     axes.set(xlabel="FLOP per byte through memory", ylabel="FLOP/s of a rank")
     axes.set_title(heading(found), fontsize=9)
     try:
-        figure.savefig(path, dpi=140)
-    except (OSError, ValueError) as error:
-        raise RidgelineError(f"{path} cannot be written: {error}") from error
+        write_figure(figure, path)
     finally:
         pyplot.close(figure)
 

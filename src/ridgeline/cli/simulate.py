@@ -11,6 +11,7 @@ import typer
 
 from ridgeline.config import Settings
 from ridgeline.errors import RequestError
+from ridgeline.output_files import write_output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -172,7 +173,7 @@ def simulate(
     png: Annotated[Path | None, typer.Option(help="Levels over time as a picture.")] = None,
 ) -> None:
     """What a fleet of engines makes of a load: TTFT, ITL, goodput, queue, cache, cost."""
-    from ridgeline.cli.roofline import check_drawings, write
+    from ridgeline.cli.roofline import check_drawings
     from ridgeline.cli.stages import show_stages
     from ridgeline.plan.asked import (
         parse_autoscale,
@@ -199,6 +200,8 @@ def simulate(
         raise RequestError("--lost", f"{lost!r}; there are: kept, anew")
     if not 0 <= seed < 1 << 63:
         raise RequestError("--seed", f"{seed} is not a whole number from 0 to 2^63 - 1")
+    if link_gbs is not None and not disaggregate:
+        raise RequestError("--link-gbs", "is between the two sides of --disaggregate P:D")
     levels = parse_slo(slo)
     prefill, decode = parse_disaggregation(disaggregate) if disaggregate else (0, 0)
     if disaggregate and replicas not in (1, prefill + decode):
@@ -216,7 +219,7 @@ def simulate(
     knobs = Knobs(
         rows,
         step_tokens,
-        block or (HASHED_TOKENS if hashed else 64),
+        block if block is not None else HASHED_TOKENS if hashed else 64,
         policy,
         max_waiting,
         None if itl_target is None else parse_duration("--itl-target", itl_target),
@@ -256,7 +259,7 @@ def simulate(
     else:
         assert recording is not None
         load = recorded(recording, count)
-    mesh = None if (tp, pp, dp, ep) == (None, 1, 1, 1) else (tp or 1, pp, dp, ep)
+    mesh = None if (tp, pp, dp, ep) == (None, 1, 1, 1) else (1 if tp is None else tp, pp, dp, ep)
     kind = _kind(model, on, settings, knobs, mesh, precision, kv, price, profile, engine)
     fleet = Fleet(
         kind.make,
@@ -290,7 +293,7 @@ def simulate(
                 slo_rate = find_slo_rate(fleet, levels, closed_load, open_load)
     fields = summary(found, kind, fleet, load, levels, knees, slo_rate)
     if html is not None:
-        write(html, page(fields))
+        write_output(html, page(fields))
     if png is not None:
         picture(fields, png)
     if as_json:

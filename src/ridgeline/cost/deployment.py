@@ -239,7 +239,8 @@ def deploy(
     if engine not in ENGINES:
         raise RidgelineError(f"engine {engine!r} is not known; there are: {', '.join(ENGINES)}")
     if min(mesh.tp, mesh.pp, mesh.dp, mesh.ep) < 1:
-        raise RidgelineError(f"a mesh of {mesh}: each axis has 1 or more ranks")
+        axes = ", ".join(f"{axis} {getattr(mesh, axis)}" for axis in ("tp", "pp", "dp", "ep"))
+        raise RidgelineError(f"a mesh of {axes}: each has 1 or more ranks")
     graph = described.graph
     mixture = any(isinstance(node.op, Experts) for node in graph.nodes)
     if mesh.ep > 1 and (not mixture or mesh.ranks % mesh.ep):

@@ -24,7 +24,7 @@ def divides(graph: Graph, ways: int) -> bool:
 
 def check_degree(graph: Graph, ways: int, option: str = "--tp") -> None:
     """RequestError says which would do."""
-    if divides(graph, ways):
+    if ways > 0 and divides(graph, ways):
         return
     heads = sorted(
         {n.op.num_heads for n in graph.nodes if isinstance(n.op, Attention | LatentAttention)}

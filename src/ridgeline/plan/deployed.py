@@ -62,6 +62,8 @@ class Knobs:
         ):
             if not 1 <= value <= 1 << 20:
                 raise RequestError(option, f"{value} is not a whole number from 1 to {1 << 20}")
+        if self.max_waiting is not None and self.max_waiting < 0:
+            raise RequestError("--max-waiting", f"{self.max_waiting}; 0, or how many may wait")
         if self.policy not in POLICIES:
             raise RequestError("--policy", f"{self.policy!r}; there are: {', '.join(POLICIES)}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import RidgelineError
+from ridgeline.output_files import write_figure
 from ridgeline.plan.svg import Axes, page, table
 
 Fields = Mapping[str, Any]
@@ -199,9 +200,7 @@ def png(fields: Fields, path: Path) -> None:
     panels[-1].set_xlabel("seconds")
     figure.suptitle(heading(fields), fontsize=8)
     try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise RidgelineError(f"{path} cannot be written: {error}") from error
+        write_figure(figure, path, dpi=120)
     finally:
         pyplot.close(figure)
 

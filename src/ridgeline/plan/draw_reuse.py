@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import RidgelineError
+from ridgeline.output_files import write_figure
 from ridgeline.plan.svg import Axes, page, table
 from ridgeline.units import format_bytes, format_count
 
@@ -111,8 +112,6 @@ def png(fields: Fields, path: Path) -> None:
     axes.set_title(heading(fields), fontsize=9)
     axes.grid(alpha=0.3)
     try:
-        figure.savefig(path, dpi=140)
-    except (OSError, ValueError) as error:
-        raise RidgelineError(f"{path} cannot be written: {error}") from error
+        write_figure(figure, path)
     finally:
         pyplot.close(figure)

@@ -12,6 +12,8 @@ from ridgeline.plan.autoscale import Autoscale, Scaled
 from ridgeline.plan.replica import Replica, Times
 from ridgeline.plan.tally import Levels, Tally
 
+MOST_REPLICAS = 1 << 14  # each has a scheduler and a pool of blocks
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -73,6 +75,10 @@ class Fleet:
         """RequestError names the option that cannot be."""
         if self.replicas < 1:
             raise RequestError("--replicas", f"{self.replicas}; a fleet has one at least")
+        if self.replicas > MOST_REPLICAS:
+            raise RequestError("--replicas", f"{self.replicas}; {MOST_REPLICAS:,} at most")
+        if self.timeout_seconds is not None and not self.timeout_seconds > 0:
+            raise RequestError("--timeout", "0 s: nothing takes no time")
         if self.prefill and not 0 < self.prefill < self.replicas:
             raise RequestError("--disaggregate", "needs a replica of each kind at least")
         if self.autoscale is not None:

@@ -17,6 +17,7 @@ from ridgeline.errors import RequestError
 from ridgeline.plan.traces import MOST_TOKENS, Arrival, repeated
 
 _LENGTHS = re.compile(r"(?P<low>[0-9]+)(-(?P<high>[0-9]+))?")
+MOST_SECONDS = 1e9
 _DRAWN = 1024
 _TOLD = 100
 
@@ -85,6 +86,7 @@ def drawn_lengths(
 def poisson(rate: float, prompts: Lengths, answers: Lengths, count: int, seed: int) -> Load:
     """`rate` requests a second, independent of each other."""
     _check_rate(rate)
+    _check_span(count / rate)
 
     def arrivals() -> Iterator[Arrival]:
         random = np.random.Generator(np.random.Philox(key=[seed, 0]))
@@ -127,12 +129,23 @@ def recorded(trace: Sequence[Arrival], count: int | None = None, rate: float | N
         if not own:
             raise RequestError("--rate", "the trace's requests all come at once; it has no rate")
         factor = own / rate
+    _check_span(seconds * factor * count / len(trace))
 
     def arrivals() -> Iterator[Arrival]:
         for arrival in repeated(trace, count):
             yield arrival if factor == 1 else replace(arrival, seconds=arrival.seconds * factor)
 
     return Load(arrivals, count, words=f"trace, {own if rate is None else rate:.3g} requests/s")
+
+
+def _check_span(seconds: float) -> None:
+    """A clock of float64 tells milliseconds apart up to 10^12 s, and their thousandths to 10^9."""
+    if seconds > MOST_SECONDS:
+        raise RequestError(
+            "--rate",
+            f"the load would take {seconds:.3g} s, and {MOST_SECONDS:.0e} s are the most; raise "
+            "the rate, or lower --requests",
+        )
 
 
 def _check_rate(rate: float) -> None:
