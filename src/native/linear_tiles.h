@@ -87,6 +87,13 @@ struct Unpacked {
   }
 };
 
+// Packed weights that several tiles read in turn: each asks for its part of what is read next, so that memory works all
+// the while and not only beside the first.
+template <Layout L>
+struct Shared : Packed<L> {
+  static constexpr bool kStreams = false;
+};
+
 // Packed weights that the tile which reads them first leaves as a panel for the others: its stores and loads go beside
 // the products, of which it has as many as they have.
 template <Layout L>
@@ -455,7 +462,14 @@ void linear_integer(const PackedMatrix& w, int terms, const X* x, std::int64_t m
         s.y = y + row * ldy + pair * kStripChannels;
         if (direct) {
           s.weights = packed;
-          tiles<From, kFewRows + 1>(s, rows, packed + kPrefetchBytes, 0);
+          if (rows <= kTileRows) {
+            tiles<From, kFewRows + 1>(s, rows, packed + kPrefetchBytes, 0);
+          } else {
+            const std::int64_t stretch_bytes = s.blocks * 2 * From::kStripBytes;
+            const std::uint8_t* next = packed + (pair + 1 < strip_end ? pair_bytes : stretch_bytes);
+            if (pair + 1 == strip_end && !s.last) next -= (pair - strip_begin) * pair_bytes;
+            tiles<Shared<L>, kTileRows + 1>(s, rows, next, stretch_bytes);
+          }
           continue;
         }
         if constexpr (kDirectRows != kAlwaysDirect) {
