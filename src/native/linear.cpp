@@ -10,18 +10,10 @@ void linear(const PackedMatrix& w, ActivationKind kind, const std::byte* activat
             std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y,
             std::int64_t ldy, std::byte* scratch) {
   auto* panel = reinterpret_cast<std::uint8_t*>(scratch);
-#ifdef RIDGELINE_ISA_avx2
-  const bool fine = kind == ActivationKind::int8x2;
-  if (fine && linear_fine(w, activations, m, strip_begin, strip_end, bias, y, ldy, panel)) return;
-#else
-  const int terms = kind == ActivationKind::int8x2 ? kFineTerms : 1;
-#endif
+  if (kind == ActivationKind::int8x2 && linear_fine(w, activations, m, strip_begin, strip_end, bias, y, ldy, panel)) return;
   const bool is_integer = with_integer_layout(w.layout, [&]<Layout L>() {
-#ifdef RIDGELINE_ISA_avx2
-    constexpr int terms = 1;
-#endif
     const auto* x = reinterpret_cast<const ActivationBlock*>(activations);
-    linear_integer<L>(w, terms, x, m, strip_begin, strip_end, bias, y, ldy, panel);
+    linear_integer<L>(w, x, m, strip_begin, strip_end, bias, y, ldy, panel);
   });
   if (!is_integer) linear_float(w, activations, m, strip_begin, strip_end, bias, y, ldy);
 }

@@ -2,6 +2,7 @@
 // float32 with padding. Nothing of one row reaches another, NaN and infinity included: such a row's
 // scales are not finite, and so are its outputs.
 #include <cstring>
+#include <type_traits>
 
 #include "linear_float.h"
 #include "linear_kernels.h"
@@ -56,6 +57,7 @@ void quantize_block(const float* x, ActivationBlock* out, int terms) {
   const __m512 by[2] = {_mm512_broadcastss_ps(inverse),
                         _mm512_broadcastss_ps(_mm_movehdup_ps(inverse))};
   for (int i = 0; i < 4; i++) v[i] = _mm512_mul_ps(v[i], by[i / 2]);
+  __m128i all16 = _mm_setzero_si128();  // sums of all terms up to this one, in its steps
   for (int term = 0; term < terms; term++) {
     ActivationBlock& block = out[term];
     __m512i q[4];
@@ -72,10 +74,12 @@ void quantize_block(const float* x, ActivationBlock* out, int terms) {
     const __m128i sum32 = _mm_hadd_epi32(sum16, sum16);
     const __m128i start16 = _mm_slli_epi32(_mm_sub_epi32(_mm_setzero_si128(), sum16), 7);
     const __m128i start32 = _mm_slli_epi32(_mm_sub_epi32(_mm_setzero_si128(), sum32), 7);
+    all16 = _mm_add_epi32(_mm_mullo_epi32(all16, _mm_set1_epi32(kFirstTermSteps)), sum16);
+    const __m128i all32 = _mm_hadd_epi32(all16, all16);
     // The halves' scales are lanes 0, 0, 1, 1; the groups' 0, 1.
     const __m128 unit = _mm_mul_ps(scale, _mm_set1_ps(kSumUnit));
-    const __m128 s16 = _mm_mul_ps(_mm_cvtepi32_ps(sum16), _mm_unpacklo_ps(unit, unit));
-    const __m128 s32 = _mm_mul_ps(_mm_cvtepi32_ps(sum32), unit);
+    const __m128 s16 = _mm_mul_ps(_mm_cvtepi32_ps(all16), _mm_unpacklo_ps(unit, unit));
+    const __m128 s32 = _mm_mul_ps(_mm_cvtepi32_ps(all32), unit);
     // scale[2], start32[2]; start16[4]; sum32[2], sum16[4]: the line after the codes.
     auto* rest = reinterpret_cast<__m128i*>(block.scale);
     _mm_store_si128(rest, _mm_unpacklo_epi64(_mm_castps_si128(scale), start32));
@@ -216,16 +220,15 @@ void scale_of(std::uint32_t largest_bits, float& scale, float& inverse) {
   inverse = something ? kLargest / largest : 0.0f;
 }
 
-// Starts and sums of a block whose q and scales are there.
-void finish_block(ActivationBlock& block, const std::int32_t sum16[4]) {
+// Starts and sums of a block whose q and scales are there. all16: sums of all terms up to this one, in its steps.
+void finish_block(ActivationBlock& block, const std::int32_t sum16[4], const std::int32_t all16[4]) {
   for (int h = 0; h < 4; h++) {
     block.start16[h] = -kCodeOffset * sum16[h];
-    block.sum16[h] = static_cast<float>(sum16[h]) * (kSumUnit * block.scale[h / 2]);
+    block.sum16[h] = static_cast<float>(all16[h]) * (kSumUnit * block.scale[h / 2]);
   }
   for (int g = 0; g < 2; g++) {
-    const std::int32_t sum32 = sum16[2 * g] + sum16[2 * g + 1];
-    block.start32[g] = -kCodeOffset * sum32;
-    block.sum32[g] = static_cast<float>(sum32) * (kSumUnit * block.scale[g]);
+    block.start32[g] = -kCodeOffset * (sum16[2 * g] + sum16[2 * g + 1]);
+    block.sum32[g] = static_cast<float>(all16[2 * g] + all16[2 * g + 1]) * (kSumUnit * block.scale[g]);
   }
 }
 
@@ -246,6 +249,7 @@ void quantize_block(const float* x, ActivationBlock* out, int terms) {
     scale_of(largest, scale[g], inverse[g]);
     for (int i = g * kGroup; i < (g + 1) * kGroup; i++) v[i] = x[i] * inverse[g];
   }
+  std::int32_t all16[4] = {};
   for (int term = 0; term < terms; term++) {
     ActivationBlock& block = out[term];
     std::int32_t sum16[4];
@@ -258,12 +262,13 @@ void quantize_block(const float* x, ActivationBlock* out, int terms) {
         v[i] = (v[i] - static_cast<float>(q)) * kResidueSteps;
       }
       sum16[h] = sum;
+      all16[h] = all16[h] * kFirstTermSteps + sum;
     }
     for (int g = 0; g < 2; g++) {
       block.scale[g] = scale[g];
       scale[g] *= 1.0f / kResidueSteps;
     }
-    finish_block(block, sum16);
+    finish_block(block, sum16, all16);
   }
 }
 
@@ -319,6 +324,28 @@ namespace {
 #else
 void quantize_block(const float* x, ActivationBlock* out) { quantize_block(x, out, 1); }
 void quantize_block(const float* x, FineBlock* out) { quantize_block(x, out->terms, 2); }
+
+// Leaves a group that is small in its row without a second term. A row that is not finite keeps all.
+void drop_small_terms(FineBlock* row, std::int64_t blocks, std::int64_t groups) {
+  float total = 0;
+  for (std::int64_t b = 0; b < blocks; b++)
+    for (const float scale : row[b].terms[0].scale) total += scale * scale;
+  const float least = kLeastShare * kLeastShare * total / static_cast<float>(groups);
+  for (std::int64_t b = 0; b < blocks; b++) {
+    const ActivationBlock& first = row[b].terms[0];
+    ActivationBlock& second = row[b].terms[1];
+    for (int g = 0; g < 2; g++) {
+      const bool small = first.scale[g] * first.scale[g] < least;
+      second.more[g] = small ? 0 : 1;
+      if (!small) continue;
+      std::memset(second.q + g * 32, 0, 32);
+      second.start32[g] = second.start16[2 * g] = second.start16[2 * g + 1] = 0;
+      second.sum32[g] = first.sum32[g];
+      second.sum16[2 * g] = first.sum16[2 * g];
+      second.sum16[2 * g + 1] = first.sum16[2 * g + 1];
+    }
+  }
+}
 #endif
 
 template <class Block>
@@ -330,6 +357,9 @@ void quantize_row(const float* x, std::int64_t k, Block* out) {
     std::memcpy(last, x + whole * kBlock, static_cast<std::size_t>(k % kBlock) * sizeof(float));
     quantize_block(last, out + whole);
   }
+#ifndef RIDGELINE_ISA_avx2
+  if constexpr (std::is_same_v<Block, FineBlock>) drop_small_terms(out, num_blocks(k), (k + 31) / 32);
+#endif
 }
 
 }  // namespace

@@ -1,7 +1,4 @@
-// linear of fine rows where they are blocks of their own (AVX2): a file apart, since tiles take a minute to compile.
-#include "isa.h"
-
-#ifdef RIDGELINE_ISA_avx2
+// linear of fine rows: a file apart, since tiles take a minute to compile.
 #include "linear_tiles.h"
 
 namespace ridgeline::RIDGELINE_ISA {
@@ -10,9 +7,8 @@ bool linear_fine(const PackedMatrix& w, const std::byte* activations, std::int64
                  std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy, std::uint8_t* scratch) {
   return with_integer_layout(w.layout, [&]<Layout L>() {
     const auto* x = reinterpret_cast<const FineBlock*>(activations);
-    linear_integer<L>(w, kFineTerms, x, m, strip_begin, strip_end, bias, y, ldy, scratch);
+    linear_integer<L>(w, x, m, strip_begin, strip_end, bias, y, ldy, scratch);
   });
 }
 
 }  // namespace ridgeline::RIDGELINE_ISA
-#endif

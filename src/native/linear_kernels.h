@@ -32,11 +32,9 @@ void linear(const PackedMatrix& w, ActivationKind kind, const std::byte* activat
             std::byte* scratch);
 std::size_t linear_scratch_bytes();
 
-#ifdef RIDGELINE_ISA_avx2
 // linear_fine.cpp. False: these weights are no integers.
 bool linear_fine(const PackedMatrix& w, const std::byte* activations, std::int64_t m, std::int64_t strip_begin,
                  std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy, std::uint8_t* scratch);
-#endif
 
 // linear_float.cpp
 std::int64_t streamed_rows(Layout layout);

@@ -103,6 +103,12 @@ template <int Bits>
 static inline Sums dot(Sums sums, Line codes, Quad activations) {
   return _mm512_dpbusd_epi32(sums, codes, activations);
 }
+// Sums of first terms in steps of second ones.
+static inline Sums in_second_terms(Sums sums) {
+  static_assert(kFirstTermSteps == 256 - 2);
+  return _mm512_sub_epi32(_mm512_slli_epi32(sums, 8), _mm512_slli_epi32(sums, 1));
+}
+static inline Sums plus(Sums a, Sums b) { return _mm512_add_epi32(a, b); }
 template <int Bits>
 static inline Floats finish(Sums sums) {
   return _mm512_cvtepi32_ps(sums);

@@ -127,6 +127,17 @@ static inline Sums dot(const Sums& sums, const Line& codes, const Quad& a) {
   }
   return out;
 }
+// Sums of first terms in steps of second ones.
+static inline Sums in_second_terms(const Sums& sums) {
+  Sums out;
+  for (int i = 0; i < kLanes; i++) out.v[i] = sums.v[i] * kFirstTermSteps;
+  return out;
+}
+static inline Sums plus(const Sums& a, const Sums& b) {
+  Sums out;
+  for (int i = 0; i < kLanes; i++) out.v[i] = a.v[i] + b.v[i];
+  return out;
+}
 template <int Bits>
 static inline Floats finish(const Sums& sums) {
   return each([&](int c) { return static_cast<float>(sums.v[c]); });

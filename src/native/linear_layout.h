@@ -111,7 +111,9 @@ static inline bool with_integer_layout(Layout layout, Run run) {
 
 constexpr std::int64_t num_blocks(std::int64_t k) { return (k + kBlock - 1) / kBlock; }
 
-// 64 int8 activations of one token. int8x2 rows have two terms of each: the second quantizes what the first left over.
+// 64 int8 activations of one token. int8x2 rows have two terms of each: the second quantizes what the first left over, and
+// its sums (sum32, sum16) are those of both. A group of a row whose scale is well below the row's others' has no second term:
+// what it would add is little beside what theirs do, and a tile multiplies it only where a row has it (kLeastShare).
 struct alignas(64) ActivationBlock {
   std::int8_t q[kBlock];
   float scale[2];            // one a group of 32
@@ -121,9 +123,13 @@ struct alignas(64) ActivationBlock {
   std::int32_t start16[4];
   float sum32[2];            // kSumUnit * scale * sum of the group's q
   float sum16[4];
-  std::uint8_t pad[8];
+  std::uint8_t more[2];      // of a second term: whether a group has any of it
+  std::uint8_t pad[6];
 };
 static_assert(sizeof(ActivationBlock) == 128);
+
+// Of a first term of an int8x2 row a step is so many of its second term's.
+inline constexpr int kFirstTermSteps = 254;
 
 // The same 64 of an int8x2 row. Of AVX2 both terms are one number, 254 times the first and the second, as a word.
 #ifdef RIDGELINE_ISA_avx2
@@ -150,7 +156,6 @@ struct TermBlock {
   float sum16[4];
 };
 static_assert(sizeof(TermBlock) == 208);
-inline constexpr int kFirstTermSteps = 254;
 #else
 struct FineBlock {
   ActivationBlock terms[2];

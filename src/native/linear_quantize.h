@@ -13,6 +13,10 @@ namespace {
 
 constexpr float kLargest = 127.0f;
 constexpr float kResidueSteps = 254.0f;  // what rounding left is at most half a step: 127 / 254
+// Of int8x2 rows, groups have a second term from this share of the root mean square of the row's scales on. What rounding
+// leaves of the others is, together, at most the share squared of what one term would leave, and mostly a tenth of it, since few groups
+// have most of the magnitude (docs/log.md).
+constexpr float kLeastShare = 0.85f;
 constexpr float kNothing = 1e-30f;       // numbers below this are zero: 1 / scale would overflow
 
 #ifdef RIDGELINE_ISA_avx512

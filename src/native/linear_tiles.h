@@ -6,8 +6,8 @@
 // cache.
 //
 // Per output, in this order and no other: for each group, sum += float(integer sum) * activation
-// scale * weight scale, then += remainder * sum of activations. A stretch of K ends by storing the sums in
-// y and the next begins by loading them, which changes no bit.
+// scale * weight scale, then += remainder * sum of activations. Rows of two terms have one integer sum of both. A stretch
+// of K ends by storing the sums in y and the next begins by loading them, which changes no bit.
 #pragma once
 
 #include <algorithm>
@@ -108,6 +108,18 @@ std::int32_t start(const ActivationBlock& x, int group) {
   return Groups == 2 ? x.start32[group] : x.start16[group];
 }
 inline auto quad_at(const ActivationBlock& x, int k) { return load_quad(x.q + k); }
+
+// Rows whose blocks are two, one for each term: the blocks of the first.
+template <class X>
+inline constexpr bool kHasTerms = std::is_same_v<X, FineBlock> && kFineTerms == 2;
+template <class X>
+const auto* first_terms(const X* x) {
+  if constexpr (kHasTerms<X>) {
+    return x->terms;
+  } else {
+    return x;
+  }
+}
 #ifdef RIDGELINE_ISA_avx2
 template <class X>
 inline constexpr bool kIsFine = !std::is_same_v<X, ActivationBlock>;
@@ -144,7 +156,6 @@ struct Stretch {
   const X* x;                        // the rows' blocks from the same place in K
   std::int64_t x_stride;             // blocks from row to row
   std::int64_t blocks;
-  int terms;                         // blocks of activations for each block of weights
   float* y;                          // the pair's first channel of the first row
   std::int64_t ldy;
   std::int64_t channels;             // of the pair that exist
@@ -164,40 +175,84 @@ template <class W, int Rows, int Strips, class X>
   constexpr IntegerShape kShape = W::kShape;
   constexpr int kBits = kShape.number_bits(), kGroups = kShape.groups(), kGroupSteps = kShape.group / 4;
   constexpr int kAheadLines = Strips * W::kStripBytes / kLineBytes;
-  decltype(begin<kBits>(start<kGroups>(*x, g))) sums[Rows][Strips];
+  const auto* row = first_terms(x);
+  const std::int64_t stride = x_stride * (kHasTerms<X> ? 2 : 1);
+  decltype(begin<kBits>(start<kGroups>(*row, g))) sums[Rows][Strips];
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; r++) {
 #pragma GCC unroll 2
-    for (int c = 0; c < Strips; c++) sums[r][c] = begin<kBits>(start<kGroups>(x[r * x_stride], g));
+    for (int c = 0; c < Strips; c++) sums[r][c] = begin<kBits>(start<kGroups>(row[r * stride], g));
   }
+  // Few rows wait for memory: both terms are multiplied as a line passes by, with sums of their own.
+  constexpr bool kTogether = kHasTerms<X> && Rows <= kInOrderRows;
+  [[maybe_unused]] decltype(begin<kBits>(start<kGroups>(*row, g))) more[Rows][Strips];
+  if constexpr (kTogether) {
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; r++) {
+#pragma GCC unroll 2
+      for (int c = 0; c < Strips; c++) more[r][c] = begin<kBits>(start<kGroups>(row[r * stride + 1], g));
+    }
+  }
+  const auto multiply = [&]() __attribute__((always_inline)) {
 #pragma GCC unroll kUnrolledSteps
-  for (int i = 0; i < kGroupSteps; i++) {
-    // In order, or what the hardware reads ahead of its own accord is of no use: the last group's last steps also ask
-    // for the lines that do not divide among the groups.
-    constexpr int kEach = kAheadLines / kGroups, kRest = kAheadLines % kGroups;
-    if (W::kStreams && ahead) {
-      const std::uint8_t* p = ahead + g * kEach * kLineBytes;
+    for (int i = 0; i < kGroupSteps; i++) {
+      // In order, or what the hardware reads ahead of its own accord is of no use: the last group's last steps also ask
+      // for the lines that do not divide among the groups.
+      constexpr int kEach = kAheadLines / kGroups, kRest = kAheadLines % kGroups;
+      if (W::kStreams && ahead) {
+        const std::uint8_t* p = ahead + g * kEach * kLineBytes;
 #pragma GCC unroll 8
-      for (int l = i * kEach / kGroupSteps; l < (i + 1) * kEach / kGroupSteps; l++) prefetch_near(p + l * kLineBytes);
-      const int rest = i - (kGroupSteps - kRest);
-      if (rest >= 0 && g == kGroups - 1) prefetch_near(p + (kEach + rest) * kLineBytes);
-    }
-    Line lines[Strips];
+        for (int l = i * kEach / kGroupSteps; l < (i + 1) * kEach / kGroupSteps; l++) prefetch_near(p + l * kLineBytes);
+        const int rest = i - (kGroupSteps - kRest);
+        if (rest >= 0 && g == kGroups - 1) prefetch_near(p + (kEach + rest) * kLineBytes);
+      }
+      Line lines[Strips];
 #pragma GCC unroll 2
-    for (int c = 0; c < Strips; c++) lines[c] = W::line(weights + c * W::kNextStrip, g, i);
-    if constexpr (W::kWidens) {
-      using Panel = typename W::Panel;
+      for (int c = 0; c < Strips; c++) lines[c] = W::line(weights + c * W::kNextStrip, g, i);
+      if constexpr (W::kWidens) {
+        using Panel = typename W::Panel;
 #pragma GCC unroll 2
-      for (int c = 0; c < Strips; c++)
-        store_line(panel + c * Panel::kNextStrip + (g * kGroupSteps + i) * Panel::kStep, lines[c]);
+        for (int c = 0; c < Strips; c++)
+          store_line(panel + c * Panel::kNextStrip + (g * kGroupSteps + i) * Panel::kStep, lines[c]);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; r++) {
+        const auto quad = quad_at(row[r * stride], g * kShape.group + i * 4);
+#pragma GCC unroll 2
+        for (int c = 0; c < Strips; c++) sums[r][c] = dot<kBits>(sums[r][c], lines[c], quad);
+        if constexpr (kTogether) {
+          const auto second = quad_at(row[r * stride + 1], g * kShape.group + i * 4);
+#pragma GCC unroll 2
+          for (int c = 0; c < Strips; c++) more[r][c] = dot<kBits>(more[r][c], lines[c], second);
+        }
+      }
+      keep_loads_here();
     }
+  };
+  multiply();
+  if constexpr (kHasTerms<X>) {
+    // In steps of the second term. Of more rows it is multiplied where one has any of it; to the others that adds zeros.
+    row++;
+    int any = 0;
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; r++) {
-      const auto quad = quad_at(x[r * x_stride], g * kShape.group + i * 4);
+      any |= row[r * stride].more[g * 2 / kGroups];
 #pragma GCC unroll 2
-      for (int c = 0; c < Strips; c++) sums[r][c] = dot<kBits>(sums[r][c], lines[c], quad);
+      for (int c = 0; c < Strips; c++) {
+        sums[r][c] = in_second_terms(sums[r][c]);
+        if constexpr (kTogether) sums[r][c] = plus(sums[r][c], more[r][c]);
+      }
     }
-    keep_loads_here();
+    if (!kTogether && any) {
+      ahead = nullptr;
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; r++) {
+        const auto start_of_second = begin<kBits>(start<kGroups>(row[r * stride], g));
+#pragma GCC unroll 2
+        for (int c = 0; c < Strips; c++) sums[r][c] = plus(sums[r][c], start_of_second);
+      }
+      multiply();
+    }
   }
 #pragma GCC unroll 2
   for (int c = 0; c < Strips; c++) {
@@ -213,7 +268,7 @@ template <class W, int Rows, int Strips, class X>
     }
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; r++) {
-      const X& a = x[r * x_stride];
+      const auto& a = row[r * stride];
       const Floats sum = finish<kBits>(sums[r][c]);
       Floats& to = acc[r][first + c];
       to = fma(mul(sum, all(a.scale[g * 2 / kGroups])), scales, to);
@@ -236,7 +291,6 @@ template <class W, int Rows, class X>
 [[gnu::noinline]] void tile(const Stretch<X>& s) {
   constexpr int kStrips = Rows <= kInOrderRows && W::kStreams ? 1 : kTileStrips;
   const std::int64_t blocks = s.blocks, ahead_bytes = s.ahead_bytes, x_stride = s.x_stride;
-  const int terms = s.terms;
   Floats acc[Rows][2];
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; r++) {
@@ -254,15 +308,14 @@ template <class W, int Rows, class X>
     if constexpr (!W::kStreams) {
       for (std::int64_t i = 0; i < ahead_bytes; i += 64) prefetch_far(ahead + i);
     }
-    for (int term = 0; term < terms; term++, x++) {
 #pragma GCC unroll 2
-      for (int c = 0; c < 2; c += kStrips) {
-        std::uint8_t* to = nullptr;
-        if constexpr (W::kWidens) to = panel + c * W::Panel::kNextStrip;
-        multiply_block<W, Rows, kStrips>(weights + c * W::kNextStrip, x, x_stride,
-                                         ahead_bytes ? ahead + c * W::kStripBytes : nullptr, acc, c, to);
-      }
+    for (int c = 0; c < 2; c += kStrips) {
+      std::uint8_t* to = nullptr;
+      if constexpr (W::kWidens) to = panel + c * W::Panel::kNextStrip;
+      multiply_block<W, Rows, kStrips>(weights + c * W::kNextStrip, x, x_stride,
+                                       ahead_bytes ? ahead + c * W::kStripBytes : nullptr, acc, c, to);
     }
+    x++;
     weights += 2 * W::kStripBytes;
     if constexpr (W::kWidens) panel += 2 * W::Panel::kStripBytes;
     ahead += ahead_bytes;
@@ -416,7 +469,7 @@ void few_rows(const Stretch<X>& whole, std::int64_t m, std::int64_t n, std::int6
 #endif
 
 template <Layout L, class X>
-void linear_integer(const PackedMatrix& w, int terms, const X* x, std::int64_t m,
+void linear_integer(const PackedMatrix& w, const X* x, std::int64_t m,
                     std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y,
                     std::int64_t ldy, std::uint8_t* panel) {
   using From = Packed<L>;
@@ -424,9 +477,8 @@ void linear_integer(const PackedMatrix& w, int terms, const X* x, std::int64_t m
   const std::int64_t blocks = num_blocks(w.k), pair_bytes = blocks * 2 * From::kStripBytes;
   const auto* data = reinterpret_cast<const std::uint8_t*>(w.data);
   Stretch<X> s{};
-  s.x_stride = blocks * terms;
+  s.x_stride = blocks;
   s.ldy = ldy;
-  s.terms = terms;
   s.scale = 1.0f / (w.prescale * static_cast<float>(1 << (8 - From::kShape.number_bits())));
   const auto at_pair = [&](std::int64_t pair) {
     s.channels = std::min(kStripChannels, w.n - pair * kStripChannels);
@@ -434,7 +486,6 @@ void linear_integer(const PackedMatrix& w, int terms, const X* x, std::int64_t m
   };
 
 #ifdef RIDGELINE_ISA_avx2
-  static_assert(kFineTerms == 1);
   if (m >= 1 && m <= kFewRows) {
     s.weights = data;
     s.x = x;
@@ -458,7 +509,7 @@ void linear_integer(const PackedMatrix& w, int terms, const X* x, std::int64_t m
       for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
         const std::uint8_t* packed = data + pair * pair_bytes + block * 2 * From::kStripBytes;
         at_pair(pair);
-        s.x = x + row * s.x_stride + block * terms;
+        s.x = x + row * s.x_stride + block;
         s.y = y + row * ldy + pair * kStripChannels;
         if (direct) {
           s.weights = packed;

@@ -51,8 +51,11 @@ LAYOUT_ERROR = {
 # lose as integers, by the largest number of a code.
 COMMON_ERROR = {8: 3e-3, 12: 1e-3, 16: 6e-3, 32: 1e-3, 128: 4e-3}
 LARGEST_NUMBER = {"5": 16, "6": 32, "8": 128, "I": 128, "M": 12}
+# Groups of int8x2 rows that are smaller than this in their row have one term, but for AVX2.
+LEAST_SHARE = 0.85
 # Of standard normal activations.
-ACTIVATION_ERROR = {"f32": 0.0, "bf16": 6e-3, "int8": 1.2e-2, "int8x2": 6e-5, "int16": 1e-3}
+ACTIVATION_ERROR = {"f32": 0.0, "bf16": 6e-3, "int8": 1.2e-2, "int8x2": 6e-3, "int16": 1e-3}
+ALL_SECOND_TERMS_ERROR = 6e-5
 PACKED_BITS = {
     "F32": 32,
     "F16": 16,
@@ -103,16 +106,19 @@ def as_bf16(x: Floats) -> Doubles:
     return rounded.view(np.float32).astype(np.float64)
 
 
-def as_int8(x: Floats, terms: int) -> Doubles:
-    """What int8 activations (one term) or int8x2 ones (two) stand for; rows of whole groups."""
+def as_int8(x: Floats, terms: int, least_share: float) -> Doubles:
+    """What int8 activations (one term) or int8x2 ones (two) stand for; rows of whole groups. A
+    group has a second term from `least_share` of the root mean square of its row's scales on.
+    """
     groups = x.reshape(len(x), -1, 32)
     largest = np.abs(groups).max(axis=-1, keepdims=True)
     scale = (largest * np.float32(1 / 127)).astype(np.float64)
+    has_second = scale**2 >= least_share**2 * (scale**2).mean(axis=1, keepdims=True)
     left = groups * (np.float32(127) / largest)
     total = np.zeros(groups.shape)
-    for _ in range(terms):
+    for term in range(terms):
         q = np.rint(left)
-        total += q * scale
+        total += np.where(has_second | (term == 0), q, 0) * scale
         left = (left - q) * np.float32(254)
         scale /= 254
     return total.reshape(x.shape)
@@ -137,12 +143,13 @@ def as_int16(x: Floats) -> Doubles:
     return total
 
 
-def as_kernel_sees(x: Floats, kind: str) -> Doubles:
+def as_kernel_sees(x: Floats, kind: str, isa: str) -> Doubles:
     if kind == "f32":
         return x.astype(np.float64)
     if kind == "int16":
         return as_int16(x)
-    return as_bf16(x) if kind == "bf16" else as_int8(x, 1 if kind == "int8" else 2)
+    least_share = 0.0 if isa == "avx2" else LEAST_SHARE
+    return as_bf16(x) if kind == "bf16" else as_int8(x, 1 if kind == "int8" else 2, least_share)
 
 
 def pack(name: str, n: int, k: int, isa: str, threads: int = 1) -> _native.PackedMatrix:
@@ -193,14 +200,17 @@ def test_every_shape_is_as_near_as_its_format_allows(name: str, isa: str) -> Non
             packed = _native.pack_matrix(name, raw[:n].reshape(-1), n, k, isa)
             bias = np.linspace(-1, 1, n, dtype=np.float32)
             for kind in kinds_of(packed):
-                seen = as_kernel_sees(x, kind) @ meaning[:n].T
+                seen = as_kernel_sees(x, kind, isa) @ meaning[:n].T
                 exact = x.astype(np.float64) @ meaning[:n].T
                 y = multiply(packed, n, x, kind, isa)
                 # Few outputs may cancel: the bound is on what their sums are made of.
                 size = np.linalg.norm(np.abs(x) @ np.abs(meaning[:n].T)) / np.sqrt(k)
                 layout = layout_error(name, kind) * size
                 assert np.linalg.norm(y - seen) <= layout, (k, n, kind)
-                assert np.linalg.norm(y - exact) <= layout + ACTIVATION_ERROR[kind] * size
+                error = ACTIVATION_ERROR[kind]
+                if kind == "int8x2" and (isa == "avx2" or k == 32):
+                    error = ALL_SECOND_TERMS_ERROR
+                assert np.linalg.norm(y - exact) <= layout + error * size
                 biased = multiply(packed, n, x, kind, isa, bias)
                 assert np.allclose(biased, y + bias, rtol=0, atol=1e-6 * (1 + np.abs(y).max()))
 
@@ -224,6 +234,32 @@ def test_a_row_is_the_same_bits_however_it_is_computed(name: str, isa: str) -> N
                 y = multiply(packed, n, x[:m], kind, isa, splits=(split,))
                 assert np.array_equal(y, whole[:m]), (kind, m, split)
             assert np.array_equal(multiply(packed, n, x[:m], kind, isa, threads=2), whole[:m])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_1", "Q6_K"])
+def test_a_second_term_is_where_a_row_has_most(name: str, isa: str) -> None:
+    """Two groups of eight have nearly all of the magnitude, in each row others: they are as near as
+    two terms are, and what the rest lost is little beside them.
+    """
+    n, k, m = 64, 256, 20
+    packed = pack(name, n, k, isa)
+    if "int8x2" not in kinds_of(packed):
+        pytest.skip("activations are int16 here")
+    x = activations(m, k).reshape(m, 8, 32)
+    for row in range(m):
+        x[row, [row % 8, (row + 3) % 8]] *= 30
+    x = x.reshape(m, k)
+    meaning = weights(name, n, k)[1]
+    exact = x.astype(np.float64) @ meaning.T
+    errors = {
+        kind: distance(multiply(packed, n, x, kind, isa), exact) for kind in ("int8", "int8x2")
+    }
+    assert errors["int8x2"] < errors["int8"] / 10, errors
+    # Alone or beside rows that have their second terms elsewhere: the same bits.
+    whole = multiply(packed, n, x, "int8x2", isa)
+    for row in range(m):
+        assert np.array_equal(multiply(packed, n, x[row : row + 1], "int8x2", isa)[0], whole[row])
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -296,7 +332,7 @@ def test_any_finite_weights_give_finite_sums(name: str, isa: str) -> None:
     y = multiply(packed, n, x, kind, isa)
     assert np.isfinite(y).all()
     # Beside the matrix's largest scale small ones may vanish; what they add is lost in the norm.
-    assert distance(y, as_kernel_sees(x, kind) @ meaning.T) < 2e-3 + layout_error(name, kind)
+    assert distance(y, as_kernel_sees(x, kind, isa) @ meaning.T) < 2e-3 + layout_error(name, kind)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -311,7 +347,7 @@ def test_groups_of_very_different_size_keep_their_precision(isa: str) -> None:
         meaning = dequantize(raw, name, (n, k)).astype(np.float64)
         packed = _native.pack_matrix(name, raw, n, k, isa)
         y = multiply(packed, n, x, packed.activation_kind, isa)
-        seen = as_kernel_sees(x, packed.activation_kind) @ meaning.T
+        seen = as_kernel_sees(x, packed.activation_kind, isa) @ meaning.T
         # Each channel by itself: a small one may not hide behind a large one.
         error, size = np.linalg.norm(y - seen, axis=0), np.linalg.norm(seen, axis=0)
         bound = max(3e-3, 2 * layout_error(name, packed.activation_kind))
