@@ -191,7 +191,12 @@ def test_cache_roi(tmp_path: Path, capsys: Output) -> None:
     text = capsys.readouterr().out
     for word in ("comes again", "cache", "CPU memory", "SSD", "tokens/s computed"):
         assert word in text
-    assert "<svg" in page.read_text()
+    assert " 0 s (p99)" not in text  # a share of a second is not none
+    drawn = page.read_text()
+    # On a phone: a plot stays as wide as its letters need, and sentences break.
+    assert drawn.count("<svg") == drawn.count("<div class=wide><svg") == 1
+    assert "<table class=said>" in drawn
+    assert 'name="viewport"' in drawn
     assert main([*line, "--json"]) == 0
     fields = json.loads(capsys.readouterr().out)
     rates = [point["hit_rate"] for point in fields["curve"]]

@@ -189,6 +189,11 @@ def test_json_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     text = page.read_text(encoding="utf-8")
     assert "<svg" in text
     assert "attn.attend" in text  # what the roofline's letters stand for
+    memory = text[text.index("A rank's memory") :]
+    memory = memory[: memory.index("</svg>")]
+    labels = re.findall(r'text-anchor="end">([^<]*)</text><rect', memory)
+    assert len(labels) == len(set(labels)) == 2
+    assert all(label.startswith("fp8/fp8 tp") for label in labels), "as the table names them"
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert main(words) == 0
     assert capsys.readouterr().out == first

@@ -128,3 +128,45 @@ def test_fit_learns_a_slower_machine(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "h1000" in capsys.readouterr().err
     assert main(["fit", str(written(tmp_path / "one.json", VLLM)), *named[2:]]) == 2
     assert "3 or more are needed" in capsys.readouterr().err
+
+
+def row(concurrency: float = 1, **fields: float) -> dict[str, float]:
+    known = {"input_tokens": 1000, "output_tokens": 200, "tpot_ms": 8.0, "ttft_ms": 50.0}
+    return {"concurrency": concurrency, **known, **fields}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([row(8)] * 5, "5 runs of 1 loads: 3 or more are needed"),
+        ([row(c, tpot_ms=0, ttft_ms=0) for c in (1, 2, 4)], "no run has a time"),
+        ([row(1e14), row(2), row(4)], "run 0: 1e+14 a concurrency"),
+        ([row(1, input_tokens=1e12), row(2), row(4)], "tokens of a prompt, where 1 to 1.67772e+07"),
+        ([row(1, tpot_ms=1e12), row(2), row(4)], "1e+09 seconds a token"),
+        ([row(1, tpot_ms=1e-9), row(2), row(4)], "is the unit right?"),
+        ([row(1, tpot_ms=float("nan")), row(2)], "tpot_ms = nan: from 0 to"),
+        ([row(1, tpot_ms=-3), row(2)], "tpot_ms = -3: from 0 to"),
+    ],
+)
+def test_what_nobody_can_have_measured_is_no_profile(
+    tmp_path: Path, rows: list[Any], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = written(tmp_path / "r.json", {"rows": rows}), tmp_path / "ours.toml"
+    line = ["fit", str(path), "--model", "qwen3-32b", "--gpu", "h100", "--tp", "2"]
+    assert main([*line, "--out", str(out)]) == 2
+    assert words in (told := capsys.readouterr().err)
+    assert told.count("\n") == 1
+    assert not out.exists()
+
+
+def test_ranks_that_do_not_part_the_heads_were_not_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(
+        tmp_path / "r.json", "\ufeff" + json.dumps({"rows": [row(c) for c in (1, 2, 4)]})
+    )
+    for tp in ("0", "3"):
+        line = ["fit", str(path), "--model", "qwen3-32b", "--gpu", "h100", "--tp", tp]
+        assert main(line) == 2
+        assert f"--tp: {tp} ranks do not part the 64 heads" in capsys.readouterr().err
+    assert len(read_results(path)) == 3  # with a mark of order before it

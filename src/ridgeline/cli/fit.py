@@ -56,6 +56,7 @@ def fit(
     from ridgeline.errors import RidgelineError
     from ridgeline.model.configurations import load_configuration
     from ridgeline.output_files import check_outputs, write_output
+    from ridgeline.plan.degrees import check_degree
     from ridgeline.plan.fit import (
         ONE_MACHINE,
         Measurement,
@@ -70,8 +71,10 @@ def fit(
     check_outputs({"--out": out})
     of, version = parse_engine("--engine", engine)
     profile = load_profile(start)
+    described = describe(load_configuration(model).config, precision, kv=kv, where=model)
+    check_degree(described.graph, tp)
     deployment = deploy(
-        describe(load_configuration(model).config, precision, kv=kv, where=model),
+        described,
         chip=load_accelerator(gpu).chip(),
         mesh=Mesh(tp=tp, dp=dp, ep=ep),
         engine=of,
@@ -92,9 +95,13 @@ def fit(
         )
         for r in runs
     ]
-    if len(measured) < LEAST_RUNS:
+    if not any(m.tpot or m.ttft for m in measured):
+        raise RidgelineError("no run has a time: of a token (tpot) or until the first (ttft)")
+    loads = len({m.case.load for m in measured})
+    if loads < LEAST_RUNS:
         raise RidgelineError(
-            f"{len(measured)} runs: {LEAST_RUNS} or more are needed, of different loads"
+            f"{len(measured)} runs of {loads} loads: {LEAST_RUNS} or more are needed, of different "
+            "concurrency or lengths"
         )
     found = fitted(measured, profile, name=f"{model} on {gpu}", temper=ONE_MACHINE)
     tpot, ttft = cross_validated(measured, profile, temper=ONE_MACHINE)
@@ -112,6 +119,11 @@ def fit(
             f"{what.upper()}: {before.count} runs; median error {before.median:.1%} before, "
             f"{after.median:.1%} after, {np.median(held):.1%} on runs held out in turn\n"
         )
+        if np.median(held) > DOUBTFUL:
+            sys.stderr.write(
+                f"note: {what.upper()} is not explained by this: are --model, --gpu, --tp, "
+                "--precision and --engine what was measured, and was the server not overloaded?\n"
+            )
     moved = sorted(found.values, key=lambda name: -abs(np.log(found[name] / profile[name])))
     for name in moved[:MOVED]:
         sys.stderr.write(f"  {name}: {profile[name]:.3g} -> {found[name]:.3g}\n")
@@ -123,4 +135,5 @@ def fit(
 
 
 LEAST_RUNS = 3
+DOUBTFUL = 1.0  # twice as long as predicted, runs held out
 MOVED = 6

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from ridgeline.errors import RidgelineError
@@ -165,7 +166,7 @@ def heading(fields: Fields) -> str:
 
 def html(fields: Fields) -> str:
     """One self-contained page."""
-    parts = [table(("", "value"), lines(fields), words=("value",))]
+    parts = [table(("", "value"), lines(fields), words=("value",), said=True)]
     for key, title in PLOTS:
         points = series(fields, key)
         if len(points) < 2:
@@ -195,10 +196,11 @@ def png(fields: Fields, path: Path) -> None:
         points = series(fields, key)
         panel.plot([x for x, _ in points], [y for _, y in points], linewidth=1.2)
         panel.set_ylabel(title.replace(", ", "\n"), fontsize=8)
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.1 * max(1e-9, *(y for _, y in points), 0.0))
         panel.grid(alpha=0.3)
     panels[-1].set_xlabel("seconds")
-    figure.suptitle(heading(fields), fontsize=8)
+    figure.align_ylabels(panels)
+    figure.suptitle(fill(heading(fields), 150), fontsize=8)
     try:
         write_figure(figure, path, dpi=120)
     finally:

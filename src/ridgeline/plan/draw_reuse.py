@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from ridgeline.errors import RidgelineError
@@ -30,7 +31,7 @@ def lines(fields: Fields) -> list[tuple[str, str]]:
             f"{fields['most']:.1%} of {format_count(fields['prompt_tokens'])} prompt tokens; "
             f"{format_count(fields['unique_tokens'])} different ones"
             + (
-                f"; used again after {gaps['p50']:.3g} s (p50), {gaps['p99']:,.0f} s (p99)"
+                f"; used again after {_seconds(gaps['p50'])} (p50), {_seconds(gaps['p99'])} (p99)"
                 if gaps["p50"] is not None
                 else ""
             ),
@@ -47,7 +48,7 @@ def lines(fields: Fields) -> list[tuple[str, str]]:
             (
                 "prompts",
                 f"{fields['prefill_tokens_per_second']:,.0f} tokens/s computed; "
-                f"{fields['prefill_seconds_without_cache']:,.0f} s without a cache",
+                f"{_seconds(fields['prefill_seconds_without_cache'])} without a cache",
             )
         )
     return shown
@@ -57,12 +58,12 @@ def _tier(tier: Fields) -> str:
     text = (
         f"{format_bytes(tier['bytes'])}: {tier['hit_rate_with_it']:.1%} with those above, "
         f"{format_count(tier['added_tokens'])} tokens more; computing them takes "
-        f"{tier['computing_seconds']:,.0f} s"
+        f"{_seconds(tier['computing_seconds'])}"
     )
     if tier["moving_seconds"]:
         computed, moved = tier["block_computed_seconds"], tier["block_moved_seconds"]
         text += (
-            f", moving them {tier['moving_seconds']:,.0f} s (a block {1e3 * computed:.3g} ms "
+            f", moving them {_seconds(tier['moving_seconds'])} (a block {1e3 * computed:.3g} ms "
             f"against {1e3 * moved:.3g} ms; even at "
             f"{format_bytes(tier['break_even_bytes_per_second'])}/s): "
             + ("it pays" if tier["pays"] else "it does not pay")
@@ -71,6 +72,10 @@ def _tier(tier: Fields) -> str:
     if usd is not None and tier["saved_seconds"] > 0:
         text += f"; saves ${usd[0]:.3g} to ${usd[1]:.3g}"
     return text
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value < 1000 else f"{value:,.0f} s"
 
 
 def html(fields: Fields) -> str:
@@ -91,7 +96,7 @@ def html(fields: Fields) -> str:
         for x, y in points:
             axes.circle(x, y, 4, "#2a6fdb", f"{x:g} M tokens: {y:.1f} %")
         parts.append(f"<div class=card>{axes.element('hit rate against cache size')}</div>")
-    parts.append(table(("", "value"), lines(fields), words=("value",)))
+    parts.append(table(("", "value"), lines(fields), words=("value",), said=True))
     return page("What a prefix cache would find", heading(fields), parts)
 
 
@@ -109,7 +114,7 @@ def png(fields: Fields, path: Path) -> None:
     axes.plot([x for x, _ in points], [y for _, y in points], "o-")
     axes.axhline(100 * fields["most"], color="0.5", linestyle="--", linewidth=1)
     axes.set(xscale="log", xlabel="cache, million tokens", ylabel="prompt tokens from the cache, %")
-    axes.set_title(heading(fields), fontsize=9)
+    axes.set_title(fill(heading(fields), 110), fontsize=9)
     axes.grid(alpha=0.3)
     try:
         write_figure(figure, path)

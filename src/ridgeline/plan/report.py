@@ -258,11 +258,12 @@ def html(
         parts.append("<h2>What nothing beats in both speed and cost, at full load</h2>")
         parts.append(axes.element("Pareto front of inter-token latency and cost"))
     bars = []
+    mixed = len({c.accelerator.name for c in shown[:6]}) > 1
     for c in shown[:6]:
         m = ledger(c)
         bars.append(
             (
-                f"{c.precision} {c.deployment.mesh}",
+                f"{c.accelerator.name} {c.name}" if mixed else c.name,
                 (
                     ("weights", m.weights, "#3b7dd8"),
                     ("values", m.values, "#9a6fb0"),

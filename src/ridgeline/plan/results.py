@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import RidgelineError
 
 MOST_BYTES = 256 * 1024 * 1024
-MOST = 1e9
+MOST = 1e15  # of any number: nanoseconds of a long run
+MOST_AT_ONCE, MOST_TOKENS = 1e6, float(1 << 24)
+LEAST_SECONDS, MOST_SECONDS = 1e-5, 1e5
 # Tokens of an answer, where steps at a context were timed and not answers.
 STEPS = 64.0
 MILLISECONDS = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
@@ -42,9 +43,11 @@ def read_results(path: Path) -> tuple[Result, ...]:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise RidgelineError(f"{path}: larger than any benchmark's result")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RidgelineError(f"{path}: cannot be read: {error}") from error
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RidgelineError(f"{path}: is no text (UTF-8), so not JSON") from error
+    except OSError as error:
+        raise RidgelineError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError):
@@ -69,7 +72,7 @@ def read_results(path: Path) -> tuple[Result, ...]:
 def _result(run: Mapping[str, Any], where: str) -> Result:
     for field, read in READERS.items():
         if field in run:
-            return read(run, where)
+            return _plausible(read(run, where), where)
     raise RidgelineError(
         f"{where}: of no format that is known here: one of {', '.join(READERS)} is needed"
     )
@@ -182,9 +185,26 @@ def _number(run: Mapping[str, Any], field: str, where: str, least: float = 0.0) 
 def _checked(value: object, field: str, where: str, least: float = 0.0) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RidgelineError(f"{where}: {field} = {value!r}: a number is needed")
-    if not isfinite(value) or not least <= value <= MOST * 1e6:
-        raise RidgelineError(f"{where}: {field} = {value!r}: from {least:g} on")
+    if not least <= value <= MOST:  # neither is a number of no number
+        raise RidgelineError(f"{where}: {field} = {value:.6g}: from {least:g} to {MOST:g}")
     return float(value)
+
+
+def _plausible(run: Result, where: str) -> Result:
+    """Raises for what no server can have done: most often a field in another unit."""
+    for what, value, least, most in (
+        ("a concurrency", run.concurrency, 0.0, MOST_AT_ONCE),
+        ("tokens of a prompt", run.input_tokens, 1.0, MOST_TOKENS),
+        ("tokens of an answer", run.output_tokens, 1.0, MOST_TOKENS),
+        ("seconds a token", run.tpot, LEAST_SECONDS, MOST_SECONDS),
+        ("seconds to the first token", run.ttft, LEAST_SECONDS, MOST_SECONDS),
+    ):
+        if value is not None and not least <= value <= most:
+            raise RidgelineError(
+                f"{where}: {value:.6g} {what}, where {least:g} to {most:g} can be: is the unit "
+                "right?"
+            )
+    return run
 
 
 def _milliseconds(run: Mapping[str, Any], fields: tuple[str, ...], where: str) -> float | None:

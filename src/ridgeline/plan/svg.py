@@ -32,7 +32,11 @@ th, td { padding: .32rem .45rem; border-bottom: 1px solid var(--line); text-alig
 th { color: var(--soft); font-weight: 500; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 tr.best td { font-weight: 600; }
-svg { width: 100%; max-width: 1060px; height: auto; display: block; }
+table.said td { white-space: normal; vertical-align: top; }
+table.said td:first-child { white-space: nowrap; }
+svg { width: 100%; min-width: 640px; max-width: 1060px; height: auto; display: block; }
+@media (max-width: 600px) { body { margin: 1rem auto; padding: 0 .7rem; }
+  table.said td:first-child { white-space: normal; } }
 svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
 svg text.soft { fill: var(--soft); }
 svg .grid { stroke: var(--line); stroke-width: 1; }
@@ -140,8 +144,8 @@ class Axes:
 
     def element(self, label: str) -> str:
         return (
-            f'<svg viewBox="0 0 {self.width} {self.height}" role="img" '
-            f'aria-label="{escape(label, quote=True)}">{"".join(self._parts)}</svg>'
+            f'<div class=wide><svg viewBox="0 0 {self.width} {self.height}" role="img" '
+            f'aria-label="{escape(label, quote=True)}">{"".join(self._parts)}</svg></div>'
         )
 
 
@@ -151,7 +155,8 @@ def stacked(
     """Bars of parts, one a row: (row, ((part, value, color), ...)); total: what a full bar is,
     and `text` what that is called.
     """
-    width, bar, left = 900, 26, 190
+    width, bar = 900, 26
+    left = 20 + _CHARACTER * max((len(name) for name, _ in rows), default=1)
     parts = []
     for i, (name, pieces) in enumerate(rows):
         y = i * (bar + 14) + 8
@@ -176,7 +181,11 @@ def stacked(
         f'<text class="soft" x="{width - 10}" y="{height - 6}" text-anchor="end">'
         f"{escape(text)}</text>"
     )
-    return f'<svg viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>'
+    label = f"parts of {text}, by row: {', '.join(name for name, _ in rows)}"
+    return (
+        f'<div class=wide><svg viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(label, quote=True)}">{"".join(parts)}</svg></div>'
+    )
 
 
 def table(
@@ -185,8 +194,11 @@ def table(
     *,
     words: Sequence[str] = (),
     best: int | None = None,
+    said: bool = False,
 ) -> str:
-    """words: columns beside the first that read from the left. best: the row that stands out."""
+    """words: columns beside the first that read from the left. best: the row that stands out. said:
+    cells are sentences, which break where the screen ends.
+    """
     kinds = [" class=text" if h in words else "" for h in head]
     cells = "".join(f"<th{k}>{escape(h)}</th>" for h, k in zip(head, kinds, strict=True))
     body = "".join(
@@ -195,7 +207,8 @@ def table(
         + "</tr>"
         for i, row in enumerate(rows)
     )
-    return f"<div class=wide><table><tr>{cells}</tr>{body}</table></div>"
+    kind = " class=said" if said else ""
+    return f"<div class=wide><table{kind}><tr>{cells}</tr>{body}</table></div>"
 
 
 def page(title: str, subtitle: str, parts: Iterable[str]) -> str:
