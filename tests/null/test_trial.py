@@ -11,6 +11,7 @@ import pytest
 from ridgeline.cli.main import main
 from ridgeline.cli.plan_asked import coming_of
 from ridgeline.cost.accelerator import load_accelerator
+from ridgeline.cost.chip import Mesh
 from ridgeline.cost.described import describe
 from ridgeline.errors import RequestError
 from ridgeline.model.configurations import load_configuration
@@ -110,6 +111,19 @@ def test_gaps_that_must_be_short_cut_prompts_in_chunks() -> None:
         text = launch(best, "owner/model", engine)
         assert flag in text
         assert str(best.rows) in text
+
+
+def test_llama_cpp_is_started_with_what_it_can_do() -> None:
+    """It has 256 slots, and ends with an error above; a cache of bytes needs flash attention."""
+    best = ranked(replace(ASKED, count=1, rate=4.0))[0]
+    spread = replace(best.deployment, mesh=Mesh(dp=8, ep=8))
+    many = replace(best, in_flight=3000.0, limit=4000.0, kv="fp8", deployment=spread)
+    text = launch(many, "owner/model", "llama.cpp")
+    assert "-np 256 " in text
+    assert f"# it runs 256 requests at once at most, of {many.rows} planned" in text
+    assert "# it has no dp8-ep8" in text
+    assert "-fa on -ctk q8_0 -ctv q8_0" in text
+    assert "--tensor-split 1,1,1,1,1,1,1,1" in text
 
 
 def test_drafts_that_are_accepted_make_answers_faster() -> None:

@@ -19,6 +19,7 @@ _MADE_AT_LOAD = ("bf16", "fp8")
 # What the name of a checkpoint says of its weights.
 _STORED = re.compile(r"[-_.](nvfp4|mxfp4|fp4|fp8|int8|w8a8|int4|w4a16|awq|gptq)(?![a-z0-9])", re.I)
 _KNOWN_AS = {"fp4": "nvfp4", "w8a8": "int8", "w4a16": "int4", "awq": "int4", "gptq": "int4"}
+_MOST_SLOTS = 256  # LLAMA_MAX_SEQ: llama-server ends with "n_seq_max must be <= 256" beyond
 _GGUF = {"bf16": "BF16", "fp8": "Q8_0", "int8": "Q8_0", "int4": "Q4_K_M", "mxfp4": "MXFP4"}
 
 
@@ -194,11 +195,16 @@ def _trtllm_drafts(c: Choice, drafter: Drafter) -> str:
 
 
 def _llama_cpp(c: Choice, model: str) -> list[str]:
-    rows = c.rows
+    rows = min(c.rows, _MOST_SLOTS)
     lines = [f"# MODEL.gguf: {model} as {_GGUF.get(c.precision, 'Q4_K_M')}"]
+    if rows < c.rows:
+        lines.append(f"# it runs {_MOST_SLOTS} requests at once at most, of {c.rows} planned")
+    mesh = c.deployment.mesh
+    if mesh.dp > 1 or mesh.ep > 1:
+        lines.append(f"# it has no {mesh}: layers' rows are split, and slower than planned")
     if c.prefill_workers:
         lines.append("# it has no prompts and answers apart: this is one engine of both")
-    gpus = c.deployment.mesh.gpus
+    gpus = mesh.gpus
     is_drafted = c.drafts > 0 and c.drafter is not None and c.drafter.method == "draft"
     if is_drafted and c.drafter is not None:
         lines.append(f"# DRAFT.gguf: {c.drafter.name}")
@@ -212,7 +218,7 @@ def _llama_cpp(c: Choice, model: str) -> list[str]:
             f"-np {rows} -c {rows * _context(c)}",
             f"-b {c.chunk} -ub {c.chunk}",
             f"-md DRAFT.gguf --draft-max {c.drafts}" if is_drafted else "",
-            "-ctk q8_0 -ctv q8_0" if c.kv == "fp8" else "",
+            "-fa on -ctk q8_0 -ctv q8_0" if c.kv == "fp8" else "",
         )
     )
     return lines
