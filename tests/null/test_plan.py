@@ -150,6 +150,8 @@ def test_nothing_that_fits_says_how_many_would() -> None:
     [
         (["--gpu", "h300"], "nearest: h200"),
         (["--rate", "0"], "--rate"),
+        (["--rate", "inf"], "--rate: inf requests a second: give one above 0, up to a million"),
+        (["--rate", "2e6"], "up to a million"),
         (["--count", "0"], "--count"),
         (["--slo", "ttft=1us"], "the best first token comes after"),
         (["--slo", "speed=3"], "--slo"),

@@ -92,8 +92,10 @@ class Asked:
                 raise RequestError(option, f"{value} is not 1 to {1 << 22} tokens")
         if not 1 <= self.count <= 4096:
             raise RequestError("--count", f"{self.count} is not 1 to 4096 accelerators")
-        if self.rate is not None and not 0 < self.rate < 1e9:
-            raise RequestError("--rate", f"{self.rate:g} requests a second: give one above 0")
+        if self.rate is not None and not 0 < self.rate <= 1e6:
+            raise RequestError(
+                "--rate", f"{self.rate:g} requests a second: give one above 0, up to a million"
+            )
         if not self.chunks or not all(128 <= chunk <= 1 << 20 for chunk in self.chunks):
             raise RequestError("--chunk", f"tokens of a step, from 128 to {1 << 20}")
         if not self.drafts or not all(0 <= drafts <= 16 for drafts in self.drafts):

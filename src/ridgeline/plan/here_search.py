@@ -79,8 +79,10 @@ class AskedHere:
         for option, value in (("--input", self.input_tokens), ("--output", self.output_tokens)):
             if not 1 <= value <= 1 << 22:
                 raise RequestError(option, f"{value} is not 1 to {1 << 22} tokens")
-        if self.rate is not None and not 0 < self.rate < 1e6:
-            raise RequestError("--rate", f"{self.rate:g} requests a second: give one above 0")
+        if self.rate is not None and not 0 < self.rate <= 1e6:
+            raise RequestError(
+                "--rate", f"{self.rate:g} requests a second: give one above 0, up to a million"
+            )
         for option, names, known in (
             ("--precision", self.precisions, (STORED, *PRECISIONS)),
             ("--kv", self.kv, KV),
