@@ -92,8 +92,9 @@ class Worker:
     """The thread, what it is told to do, and who reads what it makes."""
 
     def __init__(self, llm: LLM, predicts: bool) -> None:
-        self._turns = llm.turns
-        self._session = self._turns.lend()
+        # What embeds or hears is not stepped here, but by who takes turns.
+        self._turns = llm.turns if llm.task == "generate" else None
+        self._session = llm.session if self._turns is None else self._turns.lend()
         self._assembled = llm.assembled
         self._predicts = predicts
         self._outlook = (0.0, 0.0, 0.0)
@@ -243,7 +244,8 @@ class Worker:
         except Exception as error:
             self._give_up(error)
         finally:
-            self._turns.give_back()
+            if self._turns is not None:
+                self._turns.give_back()
 
     def _load(self) -> Load:
         state = self._session.engine.state
