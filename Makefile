@@ -25,8 +25,9 @@ lint: $(VENV)/.test-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two processes where there are two cores (tests/conftest.py).
 unit: $(VENV)/.test-installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # The kernels of AVX-512 and AMX, emulated with AVX2 (src/native/emulated/): for CPUs that have neither.
 # TESTS: what pytest is asked for, another file or a single test.

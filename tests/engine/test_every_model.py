@@ -19,6 +19,7 @@ from ridgeline.model.opened import OpenedModel, open_model
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.state_groups import state_groups
 from ridgeline.step import RowSampling
+from threads import OTHER, USUAL
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NUM_REQUESTS = 6
@@ -32,7 +33,7 @@ def opened(case: str) -> OpenedModel:
     return open_model(GOLDEN / case, context_length=CONTEXT if "dynamic" in case else None)
 
 
-def engine(case: str, *, num_blocks: int, max_rows: int, step: int, threads: int = 2) -> Engine:
+def engine(case: str, *, num_blocks: int, max_rows: int, step: int, threads: int = USUAL) -> Engine:
     """num_blocks: as many as a model has whose groups of layers fill one each."""
     model = opened(case)
     layout = state_groups(model.graph)
@@ -117,7 +118,9 @@ def test_a_request_has_the_same_tokens_alone_and_in_any_company(case: str, tmp_p
         alone |= answers(engine(case, num_blocks=64, max_rows=1, step=512), [each])
     together = answers(engine(case, num_blocks=200, max_rows=8, step=512), requests(case))
     assert together == alone
-    in_chunks = answers(engine(case, num_blocks=64, max_rows=3, step=7, threads=1), requests(case))
+    in_chunks = answers(
+        engine(case, num_blocks=64, max_rows=3, step=7, threads=OTHER), requests(case)
+    )
     assert in_chunks == alone
     tight = engine(case, num_blocks=14, max_rows=8, step=40)
     asked = requests(case)

@@ -11,6 +11,7 @@ from ridgeline.backends.reference.image_encoder import ImageEncoder, image_block
 from ridgeline.model.images import ImageModel
 from ridgeline.model.opened import OpenedModel
 from ridgeline.model.passes.fuse import fuse
+from threads import USUAL
 
 
 def tower_reference(tower: ImageModel, num_patches: int) -> ReferenceExecutor:
@@ -20,7 +21,7 @@ def tower_reference(tower: ImageModel, num_patches: int) -> ReferenceExecutor:
 
 
 def tower_cpu(
-    tower: ImageModel, num_patches: int, num_tokens: int, isa: str | None, threads: int = 2
+    tower: ImageModel, num_patches: int, num_tokens: int, isa: str | None, threads: int = USUAL
 ) -> CpuExecutor:
     """For images of so many patches and tokens at most."""
     return CpuExecutor(
@@ -46,7 +47,7 @@ def seeing_reference(model: OpenedModel, encode: ImageEncoder) -> ReferenceExecu
 
 
 def seeing_cpu(
-    model: OpenedModel, encode: ImageEncoder, isa: str | None, threads: int = 2
+    model: OpenedModel, encode: ImageEncoder, isa: str | None, threads: int = USUAL
 ) -> CpuExecutor:
     return CpuExecutor(
         fuse(model.graph),

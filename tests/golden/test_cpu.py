@@ -20,6 +20,7 @@ from ridgeline.model.opened import OpenedModel
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.step import PlanRow, RowSampling, StepPlan
+from threads import USUAL
 
 NUM_BLOCKS, MAX_ROWS, MAX_TOKENS, MAX_LOGITS = 320, 64, 2048, 256
 
@@ -40,7 +41,7 @@ def cpu(
     model: OpenedModel,
     *,
     fused: bool = True,
-    threads: int = 2,
+    threads: int = USUAL,
     isa: str | None = None,
     kv_format: str = "bf16",
 ) -> CpuExecutor:

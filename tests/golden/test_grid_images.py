@@ -26,6 +26,7 @@ from ridgeline.model.image_frames import Grids
 from ridgeline.model.images import ImageModel, open_images
 from ridgeline.model.opened import OpenedModel, open_model
 from ridgeline.step import Image, PlanRow, RowSampling, StepPlan
+from threads import OTHER, USUAL
 
 HERE = Path(__file__).parent / "images"
 PATCHES = 60  # of the larger image
@@ -76,11 +77,11 @@ def reference(golden: Golden) -> ReferenceExecutor:
     return seeing_reference(golden.model, golden.encoder(small_reference(golden)))
 
 
-def small_cpu(golden: Golden, isa: str | None, threads: int = 2) -> CpuExecutor:
+def small_cpu(golden: Golden, isa: str | None, threads: int = USUAL) -> CpuExecutor:
     return tower_cpu(golden.tower, PATCHES, PATCHES // 4, isa, threads)
 
 
-def cpu(golden: Golden, isa: str | None, threads: int = 2) -> CpuExecutor:
+def cpu(golden: Golden, isa: str | None, threads: int = USUAL) -> CpuExecutor:
     return seeing_cpu(golden.model, golden.encoder(small_cpu(golden, isa, threads)), isa, threads)
 
 
@@ -152,7 +153,7 @@ def test_cpu_is_transformers_and_itself(golden: Golden, isa: str) -> None:
     assert distance(first, golden.arrays["logits"]) < BOUNDS["BF16"]
     for chunks in CHUNKS[1:]:
         assert np.array_equal(computed(executor, golden.ids, golden.images, chunks), first)
-    alone = cpu(golden, isa, threads=1)
+    alone = cpu(golden, isa, threads=OTHER)
     assert np.array_equal(computed(alone, golden.ids, golden.images, CHUNKS[2]), first)
 
 

@@ -20,6 +20,7 @@ from ridgeline.errors import EngineError
 from ridgeline.model.images import ImageModel, open_images
 from ridgeline.model.opened import OpenedModel, open_model
 from ridgeline.step import Image, PlanRow, RowSampling, StepPlan
+from threads import OTHER, USUAL
 
 HERE = Path(__file__).parent / "images" / "gemma3"
 # Chunks of a prompt that cut none of its images, which lie at 7 to 11 and 20 to 24.
@@ -50,7 +51,9 @@ def reference(opened: tuple[OpenedModel, ImageModel]) -> ReferenceExecutor:
     return seeing_reference(model, encoder(tower, inner))
 
 
-def cpu(opened: tuple[OpenedModel, ImageModel], isa: str | None, threads: int = 2) -> CpuExecutor:
+def cpu(
+    opened: tuple[OpenedModel, ImageModel], isa: str | None, threads: int = USUAL
+) -> CpuExecutor:
     model, tower = opened
     inner = tower_cpu(tower, tower.num_patches, tower.num_tokens, isa, threads)
     return seeing_cpu(model, encoder(tower, inner), isa, threads)
@@ -112,7 +115,7 @@ def test_cpu_is_transformers_and_itself(
     assert distance(first, expected["logits"]) < BOUNDS["BF16"]
     for chunks in CHUNKS[1:]:
         assert np.array_equal(computed(cpu(opened, isa), ids, images, chunks), first)
-    assert np.array_equal(computed(cpu(opened, isa, threads=1), ids, images, CHUNKS[0]), first)
+    assert np.array_equal(computed(cpu(opened, isa, threads=OTHER), ids, images, CHUNKS[0]), first)
 
 
 def test_rows_do_not_see_each_others_images(

@@ -25,6 +25,7 @@ from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.hidden import with_hidden
 from ridgeline.model.predictors import open_predictors
 from ridgeline.step import PlanRow, RowSampling, StepPlan
+from threads import OTHER, USUAL
 
 Floats = npt.NDArray[np.float32]
 Executor = CpuExecutor | ReferenceExecutor
@@ -56,7 +57,7 @@ def reference(case: str, *, fused: bool) -> list[Executor]:
 
 
 def cpu(
-    case: str, *, isa: str | None = None, threads: int = 2, fused: bool = True
+    case: str, *, isa: str | None = None, threads: int = USUAL, fused: bool = True
 ) -> list[Executor]:
     model = open_model(HERE / case)
     parts = [(with_hidden(model.graph), model.weights), *open_predictors(model)]
@@ -144,7 +145,7 @@ def test_the_same_bits_on_one_thread_unfused_and_without_hidden_states(case: str
     token_ids, _ = expected(case)
     chunks = [len(token_ids) - 3, 1, 2]
     whole = drafted(cpu(case), token_ids, chunks)
-    for other in (cpu(case, threads=1), cpu(case, fused=False)):
+    for other in (cpu(case, threads=OTHER), cpu(case, fused=False)):
         for a, b in zip(drafted(other, token_ids, chunks), whole, strict=True):
             assert np.array_equal(a, b)
     model = open_model(HERE / case)

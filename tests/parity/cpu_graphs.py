@@ -14,6 +14,7 @@ from ridgeline.model.graph.build import Builder
 from ridgeline.model.graph.node import Graph, Value, Weight
 from ridgeline.model.graph.ops import Embed, SelectRows, Split
 from ridgeline.step import PlanRow, RowSampling, StepPlan
+from threads import USUAL
 
 Floats = npt.NDArray[np.float32]
 AVAILABLE = ISAS[ISAS.index(choose_isa(None)) :]
@@ -58,7 +59,7 @@ def one_operator(
 
 
 def executor(
-    graph: Graph, arrays: Mapping[str, npt.NDArray[np.floating]], isa: str, threads: int = 2
+    graph: Graph, arrays: Mapping[str, npt.NDArray[np.floating]], isa: str, threads: int = USUAL
 ) -> CpuExecutor:
     return CpuExecutor(
         graph,

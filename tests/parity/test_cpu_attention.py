@@ -22,6 +22,7 @@ from ridgeline.model.graph.kv_format import KV_FORMATS, KeyBalance
 from ridgeline.model.graph.node import KvState, Value
 from ridgeline.model.graph.ops import Attention, KvWrite
 from ridgeline.step import PlanRow, RowSampling, StepPlan
+from threads import USUAL
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -121,7 +122,7 @@ def numbers(shape: Shape, rows: int | None = None) -> Floats:
     return x
 
 
-def attending(shape: Shape, isa: str, table: Floats, threads: int = 2) -> CpuExecutor:
+def attending(shape: Shape, isa: str, table: Floats, threads: int = USUAL) -> CpuExecutor:
     kv_format = KV_FORMATS[shape.kv_format]
     state = KvState(
         "kv",

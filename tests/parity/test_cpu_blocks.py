@@ -16,6 +16,7 @@ from ridgeline.model.graph.build import Builder
 from ridgeline.model.graph.node import Graph, KvState, Value
 from ridgeline.model.graph.ops import Attention, Blocks, Join, KvWrite, SelectBlocks
 from ridgeline.step import PlanRow, RowSampling, StepPlan
+from threads import OTHER, USUAL
 
 Floats = npt.NDArray[np.float32]
 LENGTH = 300
@@ -49,7 +50,7 @@ def numbers() -> dict[str, Floats]:
     return {"table": table.astype(np.float32)}
 
 
-def cpu(blocks: Blocks | None, isa: str, threads: int = 2, local: int = 1) -> CpuExecutor:
+def cpu(blocks: Blocks | None, isa: str, threads: int = USUAL, local: int = 1) -> CpuExecutor:
     return paged(graph_of(blocks, local), numbers(), isa, threads, 512)
 
 
@@ -85,20 +86,20 @@ def test_it_is_its_definition(isa: str, blocks: Blocks, local: int) -> None:
 @isas
 def test_the_same_bits_however_it_is_computed(isa: str) -> None:
     blocks = Blocks(3, 32)
-    two, one = cpu(blocks, isa), cpu(blocks, isa, threads=1)
-    whole = compute(two, [LENGTH])
+    usual, other = cpu(blocks, isa), cpu(blocks, isa, threads=OTHER)
+    whole = compute(usual, [LENGTH])
     for executor, chunks in (
-        (two, [1] * LENGTH),
-        (two, [15, 97, 60, 128]),
-        (one, [LENGTH]),
-        (one, [120, 1, 1, 178]),
+        (usual, [1] * LENGTH),
+        (usual, [15, 97, 60, 128]),
+        (other, [LENGTH]),
+        (other, [120, 1, 1, 178]),
     ):
         assert np.array_equal(compute(executor, chunks), whole)
     # Beside a row that looks at all of its tokens.
-    two.open_row(0, IDS, RowSampling())
-    two.open_row(1, IDS[:9], RowSampling())
+    usual.open_row(0, IDS, RowSampling())
+    usual.open_row(1, IDS[:9], RowSampling())
     rows = (PlanRow(1, 9, 0, 9, (3,)), PlanRow(0, LENGTH, 0, LENGTH, TABLE))
-    found = two.forward(StepPlan(rows))
+    found = usual.forward(StepPlan(rows))
     assert np.array_equal(found[:9], whole[:9])
     assert np.array_equal(found[9:], whole)
 

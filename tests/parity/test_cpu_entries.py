@@ -27,6 +27,7 @@ from ridgeline.model.graph.ops import (
     SelectEntries,
 )
 from ridgeline.step import PlanRow, RowSampling, SlotCopy, StepPlan
+from threads import OTHER, USUAL
 
 Floats = npt.NDArray[np.float32]
 TOKENS, IDS = 100, [token % 90 for token in range(100)]
@@ -111,7 +112,7 @@ def numbers(kind: Kind) -> dict[str, Floats]:
     return {"table": table, **others}
 
 
-def cpu(kind: Kind, isa: str, threads: int = 2) -> CpuExecutor:
+def cpu(kind: Kind, isa: str, threads: int = USUAL) -> CpuExecutor:
     return paged(graph_of(kind), numbers(kind), isa, threads, 256)
 
 
@@ -142,23 +143,23 @@ def test_it_is_its_definition(isa: str, kind: Kind) -> None:
 @isas
 @kinds
 def test_the_same_bits_however_it_is_computed(isa: str, kind: Kind) -> None:
-    two, one = cpu(kind, isa), cpu(kind, isa, threads=1)
-    whole = compute(two, [TOKENS])
+    usual, other = cpu(kind, isa), cpu(kind, isa, threads=OTHER)
+    whole = compute(usual, [TOKENS])
     for executor, chunks in (
-        (two, [1] * TOKENS),
-        (two, [15, 7, 60, 18]),
-        (one, [TOKENS]),
-        (one, [20, 1, 1, 78]),
+        (usual, [1] * TOKENS),
+        (usual, [15, 7, 60, 18]),
+        (other, [TOKENS]),
+        (other, [20, 1, 1, 78]),
     ):
         assert np.array_equal(compute(executor, chunks), whole)
     # Beside a row that is shorter, and one whose tokens end where the other's go on.
-    two.open_row(0, IDS, RowSampling())
-    two.open_row(1, IDS[:9], RowSampling())
+    usual.open_row(0, IDS, RowSampling())
+    usual.open_row(1, IDS[:9], RowSampling())
     rows = (
-        PlanRow(1, 9, 0, 9, spread(two, (1,))),
-        PlanRow(0, TOKENS, 0, TOKENS, spread(two, range(3, 10))),
+        PlanRow(1, 9, 0, 9, spread(usual, (1,))),
+        PlanRow(0, TOKENS, 0, TOKENS, spread(usual, range(3, 10))),
     )
-    found = two.forward(StepPlan(rows))
+    found = usual.forward(StepPlan(rows))
     assert np.array_equal(found[:9], whole[:9])
     assert np.array_equal(found[9:], whole)
 

@@ -16,6 +16,7 @@ from ridgeline.model.graph.build import Builder
 from ridgeline.model.graph.node import Graph, KvState, Value
 from ridgeline.model.graph.ops import Join, KvWrite, LatentAttention, SelectTokens
 from ridgeline.step import PlanRow, RowSampling, StepPlan
+from threads import OTHER, USUAL
 
 Floats = npt.NDArray[np.float32]
 TOKENS, IDS = 100, [token % 90 for token in range(100)]
@@ -60,7 +61,7 @@ def numbers() -> dict[str, Floats]:
     return {"table": table, "w": w}
 
 
-def cpu(top_k: int | None, isa: str, threads: int = 2) -> CpuExecutor:
+def cpu(top_k: int | None, isa: str, threads: int = USUAL) -> CpuExecutor:
     return paged(graph_of(top_k), numbers(), isa, threads, 256)
 
 
@@ -87,20 +88,20 @@ def test_it_is_its_definition(isa: str, top_k: int) -> None:
 
 @isas
 def test_the_same_bits_however_it_is_computed(isa: str) -> None:
-    two, one = cpu(21, isa), cpu(21, isa, threads=1)
-    whole = compute(two, [TOKENS])
+    usual, other = cpu(21, isa), cpu(21, isa, threads=OTHER)
+    whole = compute(usual, [TOKENS])
     for executor, chunks in (
-        (two, [1] * TOKENS),
-        (two, [15, 7, 60, 18]),
-        (one, [TOKENS]),
-        (one, [20, 1, 1, 78]),
+        (usual, [1] * TOKENS),
+        (usual, [15, 7, 60, 18]),
+        (other, [TOKENS]),
+        (other, [20, 1, 1, 78]),
     ):
         assert np.array_equal(compute(executor, chunks), whole)
     # Beside a row that looks at all of its tokens.
-    two.open_row(0, IDS, RowSampling())
-    two.open_row(1, IDS[:9], RowSampling())
+    usual.open_row(0, IDS, RowSampling())
+    usual.open_row(1, IDS[:9], RowSampling())
     rows = (PlanRow(1, 9, 0, 9, (3,)), PlanRow(0, TOKENS, 0, TOKENS, tuple(range(10, 20))))
-    found = two.forward(StepPlan(rows))
+    found = usual.forward(StepPlan(rows))
     assert np.array_equal(found[:9], whole[:9])
     assert np.array_equal(found[9:], whole)
 

@@ -34,6 +34,7 @@ from ridgeline.model.graph.ops import (
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.step import PlanRow, RowSampling, Sampled, StepPlan
+from threads import USUAL
 
 Floats = npt.NDArray[np.float32]
 
@@ -106,7 +107,7 @@ def stored() -> Stored:
 def executor(
     format_name: str,
     isa: str,
-    threads: int = 2,
+    threads: int = USUAL,
     fused: bool = True,
     quantize_early: bool = True,
     kv_format: str = "bf16",

@@ -23,6 +23,7 @@ from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.step import NO_BLOCK, PlanRow, RowSampling, StepPlan
+from threads import USUAL
 
 Answer = list[tuple[int | None, float]]
 GRAPH = fuse(model("F32"))  # of two layers, one with a window of 100
@@ -60,7 +61,7 @@ def answers(engine: Engine, wanted: list[Request]) -> dict[str, Answer]:
 
 
 def on_cpu(isa: str) -> Callable[..., Executor]:
-    def make(num_blocks: int, rows: int, chunk: int, threads: int = 2) -> Executor:
+    def make(num_blocks: int, rows: int, chunk: int, threads: int = USUAL) -> Executor:
         return CpuExecutor(
             GRAPH,
             stored(),

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from ridgeline.config import read_settings
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 TALK = ROOT / "tests" / "real" / "whisper" / "river.wav"
@@ -44,9 +46,24 @@ def commands() -> list[tuple[str, str]]:
     return [(page, line) for line, page in reversed(shown.items())]
 
 
-def environment() -> dict[str, str]:
+@pytest.fixture(scope="module")
+def environment(
+    smollm2_path: Path,
+    minilm_path: Path,
+    whisper_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, str]:
+    """Models are the user's own, packed weights too. What `measure` finds beside other tests is not
+    left to the user, nor changed under tests that run meanwhile.
+    """
+    cache = tmp_path_factory.mktemp("cache")
+    users = read_settings().cache_dir
+    for name in ("models", "packed"):
+        (users / name).mkdir(parents=True, exist_ok=True)
+        (cache / name).symlink_to(users / name)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "RIDGELINE_OFFLINE": "1", "NO_COLOR": "1"}
+    more = {"RIDGELINE_CACHE": str(cache), "RIDGELINE_OFFLINE": "1", "NO_COLOR": "1"}
+    return {**os.environ, "PATH": path, **more}
 
 
 def with_free_port(command: str) -> str:
@@ -60,19 +77,12 @@ def with_free_port(command: str) -> str:
 
 
 @pytest.mark.parametrize(("page", "command"), commands())
-def test_command(
-    page: str,
-    command: str,
-    smollm2_path: Path,
-    minilm_path: Path,
-    whisper_path: Path,
-    tmp_path: Path,
-) -> None:
+def test_command(page: str, command: str, environment: dict[str, str], tmp_path: Path) -> None:
     shutil.copyfile(TALK, tmp_path / "talk.wav")
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", with_free_port(command)],
         cwd=ROOT if command.startswith(("python", "make")) else tmp_path,
-        env=environment(),
+        env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -83,19 +93,12 @@ def test_command(
 
 
 @pytest.mark.parametrize(("page", "code"), blocks("python"))
-def test_python_block(
-    page: str,
-    code: str,
-    smollm2_path: Path,
-    minilm_path: Path,
-    whisper_path: Path,
-    tmp_path: Path,
-) -> None:
+def test_python_block(page: str, code: str, environment: dict[str, str], tmp_path: Path) -> None:
     shutil.copyfile(TALK, tmp_path / "talk.wav")
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env=environment(),
+        env=environment,
         capture_output=True,
         text=True,
         timeout=600,

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from threads import OTHER
+
 COMMAND = [sys.executable, "-m", "ridgeline.cli.main", "run"]
 LONG = "Write a very long story about a dragon and a lighthouse."
 GREEDY = ("--temperature", "0")
@@ -172,7 +174,7 @@ def test_a_seed_and_a_stop_and_a_system_message() -> None:
     arguments = ("smollm2", LONG, "--seed", "7", "--max-tokens", "30", "--temperature", "1.2")
     answer, said = run(*arguments)
     assert said.endswith("seed 7\n")
-    assert run(*arguments, "--threads", "1")[0] == answer
+    assert run(*arguments, "--threads", str(OTHER))[0] == answer
     word = answer.split()[5]
     stopped, said = run(*arguments, "--stop", "no such words", "--stop", word)
     assert stopped == answer[: answer.index(word)] + "\n"

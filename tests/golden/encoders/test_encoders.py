@@ -24,6 +24,7 @@ from ridgeline.model.passes.shard import shard, share_of
 from ridgeline.model.task import Purpose, purpose_of
 from ridgeline.model.weights.bound import BoundWeights
 from ridgeline.step import PlanRow, RowSampling, StepPlan
+from threads import OTHER, USUAL
 
 HERE = Path(__file__).parent
 CASES = sorted(path.parent.name for path in HERE.glob("*/expected.npz"))
@@ -59,7 +60,9 @@ def opened(case: str, kind: str) -> tuple[Purpose, BoundWeights]:
     return purpose_of(model, "embed" if kind == "last" else None), model.weights
 
 
-def cpu(graph: Graph, weights: BoundWeights, isa: str | None = None, threads: int = 2) -> Executor:
+def cpu(
+    graph: Graph, weights: BoundWeights, isa: str | None = None, threads: int = USUAL
+) -> Executor:
     return CpuExecutor(
         fuse(graph),
         weights,
@@ -120,7 +123,7 @@ def test_cpu_is_transformers(case: str, kind: str, isa: str) -> None:
 def test_the_same_bits_in_any_company(case: str, kind: str, isa: str) -> None:
     purpose, weights = opened(case, kind)
     texts = texts_of(case)
-    alone = pooler(cpu(purpose.graph, weights, isa, threads=1), purpose)
+    alone = pooler(cpu(purpose.graph, weights, isa, threads=OTHER), purpose)
     expected = np.concatenate([alone.rows([text]) for text in texts])
     random = np.random.default_rng(7)
     order = random.integers(0, len(texts), 40)

@@ -25,6 +25,7 @@ from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.kv_format import with_kv_format
 from ridgeline.model.passes.shard import shard
 from ridgeline.step import PlanRow, RowSampling, StepPlan
+from threads import OTHER, USUAL
 
 HERE = Path(__file__).parent
 MODEL = HERE / "whisper"
@@ -57,7 +58,7 @@ def graph_in(kv_format: str, fused: bool = True) -> tuple[Graph, OpenedModel]:
     return fuse(graph) if fused else graph, opened
 
 
-def cpu(isa: str | None = None, kv_format: str = "bf16", threads: int = 2) -> CpuExecutor:
+def cpu(isa: str | None = None, kv_format: str = "bf16", threads: int = USUAL) -> CpuExecutor:
     graph, opened = graph_in(kv_format)
     return CpuExecutor(
         graph,
@@ -123,7 +124,7 @@ def test_the_same_bits_in_any_company(isa: str, kv_format: str) -> None:
     assert np.array_equal(logits_of(executor, 0, 0, tuple(range(1, TOKENS))), alone)
     assert np.array_equal(logits_of(executor, 0, 0, (3, 16, 17)), alone)
     # One thread; another row; other rows beside it, that hear something else.
-    single = cpu(isa, kv_format, threads=1)
+    single = cpu(isa, kv_format, threads=OTHER)
     single.encode(3, frames_of(0))
     assert np.array_equal(logits_of(single, 3, 0), alone)
     texts = (1, 0, 1, 0)
