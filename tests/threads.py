@@ -1,8 +1,8 @@
-"""How many threads a backend has in tests that do not ask how many: as many as there are cores for
-each process of tests.
+"""How many threads a backend has in tests that do not ask how many.
 
-Two processes on two cores with two threads each would wait for each other's cores at every barrier.
-There one thread is usual, and two are the other number, which must give the same bits.
+As many as there are cores for each process of tests. Two processes on two cores with two threads
+each would wait for each other's cores at every barrier. There one thread is usual, and two are the
+other number, which must give the same bits.
 """
 
 from __future__ import annotations

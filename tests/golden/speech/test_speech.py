@@ -168,7 +168,7 @@ def test_what_an_executor_refuses() -> None:
 
 def test_memory_is_what_was_predicted() -> None:
     executor, (graph, _) = cpu(), graph_in("bf16")
-    limits = ProgramLimits(executor.isa, 2, 16, 4, 64, 64)
+    limits = ProgramLimits(executor.isa, USUAL, 16, 4, 64, 64)
     memory = executor.memory()
     assert memory == predict_memory(graph, limits)
     # Keys and values of 37 positions in blocks of 16, two layers of 32 channels, in bfloat16.
