@@ -1,4 +1,4 @@
-// linear by the layout of its weights and the kind of its activations; linear_tiles.h has what integers do.
+// linear by the layout of its weights and the kind of its activations; linear_tile.h and linear_tiles.h have what integers do.
 #include "linear_float.h"
 #include "linear_tiles.h"
 
