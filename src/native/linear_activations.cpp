@@ -325,7 +325,7 @@ namespace {
 void quantize_block(const float* x, ActivationBlock* out) { quantize_block(x, out, 1); }
 void quantize_block(const float* x, FineBlock* out) { quantize_block(x, out->terms, 2); }
 
-// Leaves a group that is small in its row without a second term. A row that is not finite keeps all.
+// Leaves a group that is small in its row without a second term. One that is not finite keeps it.
 void drop_small_terms(FineBlock* row, std::int64_t blocks, std::int64_t groups) {
   float total = 0;
   for (std::int64_t b = 0; b < blocks; b++)
