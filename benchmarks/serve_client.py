@@ -207,7 +207,14 @@ def _first_turns(text: str) -> Iterator[str]:
 
 @contextmanager
 def server(command: Sequence[str], port: int, seconds: float = 300.0) -> Iterator[int]:
-    """Runs a server until it answers, gives its process id, and ends it."""
+    """Runs a server until it answers, gives its process id, and ends it.
+
+    Whoever has the port already would answer in its place, with a warm cache: that is an error.
+    """
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise SystemExit(f"port {port} is somebody else's; end that server, or take another")
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
     )

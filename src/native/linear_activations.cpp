@@ -40,6 +40,26 @@ __m512i max_of_groups(__m512i first, __m512i second) {
   return _mm512_max_epu32(m, _mm512_shuffle_epi32(m, _MM_PERM_ENUM(0xb1)));
 }
 
+// What both groups have in common (linear_pairs.h). largest: their largest magnitudes, in lanes 0 and 1.
+void finish_pair(__m128 largest, __m128i sum32, ActivationBlock& block) {
+  // Among bit patterns, so that NaN stays.
+  const __m128i bits = _mm_castps_si128(largest);
+  const __m128 most = _mm_castsi128_ps(_mm_max_epu32(bits, _mm_shuffle_epi32(bits, 0xe1)));
+  const __mmask8 something = _mm_cmp_ps_mask(most, _mm_set1_ps(kNothing), _CMP_NLT_UQ);
+  // The second group's first.
+  const __m128 share = _mm_maskz_div_ps(something, _mm_castsi128_ps(_mm_shuffle_epi32(bits, 0xe1)), most);
+  const __m128i ratio = _mm_packs_epi32(_mm_cvtps_epi32(_mm_mul_ps(share, _mm_set1_ps(kWholeRatio))), _mm_setzero_si128());
+  const __m128 scale = _mm_maskz_mul_ps(something, most, _mm_set1_ps(0x1p15f / kWholeRatio / kLargest));
+  const __m128i sum = _mm_mulhrs_epi16(_mm_packs_epi32(_mm_shuffle_epi32(sum32, 0xe1), sum32), ratio);
+  // Sums of codes, that is, of numbers + 8.
+  const __m128i start = _mm_sub_epi32(_mm_setr_epi32(0, 0x8000, 0, 0), _mm_slli_epi32(sum32, 3));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(block.pair_start), start);
+  // pair_scale; ratio[2], pair_sum[2]; more and what is behind it
+  const __m128i words = _mm_slli_si128(_mm_move_epi64(_mm_unpacklo_epi32(ratio, sum)), 4);
+  const __m128i first = _mm_castps_si128(_mm_move_ss(_mm_setzero_ps(), scale));
+  _mm_store_si128(reinterpret_cast<__m128i*>(&block.pair_scale), _mm_or_si128(words, first));
+}
+
 void quantize_block(const float* x, ActivationBlock* out, int terms) {
   __m512 v[4];
   __m512i magnitude[4];
@@ -76,16 +96,14 @@ void quantize_block(const float* x, ActivationBlock* out, int terms) {
     const __m128i start32 = _mm_slli_epi32(_mm_sub_epi32(_mm_setzero_si128(), sum32), 7);
     all16 = _mm_add_epi32(_mm_mullo_epi32(all16, _mm_set1_epi32(kFirstTermSteps)), sum16);
     const __m128i all32 = _mm_hadd_epi32(all16, all16);
-    // The halves' scales are lanes 0, 0, 1, 1; the groups' 0, 1.
     const __m128 unit = _mm_mul_ps(scale, _mm_set1_ps(kSumUnit));
-    const __m128 s16 = _mm_mul_ps(_mm_cvtepi32_ps(all16), _mm_unpacklo_ps(unit, unit));
     const __m128 s32 = _mm_mul_ps(_mm_cvtepi32_ps(all32), unit);
-    // scale[2], start32[2]; start16[4]; sum32[2], sum16[4]: the line after the codes.
+    // scale[2], start32[2]; start16[4]; sum32[2]: the line after the codes.
     auto* rest = reinterpret_cast<__m128i*>(block.scale);
     _mm_store_si128(rest, _mm_unpacklo_epi64(_mm_castps_si128(scale), start32));
     _mm_store_si128(rest + 1, start16);
     _mm_storel_pi(reinterpret_cast<__m64*>(block.sum32), s32);
-    _mm_storeu_ps(block.sum16, s16);
+    finish_pair(largest, sum32, block);
     scale = _mm_mul_ps(scale, _mm_set1_ps(1.0f / kResidueSteps));
   }
 }
@@ -341,8 +359,10 @@ void drop_small_terms(FineBlock* row, std::int64_t blocks, std::int64_t groups) 
       std::memset(second.q + g * 32, 0, 32);
       second.start32[g] = second.start16[2 * g] = second.start16[2 * g + 1] = 0;
       second.sum32[g] = first.sum32[g];
+#ifndef RIDGELINE_ISA_avx512
       second.sum16[2 * g] = first.sum16[2 * g];
       second.sum16[2 * g + 1] = first.sum16[2 * g + 1];
+#endif
     }
   }
 }

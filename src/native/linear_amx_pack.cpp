@@ -1,85 +1,16 @@
 // Integer weights in common integers, and int16 activations: what linear on AMX multiplies (linear_amx_layout.h).
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "linear_amx.h"
 #include "linear_amx_layout.h"
 #include "linear_kernels.h"
-#include "linear_pack.h"
+#include "linear_pack_common.h"
 #include "linear_quantize.h"
 
 // Compiled for AVX-512, in its namespace.
 namespace ridgeline::RIDGELINE_ISA {
 namespace {
-
-struct GroupRow {
-  float scales[kLanes], remainders[kLanes];
-};
-
-std::int16_t nearest_short(float x) { return std::isnan(x) ? std::int16_t{0} : static_cast<std::int16_t>(std::lrintf(x)); }
-
-// Two groups' integers side by side, for each channel.
-using Channels = float[kLanes];
-std::uint8_t* store_shorts(const GroupRow* groups, Channels GroupRow::*numbers, const Channels& inverse, int count,
-                           std::uint8_t* out) {
-  for (int g = 0; g < count; g++) {
-    const Channels& from = groups[g].*numbers;
-    std::uint8_t* line = out + g / 2 * kLineBytes + g % 2 * 2;
-    for (int c = 0; c < kLanes; c++) {
-      const std::int16_t number = nearest_short(from[c] * inverse[c]);
-      std::memcpy(line + c * 4, &number, 2);
-    }
-  }
-  return out + count / 2 * kLineBytes;
-}
-
-// The largest magnitude that a code stands for.
-constexpr float largest_number(const IntegerShape& shape) {
-  if (!shape.table) return static_cast<float>(shape.zero());
-  int most = 0;
-  for (int i = 0; i < 16; i++) most = std::max({most, shape.table[i] - kCodeOffset, kCodeOffset - shape.table[i]});
-  return static_cast<float>(most);
-}
-
-// One strip of a pair; its blocks lie 2 * strip_bytes apart. units: of its channels.
-template <class Codec>
-void pack_common_strip(const std::uint8_t* raw, std::int64_t k, std::int64_t channels, std::uint8_t* out, float* units) {
-  constexpr IntegerShape kShape = integer_shape(Codec::kLayout);
-  constexpr int kGroups = kShape.groups();
-  constexpr float kLargestNumber = largest_number(kShape);
-  const std::int64_t blocks = num_blocks(k);
-  std::vector<GroupRow> groups(static_cast<std::size_t>(blocks * kGroups));
-  float largest[kLanes] = {};
-  GroupRow* at = groups.data();
-  std::uint8_t* codes = out;
-  each_block<Codec>(raw, k, channels, [&](const auto& lines, auto* scales, auto* remainders) {
-    store_codes<kShape.bits>(lines, codes);
-    codes += 2 * kShape.strip_bytes();
-    for (int g = 0; g < kGroups; g++, at++) {
-      for (int c = 0; c < kLanes; c++) {
-        at->scales[c] = scales[g][c];
-        at->remainders[c] = remainders[g][c];
-        const float most = std::fabs(scales[g][c]) * kLargestNumber + std::fabs(remainders[g][c]);
-        if (!(most <= largest[c])) largest[c] = most;  // NaN stays
-      }
-    }
-  });
-  // Rounding a scale adds half of it to each unit of the largest number, and rounding a remainder half a unit.
-  const float room = static_cast<float>(largest_weight(Codec::kLayout, blocks)) - kLargestNumber / 2 - 1;
-  float inverse[kLanes];
-  for (int c = 0; c < kLanes; c++) {
-    const bool usable = largest[c] > 1e-30f && largest[c] <= 3e38f;
-    units[c] = usable ? largest[c] / room : largest[c] <= 1e-30f ? 0.0f : std::nanf("");
-    inverse[c] = usable ? room / largest[c] : 0.0f;
-  }
-  for (std::int64_t b = 0; b < blocks; b++) {
-    const GroupRow* row = groups.data() + b * kGroups;
-    std::uint8_t* to = out + b * 2 * kShape.strip_bytes() + kShape.codes_bytes();
-    to = store_shorts(row, &GroupRow::scales, inverse, kGroups, to);
-    if constexpr (kShape.minima) store_shorts(row, &GroupRow::remainders, inverse, kGroups, to);
-  }
-}
 
 // ---- activations
 
@@ -173,6 +104,10 @@ bool pack_strips_amx(const char* format, const std::byte* raw_rows, PackedMatrix
     using Codec = decltype(codec);
     if (out.layout != Codec::kLayout) return;
     integers = true;
+    // Rounding a scale adds half of it to each unit of the largest number, and rounding a remainder half a unit.
+    const std::int64_t most = largest_weight(Codec::kLayout, num_blocks(out.k));
+    const float room = static_cast<float>(most) - largest_number(integer_shape(Codec::kLayout)) / 2 - 1;
+    const auto unit_of = [room](float largest, float) { return ChannelUnit{largest / room, room / largest}; };
     const std::int64_t row_bytes = out.k / Codec::kElements * Codec::kBytes;
     const std::int64_t stride = common_pair_bytes<Codec::kLayout>(num_blocks(out.k));
     for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
@@ -181,9 +116,9 @@ bool pack_strips_amx(const char* format, const std::byte* raw_rows, PackedMatrix
       const std::int64_t channel = pair * kStripChannels, channels = std::min(kStripChannels, out.n - channel);
       for (std::int64_t strip = 0; strip < 2; strip++) {
         const std::int64_t first = strip * kLanes;
-        pack_common_strip<Codec>(raw + (channel + std::min(first, channels)) * row_bytes, out.k,
+        pack_common_strip<Codec, false>(raw + (channel + std::min(first, channels)) * row_bytes, out.k,
                                  std::clamp<std::int64_t>(channels - first, 0, kLanes),
-                                 to + strip * Common<Codec::kLayout>::kStripBytes, units + first);
+                                 to + strip * Common<Codec::kLayout>::kStripBytes, units + first, unit_of);
       }
     }
   });

@@ -64,6 +64,16 @@ static inline Line nibble_line(const std::uint8_t* codes, int step) {
   const __m512i x = load_line(codes + step / 2 * kLineBytes);
   return _mm512_and_si512(step % 2 ? x : _mm512_slli_epi16(x, 4), _mm512_set1_epi8(-16));
 }
+// The codes themselves.
+static inline Line low_nibble_line(const std::uint8_t* codes, int step) {
+  const __m512i x = load_line(codes + step / 2 * kLineBytes);
+  return _mm512_and_si512(step % 2 ? _mm512_srli_epi16(x, 4) : x, _mm512_set1_epi8(15));
+}
+// Of a line of two int16 a channel, those of the first group, which stand second, or of the second.
+static inline Floats words_of_pair(const std::uint8_t* line, int group) {
+  const __m512i x = load_line(line);
+  return _mm512_cvtepi32_ps(_mm512_srai_epi32(group ? _mm512_slli_epi32(x, 16) : x, 16));
+}
 // Numbers of a table of 16 by four-bit codes.
 static inline Line table_line(const std::uint8_t* codes, const std::uint8_t* table, int step) {
   const __m512i x = load_line(codes + step / 2 * kLineBytes);

@@ -62,6 +62,12 @@ static inline Floats load_halves(const std::uint8_t* p) {
   std::memcpy(halves, p, sizeof halves);
   return each([&](int c) { return widen_half(halves[c]); });
 }
+// Of a line of two int16 a channel, those of the first group, which stand second, or of the second.
+static inline Floats words_of_pair(const std::uint8_t* line, int group) {
+  std::int16_t words[2 * kLanes];
+  std::memcpy(words, line, sizeof words);
+  return each([&](int c) { return static_cast<float>(words[2 * c + 1 - group]); });
+}
 static inline Floats load_bfloats(const std::uint16_t* p) {
   return each([&](int c) { return from_bits(static_cast<std::uint32_t>(p[c]) << 16); });
 }

@@ -111,9 +111,42 @@ static inline bool with_integer_layout(Layout layout, Run run) {
 
 constexpr std::int64_t num_blocks(std::int64_t k) { return (k + kBlock - 1) / kBlock; }
 
+// Layouts whose groups are multiplied two at a time, in whole numbers (linear_pairs.h): scales and minima are int16, the
+// two groups' side by side for each channel, the second's first, and behind a pair's blocks stand its channels' units as
+// bfloat16.
+constexpr bool in_pairs([[maybe_unused]] Layout layout) {
+#ifdef RIDGELINE_ISA_avx512
+  return layout == Layout::i4g32 || layout == Layout::i4g32m;
+#else
+  return false;
+#endif
+}
+constexpr std::int64_t units_bytes(Layout layout) { return in_pairs(layout) ? kStripChannels * 2 : 0; }
+
+// Of k weights of a pair of strips.
+constexpr std::int64_t integer_pair_bytes(Layout layout, std::int64_t k) {
+  return num_blocks(k) * 2 * integer_shape(layout).strip_bytes() + units_bytes(layout);
+}
+
 // 64 int8 activations of one token. int8x2 rows have two terms of each: the second quantizes what the first left over, and
 // its sums (sum32, sum16) are those of both. A group of a row whose scale is well below the row's others' has no second term:
 // what it would add is little beside what theirs do, and a tile multiplies it only where a row has it (kLeastShare).
+#ifdef RIDGELINE_ISA_avx512
+struct alignas(64) ActivationBlock {
+  std::int8_t q[kBlock];
+  float scale[2];            // one a group of 32
+  std::int32_t start32[2];   // -kCodeOffset * sum of the group's q: where integer sums start
+  std::int32_t start16[4];
+  float sum32[2];            // kSumUnit * scale * sum of the group's q
+  // Both groups at once (linear_pairs.h): where their sums of four-bit codes start; the larger scale; and, of the second
+  // group and the first, what its scale is of that, in steps of 2^-15, and the sum of its q in that.
+  std::int32_t pair_start[2];
+  float pair_scale;
+  std::int16_t ratio[2], pair_sum[2];
+  std::uint8_t more[2];      // of a second term: whether a group has any of it
+  std::uint8_t pad[2];
+};
+#else
 struct alignas(64) ActivationBlock {
   std::int8_t q[kBlock];
   float scale[2];            // one a group of 32
@@ -126,6 +159,7 @@ struct alignas(64) ActivationBlock {
   std::uint8_t more[2];      // of a second term: whether a group has any of it
   std::uint8_t pad[6];
 };
+#endif
 static_assert(sizeof(ActivationBlock) == 128);
 
 // Of a first term of an int8x2 row a step is so many of its second term's.

@@ -7,6 +7,10 @@
 #include "linear_kernels.h"
 #include "linear_layout.h"
 #include "linear_pack.h"
+#ifdef RIDGELINE_ISA_avx512
+#include "linear_pack_common.h"
+#include "linear_pairs.h"
+#endif
 
 namespace ridgeline::RIDGELINE_ISA {
 namespace {
@@ -83,6 +87,33 @@ void pack_integer_strip(const std::uint8_t* raw, std::int64_t k, std::int64_t ch
   });
 }
 
+#ifdef RIDGELINE_ISA_avx512
+// A pair of strips for linear_pairs.h.
+template <class Codec>
+void pack_pair(const std::uint8_t* raw, std::int64_t row_bytes, std::int64_t k, std::int64_t channels, std::uint8_t* out) {
+  constexpr Layout kLayout = Codec::kLayout;
+  const auto unit_of = [](float largest, float widest) {
+    const float least = std::max(largest / kLargestPairWeight, widest / kLargestPairNumber);
+    std::uint32_t bits;
+    std::memcpy(&bits, &least, 4);
+    const float unit = float_from_bits((bits + 0xffff) & 0xffff0000u);  // the next bfloat16
+    return ChannelUnit{unit, 1.0f / unit};
+  };
+  float units[kStripChannels];
+  for (std::int64_t first = 0; first < kStripChannels; first += kLanes) {
+    pack_common_strip<Codec, true>(raw + std::min(first, channels) * row_bytes, k,
+                             std::clamp<std::int64_t>(channels - first, 0, kLanes),
+                             out + first / kLanes * integer_shape(kLayout).strip_bytes(), units + first, unit_of);
+  }
+  auto* to = reinterpret_cast<std::uint16_t*>(out + integer_pair_bytes(kLayout, k) - units_bytes(kLayout));
+  for (std::int64_t c = 0; c < kStripChannels; c++) {
+    std::uint32_t bits;
+    std::memcpy(&bits, units + c, 4);
+    to[c] = static_cast<std::uint16_t>(bits >> 16);
+  }
+}
+#endif
+
 // Units of W from rows of k numbers of `number` bytes, 16 or 32 channels side by side: a transpose.
 template <class W>
 void transpose(const std::uint8_t* raw, std::int64_t row_bytes, std::int64_t channels,
@@ -112,7 +143,7 @@ std::int64_t pair_bytes(Layout layout, std::int64_t k) {
     case Layout::bf16: return (k + 1) / 2 * kStripChannels * 4;
     case Layout::f16: return k * kStripChannels * 2;
     case Layout::f32: return k * kStripChannels * 4;
-    default: return num_blocks(k) * 2 * integer_shape(layout).strip_bytes();
+    default: return integer_pair_bytes(layout, k);
   }
 }
 
@@ -143,6 +174,12 @@ bool pack_strips(const char* format, const std::byte* raw_rows, PackedMatrix out
         using Codec = decltype(codec);
         if (out.layout != Codec::kLayout) return;
         const std::int64_t row_bytes = out.k / Codec::kElements * Codec::kBytes;
+        packed = true;
+#ifdef RIDGELINE_ISA_avx512
+        if constexpr (in_pairs(Codec::kLayout)) {
+          return pack_pair<Codec>(raw + channel * row_bytes, row_bytes, out.k, channels, to);
+        }
+#endif
         for (std::int64_t strip = 0; strip < 2; strip++) {
           const std::int64_t first = strip * kLanes;
           pack_integer_strip<Codec>(
@@ -150,7 +187,6 @@ bool pack_strips(const char* format, const std::byte* raw_rows, PackedMatrix out
               std::clamp<std::int64_t>(channels - first, 0, kLanes), out.prescale,
               to + strip * integer_shape(Codec::kLayout).strip_bytes());
         }
-        packed = true;
       });
       if (!packed) return false;
     }
@@ -163,8 +199,8 @@ float pack_prescale(const char* format, const std::byte* raw_rows, std::int64_t 
   float prescale = 1.0f;
   with_codec(format, [&](auto codec) {
     using Codec = decltype(codec);
-    // One float16 a group is stored as it is, exactly. A product of two is not.
-    if constexpr (requires { Codec::bound(raw); }) {
+    // One float16 a group is stored as it is, exactly. A product of two is not. (In pairs channels have units.)
+    if constexpr (!in_pairs(Codec::kLayout) && requires { Codec::bound(raw); }) {
       float largest = 0.0f;
       const std::int64_t blocks = n * (k / Codec::kElements);
       for (std::int64_t i = 0; i < blocks; i++) {

@@ -13,6 +13,7 @@ template <Layout L>
 struct Packed {
   static constexpr bool kStreams = true;  // from memory, as it is multiplied
   static constexpr bool kWidens = false;
+  static constexpr Layout kLayout = L;
   static constexpr IntegerShape kShape = integer_shape(L);
   static constexpr std::int64_t kStripBytes = kShape.strip_bytes();
   static constexpr std::int64_t kNextStrip = kStripBytes;  // from a strip's block to the other's
@@ -51,9 +52,11 @@ struct Packed {
     }
   }
   static Floats scales(const std::uint8_t* strip, int group) {
+    if constexpr (in_pairs(L)) return words_of_pair(strip + kShape.codes_bytes(), group);
     return load_halves(strip + kShape.codes_bytes() + group * kLanes * 2);
   }
   static Floats minima(const std::uint8_t* strip, int group) {
+    if constexpr (in_pairs(L)) return words_of_pair(strip + kShape.codes_bytes() + kShape.scales_bytes(), group);
     return load_halves(strip + kShape.codes_bytes() + kShape.scales_bytes() + group * kLanes * 2);
   }
 #endif

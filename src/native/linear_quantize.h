@@ -12,6 +12,7 @@ namespace ridgeline::RIDGELINE_ISA {
 namespace {
 
 constexpr float kLargest = 127.0f;
+constexpr float kWholeRatio = 32767.0f;  // what a scale is of itself, in steps of 2^-15, so nearly
 constexpr float kResidueSteps = 254.0f;  // what rounding left is at most half a step: 127 / 254
 // Of int8x2 rows, groups have a second term from this share of the root mean square of the row's scales on. What rounding
 // leaves of the others is, together, at most the share squared of what one term would leave, and mostly a tenth of it, since few groups

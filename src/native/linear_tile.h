@@ -7,16 +7,21 @@
 //
 // Per output, in this order and no other: for each group, sum += float(integer sum) * activation
 // scale * weight scale, then += remainder * sum of activations. Rows of two terms have one integer sum of both. A stretch
-// of K ends by storing the sums in y and the next begins by loading them, which changes no bit.
+// of K ends by storing the sums in y and the next begins by loading them, which changes no bit. (Four-bit weights on AVX-512:
+// linear_pairs.h.)
 #pragma once
 
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
 
+#include "linear_ahead.h"
 #include "linear_kernels.h"
 #include "linear_lanes.h"
 #include "linear_packed.h"
+#ifdef RIDGELINE_ISA_avx512
+#include "linear_pairs.h"
+#endif
 
 namespace ridgeline::RIDGELINE_ISA {
 namespace {
@@ -43,29 +48,13 @@ constexpr std::int64_t kDirectBlocks = 24;       // K that several tiles read in
 constexpr std::int64_t kRowGroup = 288;          // tokens whose activations stay in L2 beside a panel,
 constexpr std::int64_t kDirectRowGroup = 144;    // and beside a stretch of K twice as long
 
-// How a single pass of so many rows asks memory for what it will read: one waits for memory, and has room for lines in the
-// first-level cache; those of several compute about as long as memory takes, and theirs go to the second.
-#ifdef RIDGELINE_ISA_avx512
-constexpr bool asks_far(std::int64_t rows) { return rows > 1; }
-#else
-constexpr bool asks_far(std::int64_t) { return false; }
-#endif
-constexpr std::int64_t ahead_of(std::int64_t rows) { return asks_far(rows) ? 16384 : 8192; }
-template <int Rows>
-inline void ask(const std::uint8_t* p) {
-  if constexpr (asks_far(Rows)) {
-    prefetch_far(p);
-  } else {
-    prefetch_near(p);
-  }
-}
-
 // The same with codes as the dot product takes them and scales, of its sums, as floats: codes, scales, minima, the
 // strips' lines in turns. (Lines a multiple of 256 bytes apart share the first-level cache's bank: a
 // tile that reads two such at once runs at 80 %.)
 template <Layout L>
 struct Unpacked {
   static constexpr bool kStreams = false, kWidens = false;
+  static constexpr Layout kLayout = L;
   static constexpr IntegerShape kShape = integer_shape(L);
   static constexpr std::int64_t kStep = 2 * kLineBytes;  // from a strip's line to its next
   static constexpr std::int64_t kScalesAt = kSteps * kStep;
@@ -152,6 +141,22 @@ TermStarts start(const TermBlock& x, int group) {
 inline TermQuads quad_at(const TermBlock& x, int k) { return load_quads(x.terms[0] + k, x.terms[1] + k); }
 #endif
 
+// kSumUnit * scale * sum of a group's q, of all terms of a row.
+template <int Groups, class X, class Row>
+float sum_of(const Row& row, int group) {
+#ifdef RIDGELINE_ISA_avx512
+  if constexpr (Groups == 4) {
+    std::int32_t start = row.start16[group];
+    if constexpr (kHasTerms<X>) start += kFirstTermSteps * (&row)[-1].start16[group];
+    return static_cast<float>(start) * (-kSumUnit / kCodeOffset * row.scale[group / 2]);
+  } else {
+    return row.sum32[group];
+  }
+#else
+  return Groups == 2 ? row.sum32[group] : row.sum16[group];
+#endif
+}
+
 // Whether the first tile of a panel makes it.
 #ifdef RIDGELINE_ISA_avx2
 template <class X>
@@ -176,7 +181,8 @@ struct Stretch {
   std::int64_t ldy;
   std::int64_t channels;             // of the pair that exist
   bool first, last;                  // starts at k = 0; ends at k
-  float scale;                       // from the unit of sums to y
+  float scale;                       // from the unit of sums to y,
+  const std::uint16_t* units;        // or, of weights in pairs, to the pair's channels' units, which are bfloat16
   const float* bias;                 // of the pair's first channel, or null
   const std::uint8_t* ahead;         // where to ask memory for what comes next,
   std::int64_t ahead_bytes;          // and how much for each block
@@ -288,7 +294,7 @@ template <class W, int Rows, int Strips, class X>
       const Floats sum = finish<kBits>(sums[r][c]);
       Floats& to = acc[r][first + c];
       to = fma(mul(sum, all(a.scale[g * 2 / kGroups])), scales, to);
-      if constexpr (kShape.minima) to = fma(minima, all(kGroups == 2 ? a.sum32[g] : a.sum16[g]), to);
+      if constexpr (kShape.minima) to = fma(minima, all(sum_of<kGroups, X>(a, g)), to);
     }
   }
 }
@@ -298,6 +304,10 @@ template <class W, int Rows, int Strips, class X>
 [[gnu::always_inline]] inline void multiply_block(const std::uint8_t* weights, const X* x, std::int64_t x_stride,
                                                   const std::uint8_t* ahead, Floats (&acc)[Rows][2], int first,
                                                   std::uint8_t* panel) {
+#ifdef RIDGELINE_ISA_avx512
+  if constexpr (in_pairs(W::kLayout) && std::is_same_v<X, ActivationBlock>)
+    return multiply_pair<W, Rows, Strips>(weights, x, x_stride, ahead, acc, first);
+#endif
 #pragma GCC unroll 1
   for (int g = 0; g < W::kShape.groups(); g++)
     multiply_group<W, Rows, Strips>(weights, g, x, x_stride, ahead, acc, first, panel);
@@ -328,21 +338,25 @@ template <class W, int Rows, class X>
     for (int c = 0; c < 2; c += kStrips) {
       std::uint8_t* to = nullptr;
       if constexpr (W::kWidens) to = panel + c * W::Panel::kNextStrip;
-      multiply_block<W, Rows, kStrips>(weights + c * W::kNextStrip, x, x_stride,
-                                       ahead_bytes ? ahead + c * W::kStripBytes : nullptr, acc, c, to);
+      const std::uint8_t* next = ahead_bytes ? ahead + c * W::kStripBytes : nullptr;
+      multiply_block<W, Rows, kStrips>(weights + c * W::kNextStrip, x, x_stride, next, acc, c, to);
     }
     x++;
     weights += 2 * W::kStripBytes;
     if constexpr (W::kWidens) panel += 2 * W::Panel::kStripBytes;
     ahead += ahead_bytes;
   }
+  // A line that is not asked for within the stream is waited for.
+  if constexpr (W::kStreams && in_pairs(W::kLayout)) ask<Rows>(ahead);
 #pragma GCC unroll 2
   for (int c = 0; c < 2; c++) {
     const std::int64_t channels = s.channels - c * kLanes;
     const Floats bias = s.last && s.bias ? load_channels(s.bias + c * kLanes, channels) : zeros();
+    Floats scale = all(s.scale);
+    if constexpr (in_pairs(W::kLayout)) scale = mul(scale, load_bfloats(s.units + c * kLanes));
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; r++) {
-      const Floats y = s.last ? fma(acc[r][c], all(s.scale), bias) : acc[r][c];
+      const Floats y = s.last ? fma(acc[r][c], scale, bias) : acc[r][c];
       store_channels(s.y + r * s.ldy + c * kLanes, y, channels);
     }
   }

@@ -151,12 +151,14 @@ void linear_integer(const PackedMatrix& w, const X* x, std::int64_t m,
                     std::int64_t ldy, std::uint8_t* panel) {
   using From = Packed<L>;
   using To = Unpacked<L>;
-  const std::int64_t blocks = num_blocks(w.k), pair_bytes = blocks * 2 * From::kStripBytes;
+  const std::int64_t blocks = num_blocks(w.k), pair_bytes = integer_pair_bytes(L, w.k);
   const auto* data = reinterpret_cast<const std::uint8_t*>(w.data);
   Stretch<X> s{};
   s.x_stride = blocks;
   s.ldy = ldy;
-  s.scale = 1.0f / (w.prescale * static_cast<float>(1 << (8 - From::kShape.number_bits())));
+  // In pairs codes are as they are; elsewhere times a power of two (linear_layout.h).
+  constexpr bool kAsTheyAre = in_pairs(L) && std::is_same_v<X, ActivationBlock>;
+  s.scale = 1.0f / (w.prescale * static_cast<float>(kAsTheyAre ? 1 : 1 << (8 - From::kShape.number_bits())));
   const auto at_pair = [&](std::int64_t pair) {
     s.channels = std::min(kStripChannels, w.n - pair * kStripChannels);
     s.bias = bias ? bias + pair * kStripChannels : nullptr;
@@ -186,6 +188,7 @@ void linear_integer(const PackedMatrix& w, const X* x, std::int64_t m,
       for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
         const std::uint8_t* packed = data + pair * pair_bytes + block * 2 * From::kStripBytes;
         at_pair(pair);
+        s.units = reinterpret_cast<const std::uint16_t*>(data + (pair + 1) * pair_bytes - units_bytes(L));
         s.x = x + row * s.x_stride + block;
         s.y = y + row * ldy + pair * kStripChannels;
         if (direct) {
@@ -193,7 +196,7 @@ void linear_integer(const PackedMatrix& w, const X* x, std::int64_t m,
           if (rows <= kTileRows) {
             tiles<From, kFewRows + 1>(s, rows, packed + ahead_of(rows), 0);
           } else {
-            const std::int64_t stretch_bytes = s.blocks * 2 * From::kStripBytes;
+            const std::int64_t stretch_bytes = s.blocks * 2 * From::kStripBytes + (s.last ? units_bytes(L) : 0);
             const std::uint8_t* next = packed + (pair + 1 < strip_end ? pair_bytes : stretch_bytes);
             if (pair + 1 == strip_end && !s.last) next -= (pair - strip_begin) * pair_bytes;
             tiles<Shared<L>, kTileRows + 1>(s, rows, next, stretch_bytes);

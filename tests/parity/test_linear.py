@@ -49,6 +49,10 @@ LAYOUT_ERROR = {
 }
 # Where weights are integers times a float of their channel (linear_amx_layout.h): and what scales
 # lose as integers, by the largest number of a code.
+# Four bits on AVX-512 (linear_pairs.h): scales are int16 in units of their channel, and a group's sum is rounded to
+# a whole number of the larger group's steps.
+PAIRS = ("Q4_0", "Q4_1", "Q4_K")
+PAIR_ERROR = {"int8": 1e-3, "int8x2": 1e-4}
 COMMON_ERROR = {8: 3e-3, 12: 1e-3, 16: 6e-3, 32: 1e-3, 128: 4e-3}
 LARGEST_NUMBER = {"5": 16, "6": 32, "8": 128, "I": 128, "M": 12}
 # Groups of int8x2 rows that are smaller than this in their row have one term, but for AVX2.
@@ -76,7 +80,9 @@ PACKED_BITS = {
 SENTINEL = np.float32(-12345.0)
 
 
-def layout_error(name: str, kind: str) -> float:
+def layout_error(name: str, kind: str, isa: str) -> float:
+    if isa == "avx512" and name in PAIRS:
+        return LAYOUT_ERROR[name] + PAIR_ERROR[kind]
     if kind != "int16":
         return LAYOUT_ERROR[name]
     largest = LARGEST_NUMBER.get(name.removeprefix("Q")[0], 8)
@@ -205,7 +211,7 @@ def test_every_shape_is_as_near_as_its_format_allows(name: str, isa: str) -> Non
                 y = multiply(packed, n, x, kind, isa)
                 # Few outputs may cancel: the bound is on what their sums are made of.
                 size = np.linalg.norm(np.abs(x) @ np.abs(meaning[:n].T)) / np.sqrt(k)
-                layout = layout_error(name, kind) * size
+                layout = layout_error(name, kind, isa) * size
                 assert np.linalg.norm(y - seen) <= layout, (k, n, kind)
                 error = ACTIVATION_ERROR[kind]
                 if kind == "int8x2" and (isa == "avx2" or k == 32):
@@ -298,6 +304,8 @@ def test_packing_by_parts_and_its_size(name: str, isa: str) -> None:
     whole = pack(name, n, k, isa)
     assert whole.tobytes() == pack(name, n, k, isa, threads=3).tobytes()
     units = 4 * n if whole.activation_kind == "int16" else 0
+    if isa == "avx512" and name in PAIRS:
+        units = 2 * n
     assert whole.num_bytes == n * k * PACKED_BITS[name] / 8 + units
 
 
@@ -332,7 +340,7 @@ def test_any_finite_weights_give_finite_sums(name: str, isa: str) -> None:
     y = multiply(packed, n, x, kind, isa)
     assert np.isfinite(y).all()
     # Beside the matrix's largest scale small ones may vanish; what they add is lost in the norm.
-    assert distance(y, as_kernel_sees(x, kind, isa) @ meaning.T) < 2e-3 + layout_error(name, kind)
+    assert distance(y, as_kernel_sees(x, kind, isa) @ meaning.T) < 2e-3 + layout_error(name, kind, isa)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -350,8 +358,44 @@ def test_groups_of_very_different_size_keep_their_precision(isa: str) -> None:
         seen = as_kernel_sees(x, packed.activation_kind, isa) @ meaning.T
         # Each channel by itself: a small one may not hide behind a large one.
         error, size = np.linalg.norm(y - seen, axis=0), np.linalg.norm(seen, axis=0)
-        bound = max(3e-3, 2 * layout_error(name, packed.activation_kind))
+        bound = max(3e-3, 2 * layout_error(name, packed.activation_kind, isa))
         assert (error <= bound * size).all(), name
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0"])
+def test_sums_as_large_as_they_can_be(name: str, isa: str) -> None:
+    """Codes and activations at the ends of their ranges, of either sign, in each group of a pair."""
+    k, ends = 128, (-8, 7) if name != "Q8_0" else (-127, 127)
+    signs = np.array(np.meshgrid(*[(0, 1)] * 4, indexing="ij")).reshape(4, -1).T  # of four groups
+    values = np.repeat(np.where(signs, ends[1], ends[0]), 32, axis=1).astype(np.float32)
+    raw = quantize(values, name)
+    meaning = dequantize(raw, name, (16, k)).astype(np.float64)
+    x = np.repeat(np.where(signs, 127, -127), 32, axis=1).astype(np.float32)
+    packed = _native.pack_matrix(name, raw, 16, k, isa)
+    for kind in kinds_of(packed):
+        y = multiply(packed, 16, x, kind, isa)
+        bound = 1e-4 + layout_error(name, kind, isa)
+        size = np.abs(x).astype(np.float64) @ np.abs(meaning).T
+        assert (np.abs(y - x.astype(np.float64) @ meaning.T) <= bound * size).all(), kind
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_small_group_keeps_what_a_large_one_beside_it_leaves(name: str, isa: str) -> None:
+    """A group a hundredth of the other of its pair: its part is not lost, though it is rounded."""
+    n, k = 64, 256
+    packed = pack(name, n, k, isa)
+    kind = packed.activation_kind
+    x = activations(8, k).reshape(8, 8, 32)
+    x[:, ::2] /= 100
+    meaning = weights(name, n, k)[1].reshape(n, 8, 32)
+    y = multiply(packed, n, x.reshape(8, k), kind, isa)
+    large = x.copy()
+    large[:, ::2] = 0
+    rest = y - multiply(packed, n, large.reshape(8, k), kind, isa)
+    small = np.einsum("mgk,ngk->mn", x[:, ::2].astype(np.float64), meaning[:, ::2])
+    assert distance(rest, small) < 0.05
 
 
 @pytest.mark.parametrize("isa", ISAS)
