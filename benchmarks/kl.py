@@ -127,7 +127,9 @@ def ridgeline_logits(
         for start in range(0, len(ids), STEP):
             end = min(start + STEP, len(ids))
             needed = -(-end // executor.block_tokens)
-            new_blocks = tuple(range(blocks, needed))
+            # An entry has a block of each group of layers.
+            columns = sum(group.blocks for group in executor.groups)
+            new_blocks = tuple(range(blocks * columns, needed * columns))
             row = PlanRow(0, end - start, start, end - start, new_blocks)
             parts.append(executor.forward(StepPlan((row,))).copy())
             blocks = needed

@@ -166,6 +166,12 @@ class Operator {
   // Of a row of the shared activations.
   virtual std::size_t shared_activation_bytes(const Kernels&) const { return 0; }
 
+  // Of one with weights: asks memory for those that a thread reads first, while an operator before this one ends.
+  virtual void ask_ahead(const StepContext&, int /*thread*/, int /*num_threads*/) const {}
+  virtual bool has_weights() const { return false; }
+  // Whether a thread that is through with its share asks for the next weights that an operator has.
+  virtual bool asks_for_next() const { return has_weights(); }
+
   // Beside the arena, for all threads, in a step of at most so many rows.
   virtual std::size_t shared_bytes(const Kernels&, std::int64_t) const { return 0; }
 
@@ -176,6 +182,7 @@ class Embed final : public Operator {
  public:
   Embed(std::string name, View y, std::string format, const std::byte* table, std::size_t row_bytes, float scale);
   void run(const StepContext& context, Worker& worker) override;
+  bool asks_for_next() const override { return true; }
 
  private:
   View y_;

@@ -100,6 +100,7 @@ class Attention final : public Operator {
   };
   Attention(std::string name, Spec spec);
   void run(const StepContext& context, Worker& worker) override;
+  bool asks_for_next() const override { return true; }
   std::size_t scratch_bytes(const Kernels& kernels) const override;
   // Where outputs go, in a step whose values another operator places; by one thread, before a barrier.
   void place_output(const View& out) { spec_.out = out; }

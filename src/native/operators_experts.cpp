@@ -15,9 +15,6 @@ constexpr std::int64_t kStreamRows = 8;
 // Channels of gate and up that an item computes, and of down.
 constexpr std::int64_t kFewChannels = 64, kManyChannels = 256, kDownChannels = 256;
 
-// Of up's weights, asked for before gate's are read: as far as a kernel asks ahead.
-constexpr std::int64_t kAheadBytes = 8192;
-
 std::int64_t blocks_of(std::int64_t channels, std::int64_t size) { return (channels + size - 1) / size; }
 
 bool above(double a, double b) { return a > b || (std::isnan(b) && !std::isnan(a)); }
@@ -311,7 +308,7 @@ void Experts::multiply_hidden(const StepContext& context, Worker& worker, const 
     };
     if (spec_.gated) {
       const std::byte* second = from_strip(kernels, expert.up, strip).data;
-      for (std::int64_t i = 0; i < kAheadBytes; i += 64) __builtin_prefetch(second + i, 0, 2);
+      ask_for_weights(second, 1);
       half(expert.gate, expert.gate_bias, 0, tile);
       half(expert.up, expert.up_bias, 1, tile + each);
       kernels.gated_rows(spec_.activation, tile, ld, tile + each, ld, tile, ld, rows, channels);

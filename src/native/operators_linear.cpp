@@ -40,6 +40,12 @@ struct RowParts {
 
 }  // namespace
 
+// As far as a kernel asks ahead: what it does not ask for itself.
+void ask_for_weights(const std::byte* first, std::int64_t rows) {
+  const std::int64_t bytes = rows > 1 ? 2 * kAheadBytes : kAheadBytes;
+  for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(first + i, 0, 2);
+}
+
 PackedMatrix from_strip(const Kernels& kernels, const PackedMatrix& matrix, std::int64_t strip) {
   PackedMatrix out = matrix;
   out.n -= strip * kStripChannels;
@@ -132,6 +138,15 @@ void Linear::run(const StepContext& context, Worker& worker) {
   });
 }
 
+void Linear::ask_ahead(const StepContext& context, int thread, int num_threads) const {
+  const std::int64_t rows = context.rows(y_);
+  std::int64_t strip = RowParts(rows, num_threads).count > 1 ? 0 : num_strips_ * thread / num_threads;
+  for (const LinearPart& part : parts_) {
+    if (strip < part.matrix.num_strips()) return ask_for_weights(from_strip(context.kernels, part.matrix, strip).data, rows);
+    strip -= part.matrix.num_strips();
+  }
+}
+
 GatedLinear::GatedLinear(std::string name, View x, View y, std::vector<LinearPart> parts, Activation activation)
     : Operator(std::move(name), "gated_linear"),
       x_(x, parts),
@@ -173,7 +188,7 @@ void GatedLinear::item(const StepContext& context, Worker& worker, std::int64_t 
   float* up = gate + padded;
   const std::int64_t first = parts_.size() == 1 ? y_.width + channel_begin : channel_begin;
   const PackedMatrix second = from_strip(context.kernels, parts_.back().matrix, first / kStripChannels);
-  for (std::int64_t i = 0; i < kAheadBytes; i += 64) __builtin_prefetch(second.data + i, 0, 2);
+  ask_for_weights(second.data, 1);
   half(context, worker, parts_.front(), channel_begin, channels, row_begin, rows, gate, ld);
   up += half(context, worker, parts_.back(), first, channels, row_begin, rows, up, ld);
   float* y = gate;
@@ -184,6 +199,14 @@ void GatedLinear::item(const StepContext& context, Worker& worker, std::int64_t 
   }
   context.kernels.gated_rows(activation_, gate, ld, up, ld, y, ldy, rows, channels);
   if (y_.kind) context.store(y_, y, ldy, row_begin, rows, channel_begin, channels);
+}
+
+void GatedLinear::ask_ahead(const StepContext& context, int thread, int num_threads) const {
+  const std::int64_t rows = context.rows(y_), blocks = (y_.width + kGatedChannels - 1) / kGatedChannels;
+  const std::int64_t block = RowParts(rows, num_threads).count > 1 ? 0 : blocks * thread / num_threads;
+  const std::int64_t strip = block * kGatedChannels / kStripChannels;
+  if (strip < parts_.front().matrix.num_strips())
+    ask_for_weights(from_strip(context.kernels, parts_.front().matrix, strip).data, rows);
 }
 
 void GatedLinear::run(const StepContext& context, Worker& worker) {

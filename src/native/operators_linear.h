@@ -16,6 +16,9 @@ struct LinearPart {
   std::int64_t column;
 };
 
+// Asks for the first weights of a run of strips that begins here.
+void ask_for_weights(const std::byte* first, std::int64_t rows);
+
 // A value that linears multiply. Where it does not lie as activations already, they are made here, for a pass and a
 // barrier.
 class LinearInput {
@@ -41,6 +44,8 @@ class Linear final : public Operator {
  public:
   Linear(std::string name, View x, View y, std::vector<LinearPart> parts);
   void run(const StepContext& context, Worker& worker) override;
+  void ask_ahead(const StepContext& context, int thread, int num_threads) const override;
+  bool has_weights() const override { return true; }
   std::size_t scratch_bytes(const Kernels& kernels) const override { return kernels.linear_scratch_bytes(); }
   std::size_t shared_activation_bytes(const Kernels& kernels) const override { return x_.shared_bytes(kernels); }
 
@@ -64,6 +69,8 @@ class GatedLinear final : public Operator {
  public:
   GatedLinear(std::string name, View x, View y, std::vector<LinearPart> parts, Activation activation);
   void run(const StepContext& context, Worker& worker) override;
+  void ask_ahead(const StepContext& context, int thread, int num_threads) const override;
+  bool has_weights() const override { return true; }
   std::size_t scratch_bytes(const Kernels& kernels) const override;
   std::size_t shared_activation_bytes(const Kernels& kernels) const override { return x_.shared_bytes(kernels); }
 

@@ -195,6 +195,12 @@ void Program::finish(const View& logits) {
   shared_ = allocated(shared);
   partials_ = allocated(static_cast<std::size_t>(partials_floats_) * sizeof(float));
   for (int thread = 0; thread < num_threads_; thread++) scratch_.push_back(allocated(scratch));
+  const Operator* next = nullptr;
+  next_weights_.assign(operators_.size(), nullptr);
+  for (std::size_t i = operators_.size(); i-- > 0;) {
+    if (operators_[i]->asks_for_next()) next_weights_[i] = next;
+    if (operators_[i]->has_weights()) next = operators_[i].get();
+  }
   marks_.assign(static_cast<std::size_t>(num_threads_), std::vector<Mark>(operators_.size() + 1));
   reset_times();
   samples_.reserve(static_cast<std::size_t>(limits.max_rows));
@@ -334,6 +340,8 @@ bool Program::run_operator(int thread, std::size_t begin, const Entry& entry) {
     operators_[index]->run(context, worker);
   else
     sample_rows(context, worker);
+  if (index < operators_.size() && next_weights_[index] && !worker.leaves)
+    next_weights_[index]->ask_ahead(context, thread, pool_.size());
   mark.waited += worker.waited;
   mark.arrived = ticks_now();
   return !worker.leaves;

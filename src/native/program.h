@@ -194,6 +194,7 @@ class Program {
   std::vector<std::vector<Mark>> marks_;  // of each thread: of each operator, then of sampling
   std::uint64_t step_begin_ = 0;
   std::size_t num_marked_ = 0;  // of the last step, not booked yet
+  std::vector<const Operator*> next_weights_;  // of each operator: whose weights to ask for at its end, or null
   std::vector<Times> times_;
 };
 
