@@ -47,12 +47,12 @@ LAYOUT_ERROR = {
     "IQ4_NL": 1e-6,
     "MXFP4": 1e-6,
 }
-# Where weights are integers times a float of their channel (linear_amx_layout.h): and what scales
-# lose as integers, by the largest number of a code.
-# Four bits on AVX-512 (linear_pairs.h): scales are int16 in units of their channel, and a group's sum is rounded to
-# a whole number of the larger group's steps.
+# Four bits on AVX-512 (linear_pairs.h): scales are int16 in units of their channel, and a group's
+# sum is rounded to a whole number of the larger group's steps.
 PAIRS = ("Q4_0", "Q4_1", "Q4_K")
 PAIR_ERROR = {"int8": 1e-3, "int8x2": 1e-4}
+# Where weights are integers times a float of their channel (linear_amx_layout.h): and what scales
+# lose as integers, by the largest number of a code.
 COMMON_ERROR = {8: 3e-3, 12: 1e-3, 16: 6e-3, 32: 1e-3, 128: 4e-3}
 LARGEST_NUMBER = {"5": 16, "6": 32, "8": 128, "I": 128, "M": 12}
 # Groups of int8x2 rows that are smaller than this in their row have one term, but for AVX2.
@@ -340,7 +340,8 @@ def test_any_finite_weights_give_finite_sums(name: str, isa: str) -> None:
     y = multiply(packed, n, x, kind, isa)
     assert np.isfinite(y).all()
     # Beside the matrix's largest scale small ones may vanish; what they add is lost in the norm.
-    assert distance(y, as_kernel_sees(x, kind, isa) @ meaning.T) < 2e-3 + layout_error(name, kind, isa)
+    bound = 2e-3 + layout_error(name, kind, isa)
+    assert distance(y, as_kernel_sees(x, kind, isa) @ meaning.T) < bound
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -365,7 +366,7 @@ def test_groups_of_very_different_size_keep_their_precision(isa: str) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0"])
 def test_sums_as_large_as_they_can_be(name: str, isa: str) -> None:
-    """Codes and activations at the ends of their ranges, of either sign, in each group of a pair."""
+    """Codes and activations at the ends of their ranges, of either sign, in each group."""
     k, ends = 128, (-8, 7) if name != "Q8_0" else (-127, 127)
     signs = np.array(np.meshgrid(*[(0, 1)] * 4, indexing="ij")).reshape(4, -1).T  # of four groups
     values = np.repeat(np.where(signs, ends[1], ends[0]), 32, axis=1).astype(np.float32)
