@@ -44,14 +44,14 @@ static inline Vec power_of_2(Vec x) {
 // for a few lines at a time, memory answers while the core computes.
 struct Ahead {
   const std::byte* tiles[kBlocksPerChunk];
+  std::int64_t num_bytes[kBlocksPerChunk];
   std::int64_t count = 0;
-  std::int64_t num_bytes = 0;  // of each
   std::int64_t tile = 0, done = 0;  // what comes next: in this tile, after so many bytes
 
   // Inlined whatever the compiler thinks: around a call, a loop keeps its sums on the stack.
   [[gnu::always_inline]] void ask_tile() {
     if (tile < count)
-      for (std::int64_t i = done; i < num_bytes; i += 64) prefetch_far(tiles[tile] + i);
+      for (std::int64_t i = done; i < num_bytes[tile]; i += 64) prefetch_far(tiles[tile] + i);
     tile++;
     done = 0;
   }
@@ -59,7 +59,7 @@ struct Ahead {
   template <int Lines>
   [[gnu::always_inline]] void ask() {
     if (tile >= count) return;
-    if (num_bytes - done <= 64 * Lines) return ask_tile();
+    if (num_bytes[tile] - done <= 64 * Lines) return ask_tile();
 #pragma GCC unroll 8
     for (int i = 0; i < Lines; i++) prefetch_far(tiles[tile] + done + 64 * i);
     done += 64 * Lines;

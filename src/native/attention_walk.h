@@ -126,18 +126,67 @@ void make_values_of(const AttentionArgs& args, const Scratch& scratch, std::int6
   make_values(args, scratch, lowest > first ? lowest : first, highest < last ? highest : last);
 }
 
-// The key tiles that a chunk will read of what one query at `position` sees.
-Ahead keys_ahead(CacheFormat format, const AttentionArgs& args, std::int64_t chunk) {
-  Ahead out;
-  const std::int64_t end = (args.num_context + args.num_new - 1) / kBlockTokens + 1;
-  // There may be no blocks before those that are seen.
-  const std::int64_t seen = visible(args, args.num_context).first / kBlockTokens;
-  const std::int64_t begin = chunk * kBlocksPerChunk > seen ? chunk * kBlocksPerChunk : seen;
-  out.num_bytes = static_cast<std::int64_t>(key_tile_bytes(format, args.head_dim));
-  for (std::int64_t b = begin; b < end && b < (chunk + 1) * kBlocksPerChunk; b++)
-    out.tiles[out.count++] = args.cache.tile(args.block_table[b], args.keys);
-  return out;
-}
+// The tiles of a KV head in the order in which they are read: of each chunk its keys, then its values.
+class TileOrder {
+ public:
+  TileOrder() = default;
+  // Chunks [begin, end), of which the blocks of tokens [first, last] are seen.
+  TileOrder(CacheFormat format, const AttentionArgs& args, std::int64_t begin, std::int64_t end, std::int64_t first,
+            std::int64_t last)
+      : args_(&args), chunk_(begin), chunk_end_(end), first_(first / kBlockTokens), end_(last / kBlockTokens + 1) {
+    bytes_[0] = static_cast<std::int64_t>(key_tile_bytes(format, args.head_dim));
+    bytes_[1] = static_cast<std::int64_t>(value_tile_bytes(format, args.value_dim));
+    if (chunk_ < chunk_end_) block_ = block_begin();
+  }
+
+  void skip(std::int64_t tiles) {
+    while (tiles > 0 && find()) {
+      const std::int64_t passed = std::min(tiles, block_end() - block_);
+      block_ += passed;
+      tiles -= passed;
+    }
+  }
+  // Adds the next tile. False: there is none.
+  bool add(Ahead& out) {
+    if (!find()) return false;
+    out.tiles[out.count] = args_->cache.tile(args_->block_table[block_++], values_ ? args_->values : args_->keys);
+    out.num_bytes[out.count++] = bytes_[values_];
+    return true;
+  }
+
+ private:
+  std::int64_t block_begin() const { return std::max(chunk_ * kBlocksPerChunk, first_); }
+  std::int64_t block_end() const { return std::min((chunk_ + 1) * kBlocksPerChunk, end_); }
+  // To where a tile is.
+  bool find() {
+    while (chunk_ < chunk_end_ && block_ >= block_end()) {
+      if (values_ || !args_->has_values()) chunk_++;
+      values_ = !values_ && args_->has_values();
+      block_ = block_begin();
+    }
+    return chunk_ < chunk_end_;
+  }
+
+  const AttentionArgs* args_ = nullptr;
+  std::int64_t chunk_ = 0, chunk_end_ = 0, first_ = 0, end_ = 0, block_ = 0;
+  std::int64_t bytes_[2] = {};
+  bool values_ = false;
+};
+
+// What an item asks memory for: a chunk's keys' worth ahead of what it reads, its own tiles and then those that the item
+// after it begins with. For each tile that is read one is asked for, so that a chunk of few tokens leaves no hole.
+struct Upcoming {
+  TileOrder own, after;
+  std::int64_t left = kBlocksPerChunk;  // of the item after: so many
+
+  Ahead take(std::int64_t tiles) {
+    Ahead out;
+    while (out.count < tiles && own.add(out)) {
+    }
+    while (out.count < tiles && left > 0 && after.add(out)) left--;
+    return out;
+  }
+};
 
 // Calls f with std::integral_constant-like tags for the run-time sizes of a tile.
 template <int N>
@@ -221,12 +270,12 @@ void multiply_values(const Scratch& scratch, const ValueTiles& values, int count
   }
 }
 
-// One chunk of vectors [begin, begin + count), count <= Cache::kVectors, into `out` [count, partial_floats]. Where nobody
-// has been there (`is_first`), its values are fetched from memory while scores are computed; the keys of `next` while the
-// values are added up.
+// One chunk of vectors [begin, begin + count), count <= Cache::kVectors, into `out` [count, partial_floats]. Memory is asked
+// for what comes then while scores are computed, where nobody has been there (`is_first`), and while values are added up,
+// where nobody comes after (`is_last`).
 template <class Cache>
 void compute_chunk(const AttentionArgs& args, const Scratch& scratch, std::int64_t query_begin, std::int64_t begin,
-                   int count, std::int64_t chunk, bool is_first, const AttentionNext* next, float* out) {
+                   int count, std::int64_t chunk, bool is_first, bool is_last, Upcoming& upcoming, float* out) {
   const std::int64_t stride = partial_floats(args.value_dim), outputs = padded_to_16(args.value_dim);
   const std::size_t ldq = Cache::query_bytes(args.head_dim);
   const auto position_of = [&](std::int64_t vector) { return args.num_context + query_begin + vector / args.group; };
@@ -243,12 +292,7 @@ void compute_chunk(const AttentionArgs& args, const Scratch& scratch, std::int64
   Tiles tiles;
   find_tiles(args, scratch, block_first, num_blocks, tiles);
 
-  Ahead ahead;
-  if (is_first && args.has_values()) {
-    std::copy(tiles.values, tiles.values + num_blocks, ahead.tiles);
-    ahead.count = num_blocks;
-    ahead.num_bytes = static_cast<std::int64_t>(value_tile_bytes(Cache::kFormat, args.value_dim));
-  }
+  Ahead ahead = is_first && args.has_values() ? upcoming.take(num_blocks) : Ahead{};
   const std::byte* queries = scratch.q + static_cast<std::size_t>(begin) * ldq;
   multiply_scores<Cache>(queries, ldq, args.head_dim, count, tiles.keys, num_blocks, ahead, scratch.scores);
   const ValueTiles values{tiles.values, num_blocks, outputs};
@@ -261,7 +305,7 @@ void compute_chunk(const AttentionArgs& args, const Scratch& scratch, std::int64
     result[1] = Cache::set_weights(scores, base, values, scratch.weights + static_cast<std::size_t>(i) * kWeightBytes,
                                    scratch.weight_scales[i]);
   }
-  ahead = next && next->args ? keys_ahead(Cache::kFormat, *next->args, next->chunk) : Ahead{};
+  ahead = is_last ? upcoming.take(num_blocks) : Ahead{};
   multiply_values<Cache>(scratch, values, count, ahead, out, stride);
 }
 
@@ -337,6 +381,17 @@ std::size_t scratch_bytes(std::int64_t group, std::int64_t head_dim, std::int64_
          static_cast<std::size_t>(vectors) * Cache::query_bytes(head_dim);
 }
 
+// The item before has asked for a chunk's keys' worth.
+template <class Cache>
+Upcoming upcoming_of(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::int64_t chunk_begin,
+                     std::int64_t chunk_end) {
+  Upcoming out;
+  out.own = TileOrder(Cache::kFormat, args, chunk_begin, chunk_end, visible(args, args.num_context + query_begin).first,
+                      visible(args, args.num_context + query_end - 1).last);
+  out.own.skip(kBlocksPerChunk);
+  return out;
+}
+
 template <class Cache>
 void attend(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, const AttentionArgs* next,
             std::byte* memory) {
@@ -346,14 +401,17 @@ void attend(const AttentionArgs& args, std::int64_t query_begin, std::int64_t qu
   set_queries<Cache>(args, query_begin, query_end, scratch.q);
   const std::int64_t first = visible(args, args.num_context + query_begin).first / kChunkTokens;
   const std::int64_t last = visible(args, args.num_context + query_end - 1).last / kChunkTokens;
+  Upcoming upcoming = upcoming_of<Cache>(args, query_begin, query_end, first, last + 1);
+  if (next) {
+    const Range seen = visible(*next, next->num_context);
+    upcoming.after = TileOrder(Cache::kFormat, *next, seen.first / kChunkTokens, seen.last / kChunkTokens + 1, seen.first, seen.last);
+  }
   for (std::int64_t chunk = first; chunk <= last; chunk++) {
-    AttentionNext after{&args, chunk + 1};
-    if (chunk == last) after = {next, next ? visible(*next, next->num_context).first / kChunkTokens : 0};
     if (!args.has_values()) make_values_of(args, scratch, query_begin, query_end, chunk);
     each_tile<Cache>(vectors, [&](std::int64_t begin, int count, bool is_first, bool is_last) {
       float* states = scratch.states + begin * stride;
       float* out = chunk == first ? states : scratch.chunk;
-      compute_chunk<Cache>(args, scratch, query_begin, begin, count, chunk, is_first, is_last ? &after : nullptr, out);
+      compute_chunk<Cache>(args, scratch, query_begin, begin, count, chunk, is_first, is_last, upcoming, out);
       if (chunk != first) merge(states, out, count, outputs);
     });
   }
@@ -369,8 +427,13 @@ void attend_chunk(const AttentionArgs& args, std::int64_t query_begin, std::int6
   const std::int64_t vectors = (query_end - query_begin) * args.group;
   set_queries<Cache>(args, query_begin, query_end, scratch.q);
   if (!args.has_values()) make_values_of(args, scratch, query_begin, query_end, chunk);
+  Upcoming upcoming = upcoming_of<Cache>(args, query_begin, query_end, chunk, chunk + 1);
+  if (next.args) {
+    const Range seen = visible(*next.args, next.args->num_context);
+    upcoming.after = TileOrder(Cache::kFormat, *next.args, next.chunk, next.chunk + 1, seen.first, seen.last);
+  }
   each_tile<Cache>(vectors, [&](std::int64_t begin, int count, bool is_first, bool is_last) {
-    compute_chunk<Cache>(args, scratch, query_begin, begin, count, chunk, is_first, is_last ? &next : nullptr,
+    compute_chunk<Cache>(args, scratch, query_begin, begin, count, chunk, is_first, is_last, upcoming,
                          partials + begin * stride);
   });
 }
