@@ -8,6 +8,7 @@ callers have.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import random
@@ -205,6 +206,13 @@ def _first_turns(text: str) -> Iterator[str]:
             yield turns[0]["value"]
 
 
+def _end_with_parent() -> None:
+    """A benchmark that is killed leaves no server on its port: Linux tells the child."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
 @contextmanager
 def server(command: Sequence[str], port: int, seconds: float = 300.0) -> Iterator[int]:
     """Runs a server until it answers, gives its process id, and ends it.
@@ -216,7 +224,11 @@ def server(command: Sequence[str], port: int, seconds: float = 300.0) -> Iterato
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise SystemExit(f"port {port} is somebody else's; end that server, or take another")
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ,
+        preexec_fn=_end_with_parent,  # (no thread runs yet)
     )
     try:
         asyncio.run(_answers(process, port, seconds))
