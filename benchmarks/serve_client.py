@@ -207,7 +207,9 @@ def _first_turns(text: str) -> Iterator[str]:
 
 
 def _end_with_parent() -> None:
-    """A benchmark that is killed leaves no server on its port: Linux tells the child."""
+    """In the child, before it becomes the server: Linux ends it with the benchmark, even with one
+    that is killed.
+    """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
@@ -228,7 +230,7 @@ def server(command: Sequence[str], port: int, seconds: float = 300.0) -> Iterato
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=os.environ,
-        preexec_fn=_end_with_parent,  # (no thread runs yet)
+        preexec_fn=_end_with_parent,
     )
     try:
         asyncio.run(_answers(process, port, seconds))

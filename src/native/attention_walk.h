@@ -77,6 +77,11 @@ Range visible(const AttentionArgs& args, std::int64_t position) {
   return {first, last};
 }
 
+// What any of queries [begin, end) sees.
+Range seen_by(const AttentionArgs& args, std::int64_t begin, std::int64_t end) {
+  return {visible(args, args.num_context + begin).first, visible(args, args.num_context + end - 1).last};
+}
+
 // Key and value tiles of a chunk's blocks [first, first + count).
 struct Tiles {
   const std::byte* keys[kBlocksPerChunk];
@@ -130,10 +135,9 @@ void make_values_of(const AttentionArgs& args, const Scratch& scratch, std::int6
 class TileOrder {
  public:
   TileOrder() = default;
-  // Chunks [begin, end), of which the blocks of tokens [first, last] are seen.
-  TileOrder(CacheFormat format, const AttentionArgs& args, std::int64_t begin, std::int64_t end, std::int64_t first,
-            std::int64_t last)
-      : args_(&args), chunk_(begin), chunk_end_(end), first_(first / kBlockTokens), end_(last / kBlockTokens + 1) {
+  // Chunks [begin, end), of which the blocks of tokens `seen` are read.
+  TileOrder(CacheFormat format, const AttentionArgs& args, std::int64_t begin, std::int64_t end, Range seen)
+      : args_(&args), chunk_(begin), chunk_end_(end), first_(seen.first / kBlockTokens), end_(seen.last / kBlockTokens + 1) {
     bytes_[0] = static_cast<std::int64_t>(key_tile_bytes(format, args.head_dim));
     bytes_[1] = static_cast<std::int64_t>(value_tile_bytes(format, args.value_dim));
     if (chunk_ < chunk_end_) block_ = block_begin();
@@ -381,13 +385,11 @@ std::size_t scratch_bytes(std::int64_t group, std::int64_t head_dim, std::int64_
          static_cast<std::size_t>(vectors) * Cache::query_bytes(head_dim);
 }
 
-// The item before has asked for a chunk's keys' worth.
+// An item that sees tokens `seen` in chunks [begin, end); the item before has asked for a chunk's keys' worth of it.
 template <class Cache>
-Upcoming upcoming_of(const AttentionArgs& args, std::int64_t query_begin, std::int64_t query_end, std::int64_t chunk_begin,
-                     std::int64_t chunk_end) {
+Upcoming upcoming_of(const AttentionArgs& args, Range seen, std::int64_t begin, std::int64_t end) {
   Upcoming out;
-  out.own = TileOrder(Cache::kFormat, args, chunk_begin, chunk_end, visible(args, args.num_context + query_begin).first,
-                      visible(args, args.num_context + query_end - 1).last);
+  out.own = TileOrder(Cache::kFormat, args, begin, end, seen);
   out.own.skip(kBlocksPerChunk);
   return out;
 }
@@ -399,12 +401,12 @@ void attend(const AttentionArgs& args, std::int64_t query_begin, std::int64_t qu
   const std::int64_t stride = partial_floats(args.value_dim), outputs = padded_to_16(args.value_dim);
   const std::int64_t vectors = (query_end - query_begin) * args.group;
   set_queries<Cache>(args, query_begin, query_end, scratch.q);
-  const std::int64_t first = visible(args, args.num_context + query_begin).first / kChunkTokens;
-  const std::int64_t last = visible(args, args.num_context + query_end - 1).last / kChunkTokens;
-  Upcoming upcoming = upcoming_of<Cache>(args, query_begin, query_end, first, last + 1);
+  const Range seen = seen_by(args, query_begin, query_end);
+  const std::int64_t first = seen.first / kChunkTokens, last = seen.last / kChunkTokens;
+  Upcoming upcoming = upcoming_of<Cache>(args, seen, first, last + 1);
   if (next) {
-    const Range seen = visible(*next, next->num_context);
-    upcoming.after = TileOrder(Cache::kFormat, *next, seen.first / kChunkTokens, seen.last / kChunkTokens + 1, seen.first, seen.last);
+    const Range then = visible(*next, next->num_context);
+    upcoming.after = TileOrder(Cache::kFormat, *next, then.first / kChunkTokens, then.last / kChunkTokens + 1, then);
   }
   for (std::int64_t chunk = first; chunk <= last; chunk++) {
     if (!args.has_values()) make_values_of(args, scratch, query_begin, query_end, chunk);
@@ -427,10 +429,10 @@ void attend_chunk(const AttentionArgs& args, std::int64_t query_begin, std::int6
   const std::int64_t vectors = (query_end - query_begin) * args.group;
   set_queries<Cache>(args, query_begin, query_end, scratch.q);
   if (!args.has_values()) make_values_of(args, scratch, query_begin, query_end, chunk);
-  Upcoming upcoming = upcoming_of<Cache>(args, query_begin, query_end, chunk, chunk + 1);
+  Upcoming upcoming = upcoming_of<Cache>(args, seen_by(args, query_begin, query_end), chunk, chunk + 1);
   if (next.args) {
-    const Range seen = visible(*next.args, next.args->num_context);
-    upcoming.after = TileOrder(Cache::kFormat, *next.args, next.chunk, next.chunk + 1, seen.first, seen.last);
+    const Range then = visible(*next.args, next.args->num_context);
+    upcoming.after = TileOrder(Cache::kFormat, *next.args, next.chunk, next.chunk + 1, then);
   }
   each_tile<Cache>(vectors, [&](std::int64_t begin, int count, bool is_first, bool is_last) {
     compute_chunk<Cache>(args, scratch, query_begin, begin, count, chunk, is_first, is_last, upcoming,

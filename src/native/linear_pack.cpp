@@ -102,8 +102,8 @@ void pack_pair(const std::uint8_t* raw, std::int64_t row_bytes, std::int64_t k, 
   float units[kStripChannels];
   for (std::int64_t first = 0; first < kStripChannels; first += kLanes) {
     pack_common_strip<Codec, true>(raw + std::min(first, channels) * row_bytes, k,
-                             std::clamp<std::int64_t>(channels - first, 0, kLanes),
-                             out + first / kLanes * integer_shape(kLayout).strip_bytes(), units + first, unit_of);
+                                   std::clamp<std::int64_t>(channels - first, 0, kLanes),
+                                   out + first / kLanes * integer_shape(kLayout).strip_bytes(), units + first, unit_of);
   }
   auto* to = reinterpret_cast<std::uint16_t*>(out + integer_pair_bytes(kLayout, k) - units_bytes(kLayout));
   for (std::int64_t c = 0; c < kStripChannels; c++) {

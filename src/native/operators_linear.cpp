@@ -19,7 +19,7 @@ constexpr std::int64_t kPartBytes = 1 << 20, kMostStrips = 8, kItemsPerThread = 
 // Channels of a gated linear that an item of many rows computes: a block of activations.
 constexpr std::int64_t kGatedChannels = 64;
 
-// Of the second half's weights, asked for before the first half is read: as far as a kernel asks ahead.
+// As far as a kernel asks ahead of one row: the first of a run's weights, which it does not ask for itself.
 constexpr std::int64_t kAheadBytes = 8192;
 
 std::size_t strip_bytes(const Kernels& kernels, const LinearPart& part) {
@@ -40,7 +40,6 @@ struct RowParts {
 
 }  // namespace
 
-// As far as a kernel asks ahead: what it does not ask for itself.
 void ask_for_weights(const std::byte* first, std::int64_t rows) {
   const std::int64_t bytes = rows > 1 ? 2 * kAheadBytes : kAheadBytes;
   for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(first + i, 0, 2);

@@ -16,7 +16,7 @@ struct LinearPart {
   std::int64_t column;
 };
 
-// Asks for the first weights of a run of strips that begins here.
+// Asks memory for the first weights of a run of strips that begins here, which kernels of `rows` rows do not ask for.
 void ask_for_weights(const std::byte* first, std::int64_t rows);
 
 // A value that linears multiply. Where it does not lie as activations already, they are made here, for a pass and a
