@@ -10,6 +10,7 @@
 #include "recurrent.h"
 #include "rope.h"
 #include "sample.h"
+#include "screen.h"
 #include "streams.h"
 
 #ifndef RIDGELINE_ISA
@@ -96,6 +97,14 @@ void match_rows(float floor, const float* x, std::int64_t ldx, const float* like
                 std::int64_t ldy, std::int64_t rows, std::int64_t cols);
 void keep_rows(float z, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows,
                std::int64_t cols);
+
+// screen.cpp
+void screen_row(const float* w, std::int64_t k, std::byte* out);
+ChannelNorms screen_channel(const float* w, const std::byte* screened, const ScreenUsual& usual, std::int64_t k);
+RowNorms screen_activations(const float* exact, const float* screened, const ScreenUsual& usual, std::int64_t k);
+void screen_reach(float* y, std::int64_t channels, std::int64_t channel_stride, const float* apart, const float* along,
+                  const float* whole, const RowNorms& row, float* out);
+bool decode_activations(ActivationKind kind, const std::byte* row, std::int64_t k, float* out);
 
 // sample.cpp
 std::size_t sample_scratch_bytes(std::int64_t vocab, std::int64_t max_context);

@@ -15,6 +15,7 @@
 #include "recurrent.h"
 #include "rope.h"
 #include "sample.h"
+#include "screen.h"
 #include "streams.h"
 
 namespace ridgeline {
@@ -137,6 +138,21 @@ struct Kernels {
   // y = max(0, x - (mean + z std))
   void (*keep_rows)(float z, const float* x, std::int64_t ldx, float* y, std::int64_t ldy, std::int64_t rows,
                     std::int64_t cols);
+
+  // ---- screen (screen.cpp); k is a multiple of kScreenGroup
+  // One channel's weights in kScreenFormat: out[screen_row_bytes]. Numbers that are not finite are NaN there.
+  void (*screen_row)(const float* w, std::int64_t k, std::byte* out);
+  // Of a channel and its row of the screen; what is usual is positive.
+  ChannelNorms (*screen_channel)(const float* w, const std::byte* screened, const ScreenUsual& usual, std::int64_t k);
+  // Of a row as the weights and as the screen multiply it.
+  RowNorms (*screen_activations)(const float* exact, const float* screened, const ScreenUsual& usual, std::int64_t k);
+  // The most that logits of each strip's channels can be: y [channels] by the screen, to which what is known along
+  // directions is added; apart [channels], along [kDirections, channel_stride]; whole (the most of whole_residue) and out of
+  // a strip each.
+  void (*screen_reach)(float* y, std::int64_t channels, std::int64_t channel_stride, const float* apart,
+                       const float* along, const float* whole, const RowNorms& row, float* out);
+  // What a row of activations stands for: out[k]. False for a kind that screens do not multiply.
+  bool (*decode_activations)(ActivationKind kind, const std::byte* row, std::int64_t k, float* out);
 
   // ---- sample (sample.cpp)
   std::size_t (*sample_scratch_bytes)(std::int64_t vocab, std::int64_t max_context);

@@ -373,6 +373,7 @@ NB_MODULE(_native, m) {
   bind_cross(m, program);
   bind_sampling(m, program);
   bind_experts(program);
+  bind_head(program);
   bind_images(program);
   bind_latent(program);
   bind_blocks(program);

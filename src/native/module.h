@@ -46,6 +46,7 @@ void bind_attention(nanobind::module_& m, nanobind::class_<Program>& program);  
 void bind_cross(nanobind::module_& m, nanobind::class_<Program>& program);  // module_cross.cpp
 void bind_entries(nanobind::class_<Program>& program);    // module_entries.cpp
 void bind_experts(nanobind::class_<Program>& program);    // module_experts.cpp
+void bind_head(nanobind::class_<Program>& program);       // module_head.cpp
 void bind_images(nanobind::class_<Program>& program);     // module_images.cpp
 void bind_latent(nanobind::class_<Program>& program);     // module_latent.cpp
 void bind_blocks(nanobind::class_<Program>& program);     // module_blocks.cpp

@@ -76,18 +76,20 @@ const std::byte* LinearInput::at(const StepContext& context, ActivationKind kind
   return nullptr;
 }
 
+void LinearInput::quantize(const StepContext& context, std::int64_t begin, std::int64_t end) const {
+  const std::int64_t rows = context.rows(x_);
+  std::byte* out = context.activations;
+  for (const ActivationKind kind : kinds_) {
+    const std::size_t row_bytes = context.kernels.activation_row_bytes(kind, x_.width);
+    context.kernels.quantize_rows(kind, context.at(x_) + begin * x_.ld, x_.ld, end - begin, x_.width,
+                                  out + static_cast<std::size_t>(begin) * row_bytes, row_bytes);
+    out += aligned(static_cast<std::size_t>(rows) * row_bytes);
+  }
+}
+
 void LinearInput::prepare(const StepContext& context, Worker& worker) const {
   if (x_.kind) return;
-  const std::int64_t rows = context.rows(x_);
-  worker.runs(rows, [&](std::int64_t begin, std::int64_t end) {
-    std::byte* out = context.activations;
-    for (const ActivationKind kind : kinds_) {
-      const std::size_t row_bytes = context.kernels.activation_row_bytes(kind, x_.width);
-      context.kernels.quantize_rows(kind, context.at(x_) + begin * x_.ld, x_.ld, end - begin, x_.width,
-                                    out + static_cast<std::size_t>(begin) * row_bytes, row_bytes);
-      out += aligned(static_cast<std::size_t>(rows) * row_bytes);
-    }
-  });
+  worker.runs(context.rows(x_), [&](std::int64_t begin, std::int64_t end) { quantize(context, begin, end); });
   worker.barrier();
 }
 

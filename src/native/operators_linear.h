@@ -29,6 +29,8 @@ class LinearInput {
   std::size_t shared_bytes(const Kernels& kernels) const;
   // Called by all threads before `at`.
   void prepare(const StepContext& context, Worker& worker) const;
+  // Makes activations of rows [begin, end): what `prepare` has done for all.
+  void quantize(const StepContext& context, std::int64_t begin, std::int64_t end) const;
   // Activations of `kind` from this row on.
   const std::byte* at(const StepContext& context, ActivationKind kind, std::int64_t row) const;
 

@@ -138,6 +138,7 @@ const float* Program::keep(const float* values, std::int64_t count) {
 
 void Program::add(std::unique_ptr<Operator> op) {
   if (finished_) throw std::invalid_argument("the program is finished");
+  if (auto* head = dynamic_cast<Head*>(op.get())) head_ = head;
   operators_.push_back(std::move(op));
 }
 
@@ -230,6 +231,7 @@ void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int3
   samples_.clear();
   items_.clear();
   if (sampling) plan_samples();
+  if (head_) head_->begin(step_.num_sampled, sampling && draws_likeliest());
   // A few steps ahead, so that most steps of a decode find their positions ready.
   const std::int64_t ahead = std::min(step_.end_position + 64, rows_.limits().max_context);
   for (const auto& table : rope_tables_)
@@ -411,6 +413,17 @@ void Program::plan_samples() {
       items_.push_back({index, row.sampled_begin + row.num_logits - 1, -1, nullptr, SampleFault::none});
     samples_.push_back(sample);
   }
+}
+
+// Whether no row of the step's logits is asked for more than which of them is the largest, and most are an answer's: what
+// follows a prompt is less certain, and few logits are little work beside one.
+bool Program::draws_likeliest() {
+  std::int64_t prompts = 0;
+  for (const StepRow& row : step_.rows) prompts += row.num_logits > 0 && row.num_new > 1;
+  return 4 * prompts <= step_.num_sampled && std::all_of(items_.begin(), items_.end(), [&](const SampleItem& item) {
+    const RowSample& sample = samples_[static_cast<std::size_t>(item.sample)];
+    return !item.scores && is_argmax(rows_.open_row(sample.row).sampling.args);
+  });
 }
 
 void Program::sample_rows(const StepContext& context, Worker& worker) {

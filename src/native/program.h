@@ -12,6 +12,7 @@
 #include "operators_attention.h"
 #include "operators_cross.h"
 #include "operators_entries.h"
+#include "operators_head.h"
 #include "operators_images.h"
 #include "operators_recurrent.h"
 #include "roofs.h"
@@ -64,6 +65,14 @@ class Program {
   // std::invalid_argument for an unknown format.
   PackedMatrix pack(const std::string& format, const std::byte* raw, std::int64_t n, std::int64_t k,
                     std::size_t row_bytes, const std::function<void()>& release);
+  // A screen (screen.h) of a matrix of n rows of `raw`, k of them a multiple of kScreenGroup; as `pack`.
+  PackedMatrix pack_screen(const RawRows& raw, std::int64_t n, std::int64_t k, const std::function<void()>& release) {
+    return weights_.pack_screen(kernels_, pool_, raw, n, k, release);
+  }
+  // Zeros that live as long as the program, in the memory of its weights; null where memory is only counted.
+  float* room(std::int64_t floats) {
+    return reinterpret_cast<float*>(weights_.allocate(static_cast<std::size_t>(floats) * sizeof(float)));
+  }
   // Packed weights in a file (weight_store.h), set up before the first pack().
   WeightStore& weights() { return weights_; }
   ThreadPool& pool() { return pool_; }
@@ -94,6 +103,9 @@ class Program {
   const float* logits() const;
   std::int64_t logits_stride() const { return logits_.ld; }
   std::int64_t logits_width() const { return logits_.width; }
+
+  // Of the head that screens, if there is one.
+  Head::Counts screened() const { return head_ ? head_->counts() : Head::Counts{}; }
 
   // Of each operator that has experts, in order: its name, the experts of each row's slots in the last step, [rows,
   // top_k], and top_k.
@@ -135,6 +147,7 @@ class Program {
   bool run_operator(int thread, std::size_t begin, const Entry& entry);
   void sample_rows(const StepContext& context, Worker& worker);
   void plan_samples();
+  bool draws_likeliest();
   void finish_samples();
 
   Memory allocated(std::size_t num_bytes) const {
@@ -156,6 +169,7 @@ class Program {
   std::vector<KvPlace> caches_;
   std::vector<std::unique_ptr<RopeTable>> rope_tables_;
   std::vector<std::unique_ptr<Operator>> operators_;
+  Head* head_ = nullptr;  // of them, if it screens
   std::vector<std::size_t> column_bytes_;  // that the caches of each column take of a block
   std::size_t kv_block_bytes_ = 0, kv_grouped_ = 0;  // see CacheBlocks
   std::vector<TilePlace> kv_places_;

@@ -256,8 +256,20 @@ PackedMatrix WeightStore::pack(const Kernels& kernels, ThreadPool& pool, const s
   }
   out.prescale = *std::min_element(prescales.begin(), prescales.end());
 
-  const std::size_t num_bytes = aligned(kernels.packed_bytes(*layout, n, k));
-  const std::size_t pair_bytes = kernels.packed_bytes(*layout, n, k) / static_cast<std::size_t>(strips);
+  const auto pack_strip = [&](std::byte* begin, std::int64_t strip) {
+    return kernels.pack_strips(format.c_str(), raw, out, begin, strip, strip + 1);
+  };
+  if (!place(kernels, pool, format.c_str(), pieces, out, pack_strip, release))
+    throw std::invalid_argument("no packing of weights of format " + format);
+  return out;
+}
+
+bool WeightStore::place(const Kernels& kernels, ThreadPool& pool, const char* format, std::int64_t pieces,
+                        PackedMatrix& out, const std::function<bool(std::byte*, std::int64_t)>& pack,
+                        const std::function<void()>& release) {
+  const std::int64_t strips = out.num_strips();
+  const std::size_t num_bytes = aligned(kernels.packed_bytes(out.layout, out.n, out.k));
+  const std::size_t pair_bytes = kernels.packed_bytes(out.layout, out.n, out.k) / static_cast<std::size_t>(strips);
   const std::size_t offset = file_ ? file_->size() : 0;
   std::byte* data = file_ ? nullptr : slabs_.allocate(num_bytes);
   std::atomic<bool> known{true};
@@ -270,17 +282,47 @@ PackedMatrix WeightStore::pack(const Kernels& kernels, ThreadPool& pool, const s
     std::atomic<std::int64_t> next{first};
     pool.run([&](int) {
       for (std::int64_t strip; (strip = next.fetch_add(1)) < end;)
-        if (!kernels.pack_strips(format.c_str(), raw, out, begin, strip, strip + 1)) known = false;
+        if (!pack(begin, strip)) known = false;
     });
     if (file_) file_->append(size);
     release();
   }
-  if (!known) throw std::invalid_argument("no packing of weights of format " + format);
+  if (!known) return false;
   out.data = file_ ? file_->data() + offset : data;
   if (file_) {
     file_bytes_ = file_->size();
-    records_.push_back({format, n, k, out.prescale, offset});
+    records_.push_back({format, out.n, out.k, out.prescale, offset});
   }
+  return true;
+}
+
+PackedMatrix WeightStore::pack_screen(const Kernels& kernels, ThreadPool& pool, const RawRows& raw, std::int64_t n,
+                                      std::int64_t k, const std::function<void()>& release) {
+  if (use_ == Use::read) return next_of_file(kScreenFormat, n, k);
+  PackedMatrix out{*layout_of(kScreenFormat), n, k, 1.0f, nullptr};
+  if (use_ == Use::counted) {
+    slabs_.count(kernels.packed_bytes(out.layout, n, k));
+    return out;
+  }
+  const std::int64_t raw_bytes = n * static_cast<std::int64_t>(raw.row_bytes);
+  const std::int64_t pieces = std::clamp<std::int64_t>((raw_bytes + kPieceBytes - 1) / kPieceBytes, 1, out.num_strips());
+  const std::size_t row_bytes = screen_row_bytes(k);
+  const auto pack_strip = [&](std::byte* begin, std::int64_t strip) {
+    thread_local std::vector<float> w;
+    thread_local std::vector<std::byte> rows;
+    w.resize(static_cast<std::size_t>(k));
+    rows.resize(kStripChannels * row_bytes);
+    const std::int64_t first = strip * kStripChannels, count = std::min(kStripChannels, n - first);
+    for (std::int64_t c = 0; c < count; c++) {
+      if (!kernels.decode_row(raw.format, raw.row(first + c), k, w.data())) return false;
+      kernels.screen_row(w.data(), k, rows.data() + static_cast<std::size_t>(c) * row_bytes);
+    }
+    // Rows of the whole matrix begin that many bytes before these.
+    return kernels.pack_strips(kScreenFormat, rows.data() - static_cast<std::size_t>(first) * row_bytes, out, begin, strip,
+                               strip + 1);
+  };
+  if (!place(kernels, pool, kScreenFormat, pieces, out, pack_strip, release))
+    throw std::invalid_argument("no screen of weights of format " + std::string(raw.format));
   return out;
 }
 

@@ -81,6 +81,9 @@ class WeightStore {
   // See Program::pack. Throws std::invalid_argument for a matrix that a file read from does not have next.
   PackedMatrix pack(const Kernels& kernels, ThreadPool& pool, const std::string& format, const std::byte* raw,
                     std::int64_t n, std::int64_t k, std::size_t row_bytes, const std::function<void()>& release);
+  // See Program::pack_screen.
+  PackedMatrix pack_screen(const Kernels& kernels, ThreadPool& pool, const RawRows& raw, std::int64_t n, std::int64_t k,
+                           const std::function<void()>& release);
   // In memory. 64-byte aligned, zeroed; null where it is only counted. Throws std::bad_alloc.
   std::byte* allocate(std::size_t num_bytes) {
     if (use_ != Use::counted) return slabs_.allocate(num_bytes);
@@ -98,6 +101,10 @@ class WeightStore {
   enum class Use : std::uint8_t { none, counted, written, read };
 
   PackedMatrix next_of_file(const std::string& format, std::int64_t n, std::int64_t k);
+  // Room for a matrix, filled a piece at a time by `pack`(begin, strip): where the matrix begins, and which strip of it.
+  // False from one of them is false at the end.
+  bool place(const Kernels& kernels, ThreadPool& pool, const char* format, std::int64_t pieces, PackedMatrix& out,
+             const std::function<bool(std::byte*, std::int64_t)>& pack, const std::function<void()>& release);
 
   Slabs slabs_;
   std::unique_ptr<WeightFile> file_;

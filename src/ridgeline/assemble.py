@@ -48,6 +48,7 @@ from ridgeline.model.images import ImageModel, open_images
 from ridgeline.model.opened import OpenedModel, open_model
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.kv_format import with_kv_format
+from ridgeline.model.passes.screen import with_screen
 from ridgeline.model.task import Purpose, purpose_of
 from ridgeline.model.text.load import load_tokenizer
 from ridgeline.model.text.tokenizer import Tokenizer
@@ -270,6 +271,8 @@ def assemble(
     precision, _, build, needs_of, see = _BACKENDS[options.backend]
     purpose = purpose_of(opened, options.task, options.positions)
     graph = fuse(with_kv_format(purpose.graph, kept, opened.weights.numbers))
+    if options.backend == "cpu":
+        graph = as_cpu_runs(graph, settings, options)
     if purpose.whole and options.max_tokens_per_step < graph.max_context:
         options = replace(options, max_tokens_per_step=graph.max_context)
     settings = replace(settings, threads=threads, isa=options.isa or settings.isa)
@@ -355,6 +358,13 @@ def kv_format_of(options: Options) -> str:
             f"{options.kv_format!r}; the {options.backend} backend has: {', '.join(allowed)}",
         )
     return options.kv_format
+
+
+def as_cpu_runs(graph: Graph, settings: Settings, options: Options) -> Graph:
+    """A fused graph with what this machine's kernels add to it."""
+    # Activations of AMX have one scale for a stretch of K, which no screen's bound is known for.
+    isa = options.isa or machine_isa(settings)
+    return graph if isa == "amx" else with_screen(graph)
 
 
 def machine_device(graph: Graph, settings: Settings) -> Device:

@@ -21,6 +21,7 @@ from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.passes.kv_format import with_kv_format
+from ridgeline.model.passes.screen import has_screen, with_screen
 from ridgeline.step import StepShape
 
 # A change of less is none: no prediction is that sure.
@@ -154,7 +155,8 @@ def with_weight_format(graph: Graph, name: str) -> Graph:
             for weight in node.weights
         )
         nodes.append(node if isinstance(node.op, Embed) else replace(node, weights=weights))
-    return replace(graph, nodes=tuple(nodes))
+    turned = replace(graph, nodes=tuple(nodes))
+    return with_screen(turned) if has_screen(graph) else turned
 
 
 def _batch(asked: Asked) -> list[Turned]:

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from math import log
 
 from ridgeline.cost.count import OPERATOR_NAMES
+from ridgeline.model.formats import Format
 from ridgeline.model.graph.dims import SAMPLED
-from ridgeline.model.graph.node import Graph, KvState, Node
+from ridgeline.model.graph.node import Graph, KvState, Node, Weight
 from ridgeline.model.graph.ops.attention import Attention
 from ridgeline.model.graph.ops.elementwise import Scale, Softcap
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
-from ridgeline.model.graph.ops.linear import Linear
+from ridgeline.model.graph.ops.linear import SCREENED_SHARE, Linear
 from ridgeline.model.graph.ops.norm import AddNorm, Norm
 from ridgeline.model.graph.ops.rows import SelectRows
 from ridgeline.step import StepShape
@@ -92,7 +93,7 @@ def needs_of(node: Node, place: Place, shape: StepShape, threads: int) -> Needs 
     if rows == 0:
         return None
     if isinstance(node.op, Linear | GatedLinear):
-        return _linear(node, node.op, place, rows)
+        return _linear(node, node.op, place, rows, shape.num_tokens == shape.num_sampled)
     if isinstance(node.op, Attention):
         return _attention(node, node.op, shape, threads)
     name = OPERATOR_NAMES[type(node.op)]
@@ -115,7 +116,9 @@ def is_sampled(node: Node) -> bool:
     return bool(node.outputs) and node.outputs[0].shape[0] is SAMPLED
 
 
-def _linear(node: Node, op: Linear | GatedLinear, place: Place, rows: int) -> Needs:
+def _linear(
+    node: Node, op: Linear | GatedLinear, place: Place, rows: int, is_decode: bool
+) -> Needs:
     kind = "head" if place.head else "gated" if isinstance(op, GatedLinear) else "linear"
     weights = op.parts(node.weights)
     outputs = sum(weight.shape[0] for weight in weights)
@@ -145,7 +148,26 @@ def _linear(node: Node, op: Linear | GatedLinear, place: Place, rows: int) -> Ne
     for mark, share in _marks(min(rows, COLD_MARKS[-1]), COLD_MARKS):
         for weight in weights:
             _add(read, f"{weight.format.name}/weights@{mark}", share * weight.num_bytes)
+    if isinstance(op, Linear) and op.screen and is_decode and rows <= op.screened_rows(weights):
+        return _screened(Needs(kind, terms, read), weights[0], op.screen, rows)
     return Needs(kind, terms, read)
+
+
+def _screened(whole: Needs, weight: Weight, screen: Format, rows: int) -> Needs:
+    """A head's, whose screen is read in place of its weight, and then a little of that, a row at a
+    time.
+    """
+    name, other = weight.format.name, screen.name
+    little = rows * SCREENED_SHARE
+    terms = {term.replace(f"head/{name}@", f"head/{other}@"): n for term, n in whole.terms.items()}
+    _add(terms, f"head/{name}@1", little * weight.num_elements)
+    ratio = screen.num_bytes(weight.shape) / weight.num_bytes
+    read = {
+        term.replace(f"{name}/weights@", f"{other}/weights@"): ratio * amount
+        for term, amount in whole.read.items()
+    }
+    _add(read, f"{name}/weights@1", little * weight.num_bytes)
+    return Needs(whole.group, terms, read)
 
 
 def _attention(node: Node, op: Attention, shape: StepShape, threads: int) -> Needs:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ridgeline.assemble import (
     CPU_PRECISION,
     Options,
+    as_cpu_runs,
     cpu_needs,
     kept_profile,
     kept_roofs,
@@ -121,6 +122,7 @@ def engine_here(
     knobs.check()
     options = replace(options, max_rows=knobs.max_rows, max_tokens_per_step=knobs.step_tokens)
     graph = fuse(with_kv_format(graph, KV_FORMATS[kv_format_of(options)]))
+    graph = as_cpu_runs(graph, settings, options)
     needs = cpu_needs(graph, options, settings)
     sizes = plan_sizes(
         graph,

@@ -232,6 +232,31 @@ class Program:
         biases: Sequence[NDArray[np.float32] | None],
         activation: str,
     ) -> None: ...
+    def pack_screen(
+        self,
+        format: str,
+        raw: NDArray[np.uint8],
+        n: int,
+        k: int,
+        row_bytes: int,
+        release: Callable[[], None],
+    ) -> Matrix: ...
+    def add_head(
+        self,
+        name: str,
+        x: View,
+        y: View,
+        matrix: Matrix,
+        fine_activations: bool,
+        screen: Matrix,
+        format: str,
+        raw: NDArray[np.uint8],
+        row_bytes: int,
+        most_rows: int,
+        learn_rows: int,
+    ) -> None: ...
+    @property
+    def screened(self) -> tuple[int, int]: ...
     def add_embed(
         self,
         name: str,

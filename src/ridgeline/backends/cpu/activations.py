@@ -101,8 +101,10 @@ def _quantized(node: Node) -> Value | None:
 
 
 def _kinds(reader: Node, isa: str, *, fine: bool) -> set[str | None]:
-    """What a reader multiplies; None if it is no linear."""
+    """What a reader multiplies; None if it is no linear, or one that a screen is multiplied for."""
     if not isinstance(reader.op, Linear | GatedLinear):
+        return {None}
+    if isinstance(reader.op, Linear) and reader.op.screen is not None:
         return {None}
     kinds = {_native.activation_kind(w.format.name, isa) for w in reader.op.parts(reader.weights)}
     return {"int8x2" if fine and kind == "int8" else kind for kind in kinds}

@@ -21,6 +21,7 @@ from ridgeline.backends.cpu.bind_blocks import bind_block_attention, bind_select
 from ridgeline.backends.cpu.bind_cross import CROSS_BINDERS
 from ridgeline.backends.cpu.bind_entries import ENTRY_BINDERS
 from ridgeline.backends.cpu.bind_experts import bind_experts, bind_route, bind_zero_experts
+from ridgeline.backends.cpu.bind_head import LEARNED_ROWS, bind_head
 from ridgeline.backends.cpu.bind_images import IMAGE_BINDERS
 from ridgeline.backends.cpu.bind_latent import bind_latent_attention, bind_select_tokens
 from ridgeline.backends.cpu.bind_recurrent import (
@@ -98,8 +99,8 @@ class Binding:
     """What binders share: the program that grows, the plan, the weights.
 
     kinds: values that lie as activations. fine: linears with activations in two terms. layout:
-    which column of the block tables is a state's. matrices, caches: what was made already, by
-    weight and by state name.
+    which column of the block tables is a state's. learned_rows: of a head's screen. matrices,
+    caches: what was made already, by weight and by state name.
     """
 
     program: _native.Program
@@ -109,6 +110,7 @@ class Binding:
     kinds: Mapping[int, str]
     fine: Container[str]
     layout: StateGroups
+    learned_rows: int
     matrices: dict[str, _native.Matrix] = field(default_factory=dict)
     caches: dict[str, int] = field(default_factory=dict)
 
@@ -268,10 +270,12 @@ def bind(
     plan: MemoryPlan,
     weights: Weights,
     kinds: Mapping[int, str],
+    learned_rows: int = LEARNED_ROWS,
 ) -> None:
     """Adds every node of `graph` to `program` and finishes it.
 
-    kinds: of `activation_kinds`; `plan` must have their rows' bytes. Raises ModelError for an
+    kinds: of `activation_kinds`; `plan` must have their rows' bytes. learned_rows: that a screen
+    learns from. Raises ModelError for an
     operator without a row in `BINDERS`, or a cache in a format that has no kernels.
     """
     for state in graph.states:
@@ -288,13 +292,17 @@ def bind(
                 f"{type(node.op).__name__}; it has {known}"
             )
     fine = takes_fine_activations(graph)
-    binding = Binding(program, graph, plan, weights, kinds, fine, state_groups(graph))
+    groups = state_groups(graph)
+    binding = Binding(program, graph, plan, weights, kinds, fine, groups, learned_rows)
     for node in graph.nodes:
         BINDERS[type(node.op)](binding, node, node.op)
     program.finish(binding.view(graph.outputs[0]))
 
 
 def _linear(b: Binding, node: Node, op: Linear) -> None:
+    if op.screen is not None:
+        bind_head(b, node, op)
+        return
     b.program.add_linear(
         node.name,
         b.view(node.inputs[0]),

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ridgeline.backends.cpu import _native, packed_weights
 from ridgeline.backends.cpu.bind import bind, view_of
 from ridgeline.backends.cpu.bind_cross import cross_memory
+from ridgeline.backends.cpu.bind_head import LEARNED_ROWS
 from ridgeline.backends.cpu.encoder import CpuEncoder
 from ridgeline.backends.cpu.program import (
     ProgramLimits,
@@ -114,7 +115,8 @@ class CpuExecutor:
     "amx", "avx512", "avx2" or "portable"; None for the best. packed_folder, source: where packed
     weights are kept, and what identifies the files that they come from (see `packed_weights.load`).
     quantize_early: False keeps every value float32 between operators, for tests: the bits are the
-    same. encode_image: what makes rows of an image, for a model that sees them.
+    same. encode_image: what makes rows of an image, for a model that sees them. learned_rows: rows
+    of logits from which a screen (`passes.screen`) learns what activations are like.
 
     A request gets the same bits whatever stands beside it in a step, however its prompt is cut,
     and with any number of threads; between instruction sets results differ by rounding. Raises
@@ -138,6 +140,7 @@ class CpuExecutor:
         source: object = None,
         quantize_early: bool = True,
         encode_image: EncodeImage | None = None,
+        learned_rows: int = LEARNED_ROWS,
     ) -> None:
         check_graph(graph)
         encoder, graph = graph.encoder, replace(graph, encoder=None)
@@ -191,7 +194,7 @@ class CpuExecutor:
                 source,
                 self.isa,
                 lambda: empty_program(graph, limits, plan, cross=cross),
-                lambda program: bind(program, graph, plan, weights, layout.kinds),
+                lambda program: bind(program, graph, plan, weights, layout.kinds, learned_rows),
             )
             self._encoder = None
             if encoder is not None:
@@ -311,6 +314,14 @@ class CpuExecutor:
     def timers(self) -> tuple[OperatorTime, ...]:
         """Time by operator in graph order, sampling last, since the program was made or reset."""
         return tuple(OperatorTime(*time) for time in self._program.times())
+
+    @property
+    def screened(self) -> tuple[int, int]:
+        """Rows of logits whose likeliest token was found by a screen (`passes.screen`), and strips
+        of 32 channels of the weight itself that were read for them.
+        """
+        rows, strips = self._program.screened
+        return rows, strips
 
     def chosen_experts(self) -> dict[str, npt.NDArray[np.int32]]:
         """Of each mixture, by its node's name: the experts of the last step's rows, best first, as

@@ -27,7 +27,9 @@ from functools import cache
 from pathlib import Path
 
 from ridgeline.backends.cpu import _native
-from ridgeline.model.graph.node import Graph
+from ridgeline.model.formats import Format
+from ridgeline.model.graph.node import Graph, Node
+from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.units import GB
 
 # Below this, packing takes less than a fifth of a second.
@@ -93,7 +95,8 @@ def load(
 def key_of(graph: Graph, source: object, isa: str) -> str:
     """A name for all that the packed bytes follow from."""
     weights = [(weight.name, weight.format.name, weight.shape) for weight in graph.weights]
-    facts = json.dumps([source, weights, isa, build_identity()])
+    screens = [screen.name for node in graph.nodes if (screen := _screen_of(node)) is not None]
+    facts = json.dumps([source, weights, screens, isa, build_identity()])
     return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
@@ -104,12 +107,20 @@ def build_identity() -> str:
 
 
 def capacity_of(graph: Graph) -> int:
-    """No packing of the graph's weights takes more: 4 bytes a number, channels and K padded."""
+    """No packing of the graph's weights takes more: 4 bytes a number, channels and K padded; of a
+    screen, one.
+    """
+    screened = [node.weights[0] for node in graph.nodes if _screen_of(node) is not None]
     return sum(
-        4 * math.prod(weight.shape[:-2]) * -(-rows // 64) * 64 * -(-columns // 64) * 64
-        for weight in graph.weights
+        size * math.prod(weight.shape[:-2]) * -(-rows // 64) * 64 * -(-columns // 64) * 64
+        for size, weights in ((4, graph.weights), (1, screened))
+        for weight in weights
         for rows, columns in [(1, 1, *weight.shape)[-2:]]
     )
+
+
+def _screen_of(node: Node) -> Format | None:
+    return node.op.screen if isinstance(node.op, Linear) else None
 
 
 def read(

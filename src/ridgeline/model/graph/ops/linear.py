@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ridgeline.model.formats.format import Format
 from ridgeline.model.graph.dims import Shape, num_elements
 from ridgeline.model.graph.ops.operator import (
     PARTIAL,
@@ -24,15 +25,28 @@ if TYPE_CHECKING:
     from ridgeline.model.graph.node import Node, State, Value, Weight
 
 
+# Rows of logits of a step that may be screened, of a weight in integers and of one in floats: with
+# more, products are what takes long. Of the weight, what is read for a row after all: as much as
+# was measured of random texts of a small model (docs/log.md, nineteenth session).
+SCREENED_ROWS, SCREENED_FLOAT_ROWS = 16, 32
+SCREENED_SHARE = 0.03
+
+
 @dataclass(frozen=True, slots=True)
 class Linear(Operator):
     """x [*, K] -> [*, N1 + ... + Np]; weights (W1 [N1, K], ..., Wp, and if bias b1 [N1], ..., bp).
 
     Each part keeps its own format, so q, k and v can be one linear in a file that stores v finer.
+
+    screen: of what makes logits, the format of a coarse copy of its weight. A step of few rows, a
+    token each, that want no more than their likeliest token reads the copy, and the weight only
+    where it may be the largest; the token is the same, which is all that it means. Such a step is
+    priced so, whatever its rows want.
     """
 
     num_parts: int = 1
     bias: bool = False
+    screen: Format | None = None
 
     def parts(self, weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
         return weights[: self.num_parts]
@@ -40,11 +54,23 @@ class Linear(Operator):
     def biases(self, weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
         return weights[self.num_parts :]
 
+    def screened_rows(self, weights: tuple[Weight, ...]) -> int:
+        """The most rows of logits of a step that is screened; 0: none is."""
+        if self.screen is None:
+            return 0
+        is_float = weights[0].format.name in ("F32", "F16", "BF16")
+        return SCREENED_FLOAT_ROWS if is_float else SCREENED_ROWS
+
     def shape(self, inputs: tuple[Shape, ...], weights: tuple[Weight, ...]) -> tuple[Shape, ...]:
         return ((*inputs[0][:-1], sum(w.shape[0] for w in self.parts(weights))),)
 
     def cost(self, node: Node, step: StepShape, precision: Precision) -> Work:
         rows = num_elements(node.inputs[0].shape[:-1], step)
+        weight_bytes = float(sum(w.num_bytes for w in node.weights))
+        is_decode = step.num_tokens == step.num_sampled
+        if self.screen is not None and is_decode and rows <= self.screened_rows(node.weights):
+            weight_bytes *= 1 - (1 - SCREENED_SHARE) ** rows
+            weight_bytes += self.screen.num_bytes(node.weights[0].shape)
         flops: dict[str, float] = {}
         for weight in self.parts(node.weights):
             arithmetic = precision.compute_of(weight.format.name)
@@ -53,7 +79,7 @@ class Linear(Operator):
             )
         return Work(
             flops=flops,
-            weight_bytes=sum(w.num_bytes for w in node.weights),
+            weight_bytes=weight_bytes,
             activation_bytes=moved_bytes(node, step, precision),
         )
 

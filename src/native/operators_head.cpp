@@ -1,0 +1,287 @@
+#include "operators_head.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+namespace ridgeline {
+namespace {
+
+// Up to so many rows memory is what a step waits for, and activations in two terms cost no more than in one.
+constexpr std::int64_t kFewRows = 2;
+
+// What is usual is at least this share of the mean of all: what was nothing so far need not stay so.
+constexpr float kLeastShare = 0.02f;
+
+constexpr std::int64_t kSeenAtOnce = 2;
+
+// Of power iteration.
+constexpr int kTurns = 24;
+
+// Learning is parted over so many steps, so that none of them takes long.
+constexpr std::int64_t kLearnSteps = 12;
+
+// A step that reads this share of the weights' strips after all, for one row or another, takes as long as without a screen.
+// What steps read beyond it adds up, less what others have left of it: with so many times it, as of texts that could go on
+// in any way, so many steps are not screened.
+constexpr double kUsefulShare = 0.35, kMostDebt = 3;
+constexpr std::int64_t kPausedSteps = 16;
+
+// Bounds are this much wider than the norms say: for sums in float32, and for what kernels round of scales (2^-11).
+constexpr float kMargin = 1.002f, kRounding = 1.5e-3f;
+
+// All rows read a strip that one in so many wants.
+constexpr std::int64_t kManyShare = 4;
+
+// What the weights and their screen are multiplied by.
+std::vector<LinearPart> with_kinds(const LinearPart& part) {
+  std::vector<LinearPart> out{part, part, part};
+  out[1].kind = ActivationKind::int8x2;
+  out[2].kind = ActivationKind::int8;
+  return out;
+}
+
+}  // namespace
+
+Head::Head(std::string name, View x, View y, const LinearPart& part, const HeadScreen& screen)
+    : Operator(name, "linear"),
+      whole_(name, x, y, {part}),
+      part_(part),
+      screen_(screen),
+      x_(x, with_kinds(part)),
+      y_(y) {}
+
+void Head::begin(std::int64_t rows, bool likeliest) {
+  mode_ = Mode::whole;
+  if (!likeliest || rows == 0 || rows > screen_.most_rows) return;
+  if (num_seen_ < screen_.learn_rows) {
+    mode_ = Mode::watch;
+    return;
+  }
+  if (learn_end_ < num_strips()) {
+    mode_ = Mode::learn;
+    learn_begin_ = learn_end_;
+    learn_end_ = std::min(num_strips(), learn_end_ + (num_strips() + kLearnSteps - 1) / kLearnSteps);
+    return;
+  }
+  const std::int64_t read = num_read_.load(std::memory_order_relaxed);
+  const double useful = kUsefulShare * static_cast<double>(num_strips());
+  if (was_screened_) debt_ = std::max(0.0, debt_ + static_cast<double>(read - read_before_) - useful);
+  read_before_ = read;
+  was_screened_ = false;
+  if (debt_ > kMostDebt * useful) {
+    num_paused_ = kPausedSteps;
+    debt_ = 0;
+  }
+  if (num_paused_ > 0) {
+    num_paused_--;
+    return;
+  }
+  was_screened_ = true;
+  mode_ = Mode::screen;
+  num_screened_ += rows;
+}
+
+std::size_t Head::scratch_bytes(const Kernels& kernels) const {
+  const std::size_t k = static_cast<std::size_t>(part_.matrix.k);
+  return aligned(kernels.linear_scratch_bytes()) + aligned(2 * k * sizeof(float)) +
+         aligned(kStripChannels * screen_row_bytes(part_.matrix.k));
+}
+
+std::size_t Head::shared_bytes(const Kernels&, std::int64_t rows) const {
+  const auto most = static_cast<std::size_t>(screen_.most_rows), strips = static_cast<std::size_t>(num_strips());
+  return aligned(most * sizeof(Seen)) + std::min(static_cast<std::size_t>(rows), most) * strips * sizeof(float);
+}
+
+ActivationKind Head::kind_of(std::int64_t rows) {
+  return rows <= kFewRows ? ActivationKind::int8x2 : ActivationKind::int8;
+}
+
+Head::Decoded Head::decoded(const StepContext& context, Worker& worker, std::int64_t row, ActivationKind kind) const {
+  const std::int64_t k = part_.matrix.k;
+  auto* exact = reinterpret_cast<float*>(worker.scratch + aligned(context.kernels.linear_scratch_bytes()));
+  context.kernels.decode_activations(part_.kind, x_.at(context, part_.kind, row), k, exact);
+  if (kind == part_.kind) return {exact, exact};
+  context.kernels.decode_activations(kind, x_.at(context, kind, row), k, exact + k);
+  return {exact, exact + k};
+}
+
+// What is usual, until the last row of it a sum. Rows that are not finite say nothing.
+void Head::watch(const StepContext& context, Worker& worker) {
+  const std::int64_t k = part_.matrix.k, rows = context.rows(y_);
+  x_.quantize(context, 0, rows);
+  // Few of a step, whatever their number, and in turns: rows of one step are at the same place of their answers.
+  for (std::int64_t i = 0; i < std::min(rows, kSeenAtOnce) && num_seen_ < screen_.learn_rows; i++) {
+    const std::int64_t row = num_seen_ % rows;
+    const auto [exact, screened] = decoded(context, worker, row, ActivationKind::int8);
+    float total = 0;
+    for (std::int64_t i = 0; i < k; i++) total += std::fabs(screened[i]) + std::fabs(exact[i]);
+    if (!std::isfinite(total)) return;
+    for (std::int64_t i = 0; i < k; i++) {
+      screen_.usual.size[i] += std::fabs(screened[i]);
+      screen_.usual.residue[i] += std::fabs(exact[i] - screened[i]);
+      screen_.seen[num_seen_ * k + i] = screened[i];
+    }
+    num_seen_++;
+  }
+  if (num_seen_ == screen_.learn_rows) settle();
+}
+
+// Means of what was seen, and its directions: the first ones that the rows vary along, and about zero, by power iteration.
+void Head::settle() const {
+  const std::int64_t k = part_.matrix.k;
+  const ScreenUsual& usual = screen_.usual;
+  for (float* each : {usual.size, usual.residue}) {
+    float total = 0;
+    for (std::int64_t i = 0; i < k; i++) total += each[i];
+    const float least = total > 0 ? kLeastShare * total / static_cast<float>(k) : 1.0f;
+    for (std::int64_t i = 0; i < k; i++) each[i] = (each[i] + least) / static_cast<float>(num_seen_);
+  }
+  std::vector<double> found, next(static_cast<std::size_t>(k));
+  const auto length = [&] { return std::sqrt(std::inner_product(next.begin(), next.end(), next.begin(), 0.0)); };
+  for (int direction = 0; direction < kDirections; direction++) {
+    std::vector<double> now(static_cast<std::size_t>(k), 1.0);
+    for (int turn = 0; turn < kTurns; turn++) {
+      std::fill(next.begin(), next.end(), 0.0);
+      for (std::int64_t row = 0; row < num_seen_; row++) {
+        const float* x = screen_.seen + row * k;
+        double share = 0;
+        for (std::int64_t i = 0; i < k; i++) share += now[i] * x[i] / std::sqrt(usual.size[i]);
+        for (std::int64_t i = 0; i < k; i++) next[i] += share * x[i] / std::sqrt(usual.size[i]);
+      }
+      for (std::size_t before = 0; before < found.size(); before += next.size()) {
+        const double share = std::inner_product(next.begin(), next.end(), found.begin() + before, 0.0);
+        for (std::size_t i = 0; i < next.size(); i++) next[i] -= share * found[before + i];
+      }
+      const double size = length();
+      if (!(size > 0) || !std::isfinite(size)) return;  // there is none, and what is left of them is zero
+      for (std::size_t i = 0; i < next.size(); i++) now[i] = next[i] / size;
+    }
+    for (std::int64_t i = 0; i < k; i++) {
+      const double root = std::sqrt(usual.size[i]);
+      usual.along[direction * k + i] = static_cast<float>(now[i] / root);
+      usual.weights[direction * k + i] = static_cast<float>(now[i] * root);
+    }
+    found.insert(found.end(), now.begin(), now.end());
+  }
+}
+
+void Head::learn(const StepContext& context, Worker& worker, std::int64_t strip) const {
+  const std::int64_t k = part_.matrix.k, first = strip * kStripChannels;
+  auto* w = reinterpret_cast<float*>(worker.scratch + aligned(context.kernels.linear_scratch_bytes()));
+  auto* row = reinterpret_cast<std::byte*>(w + 2 * k);
+  float most = 0;
+  for (std::int64_t c = first; c < std::min(first + kStripChannels, part_.matrix.n); c++) {
+    context.kernels.decode_row(screen_.weights.format, screen_.weights.row(c), k, w);
+    context.kernels.screen_row(w, k, row);
+    const ChannelNorms norms = context.kernels.screen_channel(w, row, screen_.usual, k);
+    screen_.apart[c] = kMargin * norms.apart + kRounding * norms.whole;
+    for (int j = 0; j < kDirections; j++) screen_.along[j * part_.matrix.n + c] = norms.along[j];
+    most = std::max(most, kMargin * norms.whole_residue);
+  }
+  screen_.whole[strip] = most;
+}
+
+void Head::measure(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen) const {
+  const auto [exact, screened] = decoded(context, worker, row, kind_of(context.rows(y_)));
+  seen.norms = context.kernels.screen_activations(exact, screened, screen_.usual, part_.matrix.k);
+  seen.norms.size *= kMargin;
+  seen.norms.residue *= kMargin;
+}
+
+// Strips [begin, end) of all rows, by the screen.
+void Head::screen(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, const Seen* seen,
+                  float* reach) const {
+  const std::int64_t rows = context.rows(y_), first = begin * kStripChannels;
+  const std::int64_t channels = std::min(end * kStripChannels, part_.matrix.n) - first;
+  const ActivationKind kind = kind_of(rows);
+  context.kernels.linear(screen_.matrix, kind, x_.at(context, kind, 0), rows, begin, end, part_.bias, context.at(y_), y_.ld,
+                         worker.scratch);
+  for (std::int64_t row = 0; row < rows; row++)
+    context.kernels.screen_reach(context.at(y_) + row * y_.ld + first, channels, part_.matrix.n, screen_.apart + first,
+                                 screen_.along + first, screen_.whole + begin, seen[row].norms,
+                                 reach + row * num_strips() + begin);
+}
+
+// A strip of rows [begin, end), by the weights.
+void Head::read(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, std::int64_t strip) const {
+  context.kernels.linear(part_.matrix, part_.kind, x_.at(context, part_.kind, begin), end - begin, strip, strip + 1,
+                         part_.bias, context.at(y_) + begin * y_.ld, y_.ld, worker.scratch);
+}
+
+// The strip that reaches furthest most likely has the largest: what it has is what others must reach.
+void Head::read_first(const StepContext& context, Worker& worker, std::int64_t row, const float* reach, Seen& seen) const {
+  seen.first = std::max_element(reach, reach + num_strips()) - reach;
+  read(context, worker, row, row + 1, seen.first);
+  const float* y = context.at(y_) + row * y_.ld;
+  const std::int64_t begin = seen.first * kStripChannels;
+  seen.best = *std::max_element(y + begin, y + std::min(begin + kStripChannels, part_.matrix.n));
+}
+
+// Strips [begin, end) by the weights, of rows whose largest may be there. Where many want a strip all rows have it: together
+// they take less time than those alone.
+void Head::read_rest(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, const float* reach,
+                     const Seen* seen) {
+  const std::int64_t rows = context.rows(y_), strips = num_strips();
+  std::int64_t count = 0, next = begin;
+  const auto is_wanted = [&](std::int64_t row, std::int64_t strip) {
+    return reach[row * strips + strip] >= seen[row].best && strip != seen[row].first;
+  };
+  const auto wanted = [&](std::int64_t strip) {
+    std::int64_t found = 0;
+    for (std::int64_t row = 0; row < rows; row++) found += is_wanted(row, strip);
+    return found;
+  };
+  while (next < end && wanted(next) == 0) next++;
+  while (next < end) {
+    const std::int64_t strip = next, found = wanted(strip);
+    do next++;
+    while (next < end && wanted(next) == 0);
+    if (next < end) ask_for_weights(from_strip(context.kernels, part_.matrix, next).data, 1);
+    count += found;
+    if (found > 1 && found * kManyShare >= rows) {
+      read(context, worker, 0, rows, strip);
+      continue;
+    }
+    for (std::int64_t row = 0; row < rows; row++)
+      if (is_wanted(row, strip)) read(context, worker, row, row + 1, strip);
+  }
+  if (count > 0) num_read_.fetch_add(count, std::memory_order_relaxed);
+}
+
+void Head::run(const StepContext& context, Worker& worker) {
+  const std::int64_t rows = context.rows(y_), strips = num_strips();
+  if (rows == 0) return;
+  if (mode_ != Mode::screen) {
+    if (mode_ == Mode::watch) worker.each(1, [&](std::int64_t) { watch(context, worker); });
+    if (mode_ == Mode::learn)
+      worker.each(learn_end_ - learn_begin_, [&](std::int64_t i) { learn(context, worker, learn_begin_ + i); });
+    if (mode_ != Mode::whole) worker.barrier();
+    return whole_.run(context, worker);
+  }
+  auto* seen = reinterpret_cast<Seen*>(context.shared);
+  const std::size_t most = static_cast<std::size_t>(screen_.most_rows);
+  auto* reach = reinterpret_cast<float*>(context.shared + aligned(most * sizeof(Seen)));
+  worker.runs(rows, [&](std::int64_t begin, std::int64_t end) {
+    x_.quantize(context, begin, end);
+    for (std::int64_t row = begin; row < end; row++) measure(context, worker, row, seen[row]);
+  });
+  worker.barrier();
+  const std::size_t strip_bytes = context.kernels.packed_bytes(screen_.matrix.layout, kStripChannels, part_.matrix.k);
+  worker.stretches(strips, strip_bytes, [&](std::int64_t begin, std::int64_t end) {
+    screen(context, worker, begin, end, seen, reach);
+  });
+  worker.barrier();
+  worker.each(rows, [&](std::int64_t row) { read_first(context, worker, row, reach + row * strips, seen[row]); });
+  worker.barrier();
+  worker.runs(strips, [&](std::int64_t begin, std::int64_t end) { read_rest(context, worker, begin, end, reach, seen); });
+}
+
+void Head::ask_ahead(const StepContext& context, int thread, int num_threads) const {
+  if (mode_ != Mode::screen) return whole_.ask_ahead(context, thread, num_threads);
+  const std::int64_t strip = num_strips() * thread / num_threads;
+  ask_for_weights(from_strip(context.kernels, screen_.matrix, strip).data, context.rows(y_));
+}
+
+}  // namespace ridgeline

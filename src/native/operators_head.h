@@ -1,0 +1,88 @@
+// Head: the linear that makes logits. Of a step whose rows want no more than their likeliest token, it reads a screen
+// (screen.h) in place of the weights, and then the weights of those channels that may be the largest.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "operators_linear.h"
+#include "screen.h"
+
+namespace ridgeline {
+
+// most_rows: of a step that is screened. learn_rows: rows of which is learned what is usual of activations. usual, apart
+// [n], along [kDirections, n], whole [strips], as screen.h has them, and the rows learned from, seen [learn_rows, k]: memory
+// that the head fills.
+struct HeadScreen {
+  PackedMatrix matrix;
+  RawRows weights;
+  std::int64_t most_rows, learn_rows;
+  ScreenUsual usual;
+  float *apart, *along, *whole, *seen;
+};
+
+class Head final : public Operator {
+ public:
+  Head(std::string name, View x, View y, const LinearPart& part, const HeadScreen& screen);
+  // Before a step of so many rows of logits. likeliest: all of them draw nothing but their likeliest token. What the rows
+  // of logits hold then, if they are screened: in channels that may be the largest the logits, in others less than that.
+  void begin(std::int64_t rows, bool likeliest);
+  void run(const StepContext& context, Worker& worker) override;
+  void ask_ahead(const StepContext& context, int thread, int num_threads) const override;
+  bool has_weights() const override { return true; }
+  std::size_t scratch_bytes(const Kernels& kernels) const override;
+  std::size_t shared_activation_bytes(const Kernels& kernels) const override { return x_.shared_bytes(kernels); }
+  std::size_t shared_bytes(const Kernels& kernels, std::int64_t rows) const override;
+
+  // Since it was made: rows that were screened, and strips of weights that were read for them.
+  struct Counts {
+    std::int64_t rows, strips;
+  };
+  Counts counts() const { return {num_screened_, num_read_.load(std::memory_order_relaxed)}; }
+
+ private:
+  enum class Mode : std::uint8_t { whole, watch, learn, screen };
+
+  // Of one row of a screened step.
+  struct Seen {
+    RowNorms norms;
+    float best;          // the largest logit of the first strip that was read
+    std::int64_t first;  // that strip
+  };
+
+  void watch(const StepContext& context, Worker& worker);
+  void settle() const;
+  void learn(const StepContext& context, Worker& worker, std::int64_t strip) const;
+  void measure(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen) const;
+  void screen(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, const Seen* seen,
+              float* reach) const;
+  void read_first(const StepContext& context, Worker& worker, std::int64_t row, const float* reach, Seen& seen) const;
+  void read_rest(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, const float* reach,
+                 const Seen* seen);
+  void read(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, std::int64_t strip) const;
+  // What a screen multiplies in a step of so many rows.
+  static ActivationKind kind_of(std::int64_t rows);
+  // Of a row as the weights multiply it and as the screen does, in a thread's scratch; both are the same place where that
+  // is the same.
+  struct Decoded {
+    float *exact, *screened;
+  };
+  Decoded decoded(const StepContext& context, Worker& worker, std::int64_t row, ActivationKind kind) const;
+  std::int64_t num_strips() const { return part_.matrix.num_strips(); }
+
+  Linear whole_;
+  LinearPart part_;
+  HeadScreen screen_;
+  LinearInput x_;
+  View y_;
+  Mode mode_ = Mode::whole;
+  std::int64_t num_seen_ = 0, learn_begin_ = 0, learn_end_ = 0, num_screened_ = 0;
+  std::int64_t read_before_ = 0, num_paused_ = 0;
+  double debt_ = 0;
+  bool was_screened_ = false;
+  std::atomic<std::int64_t> num_read_{0};
+};
+
+}  // namespace ridgeline

@@ -1,0 +1,206 @@
+// The arithmetic of a screen (screen.h).
+#include "screen.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "family_kernels.h"
+#include "linear_layout.h"
+#include "simd.h"
+
+namespace ridgeline::RIDGELINE_ISA {
+namespace {
+
+constexpr int kCodes = 16;  // codes stand for -16 to 15
+
+struct Half {
+  std::uint16_t bits;
+  float value;
+};
+Half to_half(float x) {
+  std::uint16_t lanes[kWidth];
+  float back[kWidth];
+  store_half(lanes, all(x));
+  store(back, load_half(lanes));
+  return {lanes[0], back[0]};
+}
+
+// The codes of 32 weights for a scale, and the scale that fits them best; 0 if there is none.
+float fit(const float* w, float scale, float* codes) {
+  const Vec inverse = all(1.0f / scale), least = all(-kCodes), most = all(kCodes - 1);
+  Vec products = zeros(), squares = zeros();
+  for (int i = 0; i < kScreenGroup; i += kWidth) {
+    const Vec v = load(w + i), code = max(least, min(most, round_even(mul(v, inverse))));
+    store(codes + i, code);
+    products = fma(v, code, products);
+    squares = fma(code, code, squares);
+  }
+  const float square = sum(squares);
+  return square > 0 ? sum(products) / square : 0.0f;
+}
+
+// c = scale x code of 32 weights of a screen.
+void decode_group(const std::uint8_t* block, float* out) {
+  std::uint16_t half[kWidth] = {};
+  float scale[kWidth];
+  std::uint32_t fifth;
+  std::memcpy(half, block, 2);
+  std::memcpy(&fifth, block + 2, 4);
+  store(scale, load_half(half));
+  for (int i = 0; i < kCodes; i++) {
+    const int low = (block[6 + i] & 15) | static_cast<int>(fifth >> i & 1) << 4;
+    const int high = block[6 + i] >> 4 | static_cast<int>(fifth >> (i + kCodes) & 1) << 4;
+    out[i] = scale[0] * static_cast<float>(low - kCodes);
+    out[i + kCodes] = scale[0] * static_cast<float>(high - kCodes);
+  }
+}
+
+// What is left of a square once others are taken from it, with room for the rounding of both.
+float without(float rest, float all_of_it) { return (rest > 0 ? rest : 0.0f) + 1e-5f * all_of_it; }
+
+#ifdef RIDGELINE_ISA_avx2
+// Numbers of a FineBlock lie as each four's first, third, second, fourth.
+void decode_fine(const FineBlock& block, float* out) {
+  constexpr int kPlace[4] = {0, 2, 1, 3};
+  for (int i = 0; i < kBlock; i++)
+    out[i / 4 * 4 + kPlace[i % 4]] = block.scale[i / 32] * static_cast<float>(block.q[i]);
+}
+#else
+void decode_fine(const FineBlock& block, float* out) {
+  for (int i = 0; i < kBlock; i++)
+    out[i] = block.terms[0].scale[i / 32] * static_cast<float>(block.terms[0].q[i]) +
+             block.terms[1].scale[i / 32] * static_cast<float>(block.terms[1].q[i]);
+}
+#endif
+
+}  // namespace
+
+void screen_row(const float* w, std::int64_t k, std::byte* out) {
+  auto* block = reinterpret_cast<std::uint8_t*>(out);
+  float codes[kScreenGroup];
+  for (std::int64_t at = 0; at < k; at += kScreenGroup, w += kScreenGroup, block += kScreenGroupBytes) {
+    float extreme = 0;
+    bool finite = true;
+    for (int i = 0; i < kScreenGroup; i++) {
+      finite &= std::isfinite(w[i]);
+      if (std::fabs(w[i]) > std::fabs(extreme)) extreme = w[i];
+    }
+    Half scale = to_half(finite ? extreme / -kCodes : NAN);
+    if (finite && scale.value != 0) {
+      const float better = fit(w, scale.value, codes);
+      if (better != 0) scale = to_half(better);
+    }
+    if (finite && scale.value != 0 && std::isfinite(scale.value))
+      fit(w, scale.value, codes);
+    else
+      std::memset(codes, 0, sizeof codes);
+    std::uint32_t fifth = 0;
+    std::uint8_t code[kScreenGroup];
+    for (int i = 0; i < kScreenGroup; i++) {
+      code[i] = static_cast<std::uint8_t>(static_cast<int>(codes[i]) + kCodes);
+      fifth |= static_cast<std::uint32_t>(code[i] >> 4) << i;
+    }
+    std::memcpy(block, &scale.bits, 2);
+    std::memcpy(block + 2, &fifth, 4);
+    for (int i = 0; i < kCodes; i++)
+      block[6 + i] = static_cast<std::uint8_t>((code[i] & 15) | (code[i + kCodes] & 15) << 4);
+  }
+}
+
+ChannelNorms screen_channel(const float* w, const std::byte* screened, const ScreenUsual& usual, std::int64_t k) {
+  const auto* block = reinterpret_cast<const std::uint8_t*>(screened);
+  Vec apart = zeros(), whole = zeros(), residue = zeros(), along[kDirections];
+  for (Vec& each : along) each = zeros();
+  float c[kScreenGroup];
+  for (std::int64_t at = 0; at < k; at += kScreenGroup, block += kScreenGroupBytes) {
+    decode_group(block, c);
+    for (int i = 0; i < kScreenGroup; i += kWidth) {
+      const Vec v = load(w + at + i), u = load(usual.size + at + i), d = sub(v, load(c + i)), square = mul(v, v);
+      apart = fma(mul(d, d), u, apart);
+      whole = fma(square, u, whole);
+      residue = fma(square, load(usual.residue + at + i), residue);
+      for (int j = 0; j < kDirections; j++) along[j] = fma(d, load(usual.weights + j * k + at + i), along[j]);
+    }
+  }
+  ChannelNorms out{0, std::sqrt(sum(whole)), std::sqrt(sum(residue)), {}};
+  const float all_of_it = sum(apart);
+  float rest = all_of_it;
+  for (int j = 0; j < kDirections; j++) {
+    out.along[j] = sum(along[j]);
+    rest -= out.along[j] * out.along[j];
+  }
+  out.apart = std::sqrt(without(rest, all_of_it));
+  return out;
+}
+
+RowNorms screen_activations(const float* exact, const float* screened, const ScreenUsual& usual, std::int64_t k) {
+  Vec size = zeros(), residue = zeros(), along[kDirections];
+  for (Vec& each : along) each = zeros();
+  for (std::int64_t i = 0; i < k; i += kWidth) {
+    const Vec x = load(screened + i), d = sub(load(exact + i), x);
+    size = add(size, div(mul(x, x), load(usual.size + i)));
+    residue = add(residue, div(mul(d, d), load(usual.residue + i)));
+    for (int j = 0; j < kDirections; j++) along[j] = fma(x, load(usual.along + j * k + i), along[j]);
+  }
+  RowNorms out{0, std::sqrt(sum(residue)), {}};
+  const float all_of_it = sum(size);
+  float rest = all_of_it;
+  for (int j = 0; j < kDirections; j++) {
+    out.along[j] = sum(along[j]);
+    rest -= out.along[j] * out.along[j];
+  }
+  out.size = std::sqrt(without(rest, all_of_it));
+  return out;
+}
+
+void screen_reach(float* y, std::int64_t channels, std::int64_t channel_stride, const float* apart, const float* along,
+                  const float* whole, const RowNorms& row, float* out) {
+  const Vec size = all(row.size);
+  for (std::int64_t first = 0; first < channels; first += kStripChannels, out++, whole++) {
+    Vec most = all(-INFINITY);
+    std::int64_t c = first;
+    for (; c + kWidth <= channels && c < first + kStripChannels; c += kWidth) {
+      Vec v = load(y + c);
+      for (int j = 0; j < kDirections; j++) v = fma(load(along + j * channel_stride + c), all(row.along[j]), v);
+      store(y + c, v);
+      most = max(fma(load(apart + c), size, v), most);
+    }
+    float reach = largest(most);
+    for (; c < channels && c < first + kStripChannels; c++) {
+      for (int j = 0; j < kDirections; j++) y[c] += along[j * channel_stride + c] * row.along[j];
+      const float one = apart[c] * row.size + y[c];
+      reach = one > reach ? one : reach;
+    }
+    *out = reach + *whole * row.residue;
+  }
+}
+
+bool decode_activations(ActivationKind kind, const std::byte* row, std::int64_t k, float* out) {
+  if (kind == ActivationKind::f32) {
+    std::memcpy(out, row, static_cast<std::size_t>(k) * sizeof(float));
+    return true;
+  }
+  if (kind == ActivationKind::bf16) {
+    const auto* numbers = reinterpret_cast<const std::uint16_t*>(row);
+    for (std::int64_t i = 0; i < k; i++) {
+      const std::uint32_t bits = static_cast<std::uint32_t>(numbers[i]) << 16;
+      std::memcpy(out + i, &bits, 4);
+    }
+    return true;
+  }
+  if (kind == ActivationKind::int16) return false;
+  for (std::int64_t b = 0; b < num_blocks(k); b++) {
+    float block[kBlock];
+    if (kind == ActivationKind::int8) {
+      const auto& stored = reinterpret_cast<const ActivationBlock*>(row)[b];
+      for (int i = 0; i < kBlock; i++) block[i] = stored.scale[i / 32] * static_cast<float>(stored.q[i]);
+    } else {
+      decode_fine(reinterpret_cast<const FineBlock*>(row)[b], block);
+    }
+    const std::int64_t count = k - b * kBlock < kBlock ? k - b * kBlock : kBlock;
+    std::memcpy(out + b * kBlock, block, static_cast<std::size_t>(count) * sizeof(float));
+  }
+  return true;
+}
+
+}  // namespace ridgeline::RIDGELINE_ISA

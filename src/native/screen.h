@@ -1,0 +1,57 @@
+// screen: a coarse copy of the weights that make logits, for rows that want no more than their likeliest token.
+//
+// The copy says of every channel what its logit is, and how far it can be off: no further than
+//   |sum_k (w - c) x| + |sum_k w (x' - x)|  <=  |(w - c) sqrt(u)| |x / sqrt(u)| + |w sqrt(v)| |(x' - x) / sqrt(v)|
+// (Cauchy and Schwarz), where c is the copy, x what it multiplies, x' what the weights themselves do, and u and v any
+// positive numbers: the closer they are to the usual magnitudes of x and of x' - x, the tighter the bound. Channels that may
+// still be the largest are computed as ever, from the weights themselves: the token is the same, bit for bit, and most
+// weights are not read.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "linear.h"
+
+namespace ridgeline {
+
+// What the copy is stored in: 5 bits a weight and a float16 for 32. With 4 the bound lets through too many channels of a
+// small model (docs/log.md).
+inline constexpr char kScreenFormat[] = "Q5_0";
+inline constexpr std::int64_t kScreenGroup = 32;
+inline constexpr std::size_t kScreenGroupBytes = 22;
+
+constexpr std::size_t screen_row_bytes(std::int64_t k) {
+  return static_cast<std::size_t>(k / kScreenGroup) * kScreenGroupBytes;
+}
+
+// And of x / sqrt(u) so many directions that it usually has most of: what the copy is off by along these is known of every
+// channel, so it is added to y, and only the rest of x / sqrt(u) is in the bound.
+inline constexpr int kDirections = 2;
+
+// What is usual of activations: u and v [k]; the directions, divided by sqrt(u), and times sqrt(u), [kDirections, k].
+struct ScreenUsual {
+  float *size, *residue, *along, *weights;
+};
+
+// Of a channel: what a row's sizes are multiplied by, |(w - c) sqrt(u)| without its directions, |w sqrt(u)|, |w sqrt(v)|;
+// and what the copy is off by along directions.
+struct ChannelNorms {
+  float apart, whole, whole_residue, along[kDirections];
+};
+
+// Of a row: |x / sqrt(u)| without its directions, |(x' - x) / sqrt(v)|, and how much of each direction it has.
+struct RowNorms {
+  float size, residue, along[kDirections];
+};
+
+// Where weights are read from that are not packed.
+struct RawRows {
+  const char* format;
+  const std::byte* data;
+  std::size_t row_bytes;
+
+  const std::byte* row(std::int64_t index) const { return data + static_cast<std::size_t>(index) * row_bytes; }
+};
+
+}  // namespace ridgeline

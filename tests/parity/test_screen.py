@@ -1,0 +1,338 @@
+"""What makes logits with a screen: the tokens of all logits, whatever the numbers are."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from cpu_graphs import AVAILABLE, Floats, Stored
+from test_determinism import arrays
+from test_determinism import model as tiny_model
+
+from ridgeline.backends.cpu import packed_weights
+from ridgeline.backends.cpu.executor import CpuExecutor
+from ridgeline.backends.cpu.program import ProgramLimits, predict_memory
+from ridgeline.engine.engine import Engine
+from ridgeline.engine.request import Request
+from ridgeline.model.formats import FORMATS
+from ridgeline.model.graph.build import Builder
+from ridgeline.model.graph.node import Graph, Weight
+from ridgeline.model.graph.ops import Embed, Linear, SelectRows
+from ridgeline.model.passes import screen
+from ridgeline.model.passes.fuse import fuse
+from ridgeline.model.passes.screen import SCREENED_FORMATS, with_screen
+from ridgeline.step import PlanRow, RowSampling, Sampled, StepPlan, StepShape
+
+ISAS = tuple(isa for isa in AVAILABLE if isa != "amx")
+CHANNELS, MOST_ROWS = 4100, 8  # not a whole number of strips
+GREEDY = RowSampling()
+LIMITS = {"num_blocks": 8, "max_rows": MOST_ROWS, "max_tokens_per_step": 64}
+
+
+def head(format_name: str, rows: int, width: int) -> Graph:
+    """Row i of the input is token i, and the logits are a weight's."""
+    b = Builder("one", lambda name: FORMATS[format_name if name == "w" else "F32"])
+    x = b.one("embed", Embed(), b.token_ids, weights=(b.weight("table", rows, width),))
+    x = b.one("select", SelectRows(), x)
+    w = b.weight("w", CHANNELS, width)
+    return with_screen(b.finish(b.one("head", Linear(), x, weights=(w,)), 64))
+
+
+def executor(
+    graph: Graph, x: npt.NDArray[np.floating], w: npt.NDArray[np.floating], isa: str, threads: int
+) -> CpuExecutor:
+    return CpuExecutor(
+        graph,
+        Stored({"table": x, "w": w}),
+        max_logits_per_step=64,
+        threads=threads,
+        isa=isa,
+        learned_rows=2,
+        **LIMITS,
+    )
+
+
+def draw(cpu: CpuExecutor, tokens: list[int], how: RowSampling = GREEDY) -> list[Sampled]:
+    """What each token alone is followed by, all of them in one step."""
+    for row, token in enumerate(tokens):
+        cpu.open_row(row, [token], how)
+    cpu.submit(StepPlan(tuple(PlanRow(row, 1, 0, 1, (row,)) for row in range(len(tokens)))))
+    found = cpu.collect().sampled
+    for row in range(len(tokens)):
+        cpu.close_row(row)
+    return list(found)
+
+
+def learn(cpu: CpuExecutor, rows: int) -> None:
+    """Steps after which it screens."""
+    for step in range(40):
+        draw(cpu, [step % rows])
+    assert cpu.screened[0] > 0
+
+
+def logits(cpu: CpuExecutor, rows: int) -> Floats:
+    cpu.open_row(0, list(range(rows)), GREEDY)
+    blocks = tuple(range(-(-rows // 16)))
+    try:
+        return cpu.forward(StepPlan((PlanRow(0, rows, 0, rows, blocks),)))
+    finally:
+        cpu.close_row(0)
+
+
+def check(cpu: CpuExecutor, rows: int, by: int, turns: int = 1) -> int:
+    """Draws every row, `by` in a step, and again; strips that were read for a row on average. Where
+    that is nearly all it pauses, hence turns.
+    """
+    expected = logits(cpu, rows).argmax(axis=1)
+    before = cpu.screened
+    for first in [*range(0, rows, by)] * turns:
+        tokens = list(range(first, min(first + by, rows)))
+        found = [one.token_id for one in draw(cpu, tokens)]
+        assert found == expected[tokens].tolist()
+    screened, read = (after - was for after, was in zip(cpu.screened, before, strict=True))
+    assert screened > 0
+    return read // screened
+
+
+def activations(rng: np.random.Generator, rows: int, width: int) -> Floats:
+    """Few channels have most of the magnitude, as behind a model's last norm."""
+    x = rng.standard_normal((rows, width))
+    x[:, rng.integers(0, width, 3)] *= 20
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", SCREENED_FORMATS)
+def test_the_likeliest_token_is_that_of_all_logits(name: str, isa: str) -> None:
+    rng = np.random.default_rng(len(name))
+    width, rows = 512 if name == "Q6_K" else 544, 24
+    x, w = activations(rng, rows, width), rng.standard_normal((CHANNELS, width)) * 0.05
+    for i in range(0, rows, 2):  # half of the rows are like a channel's weights: a clear answer
+        w[37 * i] = 0.05 * x[i] / np.abs(x[i]).mean()
+    cpu = executor(head(name, rows, width), x, w, isa, threads=2)
+    learn(cpu, rows)
+    for by in (1, 3, MOST_ROWS):
+        assert check(cpu, rows, by) < -(-CHANNELS // 32) // 2  # most of the weights were not read
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_channels_closer_than_the_screen_can_tell(isa: str) -> None:
+    """Thousands differ from each other by less than what their copies are off by; some are equal:
+    then the lowest is the token.
+    """
+    rng = np.random.default_rng(3)
+    width, rows = 96, 16
+    x = activations(rng, rows, width)
+    base = rng.standard_normal(width)
+    w = base + 0.02 * rng.standard_normal((CHANNELS, width))
+    w[[700, 1900, 4099]] = w[5] = base + 0.05 * np.sign(x[0])
+    for threads in (1, 2):
+        cpu = executor(head("Q8_0", rows, width), x, w, isa, threads)
+        learn(cpu, rows)
+        check(cpu, rows, by=1, turns=8)
+        check(cpu, rows, by=5, turns=32)
+        assert draw(cpu, [0])[0].token_id == 5
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_what_it_never_saw_and_what_is_no_number(isa: str) -> None:
+    """It learns from rows that are nothing like those that follow. Rows that are not finite are
+    faults, of their own only.
+    """
+    rng = np.random.default_rng(4)
+    width, rows = 128, 12
+    x = np.zeros((rows, width), np.float32)
+    x[:2, 0] = 1.0  # what is learned from
+    x[2:6] = activations(rng, 4, width)
+    x[6] = 1e30 * x[2]
+    x[7] = 1e-30 * x[2]
+    x[8, 3] = np.nan
+    x[9, 3] = np.inf
+    x[10, 64:] = 5.0
+    w = rng.standard_normal((CHANNELS, width))
+    cpu = executor(head("Q8_0", rows, width), x, w, isa, threads=2)
+    learn(cpu, 2)
+    whole = [draw(cpu, [i], RowSampling(num_logprobs=0))[0] for i in range(rows)]
+    for i in range(rows):
+        one = draw(cpu, [i])[0]
+        assert (one.token_id, one.fault) == (whole[i].token_id, whole[i].fault), i
+    assert whole[8].fault is not None
+    assert whole[9].fault is not None
+    four = draw(cpu, [3, 8, 9, 4])
+    assert [one.token_id for one in four] == [whole[i].token_id for i in (3, 8, 9, 4)]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        RowSampling(num_logprobs=2),
+        RowSampling(temperature=0.7, seed=3),
+        RowSampling(logit_bias=((77, 50.0),)),
+        RowSampling(repetition_penalty=1.3),
+        RowSampling(allowed_ids=(9, 8)),
+        RowSampling(bad_words=((5,),)),
+        RowSampling(min_tokens=4, stop_ids=(3,)),
+        RowSampling(no_repeat_ngram=2),
+        RowSampling(dry_multiplier=0.8),
+    ],
+)
+def test_rows_that_want_more_get_all_logits(how: RowSampling) -> None:
+    rng = np.random.default_rng(5)
+    width, rows = 64, 4
+    x, w = activations(rng, rows, width), rng.standard_normal((CHANNELS, width))
+    graph = head("Q8_0", rows, width)
+    cpu = executor(graph, x, w, ISAS[0], threads=2)
+    learn(cpu, rows)
+    before = cpu.screened
+    plain = executor(_unscreened(graph), x, w, ISAS[0], threads=2)
+    tokens = list(range(rows))
+    assert draw(cpu, tokens, how) == draw(plain, tokens, how)
+    assert cpu.screened == before
+    # One such row in a step is enough.
+    for row, each in enumerate((GREEDY, how)):
+        cpu.open_row(row, [row], each)
+    cpu.submit(StepPlan((PlanRow(0, 1, 0, 1, (0,)), PlanRow(1, 1, 0, 1, (1,)))))
+    assert cpu.collect().sampled[1].token_id == draw(plain, [0, 1], how)[1].token_id
+    assert cpu.screened == before
+
+
+def _unscreened(graph: Graph) -> Graph:
+    from dataclasses import replace
+
+    nodes = [
+        replace(node, op=replace(node.op, screen=None)) if isinstance(node.op, Linear) else node
+        for node in graph.nodes
+    ]
+    return replace(graph, nodes=tuple(nodes))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_whole_answers_are_the_same_in_any_company(
+    isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen, "LEAST_CHANNELS", 32)
+    graph = fuse(tiny_model("Q8_0"))
+    screened = with_screen(graph)
+    assert screened != graph
+    vocab = graph.outputs[0].shape[-1]
+    assert isinstance(vocab, int)
+
+    def answers(of: Graph, rows: int, threads: int) -> tuple[dict[str, list[int]], int]:
+        cpu = CpuExecutor(
+            of,
+            Stored(arrays()),
+            num_blocks=256,
+            max_rows=rows,
+            max_tokens_per_step=64,
+            threads=threads,
+            isa=isa,
+            learned_rows=3,
+        )
+        engine = Engine(cpu, max_context=256, max_tokens_per_step=64)
+        rng = np.random.default_rng(6)
+        for i in range(10):
+            prompt = rng.integers(0, vocab, 1 + 7 * i).tolist()
+            how = RowSampling(seed=i, num_prompt=len(prompt), temperature=0.5 * (i == 9))
+            engine.submit(Request(str(i), prompt, len(prompt), 40, how, frozenset()))
+        found: dict[str, list[int]] = {}
+        while engine.has_work:
+            for event in engine.step():
+                if event.token_id is not None:
+                    found.setdefault(event.request_id, []).append(event.token_id)
+        return found, cpu.screened[0]
+
+    expected, none = answers(graph, 4, 2)
+    assert none == 0
+    for rows, threads in itertools.product((1, 3, 8), (1, 2)):
+        found, count = answers(screened, rows, threads)
+        assert found == expected, (rows, threads)
+        assert count > 0
+
+
+def test_where_a_screen_pays() -> None:
+    def screen_of(name: str, channels: int = 8192, width: int = 512) -> object:
+        b = Builder("one", lambda weight: FORMATS[name if weight == "w" else "F32"])
+        x = b.one("embed", Embed(), b.token_ids, weights=(b.weight("table", 9, width),))
+        x = b.one("select", SelectRows(), x)
+        y = b.one("head", Linear(), x, weights=(b.weight("w", channels, width),))
+        (node,) = [n for n in with_screen(b.finish(y, 64)).nodes if n.name == "head"]
+        return node.op.screen  # type: ignore[attr-defined]
+
+    assert screen_of("Q8_0") is FORMATS["Q5_0"]
+    assert screen_of("Q5_0") is None
+    assert screen_of("Q8_0", channels=100) is None
+    assert screen_of("BF16", width=520) is None  # no whole groups
+
+
+def test_bytes_of_a_screened_step() -> None:
+    (node,) = [n for n in head("BF16", 4, 512).nodes if n.name == "head"]
+    whole = 2 * CHANNELS * 512
+    from ridgeline.assemble import CPU_PRECISION
+
+    def read(shape: StepShape) -> float:
+        return node.op.cost(node, shape, CPU_PRECISION).weight_bytes
+
+    decode = StepShape((1,), (9,), 1)
+    assert read(decode) == pytest.approx(whole * (22 / 64 + 0.03))
+    assert read(StepShape((1,) * 4, (9,) * 4, 4)) == pytest.approx(whole * (22 / 64 + 1 - 0.97**4))
+    assert read(StepShape((1,) * 33, (9,) * 33, 33)) == whole
+    assert read(StepShape((8,), (0,), 1)) == whole  # a prompt's step
+
+
+def test_its_memory_is_known_before() -> None:
+    graph = head("Q8_0", 8, 64)
+    cpu = CpuExecutor(
+        graph,
+        Stored({"table": np.ones((8, 64)), "w": np.ones((CHANNELS, 64))}),
+        max_logits_per_step=64,
+        threads=2,
+        isa=ISAS[0],
+        **LIMITS,
+    )
+    limits = ProgramLimits(ISAS[0], 2, 8, MOST_ROWS, 64, 64)
+    assert predict_memory(graph, limits) == cpu.memory()
+    more = cpu.memory()["weights"] - predict_memory(_unscreened(graph), limits)["weights"]
+    assert more >= FORMATS["Q5_0"].num_bytes((CHANNELS, 64))
+
+
+def test_a_kept_screen_is_the_one_that_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_weights, "LEAST_BYTES", 0)
+    monkeypatch.setattr(packed_weights._native, "maps_in_huge_pages", lambda file: True)
+    rng = np.random.default_rng(7)
+    x, w = activations(rng, 8, 64), rng.standard_normal((CHANNELS, 64))
+    graph = head("Q8_0", 8, 64)
+
+    class Once(Stored):
+        asked = 0
+
+        def raw(self, weight: Weight) -> npt.NDArray[np.uint8]:
+            Once.asked += weight.name == "w"
+            return super().raw(weight)
+
+    for turn in range(2):
+        cpu = CpuExecutor(
+            graph,
+            Once({"table": x, "w": w}),
+            max_logits_per_step=64,
+            threads=2,
+            isa=ISAS[0],
+            learned_rows=2,
+            packed_folder=tmp_path,
+            source=["a file", 1],
+            **LIMITS,
+        )
+        learn(cpu, 8)
+        check(cpu, 8, by=1)
+        if turn == 0:  # another graph of the same weights is another file
+            (kept,) = tmp_path.iterdir()
+            monkeypatch.setattr(packed_weights, "write", _no_packing)
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def _no_packing(*_: object) -> None:
+    raise AssertionError("the kept file was not used")
