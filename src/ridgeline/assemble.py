@@ -271,23 +271,30 @@ def assemble(
     precision, _, build, needs_of, see = _BACKENDS[options.backend]
     purpose = purpose_of(opened, options.task, options.positions)
     graph = fuse(with_kv_format(purpose.graph, kept, opened.weights.numbers))
-    if options.backend == "cpu":
-        graph = as_cpu_runs(graph, settings, options)
     if purpose.whole and options.max_tokens_per_step < graph.max_context:
         options = replace(options, max_tokens_per_step=graph.max_context)
     settings = replace(settings, threads=threads, isa=options.isa or settings.isa)
     images = open_images(opened) if purpose.task == "generate" else None
     tower = None if images is None else see(images, opened, settings)
-    sizes = plan_sizes(
-        graph,
-        memory=options.memory,
-        max_rows=options.max_rows,
-        max_tokens_per_step=options.max_tokens_per_step,
-        context_is_asked=options.context_length is not None,
-        rolling_bytes=precision.rolling_bytes,
-        available=available_bytes() - (0 if tower is None else tower.num_bytes),
-        needs=needs_of(graph, options, settings),
-    )
+    available = available_bytes() - (0 if tower is None else tower.num_bytes)
+
+    def sized(graph: Graph) -> Sizes:
+        return plan_sizes(
+            graph,
+            memory=options.memory,
+            max_rows=options.max_rows,
+            max_tokens_per_step=options.max_tokens_per_step,
+            context_is_asked=options.context_length is not None,
+            rolling_bytes=precision.rolling_bytes,
+            available=available,
+            needs=needs_of(graph, options, settings),
+        )
+
+    try:
+        screened = as_cpu_runs(graph, settings, options) if options.backend == "cpu" else graph
+        graph, sizes = screened, sized(screened)
+    except CapacityError:
+        sizes = sized(graph)  # what is only there to be faster is the first to go
     executor = build(graph, opened, sizes, settings, None if tower is None else tower.load())
     precision = replace(precision, attention=attention_arithmetic(executor))
     # A record must be had again on other machines: it is told by limits, which it holds itself.
@@ -363,8 +370,7 @@ def kv_format_of(options: Options) -> str:
 def as_cpu_runs(graph: Graph, settings: Settings, options: Options) -> Graph:
     """A fused graph with what this machine's kernels add to it."""
     # Activations of AMX have one scale for a stretch of K, which no screen's bound is known for.
-    isa = options.isa or machine_isa(settings)
-    return graph if isa == "amx" else with_screen(graph)
+    return graph if (options.isa or machine_isa(settings)) == "amx" else with_screen(graph)
 
 
 def machine_device(graph: Graph, settings: Settings) -> Device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -17,8 +18,10 @@ from ridgeline.errors import CapacityError, ModelError
 from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops.experts import Experts
+from ridgeline.model.passes import screen
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.kv_format import with_kv_format
+from ridgeline.model.passes.screen import has_screen
 from ridgeline.step import BLOCK_TOKENS
 
 MAX_TOKENS, MAX_ROWS = 40, 3
@@ -156,3 +159,21 @@ def test_a_model_that_is_loaded_is_held_to_it(monkeypatch: pytest.MonkeyPatch) -
     assert allocated["kv"] == executor.num_blocks * needs.block_bytes
     with pytest.raises(CapacityError, match="within operators"):
         load("cpu", least - 1)
+
+
+def test_what_only_makes_it_faster_is_the_first_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screen, "LEAST_CHANNELS", 32)
+
+    def load(available: int) -> composition.Assembled:
+        monkeypatch.setattr(composition, "available_bytes", lambda: available)
+        model = str(HERE / "llama3" / "model.gguf")
+        options = composition.Options(max_rows=2, max_tokens_per_step=16)
+        return composition.assemble(model, replace(read_settings(), threads=1), options)
+
+    least = 1 << 34
+    for bit in reversed(range(34)):  # the least with which it loads
+        with contextlib.suppress(CapacityError):
+            load(least - (1 << bit))
+            least -= 1 << bit
+    assert not has_screen(load(least).bound_graph)
+    assert has_screen(load(1 << 34).bound_graph)
