@@ -276,8 +276,8 @@ def test_bytes_of_a_screened_step() -> None:
         return node.op.cost(node, shape, CPU_PRECISION).weight_bytes
 
     decode = StepShape((1,), (9,), 1)
-    assert read(decode) == pytest.approx(whole * (22 / 64 + 0.03))
-    assert read(StepShape((1,) * 4, (9,) * 4, 4)) == pytest.approx(whole * (22 / 64 + 1 - 0.97**4))
+    assert read(decode) == pytest.approx(whole * (22 / 64 + 0.005))
+    assert read(StepShape((1,) * 4, (9,) * 4, 4)) == pytest.approx(whole * (22 / 64 + 1 - 0.995**4))
     assert read(StepShape((1,) * 33, (9,) * 33, 33)) == whole
     assert read(StepShape((8,), (0,), 1)) == whole  # a prompt's step
 
