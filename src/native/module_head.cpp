@@ -73,6 +73,9 @@ void bind_head(nb::class_<Program>& program) {
       .def("pack_screen", &pack_screen, "format"_a, "raw"_a, "n"_a, "k"_a, "row_bytes"_a, "release"_a)
       .def("add_head", &add_head, "name"_a, "x"_a, "y"_a, "matrix"_a, "fine_activations"_a, "screen"_a, "format"_a, "raw"_a,
            "row_bytes"_a, "most_rows"_a, "learn_rows"_a, nb::keep_alive<1, 9>())
+      // Of the weights' bytes as they are stored: whether they were read in the last step, and whether they are done with.
+      .def_prop_ro("is_learning", &Program::is_learning)
+      .def_prop_ro("has_learned", &Program::has_learned)
       // Rows of logits that were screened, and strips of 32 channels that were read for them.
       .def_prop_ro("screened", [](const Program& p) {
         const Head::Counts counts = p.screened();

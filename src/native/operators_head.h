@@ -40,6 +40,9 @@ class Head final : public Operator {
   struct Counts {
     std::int64_t rows, strips;
   };
+  // Whether it read weights as they are stored in the last step, and whether it will again.
+  bool is_learning() const { return mode_ == Mode::learn; }
+  bool has_learned() const { return learn_end_ == num_strips(); }
   Counts counts() const { return {num_screened_, num_read_.load(std::memory_order_relaxed)}; }
 
  private:

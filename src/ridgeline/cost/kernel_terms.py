@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log
 
 from ridgeline.cost.count import OPERATOR_NAMES
-from ridgeline.model.formats import Format
 from ridgeline.model.graph.dims import SAMPLED
-from ridgeline.model.graph.node import Graph, KvState, Node, Weight
+from ridgeline.model.graph.node import Graph, KvState, Node, StorageFormat, Weight
 from ridgeline.model.graph.ops.attention import Attention
 from ridgeline.model.graph.ops.elementwise import Scale, Softcap
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
@@ -153,7 +152,7 @@ def _linear(
     return Needs(kind, terms, read)
 
 
-def _screened(whole: Needs, weight: Weight, screen: Format, rows: int) -> Needs:
+def _screened(whole: Needs, weight: Weight, screen: StorageFormat, rows: int) -> Needs:
     """A head's, whose screen is read in place of its weight, and then a little of that, a row at a
     time.
     """
@@ -161,7 +160,7 @@ def _screened(whole: Needs, weight: Weight, screen: Format, rows: int) -> Needs:
     little = rows * SCREENED_SHARE
     terms = {term.replace(f"head/{name}@", f"head/{other}@"): n for term, n in whole.terms.items()}
     _add(terms, f"head/{name}@1", little * weight.num_elements)
-    ratio = screen.num_bytes(weight.shape) / weight.num_bytes
+    ratio = replace(weight, format=screen).num_bytes / weight.num_bytes
     read = {
         term.replace(f"{name}/weights@", f"{other}/weights@"): ratio * amount
         for term, amount in whole.read.items()

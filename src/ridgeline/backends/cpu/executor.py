@@ -34,6 +34,7 @@ from ridgeline.errors import CapacityError, EngineError, RidgelineError
 from ridgeline.model.graph.check import check_graph
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops.embed import Embed, TypeEmbed
+from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.pool import GridPool, JoinTokens, Pool
 from ridgeline.model.passes.state_groups import state_groups
 from ridgeline.step import (
@@ -184,6 +185,9 @@ class CpuExecutor:
         self._given = [view_of(plan, value) for value in graph.inputs[1:]]
         self._gives = [view_of(plan, value) for value in graph.outputs[1:]]
         self._num_tokens = 0
+        # What a screen learns from as it is stored, until it has.
+        screened = (n.weights[0] for n in graph.nodes if isinstance(n.op, Linear) and n.op.screen)
+        self._unlearned = next(screened, None)
         self._tables = [node.weights[0] for node in graph.nodes if isinstance(node.op, Embed)]
         try:
             cross = cross_memory(graph.cross_states, max_rows)
@@ -413,6 +417,12 @@ class CpuExecutor:
             for table in self._tables:
                 if table.num_bytes > RESIDENT_TABLE_BYTES:
                     self._weights.release(table)
+        if self._unlearned is not None:
+            done = self._program.has_learned
+            if done or self._program.is_learning:
+                self._weights.release(self._unlearned)
+            if done:
+                self._unlearned = None
 
     def _lines(self, plan: StepPlan) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int]:
         """A plan's rows as the program reads them, their new blocks, and its tokens. EngineError

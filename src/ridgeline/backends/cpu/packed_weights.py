@@ -27,8 +27,7 @@ from functools import cache
 from pathlib import Path
 
 from ridgeline.backends.cpu import _native
-from ridgeline.model.formats import Format
-from ridgeline.model.graph.node import Graph, Node
+from ridgeline.model.graph.node import Graph, Node, StorageFormat
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.units import GB
 
@@ -119,7 +118,7 @@ def capacity_of(graph: Graph) -> int:
     )
 
 
-def _screen_of(node: Node) -> Format | None:
+def _screen_of(node: Node) -> StorageFormat | None:
     return node.op.screen if isinstance(node.op, Linear) else None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ridgeline.model.formats.format import Format
 from ridgeline.model.graph.dims import Shape, num_elements
 from ridgeline.model.graph.ops.operator import (
     PARTIAL,
@@ -22,7 +21,7 @@ from ridgeline.step import StepShape
 from ridgeline.units import FLOPS_PER_MULTIPLY_ADD
 
 if TYPE_CHECKING:
-    from ridgeline.model.graph.node import Node, State, Value, Weight
+    from ridgeline.model.graph.node import Node, State, StorageFormat, Value, Weight
 
 
 # Rows of logits of a step that may be screened, of a weight in integers and of one in floats: with
@@ -46,7 +45,7 @@ class Linear(Operator):
 
     num_parts: int = 1
     bias: bool = False
-    screen: Format | None = None
+    screen: StorageFormat | None = None
 
     def parts(self, weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
         return weights[: self.num_parts]
@@ -70,7 +69,7 @@ class Linear(Operator):
         is_decode = step.num_tokens == step.num_sampled
         if self.screen is not None and is_decode and rows <= self.screened_rows(node.weights):
             weight_bytes *= 1 - (1 - SCREENED_SHARE) ** rows
-            weight_bytes += self.screen.num_bytes(node.weights[0].shape)
+            weight_bytes += replace(node.weights[0], format=self.screen).num_bytes
         flops: dict[str, float] = {}
         for weight in self.parts(node.weights):
             arithmetic = precision.compute_of(weight.format.name)
