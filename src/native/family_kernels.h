@@ -100,7 +100,7 @@ void keep_rows(float z, const float* x, std::int64_t ldx, float* y, std::int64_t
 
 // screen.cpp
 void screen_row(const float* w, std::int64_t k, std::byte* out);
-ChannelNorms screen_channel(const float* w, const std::byte* screened, const ScreenUsual& usual, std::int64_t k);
+ChannelNorms screen_channel(const float* w, const ScreenUsual& usual, std::int64_t k);
 RowNorms screen_activations(const float* exact, const float* screened, const ScreenUsual& usual, std::int64_t k);
 void screen_reach(float* y, std::int64_t channels, std::int64_t channel_stride, const float* apart, const float* along,
                   const float* whole, const RowNorms& row, float* out);

@@ -142,8 +142,8 @@ struct Kernels {
   // ---- screen (screen.cpp); k is a multiple of kScreenGroup
   // One channel's weights in kScreenFormat: out[screen_row_bytes]. Numbers that are not finite are NaN there.
   void (*screen_row)(const float* w, std::int64_t k, std::byte* out);
-  // Of a channel and its row of the screen; what is usual is positive.
-  ChannelNorms (*screen_channel)(const float* w, const std::byte* screened, const ScreenUsual& usual, std::int64_t k);
+  // Of a channel and what screen_row makes of it; what is usual is positive.
+  ChannelNorms (*screen_channel)(const float* w, const ScreenUsual& usual, std::int64_t k);
   // Of a row as the weights and as the screen multiply it.
   RowNorms (*screen_activations)(const float* exact, const float* screened, const ScreenUsual& usual, std::int64_t k);
   // The most that logits of each strip's channels can be: y [channels] by the screen, to which what is known along

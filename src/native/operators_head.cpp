@@ -20,7 +20,7 @@ constexpr std::int64_t kSeenAtOnce = 2;
 constexpr int kTurns = 24;
 
 // Learning is parted over so many steps, so that none of them takes long.
-constexpr std::int64_t kLearnSteps = 12;
+constexpr std::int64_t kLearnSteps = 16;
 
 // A step that reads this share of the weights' strips after all, for one row or another, takes as long as without a screen.
 // What steps read beyond it adds up, less what others have left of it: with so many times it, as of texts that could go on
@@ -85,8 +85,7 @@ void Head::begin(std::int64_t rows, bool likeliest) {
 
 std::size_t Head::scratch_bytes(const Kernels& kernels) const {
   const std::size_t k = static_cast<std::size_t>(part_.matrix.k);
-  return aligned(kernels.linear_scratch_bytes()) + aligned(2 * k * sizeof(float)) +
-         aligned(kStripChannels * screen_row_bytes(part_.matrix.k));
+  return aligned(kernels.linear_scratch_bytes()) + aligned(2 * k * sizeof(float));
 }
 
 std::size_t Head::shared_bytes(const Kernels&, std::int64_t rows) const {
@@ -170,12 +169,10 @@ void Head::settle() const {
 void Head::learn(const StepContext& context, Worker& worker, std::int64_t strip) const {
   const std::int64_t k = part_.matrix.k, first = strip * kStripChannels;
   auto* w = reinterpret_cast<float*>(worker.scratch + aligned(context.kernels.linear_scratch_bytes()));
-  auto* row = reinterpret_cast<std::byte*>(w + 2 * k);
   float most = 0;
   for (std::int64_t c = first; c < std::min(first + kStripChannels, part_.matrix.n); c++) {
     context.kernels.decode_row(screen_.weights.format, screen_.weights.row(c), k, w);
-    context.kernels.screen_row(w, k, row);
-    const ChannelNorms norms = context.kernels.screen_channel(w, row, screen_.usual, k);
+    const ChannelNorms norms = context.kernels.screen_channel(w, screen_.usual, k);
     screen_.apart[c] = kMargin * norms.apart + kRounding * norms.whole;
     for (int j = 0; j < kDirections; j++) screen_.along[j * part_.matrix.n + c] = norms.along[j];
     most = std::max(most, kMargin * norms.whole_residue);

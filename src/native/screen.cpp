@@ -17,42 +17,50 @@ struct Half {
   std::uint16_t bits;
   float value;
 };
+// Nothing beyond the largest float16: a scale that is too small is only far off, and that is known of it.
 Half to_half(float x) {
+  constexpr float kLargest = 65504.0f;
   std::uint16_t lanes[kWidth];
   float back[kWidth];
-  store_half(lanes, all(x));
+  store_half(lanes, all(x > kLargest ? kLargest : x < -kLargest ? -kLargest : x));
   store(back, load_half(lanes));
   return {lanes[0], back[0]};
 }
 
-// The codes of 32 weights for a scale, and the scale that fits them best; 0 if there is none.
-float fit(const float* w, float scale, float* codes) {
+constexpr int kVecs = kScreenGroup / kWidth;
+
+// Codes for a scale, and the scale that fits them best; 0 if there is none.
+float fit(const Vec (&w)[kVecs], float scale, Vec (&codes)[kVecs]) {
   const Vec inverse = all(1.0f / scale), least = all(-kCodes), most = all(kCodes - 1);
   Vec products = zeros(), squares = zeros();
-  for (int i = 0; i < kScreenGroup; i += kWidth) {
-    const Vec v = load(w + i), code = max(least, min(most, round_even(mul(v, inverse))));
-    store(codes + i, code);
-    products = fma(v, code, products);
-    squares = fma(code, code, squares);
+  for (int i = 0; i < kVecs; i++) {
+    codes[i] = max(least, min(most, round_even(mul(w[i], inverse))));
+    products = fma(w[i], codes[i], products);
+    squares = fma(codes[i], codes[i], squares);
   }
   const float square = sum(squares);
   return square > 0 ? sum(products) / square : 0.0f;
 }
 
-// c = scale x code of 32 weights of a screen.
-void decode_group(const std::uint8_t* block, float* out) {
-  std::uint16_t half[kWidth] = {};
-  float scale[kWidth];
-  std::uint32_t fifth;
-  std::memcpy(half, block, 2);
-  std::memcpy(&fifth, block + 2, 4);
-  store(scale, load_half(half));
-  for (int i = 0; i < kCodes; i++) {
-    const int low = (block[6 + i] & 15) | static_cast<int>(fifth >> i & 1) << 4;
-    const int high = block[6 + i] >> 4 | static_cast<int>(fifth >> (i + kCodes) & 1) << 4;
-    out[i] = scale[0] * static_cast<float>(low - kCodes);
-    out[i + kCodes] = scale[0] * static_cast<float>(high - kCodes);
+// 32 weights of a channel: their scale, which is NaN where they are not finite, and codes.
+Half screen_group(const float* x, Vec (&codes)[kVecs]) {
+  Vec w[kVecs], high = all(-INFINITY), low = all(-INFINITY), strange = zeros();
+  for (int i = 0; i < kVecs; i++) {
+    w[i] = load(x + i * kWidth);
+    high = max(w[i], high);
+    low = max(sub(zeros(), w[i]), low);
+    strange = fma(w[i], zeros(), strange);
+    codes[i] = zeros();
   }
+  if (bits(equal(strange, zeros())) != 0xffffu) return to_half(NAN);
+  const float highest = largest(high), lowest = largest(low);
+  // The largest magnitude has the code that has no opposite.
+  Half scale = to_half((highest > lowest ? -highest : lowest) / kCodes);
+  if (scale.value == 0) return scale;
+  const float better = fit(w, scale.value, codes);
+  if (better != 0) scale = to_half(better);
+  if (scale.value != 0) fit(w, scale.value, codes);
+  return scale;
 }
 
 // What is left of a square once others are taken from it, with room for the rounding of both.
@@ -77,27 +85,15 @@ void decode_fine(const FineBlock& block, float* out) {
 
 void screen_row(const float* w, std::int64_t k, std::byte* out) {
   auto* block = reinterpret_cast<std::uint8_t*>(out);
-  float codes[kScreenGroup];
-  for (std::int64_t at = 0; at < k; at += kScreenGroup, w += kScreenGroup, block += kScreenGroupBytes) {
-    float extreme = 0;
-    bool finite = true;
-    for (int i = 0; i < kScreenGroup; i++) {
-      finite &= std::isfinite(w[i]);
-      if (std::fabs(w[i]) > std::fabs(extreme)) extreme = w[i];
-    }
-    Half scale = to_half(finite ? extreme / -kCodes : NAN);
-    if (finite && scale.value != 0) {
-      const float better = fit(w, scale.value, codes);
-      if (better != 0) scale = to_half(better);
-    }
-    if (finite && scale.value != 0 && std::isfinite(scale.value))
-      fit(w, scale.value, codes);
-    else
-      std::memset(codes, 0, sizeof codes);
+  for (std::int64_t at = 0; at < k; at += kScreenGroup, block += kScreenGroupBytes) {
+    Vec codes[kVecs];
+    const Half scale = screen_group(w + at, codes);
+    float numbers[kScreenGroup];
+    for (int i = 0; i < kVecs; i++) store(numbers + i * kWidth, add(codes[i], all(kCodes)));
     std::uint32_t fifth = 0;
     std::uint8_t code[kScreenGroup];
     for (int i = 0; i < kScreenGroup; i++) {
-      code[i] = static_cast<std::uint8_t>(static_cast<int>(codes[i]) + kCodes);
+      code[i] = static_cast<std::uint8_t>(static_cast<int>(numbers[i]));
       fifth |= static_cast<std::uint32_t>(code[i] >> 4) << i;
     }
     std::memcpy(block, &scale.bits, 2);
@@ -107,15 +103,15 @@ void screen_row(const float* w, std::int64_t k, std::byte* out) {
   }
 }
 
-ChannelNorms screen_channel(const float* w, const std::byte* screened, const ScreenUsual& usual, std::int64_t k) {
-  const auto* block = reinterpret_cast<const std::uint8_t*>(screened);
+ChannelNorms screen_channel(const float* w, const ScreenUsual& usual, std::int64_t k) {
   Vec apart = zeros(), whole = zeros(), residue = zeros(), along[kDirections];
   for (Vec& each : along) each = zeros();
-  float c[kScreenGroup];
-  for (std::int64_t at = 0; at < k; at += kScreenGroup, block += kScreenGroupBytes) {
-    decode_group(block, c);
+  for (std::int64_t at = 0; at < k; at += kScreenGroup) {
+    Vec codes[kVecs];
+    const Vec scale = all(screen_group(w + at, codes).value);
     for (int i = 0; i < kScreenGroup; i += kWidth) {
-      const Vec v = load(w + at + i), u = load(usual.size + at + i), d = sub(v, load(c + i)), square = mul(v, v);
+      const Vec v = load(w + at + i), u = load(usual.size + at + i), d = sub(v, mul(scale, codes[i / kWidth]));
+      const Vec square = mul(v, v);
       apart = fma(mul(d, d), u, apart);
       whole = fma(square, u, whole);
       residue = fma(square, load(usual.residue + at + i), residue);

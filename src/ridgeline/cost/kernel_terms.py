@@ -40,6 +40,9 @@ CHUNK_TOKENS, SPLIT_ITEMS = 256, 4
 # is quantized, with its sums, and lies in a core's own cache where it fits.
 PART_ROWS, SPILL_MARK, ACTIVATION_BYTES, SPILL_BYTES = 288, 256, 2, 1 * MIB
 
+# Rows up to which a screen multiplies activations in two terms (src/native/operators_head.cpp).
+TWO_TERM_ROWS = 2
+
 Terms = dict[str, float]
 
 
@@ -158,7 +161,10 @@ def _screened(whole: Needs, weight: Weight, screen: StorageFormat, rows: int) ->
     """
     name, other = weight.format.name, screen.name
     little = rows * SCREENED_SHARE
-    terms = {term.replace(f"head/{name}@", f"head/{other}@"): n for term, n in whole.terms.items()}
+    # A few rows have activations in two terms, as the head's; more have one, as other linears.
+    kind = "head" if rows <= TWO_TERM_ROWS else "linear"
+    old, new = f"head/{name}@", f"{kind}/{other}@"
+    terms = {term.replace(old, new): amount for term, amount in whole.terms.items()}
     _add(terms, f"head/{name}@1", little * weight.num_elements)
     ratio = replace(weight, format=screen).num_bytes / weight.num_bytes
     read = {
