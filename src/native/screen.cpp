@@ -63,8 +63,17 @@ Half screen_group(const float* x, Vec (&codes)[kVecs]) {
   return scale;
 }
 
-// What is left of a square once others are taken from it, with room for the rounding of both.
-float without(float rest, float all_of_it) { return (rest > 0 ? rest : 0.0f) + 1e-5f * all_of_it; }
+// Of a vector whose squares are `squares`: what it has of each direction, and the length of the rest, with room for the
+// rounding of both.
+float without(Vec squares, const Vec (&along)[kDirections], float (&shares)[kDirections]) {
+  const float whole = sum(squares);
+  float rest = whole;
+  for (int j = 0; j < kDirections; j++) {
+    shares[j] = sum(along[j]);
+    rest -= shares[j] * shares[j];
+  }
+  return std::sqrt((rest > 0 ? rest : 0.0f) + 1e-5f * whole);
+}
 
 #ifdef RIDGELINE_ISA_avx2
 // Numbers of a FineBlock lie as each four's first, third, second, fourth.
@@ -119,13 +128,7 @@ ChannelNorms screen_channel(const float* w, const ScreenUsual& usual, std::int64
     }
   }
   ChannelNorms out{0, std::sqrt(sum(whole)), std::sqrt(sum(residue)), {}};
-  const float all_of_it = sum(apart);
-  float rest = all_of_it;
-  for (int j = 0; j < kDirections; j++) {
-    out.along[j] = sum(along[j]);
-    rest -= out.along[j] * out.along[j];
-  }
-  out.apart = std::sqrt(without(rest, all_of_it));
+  out.apart = without(apart, along, out.along);
   return out;
 }
 
@@ -139,13 +142,7 @@ RowNorms screen_activations(const float* exact, const float* screened, const Scr
     for (int j = 0; j < kDirections; j++) along[j] = fma(x, load(usual.along + j * k + i), along[j]);
   }
   RowNorms out{0, std::sqrt(sum(residue)), {}};
-  const float all_of_it = sum(size);
-  float rest = all_of_it;
-  for (int j = 0; j < kDirections; j++) {
-    out.along[j] = sum(along[j]);
-    rest -= out.along[j] * out.along[j];
-  }
-  out.size = std::sqrt(without(rest, all_of_it));
+  out.size = without(size, along, out.along);
   return out;
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from cpu_graphs import AVAILABLE, Floats, Stored
 from test_determinism import arrays
 from test_determinism import model as tiny_model
 
+from ridgeline.assemble import CPU_PRECISION
 from ridgeline.backends.cpu import packed_weights
 from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.backends.cpu.program import ProgramLimits, predict_memory
@@ -204,8 +206,6 @@ def test_rows_that_want_more_get_all_logits(how: RowSampling) -> None:
 
 
 def _unscreened(graph: Graph) -> Graph:
-    from dataclasses import replace
-
     nodes = [
         replace(node, op=replace(node.op, screen=None)) if isinstance(node.op, Linear) else node
         for node in graph.nodes
@@ -274,7 +274,6 @@ def test_where_a_screen_pays() -> None:
 def test_bytes_of_a_screened_step() -> None:
     (node,) = [n for n in head("BF16", 4, 512).nodes if n.name == "head"]
     whole = 2 * CHANNELS * 512
-    from ridgeline.assemble import CPU_PRECISION
 
     def read(shape: StepShape) -> float:
         return node.op.cost(node, shape, CPU_PRECISION).weight_bytes

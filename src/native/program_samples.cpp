@@ -1,0 +1,98 @@
+// A program's rows of logits: which are drawn from and which are scored, and what becomes of their rows.
+#include "program.h"
+
+#include <algorithm>
+
+namespace ridgeline {
+
+// A row that scores its prompt has an item for each token that follows one of its logits; a row whose last token is
+// computed has one that draws.
+void Program::plan_samples() {
+  const std::int64_t vocab = rows_.limits().vocab;
+  const auto count = [vocab](std::int64_t wanted) { return std::clamp<std::int64_t>(wanted, 0, vocab); };
+  std::size_t needed = 0;
+  for (const StepRow& row : step_.rows) {
+    if (row.num_logits == 0) continue;
+    const SamplingArgs& args = rows_.open_row(row.row).sampling.args;
+    needed += static_cast<std::size_t>(count(args.num_logprobs));
+    if (args.num_prompt_logprobs >= 0)
+      needed += static_cast<std::size_t>(row.num_logits * (1 + count(args.num_prompt_logprobs)));
+  }
+  if (candidates_.size() < needed) candidates_.resize(needed);
+  Candidate* room = candidates_.data();
+  for (const StepRow& row : step_.rows) {
+    if (row.num_logits == 0) continue;
+    const Row& table = rows_.open_row(row.row);
+    const SamplingArgs& args = table.sampling.args;
+    const std::int64_t end = row.num_context + row.num_new, total = static_cast<std::int64_t>(table.tokens.size());
+    const std::int64_t index = static_cast<std::int64_t>(samples_.size());
+    RowSample sample{row.row, {}};
+    sample.result.mirostat_mu = args.mirostat_mu;
+    sample.result.top = room;
+    room += count(args.num_logprobs);
+    if (table.lacks_embedding) {
+      sample.result.fault = SampleFault::no_embedding;
+      samples_.push_back(sample);
+      continue;
+    }
+    if (args.num_prompt_logprobs >= 0) {
+      sample.first_scored = end - row.num_logits + 1;
+      sample.num_scored = row.num_logits - (end == total ? 1 : 0);
+      sample.width = 1 + count(args.num_prompt_logprobs);
+      sample.scored = room;
+      for (std::int64_t i = 0; i < sample.num_scored; i++, room += sample.width)
+        items_.push_back({index, row.sampled_begin + i,
+                          table.tokens[static_cast<std::size_t>(sample.first_scored + i)], room, SampleFault::none});
+    }
+    if (end == total)
+      items_.push_back({index, row.sampled_begin + row.num_logits - 1, -1, nullptr, SampleFault::none});
+    samples_.push_back(sample);
+  }
+}
+
+// Whether no row of the step's logits is asked for more than which of them is the largest, and most are an answer's: what
+// follows a prompt is less certain, and few logits are little work beside one.
+bool Program::draws_likeliest() {
+  std::int64_t prompts = 0;
+  for (const StepRow& row : step_.rows) prompts += row.num_logits > 0 && row.num_new > 1;
+  return 4 * prompts <= step_.num_sampled && std::all_of(items_.begin(), items_.end(), [&](const SampleItem& item) {
+    const RowSample& sample = samples_[static_cast<std::size_t>(item.sample)];
+    return !item.scores && is_argmax(rows_.open_row(sample.row).sampling.args);
+  });
+}
+
+void Program::sample_rows(const StepContext& context, Worker& worker) {
+  worker.each(static_cast<std::int64_t>(items_.size()), [&](std::int64_t i) {
+    SampleItem& item = items_[static_cast<std::size_t>(i)];
+    RowSample& sample = samples_[static_cast<std::size_t>(item.sample)];
+    const float* logits = context.at(logits_) + item.logits_row * logits_.ld;
+    if (item.scores) {
+      item.fault = kernels_.score(logits, logits_.width, static_cast<std::int32_t>(item.token_id), sample.width - 1,
+                                  worker.scratch, item.scores);
+    } else {
+      const Row& row = rows_.open_row(sample.row);
+      kernels_.sample(row.sampling.args, logits, logits_.width, row.tokens.data(),
+                      static_cast<std::int64_t>(row.tokens.size()), worker.scratch, sample.result);
+    }
+  });
+}
+
+// A fault anywhere in a row is the row's; a token goes to its row.
+void Program::finish_samples() {
+  for (const SampleItem& item : items_) {
+    SampleResult& result = samples_[static_cast<std::size_t>(item.sample)].result;
+    if (item.fault == SampleFault::none || result.fault != SampleFault::none) continue;
+    result.fault = item.fault;
+    result.token_id = -1;
+  }
+  for (const RowSample& sample : samples_) {
+    rows_.open_row(sample.row).sampling.args.mask = {};  // it was for this draw
+    if (sample.result.fault != SampleFault::none || sample.result.token_id < 0) continue;
+    Row& row = rows_.open_row(sample.row);
+    row.tokens.push_back(sample.result.token_id);
+    if (sample.result.token_id >= rows_.limits().vocab_ids) row.lacks_embedding = true;
+    row.sampling.args.mirostat_mu = sample.result.mirostat_mu;
+  }
+}
+
+}  // namespace ridgeline
