@@ -103,7 +103,7 @@ void screen_row(const float* w, std::int64_t k, std::byte* out);
 ChannelNorms screen_channel(const float* w, const ScreenUsual& usual, std::int64_t k);
 RowNorms screen_activations(const float* exact, const float* screened, const ScreenUsual& usual, std::int64_t k);
 void screen_reach(float* y, std::int64_t channels, std::int64_t channel_stride, const float* apart, const float* along,
-                  const float* whole, const RowNorms& row, float* out);
+                  const StripNorms* strips, const RowNorms& row, float* out);
 bool decode_activations(ActivationKind kind, const std::byte* row, std::int64_t k, float* out);
 
 // sample.cpp

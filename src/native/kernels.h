@@ -147,10 +147,9 @@ struct Kernels {
   // Of a row as the weights and as the screen multiply it.
   RowNorms (*screen_activations)(const float* exact, const float* screened, const ScreenUsual& usual, std::int64_t k);
   // The most that logits of each strip's channels can be: y [channels] by the screen, to which what is known along
-  // directions is added; apart [channels], along [kDirections, channel_stride]; whole (the most of whole_residue) and out of
-  // a strip each.
+  // directions is added; apart [channels], along [kDirections, channel_stride]; strips and out of a strip each.
   void (*screen_reach)(float* y, std::int64_t channels, std::int64_t channel_stride, const float* apart,
-                       const float* along, const float* whole, const RowNorms& row, float* out);
+                       const float* along, const StripNorms* strips, const RowNorms& row, float* out);
   // What a row of activations stands for: out[k]. False for a kind that screens do not multiply.
   bool (*decode_activations)(ActivationKind kind, const std::byte* row, std::int64_t k, float* out);
 

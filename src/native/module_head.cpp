@@ -61,8 +61,8 @@ void add_head(Program& program, const std::string& name, const View& x, const Vi
   program.add(std::make_unique<Head>(
       name, x, y, LinearPart{weights, kind, nullptr, 0},
       HeadScreen{screen.packed, RawRows{name_of(format), bytes_of(raw), row_bytes}, most_rows, learn_rows, usual,
-                 program.room(n), program.room(kDirections * n), program.room(weights.num_strips()),
-                 program.room(learn_rows * k)}));
+                 program.room(n), program.room(kDirections * n), program.room(learn_rows * k),
+                 reinterpret_cast<StripNorms*>(program.room(2 * weights.num_strips()))}));
 }
 
 }  // namespace

@@ -169,21 +169,23 @@ void Head::settle() const {
 void Head::learn(const StepContext& context, Worker& worker, std::int64_t strip) const {
   const std::int64_t k = part_.matrix.k, first = strip * kStripChannels;
   auto* w = reinterpret_cast<float*>(worker.scratch + aligned(context.kernels.linear_scratch_bytes()));
-  float most = 0;
+  StripNorms most{0, 0};
   for (std::int64_t c = first; c < std::min(first + kStripChannels, part_.matrix.n); c++) {
     context.kernels.decode_row(screen_.weights.format, screen_.weights.row(c), k, w);
     const ChannelNorms norms = context.kernels.screen_channel(w, screen_.usual, k);
-    screen_.apart[c] = kMargin * norms.apart + kRounding * norms.whole;
+    screen_.apart[c] = kMargin * norms.apart;
     for (int j = 0; j < kDirections; j++) screen_.along[j * part_.matrix.n + c] = norms.along[j];
-    most = std::max(most, kMargin * norms.whole_residue);
+    most.residue = std::max(most.residue, kMargin * norms.whole_residue);
+    most.rounding = std::max(most.rounding, kRounding * norms.whole);
   }
-  screen_.whole[strip] = most;
+  screen_.strips[strip] = most;
 }
 
 void Head::measure(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen) const {
   const auto [exact, screened] = decoded(context, worker, row, kind_of(context.rows(y_)));
   seen.norms = context.kernels.screen_activations(exact, screened, screen_.usual, part_.matrix.k);
   seen.norms.size *= kMargin;
+  seen.norms.whole *= kMargin;
   seen.norms.residue *= kMargin;
 }
 
@@ -197,7 +199,7 @@ void Head::screen(const StepContext& context, Worker& worker, std::int64_t begin
                          worker.scratch);
   for (std::int64_t row = 0; row < rows; row++)
     context.kernels.screen_reach(context.at(y_) + row * y_.ld + first, channels, part_.matrix.n, screen_.apart + first,
-                                 screen_.along + first, screen_.whole + begin, seen[row].norms,
+                                 screen_.along + first, screen_.strips + begin, seen[row].norms,
                                  reach + row * num_strips() + begin);
 }
 

@@ -13,14 +13,15 @@
 namespace ridgeline {
 
 // most_rows: of a step that is screened. learn_rows: rows of which is learned what is usual of activations. usual, apart
-// [n], along [kDirections, n], whole [strips], as screen.h has them, and the rows learned from, seen [learn_rows, k]: memory
+// [n], along [kDirections, n], strips, as screen.h has them, and the rows learned from, seen [learn_rows, k]: memory
 // that the head fills.
 struct HeadScreen {
   PackedMatrix matrix;
   RawRows weights;
   std::int64_t most_rows, learn_rows;
   ScreenUsual usual;
-  float *apart, *along, *whole, *seen;
+  float *apart, *along, *seen;
+  StripNorms* strips;
 };
 
 class Head final : public Operator {

@@ -72,7 +72,7 @@ float without(Vec squares, const Vec (&along)[kDirections], float (&shares)[kDir
     shares[j] = sum(along[j]);
     rest -= shares[j] * shares[j];
   }
-  return std::sqrt((rest > 0 ? rest : 0.0f) + 1e-5f * whole);
+  return std::sqrt((rest > 0 ? rest : 0.0f) + 1e-4f * whole);
 }
 
 #ifdef RIDGELINE_ISA_avx2
@@ -141,15 +141,15 @@ RowNorms screen_activations(const float* exact, const float* screened, const Scr
     residue = add(residue, div(mul(d, d), load(usual.residue + i)));
     for (int j = 0; j < kDirections; j++) along[j] = fma(x, load(usual.along + j * k + i), along[j]);
   }
-  RowNorms out{0, std::sqrt(sum(residue)), {}};
+  RowNorms out{0, std::sqrt(sum(size)), std::sqrt(sum(residue)), {}};
   out.size = without(size, along, out.along);
   return out;
 }
 
 void screen_reach(float* y, std::int64_t channels, std::int64_t channel_stride, const float* apart, const float* along,
-                  const float* whole, const RowNorms& row, float* out) {
+                  const StripNorms* strips, const RowNorms& row, float* out) {
   const Vec size = all(row.size);
-  for (std::int64_t first = 0; first < channels; first += kStripChannels, out++, whole++) {
+  for (std::int64_t first = 0; first < channels; first += kStripChannels, out++, strips++) {
     Vec most = all(-INFINITY);
     std::int64_t c = first;
     for (; c + kWidth <= channels && c < first + kStripChannels; c += kWidth) {
@@ -164,7 +164,7 @@ void screen_reach(float* y, std::int64_t channels, std::int64_t channel_stride, 
       const float one = apart[c] * row.size + y[c];
       reach = one > reach ? one : reach;
     }
-    *out = reach + *whole * row.residue;
+    *out = reach + strips->residue * row.residue + strips->rounding * row.whole;
   }
 }
 

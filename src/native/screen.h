@@ -40,9 +40,14 @@ struct ChannelNorms {
   float apart, whole, whole_residue, along[kDirections];
 };
 
-// Of a row: |x / sqrt(u)| without its directions, |(x' - x) / sqrt(v)|, and how much of each direction it has.
+// Of a row: |x / sqrt(u)| without its directions, and with them, |(x' - x) / sqrt(v)|, and how much of each direction it has.
 struct RowNorms {
-  float size, residue, along[kDirections];
+  float size, whole, residue, along[kDirections];
+};
+
+// Of a strip, the most of its channels: |w sqrt(v)|, and what kernels may round, a small part of |w sqrt(u)|: of all of x.
+struct StripNorms {
+  float residue, rounding;
 };
 
 // Where weights are read from that are not packed.

@@ -139,6 +139,20 @@ def test_channels_closer_than_the_screen_can_tell(isa: str) -> None:
         assert draw(cpu, [0])[0].token_id == 5
 
 
+@pytest.mark.parametrize("name", ["Q6_K", "Q8_0", "BF16"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_rows_that_are_all_of_one_direction(name: str, isa: str) -> None:
+    """Then nothing is left for the bound but what kernels round, by which channels differ here."""
+    rng = np.random.default_rng(8)
+    width, rows = 512, 16
+    x = rng.uniform(0.5, 2, (rows, 1)) * activations(rng, 1, width)
+    base = rng.standard_normal(width)
+    w = base * (1 + 2e-4 * rng.standard_normal((CHANNELS, 1))) * np.sign(base @ x[0])
+    cpu = executor(head(name, rows, width), x, w, isa, threads=2)
+    learn(cpu, rows)
+    check(cpu, rows, by=1, turns=4)
+
+
 @pytest.mark.parametrize("name", ["Q8_0", "F32"])
 @pytest.mark.parametrize("isa", ISAS)
 def test_what_it_never_saw_and_what_is_no_number(isa: str, name: str) -> None:
