@@ -17,6 +17,7 @@ const Kernels kKernels = {
     .quantize_rows = quantize_rows,
     .linear = linear,
     .linear_scratch_bytes = linear_scratch_bytes,
+    .least_own_rows = kLeastOwnRows,
     .streamed_rows = streamed_rows,
     .spin_arithmetic = spin_arithmetic,
     .read_forward = read_forward,

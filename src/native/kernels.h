@@ -7,6 +7,7 @@
 
 #include "attention.h"
 #include "bandwidth.h"
+#include "beside.h"
 #include "elementwise.h"
 #include "index.h"
 #include "isa.h"
@@ -44,11 +45,14 @@ struct Kernels {
                         std::byte* out, std::size_t out_stride);
   // y[r, c] = bias[c] + sum_k x[r, k] w[c, k], for rows [0, m) and the channels of strips [strip_begin, strip_end); y has
   // row stride ldy; channels beyond n are not written. `activations` are rows of `kind`, 64-byte aligned; bias may be
-  // null. scratch: linear_scratch_bytes, 64-byte aligned, one per thread.
+  // null. scratch: linear_scratch_bytes, 64-byte aligned, one per thread. beside: what of several rows asks memory for
+  // meanwhile, or null.
   void (*linear)(const PackedMatrix& w, ActivationKind kind, const std::byte* activations, std::int64_t m,
                  std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy,
-                 std::byte* scratch);
+                 std::byte* scratch, Beside* beside);
   std::size_t (*linear_scratch_bytes)();
+  // From so many rows of integers on a thread is as quick with all weights as with its share of them for all rows.
+  std::int64_t least_own_rows;
   // Rows up to which weights of `layout` are read in several plain streams (bandwidth.cpp's quarters), as hardware
   // prefetches them, and not in one that asks ahead.
   std::int64_t (*streamed_rows)(Layout layout);

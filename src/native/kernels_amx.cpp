@@ -18,6 +18,7 @@ Kernels amx_kernels() {
   out.quantize_rows = quantize_rows_amx;
   out.linear = linear_amx;
   out.linear_scratch_bytes = linear_amx_scratch_bytes;
+  out.least_own_rows = 128;
   out.spin_arithmetic = spin_arithmetic_amx;
   return out;
 }

@@ -25,5 +25,9 @@ inline void ask(const std::uint8_t* p) {
   }
 }
 
+// What a tile of several rows asks for beside each block where it is told to (beside.h): as much as leaves room for the lines
+// that it waits for itself. It goes to the second-level cache, in the first it would take the tile's place.
+constexpr std::int64_t kBesideBytes = 7 * 64;
+
 }  // namespace
 }  // namespace ridgeline::RIDGELINE_ISA

@@ -90,9 +90,10 @@ std::size_t linear_amx_scratch_bytes() {
 
 void linear_amx(const PackedMatrix& w, ActivationKind kind, const std::byte* activations, std::int64_t m,
                 std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy,
-                std::byte* scratch) {
+                std::byte* scratch, Beside* beside) {
   if (w.layout == Layout::bf16) return linear_bf16_amx(w, activations, m, strip_begin, strip_end, bias, y, ldy);
-  if (kind != ActivationKind::int16) return linear(w, kind, activations, m, strip_begin, strip_end, bias, y, ldy, scratch);
+  if (kind != ActivationKind::int16) 
+    return linear(w, kind, activations, m, strip_begin, strip_end, bias, y, ldy, scratch, beside);
   if (m <= kFewRows) return linear_common_rows(w, activations, m, strip_begin, strip_end, bias, y, ldy);
   if (in_digits(w.layout)) {
     return linear_digits_amx(w, activations, m, strip_begin, strip_end, bias, y, ldy, scratch);

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "beside.h"
 #include "isa.h"
 #include "linear.h"
 
@@ -20,7 +21,7 @@ void quantize_rows_amx(ActivationKind kind, const float* x, std::int64_t ldx, st
 
 void linear_amx(const PackedMatrix& w, ActivationKind kind, const std::byte* activations, std::int64_t m,
                 std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy,
-                std::byte* scratch);
+                std::byte* scratch, Beside* beside);
 std::size_t linear_amx_scratch_bytes();
 std::int64_t spin_arithmetic_amx(ActivationKind kind, std::int64_t steps);
 

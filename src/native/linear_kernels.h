@@ -1,6 +1,7 @@
 // The linear family's functions of one instruction set; kernels.h says what each does.
 #pragma once
 
+#include "beside.h"
 #include "isa.h"
 #include "linear.h"
 #include "linear_layout.h"
@@ -29,12 +30,18 @@ void split_terms(const FineBlock* x, std::int64_t count, TermBlock* out);
 // linear.cpp
 void linear(const PackedMatrix& w, ActivationKind kind, const std::byte* activations, std::int64_t m,
             std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy,
-            std::byte* scratch);
+            std::byte* scratch, Beside* beside);
 std::size_t linear_scratch_bytes();
+#ifdef RIDGELINE_ISA_avx512
+inline constexpr std::int64_t kLeastOwnRows = 32;
+#else
+inline constexpr std::int64_t kLeastOwnRows = 128;
+#endif
 
 // linear_fine.cpp. False: these weights are no integers.
 bool linear_fine(const PackedMatrix& w, const std::byte* activations, std::int64_t m, std::int64_t strip_begin,
-                 std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy, std::uint8_t* scratch);
+                 std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy, std::uint8_t* scratch,
+                 Beside* beside);
 
 // linear_float.cpp
 std::int64_t streamed_rows(Layout layout);

@@ -186,6 +186,8 @@ struct Stretch {
   const float* bias;                 // of the pair's first channel, or null
   const std::uint8_t* ahead;         // where to ask memory for what comes next,
   std::int64_t ahead_bytes;          // and how much for each block
+  const std::uint8_t* beside;        // and the same of what is not weights
+  std::int64_t beside_bytes;
 };
 
 // Sums of one group of a block and term: Strips strips from the first of acc, a line of each at a time. panel: of weights
@@ -329,10 +331,13 @@ template <class W, int Rows, class X>
   const std::uint8_t* weights = s.weights;
   [[maybe_unused]] std::uint8_t* panel = s.panel;
   const std::uint8_t* ahead = s.ahead;
+  [[maybe_unused]] const std::uint8_t* beside = s.beside;
   const X* x = s.x;
   for (std::int64_t b = 0; b < blocks; b++) {
     if constexpr (!W::kStreams) {
       for (std::int64_t i = 0; i < ahead_bytes; i += 64) prefetch_far(ahead + i);
+      for (std::int64_t i = 0; i < s.beside_bytes; i += 64) prefetch_far(beside + i);
+      beside += s.beside_bytes;
     }
 #pragma GCC unroll 2
     for (int c = 0; c < 2; c += kStrips) {

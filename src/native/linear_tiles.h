@@ -29,15 +29,16 @@ void tile_of(const Stretch<X>& s, int rows) {
 
 // All rows of a stretch, in tiles of nearly equal height. Weights that stream are asked for ahead of
 // the first tile; the passes over a panel share the asking for what the next one is made of. The first may read what it
-// makes the panel of. Of Fewest rows or more.
+// makes the panel of. Of Fewest rows or more. `beside` is asked for, too, unless weights stream.
 template <class W, int Fewest, class First = W, class X>
-void tiles(Stretch<X> s, std::int64_t m, const std::uint8_t* next, std::int64_t next_bytes) {
+void tiles(Stretch<X> s, std::int64_t m, const std::uint8_t* next, std::int64_t next_bytes, Beside* beside) {
   const std::int64_t count = (m + kTileRows - 1) / kTileRows;
   s.ahead = next;
   s.ahead_bytes = W::kStreams ? 2 * W::kStripBytes : next_bytes / (s.blocks * count) / 64 * 64 + 64;
   std::int64_t row = 0;
   for (std::int64_t i = 0; i < count; i++) {
     const std::int64_t rows = (m - row) / (count - i);
+    if (!W::kStreams && beside) s.beside_bytes = beside->take(kBesideBytes * s.blocks, s.beside) / s.blocks;
     if (First::kWidens && i == 0) {
       tile_of<First, fewest_rows(Fewest)>(s, static_cast<int>(rows));
       s.weights = s.panel;
@@ -148,7 +149,7 @@ void few_rows(const Stretch<X>& whole, std::int64_t m, std::int64_t n, std::int6
 template <Layout L, class X>
 void linear_integer(const PackedMatrix& w, const X* x, std::int64_t m,
                     std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y,
-                    std::int64_t ldy, std::uint8_t* panel) {
+                    std::int64_t ldy, std::uint8_t* panel, Beside* beside) {
   using From = Packed<L>;
   using To = Unpacked<L>;
   const std::int64_t blocks = num_blocks(w.k), pair_bytes = integer_pair_bytes(L, w.k);
@@ -194,12 +195,12 @@ void linear_integer(const PackedMatrix& w, const X* x, std::int64_t m,
         if (direct) {
           s.weights = packed;
           if (rows <= kTileRows) {
-            tiles<From, kFewRows + 1>(s, rows, packed + ahead_of(rows), 0);
+            tiles<From, kFewRows + 1>(s, rows, packed + ahead_of(rows), 0, nullptr);
           } else {
             const std::int64_t stretch_bytes = s.blocks * 2 * From::kStripBytes + (s.last ? units_bytes(L) : 0);
             const std::uint8_t* next = packed + (pair + 1 < strip_end ? pair_bytes : stretch_bytes);
             if (pair + 1 == strip_end && !s.last) next -= (pair - strip_begin) * pair_bytes;
-            tiles<Shared<L>, kTileRows + 1>(s, rows, next, stretch_bytes);
+            tiles<Shared<L>, kTileRows + 1>(s, rows, next, stretch_bytes, beside);
           }
           continue;
         }
@@ -209,14 +210,14 @@ void linear_integer(const PackedMatrix& w, const X* x, std::int64_t m,
           const std::int64_t next_bytes = s.blocks * 2 * From::kStripBytes;
           if constexpr (kWidensInTile<X>) {
             s.weights = packed;
-            tiles<To, kDirectRows + 1, Widened<L>>(s, rows, next, next_bytes);
+            tiles<To, kDirectRows + 1, Widened<L>>(s, rows, next, next_bytes, beside);
           } else {
             for (std::int64_t strip = 0; strip < s.blocks * 2; strip++) {
               To::unpack(packed + strip * From::kStripBytes,
                          panel + strip / 2 * 2 * To::kStripBytes + strip % 2 * To::kNextStrip);
             }
             s.weights = panel;
-            tiles<To, kDirectRows + 1>(s, rows, next, next_bytes);
+            tiles<To, kDirectRows + 1>(s, rows, next, next_bytes, beside);
           }
         }
       }

@@ -129,7 +129,7 @@ struct Packed {
       const GuardedBytes scratch(kernels.linear_scratch_bytes());
       kernels.linear(matrix, x.kind, x.bytes.data(), x.m, strip_begin + strips * t / threads,
                      strip_begin + strips * (t + 1) / threads, bias ? bias->data() : nullptr,
-                     y.data(), y.stride(0), scratch.data());
+                     y.data(), y.stride(0), scratch.data(), nullptr);
       if (!scratch.intact()) std::abort();
     });
   }
@@ -191,7 +191,7 @@ std::vector<double> time_linear(const std::vector<const Packed*>& matrices, cons
       const std::int64_t strips = packed->matrix.num_strips();
       kernels.linear(packed->matrix, x.kind, x.bytes.data(), x.m, strips * t / threads,
                      strips * (t + 1) / threads, nullptr, y.data(), y.stride(0),
-                     scratch[static_cast<std::size_t>(t)]->data());
+                     scratch[static_cast<std::size_t>(t)]->data(), nullptr);
     }
   });
 }

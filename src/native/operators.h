@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "cache_reads.h"
 #include "kernels.h"
 #include "memory.h"
 #include "rows.h"
@@ -98,6 +99,7 @@ struct Worker {
   std::byte* scratch;
   std::vector<Cursor>& cursors;
   Entry entry;
+  Beside* beside = nullptr;  // what to ask memory for while products are computed
   int phase = 0;
   bool leaves = false;       // in the middle of a phase: what the thread has not taken is for others
   std::uint64_t waited = 0;  // ticks at the operator's own barriers
@@ -171,6 +173,10 @@ class Operator {
   virtual bool has_weights() const { return false; }
   // Whether a thread that is through with its share asks for the next weights that an operator has.
   virtual bool asks_for_next() const { return has_weights(); }
+
+  // Of one that reads the cache: tells what a thread will read there, for operators before it to ask memory for.
+  virtual bool foretells() const { return false; }
+  virtual void foretell(const StepContext&, int /*thread*/, int /*num_threads*/, CacheReads&) const {}
 
   // Beside the arena, for all threads, in a step of at most so many rows.
   virtual std::size_t shared_bytes(const Kernels&, std::int64_t) const { return 0; }

@@ -210,6 +210,10 @@ AttentionArgs Attention::args(const StepContext& context, const StepRow& row, st
   return out;
 }
 
+void Attention::foretell(const StepContext& context, int thread, int num_threads, CacheReads& reads) const {
+  reads.begin(context.step, context.cache, spec_.place, spec_.chunked, thread, num_threads);
+}
+
 namespace {
 
 // Chunks that a row's new tokens can see.

@@ -7,34 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "kv_place.h"
 #include "operators.h"
 
 namespace ridgeline {
-
-// One layer's place in the blocks of a column of the block tables: key tiles of all its heads, then value tiles.
-struct KvPlace {
-  std::int64_t column;
-  std::size_t key_offset, value_offset;
-  std::int64_t kv_heads, key_dim, value_dim;
-  std::int64_t window;  // 0: none
-  CacheFormat format;
-  bool latent = false;  // values are the first value_dim channels of the keys, and lie nowhere else
-  KeyBalance balance{};  // of all heads, one after the other; nulls: keys stay as they are
-  std::int64_t every = 1;  // tokens to a key; of more than one they are rows of bfloat16 (operators_entries.h)
-
-  // Within a block that lies by itself.
-  TilePlace keys(std::int64_t head = 0) const {
-    const std::size_t bytes = key_tile_bytes(format, key_dim);
-    return {key_offset + static_cast<std::size_t>(head) * bytes, bytes};
-  }
-  TilePlace values(std::int64_t head) const {
-    if (latent) return {};
-    const std::size_t bytes = value_tile_bytes(format, value_dim);
-    return {value_offset + static_cast<std::size_t>(head) * bytes, bytes};
-  }
-  // Of more than one token to a key: all entries of a block.
-  TilePlace entries() const { return {key_offset, value_offset - key_offset}; }
-};
 
 // cos and sin of every position, computed when first needed.
 struct RopeTable {
@@ -101,6 +77,8 @@ class Attention final : public Operator {
   Attention(std::string name, Spec spec);
   void run(const StepContext& context, Worker& worker) override;
   bool asks_for_next() const override { return true; }
+  bool foretells() const override { return true; }
+  void foretell(const StepContext& context, int thread, int num_threads, CacheReads& reads) const override;
   std::size_t scratch_bytes(const Kernels& kernels) const override;
   // Where outputs go, in a step whose values another operator places; by one thread, before a barrier.
   void place_output(const View& out) { spec_.out = out; }

@@ -60,7 +60,7 @@ void Conv1d::run(const StepContext& context, Worker& worker) {
       for (std::int64_t i = 0; i < count; i++) gather(context, row, first + i, gathered + i * k);
       kernels.quantize_rows(kind, gathered, k, count, k, activations, row_bytes);
       kernels.linear(spec_.matrix, kind, activations, count, 0, spec_.matrix.num_strips(), spec_.bias, made, n,
-                     worker.scratch);
+                     worker.scratch, worker.beside);
       for (std::int64_t i = 0; i < count; i++) {
         const std::int64_t frame = first + i;
         std::memcpy(context.at(spec_.y) + (row.token_begin + frame / each) * spec_.y.ld + frame % each * n, made + i * n,

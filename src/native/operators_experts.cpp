@@ -57,7 +57,7 @@ void Route::run(const StepContext& context, Worker& worker) {
   const auto multiply = [&](std::int64_t row, std::int64_t count, std::int64_t strip_begin, std::int64_t strip_end) {
     context.kernels.linear(spec_.router, context.kernels.activation_of(spec_.router.layout),
                            x_.at(context, context.kernels.activation_of(spec_.router.layout), row), count, strip_begin, strip_end,
-                           spec_.bias, logits + row * experts, experts, worker.scratch);
+                           spec_.bias, logits + row * experts, experts, worker.scratch, worker.beside);
   };
   const bool few = rows < 2 * worker.num_threads;
   if (few) {
@@ -304,7 +304,7 @@ void Experts::multiply_hidden(const StepContext& context, Worker& worker, const 
       PackedMatrix matrix = from_strip(kernels, weights, strip);
       matrix.n = std::min(matrix.n, channels);
       kernels.linear(matrix, in_[i], at.in[i] + static_cast<std::size_t>(segment.begin) * at.in_bytes[i], rows, 0,
-                     matrix.num_strips(), bias ? bias + channel : nullptr, out, ld, worker.scratch);
+                     matrix.num_strips(), bias ? bias + channel : nullptr, out, ld, worker.scratch, worker.beside);
     };
     if (spec_.gated) {
       const std::byte* second = from_strip(kernels, expert.up, strip).data;
@@ -347,7 +347,7 @@ void Experts::multiply_down(const StepContext& context, Worker& worker, const Pl
     kernels.linear(matrix, mid_, at.mid + static_cast<std::size_t>(segment.begin) * at.mid_bytes,
                    segment.end - segment.begin, 0, matrix.num_strips(),
                    expert.down_bias ? expert.down_bias + channel : nullptr, at.out + segment.begin * width + channel,
-                   width, worker.scratch);
+                   width, worker.scratch, worker.beside);
   });
 }
 

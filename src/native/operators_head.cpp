@@ -196,7 +196,7 @@ void Head::screen(const StepContext& context, Worker& worker, std::int64_t begin
   const std::int64_t channels = std::min(end * kStripChannels, part_.matrix.n) - first;
   const ActivationKind kind = kind_of(rows);
   context.kernels.linear(screen_.matrix, kind, x_.at(context, kind, 0), rows, begin, end, part_.bias, context.at(y_), y_.ld,
-                         worker.scratch);
+                         worker.scratch, worker.beside);
   for (std::int64_t row = 0; row < rows; row++)
     context.kernels.screen_reach(context.at(y_) + row * y_.ld + first, channels, part_.matrix.n, screen_.apart + first,
                                  screen_.along + first, screen_.strips + begin, seen[row].norms,
@@ -206,7 +206,7 @@ void Head::screen(const StepContext& context, Worker& worker, std::int64_t begin
 // A strip of rows [begin, end), by the weights.
 void Head::read(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, std::int64_t strip) const {
   context.kernels.linear(part_.matrix, part_.kind, x_.at(context, part_.kind, begin), end - begin, strip, strip + 1,
-                         part_.bias, context.at(y_) + begin * y_.ld, y_.ld, worker.scratch);
+                         part_.bias, context.at(y_) + begin * y_.ld, y_.ld, worker.scratch, worker.beside);
 }
 
 // The strip that reaches furthest most likely has the largest: what it has is what others must reach.

@@ -103,7 +103,7 @@ void LatentAttention::each_head(const StepContext& context, Worker& worker, cons
     const PackedMatrix& matrix = matrices[static_cast<std::size_t>(head)];
     kernels.quantize_rows(kind, x + begin * ldx + head * k, ldx, count, k, activations, row_bytes);
     kernels.linear(matrix, kind, activations, count, 0, matrix.num_strips(), nullptr, y + begin * ldy + head * y_columns,
-                   ldy, worker.scratch);
+                   ldy, worker.scratch, worker.beside);
   });
 }
 

@@ -9,8 +9,8 @@ namespace {
 // Up to this many rows a step is bound by reading weights: each thread reads long contiguous runs of them.
 constexpr std::int64_t kStaticRows = 8;
 
-// Rows that an item has at most: their activations stay in a thread's L2 while weights pass by. Fewer than the least
-// would make widening the weights' codes dear.
+// Rows that an item has at most: their activations stay in a thread's L2 while weights pass by. Fewer than the least would
+// make widening the weights' codes dear, and all parts read all weights.
 constexpr std::int64_t kPartRows = 288, kLeastPartRows = 128;
 
 // Activations of a part that stay in L2 while all of K passes; where there are more, items have several strips.
@@ -26,16 +26,23 @@ std::size_t strip_bytes(const Kernels& kernels, const LinearPart& part) {
   return kernels.packed_bytes(part.matrix.layout, kStripChannels, part.matrix.k);
 }
 
-// The row parts of a step. Items are ordered by part, so that a thread's own run of them has its own rows.
+// The row parts of a step. Items are ordered by part, so that a thread's own run of them has its own rows. Two threads have
+// rows of their own from fewer on: what operators hand on stays in a thread's caches, and weights are read by both.
 struct RowParts {
   std::int64_t rows, count;
 
-  RowParts(std::int64_t rows, int threads)
+  RowParts(const StepContext& context, const LinearPart& part, std::int64_t rows, int threads)
       : rows(rows),
         count(std::max({std::int64_t{1}, (rows + kPartRows - 1) / kPartRows,
-                        std::min<std::int64_t>(threads, rows / kLeastPartRows)})) {}
+                        std::min<std::int64_t>(threads, rows / least(context, part, threads))})) {}
   std::int64_t begin(std::int64_t part) const { return rows * part / count; }
   std::int64_t end(std::int64_t part) const { return rows * (part + 1) / count; }
+
+ private:
+  static std::int64_t least(const StepContext& context, const LinearPart& part, int threads) {
+    const bool is_float = part.kind == ActivationKind::bf16 || part.kind == ActivationKind::f32;
+    return threads == 2 && !is_float ? context.kernels.least_own_rows : kLeastPartRows;
+  }
 };
 
 }  // namespace
@@ -115,7 +122,8 @@ void Linear::multiply(const StepContext& context, Worker& worker, std::int64_t s
     first += strips;
     if (begin < end)
       context.kernels.linear(part.matrix, part.kind, x_.at(context, part.kind, row_begin), row_end - row_begin, begin,
-                             end, part.bias, context.at(y_) + row_begin * y_.ld + part.column, y_.ld, worker.scratch);
+                             end, part.bias, context.at(y_) + row_begin * y_.ld + part.column, y_.ld, worker.scratch,
+                             worker.beside);
   }
 }
 
@@ -127,7 +135,7 @@ void Linear::run(const StepContext& context, Worker& worker) {
     return worker.stretches(num_strips_, strip_bytes(context.kernels, parts_.front()),
                             [&](std::int64_t begin, std::int64_t end) { multiply(context, worker, begin, end, 0, rows); });
   }
-  const RowParts parts(rows, worker.num_threads);
+  const RowParts parts(context, parts_.front(), rows, worker.num_threads);
   // Where a part's activations outgrow a thread's L2, an item has more strips: a kernel takes them a stretch of K at a time.
   const std::int64_t part_bytes = (rows + parts.count - 1) / parts.count * row_bytes(context.kernels);
   const std::int64_t most = std::max<std::int64_t>(1, parts.count * num_strips_ / (kItemsPerThread * worker.num_threads));
@@ -141,7 +149,7 @@ void Linear::run(const StepContext& context, Worker& worker) {
 
 void Linear::ask_ahead(const StepContext& context, int thread, int num_threads) const {
   const std::int64_t rows = context.rows(y_);
-  std::int64_t strip = RowParts(rows, num_threads).count > 1 ? 0 : num_strips_ * thread / num_threads;
+  std::int64_t strip = RowParts(context, parts_.front(), rows, num_threads).count > 1 ? 0 : num_strips_ * thread / num_threads;
   for (const LinearPart& part : parts_) {
     if (strip < part.matrix.num_strips()) return ask_for_weights(from_strip(context.kernels, part.matrix, strip).data, rows);
     strip -= part.matrix.num_strips();
@@ -176,7 +184,7 @@ std::int64_t GatedLinear::half(const StepContext& context, Worker& worker, const
   PackedMatrix matrix = from_strip(context.kernels, part.matrix, strip);
   matrix.n = std::min(matrix.n, shift + count);
   context.kernels.linear(matrix, part.kind, x_.at(context, part.kind, row_begin), rows, 0, matrix.num_strips(),
-                         part.bias ? part.bias + strip * kStripChannels : nullptr, out, ldo, worker.scratch);
+                         part.bias ? part.bias + strip * kStripChannels : nullptr, out, ldo, worker.scratch, worker.beside);
   return shift;
 }
 
@@ -204,7 +212,7 @@ void GatedLinear::item(const StepContext& context, Worker& worker, std::int64_t 
 
 void GatedLinear::ask_ahead(const StepContext& context, int thread, int num_threads) const {
   const std::int64_t rows = context.rows(y_), blocks = (y_.width + kGatedChannels - 1) / kGatedChannels;
-  const std::int64_t block = RowParts(rows, num_threads).count > 1 ? 0 : blocks * thread / num_threads;
+  const std::int64_t block = RowParts(context, parts_.front(), rows, num_threads).count > 1 ? 0 : blocks * thread / num_threads;
   const std::int64_t strip = block * kGatedChannels / kStripChannels;
   if (strip < parts_.front().matrix.num_strips())
     ask_for_weights(from_strip(context.kernels, parts_.front().matrix, strip).data, rows);
@@ -221,7 +229,7 @@ void GatedLinear::run(const StepContext& context, Worker& worker) {
       item(context, worker, 0, rows, begin * kGatedChannels, std::min(end * kGatedChannels, y_.width));
     });
   }
-  const RowParts parts(rows, worker.num_threads);
+  const RowParts parts(context, parts_.front(), rows, worker.num_threads);
   worker.each(parts.count * blocks, [&](std::int64_t index) {
     const std::int64_t part = index / blocks, channel = index % blocks * kGatedChannels;
     item(context, worker, parts.begin(part), parts.end(part), channel,

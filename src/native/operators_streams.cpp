@@ -50,7 +50,7 @@ void BlockLinear::run(const StepContext& context, Worker& worker) {
     const auto& [matrix, bias] = blocks_[static_cast<std::size_t>(block)];
     kernels.quantize_rows(kind, context.at(x_) + begin * x_.ld + block * k, x_.ld, count, k, activations, row_bytes);
     kernels.linear(matrix, kind, activations, count, 0, matrix.num_strips(), bias,
-                   context.at(y_) + begin * y_.ld + block * n, y_.ld, worker.scratch);
+                   context.at(y_) + begin * y_.ld + block * n, y_.ld, worker.scratch, worker.beside);
   });
 }
 
@@ -100,7 +100,7 @@ void StreamWeights::run(const StepContext& context, Worker& worker) {
       kernels.quantize_rows(kind, x, spec_.x[j].ld, count, width, activations, row_bytes);
       const PackedMatrix& matrix = spec_.matrices[j];
       kernels.linear(matrix, kind, activations, count, 0, matrix.num_strips(), nullptr, j ? part : sums, n,
-                     worker.scratch);
+                     worker.scratch, worker.beside);
       for (std::int64_t i = 0; j > 0 && i < count * n; i++) sums[i] += part[i];
     }
     const float total = static_cast<float>(width * static_cast<std::int64_t>(spec_.x.size()));

@@ -202,6 +202,14 @@ void Program::finish(const View& logits) {
     if (operators_[i]->asks_for_next()) next_weights_[i] = next;
     if (operators_[i]->has_weights()) next = operators_[i].get();
   }
+  next = nullptr;
+  next_reads_.assign(operators_.size(), nullptr);
+  for (std::size_t i = operators_.size(); i-- > 0;) {
+    const bool foretells = operators_[i]->foretells();
+    if (foretells || i == 0) next_reads_[i] = next;
+    if (foretells) next = operators_[i].get();
+  }
+  reads_.resize(static_cast<std::size_t>(num_threads_));
   marks_.assign(static_cast<std::size_t>(num_threads_), std::vector<Mark>(operators_.size() + 1));
   reset_times();
   samples_.reserve(static_cast<std::size_t>(limits.max_rows));
@@ -332,18 +340,21 @@ bool Program::run_operator(int thread, std::size_t begin, const Entry& entry) {
                             reinterpret_cast<float*>(states_.data()),
                             state_stride_,
                             shared_.data()};
-  Worker worker{thread, pool_.size(), pool_, scratch_[static_cast<std::size_t>(thread)].data(), cursors_, entry};
+  CacheReads& reads = reads_[static_cast<std::size_t>(thread)];
+  Worker worker{thread, pool_.size(), pool_, scratch_[static_cast<std::size_t>(thread)].data(), cursors_, entry, &reads};
   // A barrier's release may reach a thread late, and others finish the next operator meanwhile: who was at what and when
   // is told by marks, which book_times makes sense of later. No thread reads what another writes.
   const std::size_t index = begin + static_cast<std::size_t>(entry.index);
   Mark& mark = marks_[static_cast<std::size_t>(thread)][index];
   if (mark.started == 0) mark.started = ticks_now();  // or it is back, to what it had left
-  if (index < operators_.size())
-    operators_[index]->run(context, worker);
-  else
+  if (index == operators_.size()) {
     sample_rows(context, worker);
-  if (index < operators_.size() && next_weights_[index] && !worker.leaves)
-    next_weights_[index]->ask_ahead(context, thread, pool_.size());
+  } else {
+    if (index == 0 || operators_[index]->foretells()) reads.end();
+    operators_[index]->run(context, worker);
+    if (!worker.leaves && next_weights_[index]) next_weights_[index]->ask_ahead(context, thread, pool_.size());
+    if (!worker.leaves && next_reads_[index]) next_reads_[index]->foretell(context, thread, pool_.size(), reads);
+  }
   mark.waited += worker.waited;
   mark.arrived = ticks_now();
   return !worker.leaves;

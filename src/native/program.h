@@ -211,6 +211,8 @@ class Program {
   std::uint64_t step_begin_ = 0;
   std::size_t num_marked_ = 0;  // of the last step, not booked yet
   std::vector<const Operator*> next_weights_;  // of each operator: whose weights to ask for at its end, or null
+  std::vector<const Operator*> next_reads_;    // and what of the cache is asked for from then on, or null
+  std::vector<CacheReads> reads_;              // of each thread
   std::vector<Times> times_;
 };
 

@@ -160,6 +160,10 @@ class Assembled:
         if self._cpu is not None:
             self._cpu.reset_timers()
 
+    def learns_from(self, rows: int) -> bool:
+        """Whether greedy steps of so many rows are not yet as fast as they will be."""
+        return self._cpu is not None and self._cpu.learns_from(rows)
+
     @property
     def _cpu(self) -> CpuExecutor | None:
         from ridgeline.backends.cpu.executor import CpuExecutor

@@ -11,6 +11,7 @@ import pytest
 from fake_meter import FakeMeter
 
 from ridgeline.assemble import Assembled, Options, assemble
+from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.bench.latency import Plan, run
 from ridgeline.bench.plot import dots
 from ridgeline.bench.records import profile_of, record
@@ -19,6 +20,7 @@ from ridgeline.cli.main import main
 from ridgeline.config import read_settings
 from ridgeline.cost.count import count_step
 from ridgeline.errors import CapacityError, RequestError
+from ridgeline.model.passes import screen
 from ridgeline.step import StepShape
 
 MODEL = str(Path(__file__).parent.parent / "golden" / "llama3" / "model.gguf")
@@ -57,6 +59,20 @@ def test_a_record_has_the_fields_that_others_read() -> None:
         assert roof["binds"] in ("memory", "cache", "f32", "bf16")
         assert threads == read_settings().threads
     assert json.loads(json.dumps(records)) == records
+
+
+def test_no_sample_has_steps_that_a_screen_learns_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screen, "LEAST_CHANNELS", 32)
+    assembled = assemble(MODEL, replace(read_settings(), isa="portable"), Options(max_rows=64))
+    assert assembled.learns_from(1)
+    assert not assembled.learns_from(64)
+    cpu = assembled.executor
+    assert isinstance(cpu, CpuExecutor)
+    run(assembled, Plan((), (16,), (64,), output=4, repeat=1), meter=FakeMeter())
+    assert assembled.learns_from(1)
+    run(assembled, Plan((), (16,), (1,), output=4, repeat=2), meter=FakeMeter())
+    assert not assembled.learns_from(1)
+    assert cpu.screened[0] >= 2 * 4
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference", "null"])

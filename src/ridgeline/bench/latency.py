@@ -41,8 +41,8 @@ from ridgeline.units import MIB
 # Read at most this much beside a sample: bandwidth hardly changes beyond it.
 LARGEST_FOOTPRINT = 512 * MIB
 _ROUNDS, _PEAK_ROUNDS = 5, 9
-# Tokens of each row behind which a case is warm.
-_WARM_TOKENS = 8
+# Tokens of each row behind which a case is warm; of a row that the executor learns from, at most.
+_WARM_TOKENS, _LEARNED_TOKENS = 8, 64
 
 Report = Callable[[str, int, int], None]
 
@@ -303,6 +303,8 @@ class _Bench:
 
     def sample(self, case: Case, warming: bool = False) -> Sample:
         shapes = self._prepare(case)
+        if warming and case.phase == "decode":
+            self._learn(case)
         moment = moment_of(self.assembled, self.meter, shapes[0])
         if case.phase == "prefill":
             seconds, ran = self._prefill(case)
@@ -357,6 +359,14 @@ class _Bench:
         if any(shape.new_tokens != (1,) * case.batch for shape in shapes):
             raise EngineError(f"{case}: a step that should decode every row did something else")
         return seconds, shapes
+
+    def _learn(self, case: Case) -> None:
+        """What an executor learns from an engine's first tokens is no part of a sample."""
+        output = min(self.plan.output, _WARM_TOKENS)
+        for _ in range(_LEARNED_TOKENS // output):
+            if not self.assembled.learns_from(case.batch):
+                return
+            self._decode(case, output)
 
     def _step(self, most: int = 1) -> None:
         """As `LLM.generate` has them: see `Engine.step`."""

@@ -32,7 +32,7 @@ from ridgeline.backends.reference.row_images import EncodeImage, Places, RowImag
 from ridgeline.cost.device import ReadRates
 from ridgeline.errors import CapacityError, EngineError, RidgelineError
 from ridgeline.model.graph.check import check_graph
-from ridgeline.model.graph.node import Graph
+from ridgeline.model.graph.node import Graph, Weight
 from ridgeline.model.graph.ops.embed import Embed, TypeEmbed
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.pool import GridPool, JoinTokens, Pool
@@ -186,8 +186,12 @@ class CpuExecutor:
         self._gives = [view_of(plan, value) for value in graph.outputs[1:]]
         self._num_tokens = 0
         # What a screen learns from as it is stored, until it has.
-        screened = (n.weights[0] for n in graph.nodes if isinstance(n.op, Linear) and n.op.screen)
-        self._unlearned = next(screened, None)
+        self._unlearned: Weight | None = None
+        self._screened_rows = 0
+        for node in graph.nodes:
+            if isinstance(node.op, Linear) and node.op.screen:
+                self._unlearned = node.weights[0]
+                self._screened_rows = node.op.screened_rows(node.weights)
         self._tables = [node.weights[0] for node in graph.nodes if isinstance(node.op, Embed)]
         try:
             cross = cross_memory(graph.cross_states, max_rows)
@@ -318,6 +322,10 @@ class CpuExecutor:
     def timers(self) -> tuple[OperatorTime, ...]:
         """Time by operator in graph order, sampling last, since the program was made or reset."""
         return tuple(OperatorTime(*time) for time in self._program.times())
+
+    def learns_from(self, rows: int) -> bool:
+        """Whether a screen of logits still learns what is usual of them, from steps of so many."""
+        return self._unlearned is not None and rows <= self._screened_rows
 
     @property
     def screened(self) -> tuple[int, int]:
