@@ -26,8 +26,11 @@ std::size_t strip_bytes(const Kernels& kernels, const LinearPart& part) {
   return kernels.packed_bytes(part.matrix.layout, kStripChannels, part.matrix.k);
 }
 
+// Weights that both threads can read for little.
+constexpr std::size_t kSharedBytes = 3 << 19;
+
 // The row parts of a step. Items are ordered by part, so that a thread's own run of them has its own rows. Two threads have
-// rows of their own from fewer on: what operators hand on stays in a thread's caches, and weights are read by both.
+// rows of their own from fewer on where weights are few: what operators hand on stays in a thread's caches.
 struct RowParts {
   std::int64_t rows, count;
 
@@ -41,7 +44,9 @@ struct RowParts {
  private:
   static std::int64_t least(const StepContext& context, const LinearPart& part, int threads) {
     const bool is_float = part.kind == ActivationKind::bf16 || part.kind == ActivationKind::f32;
-    return threads == 2 && !is_float ? context.kernels.least_own_rows : kLeastPartRows;
+    const PackedMatrix& matrix = part.matrix;
+    const bool is_small = context.kernels.packed_bytes(matrix.layout, matrix.n, matrix.k) <= kSharedBytes;
+    return threads == 2 && !is_float && is_small ? context.kernels.least_own_rows : kLeastPartRows;
   }
 };
 
