@@ -117,20 +117,10 @@ class Assembled:
         was kept. reached: GB/s that was seen; a figure below it is measured again.
         """
         num_bytes = count_parameters(self.bound_graph).num_bytes
-        cpu = self._cpu
-        if cpu is not None:
-            # The weights themselves, where they are: a second area of their size may not fit.
-            return read_roof(
-                self.kept_roofs(), num_bytes, self.threads, cpu.read_bandwidth, reached
-            )
-        meter = self.meter()
-        return read_roof(
-            self.kept_roofs(),
-            num_bytes,
-            self.threads,
-            lambda rounds: meter.read(num_bytes, self.threads, rounds),
-            reached,
-        )
+        cpu, meter = self._cpu, self.meter()
+        # The weights themselves, where they are: a second area of their size may not fit.
+        read = cpu.read_bandwidth if cpu else partial(meter.read, num_bytes, self.threads)
+        return read_roof(self.kept_roofs(), num_bytes, self.threads, read, reached)
 
     def pace_now(self) -> Peak:
         """How fast this machine computes at this moment, beside what kernels were timed at."""
