@@ -142,6 +142,10 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["--autoscale", "1:4", "--scale-on", "queue=some"], "is not a number"),
         (["--autoscale", "1:4", "--replicas", "3"], "--replicas"),
         (["--autoscale", "2:4", "--disaggregate", "1:3"], "no --disaggregate"),
+        (["--scale-on", "ttft=1s"], "belongs to --autoscale"),
+        (["--scale-delay", "2s"], "belongs to --autoscale"),
+        (["--scale-down-after", "2s"], "belongs to --autoscale"),
+        (["--lost", "anew"], "belongs to --fail"),
     ],
 )
 def test_nonsense_gets_one_line(

@@ -48,6 +48,7 @@ Traces: Azure's (CSV) and Mooncake's (JSON lines). Same load and seed: the same 
 
 
 DEFAULT_REQUESTS = 2000
+SCALE_ON, SCALE_DELAY, CALM, LOST = "queue=32", "120s", "300s", "kept"
 
 
 def simulate(
@@ -113,16 +114,16 @@ def simulate(
             help="What a replica is to have: queue=32 (requests, waiting and running) or ttft=1s "
             "(until its prompts are computed)."
         ),
-    ] = "queue=32",
+    ] = SCALE_ON,
     scale_delay: Annotated[
         str, typer.Option(help="From a replica's start until it serves; it is paid meanwhile.")
-    ] = "120s",
+    ] = SCALE_DELAY,
     scale_down_after: Annotated[
         str, typer.Option(help="Fewer replicas must do for so long before one is let go.")
-    ] = "300s",
+    ] = CALM,
     lost: Annotated[
         str, typer.Option(help="What a lost replica had written: kept, or anew.")
-    ] = "kept",
+    ] = LOST,
     timeout: Annotated[
         str | None, typer.Option(help="A request that has no whole answer by then ends: 30s.")
     ] = None,
@@ -202,6 +203,26 @@ def simulate(
         raise RequestError("--seed", f"{seed} is not a whole number from 0 to 2^63 - 1")
     if link_gbs is not None and not disaggregate:
         raise RequestError("--link-gbs", "is between the two sides of --disaggregate P:D")
+    for name, value, usual, needs, is_given in (
+        ("--scale-on", scale_on, SCALE_ON, "--autoscale LEAST:MOST", autoscale is not None),
+        (
+            "--scale-delay",
+            scale_delay,
+            SCALE_DELAY,
+            "--autoscale LEAST:MOST",
+            autoscale is not None,
+        ),
+        (
+            "--scale-down-after",
+            scale_down_after,
+            CALM,
+            "--autoscale LEAST:MOST",
+            autoscale is not None,
+        ),
+        ("--lost", lost, LOST, "--fail replica=R@TIME", bool(fail)),
+    ):
+        if value != usual and not is_given:
+            raise RequestError(name, f"{value}: it belongs to {needs}, which is not given")
     levels = parse_slo(slo)
     prefill, decode = parse_disaggregation(disaggregate) if disaggregate else (0, 0)
     if disaggregate and replicas not in (1, prefill + decode):
