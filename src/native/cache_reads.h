@@ -7,7 +7,8 @@
 
 namespace ridgeline {
 
-class CacheReads final : public Beside {
+// A line of its own: threads write theirs all the time.
+class alignas(64) CacheReads final : public Beside {
  public:
   // Of a thread's share of the rows that have one new token, in the order in which attention reads them; nothing where
   // they are more together than caches keep.
