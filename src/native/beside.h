@@ -13,8 +13,9 @@ class Beside {
  public:
   virtual ~Beside() = default;
 
-  // What is to be asked for next: at most `bytes` from `begin` on; 0: no more.
-  std::int64_t take(std::int64_t bytes, const std::uint8_t*& begin) {
+  // What is to be asked for next: at most `bytes` from `begin` on; 0: no more. (Inlined: kernel files are compiled for several
+  // instruction sets, and the linker must not share their copies.)
+  [[gnu::always_inline]] std::int64_t take(std::int64_t bytes, const std::uint8_t*& begin) {
     if (left_ <= 0 && !find()) return 0;
     const std::int64_t taken = std::min(bytes, left_);
     begin = at_;

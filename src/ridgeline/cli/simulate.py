@@ -48,7 +48,7 @@ Traces: Azure's (CSV) and Mooncake's (JSON lines). Same load and seed: the same 
 
 
 DEFAULT_REQUESTS = 2000
-SCALE_ON, SCALE_DELAY, CALM, LOST = "queue=32", "120s", "300s", "kept"
+SCALE_ON, SCALE_DELAY, SCALE_DOWN_AFTER, LOST = "queue=32", "120s", "300s", "kept"
 
 
 def simulate(
@@ -120,7 +120,7 @@ def simulate(
     ] = SCALE_DELAY,
     scale_down_after: Annotated[
         str, typer.Option(help="Fewer replicas must do for so long before one is let go.")
-    ] = CALM,
+    ] = SCALE_DOWN_AFTER,
     lost: Annotated[
         str, typer.Option(help="What a lost replica had written: kept, or anew.")
     ] = LOST,
@@ -203,23 +203,13 @@ def simulate(
         raise RequestError("--seed", f"{seed} is not a whole number from 0 to 2^63 - 1")
     if link_gbs is not None and not disaggregate:
         raise RequestError("--link-gbs", "is between the two sides of --disaggregate P:D")
-    for name, value, usual, needs, is_given in (
-        ("--scale-on", scale_on, SCALE_ON, "--autoscale LEAST:MOST", autoscale is not None),
-        (
-            "--scale-delay",
-            scale_delay,
-            SCALE_DELAY,
-            "--autoscale LEAST:MOST",
-            autoscale is not None,
-        ),
-        (
-            "--scale-down-after",
-            scale_down_after,
-            CALM,
-            "--autoscale LEAST:MOST",
-            autoscale is not None,
-        ),
-        ("--lost", lost, LOST, "--fail replica=R@TIME", bool(fail)),
+    scaling = "--autoscale LEAST:MOST", autoscale is not None
+    failing = "--fail replica=R@TIME", bool(fail)
+    for name, value, usual, (needs, is_given) in (
+        ("--scale-on", scale_on, SCALE_ON, scaling),
+        ("--scale-delay", scale_delay, SCALE_DELAY, scaling),
+        ("--scale-down-after", scale_down_after, SCALE_DOWN_AFTER, scaling),
+        ("--lost", lost, LOST, failing),
     ):
         if value != usual and not is_given:
             raise RequestError(name, f"{value}: it belongs to {needs}, which is not given")
