@@ -106,6 +106,11 @@ void screen_reach(float* y, std::int64_t channels, std::int64_t channel_stride, 
                   const StripNorms* strips, const RowNorms& row, float* out);
 bool decode_activations(ActivationKind kind, const std::byte* row, std::int64_t k, float* out);
 
+// screen_draw.cpp
+Candidate screen_best(const float* y, std::int64_t begin, std::int64_t end, const ScreenDraw& draw);
+void screen_drawn(float* y, std::int64_t n, const float* apart, const StripNorms* strips, const RowNorms& row,
+                  const ScreenDraw& draw, std::int64_t begin, std::int64_t end, const float* reach, float* keys);
+
 // sample.cpp
 std::size_t sample_scratch_bytes(std::int64_t vocab, std::int64_t max_context);
 void sample(const SamplingArgs& args, const float* logits, std::int64_t vocab, const std::int32_t* tokens,

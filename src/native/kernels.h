@@ -154,6 +154,13 @@ struct Kernels {
   // directions is added; apart [channels], along [kDirections, channel_stride]; strips and out of a strip each.
   void (*screen_reach)(float* y, std::int64_t channels, std::int64_t channel_stride, const float* apart,
                        const float* along, const StripNorms* strips, const RowNorms& row, float* out);
+  // Of y's channels [begin, end) the largest score with noise and the lowest that has it; {draw.best, -1}, if none has more.
+  Candidate (*screen_best)(const float* y, std::int64_t begin, std::int64_t end, const ScreenDraw& draw);
+  // Of strips [begin, end), the most that a channel's score with noise can be, where that is draw.best or more: keys. Where it
+  // is less, the key is -infinity, and so are the strip's numbers of y, except those that are no numbers; where reach is
+  // -infinity, y stays. All arguments begin with channel 0 of n, and its strip, as screen_reach left them.
+  void (*screen_drawn)(float* y, std::int64_t n, const float* apart, const StripNorms* strips, const RowNorms& row,
+                       const ScreenDraw& draw, std::int64_t begin, std::int64_t end, const float* reach, float* keys);
   // What a row of activations stands for: out[k]. False for a kind that screens do not multiply.
   bool (*decode_activations)(ActivationKind kind, const std::byte* row, std::int64_t k, float* out);
 

@@ -5,6 +5,8 @@
 #include <numeric>
 #include <utility>
 
+#include "filter_bounds.h"
+
 namespace ridgeline {
 namespace {
 
@@ -25,7 +27,7 @@ constexpr std::int64_t kLearnSteps = 16;
 // A step that reads this share of the weights' strips after all, for one row or another, takes as long as without a screen.
 // What steps read beyond it adds up, less what others have left of it: with so many times it, as of texts that could go on
 // in any way, so many steps are not screened.
-constexpr double kUsefulShare = 0.35, kMostDebt = 3;
+constexpr double kUsefulShare = 0.2, kMostDebt = 12;
 constexpr std::int64_t kPausedSteps = 16;
 
 // Bounds are this much wider than the norms say: for sums in float32, and for what kernels round of scales (2^-11).
@@ -33,6 +35,9 @@ constexpr float kMargin = 1.002f, kRounding = 1.5e-3f;
 
 // All rows read a strip that one in so many wants.
 constexpr std::int64_t kManyShare = 4;
+
+// If so many strips may have what is before the winner, it is less work to compute all.
+constexpr double kMostBefore = 0.125;
 
 // What the weights and their screen are multiplied by.
 std::vector<LinearPart> with_kinds(const LinearPart& part) {
@@ -50,11 +55,14 @@ Head::Head(std::string name, View x, View y, const LinearPart& part, const HeadS
       part_(part),
       screen_(screen),
       x_(x, with_kinds(part)),
-      y_(y) {}
+      y_(y),
+      passed_(static_cast<std::size_t>(screen.most_rows)) {}
 
-void Head::begin(std::int64_t rows, bool likeliest) {
+void Head::begin(std::int64_t rows, const std::vector<Wanted>& wanted) {
   mode_ = Mode::whole;
-  if (!likeliest || rows == 0 || rows > screen_.most_rows) return;
+  if (wanted.empty() || rows == 0 || rows > screen_.most_rows) return;
+  wanted_ = wanted.data();
+  is_filtered_ = std::any_of(wanted.begin(), wanted.end(), [](const Wanted& one) { return one.is_filtered(); });
   if (num_seen_ < screen_.learn_rows) {
     mode_ = Mode::watch;
     return;
@@ -85,7 +93,14 @@ void Head::begin(std::int64_t rows, bool likeliest) {
 
 std::size_t Head::scratch_bytes(const Kernels& kernels) const {
   const std::size_t k = static_cast<std::size_t>(part_.matrix.k);
-  return aligned(kernels.linear_scratch_bytes()) + aligned(2 * k * sizeof(float));
+  return aligned(kernels.linear_scratch_bytes()) + aligned(2 * k * sizeof(float)) +
+         static_cast<std::size_t>(num_strips()) * sizeof(float);
+}
+
+float* Head::keys_of(const StepContext& context, const Worker& worker) const {
+  const std::size_t k = static_cast<std::size_t>(part_.matrix.k);
+  return reinterpret_cast<float*>(worker.scratch + aligned(context.kernels.linear_scratch_bytes()) +
+                                  aligned(2 * k * sizeof(float)));
 }
 
 std::size_t Head::shared_bytes(const Kernels&, std::int64_t rows) const {
@@ -210,22 +225,85 @@ void Head::read(const StepContext& context, Worker& worker, std::int64_t begin, 
 }
 
 // The strip that reaches furthest most likely has the largest: what it has is what others must reach.
-void Head::read_first(const StepContext& context, Worker& worker, std::int64_t row, const float* reach, Seen& seen) const {
-  seen.first = std::max_element(reach, reach + num_strips()) - reach;
-  read(context, worker, row, row + 1, seen.first);
+void Head::read_first(const StepContext& context, Worker& worker, std::int64_t row, float* reach, Seen& seen) const {
+  const std::int64_t strip = std::max_element(reach, reach + num_strips()) - reach, begin = strip * kStripChannels;
+  read(context, worker, row, row + 1, strip);
+  reach[strip] = -INFINITY;
   const float* y = context.at(y_) + row * y_.ld;
-  const std::int64_t begin = seen.first * kStripChannels;
-  seen.best = *std::max_element(y + begin, y + std::min(begin + kStripChannels, part_.matrix.n));
+  seen.is_certain = true;
+  seen.least = INFINITY;
+  if (is_drawn(row)) {
+    seen.best = context.kernels.screen_best(y, begin, end_of(strip), draw_of(row, -INFINITY)).score;
+  } else {
+    seen.least = *std::max_element(y + begin, y + end_of(strip));
+  }
 }
 
-// Strips [begin, end) by the weights, of rows whose largest may be there. Where many want a strip all rows have it: together
+// Strips [begin, end) of a row that is drawn: those that may win with their noise, by the weights, the likeliest first, whose
+// score others must have then. Other channels are hidden from sampling, which need not look for their noise again.
+void Head::read_drawn(const StepContext& context, Worker& worker, std::int64_t row, std::int64_t begin, std::int64_t end,
+                      float* reach, const Seen& seen) {
+  float *y = context.at(y_) + row * y_.ld, *keys = keys_of(context, worker);
+  ScreenDraw draw = draw_of(row, seen.best);
+  context.kernels.screen_drawn(y, part_.matrix.n, screen_.apart, screen_.strips, seen.norms, draw, begin, end, reach, keys);
+  std::int64_t count = 0;
+  const auto next_of = [&](std::int64_t strip) {
+    while (strip < end && keys[strip] < draw.best) strip++;
+    return strip;
+  };
+  const auto take = [&](std::int64_t strip) {
+    read(context, worker, row, row + 1, strip);
+    draw.best = context.kernels.screen_best(y, strip * kStripChannels, end_of(strip), draw).score;
+    keys[strip] = reach[strip] = -INFINITY;
+    count++;
+  };
+  const std::int64_t likeliest = std::max_element(keys + begin, keys + end) - keys;
+  if (keys[likeliest] >= draw.best) take(likeliest);
+  for (std::int64_t strip = next_of(begin); strip < end;) {
+    const std::int64_t next = next_of(strip + 1);
+    if (next < end) ask_for_weights(from_strip(context.kernels, part_.matrix, next).data, 1);
+    take(strip);
+    strip = next_of(next);
+  }
+  if (count > 0) num_read_.fetch_add(count, std::memory_order_relaxed);
+}
+
+// The token that has won with its noise passes the row's filters if those before it are few, or have little mass: what must be
+// read for that is what may be before it. If that is much, the row is uncertain at once.
+void Head::find_winner(const StepContext& context, std::int64_t row, const float* reach, Seen& seen) const {
+  const float* y = context.at(y_) + row * y_.ld;
+  Candidate best{-INFINITY, -1};
+  for (std::int64_t strip = 0; strip < num_strips(); strip++) {
+    if (reach[strip] != -INFINITY) continue;
+    const Candidate one = context.kernels.screen_best(y, strip * kStripChannels, end_of(strip), draw_of(row, best.score));
+    if (one.id >= 0) best = one;
+  }
+  seen.winner = best.id;
+  seen.is_certain = false;
+  if (best.id < 0) return;
+  const float least = y[best.id];
+  const auto before = std::count_if(reach, reach + num_strips(), [&](float one) { return !(one < least); });
+  seen.is_certain = static_cast<double>(before) < kMostBefore * static_cast<double>(num_strips());
+  if (seen.is_certain) seen.least = least;
+}
+
+// By all logits that were computed.
+void Head::certify(const StepContext& context, std::int64_t row, const float* reach, Seen& seen) const {
+  const float* y = context.at(y_) + row * y_.ld;
+  FilterBounds bounds(wanted_[row], y[seen.winner]);
+  for (std::int64_t strip = 0; strip < num_strips(); strip++)
+    if (reach[strip] == -INFINITY) bounds.see(y + strip * kStripChannels, y + end_of(strip));
+  seen.is_certain = bounds.pass();
+}
+
+// Strips [begin, end) by the weights, of rows that want what may be there. Where many want a strip all rows have it: together
 // they take less time than those alone.
-void Head::read_rest(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, const float* reach,
+void Head::read_rest(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, float* reach,
                      const Seen* seen) {
   const std::int64_t rows = context.rows(y_), strips = num_strips();
   std::int64_t count = 0, next = begin;
   const auto is_wanted = [&](std::int64_t row, std::int64_t strip) {
-    return reach[row * strips + strip] >= seen[row].best && strip != seen[row].first;
+    return !(reach[row * strips + strip] < seen[row].least);
   };
   const auto wanted = [&](std::int64_t strip) {
     std::int64_t found = 0;
@@ -239,12 +317,13 @@ void Head::read_rest(const StepContext& context, Worker& worker, std::int64_t be
     while (next < end && wanted(next) == 0);
     if (next < end) ask_for_weights(from_strip(context.kernels, part_.matrix, next).data, 1);
     count += found;
-    if (found > 1 && found * kManyShare >= rows) {
-      read(context, worker, 0, rows, strip);
-      continue;
+    const bool of_all = found > 1 && found * kManyShare >= rows;
+    if (of_all) read(context, worker, 0, rows, strip);
+    for (std::int64_t row = 0; row < rows; row++) {
+      if (!of_all && !is_wanted(row, strip)) continue;
+      if (!of_all) read(context, worker, row, row + 1, strip);
+      reach[row * strips + strip] = -INFINITY;
     }
-    for (std::int64_t row = 0; row < rows; row++)
-      if (is_wanted(row, strip)) read(context, worker, row, row + 1, strip);
   }
   if (count > 0) num_read_.fetch_add(count, std::memory_order_relaxed);
 }
@@ -274,7 +353,41 @@ void Head::run(const StepContext& context, Worker& worker) {
   worker.barrier();
   worker.each(rows, [&](std::int64_t row) { read_first(context, worker, row, reach + row * strips, seen[row]); });
   worker.barrier();
+  worker.runs(strips, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = 0; row < rows; row++)
+      if (is_drawn(row)) read_drawn(context, worker, row, begin, end, reach + row * strips, seen[row]);
+    read_rest(context, worker, begin, end, reach, seen);
+  });
+  if (is_filtered_) filter(context, worker, reach, seen);
+}
+
+// What decides whether winners pass their rows' filters; and all logits of the rows of which that is not certain.
+void Head::filter(const StepContext& context, Worker& worker, float* reach, Seen* seen) {
+  const std::int64_t rows = context.rows(y_), strips = num_strips();
+  worker.barrier();
+  worker.each(rows, [&](std::int64_t row) {
+    seen[row].least = INFINITY;
+    if (wanted_[row].is_filtered()) find_winner(context, row, reach + row * strips, seen[row]);
+  });
+  worker.barrier();
   worker.runs(strips, [&](std::int64_t begin, std::int64_t end) { read_rest(context, worker, begin, end, reach, seen); });
+  worker.barrier();
+  worker.each(rows, [&](std::int64_t row) {
+    if (wanted_[row].is_filtered() && seen[row].is_certain) certify(context, row, reach + row * strips, seen[row]);
+    passed_[static_cast<std::size_t>(row)] = seen[row].is_certain;
+  });
+  worker.barrier();
+  const std::size_t strip_bytes = context.kernels.packed_bytes(part_.matrix.layout, kStripChannels, part_.matrix.k);
+  worker.stretches(strips, strip_bytes, [&](std::int64_t begin, std::int64_t end) {
+    std::int64_t count = 0;
+    for (std::int64_t row = 0; row < rows; row++) {
+      if (seen[row].is_certain) continue;
+      context.kernels.linear(part_.matrix, part_.kind, x_.at(context, part_.kind, row), 1, begin, end, part_.bias,
+                             context.at(y_) + row * y_.ld, y_.ld, worker.scratch, worker.beside);
+      count += end - begin;
+    }
+    if (count > 0) num_read_.fetch_add(count, std::memory_order_relaxed);
+  });
 }
 
 void Head::ask_ahead(const StepContext& context, int thread, int num_threads) const {

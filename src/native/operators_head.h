@@ -1,13 +1,15 @@
-// Head: the linear that makes logits. Of a step whose rows want no more than their likeliest token, it reads a screen
-// (screen.h) in place of the weights, and then the weights of those channels that may be the largest.
+// Head: the linear that makes logits. Of a step whose rows' tokens depend on few of them, it reads a screen (screen.h) in
+// place of the weights, and then the weights of those channels that a token may depend on.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "operators_linear.h"
+#include "sample.h"
 #include "screen.h"
 
 namespace ridgeline {
@@ -27,9 +29,10 @@ struct HeadScreen {
 class Head final : public Operator {
  public:
   Head(std::string name, View x, View y, const LinearPart& part, const HeadScreen& screen);
-  // Before a step of so many rows of logits. likeliest: all of them draw nothing but their likeliest token. What the rows
-  // of logits hold then, if they are screened: in channels that may be the largest the logits, in others less than that.
-  void begin(std::int64_t rows, bool likeliest);
+  // Before a step of so many rows of logits. wanted: of each of them, none of which is Wanted::Kind::all; or nothing, and
+  // then all logits are computed. What the rows hold if they are screened: in channels that are wanted the logits, in others
+  // what is less than those, or -infinity.
+  void begin(std::int64_t rows, const std::vector<Wanted>& wanted);
   void run(const StepContext& context, Worker& worker) override;
   void ask_ahead(const StepContext& context, int thread, int num_threads) const override;
   bool has_weights() const override { return true; }
@@ -41,6 +44,10 @@ class Head final : public Operator {
   struct Counts {
     std::int64_t rows, strips;
   };
+  // In the last step: whether what wins of a row of logits with its noise has passed the row's filters.
+  bool has_passed(std::int64_t row) const {
+    return mode_ == Mode::screen && wanted_[row].is_filtered() && passed_[static_cast<std::size_t>(row)];
+  }
   // Whether it read weights as they are stored in the last step, and whether it will again.
   bool is_learning() const { return mode_ == Mode::learn; }
   bool has_learned() const { return learn_end_ == num_strips(); }
@@ -52,8 +59,10 @@ class Head final : public Operator {
   // Of one row of a screened step.
   struct Seen {
     RowNorms norms;
-    float best;          // the largest logit of the first strip that was read
-    std::int64_t first;  // that strip
+    float least;             // a strip that may have a logit of so much is wanted
+    float best;              // of a row that is drawn: a score with its noise that one channel has
+    std::int32_t winner;     // of a row that is filtered: what is largest with its noise
+    std::uint8_t is_certain;  // that it passes
   };
 
   void watch(const StepContext& context, Worker& worker);
@@ -62,9 +71,21 @@ class Head final : public Operator {
   void measure(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen) const;
   void screen(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, const Seen* seen,
               float* reach) const;
-  void read_first(const StepContext& context, Worker& worker, std::int64_t row, const float* reach, Seen& seen) const;
-  void read_rest(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, const float* reach,
+  void read_first(const StepContext& context, Worker& worker, std::int64_t row, float* reach, Seen& seen) const;
+  bool is_drawn(std::int64_t row) const { return wanted_[row].kind == Wanted::Kind::drawn; }
+  std::int64_t end_of(std::int64_t strip) const { return std::min((strip + 1) * kStripChannels, part_.matrix.n); }
+  void read_drawn(const StepContext& context, Worker& worker, std::int64_t row, std::int64_t begin, std::int64_t end,
+                  float* reach, const Seen& seen);
+  void read_rest(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, float* reach,
                  const Seen* seen);
+  void filter(const StepContext& context, Worker& worker, float* reach, Seen* seen);
+  void find_winner(const StepContext& context, std::int64_t row, const float* reach, Seen& seen) const;
+  void certify(const StepContext& context, std::int64_t row, const float* reach, Seen& seen) const;
+  ScreenDraw draw_of(std::int64_t row, float best) const {
+    return {wanted_[row].temperature, wanted_[row].seed, wanted_[row].position, best};
+  }
+  // Of a thread: a number for each strip.
+  float* keys_of(const StepContext& context, const Worker& worker) const;
   void read(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, std::int64_t strip) const;
   // What a screen multiplies in a step of so many rows.
   static ActivationKind kind_of(std::int64_t rows);
@@ -82,10 +103,13 @@ class Head final : public Operator {
   LinearInput x_;
   View y_;
   Mode mode_ = Mode::whole;
+  const Wanted* wanted_ = nullptr;  // of each row of the step
   std::int64_t num_seen_ = 0, learn_begin_ = 0, learn_end_ = 0, num_screened_ = 0;
   std::int64_t read_before_ = 0, num_paused_ = 0;
   double debt_ = 0;
   bool was_screened_ = false;
+  bool is_filtered_ = false;  // one of the step's rows
+  std::vector<std::uint8_t> passed_;
   std::atomic<std::int64_t> num_read_{0};
 };
 

@@ -149,7 +149,7 @@ class Program {
   bool run_operator(int thread, std::size_t begin, const Entry& entry);
   void sample_rows(const StepContext& context, Worker& worker);
   void plan_samples();
-  bool draws_likeliest();
+  void plan_wanted();
   void finish_samples();
 
   Memory allocated(std::size_t num_bytes) const {
@@ -197,6 +197,7 @@ class Program {
   Step step_;
   std::vector<RowSample> samples_;
   std::vector<SampleItem> items_;
+  std::vector<Wanted> wanted_;  // of each row of logits, if the head may screen them
   std::vector<Candidate> candidates_;  // of all samples
 
   // What a thread saw of an operator in the last step: when it came to it, when it was done, and what it waited within.

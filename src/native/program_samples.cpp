@@ -4,6 +4,31 @@
 #include <algorithm>
 
 namespace ridgeline {
+namespace {
+
+// Between these temperatures what divides logits loses nothing of them that filter_bounds.cpp has no room for.
+constexpr float kLeastTemperature = 1e-3f, kMostTemperature = 1e3f;
+
+// position: of the token to come.
+Wanted wanted_of(const SamplingArgs& args, std::int64_t position) {
+  using Kind = Wanted::Kind;
+  const bool adjusts = args.repetition_penalty != 1 || args.frequency_penalty != 0 || args.presence_penalty != 0 ||
+                       args.dry_multiplier != 0 || args.no_repeat_ngram != 0 || args.bias_ids.size != 0 ||
+                       args.bad_ends.size != 0 || args.limits_allowed || args.min_tokens > 0;
+  const bool scores = args.num_logprobs >= 0 || args.num_prompt_logprobs >= 0;
+  const bool looks_at_all = args.dynatemp_range > 0 || args.top_n_sigma > 0 || args.typical_p < 1 ||
+                            args.xtc_probability > 0 || args.mirostat_tau > 0;
+  Wanted out{Kind::all, args.temperature, args.seed, static_cast<std::uint64_t>(position), args.top_k, args.top_p, args.min_p};
+  if (adjusts || scores || args.is_constrained || args.mask.size != 0) return out;
+  if (args.temperature == 0) return Wanted{};
+  if (looks_at_all) return out;
+  out.kind = Kind::drawn;
+  const bool is_exact = args.temperature >= kLeastTemperature && args.temperature <= kMostTemperature;
+  if (out.is_filtered() && !is_exact) out.kind = Kind::all;
+  return out;
+}
+
+}  // namespace
 
 // A row that scores its prompt has an item for each token that follows one of its logits; a row whose last token is
 // computed has one that draws.
@@ -50,15 +75,20 @@ void Program::plan_samples() {
   }
 }
 
-// Whether no row of the step's logits is asked for more than which of them is the largest, and most are an answer's: what
-// follows a prompt is less certain, and few logits are little work beside one.
-bool Program::draws_likeliest() {
+// What each row of the step's logits is wanted for, if no token depends on all of a row, and most rows are an answer's: what
+// follows a prompt is less certain, and few logits are little work beside one. Else nothing.
+void Program::plan_wanted() {
+  wanted_.clear();
   std::int64_t prompts = 0;
   for (const StepRow& row : step_.rows) prompts += row.num_logits > 0 && row.num_new > 1;
-  return 4 * prompts <= step_.num_sampled && std::all_of(items_.begin(), items_.end(), [&](const SampleItem& item) {
-    const RowSample& sample = samples_[static_cast<std::size_t>(item.sample)];
-    return !item.scores && is_argmax(rows_.open_row(sample.row).sampling.args);
-  });
+  if (4 * prompts > step_.num_sampled) return;
+  wanted_.resize(static_cast<std::size_t>(step_.num_sampled));
+  for (const SampleItem& item : items_) {
+    const Row& row = rows_.open_row(samples_[static_cast<std::size_t>(item.sample)].row);
+    Wanted& wanted = wanted_[static_cast<std::size_t>(item.logits_row)];
+    if (!item.scores) wanted = wanted_of(row.sampling.args, static_cast<std::int64_t>(row.tokens.size()));
+    if (item.scores || wanted.kind == Wanted::Kind::all) return wanted_.clear();
+  }
 }
 
 void Program::sample_rows(const StepContext& context, Worker& worker) {
@@ -71,7 +101,13 @@ void Program::sample_rows(const StepContext& context, Worker& worker) {
                                   worker.scratch, item.scores);
     } else {
       const Row& row = rows_.open_row(sample.row);
-      kernels_.sample(row.sampling.args, logits, logits_.width, row.tokens.data(),
+      SamplingArgs args = row.sampling.args;
+      if (head_ && head_->has_passed(item.logits_row)) {
+        args.top_k = 0;
+        args.top_p = 1;
+        args.min_p = 0;
+      }
+      kernels_.sample(args, logits, logits_.width, row.tokens.data(),
                       static_cast<std::int64_t>(row.tokens.size()), worker.scratch, sample.result);
     }
   });

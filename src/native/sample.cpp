@@ -25,24 +25,27 @@ struct Best {
   }
 };
 
-// Gumbel-max over every token with score >= cut, when no list of candidates was made. A token can only win if
-// -log(-log(u)) >= best - score, and then 1 - u <= e^(score - best): a test on the raw word, with room for rounding.
+// Gumbel-max over every token with score >= cut, when no list of candidates was made. Whether a token can win is a test on
+// its raw word (most_rest), first of a span's largest word and score.
 std::int32_t sample_all(const SamplingArgs& args, const float* x, std::int64_t vocab, const float* span_tops, float top,
                         float cut, std::uint64_t position) {
   const std::int32_t likeliest = argmax(x, vocab, span_tops, top);
   Best best = {noisy(top, philox_word(args.seed, position, static_cast<std::uint32_t>(likeliest))), likeliest};
-  for (std::int64_t s = 0; s < num_spans(vocab); s++) {
-    // No noise exceeds 22.9.
-    if (!(span_tops[s] >= cut) || span_tops[s] + 23.0f < best.score) continue;
-    std::uint32_t span_words[kSpan];
+  const std::int64_t spans = num_spans(vocab);
+  float span_reach[kWidth];
+  for (std::int64_t s = 0; s < spans; s++) {
+    if (s % kWidth == 0) store(span_reach, most_rest(load_or_hidden(span_tops + s, spans - s), best.score));
+    const float most = span_reach[s % kWidth];
+    if (!(span_tops[s] >= cut) || most < kLeastRest) continue;
+    std::uint32_t span_words[kSpan], largest_word = 0;
     philox_words(args.seed, position, static_cast<std::uint32_t>(s * kSpan), span_words);
+    for (std::uint32_t word : span_words) largest_word = word > largest_word ? word : largest_word;
+    if (!(rest_of(largest_word) < most)) continue;
     for (std::int64_t i = s * kSpan; i < (s + 1) * kSpan && i < vocab; i += kWidth) {
       const std::uint32_t* words = span_words + (i - s * kSpan);
-      float rest[kWidth];  // 1 - u
-      for (int j = 0; j < kWidth; j++) rest[j] = (static_cast<float>(~words[j]) + 0.5f) * 0x1p-32f;
-      const Vec score = load_or_hidden(x + i, vocab - i);
-      const Vec reach = exp(add(sub(score, all(best.score)), all(1e-3f)));
-      std::uint32_t open = bits(less(load(rest), reach));
+      float rest[kWidth];
+      for (int j = 0; j < kWidth; j++) rest[j] = rest_of(words[j]);
+      std::uint32_t open = bits(less(load(rest), most_rest(load_or_hidden(x + i, vocab - i), best.score)));
       for (; open; open &= open - 1) {
         const int j = __builtin_ctz(open);
         if (i + j < vocab && x[i + j] >= cut)
@@ -61,14 +64,12 @@ std::int32_t sample_candidates(const SamplingArgs& args, const Candidate* c, std
   return best.id;
 }
 
-// logits / temperature, held at the largest and the lowest float where a low temperature would go beyond; -infinity
-// stays.
+// -infinity stays.
 void divide(const float* x, std::int64_t vocab, float by, float* out) {
-  const Vec divisor = all(by), limit = all(kLargest), hidden = all(-INFINITY);
+  const Vec divisor = all(by), hidden = all(-INFINITY);
   for (std::int64_t i = 0; i < vocab; i += kWidth) {
     const Vec score = load_n(x + i, vocab - i);
-    const Vec held = max(sub(zeros(), limit), min(limit, div(score, divisor)));
-    store_n(out + i, select(equal(score, hidden), hidden, held), vocab - i);
+    store_n(out + i, select(equal(score, hidden), hidden, tempered(score, divisor)), vocab - i);
   }
 }
 

@@ -39,15 +39,6 @@ struct SamplingArgs {
   Span<std::uint32_t> mask;  // a bit for each token that may come, the lowest first; empty: none was given
 };
 
-// Whether the token is the largest of the logits as they are, and nothing else of them is wanted.
-inline bool is_argmax(const SamplingArgs& args) {
-  const bool adjusts = args.repetition_penalty != 1 || args.frequency_penalty != 0 || args.presence_penalty != 0 ||
-                       args.dry_multiplier != 0 || args.no_repeat_ngram != 0 || args.bias_ids.size != 0 ||
-                       args.bad_ends.size != 0 || args.limits_allowed || args.min_tokens > 0;
-  return args.temperature == 0 && args.num_logprobs < 0 && args.num_prompt_logprobs < 0 && !args.is_constrained &&
-         args.mask.size == 0 && !adjusts;
-}
-
 enum class SampleFault : std::int32_t { none, not_a_number, infinite, all_masked, nothing_left, no_embedding, no_mask };
 
 struct Candidate {

@@ -1,11 +1,11 @@
-// screen: a coarse copy of the weights that make logits, for rows that want no more than their likeliest token.
+// screen: a coarse copy of the weights that make logits, for rows whose token depends on few of them.
 //
 // The copy says of every channel what its logit is, and how far it can be off: no further than
 //   |sum_k (w - c) x| + |sum_k w (x' - x)|  <=  |(w - c) sqrt(u)| |x / sqrt(u)| + |w sqrt(v)| |(x' - x) / sqrt(v)|
 // (Cauchy and Schwarz), where c is the copy, x what it multiplies, x' what the weights themselves do, and u and v any
 // positive numbers: the closer they are to the usual magnitudes of x and of x' - x, the tighter the bound. Channels that may
-// still be the largest are computed as ever, from the weights themselves: the token is the same, bit for bit, and most
-// weights are not read.
+// still be what a row wants (Wanted) are computed as ever, from the weights themselves: the token is the same, bit for bit,
+// and most weights are not read.
 #pragma once
 
 #include <cstddef>
@@ -48,6 +48,26 @@ struct RowNorms {
 // Of a strip, the most of its channels: |w sqrt(v)|, and what kernels may round, a small part of |w sqrt(u)|: of all of x.
 struct StripNorms {
   float residue, rounding;
+};
+
+// What a row's token depends on: all logits, the largest, or what is largest of logit / temperature + noise
+// (sample_noise.h) and must then pass filters, of which 0, 1 and 0 are none.
+struct Wanted {
+  enum class Kind : std::uint8_t { all, largest, drawn };
+  Kind kind = Kind::largest;
+  float temperature = 0.0f;
+  std::uint64_t seed = 0, position = 0;
+  std::int32_t top_k = 0;
+  float top_p = 1.0f, min_p = 0.0f;
+
+  bool is_filtered() const { return kind == Kind::drawn && (top_k > 0 || top_p < 1 || min_p > 0); }
+};
+
+// A row's noise, and the score that a channel must have with it.
+struct ScreenDraw {
+  float temperature;
+  std::uint64_t seed, position;
+  float best;
 };
 
 // Where weights are read from that are not packed.

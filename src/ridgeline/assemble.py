@@ -151,7 +151,7 @@ class Assembled:
             self._cpu.reset_timers()
 
     def learns_from(self, rows: int) -> bool:
-        """Whether greedy steps of so many rows are not yet as fast as they will be."""
+        """Whether steps of so many rows are not yet as fast as they will be."""
         return self._cpu is not None and self._cpu.learns_from(rows)
 
     @property

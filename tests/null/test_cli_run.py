@@ -111,7 +111,7 @@ def said_by(capsys: Output, *flags: str) -> str:
         ("--dry-multiplier", "20"),
         ("--no-repeat-ngram-size", "1"),
         ("--ignore-eos", "--min-tokens", "12", "--stop-regex", "(?s)."),
-        ("--stop-regex", "[a-z]"),
+        ("--stop-regex", "[!-~]"),
     ],
     ids=lambda flags: flags[0],
 )

@@ -14,7 +14,7 @@ from ridgeline.backends.reference import philox as philox_module
 from ridgeline.backends.reference.adjust import penalise
 from ridgeline.backends.reference.executor import ReferenceExecutor
 from ridgeline.backends.reference.filters import candidates
-from ridgeline.backends.reference.philox import philox4x32
+from ridgeline.backends.reference.philox import philox4x32, uniform
 from ridgeline.backends.reference.sample import choose, gumbel, sample
 from ridgeline.model.graph.node import Weight
 from ridgeline.step import PlanRow, RowSampling, Sampled, StepPlan
@@ -47,11 +47,27 @@ def test_philox_broadcasts_counters() -> None:
         assert [int(word[token]) for word in together] == [int(word) for word in alone]
 
 
-def test_noise_is_gumbel_of_the_first_word() -> None:
-    ids = np.array([0, 3])
-    (found, _) = gumbel(ids, position=0, seed=0)
-    u = (0x6627E8D5 + 0.5) / 2**32
-    assert found == np.float32(-math.log(-math.log(u)))
+def test_noise_is_gumbel_of_a_word_for_each_of_four_tokens() -> None:
+    found = gumbel(np.array([0, 16, 32, 48]), position=0, seed=0)
+    for noise, word in zip(found, KNOWN_ANSWERS[0][2], strict=True):
+        u = (word + 0.5) / 2**32
+        assert noise == np.float32(-math.log(-math.log(u)))
+
+
+def test_every_token_has_a_word_of_its_own() -> None:
+    """Of three counters' blocks and a part of a fourth, whatever shape they come in."""
+    found = uniform(np.arange(200), 3, seed=9)
+    assert len(set(found.tolist())) == 200
+    words = philox4x32((3, 0, np.arange(64), 0), (9, 0))
+    assert {int(u * 2**32) for u in found} == {
+        int(words[w][c])
+        for w in range(4)
+        for c in range(64)
+        if c // 16 * 64 + 16 * w + c % 16 < 200
+    }
+    together = uniform(np.arange(200), np.array([[3], [4]]), seed=9)
+    assert together[0].tolist() == found.tolist()
+    assert together[1].tolist() == uniform(np.arange(200), 4, seed=9).tolist()
 
 
 def test_noise_depends_on_every_bit_of_seed_and_position() -> None:

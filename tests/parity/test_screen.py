@@ -189,7 +189,14 @@ def test_what_it_never_saw_and_what_is_no_number(isa: str, name: str) -> None:
     "how",
     [
         RowSampling(num_logprobs=2),
-        RowSampling(temperature=0.7, seed=3),
+        RowSampling(temperature=0.7, seed=3, num_logprobs=0),
+        RowSampling(temperature=0.7, seed=3, typical_p=0.9, min_p=0.1),
+        RowSampling(temperature=0.7, seed=3, min_p=0.1, xtc_probability=0.5),
+        RowSampling(temperature=0.7, seed=3, dynatemp_range=0.2),
+        RowSampling(temperature=0.7, seed=3, top_n_sigma=1.0),
+        RowSampling(temperature=0.7, seed=3, mirostat_tau=5.0, mirostat_mu=10.0),
+        RowSampling(temperature=1e-4, seed=3, min_p=0.1),
+        RowSampling(temperature=0.7, seed=3, presence_penalty=0.2),
         RowSampling(logit_bias=((77, 50.0),)),
         RowSampling(repetition_penalty=1.3),
         RowSampling(allowed_ids=(9, 8)),
@@ -217,6 +224,74 @@ def test_rows_that_want_more_get_all_logits(how: RowSampling) -> None:
     cpu.submit(StepPlan((PlanRow(0, 1, 0, 1, (0,)), PlanRow(1, 1, 0, 1, (1,)))))
     assert cpu.collect().sampled[1].token_id == draw(plain, [0, 1], how)[1].token_id
     assert cpu.screened == before
+
+
+DRAWS = [
+    RowSampling(temperature=1.0),
+    RowSampling(temperature=0.7),
+    RowSampling(temperature=1.7),
+    RowSampling(temperature=1e-30),  # every score is the largest float, or the lowest
+    RowSampling(temperature=0.8, min_p=0.05),
+    RowSampling(temperature=1.2, min_p=1.0),
+    RowSampling(temperature=1.3, top_k=100, min_p=0.01),
+    RowSampling(temperature=0.7, top_k=1),
+    RowSampling(temperature=1.5, top_k=3),
+    RowSampling(temperature=1.0, top_p=0.9),
+    RowSampling(temperature=1.5, top_p=0.5),
+    RowSampling(temperature=0.7, top_k=20, top_p=0.8),
+    RowSampling(temperature=1.5, top_k=4, top_p=0.7, min_p=0.01),
+]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("how", DRAWS, ids=repr)
+def test_draws_are_those_of_all_logits(how: RowSampling, isa: str) -> None:
+    """With noise or a filter, of rows with a clear answer and of flat ones, alone and in company.
+
+    Some weights that nothing is multiplied with are large, so that the copy has but a few steps for
+    the others: what it says without its bound is of no use.
+    """
+    rng = np.random.default_rng(11)
+    width, rows = 256, 16
+    x, w = activations(rng, rows, width), rng.standard_normal((CHANNELS, width)) * 0.05
+    x[:, ::32] = 0
+    for i in range(0, rows, 2):  # some stand out, within a few of each other
+        for channel in rng.integers(0, CHANNELS, 12):
+            w[channel] = rng.uniform(16, 20) * x[i] / (x[i] @ x[i])
+    w[:, ::32] = 6 * np.abs(w).mean(axis=1, keepdims=True)
+    w[[50, 2050]] = w[37]  # equal but for their noise
+    graph = head("BF16", rows, width)
+    cpu = executor(graph, x, w, isa, threads=2)
+    plain = executor(_unscreened(graph), x, w, isa, threads=2)
+    learn(cpu, rows)
+    before, tokens = cpu.screened, list(range(rows))
+    for seed in range(12):
+        each = replace(how, seed=seed)
+        whole = [draw(plain, [token], each)[0] for token in tokens]
+        assert [draw(cpu, [token], each)[0] for token in tokens] == whole
+        together = draw(cpu, tokens[:MOST_ROWS], each)
+        assert [one.token_id for one in together] == [one.token_id for one in whole[:MOST_ROWS]]
+    assert len({one.token_id for one in whole}) > rows // 4
+    assert cpu.screened[0] > before[0]
+
+
+def test_a_draw_reads_few_strips() -> None:
+    """As few as a row that takes its largest, where one token has most of the mass."""
+    rng = np.random.default_rng(12)
+    width, rows = 544, 12
+    x, w = activations(rng, rows, width), rng.standard_normal((CHANNELS, width)) * 0.05
+    for i in range(rows):
+        w[37 * i] = 0.5 * x[i] / np.abs(x[i]).mean()
+    cpu = executor(head("Q8_0", rows, width), x, w, ISAS[0], threads=2)
+    learn(cpu, rows)
+    for how in (GREEDY, RowSampling(temperature=1.0), RowSampling(temperature=0.7, min_p=0.1)):
+        before = cpu.screened
+        for seed in range(4):
+            for token in range(rows):
+                draw(cpu, [token], replace(how, seed=seed))
+        screened, read = (now - was for now, was in zip(cpu.screened, before, strict=True))
+        assert screened == 4 * rows
+        assert read / screened < 20
 
 
 def _unscreened(graph: Graph) -> Graph:
@@ -253,7 +328,7 @@ def test_whole_answers_are_the_same_in_any_company(
         rng = np.random.default_rng(6)
         for i in range(10):
             prompt = rng.integers(0, vocab, 1 + 7 * i).tolist()
-            how = RowSampling(seed=i, num_prompt=len(prompt), temperature=0.5 * (i == 9))
+            how = RowSampling(seed=i, num_prompt=len(prompt), temperature=0.4 * (i % 3))
             engine.submit(Request(str(i), prompt, len(prompt), 40, how, frozenset()))
         found: dict[str, list[int]] = {}
         while engine.has_work:

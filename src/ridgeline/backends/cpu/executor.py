@@ -329,8 +329,8 @@ class CpuExecutor:
 
     @property
     def screened(self) -> tuple[int, int]:
-        """Rows of logits whose likeliest token was found by a screen (`passes.screen`), and strips
-        of 32 channels of the weight itself that were read for them.
+        """Rows of logits whose token was found by a screen (`passes.screen`), and strips of 32
+        channels of the weight itself that were read for them.
         """
         rows, strips = self._program.screened
         return rows, strips

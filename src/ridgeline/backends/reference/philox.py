@@ -37,9 +37,13 @@ def _multiply(a: int, b: Words) -> tuple[Words, Words]:
 def uniform(
     index: npt.ArrayLike, position: npt.ArrayLike, seed: int, kind: int = 0
 ) -> npt.NDArray[np.float64]:
-    """In (0, 1), never an end of it: the noise of (seed, position, index, kind)."""
-    place = np.asarray(position, np.int64)
-    counter = (place & 0xFFFFFFFF, place >> 32, index, kind)
+    """In (0, 1), never an end of it: the noise of (seed, position, index, kind).
+
+    The four words of a counter belong to four indices that are 16 apart: of 64 indices, the first
+    of which is a multiple of 64, word w of counter c to index 16 w + c.
+    """
+    place, which = np.asarray(position, np.int64), np.asarray(index, np.int64)
+    counter = (place & 0xFFFFFFFF, place >> 32, which // 64 * 16 + which % 16, kind)
     key = (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
-    word = philox4x32(counter, key)[0]
+    word = np.choose(which % 64 // 16, philox4x32(counter, key))
     return np.asarray((word.astype(np.float64) + 0.5) * 2.0**-32, np.float64)

@@ -1,9 +1,9 @@
-"""What makes logits gets a screen: a coarse copy of its weight, for who draws the likeliest token.
+"""What makes logits gets a screen: a coarse copy of its weight, for rows that need few logits.
 
-Such a row needs to know which channel is the largest, not what the others are. The copy says what
-every logit is and how far it can be off, and only channels that may still be the largest are read
-from the weight itself: the same token, for half of the bytes. Does not know how a backend bounds
-what the copy is off by.
+A row needs to know which channel is the largest, alone or with its noise, not what the others are.
+The copy says what every logit is and how far it can be off, and only channels that may still be
+drawn are read from the weight itself: the same token, for half of the bytes. Does not know how a
+backend bounds what the copy is off by.
 """
 
 from __future__ import annotations

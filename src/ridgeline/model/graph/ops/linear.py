@@ -38,9 +38,9 @@ class Linear(Operator):
     Each part keeps its own format, so q, k and v can be one linear in a file that stores v finer.
 
     screen: of what makes logits, the format of a coarse copy of its weight. A step of few rows, a
-    token each, that want no more than their likeliest token reads the copy, and the weight only
-    where it may be the largest; the token is the same, which is all that it means. Such a step is
-    priced so, whatever its rows want.
+    token each, that want no more than what they draw reads the copy, and the weight only where it
+    may be drawn; the token is the same, which is all that it means. Such a step is priced so,
+    whatever its rows want.
     """
 
     num_parts: int = 1
