@@ -6,12 +6,12 @@ Models take turns, round by round; prediction comes from this machine's profile 
 measure`, done first where nothing is kept, or with --measure) and from how fast the machine reads
 the weights and computes just then, a second before each case is run, since these change by the
 minute (of computing the median of the last looks: it moves as much from one second to the next).
-What is known beforehand cannot tell of a pace that changes meanwhile: memory is looked at again
-after each case, and where it is further than MOVED from what it was, or others had the cores, the
-case is predicted and run once more, up to RETRIES times; the last one counts, marked `~` if
-it moved, too. No model is fitted on. Serving: 32 requests of 128 tokens that write 128, all there
-at the beginning, through LLM.generate; predicted by the real scheduler on a virtual clock. Prints
-medians, the error of each and the median error by kind.
+What is known beforehand cannot tell of a machine that changes meanwhile: memory and computing are
+looked at again after each case, and where one is further than MOVED from what it was, or others had
+the cores, the case is predicted and run once more, up to RETRIES times; the last one counts, marked
+`~` if it moved, too. No model is fitted on. Serving: 32 requests of 128 tokens that write 128, all
+there at the beginning, through LLM.generate; predicted by the real scheduler on a virtual clock.
+Prints medians, the error of each and the median error by kind.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ CASES = (
 OUTPUT = 32
 LOOKS = 5
 RETRIES = 4
-# Memory whose paces before and after a case are further apart has moved. Looks of one pace are
-# within a tenth of each other.
+# Memory or computing whose paces before and after a case are further apart has moved. Looks of one
+# pace are within a tenth of each other.
 MOVED = 1.2
 
 
@@ -75,7 +75,7 @@ class Subject:
         self.llm = LLM(model, settings=self.settings, context_length=longest, max_rows=32)
         self.predicted: dict[str, list[float]] = {}
         self.measured: dict[str, list[float]] = {}
-        # Whether memory kept its pace, and how often each case was run.
+        # Whether memory and computing kept their paces, and how often each case was run.
         self.kept: dict[str, list[bool]] = {}
         self.runs: dict[str, int] = {}
 
@@ -97,6 +97,10 @@ class Subject:
         """GB/s at which the weights are read now."""
         return steady(self.llm.assembled.read_roof).gigabytes_per_second
 
+    def computing(self) -> float:
+        """10^9 operations a second that the kernels' pace is told by, now."""
+        return self.llm.assembled.pace_now().gigaoperations_per_second
+
     def round(self) -> None:
         for case in CASES:
             self.take(str(case), partial(self.predict, case), partial(self.measure, case))
@@ -107,12 +111,13 @@ class Subject:
     ) -> None:
         """Predicted, then measured; both again where the machine did not stay as it was."""
         for _ in range(RETRIES):
-            before = self.memory()
+            read = self.memory()
             told = predict()
+            computed = self.paces[-1]
             found, alone = measure()
-            after = self.memory()
+            looks = ((read, self.memory()), (computed, self.computing()))
             self.runs[case] = self.runs.get(case, 0) + 1
-            kept = alone and max(before, after) <= MOVED * min(before, after)
+            kept = alone and all(max(look) <= MOVED * min(look) for look in looks)
             if kept:
                 break
         self.predicted.setdefault(case, []).append(told)

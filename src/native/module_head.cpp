@@ -5,6 +5,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -65,6 +66,20 @@ void add_head(Program& program, const std::string& name, const View& x, const Vi
                  reinterpret_cast<StripNorms*>(program.room(2 * weights.num_strips()))}));
 }
 
+nb::bytes learned(Program& program) {
+  const Head* head = program.head();
+  require(head && head->has_learned(), "no screen has learned");
+  std::vector<float> out(head->num_learned());
+  head->tell_learned(out.data());
+  return nb::bytes(out.data(), out.size() * sizeof(float));
+}
+
+bool learn(Program& program, const nb::bytes& kept) {
+  std::vector<float> numbers(kept.size() / sizeof(float));
+  std::memcpy(numbers.data(), kept.c_str(), numbers.size() * sizeof(float));
+  return program.head() && kept.size() % sizeof(float) == 0 && program.head()->learn(numbers.data(), numbers.size());
+}
+
 }  // namespace
 
 void bind_head(nb::class_<Program>& program) {
@@ -76,6 +91,9 @@ void bind_head(nb::class_<Program>& program) {
       // Of the weights' bytes as they are stored: whether they were read in the last step, and whether they are done with.
       .def_prop_ro("is_learning", &Program::is_learning)
       .def_prop_ro("has_learned", &Program::has_learned)
+      // What it has learned, to be kept; and whether what was kept is of this head, which has learned it then.
+      .def("learned", &learned)
+      .def("learn", &learn, "learned"_a)
       // Rows of logits that were screened, and strips of 32 channels that were read for them.
       .def_prop_ro("screened", [](const Program& p) {
         const Head::Counts counts = p.screened();

@@ -91,6 +91,46 @@ void Head::begin(std::int64_t rows, const std::vector<Wanted>& wanted) {
   num_screened_ += rows;
 }
 
+// f(numbers, how many of them, whether they are lengths).
+template <class F>
+void Head::each_learned(F f) const {
+  const auto k = static_cast<std::size_t>(part_.matrix.k), n = static_cast<std::size_t>(part_.matrix.n);
+  f(screen_.usual.size, k, true);
+  f(screen_.usual.residue, k, true);
+  f(screen_.usual.along, kDirections * k, false);
+  f(screen_.usual.weights, kDirections * k, false);
+  f(screen_.apart, n, true);
+  f(screen_.along, kDirections * n, false);
+  f(reinterpret_cast<float*>(screen_.strips), 2 * static_cast<std::size_t>(num_strips()), true);
+}
+
+std::size_t Head::num_learned() const {
+  std::size_t total = 0;
+  each_learned([&](const float*, std::size_t count, bool) { total += count; });
+  return total;
+}
+
+void Head::tell_learned(float* out) const {
+  each_learned([&](const float* numbers, std::size_t count, bool) { out = std::copy(numbers, numbers + count, out); });
+}
+
+bool Head::learn(const float* learned, std::size_t count) {
+  if (count != num_learned()) return false;
+  bool is_right = true;
+  const float* from = learned;
+  each_learned([&](const float*, std::size_t size, bool are_lengths) {
+    for (const float* end = from + size; from < end; from++) is_right &= std::isfinite(*from) && !(are_lengths && *from < 0);
+  });
+  if (!is_right) return false;
+  each_learned([&](float* numbers, std::size_t size, bool) {
+    std::copy(learned, learned + size, numbers);
+    learned += size;
+  });
+  num_seen_ = screen_.learn_rows;
+  learn_end_ = num_strips();
+  return true;
+}
+
 std::size_t Head::scratch_bytes(const Kernels& kernels) const {
   const std::size_t k = static_cast<std::size_t>(part_.matrix.k);
   return aligned(kernels.linear_scratch_bytes()) + aligned(2 * k * sizeof(float)) +

@@ -48,6 +48,10 @@ class Head final : public Operator {
   bool has_passed(std::int64_t row) const {
     return mode_ == Mode::screen && wanted_[row].is_filtered() && passed_[static_cast<std::size_t>(row)];
   }
+  // What was learned, as it is kept: so many numbers, once it has learned. learn: false if it is not of this head, or cannot be.
+  std::size_t num_learned() const;
+  void tell_learned(float* out) const;
+  bool learn(const float* learned, std::size_t count);
   // Whether it read weights as they are stored in the last step, and whether it will again.
   bool is_learning() const { return mode_ == Mode::learn; }
   bool has_learned() const { return learn_end_ == num_strips(); }
@@ -65,6 +69,8 @@ class Head final : public Operator {
     std::uint8_t is_certain;  // that it passes
   };
 
+  template <class F>
+  void each_learned(F f) const;
   void watch(const StepContext& context, Worker& worker);
   void settle() const;
   void learn(const StepContext& context, Worker& worker, std::int64_t strip) const;

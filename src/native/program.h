@@ -107,6 +107,7 @@ class Program {
   // Of the head that screens, if there is one.
   bool is_learning() const { return head_ && head_->is_learning(); }
   bool has_learned() const { return head_ && head_->has_learned(); }
+  Head* head() { return head_; }  // that screens, if there is one
   Head::Counts screened() const { return head_ ? head_->counts() : Head::Counts{}; }
 
   // Of each operator that has experts, in order: its name, the experts of each row's slots in the last step, [rows,

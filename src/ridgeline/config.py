@@ -5,7 +5,7 @@
 | `RIDGELINE_CACHE` | models, roofs, packed weights | `ridgeline` in `$XDG_CACHE_HOME`, `~/.cache` |
 | `RIDGELINE_OFFLINE` | `1`: never open a network connection | off |
 | `RIDGELINE_ISA` | CPU kernels: `amx`, `avx512`, `avx2` or `portable` | the best that the CPU has |
-| `RIDGELINE_KEEP_PACKED` | `0`: do not keep packed weights on disk | on |
+| `RIDGELINE_KEEP_PACKED` | `0`: keep neither packed weights nor learned screens | on |
 | `RIDGELINE_THREADS` | threads of the CPU backend | the cores that this process may use |
 | `OTEL_EXPORTER_OTLP_ENDPOINT` | `ridgeline serve`: where spans go | nowhere |
 """

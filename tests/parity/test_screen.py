@@ -14,7 +14,7 @@ from test_determinism import arrays
 from test_determinism import model as tiny_model
 
 from ridgeline.assemble import CPU_PRECISION
-from ridgeline.backends.cpu import packed_weights
+from ridgeline.backends.cpu import learned_screen, packed_weights
 from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.backends.cpu.program import ProgramLimits, predict_memory
 from ridgeline.engine.engine import Engine
@@ -31,6 +31,7 @@ from ridgeline.step import PlanRow, RowSampling, Sampled, StepPlan, StepShape
 ISAS = tuple(isa for isa in AVAILABLE if isa != "amx")
 CHANNELS, MOST_ROWS = 4100, 8  # not a whole number of strips
 GREEDY = RowSampling()
+SOURCE: object = ["a file", 1]
 LIMITS = {"num_blocks": 8, "max_rows": MOST_ROWS, "max_tokens_per_step": 64}
 
 
@@ -418,12 +419,110 @@ def test_a_kept_screen_is_the_one_that_was_made(
             source=["a file", 1],
             **LIMITS,
         )
-        learn(cpu, 8)
+        if turn == 0:
+            learn(cpu, 8)
         check(cpu, 8, by=1)
         if turn == 0:  # another graph of the same weights is another file
-            (kept,) = tmp_path.iterdir()
+            (kept,) = tmp_path.glob("*.packed")
             monkeypatch.setattr(packed_weights, "write", _no_packing)
-    assert list(tmp_path.iterdir()) == [kept]
+    assert list(tmp_path.glob("*.packed")) == [kept]
+
+
+def kept_screen(folder: Path, source: object = SOURCE, isa: str = ISAS[0]) -> CpuExecutor:
+    rng = np.random.default_rng(7)
+    x, w = activations(rng, 8, 64), rng.standard_normal((CHANNELS, 64))
+    return CpuExecutor(
+        head("Q8_0", 8, 64),
+        Stored({"table": x, "w": w}),
+        max_logits_per_step=64,
+        threads=2,
+        isa=isa,
+        learned_rows=2,
+        packed_folder=folder,
+        source=source,
+        **LIMITS,
+    )
+
+
+def test_what_was_learned_is_kept(tmp_path: Path) -> None:
+    """The next program of the same weights screens its first step; one of others does not."""
+    first = kept_screen(tmp_path)
+    assert first.learns_from(1)
+    learn(first, 8)
+    (file,) = tmp_path.iterdir()
+    second = kept_screen(tmp_path)
+    assert not second.learns_from(1)
+    read = check(second, 8, by=1)
+    assert second.screened[0] == 8
+    assert read == check(first, 8, by=1)
+    assert kept_screen(tmp_path, ["another file", 1]).learns_from(1)
+    assert kept_screen(tmp_path, source=None).learns_from(1)
+    assert all(kept_screen(tmp_path, isa=isa).learns_from(1) for isa in ISAS[1:])
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "link", "folder", "of another"])
+def test_a_kept_screen_that_cannot_be_believed_is_learned_anew(damage: str, tmp_path: Path) -> None:
+    """Whatever stands there does no harm, and what is learned then takes its place."""
+    folder = tmp_path / "kept"
+    learn(kept_screen(folder), 8)
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+    if damage == "cut":
+        file.write_bytes(whole[:-4])
+    elif damage == "changed":
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "link":
+        file.rename(tmp_path / "elsewhere")
+        file.symlink_to(tmp_path / "elsewhere")
+    elif damage == "folder":
+        file.unlink()
+        file.mkdir()
+    else:
+        learn(kept_screen(folder, ["another file", 1]), 8)
+        (other,) = (path for path in folder.iterdir() if path != file)
+        other.replace(file)
+    cpu = kept_screen(folder)
+    assert cpu.learns_from(1)
+    learn(cpu, 8)
+    check(cpu, 8, by=1)
+    if damage != "folder":
+        assert not file.is_symlink()
+        assert not kept_screen(folder).learns_from(1)
+
+
+def test_numbers_that_no_screen_learns_are_refused(tmp_path: Path) -> None:
+    cpu = kept_screen(tmp_path)
+    with pytest.raises(ValueError, match="no screen has learned"):
+        cpu._program.learned()
+    learn(cpu, 8)
+    learned = np.frombuffer(cpu._program.learned(), np.float32)
+    fresh = kept_screen(tmp_path / "empty")._program
+    for numbers in (learned[:-1], np.append(learned, 0), -np.abs(learned) - 1):
+        assert not fresh.learn(numbers.astype(np.float32).tobytes())
+    for place in (0, len(learned) - 1):
+        for number in (np.nan, np.inf, -1.0):
+            wrong = learned.copy()
+            wrong[place] = number
+            assert not fresh.learn(wrong.tobytes())
+    assert not fresh.learn(learned.tobytes() + b"x")
+    assert not fresh.has_learned
+    assert fresh.learn(learned.tobytes())
+    assert fresh.learned() == learned.tobytes()
+
+
+def test_a_kept_screen_of_little_use_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn(kept_screen(tmp_path), 8)
+    monkeypatch.setattr(learned_screen, "JUDGED_ROWS", 8)
+    check(kept_screen(tmp_path), 8, by=1)
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(learned_screen, "POOR_SHARE", 0.0)
+    check(kept_screen(tmp_path), 8, by=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def _no_packing(*_: object) -> None:

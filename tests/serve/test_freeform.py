@@ -157,7 +157,11 @@ def test_calls_over_http_keep_to_their_grammars(core: Core, choice: Any) -> None
                     assert KEPT[call.name].fullmatch(call.input), call.input
                     count += 1
             if choice != "auto":
-                assert {item.type for item in whole.output} == {"custom_tool_call"}
+                said = list(whole.output)
+                if whole.status == "incomplete" and said[-1].type == "message":
+                    # Cut off in what stands behind a call: it is no call's, and not lost.
+                    assert "\n</tool_call>".startswith(said.pop().content[0].text)
+                assert {item.type for item in said} == {"custom_tool_call"}
             if not asked["parallel_tool_calls"] and choice != "auto":
                 assert len(calls) == 1
         assert choice == "auto" or count >= 6

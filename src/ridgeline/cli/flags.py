@@ -231,8 +231,8 @@ FLAGS: dict[str, Flag] = {
         "isa",
     ),
     "RIDGELINE_KEEP_PACKED": Flag(
-        "0: packed weights are not kept on disk.",
-        "seconds to load: packing again; a step reads the same bytes",
+        "0: packed weights, and what a screen learned, are not kept on disk.",
+        "seconds to load: packing again; a screen learns in the first 48 steps again",
         "packed",
     ),
     "RIDGELINE_THREADS": Flag(

@@ -21,6 +21,7 @@ from ridgeline.backends.cpu.bind import bind, view_of
 from ridgeline.backends.cpu.bind_cross import cross_memory
 from ridgeline.backends.cpu.bind_head import LEARNED_ROWS
 from ridgeline.backends.cpu.encoder import CpuEncoder
+from ridgeline.backends.cpu.learned_screen import LearnedScreen
 from ridgeline.backends.cpu.program import (
     ProgramLimits,
     empty_program,
@@ -32,9 +33,8 @@ from ridgeline.backends.reference.row_images import EncodeImage, Places, RowImag
 from ridgeline.cost.device import ReadRates
 from ridgeline.errors import CapacityError, EngineError, RidgelineError
 from ridgeline.model.graph.check import check_graph
-from ridgeline.model.graph.node import Graph, Weight
+from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.ops.embed import Embed, TypeEmbed
-from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.ops.pool import GridPool, JoinTokens, Pool
 from ridgeline.model.passes.state_groups import state_groups
 from ridgeline.step import (
@@ -185,13 +185,6 @@ class CpuExecutor:
         self._given = [view_of(plan, value) for value in graph.inputs[1:]]
         self._gives = [view_of(plan, value) for value in graph.outputs[1:]]
         self._num_tokens = 0
-        # What a screen learns from as it is stored, until it has.
-        self._unlearned: Weight | None = None
-        self._screened_rows = 0
-        for node in graph.nodes:
-            if isinstance(node.op, Linear) and node.op.screen:
-                self._unlearned = node.weights[0]
-                self._screened_rows = node.op.screened_rows(node.weights)
         self._tables = [node.weights[0] for node in graph.nodes if isinstance(node.op, Embed)]
         try:
             cross = cross_memory(graph.cross_states, max_rows)
@@ -203,6 +196,9 @@ class CpuExecutor:
                 self.isa,
                 lambda: empty_program(graph, limits, plan, cross=cross),
                 lambda program: bind(program, graph, plan, weights, layout.kinds, learned_rows),
+            )
+            self._screen = LearnedScreen(
+                graph, self._program, weights, self.isa, packed_folder, source
             )
             self._encoder = None
             if encoder is not None:
@@ -325,7 +321,7 @@ class CpuExecutor:
 
     def learns_from(self, rows: int) -> bool:
         """Whether a screen of logits still learns what is usual of them, from steps of so many."""
-        return self._unlearned is not None and rows <= self._screened_rows
+        return self._screen.learns_from(rows)
 
     @property
     def screened(self) -> tuple[int, int]:
@@ -425,12 +421,7 @@ class CpuExecutor:
             for table in self._tables:
                 if table.num_bytes > RESIDENT_TABLE_BYTES:
                     self._weights.release(table)
-        if self._unlearned is not None:
-            done = self._program.has_learned
-            if done or self._program.is_learning:
-                self._weights.release(self._unlearned)
-            if done:
-                self._unlearned = None
+        self._screen.after_step()
 
     def _lines(self, plan: StepPlan) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int]:
         """A plan's rows as the program reads them, their new blocks, and its tokens. EngineError

@@ -43,6 +43,7 @@ UNFINISHED_SECONDS = 3600.0
 UNUSED_SECONDS = 30 * 24 * 3600.0
 
 SUFFIX = ".packed"
+SCREEN_SUFFIX = ".screen"  # of `learned_screen`
 UNFINISHED = ".packing-"
 MAGIC = b"RIDGEPAK"
 LENGTH_BYTES = 8
@@ -232,7 +233,7 @@ def make_room(folder: Path, num_bytes: int) -> bool:
         status = path.lstat()
         if path.name.startswith(UNFINISHED) and status.st_mtime < now - UNFINISHED_SECONDS:
             path.unlink()
-        elif path.suffix == SUFFIX:
+        elif path.suffix in (SUFFIX, SCREEN_SUFFIX):
             kept.append((status.st_mtime, status.st_size, path))
             total += status.st_size
     for used, size, path in sorted(kept):
