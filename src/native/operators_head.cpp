@@ -24,11 +24,15 @@ constexpr int kTurns = 24;
 // Learning is parted over so many steps, so that none of them takes long.
 constexpr std::int64_t kLearnSteps = 16;
 
-// A step that reads this share of the weights' strips after all, for one row or another, takes as long as without a screen.
-// What steps read beyond it adds up, less what others have left of it: with so many times it, as of texts that could go on
-// in any way, so many steps are not screened.
+// A step that reads this share of the weights' strips after all, for one row or another, takes as long as without a screen;
+// with more rows than kFullRows a larger share, since they share strips. What steps read beyond it adds up, less what others
+// have left of it: with so many times it, as of texts that could go on in any way, so many steps are not screened.
 constexpr double kUsefulShare = 0.2, kMostDebt = 12;
-constexpr std::int64_t kPausedSteps = 16;
+constexpr std::int64_t kFullRows = 8, kPausedSteps = 16;
+
+// What a row usually reads of the strips where the screen has learned from rows like it. What rows read beyond it adds up,
+// too: with so many times all strips, which is what it takes to learn, it learns anew, each time with twice as many.
+constexpr double kUsualShare = 0.01, kLearningStrips = 32;
 
 // Bounds are this much wider than the norms say: for sums in float32, and for what kernels round of scales (2^-11).
 constexpr float kMargin = 1.002f, kRounding = 1.5e-3f;
@@ -56,6 +60,7 @@ Head::Head(std::string name, View x, View y, const LinearPart& part, const HeadS
       screen_(screen),
       x_(x, with_kinds(part)),
       y_(y),
+      most_strange_(kLearningStrips),
       passed_(static_cast<std::size_t>(screen.most_rows)) {}
 
 void Head::begin(std::int64_t rows, const std::vector<Wanted>& wanted) {
@@ -73,11 +78,18 @@ void Head::begin(std::int64_t rows, const std::vector<Wanted>& wanted) {
     learn_end_ = std::min(num_strips(), learn_end_ + (num_strips() + kLearnSteps - 1) / kLearnSteps);
     return;
   }
-  const std::int64_t read = num_read_.load(std::memory_order_relaxed);
-  const double useful = kUsefulShare * static_cast<double>(num_strips());
-  if (was_screened_) debt_ = std::max(0.0, debt_ + static_cast<double>(read - read_before_) - useful);
-  read_before_ = read;
-  was_screened_ = false;
+  const double strips = static_cast<double>(num_strips());
+  const double useful = kUsefulShare * strips * static_cast<double>(std::max(rows, kFullRows)) / kFullRows;
+  book(useful);
+  if (strange_ > most_strange_ * strips) {
+    most_strange_ *= 2;
+    strange_ = 0;
+    num_seen_ = learn_end_ = 0;
+    for (float* each : {screen_.usual.size, screen_.usual.residue}) std::fill(each, each + part_.matrix.k, 0.0f);
+    for (float* each : {screen_.usual.along, screen_.usual.weights}) std::fill(each, each + kDirections * part_.matrix.k, 0.0f);
+    mode_ = Mode::watch;
+    return;
+  }
   if (debt_ > kMostDebt * useful) {
     num_paused_ = kPausedSteps;
     debt_ = 0;
@@ -89,6 +101,19 @@ void Head::begin(std::int64_t rows, const std::vector<Wanted>& wanted) {
   was_screened_ = true;
   mode_ = Mode::screen;
   num_screened_ += rows;
+}
+
+// What the last screened step has read, of which `useful` strips are none too many.
+void Head::book(double useful) {
+  const Counts now{num_screened_, num_read_.load(std::memory_order_relaxed)};
+  if (was_screened_) {
+    const auto read = static_cast<double>(now.strips - before_.strips), rows = static_cast<double>(now.rows - before_.rows);
+    const auto uncertain = static_cast<double>(num_uncertain_.exchange(0, std::memory_order_relaxed));
+    debt_ = std::max(0.0, debt_ + read - useful);
+    strange_ = std::max(0.0, strange_ + read - (uncertain + kUsualShare * rows) * static_cast<double>(num_strips()));
+  }
+  before_ = now;
+  was_screened_ = false;
 }
 
 // f(numbers, how many of them, whether they are lengths).
@@ -415,6 +440,7 @@ void Head::filter(const StepContext& context, Worker& worker, float* reach, Seen
   worker.each(rows, [&](std::int64_t row) {
     if (wanted_[row].is_filtered() && seen[row].is_certain) certify(context, row, reach + row * strips, seen[row]);
     passed_[static_cast<std::size_t>(row)] = seen[row].is_certain;
+    if (!seen[row].is_certain) num_uncertain_.fetch_add(1, std::memory_order_relaxed);
   });
   worker.barrier();
   const std::size_t strip_bytes = context.kernels.packed_bytes(part_.matrix.layout, kStripChannels, part_.matrix.k);

@@ -71,6 +71,7 @@ class Head final : public Operator {
 
   template <class F>
   void each_learned(F f) const;
+  void book(double useful);
   void watch(const StepContext& context, Worker& worker);
   void settle() const;
   void learn(const StepContext& context, Worker& worker, std::int64_t strip) const;
@@ -111,12 +112,15 @@ class Head final : public Operator {
   Mode mode_ = Mode::whole;
   const Wanted* wanted_ = nullptr;  // of each row of the step
   std::int64_t num_seen_ = 0, learn_begin_ = 0, learn_end_ = 0, num_screened_ = 0;
-  std::int64_t read_before_ = 0, num_paused_ = 0;
-  double debt_ = 0;
+  std::int64_t num_paused_ = 0;
+  Counts before_{};     // the last screened step
+  double debt_ = 0;     // strips that were read and did not pay
+  double strange_ = 0;  // strips that were read of rows unlike those that it has learned from; with most_strange_ times all
+  double most_strange_; // it learns anew
   bool was_screened_ = false;
   bool is_filtered_ = false;  // one of the step's rows
   std::vector<std::uint8_t> passed_;
-  std::atomic<std::int64_t> num_read_{0};
+  std::atomic<std::int64_t> num_read_{0}, num_uncertain_{0};  // strips; rows since the last step
 };
 
 }  // namespace ridgeline

@@ -14,7 +14,7 @@ from test_determinism import arrays
 from test_determinism import model as tiny_model
 
 from ridgeline.assemble import CPU_PRECISION
-from ridgeline.backends.cpu import learned_screen, packed_weights
+from ridgeline.backends.cpu import packed_weights
 from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.backends.cpu.program import ProgramLimits, predict_memory
 from ridgeline.engine.engine import Engine
@@ -513,16 +513,40 @@ def test_numbers_that_no_screen_learns_are_refused(tmp_path: Path) -> None:
     assert fresh.learned() == learned.tobytes()
 
 
-def test_a_kept_screen_of_little_use_is_forgotten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    learn(kept_screen(tmp_path), 8)
-    monkeypatch.setattr(learned_screen, "JUDGED_ROWS", 8)
-    check(kept_screen(tmp_path), 8, by=1)
-    assert len(list(tmp_path.iterdir())) == 1
-    monkeypatch.setattr(learned_screen, "POOR_SHARE", 0.0)
-    check(kept_screen(tmp_path), 8, by=1)
-    assert list(tmp_path.iterdir()) == []
+def test_it_learns_anew_from_rows_unlike_those_it_learned_from(tmp_path: Path) -> None:
+    """And then reads less, and keeps what it learned last."""
+    rng = np.random.default_rng(9)
+    width, rows = 512, 40
+    x = rng.standard_normal((rows, width))
+    x[:20, :4] *= 40  # few channels have most of the magnitude, and others in the second half
+    x[20:, 200:204] *= 40
+    w = rng.standard_normal((CHANNELS, width)) * 0.05
+    cpu = CpuExecutor(
+        head("Q8_0", rows, width),
+        Stored({"table": x, "w": w}),
+        max_logits_per_step=64,
+        threads=2,
+        isa=ISAS[0],
+        learned_rows=8,
+        packed_folder=tmp_path,
+        source=SOURCE,
+        **LIMITS,
+    )
+    learn(cpu, 20)
+    (file,) = tmp_path.iterdir()
+    first = file.read_bytes()
+    reads = []
+    for turn in range(400):
+        before = cpu.screened
+        tokens = [20 + (turn + i) % 20 for i in range(4)]
+        draw(cpu, tokens)
+        screened, read = (now - was for now, was in zip(cpu.screened, before, strict=True))
+        if screened:
+            reads.append(read / screened)
+    assert np.mean(reads[-20:]) < 0.7 * np.mean(reads[:20])
+    assert file.read_bytes() != first
+    expected = logits(cpu, rows).argmax(axis=1)
+    assert [draw(cpu, [token])[0].token_id for token in range(rows)] == expected.tolist()
 
 
 def _no_packing(*_: object) -> None:

@@ -24,11 +24,6 @@ from ridgeline.units import MIB
 
 MAGIC = b"RIDGESCR"
 DIGEST_BYTES = hashlib.sha256().digest_size
-# With what a file said, so many rows are looked at; if they read this share of the weight after
-# all, the file is removed, and the next program learns from texts of its own.
-JUDGED_ROWS = 1024
-POOR_SHARE = 0.35
-STRIP_CHANNELS = 32
 # More than any screen learns: 12 bytes a token of the vocabulary.
 MOST_BYTES = 64 * MIB
 
@@ -65,7 +60,6 @@ class LearnedScreen:
         self._screened = screened_weight(graph)
         self._learns = self._screened is not None
         self._path: Path | None = None
-        self._is_judged = True
         if self._screened is None or folder is None or source is None:
             return
         self._key = key_of(graph, source, isa)
@@ -73,32 +67,22 @@ class LearnedScreen:
         kept = read(self._path, self._key)
         if kept is not None and program.learn(kept):
             weights.release(self._screened.weight)
-            self._learns = self._is_judged = False
+            self._learns = False
 
     def learns_from(self, rows: int) -> bool:
         """Whether it still learns what is usual of logits, from steps of so many rows."""
         return self._learns and self._screened is not None and rows <= self._screened.rows
 
     def after_step(self) -> None:
-        if self._learns and self._screened is not None:
-            done = self._program.has_learned
-            if done or self._program.is_learning:
-                self._weights.release(self._screened.weight)
-            if done:
-                self._learns = False
-                if self._path is not None:
-                    write(self._path, self._key, self._program.learned())
-        elif not self._is_judged:
-            self._judge()
-
-    def _judge(self) -> None:
-        rows, strips = self._program.screened
-        if rows < JUDGED_ROWS or self._screened is None or self._path is None:
+        """What was learned anew, of texts unlike those before, takes the place of what is kept."""
+        if self._screened is None:
             return
-        self._is_judged = True
-        if strips > POOR_SHARE * rows * self._screened.weight.shape[0] / STRIP_CHANNELS:
-            with contextlib.suppress(OSError):
-                self._path.unlink()
+        done = self._program.has_learned
+        if (self._learns and done) or self._program.is_learning:
+            self._weights.release(self._screened.weight)
+        if self._learns and done and self._path is not None:
+            write(self._path, self._key, self._program.learned())
+        self._learns = not done
 
 
 def read(path: Path, key: str) -> bytes | None:
