@@ -110,7 +110,9 @@ void Head::book(double useful) {
     const auto read = static_cast<double>(now.strips - before_.strips), rows = static_cast<double>(now.rows - before_.rows);
     const auto uncertain = static_cast<double>(num_uncertain_.exchange(0, std::memory_order_relaxed));
     debt_ = std::max(0.0, debt_ + read - useful);
-    strange_ = std::max(0.0, strange_ + read - (uncertain + kUsualShare * rows) * static_cast<double>(num_strips()));
+    // Of more rows most is read since their activations have one term.
+    if (rows <= kFewRows)
+      strange_ = std::max(0.0, strange_ + read - (uncertain + kUsualShare * rows) * static_cast<double>(num_strips()));
   }
   before_ = now;
   was_screened_ = false;

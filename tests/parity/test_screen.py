@@ -536,10 +536,9 @@ def test_it_learns_anew_from_rows_unlike_those_it_learned_from(tmp_path: Path) -
     (file,) = tmp_path.iterdir()
     first = file.read_bytes()
     reads = []
-    for turn in range(400):
+    for turn in range(800):
         before = cpu.screened
-        tokens = [20 + (turn + i) % 20 for i in range(4)]
-        draw(cpu, tokens)
+        draw(cpu, [20 + (turn + i) % 20 for i in range(2)])
         screened, read = (now - was for now, was in zip(cpu.screened, before, strict=True))
         if screened:
             reads.append(read / screened)
