@@ -11,8 +11,9 @@ namespace {
 // that they are not held at the largest float then.
 constexpr float kSlack = 1e-6f, kLeastSlack = 1e-30f, kMostLogit = 1e30f;
 
-// Sums of e^x are within much less of what sampling finds.
-constexpr double kMassSlack = 1e-4;
+// Sums of e^x are within much less of what sampling finds; but x, a logit divided by a temperature, is rounded to a float, and
+// e^x differs by what that is: two terms' roundings in the sum before the winner, and two in the whole.
+constexpr double kMassSlack = 1e-4, kRounded = 0x1p-24, kRoundings = 8;
 
 // What is so far below the winner adds nothing.
 constexpr float kDepth = 16.0f;
@@ -57,7 +58,9 @@ bool FilterBounds::pass() {
     std::nth_element(after_.begin(), after_.begin() + room - 1, after_.begin() + num_after_, std::greater<>());
     for (std::int64_t i = 0; i < room; i++) mass_after_ += after_[static_cast<std::size_t>(i)];
   }
-  return mass_before_ - 1 < wanted_.top_p * (1 - kMassSlack) * (mass_before_ + mass_after_);
+  const double farthest = std::max(std::fabs(largest_), std::fabs(winner_)) / wanted_.temperature + kDepth;
+  const double slack = kMassSlack + kRoundings * kRounded * farthest;
+  return mass_before_ - 1 < wanted_.top_p * (1 - slack) * (mass_before_ + mass_after_);
 }
 
 }  // namespace ridgeline

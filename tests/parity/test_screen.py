@@ -276,6 +276,34 @@ def test_draws_are_those_of_all_logits(how: RowSampling, isa: str) -> None:
     assert cpu.screened[0] > before[0]
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-2, 1.0])
+def test_mass_that_a_low_temperature_rounds(temperature: float) -> None:
+    """Divided by it, logits of 50 are some 10^4, and float32's steps there some 10^-3 of a mass: more
+    than a top_p may be beyond what stands before a token. Its two likeliest tokens share all mass.
+    """
+    rng = np.random.default_rng(13)
+    width, rows = 512, 64
+    x, w = activations(rng, rows, width), rng.standard_normal((CHANNELS, width)) * 0.01
+    for i in range(rows):
+        first = 50 * x[i] / (x[i] @ x[i])
+        w[64 * i], w[64 * i + 33] = first, first * (1 - rng.uniform(0.3, 2) * temperature / 50)
+    graph = head("F32", rows, width)
+    cpu = executor(graph, x, w, ISAS[0], threads=2)
+    plain = executor(_unscreened(graph), x, w, ISAS[0], threads=2)
+    learn(cpu, rows)
+    z = logits(cpu, rows).astype(np.float64) / temperature
+    mass = np.exp(z - z.max(axis=1, keepdims=True))
+    shares = mass.max(axis=1) / mass.sum(axis=1)
+    before = cpu.screened[0]
+    for beyond in (-2e-4, 1.5e-4, 3e-4):
+        for token in range(rows):
+            how = RowSampling(temperature=temperature, top_p=float(shares[token] * (1 + beyond)))
+            for seed in range(6):
+                each = replace(how, seed=seed)
+                assert draw(cpu, [token], each) == draw(plain, [token], each), (token, seed, beyond)
+    assert cpu.screened[0] > before
+
+
 def test_a_draw_reads_few_strips() -> None:
     """As few as a row that takes its largest, where one token has most of the mass."""
     rng = np.random.default_rng(12)
