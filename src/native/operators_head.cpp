@@ -13,14 +13,6 @@ namespace {
 // Up to so many rows memory is what a step waits for, and activations in two terms cost no more than in one.
 constexpr std::int64_t kFewRows = 2;
 
-// What is usual is at least this share of the mean of all: what was nothing so far need not stay so.
-constexpr float kLeastShare = 0.02f;
-
-constexpr std::int64_t kSeenAtOnce = 2;
-
-// Of power iteration.
-constexpr int kTurns = 24;
-
 // Learning is parted over so many steps, so that none of them takes long.
 constexpr std::int64_t kLearnSteps = 16;
 
@@ -33,9 +25,6 @@ constexpr std::int64_t kFullRows = 8, kPausedSteps = 16;
 // What a row usually reads of the strips where the screen has learned from rows like it. What rows read beyond it adds up,
 // too: with so many times all strips, which is what it takes to learn, it learns anew, each time with twice as many.
 constexpr double kUsualShare = 0.01, kLearningStrips = 32;
-
-// Bounds are this much wider than the norms say: for sums in float32, and for what kernels round of scales (2^-11).
-constexpr float kMargin = 1.002f, kRounding = 1.5e-3f;
 
 // All rows read a strip that one in so many wants.
 constexpr std::int64_t kManyShare = 4;
@@ -84,9 +73,7 @@ void Head::begin(std::int64_t rows, const std::vector<Wanted>& wanted) {
   if (strange_ > most_strange_ * strips) {
     most_strange_ *= 2;
     strange_ = 0;
-    num_seen_ = learn_end_ = 0;
-    for (float* each : {screen_.usual.size, screen_.usual.residue}) std::fill(each, each + part_.matrix.k, 0.0f);
-    for (float* each : {screen_.usual.along, screen_.usual.weights}) std::fill(each, each + kDirections * part_.matrix.k, 0.0f);
+    forget();
     mode_ = Mode::watch;
     return;
   }
@@ -116,46 +103,6 @@ void Head::book(double useful) {
   }
   before_ = now;
   was_screened_ = false;
-}
-
-// f(numbers, how many of them, whether they are lengths).
-template <class F>
-void Head::each_learned(F f) const {
-  const auto k = static_cast<std::size_t>(part_.matrix.k), n = static_cast<std::size_t>(part_.matrix.n);
-  f(screen_.usual.size, k, true);
-  f(screen_.usual.residue, k, true);
-  f(screen_.usual.along, kDirections * k, false);
-  f(screen_.usual.weights, kDirections * k, false);
-  f(screen_.apart, n, true);
-  f(screen_.along, kDirections * n, false);
-  f(reinterpret_cast<float*>(screen_.strips), 2 * static_cast<std::size_t>(num_strips()), true);
-}
-
-std::size_t Head::num_learned() const {
-  std::size_t total = 0;
-  each_learned([&](const float*, std::size_t count, bool) { total += count; });
-  return total;
-}
-
-void Head::tell_learned(float* out) const {
-  each_learned([&](const float* numbers, std::size_t count, bool) { out = std::copy(numbers, numbers + count, out); });
-}
-
-bool Head::learn(const float* learned, std::size_t count) {
-  if (count != num_learned()) return false;
-  bool is_right = true;
-  const float* from = learned;
-  each_learned([&](const float*, std::size_t size, bool are_lengths) {
-    for (const float* end = from + size; from < end; from++) is_right &= std::isfinite(*from) && !(are_lengths && *from < 0);
-  });
-  if (!is_right) return false;
-  each_learned([&](float* numbers, std::size_t size, bool) {
-    std::copy(learned, learned + size, numbers);
-    learned += size;
-  });
-  num_seen_ = screen_.learn_rows;
-  learn_end_ = num_strips();
-  return true;
 }
 
 std::size_t Head::scratch_bytes(const Kernels& kernels) const {
@@ -188,87 +135,12 @@ Head::Decoded Head::decoded(const StepContext& context, Worker& worker, std::int
   return {exact, exact + k};
 }
 
-// What is usual, until the last row of it a sum. Rows that are not finite say nothing.
-void Head::watch(const StepContext& context, Worker& worker) {
-  const std::int64_t k = part_.matrix.k, rows = context.rows(y_);
-  x_.quantize(context, 0, rows);
-  // Few of a step, whatever their number, and in turns: rows of one step are at the same place of their answers.
-  for (std::int64_t i = 0; i < std::min(rows, kSeenAtOnce) && num_seen_ < screen_.learn_rows; i++) {
-    const std::int64_t row = num_seen_ % rows;
-    const auto [exact, screened] = decoded(context, worker, row, ActivationKind::int8);
-    float total = 0;
-    for (std::int64_t i = 0; i < k; i++) total += std::fabs(screened[i]) + std::fabs(exact[i]);
-    if (!std::isfinite(total)) return;
-    for (std::int64_t i = 0; i < k; i++) {
-      screen_.usual.size[i] += std::fabs(screened[i]);
-      screen_.usual.residue[i] += std::fabs(exact[i] - screened[i]);
-      screen_.seen[num_seen_ * k + i] = screened[i];
-    }
-    num_seen_++;
-  }
-  if (num_seen_ == screen_.learn_rows) settle();
-}
-
-// Means of what was seen, and its directions: the first ones that the rows vary along, and about zero, by power iteration.
-void Head::settle() const {
-  const std::int64_t k = part_.matrix.k;
-  const ScreenUsual& usual = screen_.usual;
-  for (float* each : {usual.size, usual.residue}) {
-    float total = 0;
-    for (std::int64_t i = 0; i < k; i++) total += each[i];
-    const float least = total > 0 ? kLeastShare * total / static_cast<float>(k) : 1.0f;
-    for (std::int64_t i = 0; i < k; i++) each[i] = (each[i] + least) / static_cast<float>(num_seen_);
-  }
-  std::vector<double> found, next(static_cast<std::size_t>(k));
-  const auto length = [&] { return std::sqrt(std::inner_product(next.begin(), next.end(), next.begin(), 0.0)); };
-  for (int direction = 0; direction < kDirections; direction++) {
-    std::vector<double> now(static_cast<std::size_t>(k), 1.0);
-    for (int turn = 0; turn < kTurns; turn++) {
-      std::fill(next.begin(), next.end(), 0.0);
-      for (std::int64_t row = 0; row < num_seen_; row++) {
-        const float* x = screen_.seen + row * k;
-        double share = 0;
-        for (std::int64_t i = 0; i < k; i++) share += now[i] * x[i] / std::sqrt(usual.size[i]);
-        for (std::int64_t i = 0; i < k; i++) next[i] += share * x[i] / std::sqrt(usual.size[i]);
-      }
-      for (std::size_t before = 0; before < found.size(); before += next.size()) {
-        const double share = std::inner_product(next.begin(), next.end(), found.begin() + before, 0.0);
-        for (std::size_t i = 0; i < next.size(); i++) next[i] -= share * found[before + i];
-      }
-      const double size = length();
-      if (!(size > 0) || !std::isfinite(size)) return;  // there is none, and what is left of them is zero
-      for (std::size_t i = 0; i < next.size(); i++) now[i] = next[i] / size;
-    }
-    for (std::int64_t i = 0; i < k; i++) {
-      const double root = std::sqrt(usual.size[i]);
-      usual.along[direction * k + i] = static_cast<float>(now[i] / root);
-      usual.weights[direction * k + i] = static_cast<float>(now[i] * root);
-    }
-    found.insert(found.end(), now.begin(), now.end());
-  }
-}
-
-void Head::learn(const StepContext& context, Worker& worker, std::int64_t strip) const {
-  const std::int64_t k = part_.matrix.k, first = strip * kStripChannels;
-  auto* w = reinterpret_cast<float*>(worker.scratch + aligned(context.kernels.linear_scratch_bytes()));
-  StripNorms most{0, 0};
-  for (std::int64_t c = first; c < std::min(first + kStripChannels, part_.matrix.n); c++) {
-    context.kernels.decode_row(screen_.weights.format, screen_.weights.row(c), k, w);
-    const ChannelNorms norms = context.kernels.screen_channel(w, screen_.usual, k);
-    screen_.apart[c] = kMargin * norms.apart;
-    for (int j = 0; j < kDirections; j++) screen_.along[j * part_.matrix.n + c] = norms.along[j];
-    most.residue = std::max(most.residue, kMargin * norms.whole_residue);
-    most.rounding = std::max(most.rounding, kRounding * norms.whole);
-  }
-  screen_.strips[strip] = most;
-}
-
 void Head::measure(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen) const {
   const auto [exact, screened] = decoded(context, worker, row, kind_of(context.rows(y_)));
   seen.norms = context.kernels.screen_activations(exact, screened, screen_.usual, part_.matrix.k);
-  seen.norms.size *= kMargin;
-  seen.norms.whole *= kMargin;
-  seen.norms.residue *= kMargin;
+  seen.norms.size *= kBoundMargin;
+  seen.norms.whole *= kBoundMargin;
+  seen.norms.residue *= kBoundMargin;
 }
 
 // Strips [begin, end) of all rows, by the screen.

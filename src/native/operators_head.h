@@ -69,12 +69,15 @@ class Head final : public Operator {
     std::uint8_t is_certain;  // that it passes
   };
 
+  // ---- operators_head_learning.cpp
   template <class F>
   void each_learned(F f) const;
-  void book(double useful);
+  void forget();
   void watch(const StepContext& context, Worker& worker);
   void settle() const;
   void learn(const StepContext& context, Worker& worker, std::int64_t strip) const;
+  // ---- operators_head.cpp
+  void book(double useful);
   void measure(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen) const;
   void screen(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, const Seen* seen,
               float* reach) const;

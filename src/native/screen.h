@@ -29,6 +29,9 @@ constexpr std::size_t screen_row_bytes(std::int64_t k) {
 // channel, so it is added to y, and only the rest of x / sqrt(u) is in the bound.
 inline constexpr int kDirections = 2;
 
+// Bounds are this much wider than the norms say: for sums in float32.
+inline constexpr float kBoundMargin = 1.002f;
+
 // What is usual of activations: u and v [k]; the directions, divided by sqrt(u), and times sqrt(u), [kDirections, k].
 struct ScreenUsual {
   float *size, *residue, *along, *weights;

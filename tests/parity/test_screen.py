@@ -278,8 +278,8 @@ def test_draws_are_those_of_all_logits(how: RowSampling, isa: str) -> None:
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-2, 1.0])
 def test_mass_that_a_low_temperature_rounds(temperature: float) -> None:
-    """Divided by it, logits of 50 are some 10^4, and float32's steps there some 10^-3 of a mass: more
-    than a top_p may be beyond what stands before a token. Its two likeliest tokens share all mass.
+    """Divided by it, logits of 50 are some 10^4, and float32's steps there some 10^-3 of a mass:
+    more than a top_p may be beyond what stands before a token. Two tokens share all mass.
     """
     rng = np.random.default_rng(13)
     width, rows = 512, 64
