@@ -98,6 +98,11 @@ def test_known_prices_are_found_again(roofs: Roofs) -> None:
         assert sum(o.seconds for o in told.operators) == pytest.approx(told.seconds)
         assert all(o.group != UNKNOWN for o in told.operators)
         assert times(shape) == pytest.approx(told.seconds)
+    # What is kept by numbers of tokens is what an operator table says, wherever they lie.
+    for tokens in (1, 2, 5, 16, 33, 64, 90, 256, 300, 512, 700):
+        for rows in (0, 1, 3, 40):
+            shape = StepShape((*(1,) * rows, tokens), (*(70,) * rows, 9), rows + 1)
+            assert times(shape) == pytest.approx(times.step(shape).seconds, rel=1e-9), shape
     assert min(profile.prices.values()) >= 0
     # A format that is packed like another one costs what that does.
     assert profile.prices["linear/Q4_K@16"] == profile.prices["linear/F32@16"]

@@ -10,10 +10,12 @@ import pytest
 from small_graphs import Decoder, decoder
 
 from ridgeline.cost.device import Device
-from ridgeline.cost.step_times import StepTimes
+from ridgeline.cost.step_times import StepTimes, least_seconds
 from ridgeline.cost.time import step_bound
 from ridgeline.model.graph.work import Precision
 from ridgeline.model.opened import describe
+from ridgeline.model.passes.fuse import fuse
+from ridgeline.model.passes.screen import has_screen, with_screen
 from ridgeline.step import StepShape
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -37,6 +39,22 @@ def test_the_fast_price_is_the_price(windows: tuple[int | None, ...]) -> None:
             )
             exact = step_bound(graph, shape, Precision(), DEVICE).seconds
             assert times(shape) == pytest.approx(exact, rel=1e-9)
+
+
+def test_a_screened_head_costs_what_its_rows_read() -> None:
+    """It is no reason to price each step by its whole graph."""
+    graph = with_screen(fuse(decoder(Decoder(layers=2, vocab=8192, max_context=4096))))
+    assert has_screen(graph)
+    price = least_seconds(graph, Precision(), DEVICE)
+    assert isinstance(price, StepTimes)
+    shapes = [StepShape.decode(rows, 300) for rows in (1, 2, 16, 17, 33, 64)]
+    shapes += [StepShape((1, 1, 30), (40, 9, 0), 3), StepShape((3,), (7,), 1)]
+    for shape in shapes:
+        exact = step_bound(graph, shape, Precision(), DEVICE).seconds
+        assert price(shape) == pytest.approx(exact, rel=1e-9), shape
+    bare = fuse(decoder(Decoder(layers=2, vocab=8192, max_context=4096)))
+    without = StepTimes(bare, Precision(), DEVICE)(shapes[0])
+    assert price(shapes[0]) != pytest.approx(without, rel=0.05)
 
 
 def test_recurrent_states_cost_each_row_their_reading() -> None:

@@ -31,6 +31,7 @@ ROW_MARKS = (1, 2, 4, 8, 16, 32, 64, 256, 512)
 SMALL_MARKS = (1, 4, 16, 64, 512)
 # The same for weights that come from memory.
 COLD_MARKS = (1, 4, 16, 64)
+_ALL_MARKS = sorted({*ROW_MARKS, *SMALL_MARKS, *COLD_MARKS})
 DIM_MARKS, GROUP_MARKS = (64, 128, 256), (1, 4, 8)
 # As attention parts its work (src/native/operators_attention.cpp): a context is cut into chunks,
 # which threads share where rows are few.
@@ -245,6 +246,14 @@ def _values(name: str, node: Node, rows: int) -> Terms:
         if written:
             _add(terms, f"{name}/written@{mark}", share * written)
     return terms
+
+
+def row_span(count: int) -> tuple[int, int]:
+    """The marks between which all terms but those of attention go straight in rows, around a count;
+    beyond the last, that twice.
+    """
+    at = bisect_right(_ALL_MARKS, count)
+    return _ALL_MARKS[at - 1], _ALL_MARKS[min(at, len(_ALL_MARKS) - 1)]
 
 
 def _marks(count: int, marks: tuple[int, ...]) -> list[tuple[int, float]]:

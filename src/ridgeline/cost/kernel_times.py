@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from ridgeline.cost.cold_weights import NOTHING_READ, Amounts, add, longer
 from ridgeline.cost.count import LAYER, cost_key
 from ridgeline.cost.device import Roofs
-from ridgeline.cost.kernel_terms import Place, needs_of, places, sample_needs
+from ridgeline.cost.kernel_terms import (
+    Place,
+    is_sampled,
+    needs_of,
+    places,
+    row_span,
+    sample_needs,
+)
 from ridgeline.cost.kernels import KernelProfile, interval
 from ridgeline.cost.time import bound_of
 from ridgeline.errors import RidgelineError
@@ -25,6 +32,7 @@ from ridgeline.model.graph.node import Graph, Node
 from ridgeline.model.graph.ops.attention import Attention
 from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.graph.ops.latent import LatentAttention
+from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.work import Precision
 from ridgeline.step import StepShape
 
@@ -110,9 +118,20 @@ class KernelTimes:
             raise RidgelineError(f"roofs of {profile.threads} threads were not measured")
         self._more: dict[int, Amounts] = {}
         self._fixed: dict[tuple[int, int], tuple[float, Amounts] | None] = {}
-        growing = [g for g in self._groups if isinstance(g[0].op, Attention | LatentAttention)]
-        self._growing = growing
-        self._steady = [g for g in self._groups if g not in growing]
+        self._sampled: dict[tuple[int, bool], tuple[float, Amounts] | None] = {}
+        self._at_mark: dict[int, tuple[float, Amounts] | None] = {}
+        # What grows with contexts; what goes straight between marks of tokens; and all else.
+        self._growing: list[tuple[Node, Place, int]] = []
+        self._by_tokens: list[tuple[Node, Place, int]] = []
+        self._by_samples: list[tuple[Node, Place, int]] = []
+        for group in self._groups:
+            op = group[0].op
+            if isinstance(op, Attention | LatentAttention):
+                self._growing.append(group)
+            elif is_sampled(group[0]) or (isinstance(op, Linear) and op.screen is not None):
+                self._by_samples.append(group)
+            else:
+                self._by_tokens.append(group)
 
     def __call__(self, shape: StepShape) -> float:
         """`step(shape).seconds`, in tens of microseconds: what does not depend on contexts is kept
@@ -130,7 +149,29 @@ class KernelTimes:
         return hot + longer(fixed[1], more) + longer(grown[1], more) + self._outside(shape)
 
     def _steady_seconds(self, shape: StepShape) -> tuple[float, Amounts] | None:
-        found = self._priced(self._steady, shape)
+        key = (shape.num_sampled, shape.num_tokens == shape.num_sampled)
+        if key not in self._sampled:
+            self._sampled[key] = self._sampled_seconds(shape)
+        sampled = self._sampled[key]
+        low, high = row_span(shape.num_tokens)
+        first, last = self._mark_seconds(low), self._mark_seconds(high)
+        if sampled is None or first is None or last is None:
+            return None
+        # As terms are: straight between marks; beyond the last, multiples of it.
+        share = (shape.num_tokens - low) / (high - low) if high > low else 0.0
+        hot = first[0] * (1 - share) + last[0] * share
+        if high == low:
+            hot *= shape.num_tokens / low
+        read = [a * (1 - share) + b * share for a, b in zip(first[1], last[1], strict=True)]
+        return hot + sampled[0], add(sampled[1], 1.0, tuple(read))
+
+    def _mark_seconds(self, mark: int) -> tuple[float, Amounts] | None:
+        if mark not in self._at_mark:
+            self._at_mark[mark] = self._priced(self._by_tokens, StepShape((mark,), (0,), 0))
+        return self._at_mark[mark]
+
+    def _sampled_seconds(self, shape: StepShape) -> tuple[float, Amounts] | None:
+        found = self._priced(self._by_samples, shape)
         drawing = sample_needs(shape.num_sampled, self._vocab, self.profile.threads)
         if found is None or drawing is None:
             return found

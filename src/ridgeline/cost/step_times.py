@@ -4,13 +4,13 @@ An operator's work is linear in a handful of sums over a step's rows (new tokens
 rows themselves, whose recurrent states are read and written, and for each window the attended pairs
 and the cached tokens read). The coefficients are solved from
 steps that `count_step` prices, and checked on one that it was not shown; nothing is described
-twice. Exact for steps with fewer tokens than the vocabulary has.
+twice. A head that is screened is priced by its own rule for each number of rows. Exact for steps with fewer tokens than the vocabulary has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isclose
 
 import numpy as np
@@ -20,7 +20,8 @@ from ridgeline.cost.count import OperatorRow, count_step
 from ridgeline.cost.device import Device
 from ridgeline.cost.time import bound_of, step_bound
 from ridgeline.errors import RidgelineError
-from ridgeline.model.graph.node import Graph
+from ridgeline.model.graph.node import Graph, Node
+from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.work import Precision
 from ridgeline.step import Answers, StepShape
 
@@ -98,8 +99,12 @@ class StepTimes:
 
     def __init__(self, graph: Graph, precision: Precision, device: Device) -> None:
         self._device = device
+        self._precision = precision
         self.windows = tuple(dict.fromkeys(state.window for state in graph.states))
-        tables = [count_step(graph, shape, precision).rows for shape in _PRICED]
+        # What is read of these is not linear in rows; they are priced for each number of them.
+        self._screened = [node for node in graph.nodes if _is_screened(node)]
+        unscreened = replace(graph, nodes=tuple(n for n in graph.nodes if not _is_screened(n)))
+        tables = [count_step(unscreened, shape, precision).rows for shape in _PRICED]
         self._fixed: list[_Operator] = []
         self._attention: list[_Operator] = []
         for rows in zip(*tables, strict=True):
@@ -168,6 +173,11 @@ class StepTimes:
         if known is None:
             sums = (1.0, num_tokens, num_sampled, num_rows)
             fixed = sum(op.seconds(sums, self._device) for op in self._fixed)
+            if num_sampled:
+                shape = StepShape((num_tokens,), (0,), num_sampled)
+                for node in self._screened:
+                    work = node.op.cost(node, shape, self._precision)
+                    fixed += bound_of(work, self._device).seconds
             lines = tuple(op.line(sums, self._device) for op in self._attention)
             known = self._known[key] = (fixed, lines)
         return known
@@ -205,6 +215,10 @@ class StepTimes:
         if not isclose(found, bounds[-1].seconds, rel_tol=1e-6, abs_tol=1e-15):
             raise RidgelineError(f"{rows[0].name}: its work is not linear in a step's rows")
         return operator
+
+
+def _is_screened(node: Node) -> bool:
+    return isinstance(node.op, Linear) and node.op.screen is not None
 
 
 _STEPS = np.arange(1.0, 2049.0)
