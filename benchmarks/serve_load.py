@@ -61,7 +61,9 @@ for line in sys.stdin:
 
 async def load(port: int, texts: list[str], tokens: int, rate: float | None) -> list[Reply]:
     chance = random.Random(0)
+    # Some never draw an end that is to be ignored, others draw it, and it has no text: a gap more.
     body = {"model": "m", "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+    body["min_tokens"] = tokens
     stream = {"stream": True, "stream_options": {"include_usage": True}}
 
     async def one(text: str, at: float) -> Reply:

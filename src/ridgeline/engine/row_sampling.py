@@ -34,7 +34,9 @@ class RowSamplings:
     def row(self, params: SamplingParams, seed: int, num_prompt: int) -> RowSampling:
         """Raises RequestError for an id that the model lacks, or a word that is no token."""
         words = [ids for word in params.bad_words for ids in self._word(word)]
-        stops = self.stop_ids(params) if params.min_tokens > 0 else frozenset[int]()
+        stops = frozenset[int]()
+        if params.min_tokens > 0:  # an end that is ignored is no part of the answer either
+            stops = frozenset(params.stop_token_ids) | self._tokenizer.eos_ids
         allowed = params.allowed_token_ids
         self._check("stop_token_ids", params.stop_token_ids)
         self._check("logit_bias", params.logit_bias)
