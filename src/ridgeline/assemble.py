@@ -293,7 +293,7 @@ def assemble(
     precision = replace(precision, attention=attention_arithmetic(executor))
     # A record must be had again on other machines: it is told by limits, which it holds itself.
     told = device is not None or options.record is not None
-    paced = options.itl_steps or options.rate_share
+    paced = options.itl_steps or options.rate_share or options.wave_seconds
     if device is None and (options.itl_target or (paced and options.record)):
         device = machine_device(graph, settings)
     known = device
@@ -313,6 +313,7 @@ def assemble(
         itl_target=options.itl_target,
         itl_steps=options.itl_steps,
         rate_share=options.rate_share,
+        wave_seconds=options.wave_seconds,
         seconds=step_seconds,
         constraints=constraints,
         experts=counter_of(graph, executor) if options.expert_counts else None,

@@ -21,6 +21,8 @@ SERVED_ITL_STEPS = 1.5
 # second buys gaps about half as long, and answers end one by one, not all late.
 SERVED_ROWS = 64
 SERVED_RATE_SHARE = 0.9
+# Its `wave_seconds`: nobody's first token waits for others' prompts any longer.
+SERVED_WAVE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,9 @@ class Options:
     between the tokens of an answer that prompts must leave: beside answers that are being written,
     a step has as much of a prompt as fits that time; itl_steps: the same, as so many times what a
     step takes that writes in every row. rate_share: no more requests run at once than it takes to
-    write this part of the tokens a second that max_rows would write, by prediction. expert_counts:
+    write this part of the tokens a second that max_rows would write, by prediction.
+    wave_seconds: many prompts that come beside few answers are read before any of theirs begins, if
+    that takes no longer than so by prediction; None: each answer begins at once. expert_counts:
     outputs say how often each expert of a mixture was chosen. forced_spans: tokens to which a
     grammar leaves no other come without a step for each, the same answer for fewer steps. threads,
     isa: of the CPU backend, over `Settings`. record: a file to which everything that the engine is
@@ -56,6 +60,7 @@ class Options:
     itl_target: float | None = None
     itl_steps: float | None = None
     rate_share: float | None = None
+    wave_seconds: float | None = None
     expert_counts: bool = False
     forced_spans: bool = True
     threads: int | None = None
@@ -89,7 +94,7 @@ def check_numbers(options: Options) -> None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise RequestError(name, f"{value!r} is not a positive whole number")
-    for name in ("itl_steps", "rate_share"):
+    for name in ("itl_steps", "rate_share", "wave_seconds"):
         if not isinstance(getattr(options, name), int | float | None):
             raise RequestError(name, f"{getattr(options, name)!r} is not a number")
     if not isinstance(options.record, str | Path | None):

@@ -38,6 +38,7 @@ def start_record(
         "itl_target": options.itl_target,
         "itl_steps": options.itl_steps,
         "rate_share": options.rate_share,
+        "wave_seconds": options.wave_seconds,
         "forced_spans": options.forced_spans,
         "device": None if device is None else asdict(device),
         "sizes": {
@@ -69,6 +70,7 @@ def replay_options(header: Mapping[str, Any]) -> tuple[str, Options]:
             itl_target=header.get("itl_target"),
             itl_steps=header.get("itl_steps"),
             rate_share=header.get("rate_share"),
+            wave_seconds=header.get("wave_seconds"),
             forced_spans=header.get("forced_spans") is True,  # older ones knew of none
         )
     except (KeyError, TypeError, ValueError):

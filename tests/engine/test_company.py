@@ -117,6 +117,7 @@ def test_each_is_what_it_is_alone(tmp_path: Path, sees: str | None, kv_format: s
             max_tokens_per_step=tokens,
             context_length=96,
             memory=blocks * executor.unit_memory()["kv_block"],
+            wave_seconds=[None, 60.0, 60.0][seed],
         )
         names = list(requests) * 2
         random.Random(seed).shuffle(names)

@@ -257,11 +257,11 @@ def test_a_pace_in_steps_of_few_rows_leaves_room_for_a_useful_chunk() -> None:
 
 
 def bends(shape: StepShape) -> float:
-    """A step of up to 24 rows takes as long as one of 24."""
-    return 0.001 * max(24, shape.num_tokens)
+    """A step of up to 48 rows takes as long as one of 48."""
+    return 0.001 * max(48, shape.num_tokens)
 
 
-@pytest.mark.parametrize(("share", "rows"), [(None, 60), (0.99, 24), (0.9, 22), (0.3, 16)])
+@pytest.mark.parametrize(("share", "rows"), [(None, 60), (0.99, 48), (0.9, 44), (0.3, 32)])
 def test_no_more_run_at_once_than_gain_by_it(share: float | None, rows: int) -> None:
     """Rows that only make all slower stay empty; a model that says so of fewer than kernels need
     is not believed.
@@ -287,13 +287,13 @@ def test_no_more_run_at_once_than_gain_by_it(share: float | None, rows: int) -> 
 def test_who_outranks_those_who_run_has_a_row_beyond_those_that_gain() -> None:
     limits = Limits(60, 512, 400, 4, rate_share=0.3)
     at = SchedulerState.empty(limits, 1000, PriorityQueue(10.0), bends)
-    for number in range(20):
+    for number in range(40):
         admit(at, request(f"r{number}", max_tokens=50))
     step(at, 0)
-    assert len(at.running) == 16
+    assert len(at.running) == 32
     admit(at, request("first", priority=-1))
     step(at, 0)
-    assert len(at.running) == 17
+    assert len(at.running) == 33
     assert at.requests["first"].status is Status.RUNNING
     assert at.num_preemptions == 0
 

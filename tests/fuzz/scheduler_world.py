@@ -90,7 +90,7 @@ class World:
         self.policy = rng.choice(sorted(POLICIES))
         self.fault_rate = rng.choice([0.0, 0.01, 0.05])
         self.load = rng.choice([0.05, 0.2, 0.5])
-        max_rows = rng.choice([1, 2, 4, 8])
+        max_rows = rng.choice([1, 2, 4, 8, 16])
         max_tokens_per_step = rng.choice([3, 8, 24, 64])
         groups = rng.choice([ONE_GROUP, *GROUPS])
         longest = MAX_PROMPT + MAX_ANSWER
@@ -117,6 +117,7 @@ class World:
                 num_slots=num_slots,
             ),
         )
+        itl_seconds = rng.choice([None, 0.02, 0.04])
         limits = Limits(
             max_rows=max_rows,
             max_tokens_per_step=max_tokens_per_step,
@@ -124,7 +125,9 @@ class World:
             block_tokens=SIZE,
             is_recurrent=num_snapshots is not None,
             max_waiting=rng.choice([None, 5, 30]),
-            itl_seconds=rng.choice([None, 0.02, 0.04]),
+            itl_seconds=itl_seconds,
+            itl_steps=rng.choice([None, 2.0]),
+            wave_seconds=None if itl_seconds else rng.choice([None, 0.2, 60.0]),
         )
         queue = PriorityQueue(2.0) if self.policy == "priority" else POLICIES[self.policy]()
         if isinstance(queue, FairQueue):

@@ -66,9 +66,11 @@ def test_sleep_changes_nothing(window: int | None) -> None:
         size, groups = rng.choice([16, 64]), rng.choice(GROUPS)
         # Of 64 tokens each, in every group; a row has 27 at most.
         blocks = rng.choice([30, 50, 120]) * 64 // size * sum(group.blocks for group in groups)
+        target = rng.choice([None, 0.02])
         limits = Limits(
             20, 512, 4000, size,
-            itl_seconds=rng.choice([None, 0.02]), rate_share=[None, 0.3][seed % 2],
+            itl_seconds=target, rate_share=[None, 0.3][seed % 2],
+            wave_seconds=None if target else [None, 0.5, 60.0][seed % 3],
             is_recurrent=rng.random() < 0.3,
         )  # fmt: skip
         policy = rng.choice(["fcfs", "fcfs", *POLICIES])

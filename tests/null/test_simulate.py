@@ -65,6 +65,8 @@ def test_leaps_change_nothing(policy: str, window: int | None) -> None:
                 64,
                 itl_seconds=[None, 0.02][seed % 2],
                 rate_share=[0.3, None][seed % 2],
+                itl_steps=[2.0, None][seed // 2],
+                wave_seconds=[2.0, None][seed % 2],
             )
             state = SchedulerState.empty(limits, [90, 300][seed // 2], POLICIES[policy](), cost)
             found.append(simulate(load(seed), state, cost, leaps=leaps))

@@ -78,8 +78,15 @@ FLAGS: dict[str, Flag] = {
     "rate-share": Flag(
         "No more requests run at once than write this part of max-rows' tokens a second.",
         "rows at once = least B with B / predicted seconds(step of B) >= share * max-rows / "
-        "seconds(step of max-rows), 16 at least",
+        "seconds(step of max-rows), 32 at least",
         "batch",
+    ),
+    "wave-seconds": Flag(
+        "Prompts that come together are read before any of their answers begins, if it takes no "
+        "longer.",
+        "a wave: 8 prompts or more, 8 for each answer that is being written, predicted "
+        "seconds(all of them) <= limit; first tokens come together, gaps have no prompts in them",
+        "chunk",
     ),
     "expert-counts": Flag("Outputs say how often each expert was chosen.", "counted per token"),
     "experts": Flag("A heat map of the experts that tokens went to.", "counted per token"),

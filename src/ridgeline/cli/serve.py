@@ -15,7 +15,12 @@ from ridgeline.cli.progress import show_progress
 from ridgeline.cli.spinner import show_spinner
 from ridgeline.config import Settings
 from ridgeline.errors import RidgelineError
-from ridgeline.options import SERVED_ITL_STEPS, SERVED_RATE_SHARE, SERVED_ROWS
+from ridgeline.options import (
+    SERVED_ITL_STEPS,
+    SERVED_RATE_SHARE,
+    SERVED_ROWS,
+    SERVED_WAVE_SECONDS,
+)
 
 EXAMPLES = """
 Examples:
@@ -140,6 +145,15 @@ def serve(
             rich_help_panel=machine.PANEL,
         ),
     ] = None,
+    wave_seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="8 prompts and more that come together are read before any of their answers "
+            "begins, if that takes no longer by prediction: all end sooner, and no answer stops "
+            "for a prompt. 0: each answer begins at once. [default: 3, or 0 with --itl-target]",
+            rich_help_panel=machine.PANEL,
+        ),
+    ] = None,
     forced_spans: Annotated[
         bool,
         typer.Option(
@@ -213,6 +227,8 @@ def serve(
         raise RidgelineError(f"--drain-seconds: {drain_seconds!r} is not 0 or more")
     if not 0 <= port <= 65535:
         raise RidgelineError(f"--port: {port} is not a whole number from 0 to 65535")
+    if wave_seconds is None and itl_target is None:
+        wave_seconds = SERVED_WAVE_SECONDS
     cache_bytes = machine.memory_bytes(memory)
     listening = listen(host, port)  # before a model is loaded: a port that is taken is known
     context.call_on_close(listening.close)
@@ -240,6 +256,7 @@ def serve(
             policy=policy or ("fair" if keys else "fcfs"),
             itl_target=itl_target or None,
             itl_steps=SERVED_ITL_STEPS if itl_target is None else None,
+            wave_seconds=wave_seconds or None,
             forced_spans=forced_spans,
             threads=threads,
         )

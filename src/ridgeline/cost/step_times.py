@@ -4,7 +4,8 @@ An operator's work is linear in a handful of sums over a step's rows (new tokens
 rows themselves, whose recurrent states are read and written, and for each window the attended pairs
 and the cached tokens read). The coefficients are solved from
 steps that `count_step` prices, and checked on one that it was not shown; nothing is described
-twice. A head that is screened is priced by its own rule for each number of rows. Exact for steps with fewer tokens than the vocabulary has.
+twice. A head that is screened is priced by its own rule for each number of rows. Exact for steps
+with fewer tokens than the vocabulary has.
 """
 
 from __future__ import annotations

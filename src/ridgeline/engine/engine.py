@@ -59,9 +59,10 @@ class Engine:
     max_tokens_per_step bounds a step's new tokens; a longer prompt is computed in chunks, with the
     same result. max_context bounds a request's prompt and answer together. policy: a key of
     `POLICIES`. max_waiting: see `Limits`. itl_target: seconds that a step may take while answers
-    are being written; prompts get what that leaves; itl_steps, rate_share: see `Limits`. seconds:
-    what a step takes by the cost model; without it nothing is predicted. One that learns is told
-    what steps took. experts: counts those that tokens are routed to, in `Request.experts`.
+    are being written; prompts get what that leaves; itl_steps, rate_share, wave_seconds: see
+    `Limits`. seconds: what a step takes by the cost model; without it nothing is predicted. One
+    that learns is told what steps took. experts: counts those that tokens are routed to, in
+    `Request.experts`.
     constraints: compiles the grammars of requests that come with one and no follower of it (a
     replay). forced_spans: tokens that a grammar forces are appended without a step for each
     (`spans`). clock: seconds.
@@ -78,6 +79,7 @@ class Engine:
         itl_target: float | None = None,
         itl_steps: float | None = None,
         rate_share: float | None = None,
+        wave_seconds: float | None = None,
         seconds: Callable[[StepShape], float] | None = None,
         observer: Observer | None = None,
         constraints: Constraints | None = None,
@@ -102,6 +104,7 @@ class Engine:
             itl_seconds=itl_target,
             itl_steps=itl_steps,
             rate_share=rate_share,
+            wave_seconds=wave_seconds,
             is_recurrent=executor.num_slots > 0,
         )
         if policy not in POLICIES:

@@ -163,6 +163,7 @@ def engine_here(
         knobs.itl_target,
         options.itl_steps,
         options.rate_share,
+        options.wave_seconds,
         is_recurrent=sizes.num_slots > 0,
     )
     per_token = count_kv_bytes(graph)

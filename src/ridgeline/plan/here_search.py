@@ -20,7 +20,12 @@ from ridgeline.errors import CapacityError, ModelError, RequestError, RidgelineE
 from ridgeline.model.architectures import build
 from ridgeline.model.formats import FORMATS, Format
 from ridgeline.model.graph.node import Graph
-from ridgeline.options import SERVED_ITL_STEPS, SERVED_RATE_SHARE, SERVED_ROWS
+from ridgeline.options import (
+    SERVED_ITL_STEPS,
+    SERVED_RATE_SHARE,
+    SERVED_ROWS,
+    SERVED_WAVE_SECONDS,
+)
 from ridgeline.plan.choice import MTOK, Seen
 from ridgeline.plan.deployed import Knobs, ReplicaKind
 from ridgeline.plan.fleet import Fleet, Outcome
@@ -195,7 +200,10 @@ def search_here(
             graph = in_format(model, precision)
             knobs = Knobs(max_rows=SERVED_ROWS, step_tokens=chunk, itl_target=asked.gap)
             options = Options(
-                kv_format=kv, itl_steps=SERVED_ITL_STEPS, rate_share=SERVED_RATE_SHARE
+                kv_format=kv,
+                itl_steps=SERVED_ITL_STEPS,
+                rate_share=SERVED_RATE_SHARE,
+                wave_seconds=SERVED_WAVE_SECONDS,
             )
             here = replace(settings, threads=threads)
             if threads not in roofs:

@@ -3,6 +3,7 @@
 One budget of tokens a step, no phases: running rows get their token first (it bounds everyone's
 inter-token latency), then prompts go on in chunks, as large as the cost model lets them be beside
 the answers that are being written, then waiting requests are admitted while rows and blocks last.
+Many prompts that come while few answers are being written are read first, all of them (`waves`).
 
 When blocks run out, the running request of the last rank gives its own back and is computed again
 later: the tokens it will then produce are the same ones, so nobody can tell. The first of the
@@ -34,6 +35,7 @@ from ridgeline.engine.schedule.memory import (
 )
 from ridgeline.engine.schedule.state import InFlight, SchedulerState
 from ridgeline.engine.schedule.suspects import accuse, clear, forget
+from ridgeline.engine.schedule.waves import Wave, may_wait, wave_ends, wave_of
 from ridgeline.errors import EngineError
 from ridgeline.step import BlockCopy, PlanRow, SlotCopy, StepPlan, StepResult
 
@@ -61,6 +63,7 @@ class _Step:
     decode_context: int = 0
     num_prompt: int = 0
     prompt_context: int = 0
+    wave: Wave = Wave.NONE
 
     def add_prompt(self, request: Request, num_new: int) -> None:
         self.logits -= num_new if request.scores_prompt else 1
@@ -89,7 +92,9 @@ def schedule(state: SchedulerState, now: float = 0.0, ahead: int = 1) -> StepPla
     size = state.limits.block_tokens
     limit = state.limits.max_tokens_per_step
     step = _Step(budget=state.limits.max_tokens_per_step, logits=state.limits.max_rows)
+    step.wave = wave_of(state, step.budget)
     prompts: list[Request] = []
+    held: list[Request] = []
     preemptions = state.num_preemptions
     rows = step.rows
     ahead -= 1
@@ -107,6 +112,9 @@ def schedule(state: SchedulerState, now: float = 0.0, ahead: int = 1) -> StepPla
                 prompts.append(request)
                 continue
             num_new = _to_stop(request, num_new)
+        elif step.wave is Wave.READS and may_wait(request):
+            held.append(request)
+            continue
         if (
             spent < limit
             and not (request.num_pending and _is_last(state, request))
@@ -124,7 +132,7 @@ def schedule(state: SchedulerState, now: float = 0.0, ahead: int = 1) -> StepPla
     for index, request in enumerate(prompts):
         if request.status is Status.RUNNING and step.logits > 0:
             allowed = max(_prompt_tokens(state, step, request.num_planned), LEAST_PROMPT_TOKENS)
-            remaining = len(request.token_ids) - request.num_planned
+            remaining = _readable(step, request)
             num_new = min(remaining, allowed - step.num_prompt, step.budget)
             if request.scores_prompt:
                 num_new = min(num_new, _scorable(state, step, len(prompts) - index - 1))
@@ -140,6 +148,8 @@ def schedule(state: SchedulerState, now: float = 0.0, ahead: int = 1) -> StepPla
             _admit_suspects(state, now, step, reserved, suspects)
         else:
             _admit_waiting(state, now, step, reserved)
+    if held and not step.num_prompt:  # there is no room for those whom they waited for
+        _release(state, step, held)
     return _plan(state, step)
 
 
@@ -270,7 +280,25 @@ def end(
     return Event(request.id, finish_reason=reason, error=error)
 
 
+def _readable(step: _Step, request: Request) -> int:
+    """Tokens of a prompt that are left; while a wave is read, all but the one that gives a token of
+    an answer.
+    """
+    left = len(request.token_ids) - request.num_planned
+    return left - 1 if step.wave is Wave.READS and may_wait(request) else left
+
+
+def _release(state: SchedulerState, step: _Step, held: Sequence[Request]) -> None:
+    for request in held:
+        if request.status is not _RUNNING or step.budget <= 0 or step.logits <= 0:
+            continue
+        if _make_room(state, request, request.num_planned + 1):
+            step.add_prompt(request, 1)
+
+
 def _admit_waiting(state: SchedulerState, now: float, step: _Step, reserved: int) -> None:
+    if wave_ends(state):
+        return
     while step.budget > 0 and (request := state.waiting.first()) is not None:
         if not state.has_row and not _outranks(state, request):
             break
@@ -331,7 +359,8 @@ def _join(state: SchedulerState, now: float, step: _Step, request: Request, most
         request.admitted = now
     # What the cache gave is context, which only now is known.
     most = min(most, max(1, _prompt_tokens(state, step, request.num_planned) - step.num_prompt))
-    num_new = min(len(request.token_ids) - request.num_planned, most)
+    # Its copies are made in this step, so it has a row in it, be that its last token's.
+    num_new = min(max(_readable(step, request), 1), most)
     num_new = _to_stop(request, num_new)
     if request.images:
         num_new = up_to_images(request, num_new, num_new)
@@ -397,7 +426,7 @@ def _prompt_tokens(state: SchedulerState, step: _Step, prompt_context: int) -> i
     """Tokens of prompts that the step may have in all, beside the answers that are being written;
     0: it takes too long already.
     """
-    target = state.step_target
+    target = None if step.wave else state.step_target
     if target is None or state.pace is None or step.num_decode == 0:
         return state.limits.max_tokens_per_step
     # As if one prompt had them all: dearer than what the step will have.
