@@ -169,6 +169,35 @@ def test_steps_follow_the_way_in_which_kernels_read(roofs: Roofs) -> None:
     assert seconds(1.0, 0.5) > 1.5 * usual
 
 
+@pytest.mark.parametrize(
+    ("rows", "context", "isa", "waits"),
+    [
+        (6, 60, "avx512", True),
+        (7, 60, "avx512", False),
+        (64, 60, "avx512", False),
+        (64, 4000, "avx512", True),
+        (7, 60, "avx2", True),
+    ],
+)
+def test_attention_waits_for_no_memory_behind_linears_that_ask_for_its_cache(
+    roofs: Roofs, rows: int, context: int, isa: str, waits: bool
+) -> None:
+    """More than six rows, of caches that stay where they were brought."""
+    graph, shape = graph_of(128), StepShape.decode(rows, context)
+    profile = replace(profile_of(), packed={"F32": 1e6}, isa=isa)
+
+    def seconds(forward: float) -> float:
+        reads = tuple(replace(read, forward=forward * read.forward) for read in roofs.reads)
+        times = KernelTimes(graph, PRECISION, profile, replace(roofs, reads=reads))
+        (attention,) = [o for o in times.step(shape).operators if o.group == "attention"]
+        return attention.seconds
+
+    if waits:
+        assert seconds(0.5) > 1.05 * seconds(1.0)
+    else:
+        assert seconds(0.5) == seconds(1.0)
+
+
 def test_float_weights_that_are_read_in_streams_follow_these(roofs: Roofs) -> None:
     """Up to so many rows: more of them go as one stream does, like all other weights."""
     profile = replace(profile_of(), packed={"F32": 1e6}, streamed={"F32": 4.0})

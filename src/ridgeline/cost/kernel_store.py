@@ -15,7 +15,7 @@ from ridgeline.cost.kept import entry_name, read_entries, write_entries
 from ridgeline.cost.kernels import KernelProfile
 
 # Of what is timed and how it is priced; kept profiles of another version are not used.
-VERSION = 5
+VERSION = 6
 
 # Says of a machine which build of the kernels was timed: prices of another build are
 # not used, and gone when the same machine is timed again.

@@ -44,6 +44,10 @@ PART_ROWS, SPILL_MARK, ACTIVATION_BYTES, SPILL_BYTES = 288, 256, 2, 1 * MIB
 # Rows up to which a screen multiplies activations in two terms (src/native/operators_head.cpp).
 TWO_TERM_ROWS = 2
 
+# Tiles of more rows ask for what the next attention will read, where it is no more than this share
+# of the last-level cache (src/native/cache_reads.cpp), in kernels of these instruction sets.
+ASKING_ROWS, ASKED_SHARE, ASKING_ISAS = 6, 0.375, ("avx512",)
+
 Terms = dict[str, float]
 
 
@@ -103,6 +107,12 @@ def needs_of(node: Node, place: Place, shape: StepShape, threads: int) -> Needs 
     if not node.outputs and not isinstance(node.state, KvState):
         return None
     return Needs(name, _values(name, node, rows))
+
+
+def is_asked_for(needs: Needs, rows: int, isa: str, cache_bytes: float) -> bool:
+    """Whether what an attention reads is in the caches when it comes to it."""
+    asks = isa in ASKING_ISAS and rows > ASKING_ROWS
+    return asks and needs.read.get("cache", 0.0) <= ASKED_SHARE * cache_bytes
 
 
 def sample_needs(num_sampled: int, vocab: int, threads: int) -> Needs | None:

@@ -18,7 +18,9 @@ from ridgeline.cost.cold_weights import NOTHING_READ, Amounts, add, longer
 from ridgeline.cost.count import LAYER, cost_key
 from ridgeline.cost.device import Roofs
 from ridgeline.cost.kernel_terms import (
+    Needs,
     Place,
+    is_asked_for,
     is_sampled,
     needs_of,
     places,
@@ -184,13 +186,22 @@ class KernelTimes:
         """Seconds at the profile's pace, and what is read; None where it lacks a term."""
         hot, read = 0.0, NOTHING_READ
         for node, place, count in groups:
-            needs = needs_of(node, place, shape, self.profile.threads)
+            needs = self._needs(node, place, shape)
             if needs is not None:
                 one = self.profile.split(needs)
                 if one is None:
                     return None
                 hot, read = hot + count * one[0], add(read, count, one[1])
         return hot, read
+
+    def _needs(self, node: Node, place: Place, shape: StepShape) -> Needs | None:
+        needs = needs_of(node, place, shape, self.profile.threads)
+        if needs is None or "cache" not in needs.read:
+            return needs
+        isa, rows = self.profile.isa, shape.num_tokens
+        if is_asked_for(needs, rows, isa, self._roofs.cache_bytes):
+            return replace(needs, read={})
+        return needs
 
     def _outside(self, shape: StepShape) -> float:
         prices = self.profile.outside
@@ -237,7 +248,7 @@ class KernelTimes:
             found[name] = OperatorPrediction(name, group, count, seconds)
 
         for node, place, count in self._groups:
-            needs = needs_of(node, place, shape, threads)
+            needs = self._needs(node, place, shape)
             if needs is None:
                 continue
             name, group = LAYER.sub("layers.*.", node.name), needs.group
