@@ -104,6 +104,7 @@ ChannelNorms screen_channel(const float* w, const ScreenUsual& usual, std::int64
 RowNorms screen_activations(const float* exact, const float* screened, const ScreenUsual& usual, std::int64_t k);
 void screen_reach(float* y, std::int64_t channels, std::int64_t channel_stride, const float* apart, const float* along,
                   const StripNorms* strips, const RowNorms& row, float* out);
+void terms_reach(const float* y, std::int64_t channels, const StripNorms* strips, const RowNorms& row, float* out);
 bool decode_activations(ActivationKind kind, const std::byte* row, std::int64_t k, float* out);
 
 // screen_draw.cpp

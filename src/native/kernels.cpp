@@ -59,6 +59,7 @@ const Kernels kKernels = {
     .screen_channel = screen_channel,
     .screen_activations = screen_activations,
     .screen_reach = screen_reach,
+    .terms_reach = terms_reach,
     .screen_best = screen_best,
     .screen_drawn = screen_drawn,
     .decode_activations = decode_activations,

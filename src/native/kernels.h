@@ -154,6 +154,8 @@ struct Kernels {
   // directions is added; apart [channels], along [kDirections, channel_stride]; strips and out of a strip each.
   void (*screen_reach)(float* y, std::int64_t channels, std::int64_t channel_stride, const float* apart,
                        const float* along, const StripNorms* strips, const RowNorms& row, float* out);
+  // The same of y by the weights and activations' first terms; NaN where one is no number.
+  void (*terms_reach)(const float* y, std::int64_t channels, const StripNorms* strips, const RowNorms& row, float* out);
   // Of y's channels [begin, end) the largest score with noise and the lowest that has it; {draw.best, -1}, if none has more.
   Candidate (*screen_best)(const float* y, std::int64_t begin, std::int64_t end, const ScreenDraw& draw);
   // Of strips [begin, end), the most that a channel's score with noise can be, where that is draw.best or more: keys. Where it

@@ -13,6 +13,16 @@ namespace {
 // Up to so many rows memory is what a step waits for, and activations in two terms cost no more than in one.
 constexpr std::int64_t kFewRows = 2;
 
+// From so many rows on arithmetic is what a step waits for. Then the weights themselves, by activations' first terms, are the
+// better screen of int8x2 rows: it is off by a hundredth of what the copy is, and takes two thirds of what both terms take.
+constexpr std::int64_t kTermRows = 8;
+
+// Of what kernels may round of the copy and of the weights, what they may round of sums alone.
+constexpr float kSumsShare = 0.07f;
+
+// Strips that are read first of a row with forbidden channels.
+constexpr std::int64_t kMostFirst = 4;
+
 // Learning is parted over so many steps, so that none of them takes long.
 constexpr std::int64_t kLearnSteps = 16;
 
@@ -50,11 +60,11 @@ Head::Head(std::string name, View x, View y, const LinearPart& part, const HeadS
       x_(x, with_kinds(part)),
       y_(y),
       most_strange_(kLearningStrips),
-      passed_(static_cast<std::size_t>(screen.most_rows)) {}
+      passed_(static_cast<std::size_t>(most_rows())) {}
 
 void Head::begin(std::int64_t rows, const std::vector<Wanted>& wanted) {
   mode_ = Mode::whole;
-  if (wanted.empty() || rows == 0 || rows > screen_.most_rows) return;
+  if (wanted.empty() || rows == 0 || rows > (is_by_terms(rows) ? screen_.most_term_rows : screen_.most_rows)) return;
   wanted_ = wanted.data();
   is_filtered_ = std::any_of(wanted.begin(), wanted.end(), [](const Wanted& one) { return one.is_filtered(); });
   if (num_seen_ < screen_.learn_rows) {
@@ -118,12 +128,14 @@ float* Head::keys_of(const StepContext& context, const Worker& worker) const {
 }
 
 std::size_t Head::shared_bytes(const Kernels&, std::int64_t rows) const {
-  const auto most = static_cast<std::size_t>(screen_.most_rows), strips = static_cast<std::size_t>(num_strips());
+  const auto most = static_cast<std::size_t>(most_rows()), strips = static_cast<std::size_t>(num_strips());
   return aligned(most * sizeof(Seen)) + std::min(static_cast<std::size_t>(rows), most) * strips * sizeof(float);
 }
 
-ActivationKind Head::kind_of(std::int64_t rows) {
-  return rows <= kFewRows ? ActivationKind::int8x2 : ActivationKind::int8;
+bool Head::is_by_terms(std::int64_t rows) const { return part_.kind == ActivationKind::int8x2 && rows >= kTermRows; }
+
+ActivationKind Head::kind_of(std::int64_t rows) const {
+  return rows <= kFewRows && !is_by_terms(rows) ? ActivationKind::int8x2 : ActivationKind::int8;
 }
 
 Head::Decoded Head::decoded(const StepContext& context, Worker& worker, std::int64_t row, ActivationKind kind) const {
@@ -136,11 +148,17 @@ Head::Decoded Head::decoded(const StepContext& context, Worker& worker, std::int
 }
 
 void Head::measure(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen) const {
-  const auto [exact, screened] = decoded(context, worker, row, kind_of(context.rows(y_)));
+  const std::int64_t rows = context.rows(y_);
+  const auto [exact, screened] = decoded(context, worker, row, kind_of(rows));
   seen.norms = context.kernels.screen_activations(exact, screened, screen_.usual, part_.matrix.k);
   seen.norms.size *= kBoundMargin;
   seen.norms.whole *= kBoundMargin;
   seen.norms.residue *= kBoundMargin;
+  if (!is_by_terms(rows)) return;
+  // The weights are no copy: nothing is apart, and scales are rounded alike.
+  seen.norms.size = 0;
+  seen.norms.whole *= kSumsShare;
+  std::fill(seen.norms.along, seen.norms.along + kDirections, 0.0f);
 }
 
 // Strips [begin, end) of all rows, by the screen.
@@ -149,33 +167,47 @@ void Head::screen(const StepContext& context, Worker& worker, std::int64_t begin
   const std::int64_t rows = context.rows(y_), first = begin * kStripChannels;
   const std::int64_t channels = std::min(end * kStripChannels, part_.matrix.n) - first;
   const ActivationKind kind = kind_of(rows);
-  context.kernels.linear(screen_.matrix, kind, x_.at(context, kind, 0), rows, begin, end, part_.bias, context.at(y_), y_.ld,
+  context.kernels.linear(matrix_of(rows), kind, x_.at(context, kind, 0), rows, begin, end, part_.bias, context.at(y_), y_.ld,
                          worker.scratch, worker.beside);
-  for (std::int64_t row = 0; row < rows; row++)
-    context.kernels.screen_reach(context.at(y_) + row * y_.ld + first, channels, part_.matrix.n, screen_.apart + first,
-                                 screen_.along + first, screen_.strips + begin, seen[row].norms,
-                                 reach + row * num_strips() + begin);
+  for (std::int64_t row = 0; row < rows; row++) {
+    float *y = context.at(y_) + row * y_.ld + first, *out = reach + row * num_strips() + begin;
+    if (is_by_terms(rows)) {
+      context.kernels.terms_reach(y, channels, screen_.strips + begin, seen[row].norms, out);
+    } else {
+      context.kernels.screen_reach(y, channels, part_.matrix.n, screen_.apart + first, screen_.along + first,
+                                   screen_.strips + begin, seen[row].norms, out);
+    }
+  }
 }
 
 // A strip of rows [begin, end), by the weights.
 void Head::read(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, std::int64_t strip) const {
   context.kernels.linear(part_.matrix, part_.kind, x_.at(context, part_.kind, begin), end - begin, strip, strip + 1,
                          part_.bias, context.at(y_) + begin * y_.ld, y_.ld, worker.scratch, worker.beside);
+  for (std::int64_t row = begin; row < end; row++) {
+    const Wanted& wanted = wanted_[row];
+    for (std::int64_t i = 0; i < wanted.num_forbidden; i++)
+      if (wanted.forbidden[i] / kStripChannels == strip) context.at(y_)[row * y_.ld + wanted.forbidden[i]] = -INFINITY;
+  }
 }
 
-// The strip that reaches furthest most likely has the largest: what it has is what others must reach.
+// The strip that reaches furthest most likely has the largest: what it has is what others must reach. Where that is forbidden
+// the ones behind it are looked at, too.
 void Head::read_first(const StepContext& context, Worker& worker, std::int64_t row, float* reach, Seen& seen) const {
-  const std::int64_t strip = std::max_element(reach, reach + num_strips()) - reach, begin = strip * kStripChannels;
-  read(context, worker, row, row + 1, strip);
-  reach[strip] = -INFINITY;
   const float* y = context.at(y_) + row * y_.ld;
   seen.is_certain = true;
   seen.least = INFINITY;
-  if (is_drawn(row)) {
-    seen.best = context.kernels.screen_best(y, begin, end_of(strip), draw_of(row, -INFINITY)).score;
-  } else {
-    seen.least = *std::max_element(y + begin, y + end_of(strip));
+  seen.best = -INFINITY;
+  float largest = -INFINITY;
+  for (std::int64_t count = 0; count == 0 || (count < kMostFirst && wanted_[row].num_forbidden > 0); count++) {
+    const std::int64_t strip = std::max_element(reach, reach + num_strips()) - reach, begin = strip * kStripChannels;
+    if (count > 0 && reach[strip] < largest) break;
+    read(context, worker, row, row + 1, strip);
+    reach[strip] = -INFINITY;
+    largest = std::max(largest, *std::max_element(y + begin, y + end_of(strip)));
+    if (is_drawn(row)) seen.best = context.kernels.screen_best(y, begin, end_of(strip), draw_of(row, seen.best)).score;
   }
+  if (!is_drawn(row)) seen.least = largest;
 }
 
 // Strips [begin, end) of a row that is drawn: those that may win with their noise, by the weights, the likeliest first, whose
@@ -278,14 +310,14 @@ void Head::run(const StepContext& context, Worker& worker) {
     return whole_.run(context, worker);
   }
   auto* seen = reinterpret_cast<Seen*>(context.shared);
-  const std::size_t most = static_cast<std::size_t>(screen_.most_rows);
+  const std::size_t most = static_cast<std::size_t>(most_rows());
   auto* reach = reinterpret_cast<float*>(context.shared + aligned(most * sizeof(Seen)));
   worker.runs(rows, [&](std::int64_t begin, std::int64_t end) {
     x_.quantize(context, begin, end);
     for (std::int64_t row = begin; row < end; row++) measure(context, worker, row, seen[row]);
   });
   worker.barrier();
-  const std::size_t strip_bytes = context.kernels.packed_bytes(screen_.matrix.layout, kStripChannels, part_.matrix.k);
+  const std::size_t strip_bytes = context.kernels.packed_bytes(matrix_of(rows).layout, kStripChannels, part_.matrix.k);
   worker.stretches(strips, strip_bytes, [&](std::int64_t begin, std::int64_t end) {
     screen(context, worker, begin, end, seen, reach);
   });
@@ -333,7 +365,7 @@ void Head::filter(const StepContext& context, Worker& worker, float* reach, Seen
 void Head::ask_ahead(const StepContext& context, int thread, int num_threads) const {
   if (mode_ != Mode::screen) return whole_.ask_ahead(context, thread, num_threads);
   const std::int64_t strip = num_strips() * thread / num_threads;
-  ask_for_weights(from_strip(context.kernels, screen_.matrix, strip).data, context.rows(y_));
+  ask_for_weights(from_strip(context.kernels, matrix_of(context.rows(y_)), strip).data, context.rows(y_));
 }
 
 }  // namespace ridgeline

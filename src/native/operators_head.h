@@ -14,13 +14,14 @@
 
 namespace ridgeline {
 
-// most_rows: of a step that is screened. learn_rows: rows of which is learned what is usual of activations. usual, apart
+// most_rows: of a step that is screened by the copy. most_term_rows: of one that is screened by activations' first terms,
+// which are what the weights themselves multiply then. learn_rows: rows of which is learned what is usual of activations. usual, apart
 // [n], along [kDirections, n], strips, as screen.h has them, and the rows learned from, seen [learn_rows, k]: memory
 // that the head fills.
 struct HeadScreen {
   PackedMatrix matrix;
   RawRows weights;
-  std::int64_t most_rows, learn_rows;
+  std::int64_t most_rows, most_term_rows, learn_rows;
   ScreenUsual usual;
   float *apart, *along, *seen;
   StripNorms* strips;
@@ -97,8 +98,11 @@ class Head final : public Operator {
   // Of a thread: a number for each strip.
   float* keys_of(const StepContext& context, const Worker& worker) const;
   void read(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, std::int64_t strip) const;
-  // What a screen multiplies in a step of so many rows.
-  static ActivationKind kind_of(std::int64_t rows);
+  // What a screen multiplies, and with what, in a step of so many rows.
+  bool is_by_terms(std::int64_t rows) const;
+  ActivationKind kind_of(std::int64_t rows) const;
+  const PackedMatrix& matrix_of(std::int64_t rows) const { return is_by_terms(rows) ? part_.matrix : screen_.matrix; }
+  std::int64_t most_rows() const { return std::max(screen_.most_rows, screen_.most_term_rows); }
   // Of a row as the weights multiply it and as the screen does, in a thread's scratch; both are the same place where that
   // is the same.
   struct Decoded {

@@ -137,6 +137,7 @@ class Program {
   std::vector<std::pair<std::string, std::size_t>> memory() const;
   std::size_t kv_bytes() const { return kv_.size(); }
   std::size_t kv_block_bytes() const { return kv_block_bytes_; }
+  const Limits& limits() const { return rows_.limits(); }
   std::size_t kv_blocks_together() const { return kv_grouped_ > 0 ? kBlocksTogether : 1; }  // see CacheBlocks
   std::size_t arena_bytes() const { return arena_.size(); }
   // Beside the arena, for whichever operator runs.

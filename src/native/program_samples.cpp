@@ -9,18 +9,30 @@ namespace {
 // Between these temperatures what divides logits loses nothing of them that filter_bounds.cpp has no room for.
 constexpr float kLeastTemperature = 1e-3f, kMostTemperature = 1e3f;
 
+// So few forbidden tokens are looked for wherever a strip is read.
+constexpr std::int64_t kMostForbidden = 16;
+
 // position: of the token to come.
 Wanted wanted_of(const SamplingArgs& args, std::int64_t position) {
   using Kind = Wanted::Kind;
   const bool adjusts = args.repetition_penalty != 1 || args.frequency_penalty != 0 || args.presence_penalty != 0 ||
                        args.dry_multiplier != 0 || args.no_repeat_ngram != 0 || args.bias_ids.size != 0 ||
-                       args.bad_ends.size != 0 || args.limits_allowed || args.min_tokens > 0;
+                       args.bad_ends.size != 0 || args.limits_allowed;
+  const bool forbids = static_cast<std::int64_t>(position) - args.num_prompt < args.min_tokens && args.stop_ids.size > 0;
   const bool scores = args.num_logprobs >= 0 || args.num_prompt_logprobs >= 0;
   const bool looks_at_all = args.dynatemp_range > 0 || args.top_n_sigma > 0 || args.typical_p < 1 ||
                             args.xtc_probability > 0 || args.mirostat_tau > 0;
   Wanted out{Kind::all, args.temperature, args.seed, static_cast<std::uint64_t>(position), args.top_k, args.top_p, args.min_p};
   if (adjusts || scores || args.is_constrained || args.mask.size != 0) return out;
-  if (args.temperature == 0) return Wanted{};
+  if (forbids && args.stop_ids.size > kMostForbidden) return out;
+  if (forbids) {
+    out.forbidden = args.stop_ids.data;
+    out.num_forbidden = args.stop_ids.size;
+  }
+  if (args.temperature == 0) {
+    out.kind = Kind::largest;
+    return out;
+  }
   if (looks_at_all) return out;
   out.kind = Kind::drawn;
   const bool is_exact = args.temperature >= kLeastTemperature && args.temperature <= kMostTemperature;

@@ -146,6 +146,25 @@ RowNorms screen_activations(const float* exact, const float* screened, const Scr
   return out;
 }
 
+void terms_reach(const float* y, std::int64_t channels, const StripNorms* strips, const RowNorms& row, float* out) {
+  for (std::int64_t first = 0; first < channels; first += kStripChannels, out++, strips++) {
+    const std::int64_t end = first + kStripChannels < channels ? first + kStripChannels : channels;
+    Vec most = all(-INFINITY), strange = zeros();
+    std::int64_t c = first;
+    for (; c + kWidth <= end; c += kWidth) {
+      const Vec v = load(y + c);
+      most = max(v, most);
+      strange = fma(v, zeros(), strange);
+    }
+    float reach = largest(most), odd = sum(strange);
+    for (; c < end; c++) {
+      reach = y[c] > reach ? y[c] : reach;
+      odd += y[c] * 0.0f;
+    }
+    *out = odd + reach + strips->residue * row.residue + strips->rounding * row.whole;
+  }
+}
+
 void screen_reach(float* y, std::int64_t channels, std::int64_t channel_stride, const float* apart, const float* along,
                   const StripNorms* strips, const RowNorms& row, float* out) {
   const Vec size = all(row.size);

@@ -62,6 +62,8 @@ struct Wanted {
   std::uint64_t seed = 0, position = 0;
   std::int32_t top_k = 0;
   float top_p = 1.0f, min_p = 0.0f;
+  const std::int32_t* forbidden = nullptr;  // channels that are not to come
+  std::int64_t num_forbidden = 0;
 
   bool is_filtered() const { return kind == Kind::drawn && (top_k > 0 || top_p < 1 || min_p > 0); }
 };

@@ -29,10 +29,12 @@ from ridgeline.model.passes.screen import SCREENED_FORMATS, with_screen
 from ridgeline.step import PlanRow, RowSampling, Sampled, StepPlan, StepShape
 
 ISAS = tuple(isa for isa in AVAILABLE if isa != "amx")
-CHANNELS, MOST_ROWS = 4100, 8  # not a whole number of strips
+CHANNELS, MOST_ROWS = 4100, 16  # not a whole number of strips
+# Rows of a step from which a head in integers is screened by its activations' first terms.
+TERM_ROWS = 8
 GREEDY = RowSampling()
 SOURCE: object = ["a file", 1]
-LIMITS = {"num_blocks": 8, "max_rows": MOST_ROWS, "max_tokens_per_step": 64}
+LIMITS = {"num_blocks": 32, "max_rows": MOST_ROWS, "max_tokens_per_step": 64}
 
 
 def head(format_name: str, rows: int, width: int) -> Graph:
@@ -117,7 +119,7 @@ def test_the_likeliest_token_is_that_of_all_logits(name: str, isa: str) -> None:
         w[37 * i] = 0.05 * x[i] / np.abs(x[i]).mean()
     cpu = executor(head(name, rows, width), x, w, isa, threads=2)
     learn(cpu, rows)
-    for by in (1, 3, MOST_ROWS):
+    for by in (1, 3, TERM_ROWS - 1, TERM_ROWS, MOST_ROWS):
         assert check(cpu, rows, by) < -(-CHANNELS // 32) // 2  # most of the weights were not read
 
 
@@ -137,6 +139,7 @@ def test_channels_closer_than_the_screen_can_tell(isa: str) -> None:
         learn(cpu, rows)
         check(cpu, rows, by=1, turns=8)
         check(cpu, rows, by=5, turns=32)
+        check(cpu, rows, by=rows, turns=32)
         assert draw(cpu, [0])[0].token_id == 5
 
 
@@ -152,6 +155,7 @@ def test_rows_that_are_all_of_one_direction(name: str, isa: str) -> None:
     cpu = executor(head(name, rows, width), x, w, isa, threads=2)
     learn(cpu, rows)
     check(cpu, rows, by=1, turns=4)
+    check(cpu, rows, by=rows, turns=40)
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "F32"])
@@ -182,8 +186,14 @@ def test_what_it_never_saw_and_what_is_no_number(isa: str, name: str) -> None:
         assert (one.token_id, one.fault) == (whole[i].token_id, whole[i].fault), i
     assert whole[8].fault is not None
     assert whole[9].fault is not None
-    four = draw(cpu, [3, 8, 9, 4])
-    assert [one.token_id for one in four] == [whole[i].token_id for i in (3, 8, 9, 4)]
+    for tokens in ([3, 8, 9, 4], [6, 7, 3, 8, 9, 4, 11, 10, 2, 5]):
+        for _ in range(20):  # where it pauses, the last of them does not
+            before, found = cpu.screened[0], draw(cpu, tokens)
+            assert [one.token_id for one in found] == [whole[i].token_id for i in tokens]
+            assert [one.fault for one in found] == [whole[i].fault for i in tokens]
+            if cpu.screened[0] == before + len(tokens):
+                break
+        assert cpu.screened[0] > before
 
 
 @pytest.mark.parametrize(
@@ -202,7 +212,7 @@ def test_what_it_never_saw_and_what_is_no_number(isa: str, name: str) -> None:
         RowSampling(repetition_penalty=1.3),
         RowSampling(allowed_ids=(9, 8)),
         RowSampling(bad_words=((5,),)),
-        RowSampling(min_tokens=4, stop_ids=(3,)),
+        RowSampling(min_tokens=4, stop_ids=tuple(range(17))),
         RowSampling(no_repeat_ngram=2),
         RowSampling(dry_multiplier=0.8),
     ],
@@ -274,6 +284,77 @@ def test_draws_are_those_of_all_logits(how: RowSampling, isa: str) -> None:
         assert [one.token_id for one in together] == [one.token_id for one in whole[:MOST_ROWS]]
     assert len({one.token_id for one in whole}) > rows // 4
     assert cpu.screened[0] > before[0]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", ["Q8_0", "BF16"])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_tokens_that_may_not_come_yet_do_not(temperature: float, name: str, isa: str) -> None:
+    """Ends before min_tokens: of all tokens the likeliest, in strips with others and without."""
+    rng = np.random.default_rng(14)
+    width, rows = 256, 16
+    x, w = activations(rng, rows, width), rng.standard_normal((CHANNELS, width)) * 0.05
+    ends = (70, 71, 2500, CHANNELS - 1)
+    x[:, 5] = 10
+    for place, channel in enumerate(ends):
+        w[channel, 5] += 3 - 0.01 * place
+    for i in range(rows):
+        w[72 + i] += 15 * x[i] / (x[i] @ x[i])
+    graph = head(name, rows, width)
+    cpu = executor(graph, x, w, isa, threads=2)
+    plain = executor(_unscreened(graph), x, w, isa, threads=2)
+    learn(cpu, rows)
+    for least, forbids in ((2, True), (1, False)):  # of an answer that has one
+        how = RowSampling(temperature=temperature, seed=5, min_tokens=least, stop_ids=ends)
+        before = cpu.screened[0]
+        for by in (1, 4, rows):
+            tokens = list(range(by))
+            found = draw(cpu, tokens, how)
+            assert found == draw(plain, tokens, how)
+            assert forbids != any(one.token_id in ends for one in found)
+        assert cpu.screened[0] == before + 5 + rows
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "Q6_K"])
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("how", [GREEDY, RowSampling(temperature=0.9, min_p=0.02)], ids=repr)
+def test_first_terms_tell_nearly_all(how: RowSampling, isa: str, name: str) -> None:
+    """Rows whose best channels are as far apart as second terms are: few strips, the same tokens;
+    more rows than a copy serves.
+    """
+    rng = np.random.default_rng(15)
+    width, rows = 512, 64
+    x, w = activations(rng, rows, width), rng.standard_normal((CHANNELS, width)) * 0.02
+    for i in range(rows):
+        near = rng.standard_normal((3, width)) * 0.02
+        for place in range(3):
+            channel = (61 * i + 1300 * place) % CHANNELS
+            w[channel] = near[place] + 12 * x[i] / (x[i] @ x[i]) * (1 + 1e-4 * place)
+    graph = head(name, rows, width)
+    sizes = {"num_blocks": 80, "max_rows": 64, "max_tokens_per_step": 64}
+    made = [
+        CpuExecutor(
+            of,
+            Stored({"table": x, "w": w}),
+            max_logits_per_step=64,
+            threads=2,
+            isa=isa,
+            learned_rows=8,
+            **sizes,
+        )
+        for of in (graph, _unscreened(graph))
+    ]
+    cpu, plain = made
+    learn(cpu, rows)
+    for by in (TERM_ROWS, 33, 64):
+        before = cpu.screened
+        tokens = list(range(by))
+        assert [one.token_id for one in draw(cpu, tokens, how)] == [
+            one.token_id for one in draw(plain, tokens, how)
+        ]
+        screened, read = (now - was for now, was in zip(cpu.screened, before, strict=True))
+        assert screened == by
+        assert read / screened < 24
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-2, 1.0])

@@ -41,8 +41,9 @@ CHUNK_TOKENS, SPLIT_ITEMS = 256, 4
 # is quantized, with its sums, and lies in a core's own cache where it fits.
 PART_ROWS, SPILL_MARK, ACTIVATION_BYTES, SPILL_BYTES = 288, 256, 2, 1 * MIB
 
-# Rows up to which a screen multiplies activations in two terms (src/native/operators_head.cpp).
-TWO_TERM_ROWS = 2
+# Rows up to which a screen multiplies activations in two terms (src/native/operators_head.cpp); and
+# the share of strips that a row reads whose screen is activations' first terms, of more rows.
+TWO_TERM_ROWS, SCREENED_BY_TERMS = 2, 0.001
 
 # Tiles of more rows ask for what the next attention will read, where it is no more than this share
 # of the last-level cache (src/native/cache_reads.cpp), in kernels of these instruction sets.
@@ -163,7 +164,19 @@ def _linear(
             _add(read, f"{weight.format.name}/weights@{mark}", share * weight.num_bytes)
     if isinstance(op, Linear) and op.screen and is_decode and rows <= op.screened_rows(weights):
         return _screened(Needs(kind, terms, read), weights[0], op.screen, rows)
+    if isinstance(op, Linear) and op.screen and is_decode and exact == "int":
+        _by_terms(terms, weights[0], rows)
     return Needs(kind, terms, read)
+
+
+def _by_terms(terms: Terms, weight: Weight, rows: int) -> None:
+    """A head's that multiplies its weight with activations' first terms, as other linears do, and
+    then a little of it, a row at a time, with both.
+    """
+    name = weight.format.name
+    for term in [term for term in terms if term.startswith(f"head/{name}@")]:
+        _add(terms, term.replace("head/", "linear/"), terms.pop(term))
+    _add(terms, f"head/{name}@1", rows * SCREENED_BY_TERMS * weight.num_elements)
 
 
 def _screened(whole: Needs, weight: Weight, screen: StorageFormat, rows: int) -> Needs:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from ridgeline.model.graph.node import Node, State, StorageFormat, Value, Weight
 
 
-# Rows of logits of a step that may be screened, of a weight in integers and of one in floats: with
+# Rows of logits of a step that read a copy, of a weight in integers and of one in floats: with
 # more, products are what takes long. Of the weight, what is read for a row after all: 0.1 to 1.5 %
 # were measured of four models (docs/log.md, nineteenth session).
-SCREENED_ROWS, SCREENED_FLOAT_ROWS = 16, 32
+SCREENED_ROWS, SCREENED_FLOAT_ROWS = 7, 32
 SCREENED_SHARE = 0.005
 
 
@@ -54,7 +54,7 @@ class Linear(Operator):
         return weights[self.num_parts :]
 
     def screened_rows(self, weights: tuple[Weight, ...]) -> int:
-        """The most rows of logits of a step that is screened; 0: none is."""
+        """The most rows of logits of a step that reads the screen; 0: none does."""
         if self.screen is None:
             return 0
         is_float = weights[0].format.name in ("F32", "F16", "BF16")
