@@ -132,7 +132,7 @@ std::size_t Head::shared_bytes(const Kernels&, std::int64_t rows) const {
   return aligned(most * sizeof(Seen)) + std::min(static_cast<std::size_t>(rows), most) * strips * sizeof(float);
 }
 
-bool Head::is_by_terms(std::int64_t rows) const { return part_.kind == ActivationKind::int8x2 && rows >= kTermRows; }
+bool Head::is_by_terms(std::int64_t rows) const { return has_terms() && rows >= kTermRows; }
 
 ActivationKind Head::kind_of(std::int64_t rows) const {
   return rows <= kFewRows && !is_by_terms(rows) ? ActivationKind::int8x2 : ActivationKind::int8;

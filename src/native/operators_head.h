@@ -102,7 +102,8 @@ class Head final : public Operator {
   bool is_by_terms(std::int64_t rows) const;
   ActivationKind kind_of(std::int64_t rows) const;
   const PackedMatrix& matrix_of(std::int64_t rows) const { return is_by_terms(rows) ? part_.matrix : screen_.matrix; }
-  std::int64_t most_rows() const { return std::max(screen_.most_rows, screen_.most_term_rows); }
+  bool has_terms() const { return part_.kind == ActivationKind::int8x2; }
+  std::int64_t most_rows() const { return std::max(screen_.most_rows, has_terms() ? screen_.most_term_rows : 0); }
   // Of a row as the weights multiply it and as the screen does, in a thread's scratch; both are the same place where that
   // is the same.
   struct Decoded {

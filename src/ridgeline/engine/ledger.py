@@ -21,7 +21,8 @@ PHASES: dict[str, str] = {
     "queue": "from then until the first step that had a row for it",
     "prefill_own": "in steps that computed its prompt: its own share of them",
     "prefill_mates": "in those steps: the share of the requests beside it",
-    "prefill_outside": "between those steps: planning, booking, and steps without it",
+    "prefill_outside": "between those steps: planning, booking, and steps without it, as where it "
+    "waits for others' prompts in a wave (--wave-seconds)",
     "decode_own": "in steps that wrote its answer: its own share of them",
     "decode_mates": "in those steps: the share of the requests beside it",
     "decode_outside": "between those steps: sampling, planning, text, and steps without it",
