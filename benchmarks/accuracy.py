@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fit_serving import HALVES, over_eight_of_ten
 from published import published
 from serving_rows import Row, fitted_groups, read_rows
 
@@ -123,6 +124,8 @@ def page() -> str:
         + ".\n\nHeld out: "
         + "; ".join(f"{f} on {s}" for f, s in sorted({r.group for r in rows} - fitted))
         + ".",
+        "\n### Halves drawn at random\n",
+        drawn_halves(),
         "\n### TPOT of held-out rows, by model, machine, engine and mode\n",
         "\n".join(
             table(
@@ -154,6 +157,24 @@ def page() -> str:
         own_engine(),
     ]
     return "\n".join(parts) + "\n"
+
+
+def drawn_halves() -> str:
+    """What `benchmarks/fit_serving.py --splits` found when it was last run."""
+    found = json.loads(HALVES.read_text(encoding="utf-8"))
+    lines = [
+        f"How much of an error is the split's: {len(found['splits'])} halves of whole groups, "
+        "drawn at random, each fitted to one half and scored on the other's aggregated rows, but "
+        "for those that are not what they say. Found by `benchmarks/fit_serving.py --splits`, "
+        f"{found['measured_at']}.\n",
+        "| | median of the halves | eight of ten lie from | to |",
+        "| --- | --: | --: | --: |",
+    ]
+    for name, words in OF_HALVES:
+        middle, low, high = over_eight_of_ten(found["splits"], name)
+        digits = 0 if name == "coverage" else 1
+        lines.append(f"| {words} | {middle:.{digits}%} | {low:.{digits}%} | {high:.{digits}%} |")
+    return "\n".join(lines)
 
 
 def own_engine() -> str:
@@ -274,6 +295,12 @@ def _in_flight(row: Row) -> str:
     return "more in flight"
 
 
+OF_HALVES = (
+    ("tpot_mean", "TPOT, mean"),
+    ("tpot_median", "TPOT, median"),
+    ("ttft_median", "TTFT, median"),
+    ("coverage", "TPOT in the 80 % interval"),
+)
 SPLITS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("engine", lambda row: f"{row.engine}, {row.mode}"),
     ("machine", lambda row: row.system),
@@ -288,7 +315,7 @@ profile `src/ridgeline/cost/profiles/fitted.toml`. Errors are predicted / measur
 median are of their sizes, bias is their median. TPOT: seconds between an answer's tokens. TTFT:
 seconds to its first. "Held out" are whole (model, machine) groups that no constant was fitted to;
 how the groups were drawn, and what had to be known to read the file, stands at the top of
-`benchmarks/serving_rows.py`; `python benchmarks/fit_serving.py --splits 20` scores other draws.
+`benchmarks/serving_rows.py`.
 Intervals are as wide as errors are on groups left out of the fitted half in turn; of first tokens
 whose prompts are computed elsewhere they have a width of their own.
 """

@@ -17,7 +17,7 @@ The file: 2,508 measurements of serving engines, closed loop, as bundled with ai
   those without used post2 (InferenceX issue 135: one tag for both only later). Three drafts, or
   one where attention is data-parallel.
 - gpt-oss is MXFP4, whatever the column says. No precision: BF16.
-- TensorRT-LLM keeps an FP8 cache beside quantized weights; the others BF16.
+- Which caches are FP8 is in the launch scripts and checkpoints (serving_sweeps.py).
 - More than 8 ranks of GB200 that share no attention (tp_size 12 to 72) are whole disaggregated
   deployments, of which only the number of GPUs is stated: how they were split, with how many
   drafts, is in the launch scripts (serving_sweeps.py).
@@ -54,6 +54,7 @@ from serving_sweeps import (
     first_months,
     held_steps,
     in_flight_of_capped,
+    keeps_fp8,
     places_of_capped,
     split_of,
 )
@@ -198,7 +199,7 @@ def _row(row: Mapping[str, str], is_made: bool) -> Row:
     family, model = MODELS[row["model_path"]]
     engine, system, version = row["backend"], row["system"], row["backend_version"]
     precision = "mxfp4" if model == "openai/gpt-oss-120b" else row["gemm_quant_mode"] or "bf16"
-    kv = "fp8" if engine == "trtllm" and precision != "bf16" else "bf16"
+    kv = "fp8" if keeps_fp8(engine, family, system, precision, version) else "bf16"
 
     known = version
     if engine == "trtllm":

@@ -25,6 +25,12 @@ run; each fact below names the commit of github.com/SemiAnalysisAI/InferenceX th
   attention_dp_config: a prompt waits until each group has one, or for timeout_iters steps (60; 50
   where it is left out, gpt-oss). Under SGLang, DeepSeek on Blackwell has --scheduler-recv-interval
   10, from 16 at once on 30: the scheduler looks for new requests once in so many steps.
+- What caches are kept in (kv-cache-dtype, kv_cache_config.dtype), of every version of the scripts:
+  FP8 for Llama 70B (af4ccd03f, 2025-09-23, all chips), DeepSeek and GLM-5 under SGLang on Blackwell
+  (b8857e738, 13930ca61), gpt-oss on B200 from 25506e87c (2025-12-05; "auto", BF16, before and on
+  Hopper), MiniMax M2.5 on Blackwell (79bd988e9, 340d7854c). Under vLLM a checkpoint of NVIDIA's own
+  quantizer that names FP8 caches gets them without being asked (vLLM pull request 29980, 2025-12):
+  Kimi K2.5 in NVFP4, and Llama 8B in FP8, whose steps are shorter than reading BF16 would be.
 """
 
 from __future__ import annotations
@@ -37,6 +43,8 @@ from ridgeline.cost.chip import Mesh
 PROMPTS_EACH = 10
 CAPPED_CLIENT = 512
 MOST_OF_DEEPSEEK = 256
+# Its scripts of then were another project's.
+GB200 = ("gb200", "")
 DRAFTS = 3
 DRAFTS_OF_GROUPS = 1
 
@@ -142,6 +150,22 @@ def first_months(
     if groups:
         return Mesh(dp=tp, ep=tp)
     return Mesh(tp=tp, ep=tp if apart else 1)
+
+
+def keeps_fp8(engine: str, family: str, system: str, precision: str, version: str) -> bool:
+    """Whether caches are FP8, else BF16."""
+    blackwell = system in ("b200_sxm", "b300_sxm", "gb200")
+    if precision == "bf16":
+        return False
+    if family == "gpt-oss 120B":
+        return system == "b200_sxm" and version not in ("", "gpt-oss-dev")
+    if engine == "trtllm" or family == "Llama 3.1 70B":
+        return True
+    if engine == "sglang":
+        return blackwell and family in ("DeepSeek R1/V3", "GLM-5") and (system, version) != GB200
+    if family == "MiniMax M2.5":
+        return blackwell
+    return (family, precision) in (("Kimi K2.5", "nvfp4"), ("Llama 3.1 8B", "fp8"))
 
 
 def held_steps(

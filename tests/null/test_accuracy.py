@@ -15,12 +15,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from accuracy import OWN, errors, own_engine, predicted  # noqa: E402
+from accuracy import OWN, drawn_halves, errors, own_engine, predicted  # noqa: E402
+from fit_serving import HALVES, SCORES, over_eight_of_ten  # noqa: E402
 from serving_rows import FILE, fitted_groups, read_rows  # noqa: E402
 from serving_sweeps import (  # noqa: E402
     first_months,
     held_steps,
     in_flight_of_capped,
+    keeps_fp8,
     places_of_capped,
     split_of,
 )
@@ -69,6 +71,16 @@ def test_our_own_engine_is_told_as_it_was_measured() -> None:
         assert row["error"] == pytest.approx(median(errors))
 
 
+def test_drawn_halves_are_told_as_they_were_scored() -> None:
+    splits = json.loads(HALVES.read_text(encoding="utf-8"))["splits"]
+    assert drawn_halves() in PAGE
+    assert len(splits) >= 8
+    for name in SCORES:
+        middle, low, high = over_eight_of_ten(splits, name)
+        assert low <= middle <= high
+        assert middle == pytest.approx(median(split[name] for split in splits))
+
+
 def test_what_is_held_out_was_not_fitted() -> None:
     rows = read_rows(FILE, set())
     assert len(rows) == 2508
@@ -113,3 +125,15 @@ def test_launch_scripts_say_what_the_file_leaves_out() -> None:
     assert held_steps("trtllm", "DeepSeek R1/V3", "b200_sxm", groups, 900, 64) == 60
     assert held_steps("trtllm", "DeepSeek R1/V3", "b200_sxm", Mesh(tp=8), 900, 64) == 0
     assert held_steps("sglang", "DeepSeek R1/V3", "b300_sxm", Mesh(tp=8), 900, 16) == 15
+
+
+def test_scripts_and_checkpoints_say_which_caches_are_fp8() -> None:
+    assert keeps_fp8("vllm", "Llama 3.1 70B", "h100_sxm", "fp8", "")
+    assert keeps_fp8("sglang", "DeepSeek R1/V3", "b300_sxm", "nvfp4", "0.5.10.post1")
+    assert not keeps_fp8("sglang", "DeepSeek R1/V3", "h200_sxm", "fp8", "0.5.9")
+    assert not keeps_fp8("vllm", "gpt-oss 120B", "b200_sxm", "mxfp4", "")
+    assert keeps_fp8("vllm", "gpt-oss 120B", "b200_sxm", "mxfp4", "0.15.1")
+    assert not keeps_fp8("trtllm", "gpt-oss 120B", "h200_sxm", "mxfp4", "")
+    assert keeps_fp8("vllm", "MiniMax M2.5", "b200_sxm", "nvfp4", "0.19.0")
+    assert not keeps_fp8("vllm", "MiniMax M2.5", "h100_sxm", "fp8", "0.18.0")
+    assert not keeps_fp8("trtllm", "Llama 3.1 8B", "h100_sxm", "bf16", "1.0.0rc3")

@@ -345,6 +345,20 @@ def test_an_all_reduce_in_one_shot_does_not_grow_with_the_ranks() -> None:
     assert found[2] == pytest.approx(found[0], rel=0.1)
 
 
+def test_the_switch_adds_where_an_engine_lets_it() -> None:
+    """A prompt of 4,096 on eight ranks: NVLS sends 9/8 of a message, a ring 14/8."""
+    described = describe(MODELS["Qwen/Qwen3-32B"]["config"], "fp8")
+
+    def reduced(engine: str, in_switch: bool) -> float:
+        chip = replace(CHIP, in_switch=in_switch)
+        d = deploy(described, chip=chip, mesh=Mesh(tp=8), engine=engine, profile=PUBLISHED)
+        return d.step_seconds(StepShape((4096,), (0,), 1)).by_class["collective"]
+
+    assert reduced("vllm", True) < 0.8 * reduced("vllm", False)
+    for engine in ("sglang", "trtllm"):
+        assert reduced(engine, True) == reduced(engine, False) == reduced("vllm", False)
+
+
 def launched(engine: str, version: str, tokens: int, *, model: str, **axes: int) -> float:
     """Operators that the host launches by itself, of a prompt of so many tokens beside 4 answers,
     for each attention of the model."""

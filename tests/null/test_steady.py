@@ -60,6 +60,22 @@ def test_one_request_has_the_machine() -> None:
     )
 
 
+def test_who_waits_in_step_is_computed_together() -> None:
+    """Requests of one length under SGLang: eight prompts of 1,024 tokens take one step, one of
+    8,192 takes one as well; of those before it a request waits for half.
+    """
+    deployment = deployed(tp=8, engine="sglang")
+    short, long = (Case(deployment, Load(64, n, 256, varied=False)) for n in (1024, 8192))
+    found, alone = Cases((short, long)), Cases((replace(long, load=Load(1, 1024, 256)),))
+    assert list(found.group) == [8.0, 1.0]
+    solved = found.solve(PUBLISHED)
+    # Launches and weights are shared by eight.
+    assert solved.delta[0] < 0.9 * alone.solve(PUBLISHED).delta[0]
+    assert solved.ttft == pytest.approx((64 + found.group) / 2 * solved.delta)
+    waited = (64 - found.group) / 2 * solved.delta / 256
+    assert solved.tpot == pytest.approx(solved.step + waited)
+
+
 def test_more_in_flight_serve_more_and_wait_longer_until_the_cache_is_full() -> None:
     case = Case(deployed(tp=1), Load(1, 4000, 1000))
     found = [

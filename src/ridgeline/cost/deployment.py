@@ -32,6 +32,7 @@ from ridgeline.cost.efficiency import (
 )
 from ridgeline.cost.engines import (
     ENGINES,
+    IN_SWITCH,
     RESERVES_ANSWERS,
     captured_tokens,
     era_of,
@@ -408,7 +409,13 @@ def _pieces(d: Deployment, steps: Steps) -> Pieces:
         collective=each([COLLECTIVES.index(line.collective) for line in lines], np.intp),
         latent=each([line.latent for line in lines], np.bool_),
         new=each([chip.year >= NEW_SINCE] * len(lines), np.bool_),
-        in_switch=each([chip.in_switch and line.ways <= chip.domain for line in lines], np.bool_),
+        in_switch=each(
+            [
+                chip.in_switch and d.engine in IN_SWITCH and line.ways <= chip.domain
+                for line in lines
+            ],
+            np.bool_,
+        ),
         near=np.repeat(routes.near, n),
         domain=np.repeat(routes.domain, n),
         far=np.repeat(routes.far, n),

@@ -45,6 +45,10 @@ _UNTIL: dict[str, tuple[tuple[str, tuple[int, int]], ...]] = {
 # Engine and version that are taken where nobody says.
 NEWEST = ("vllm", "")
 RESERVES_ANSWERS = ("trtllm",)
+# Whose all-reduces let the link's switch add: vLLM's, in symmetric memory. SGLang turns NCCL's NVLS
+# off unless asked (_set_envs_and_config: NCCL_NVLS_ENABLE, NCCL_CUMEM_ENABLE). TensorRT-LLM reaches
+# it with a message of a GB, but served prompts (8 to 43 MB of Qwen3, TP 8 beside TP 4) take a ring.
+IN_SWITCH = ("vllm",)
 # The year of Blackwell, for which TensorRT-LLM has kernels of experts of its own.
 MADE_SINCE = 2025
 _VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")

@@ -53,7 +53,8 @@ PRIORS: dict[str, float] = {
     "moved": 0.4,
     "overlap": 0.3,
     "host.overlap": 0.3,
-    "host": 0.5,
+    # Of an era; what eras have in common moves with all of them.
+    "host": 0.2,
     "eager": 0.3,
     "ttft": 0.5,
     "": 0.8,

@@ -6,8 +6,9 @@ each of the requests in flight has its prompt computed once. So
     TPOT = step(n) / tokens a step + n delta / output,   n = in flight * answer's share of a cycle,
 and TTFT is a few prompts and steps, a part of the burst with which a measurement begins, and what
 waits while the cache is full. An engine that does not mix prompts with answers (SGLang) keeps
-requests of equal length in step: half of the others' prompts then come before the first token, the
-other half after it. plan/simulate.py has the same as events. Many cases are solved at once.
+requests of equal length in step, and computes as many of their prompts at once as a step takes:
+half of the others' prompts then come before the first token, the other half after it.
+plan/simulate.py has the same as events. Many cases are solved at once.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ SHARES = np.array([0.125, 0.3, 0.6, 1.0])
 _MIDDLE = 2
 ROUNDS = 8
 AT_ONCE = 2048
+# New tokens of a step that has prompts alone (SGLang's chunked_prefill_size on most chips).
+STEP_TOKENS = 8192
 # Engines whose steps have prompts or answers, not both.
 UNMIXED = ("sglang",)
 
@@ -135,13 +138,17 @@ class Cases:
             limit = max(1.0, min(room, load.places / case.workers))
             self.most[index] = max(1.0, min(load.concurrency / case.workers, limit))
             self.limit[index] = limit * case.workers
-        # Data-parallel groups compute prompts side by side.
+        # Prompts of a step: data-parallel groups compute theirs side by side.
         self.group = np.array(
             [
                 float(max(1, min((c.prefill or c.deployment).mesh.dp, int(c.load.concurrency))))
                 for c in cases
             ]
         )
+        # Those in step wait together, and as many as a step has room for are computed together.
+        fits = np.array([max(1.0, STEP_TOKENS // c.load.input_tokens) for c in cases])
+        together = np.maximum(self.group, np.minimum(self.in_flight, fits))
+        self.group = np.where(self.in_step, together, self.group)
         self.rows = np.zeros((num, self.steps))
         self.eager = np.zeros((num, self.steps))
         self.pieces = self._pieces(cases)
@@ -227,13 +234,13 @@ class Cases:
         for _ in range(ROUNDS):
             step = self._step(writing, np.log(np.maximum(1.0, rows / self.workers)))
             token = step / self.accepted
-            between = np.where(self.in_step, (self.in_flight - 1.0) / 2.0, rows * others)
+            between = np.where(self.in_step, (self.in_flight - self.group) / 2.0, rows * others)
             between = np.where(self.apart, 0.0, between)
             tpot = token + between * delta / self.output
             ttft = floor + prompts * np.maximum(alone, delta) + steps * step
             ttft = ttft + self.held * self.accepted * tpot
             ttft = ttft + wave * self.in_flight * delta / np.where(self.apart, self.readers, 1.0)
-            ttft = np.where(self.in_step, (self.in_flight + 1.0) / 2.0 * delta, ttft)
+            ttft = np.where(self.in_step, (self.in_flight + self.group) / 2.0 * delta, ttft)
             answer = self.output * tpot
             rate = np.minimum(self.in_flight / (ttft + answer), self.readers / alone)
             rows = np.where(self.in_step, self.in_flight, rate * answer)
