@@ -10,6 +10,7 @@ import pytest
 from fake_meter import FakeMeter
 from small_graphs import Decoder, decoder
 
+from ridgeline.cost.cold_weights import Cold
 from ridgeline.cost.device import Peak, ReadRates, Roofs
 from ridgeline.cost.kernel_samples import TimedStep
 from ridgeline.cost.kernel_store import KERNELS, load_profile, store_profile
@@ -152,8 +153,11 @@ def test_a_step_that_was_timed_in_a_slow_moment_says_what_it_takes_in_a_usual_on
 def test_steps_follow_the_way_in_which_kernels_read(roofs: Roofs) -> None:
     graph, shape = graph_of(128), StepShape.decode(1, 4000)
     profile = replace(profile_of(), packed={"F32": 1e6})  # a model that no cache holds
+    (usual_cold,) = profile.cold
+    slow = replace(usual_cold, more=tuple(4 * each for each in usual_cold.more))
+    fast = replace(usual_cold, more=tuple(0.1 * each for each in usual_cold.more))
 
-    def seconds(fastest: float, forward: float) -> float:
+    def seconds(fastest: float, forward: float, cold: Cold = slow) -> float:
         reads = tuple(
             replace(
                 read,
@@ -162,11 +166,21 @@ def test_steps_follow_the_way_in_which_kernels_read(roofs: Roofs) -> None:
             )
             for read in roofs.reads
         )
-        return KernelTimes(graph, PRECISION, profile, replace(roofs, reads=reads))(shape)
+        times = KernelTimes(
+            graph, PRECISION, replace(profile, cold=(cold,)), replace(roofs, reads=reads)
+        )
+        assert times(shape) == pytest.approx(times.step(shape).seconds, rel=1e-9)
+        return times(shape)
 
     usual = seconds(1.0, 1.0)
     assert seconds(0.5, 1.0) == usual, "a roof that fell is no slower kernel"
     assert seconds(1.0, 0.5) > 1.5 * usual
+    # Prices of another moment make no step faster than memory is read in this one.
+    least = seconds(1.0, 1.0, fast)
+    read = max(replace(roofs).read(1e12, 2).rates)  # type: ignore[union-attr]
+    weights = {w.name: w.num_bytes for n in graph.nodes for w in n.weights if n.name != "embed"}
+    assert least > 0.9 * 1e6 * sum(weights.values()) / (1e9 * read)
+    assert seconds(0.5, 0.5, fast) == pytest.approx(2 * least, rel=0.1)
 
 
 @pytest.mark.parametrize(

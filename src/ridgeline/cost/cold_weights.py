@@ -72,6 +72,12 @@ def longer(amounts: Amounts, more: Amounts) -> float:
     return total
 
 
+def bytes_of(amounts: Amounts) -> float:
+    """What is read, in whatever way."""
+    num_marks, ways = len(COLD_MARKS), len(NO_AMOUNTS)
+    return sum(amounts[:num_marks]) + sum(amounts[ways : ways + num_marks])
+
+
 def more_at(
     cold: Sequence[Cold], footprint_bytes: float, read: ReadRates, hot_rate: float
 ) -> Amounts:

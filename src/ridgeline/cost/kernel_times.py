@@ -14,7 +14,7 @@ from math import log2
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.cost.cold_weights import NOTHING_READ, Amounts, add, longer
+from ridgeline.cost.cold_weights import NOTHING_READ, Amounts, add, bytes_of, longer
 from ridgeline.cost.count import LAYER, cost_key
 from ridgeline.cost.device import Roofs
 from ridgeline.cost.kernel_terms import (
@@ -118,7 +118,7 @@ class KernelTimes:
         self._kv_per_token = sum(state.bytes_per_token for state in graph.states)
         if roofs.device(64 << 20, profile.threads) is None:
             raise RidgelineError(f"roofs of {profile.threads} threads were not measured")
-        self._more: dict[int, Amounts] = {}
+        self._more: dict[int, tuple[Amounts, float]] = {}
         self._fixed: dict[tuple[int, int], tuple[float, Amounts] | None] = {}
         self._sampled: dict[tuple[int, bool], tuple[float, Amounts] | None] = {}
         self._at_mark: dict[int, tuple[float, Amounts] | None] = {}
@@ -146,9 +146,11 @@ class KernelTimes:
         grown = fixed and self._priced(self._growing, shape)
         if fixed is None or grown is None:
             return self.step(shape).seconds
-        more = self._more_at(shape)
-        hot = self.slower * (fixed[0] + grown[0])
-        return hot + longer(fixed[1], more) + longer(grown[1], more) + self._outside(shape)
+        more, rate = self._more_at(shape)
+        seconds = self._outside(shape)
+        for hot, read in (fixed, grown):
+            seconds += max(self.slower * hot + longer(read, more), bytes_of(read) / rate)
+        return seconds
 
     def _steady_seconds(self, shape: StepShape) -> tuple[float, Amounts] | None:
         key = (shape.num_sampled, shape.num_tokens == shape.num_sampled)
@@ -222,43 +224,55 @@ class KernelTimes:
             np.float64,
         )
 
-    def _more_at(self, shape: StepShape) -> Amounts:
-        """What reading takes longer in the step's working set, weights and caches; to a few percent
-        of its size.
+    def _more_at(self, shape: StepShape) -> tuple[Amounts, float]:
+        """What reading takes longer in the step's working set, weights and caches, and bytes a
+        second at which nothing reads it faster; to a few percent of its size.
         """
         held = self._weights + sum(shape.context_lens) * self._kv_per_token
         mark = round(16 * log2(held + 1))
         if mark not in self._more:
             read = self._roofs.read(2 ** (mark / 16), self.profile.threads)
             assert read is not None
-            self._more[mark] = self.profile.more_at(2 ** (mark / 16), read.rates)
+            more = self.profile.more_at(2 ** (mark / 16), read.rates)
+            self._more[mark] = more, 1e9 * max(read.rates)
         return self._more[mark]
 
     def step(self, shape: StepShape) -> StepPrediction:
-        more = self._more_at(shape)
+        more, rate = self._more_at(shape)
         found: dict[str, OperatorPrediction] = {}
         by_group: dict[str, float] = {}
         threads = self.profile.threads
-
-        def book(name: str, group: str, count: int, seconds: float) -> None:
-            by_group[group] = by_group.get(group, 0.0) + seconds
-            before = found.get(name)
-            if before is not None:
-                count, seconds = count + before.count, seconds + before.seconds
-            found[name] = OperatorPrediction(name, group, count, seconds)
-
+        # Of what grows with contexts, and of all else: operators, and what they read.
+        parts: dict[bool, list[OperatorPrediction]] = {True: [], False: []}
+        read = {True: NOTHING_READ, False: NOTHING_READ}
         for node, place, count in self._groups:
             needs = self._needs(node, place, shape)
             if needs is None:
                 continue
             name, group = LAYER.sub("layers.*.", node.name), needs.group
-            one = self.profile.seconds(needs, more, self.slower)
-            if one is None:
+            grows = isinstance(node.op, Attention | LatentAttention)
+            parted = self.profile.split(needs)
+            if parted is None:
                 one, group = self._unknown(node, shape), UNKNOWN
-            book(name, group, count, one * count)
+            else:
+                one = self.slower * parted[0] + longer(parted[1], more)
+                read[grows] = add(read[grows], count, parted[1])
+            parts[grows].append(OperatorPrediction(name, group, count, one * count))
         drawing = sample_needs(shape.num_sampled, self._vocab, threads)
         if drawing is not None:
-            book("sample", "sample", 1, self.profile.seconds(drawing, more, self.slower) or 0.0)
+            drawn = self.profile.seconds(drawing, more, self.slower) or 0.0
+            parts[False].append(OperatorPrediction("sample", "sample", 1, drawn))
+        for grows, operators in parts.items():
+            # Together they read no faster than memory is read now, whatever it was when timed.
+            whole, least = sum(each.seconds for each in operators), bytes_of(read[grows]) / rate
+            factor = max(1.0, least / whole) if whole > 0 else 1.0
+            for each in operators:
+                taken = replace(each, seconds=factor * each.seconds)
+                by_group[taken.group] = by_group.get(taken.group, 0.0) + taken.seconds
+                before = found.get(taken.name)
+                if before is not None:
+                    taken = replace(before.plus(taken), group=taken.group)
+                found[taken.name] = taken
         outside = self._outside(shape)
         by_group["outside"] = outside
         seconds = sum(each.seconds for each in found.values()) + outside
