@@ -61,7 +61,8 @@ void add_head(Program& program, const std::string& name, const View& x, const Vi
   const ScreenUsual usual{program.room(k), program.room(k), program.room(kDirections * k), program.room(kDirections * k)};
   program.add(std::make_unique<Head>(
       name, x, y, LinearPart{weights, kind, nullptr, 0},
-      HeadScreen{screen.packed, RawRows{name_of(format), bytes_of(raw), row_bytes}, most_rows, program.limits().max_sampled, learn_rows, usual,
+      HeadScreen{screen.packed, RawRows{name_of(format), bytes_of(raw), row_bytes}, most_rows,
+                 program.limits().max_sampled, learn_rows, usual,
                  program.room(n), program.room(kDirections * n), program.room(learn_rows * k),
                  reinterpret_cast<StripNorms*>(program.room(2 * weights.num_strips()))}));
 }

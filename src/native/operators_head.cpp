@@ -13,10 +13,6 @@ namespace {
 // Up to so many rows memory is what a step waits for, and activations in two terms cost no more than in one.
 constexpr std::int64_t kFewRows = 2;
 
-// From so many rows on arithmetic is what a step waits for. Then the weights themselves, by activations' first terms, are the
-// better screen of int8x2 rows: it is off by a hundredth of what the copy is, and takes two thirds of what both terms take.
-constexpr std::int64_t kTermRows = 8;
-
 // Of what kernels may round of the copy and of the weights, what they may round of sums alone.
 constexpr float kSumsShare = 0.07f;
 
@@ -132,7 +128,7 @@ std::size_t Head::shared_bytes(const Kernels&, std::int64_t rows) const {
   return aligned(most * sizeof(Seen)) + std::min(static_cast<std::size_t>(rows), most) * strips * sizeof(float);
 }
 
-bool Head::is_by_terms(std::int64_t rows) const { return has_terms() && rows >= kTermRows; }
+bool Head::is_by_terms(std::int64_t rows) const { return has_terms() && rows > screen_.most_rows; }
 
 ActivationKind Head::kind_of(std::int64_t rows) const {
   return rows <= kFewRows && !is_by_terms(rows) ? ActivationKind::int8x2 : ActivationKind::int8;

@@ -14,10 +14,11 @@
 
 namespace ridgeline {
 
-// most_rows: of a step that is screened by the copy. most_term_rows: of one that is screened by activations' first terms,
-// which are what the weights themselves multiply then. learn_rows: rows of which is learned what is usual of activations. usual, apart
-// [n], along [kDirections, n], strips, as screen.h has them, and the rows learned from, seen [learn_rows, k]: memory
-// that the head fills.
+// most_rows: of a step that is screened by the copy. Of more, arithmetic is what a step waits for, and the weights themselves
+// are the better screen of int8x2 rows, by activations' first terms: off by a hundredth of what the copy is, for two thirds of
+// what both terms take. most_term_rows: of such a step. learn_rows: rows of which is learned what is usual of activations.
+// usual, apart [n], along [kDirections, n], strips, as screen.h has them, and the rows learned from, seen [learn_rows, k]:
+// memory that the head fills.
 struct HeadScreen {
   PackedMatrix matrix;
   RawRows weights;

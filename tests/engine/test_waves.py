@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from test_policies import step
 
 from ridgeline.backends.null.executor import NullExecutor
 from ridgeline.engine.engine import Engine
@@ -12,10 +13,9 @@ from ridgeline.engine.request import Request
 from ridgeline.engine.schedule.admit import admit
 from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.engine.schedule.state import Limits, SchedulerState
-from ridgeline.engine.schedule.step import apply, schedule
 from ridgeline.engine.schedule.waves import LAST_TOKENS, LEAST_PROMPTS
 from ridgeline.errors import RequestError
-from ridgeline.step import RowSampling, Sampled, StepPlan, StepResult, StepShape
+from ridgeline.step import RowSampling, StepShape
 
 BUDGET = 64
 
@@ -40,21 +40,11 @@ def state(rows: int = 12, blocks: int = 400, wave: float | None = 60.0) -> Sched
     return SchedulerState.empty(limits, blocks, seconds=seconds)
 
 
-def step(at: SchedulerState) -> StepPlan:
-    plan = schedule(at, 0.0)
-    at.opened.clear()
-    at.closed.clear()
-    if plan.rows:
-        apply(at, StepResult(tuple(Sampled(r.row, 0) for r in plan.rows if r.num_logits)))
-    at.check_invariants()
-    return plan
-
-
 def first_tokens(at: SchedulerState, requests: list[Request]) -> list[int]:
     """In which step each had its first, until all have."""
     found: dict[str, int] = {}
     for number in range(400):
-        step(at)
+        step(at, 0.0)
         for each in requests:
             if each.num_generated and each.id not in found:
                 found[each.id] = number
@@ -77,7 +67,7 @@ def test_answers_of_a_wave_begin_together() -> None:
     assert first_tokens(at, requests) == [5] * 12
     # From then on no step has any of a prompt.
     while at.has_work:
-        plan = step(at)
+        plan = step(at, 0.0)
         assert all(row.num_new == 1 for row in plan.rows)
 
 
@@ -103,7 +93,7 @@ def test_an_answer_goes_on_beside_a_wave_and_more_of_them_forbid_it() -> None:
     at = state(rows=24)
     writing = [request(f"w{number}", 4, 100) for number in range(3)]
     admit(at, writing[0])
-    step(at)
+    step(at, 0.0)
     requests = burst(at, 12)
     generated = writing[0].num_generated
     firsts = first_tokens(at, requests)
@@ -113,7 +103,7 @@ def test_an_answer_goes_on_beside_a_wave_and_more_of_them_forbid_it() -> None:
     at = state(rows=24)
     for each in writing[1:]:
         admit(at, each)
-    step(at)
+    step(at, 0.0)
     firsts = first_tokens(at, burst(at, 12))
     assert len(set(firsts)) > 6
 
@@ -140,8 +130,8 @@ def test_rows_that_end_by_themselves_are_filled_at_once() -> None:
     late = request("late")
     admit(at, late)
     while early.id in at.requests:
-        step(at)
-    step(at)
+        step(at, 0.0)
+    step(at, 0.0)
     assert late.num_planned > 0
 
 
@@ -152,7 +142,7 @@ def test_whoever_waits_is_let_go_where_there_is_no_room_for_the_others() -> None
     firsts = first_tokens(at, requests)
     assert firsts[0] < firsts[-1]
     while at.has_work:
-        step(at)
+        step(at, 0.0)
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
