@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ridgeline.config import Settings
 from ridgeline.cost.calibrate import FIRST_GUESS, StepSeconds
 from ridgeline.cost.count import count_parameters, count_step
-from ridgeline.cost.device import Device, Peak, Roofs
+from ridgeline.cost.device import Barrier, Device, Peak, Roofs
 from ridgeline.cost.free_memory import available_bytes
 from ridgeline.cost.kernel_store import KERNELS, load_profile
 from ridgeline.cost.kernel_times import kernel_seconds
@@ -131,12 +131,16 @@ class Assembled:
 
     def roofs_now(self) -> Roofs | None:
         """What was measured of this machine, with memory as fast as the weights are read now, and
-        the pace of this moment.
+        the pace and the barrier of this moment.
         """
         kept = self.kept_roofs()
-        if kept is None:
-            return None
-        return kept.as_now([steady(self.read_roof).now], self.pace_now())
+        return None if kept is None else self.as_now(kept, steady(self.read_roof))
+
+    def as_now(self, kept: Roofs, read: ReadRoof) -> Roofs:
+        """read: just found, of the weights."""
+        pace, waited = self.pace_now(), self.barrier_nanoseconds()
+        barrier = None if waited is None else Barrier(self.threads, waited)
+        return kept.as_now([read.now], pace, barrier)
 
     def barrier_nanoseconds(self) -> float | None:
         """What the threads that compute need to wait for each other; None if no pool computes."""

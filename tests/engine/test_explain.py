@@ -14,10 +14,10 @@ from ridgeline.bench.predict import Served, on_this_machine, predict_serving, si
 from ridgeline.cli.inspect import parse_step
 from ridgeline.cli.main import main
 from ridgeline.config import read_settings
-from ridgeline.cost.cold_weights import Cold
+from ridgeline.cost.cold_weights import NO_AMOUNTS, Draw
 from ridgeline.cost.device import Barrier, Peak, Read, Roofs
 from ridgeline.cost.kernel_store import store_profile
-from ridgeline.cost.kernel_terms import COLD_MARKS, ROW_MARKS, SMALL_MARKS
+from ridgeline.cost.kernel_terms import ROW_MARKS, SMALL_MARKS
 from ridgeline.cost.kernels import KernelProfile
 from ridgeline.cost.measure import store
 from ridgeline.errors import RequestError, RidgelineError
@@ -72,7 +72,7 @@ def cache(tmp_path: Path) -> Path:
         isa=isa,
         threads=2,
         prices=prices(),
-        cold=(Cold(2.0**28, 20.0, (2e-11,) * len(COLD_MARKS) + (1e-6,) * len(COLD_MARKS)),),
+        cold=(Draw(0.9, 30.0),) * len(NO_AMOUNTS),
         residuals={"linear": 0.05, "attention": 0.1},
         read_rate=40.0,
         barrier_nanoseconds=100.0,

@@ -10,8 +10,8 @@ import pytest
 from fake_meter import FakeMeter
 from small_graphs import Decoder, decoder
 
-from ridgeline.cost.cold_weights import Cold
-from ridgeline.cost.device import Peak, ReadRates, Roofs
+from ridgeline.cost.cold_weights import NO_AMOUNTS, Draw
+from ridgeline.cost.device import Barrier, Peak, ReadRates, Roofs
 from ridgeline.cost.kernel_samples import TimedStep
 from ridgeline.cost.kernel_store import KERNELS, load_profile, store_profile
 from ridgeline.cost.kernel_terms import Place, needs_of, places, sample_needs
@@ -25,6 +25,8 @@ from ridgeline.step import StepShape
 
 PRECISION = Precision(activation_bytes=4.0, default_compute="f32")
 PACE = 500.0
+# GB/s of memory, and the share of it that kernels draw. It is slow beside these prices.
+COLD_RATE, DRAWN = 0.5, 1.1
 SHAPES = [
     *(
         StepShape.decode(rows, context)
@@ -54,13 +56,15 @@ def timed(graph: Graph, shape: StepShape, threads: int = 2, cold: bool = False) 
         if needs is not None:
             seconds[node.name] = sum(price_of(n) * a for n, a in needs.terms.items()) + 1e-7
             if cold:
-                seconds[node.name] += sum(needs.read.values()) * 2e-11
+                reading = 1e-9 * sum(needs.read.values()) / (DRAWN * COLD_RATE)
+                seconds[node.name] = max(seconds[node.name], reading)
     drawing = sample_needs(shape.num_sampled, 256, threads)
     if drawing is not None:
         seconds["sample"] = sum(price_of(n) * a for n, a in drawing.terms.items())
-    rate = 25.0 if cold else 50.0
+    rate = COLD_RATE if cold else 50.0
     read = ReadRates(1.2 * rate, rate)
-    return TimedStep(graph, shape, threads, 2.0**28 if cold else 0.0, seconds, read, PACE)
+    size = 2.0**28 if cold else 0.0
+    return TimedStep(graph, shape, threads, size, seconds, read, PACE, 100.0)
 
 
 def profile_of(cold: bool = True) -> KernelProfile:
@@ -75,7 +79,6 @@ def fitted(steps: list[TimedStep], streamed: dict[str, float] | None = None) -> 
         steps,
         isa="avx512",
         threads=2,
-        barrier_nanoseconds=100.0,
         like={"Q4_K": "F32"},
         streamed=streamed,
         measured_at="2026-11-28T00:00:00+00:00",
@@ -109,55 +112,68 @@ def test_known_prices_are_found_again(roofs: Roofs) -> None:
     assert profile.prices["linear/Q4_K@16"] == profile.prices["linear/F32@16"]
 
 
-def test_memory_takes_what_is_not_hidden(roofs: Roofs) -> None:
+def test_an_operator_computes_or_reads_whatever_takes_longer() -> None:
     profile = profile_of()
-    # 2e-11 s a byte more, of which memory's own part is 1/25 - 1/50 ns: all of it.
-    (cold_set,) = profile.cold
-    assert cold_set.read_rate == 25.0
-    assert cold_set.more[:4] == pytest.approx([2e-11] * 4, rel=0.05)
+    for draw in profile.cold:
+        assert draw.share == pytest.approx(DRAWN, rel=0.02)
+        assert draw.most is None, "kernels drew all that there was"
     graph = graph_of(128)
     node = next(n for n in graph.nodes if n.name == "head")
     needs = needs_of(node, places(graph)["head"], StepShape.decode(1, 10), 2)
     assert needs is not None
 
-    def seconds(footprint: float, read_rate: float) -> float:
-        found = profile.seconds(needs, profile.more_at(footprint, ReadRates(99.0, read_rate)))
+    def seconds(footprint: float, rate: float, slower: float = 1.0) -> float:
+        price = profile.prices_at(footprint, ReadRates(2 * rate, rate))
+        found = profile.seconds(needs, price, slower)
         assert found is not None
         return found
 
-    hot, cold = seconds(2.0**24, 50.0), seconds(2.0**28, 25.0)
-    assert cold - hot == pytest.approx(2e-11 * node.weights[0].num_bytes, rel=0.05)
-    assert seconds(2.0**24, 90.0) == hot, "nothing is faster than the caches"
-    assert hot < seconds(2.0**26.5, 35.0) < cold
-    # A machine that reads at half the speed takes all of a byte's time once more.
-    assert seconds(2.0**28, 12.5) - cold == pytest.approx(2 * (cold - hot), rel=0.05)
+    hot, cold = seconds(2.0**24, 50.0), seconds(2.0**28, COLD_RATE)
+    assert cold == pytest.approx(1e-9 * node.weights[0].num_bytes / (DRAWN * COLD_RATE), rel=0.02)
+    assert cold > 2 * hot
+    assert seconds(2.0**24, COLD_RATE) == hot, "caches hold it"
+    # Half the rate takes twice as long; where it computes for longer, memory is no part of it.
+    assert seconds(2.0**28, COLD_RATE / 2) == pytest.approx(2 * cold)
+    assert seconds(2.0**28, COLD_RATE, 1e3) == pytest.approx(1e3 * hot)
+    assert seconds(2.0**28, 1e3) == hot
 
 
-def test_a_step_that_was_timed_in_a_slow_moment_says_what_it_takes_in_a_usual_one() -> None:
+def test_kernels_have_a_limit_of_their_own() -> None:
+    """What they draw of fast memory is no share of it, and is told where it was seen."""
     graph = graph_of()
     steps = [timed(graph, shape) for shape in SHAPES]
-    cold = [timed(graph, StepShape.decode(rows, 700), cold=True) for rows in (1, 4, 16, 64)]
-    (usual,) = fitted([*steps, *cold]).cold
-    # At half the rate: twice what memory takes more, and what reading out of the caches takes.
-    placed, seconds = places(graph), dict(cold[0].seconds)
-    for node in graph.nodes:
-        needs = needs_of(node, placed.get(node.name, Place()), cold[0].shape, 2)
-        if needs is not None:
-            seconds[node.name] += sum(needs.read.values()) * (2e-11 + 1e-9 / 50)
-    slow = replace(cold[0], seconds=seconds, read=ReadRates(30.0, 12.5))
-    (found,) = fitted([*steps, slow, *cold[1:]]).cold
-    assert found.read_rate == usual.read_rate
-    assert found.more == pytest.approx(usual.more, rel=0.05, abs=1e-12)
+    cold = [timed(graph, StepShape.decode(rows, 700), cold=True) for rows in (1, 4)]
+    fast = [replace(step, read=ReadRates(2.4 * COLD_RATE, 2 * COLD_RATE)) for step in cold]
+    for mixed in ([*cold, *fast], [*fast, *cold]):
+        for draw in fitted([*steps, *mixed]).cold:
+            assert draw.share == pytest.approx(DRAWN, rel=0.02)
+            assert draw.most == pytest.approx(DRAWN * COLD_RATE, rel=0.02)
+    # Seen in fast memory alone: of slow memory they are taken to draw all.
+    (only,) = set(fitted([*steps, *fast]).cold)
+    assert (only.share, only.most) == (1.0, pytest.approx(DRAWN * COLD_RATE, rel=0.02))
+    known = fitted([*steps, *cold, *fast])
+    prices = {rate: known.prices_at(2.0**28, ReadRates(rate, rate)) for rate in (0.3, 0.5, 5.0)}
+    assert prices[0.3][0] == pytest.approx(1e-9 / 0.3), "no faster than the fastest way"
+    assert prices[5.0][0] == pytest.approx(1e-9 / (DRAWN * COLD_RATE), rel=0.02)
+    # Half in caches, half of it is held back.
+    half = known.prices_at(2.0**25 * 3**0.5, ReadRates(5.0, 5.0))
+    assert half[0] == pytest.approx(prices[5.0][0] / 2, rel=0.02)
+
+
+def test_what_never_waited_says_nothing_of_memory() -> None:
+    graph = graph_of()
+    steps = [timed(graph, shape) for shape in SHAPES]
+    hot = [
+        replace(timed(graph, StepShape.decode(rows, 700)), cold_bytes=2.0**28) for rows in (1, 4)
+    ]
+    assert fitted([*steps, *hot]).cold == (Draw(),) * len(NO_AMOUNTS)
 
 
 def test_steps_follow_the_way_in_which_kernels_read(roofs: Roofs) -> None:
     graph, shape = graph_of(128), StepShape.decode(1, 4000)
     profile = replace(profile_of(), packed={"F32": 1e6})  # a model that no cache holds
-    (usual_cold,) = profile.cold
-    slow = replace(usual_cold, more=tuple(4 * each for each in usual_cold.more))
-    fast = replace(usual_cold, more=tuple(0.1 * each for each in usual_cold.more))
 
-    def seconds(fastest: float, forward: float, cold: Cold = slow) -> float:
+    def seconds(fastest: float, forward: float, draw: Draw | None = None) -> float:
         reads = tuple(
             replace(
                 read,
@@ -166,21 +182,54 @@ def test_steps_follow_the_way_in_which_kernels_read(roofs: Roofs) -> None:
             )
             for read in roofs.reads
         )
+        drawn = profile.cold if draw is None else (draw,) * len(NO_AMOUNTS)
         times = KernelTimes(
-            graph, PRECISION, replace(profile, cold=(cold,)), replace(roofs, reads=reads)
+            graph, PRECISION, replace(profile, cold=drawn), replace(roofs, reads=reads)
         )
+        told = times.step(shape)
+        assert times(shape) == pytest.approx(told.seconds, rel=1e-9)
+        assert sum(o.seconds for o in told.operators) == pytest.approx(told.seconds)
+        return times(shape)
+
+    slow = Draw(0.5)
+    usual = seconds(1.0, 1.0, slow)
+    assert seconds(0.5, 1.0, slow) == usual, "a roof that fell is no slower kernel"
+    assert seconds(1.0, 0.5, slow) > 1.9 * usual
+    # No step is faster than memory is read, whatever kernels seemed to draw.
+    least = seconds(1.0, 1.0, Draw(1e3))
+    read = max(roofs.read(1e12, 2).rates)  # type: ignore[union-attr]
+    weights = {w.name: w.num_bytes for n in graph.nodes for w in n.weights if n.name != "embed"}
+    assert least > 0.9 * 1e6 * sum(weights.values()) / (1e9 * read)
+    assert seconds(0.5, 0.5, Draw(1e3)) == pytest.approx(2 * least, rel=0.1)
+
+
+def test_threads_that_are_far_from_each_other_wait_for_what_they_hand_on(roofs: Roofs) -> None:
+    """By as much as their barrier takes longer than when they were near, and by what a row has to
+    pass; one thread hands on nothing.
+    """
+    profile = profile_of()
+    assert profile.barrier_nanoseconds == 100.0
+    graph = graph_of(128)
+
+    def seconds(barrier: float, rows: int) -> float:
+        then = replace(roofs, barriers=(Barrier(2, barrier),))
+        times = KernelTimes(graph, PRECISION, profile, then)
+        shape = StepShape.decode(rows, 20)
         assert times(shape) == pytest.approx(times.step(shape).seconds, rel=1e-9)
         return times(shape)
 
-    usual = seconds(1.0, 1.0)
-    assert seconds(0.5, 1.0) == usual, "a roof that fell is no slower kernel"
-    assert seconds(1.0, 0.5) > 1.5 * usual
-    # Prices of another moment make no step faster than memory is read in this one.
-    least = seconds(1.0, 1.0, fast)
-    read = max(replace(roofs).read(1e12, 2).rates)  # type: ignore[union-attr]
-    weights = {w.name: w.num_bytes for n in graph.nodes for w in n.weights if n.name != "embed"}
-    assert least > 0.9 * 1e6 * sum(weights.values()) / (1e9 * read)
-    assert seconds(0.5, 0.5, fast) == pytest.approx(2 * least, rel=0.1)
+    for rows in (1, 8, 16, 32):
+        assert seconds(50.0, rows) == seconds(100.0, rows)
+        more = seconds(300.0, rows) - seconds(100.0, rows)
+        assert more > 0
+        assert seconds(500.0, rows) - seconds(100.0, rows) == pytest.approx(2 * more, rel=1e-6)
+    few, many = (seconds(300.0, rows) - seconds(100.0, rows) for rows in (8, 16))
+    assert many == pytest.approx(2 * few, rel=1e-6)
+    beyond = [seconds(300.0, rows) - seconds(100.0, rows) for rows in (32, 64)]
+    assert beyond[0] == pytest.approx(beyond[1], rel=1e-6), "a thread has its own rows by then"
+    for node in graph.nodes:
+        alone = needs_of(node, places(graph).get(node.name, Place()), StepShape.decode(8, 20), 1)
+        assert alone is None or alone.handed == 0
 
 
 @pytest.mark.parametrize(
@@ -207,14 +256,14 @@ def test_attention_waits_for_no_memory_behind_linears_that_ask_for_its_cache(
         return attention.seconds
 
     if waits:
-        assert seconds(0.5) > 1.05 * seconds(1.0)
+        assert seconds(0.001) > 1.05 * seconds(0.002)
     else:
-        assert seconds(0.5) == seconds(1.0)
+        assert seconds(0.001) == seconds(0.002)
 
 
-def test_float_weights_that_are_read_in_streams_follow_these(roofs: Roofs) -> None:
+def test_float_weights_that_are_read_in_streams_follow_these() -> None:
     """Up to so many rows: more of them go as one stream does, like all other weights."""
-    profile = replace(profile_of(), packed={"F32": 1e6}, streamed={"F32": 4.0})
+    profile = replace(profile_of(), packed={"F32": 1e6}, streamed={"F32": 1.0})
     needs = {
         rows: needs_of(node, Place(head=True), StepShape.decode(rows, 10), 2)
         for rows in (1, 4, 16)
@@ -225,29 +274,25 @@ def test_float_weights_that_are_read_in_streams_follow_these(roofs: Roofs) -> No
     def seconds(rows: int, fastest: float, forward: float) -> float:
         needed = needs[rows]
         assert needed is not None
-        found = profile.seconds(needed, profile.more_at(2.0**28, ReadRates(fastest, forward)))
+        found = profile.seconds(needed, profile.prices_at(2.0**28, ReadRates(fastest, forward)))
         assert found is not None
         return found
 
-    for rows in (1, 4):
-        assert seconds(rows, 30.0, 20.0) == seconds(rows, 30.0, 10.0)
-        assert seconds(rows, 15.0, 10.0) > 1.5 * seconds(rows, 30.0, 10.0)
-    assert seconds(16, 30.0, 20.0) == seconds(16, 60.0, 20.0)
-    assert seconds(16, 30.0, 10.0) > 1.5 * seconds(16, 30.0, 20.0)
+    assert seconds(1, 30.0, 20.0) == seconds(1, 30.0, 10.0)
+    assert seconds(1, 15.0, 10.0) == pytest.approx(2 * seconds(1, 30.0, 10.0))
+    for rows in (4, 16):
+        assert seconds(rows, 30.0, 20.0) == seconds(rows, 60.0, 20.0)
+        assert seconds(rows, 30.0, 10.0) == pytest.approx(2 * seconds(rows, 30.0, 20.0))
 
 
 def test_weights_read_in_streams_are_timed_beside_streams() -> None:
-    """Prices of a byte are of one stream's usual rate, whatever way it was read when timed."""
     graph = graph_of()
     steps = [timed(graph, shape) for shape in SHAPES]
-    cold = [timed(graph, StepShape.decode(rows, 700), cold=True) for rows in (1, 4, 16, 64)]
-    (forward,) = fitted([*steps, *cold]).cold
-    as_fast = [replace(step, read=ReadRates(25.0, 25.0)) for step in cold]
-    (streams,) = fitted([*steps, *as_fast], {"F32": 64.0}).cold
-    assert streams.more == pytest.approx(forward.more, rel=1e-6, abs=1e-15)
-    slow_forward = [replace(step, read=ReadRates(25.0, 12.5)) for step in as_fast[:1]]
-    (same,) = fitted([*steps, *slow_forward, *as_fast[1:]], {"F32": 64.0}).cold
-    assert same.more == pytest.approx(forward.more, rel=1e-6, abs=1e-15)
+    cold = [timed(graph, StepShape.decode(rows, 700), cold=True) for rows in (1, 4)]
+    beside = [replace(step, read=ReadRates(COLD_RATE, 0.1 * COLD_RATE)) for step in cold]
+    drawn = fitted([*steps, *beside], {"F32": 64.0}).cold
+    for draw in drawn[len(drawn) // 2 :]:
+        assert draw.share == pytest.approx(DRAWN, rel=0.02)
 
 
 def test_prices_are_of_a_usual_pace_and_follow_that_of_the_moment(roofs: Roofs) -> None:
@@ -265,17 +310,7 @@ def test_prices_are_of_a_usual_pace_and_follow_that_of_the_moment(roofs: Roofs) 
         else step
         for index, step in enumerate(steps)
     ]
-    slow_cold = [
-        replace(
-            step,
-            pace=PACE / 1.5,
-            seconds={
-                name: each + 0.5 * timed(graphs[0], step.shape).seconds[name]
-                for name, each in step.seconds.items()
-            },
-        )
-        for step in cold
-    ]
+    slow_cold = [replace(step, pace=PACE / 1.5) for step in cold]
     usual, found = fitted([*steps, *cold]), fitted([*mixed, *slow_cold])
     graph = graph_of(128)
     for shape in (StepShape.decode(3, 400), StepShape.prefill(200)):
@@ -291,8 +326,7 @@ def test_prices_are_of_a_usual_pace_and_follow_that_of_the_moment(roofs: Roofs) 
         for pace in (None, Peak("int8", 1, 7.0)):
             known = KernelTimes(graph, PRECISION, usual, replace(roofs, pace=pace))
             assert known.step(shape) == told, "a pace of nobody, or of other threads"
-    (cold_set,), (of_usual,) = found.cold, usual.cold
-    assert cold_set.more[:4] == pytest.approx(of_usual.more[:4], rel=0.05)
+    assert [d.share for d in found.cold] == pytest.approx([d.share for d in usual.cold], rel=0.05)
 
 
 def test_what_was_never_timed_is_held_to_the_roofline(roofs: Roofs) -> None:

@@ -42,16 +42,17 @@ def test_kernels_are_timed_and_priced(monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(0 < seconds < 5 for seconds in step.seconds.values())
         assert 0.1 < step.read.forward <= step.read.fastest < 1e4
         assert 1 < step.pace < 1e6
-    profile = fit(steps, isa=isa, threads=2, barrier_nanoseconds=100.0, like=TIMED_LIKE)
+        assert 1 < step.barrier_nanoseconds < 1e7
+    profile = fit(steps, isa=isa, threads=2, like=TIMED_LIKE)
     # Any model of these formats can be priced, at any step.
     for graph in graphs.values():
         placed = places(graph)
-        more = profile.more_at(2.0**27, ReadRates(30.0, 25.0))
+        price = profile.prices_at(2.0**27, ReadRates(30.0, 25.0))
         for shape in (StepShape.decode(3, 100), StepShape.prefill(77)):
             for node in graph.nodes:
                 needs = needs_of(node, placed.get(node.name, Place()), shape, 2)
-                assert needs is None or (profile.seconds(needs, more) or 0) >= 0
-                assert needs is None or profile.seconds(needs, more) is not None, node.name
+                assert needs is None or (profile.seconds(needs, price) or 0) >= 0
+                assert needs is None or profile.seconds(needs, price) is not None, node.name
     assert {"linear", "gated", "attention", "add_norm", "sample"} <= set(profile.residuals)
 
 

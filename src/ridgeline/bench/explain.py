@@ -106,7 +106,7 @@ def explain(
     """Runs the plan's one case and takes it apart. Raises what `latency.run` does."""
     (case,) = plan.cases
     read = steady(assembled.read_roof)
-    roofs = roofs.as_now([read.now], assembled.pace_now())
+    roofs = assembled.as_now(roofs, read)
     times = KernelTimes(assembled.bound_graph, assembled.precision, profile, roofs)
     shapes = shapes_of(case, assembled.max_tokens_per_step, plan.output)
     prediction = _sum([times.step(shape) for shape in shapes])

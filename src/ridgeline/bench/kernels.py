@@ -31,10 +31,9 @@ def profile_kernels(
     meter: Meter, roofs: Roofs, threads: int, report: Report = lambda *_: None
 ) -> KernelProfile | None:
     """None from a meter that times no kernels. roofs: of the same machine, measured just now."""
-    barrier = roofs.barrier(threads)
-    if barrier is None:
+    if roofs.barrier(threads) is None:
         return None
-    stages = 20
+    stages = 22
     done = 0
 
     def step(stage: str) -> None:
@@ -50,7 +49,6 @@ def profile_kernels(
         steps,
         isa=meter.isa,
         threads=threads,
-        barrier_nanoseconds=barrier.nanoseconds,
         like=TIMED_LIKE,
         packed=packed_ratios(meter.isa),
         streamed=streamed_rows(meter.isa),

@@ -151,11 +151,11 @@ def _prices(machine: Machine, kind: str, rows: tuple[int, ...]) -> list[str]:
     node = Node("linear", Linear(), (values[0],), (values[1],), (weight,), None)
     read = machine.read(1 << 30, profile.threads)
     of_caches = ReadRates(profile.read_rate, profile.read_rate)
-    more = profile.more_at(1 << 30, of_caches if read is None else read.rates)
+    price = profile.prices_at(1 << 30, of_caches if read is None else read.rates)
     found = []
     for count in rows:
         needs = needs_of(node, Place(), StepShape.prefill(count), profile.threads)
-        seconds = None if needs is None else profile.seconds(needs, more)
+        seconds = None if needs is None else profile.seconds(needs, price)
         if seconds is not None:
             found.append(f"{count}: {1e6 * seconds / count:,.1f}")
     what = f"us a row of a 4096 x 4096 matrix as Q4_0 in a model of 1 GB, by {kind}"

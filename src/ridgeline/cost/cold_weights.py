@@ -1,43 +1,64 @@
-"""What an operator takes longer whose weights come from memory and not from caches.
+"""What an operator waits for whose weights come from memory and not from caches.
 
-It is measured at a few working sets, since kernels leave the caches at another size than those who
-read and do nothing else; taken straight between them, in the logarithm of the size; and scaled by
-how fast memory is now, read as kernels read it: in one stream a thread that asks ahead, or, of some
-formats, in several plain ones. Knows neither operators nor machines.
+It computes while it reads, so it takes the longer of the two. Kernels draw a share of the rate at
+which memory is read by nothing but a loop, the same way: in one stream a thread that asks ahead,
+or, of some formats, in several plain ones; and a most that they never come above, since only so
+many of their requests are on the way at a time. Which of the two was seen depends on the moment in
+which they were timed. Knows neither operators nor machines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import log
 from operator import mul
+from statistics import median
+from typing import NamedTuple
 
 from ridgeline.cost.device import ReadRates
 from ridgeline.cost.kernel_terms import COLD_MARKS, Needs
 from ridgeline.units import MIB
 
-# A working set that caches hold: nothing takes longer.
-HOT_BYTES = 32 * MIB
+# A working set that caches hold: nothing waits. One of which they hold next to nothing.
+HOT_BYTES, COLD_BYTES = 32 * MIB, 96 * MIB
 
-# Bytes, then operators, each at the marks of `COLD_MARKS`: what reading takes longer of each.
+# Bytes that are read in one stream, at each of `COLD_MARKS`, then in several.
 Amounts = tuple[float, ...]
 NO_AMOUNTS: Amounts = (0.0,) * (2 * len(COLD_MARKS))
-# What is read in one stream, then what is read in several.
-NOTHING_READ: Amounts = 2 * NO_AMOUNTS
+
+# A kernel that draws less of the rate than this is held back by its own requests.
+OWN_LIMIT = 0.92
+# One that takes no longer than this, of what it takes out of caches, waits for nothing.
+WAITS = 1.1
+# No share is taken to be more: memory was slower while a loop read it.
+MOST_SHARE = 1.3
 
 
 @dataclass(frozen=True, slots=True)
-class Cold:
-    """Of a working set of `footprint_bytes`, as packed: read_rate: GB/s at which the same threads
-    read it forward and do nothing else. more: seconds that a byte, and that an operator, takes
-    longer than out of the caches, each with as many rows as `COLD_MARKS` has.
+class Draw:
+    """What kernels draw of one of `Amounts`. share: of the rate that a loop reads at. most: GB/s;
+    None where they were never seen at it.
     """
 
-    footprint_bytes: float
-    read_rate: float
-    more: Amounts
+    share: float = 1.0
+    most: float | None = None
+
+    def rate(self, read: float, missing: float) -> float:
+        """GB/s. missing: the share of it that caches do not hold."""
+        drawn = self.share * read
+        return drawn if self.most is None else min(drawn, self.most / missing)
+
+
+class ColdSample(NamedTuple):
+    """An operator that read `amounts`, of one kind, from memory. hot: what it would take out of
+    caches in that moment. read: GB/s at which its working set was read just then.
+    """
+
+    amounts: Amounts
+    took: float
+    hot: float
+    read: ReadRates
 
 
 def amounts_of(needs: Needs, packed: Mapping[str, float], streamed: Mapping[str, float]) -> Amounts:
@@ -45,10 +66,8 @@ def amounts_of(needs: Needs, packed: Mapping[str, float], streamed: Mapping[str,
     up to which they read them in several streams.
     """
     if not needs.read:
-        return NOTHING_READ
-    num_marks = len(COLD_MARKS)
-    amounts = list(NOTHING_READ)
-    whole = sum(needs.read.values()) or 1.0
+        return NO_AMOUNTS
+    amounts = list(NO_AMOUNTS)
     for name, num_bytes in needs.read.items():
         if name == "cache":  # it is read as weights are by a row
             amounts[0] += num_bytes
@@ -56,9 +75,8 @@ def amounts_of(needs: Needs, packed: Mapping[str, float], streamed: Mapping[str,
         format_name, _, mark = name.rpartition("/weights@")
         at = COLD_MARKS.index(int(mark))
         if int(mark) <= streamed.get(format_name, 0):
-            at += len(NO_AMOUNTS)
+            at += len(COLD_MARKS)
         amounts[at] += num_bytes * packed.get(format_name, 1.0)
-        amounts[num_marks + at] += num_bytes / whole
     return tuple(amounts)
 
 
@@ -66,64 +84,52 @@ def add(one: Amounts, count: float, other: Amounts) -> Amounts:
     return tuple(a + count * b for a, b in zip(one, other, strict=True))
 
 
-def longer(amounts: Amounts, more: Amounts) -> float:
-    """Seconds; more: of each amount, as `more_at` says."""
-    total: float = sum(map(mul, amounts, more))
+def reading(amounts: Amounts, prices: Amounts) -> float:
+    """Seconds that it takes to read them; prices: of each byte, as `prices_at` says."""
+    total: float = sum(map(mul, amounts, prices))
     return total
 
 
-def bytes_of(amounts: Amounts) -> float:
-    """What is read, in whatever way."""
-    num_marks, ways = len(COLD_MARKS), len(NO_AMOUNTS)
-    return sum(amounts[:num_marks]) + sum(amounts[ways : ways + num_marks])
-
-
-def more_at(
-    cold: Sequence[Cold], footprint_bytes: float, read: ReadRates, hot_rate: float
-) -> Amounts:
-    """Seconds that each amount takes longer in a working set that is read like that now. What is
-    read in several streams takes what one would take that is as fast as they are.
-
-    cold: in order of size. hot_rate: GB/s of reading what caches hold, when it was measured.
+def prices_at(draws: Sequence[Draw], footprint_bytes: float, read: ReadRates) -> Amounts:
+    """Seconds a byte, of each of `Amounts`, in a working set that is read like that now; none is
+    less than the fastest way of reading takes.
     """
-    kept, more = _between(cold, footprint_bytes, hot_rate)
-    num_marks = len(COLD_MARKS)
-    found: Amounts = ()
-    for rate in (read.forward, read.fastest):
-        slower = kept / rate
-        beside = _beside(slower, hot_rate)
-        of_bytes = (max(0.0, each * slower + beside) for each in more[:num_marks])
-        found += (*of_bytes, *(each * slower for each in more[num_marks:]))
-    return found
-
-
-def as_usual(
-    seconds: float, num_bytes: float, read_rate: float, usual: float, hot_rate: float
-) -> float:
-    """What an operator that reads so many bytes takes longer where its working set is read at
-    `usual` GB/s, of one that took `seconds` longer while it was read at `read_rate`: `more_at` the
-    other way round.
-    """
-    slower = usual / read_rate
-    return (seconds - num_bytes * _beside(slower, hot_rate)) / slower
-
-
-def _beside(slower: float, hot_rate: float) -> float:
-    """Seconds a byte: what it takes in all grows with the time that it takes to be read."""
-    return (slower - 1) / hot_rate * 1e-9
-
-
-def _between(
-    cold: Sequence[Cold], footprint_bytes: float, hot_rate: float
-) -> tuple[float, Sequence[float]]:
-    points = [Cold(HOT_BYTES, hot_rate, NO_AMOUNTS), *cold]
     if footprint_bytes <= HOT_BYTES:
-        return hot_rate, NO_AMOUNTS
-    for low, high in pairwise(points):
-        if footprint_bytes <= high.footprint_bytes:
-            span = log(high.footprint_bytes / low.footprint_bytes)
-            share = log(footprint_bytes / low.footprint_bytes) / max(span, 1e-12)
-            rate = low.read_rate * (high.read_rate / low.read_rate) ** share
-            more = [a + share * (b - a) for a, b in zip(low.more, high.more, strict=True)]
-            return rate, more
-    return points[-1].read_rate, points[-1].more
+        return NO_AMOUNTS
+    missing = min(log(footprint_bytes / HOT_BYTES) / log(COLD_BYTES / HOT_BYTES), 1.0)
+    rates = (read.forward,) * len(COLD_MARKS) + (read.fastest,) * len(COLD_MARKS)
+    return tuple(
+        1e-9 / min(draw.rate(rate, missing), max(read))
+        for draw, rate in zip(draws, rates, strict=True)
+    )
+
+
+def draws_of(samples: Sequence[ColdSample]) -> tuple[Draw, ...]:
+    """Of each of `Amounts`, from operators that read nothing else and waited for it; what was not
+    seen is as with the next number of rows, or as the other way of reading.
+    """
+    seen: dict[int, list[tuple[float, float]]] = {}
+    for amounts, took, hot, read in samples:
+        if took < WAITS * hot:
+            continue
+        kinds = [at for at, num_bytes in enumerate(amounts) if num_bytes > 0]
+        if len(kinds) == 1:
+            rate = read.forward if kinds[0] < len(COLD_MARKS) else read.fastest
+            seen.setdefault(kinds[0], []).append((1e-9 * amounts[kinds[0]] / took, rate))
+    known = {at: _draw(pairs) for at, pairs in seen.items()}
+    return tuple(
+        known[min(known, key=lambda other: abs(other - at))] if known else Draw()
+        for at in range(len(NO_AMOUNTS))
+    )
+
+
+def _draw(pairs: Sequence[tuple[float, float]]) -> Draw:
+    """From what was drawn at each rate, GB/s."""
+    free = [drawn / rate for drawn, rate in pairs if drawn >= OWN_LIMIT * rate]
+    held = [drawn for drawn, rate in pairs if drawn < OWN_LIMIT * rate]
+    share = min(median(free), MOST_SHARE) if free else 1.0
+    if not held:
+        return Draw(share)
+    # Some are held back by being short, which says nothing of those that are not.
+    at_least = max((drawn for drawn, rate in pairs if drawn >= OWN_LIMIT * rate), default=0.0)
+    return Draw(share, max(median(held), at_least))

@@ -134,12 +134,18 @@ class Roofs:
         )
         return Read(int(footprint_bytes), threads, fastest, forward)
 
-    def as_now(self, reads: Sequence[Read], pace: Peak | None = None) -> Roofs:
-        """These roofs with the memory and the pace of this moment. reads: a few, of one number of
-        threads, just measured: what was kept is slower or faster by as much as they are, between
-        them straight in the logarithm of the size, each way of reading by itself; what a core's own
-        cache holds is as it was, and so are peaks, which bound what can be.
+    def as_now(
+        self, reads: Sequence[Read], pace: Peak | None = None, barrier: Barrier | None = None
+    ) -> Roofs:
+        """These roofs with the memory, the pace and the barrier of this moment. reads: a few, of
+        one number of threads, just measured: what was kept is slower or faster by as much as they
+        are, between them straight in the logarithm of the size, each way of reading by itself; what
+        a core's own cache holds is as it was, and so are peaks, which bound what can be.
         """
+        barriers = self.barriers
+        if barrier is not None:
+            others = (each for each in barriers if each.threads != barrier.threads)
+            barriers = (*others, barrier)
         fastest, forward = [], []
         for now in sorted(reads, key=_size):
             kept = self.read(now.footprint_bytes, now.threads)
@@ -148,7 +154,7 @@ class Roofs:
                 fastest.append((at, log(now.gigabytes_per_second / kept.gigabytes_per_second)))
                 forward.append((at, log(now.forward / kept.forward)))
         if not fastest:
-            return replace(self, pace=pace)
+            return replace(self, pace=pace, barriers=barriers)
         threads = reads[0].threads
 
         def now_of(kept: Read) -> Read:
@@ -161,7 +167,8 @@ class Roofs:
                 forward=kept.forward * exp(_between(forward, at)),
             )
 
-        return replace(self, reads=tuple(map(now_of, self.reads)), pace=pace)
+        reads_now = tuple(map(now_of, self.reads))
+        return replace(self, reads=reads_now, pace=pace, barriers=barriers)
 
     def peak(self, arithmetic: str, threads: int) -> Peak | None:
         for peak in self.peaks:

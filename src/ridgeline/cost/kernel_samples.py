@@ -15,7 +15,8 @@ class TimedStep:
     """seconds: of each node that ran, by name, and of "sample". cold_bytes: of its weights, as
     packed, where these are more than caches surely hold; else 0. read: GB/s at which the same
     threads read the same weights right beside it. pace: 10^9 operations a second that they did of
-    the arithmetic that kernels follow (`measure.PACE`), as well.
+    the arithmetic that kernels follow (`measure.PACE`), as well; barrier_nanoseconds: that they
+    needed to wait for each other.
     """
 
     graph: Graph
@@ -25,6 +26,7 @@ class TimedStep:
     seconds: Mapping[str, float]
     read: ReadRates
     pace: float
+    barrier_nanoseconds: float
 
     @property
     def total(self) -> float:

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from ridgeline.cost.cold_weights import NO_AMOUNTS, Cold
+from ridgeline.cost.cold_weights import NO_AMOUNTS, Draw
 from ridgeline.cost.kept import entry_name, read_entries, write_entries
 from ridgeline.cost.kernels import KernelProfile
 
 # Of what is timed and how it is priced; kept profiles of another version are not used.
-VERSION = 6
+VERSION = 7
 
 # Says of a machine which build of the kernels was timed: prices of another build are
 # not used, and gone when the same machine is timed again.
@@ -24,7 +24,6 @@ KERNELS = "kernels"
 _FILE = "kernels.json"
 _LARGEST_FILE = 8 << 20
 _MOST_TERMS = 1 << 16
-_MOST_SIZES = 64
 
 
 def load_profile(
@@ -87,19 +86,17 @@ def _numbers(value: object) -> dict[str, float]:
     return {str(name)[:128]: _number(number) for name, number in value.items()}
 
 
-def _cold(value: object) -> tuple[Cold, ...]:
-    if not isinstance(value, list) or len(value) > _MOST_SIZES:
+def _cold(value: object) -> tuple[Draw, ...]:
+    if not isinstance(value, list) or len(value) != len(NO_AMOUNTS):
         raise ValueError
     found = []
     for one in value:
-        more = one["more"]
-        if not isinstance(more, list) or len(more) != len(NO_AMOUNTS):
+        share, most = _number(one["share"]), one["most"]
+        known = None if most is None else _number(most)
+        if not share or known == 0:
             raise ValueError
-        size, rate = _number(one["footprint_bytes"]), _number(one["read_rate"])
-        if not size or not rate:
-            raise ValueError
-        found.append(Cold(size, rate, tuple(map(_number, more))))
-    return tuple(sorted(found, key=lambda cold: cold.footprint_bytes))
+        found.append(Draw(share, known))
+    return tuple(found)
 
 
 def _number(value: object) -> float:

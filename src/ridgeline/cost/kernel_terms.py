@@ -16,7 +16,7 @@ from math import log
 
 from ridgeline.cost.count import OPERATOR_NAMES
 from ridgeline.model.graph.dims import SAMPLED
-from ridgeline.model.graph.node import Graph, KvState, Node, StorageFormat, Weight
+from ridgeline.model.graph.node import Graph, KvState, Node, StorageFormat, Value, Weight
 from ridgeline.model.graph.ops.attention import Attention
 from ridgeline.model.graph.ops.elementwise import Scale, Softcap
 from ridgeline.model.graph.ops.gated_linear import GatedLinear
@@ -29,8 +29,8 @@ from ridgeline.units import MIB
 # Rows of a step between which a linear's time is taken to go straight.
 ROW_MARKS = (1, 2, 4, 8, 16, 32, 64, 256, 512)
 SMALL_MARKS = (1, 4, 16, 64, 512)
-# The same for weights that come from memory.
-COLD_MARKS = (1, 4, 16, 64)
+# The same for reading weights from memory: more rows compute for longer.
+COLD_MARKS = (1, 4)
 _ALL_MARKS = sorted({*ROW_MARKS, *SMALL_MARKS, *COLD_MARKS})
 DIM_MARKS, GROUP_MARKS = (64, 128, 256), (1, 4, 8)
 # As attention parts its work (src/native/operators_attention.cpp): a context is cut into chunks,
@@ -48,6 +48,10 @@ TWO_TERM_ROWS, SCREENED_BY_TERMS = 2, 0.001
 # Tiles of more rows ask for what the next attention will read, where it is no more than this share
 # of the last-level cache (src/native/cache_reads.cpp), in kernels of these instruction sets.
 ASKING_ROWS, ASKED_SHARE, ASKING_ISAS = 6, 0.375, ("avx512",)
+
+# Of what threads hand on to each other: rows beyond which a thread mostly has its own, bytes of a
+# line, of a number, and of one that is quantized, with its share of scales.
+HANDED_ROWS, LINE_BYTES, VALUE_BYTES, CODE_BYTES = 32, 64, 4.0, 1.2
 
 Terms = dict[str, float]
 
@@ -67,12 +71,16 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Needs:
     """group: whose residuals an operator shares. read: bytes of weights, as stored, or of a cache,
-    by format and by how many rows they are read for: what takes longer where no cache holds them.
+    by format and by how many rows they are read for: what an operator may wait for where no cache
+    holds them. handed: lines of memory that a thread has from another's cache, to read what that
+    has made or to write where it has read: what takes longer where the threads' cores are far
+    from each other.
     """
 
     group: str
     terms: Mapping[str, float]
     read: Mapping[str, float] = field(default_factory=dict)
+    handed: float = 0.0
 
 
 def places(graph: Graph) -> dict[str, Place]:
@@ -100,14 +108,40 @@ def needs_of(node: Node, place: Place, shape: StepShape, threads: int) -> Needs 
     rows = shape.num_sampled if is_sampled(node) else shape.num_tokens
     if rows == 0:
         return None
+    handed = _handed(node, place, rows, threads)
     if isinstance(node.op, Linear | GatedLinear):
-        return _linear(node, node.op, place, rows, shape.num_tokens == shape.num_sampled)
+        is_decode = shape.num_tokens == shape.num_sampled
+        return replace(_linear(node, node.op, place, rows, is_decode), handed=handed)
     if isinstance(node.op, Attention):
-        return _attention(node, node.op, shape, threads)
+        return replace(_attention(node, node.op, shape, threads), handed=handed)
     name = OPERATOR_NAMES[type(node.op)]
     if not node.outputs and not isinstance(node.state, KvState):
         return None
-    return Needs(name, _values(name, node, rows))
+    return Needs(name, _values(name, node, rows), handed=handed)
+
+
+def _handed(node: Node, place: Place, rows: int, threads: int) -> float:
+    """Lines that pass between caches, of the thread that has most. Of a linear all rows' inputs,
+    of which others have made their share, and the thread's channels of all outputs, whose lines
+    others have read; of all else the thread's rows of both, of whose inputs others have made
+    channels. Logits are not counted: most are never written.
+    """
+    if threads < 2:
+        return 0.0
+    others = 1 - 1 / threads
+    rows = min(rows, HANDED_ROWS)
+    of_linear = isinstance(node.op, Linear | GatedLinear)
+    made = 0.0 if place.head or not node.outputs else float(_width(node.outputs[0]))
+    read = max((_width(value) for value in node.inputs), default=0)
+    made *= VALUE_BYTES if of_linear and not isinstance(node.op, GatedLinear) else CODE_BYTES
+    if of_linear:
+        return rows * (others * read * CODE_BYTES + made / threads) / LINE_BYTES
+    return rows / threads * (others * read * VALUE_BYTES + made) / LINE_BYTES
+
+
+def _width(value: Value) -> int:
+    width = value.shape[-1] if len(value.shape) > 1 else 1
+    return width if isinstance(width, int) else 0
 
 
 def is_asked_for(needs: Needs, rows: int, isa: str, cache_bytes: float) -> bool:
@@ -256,8 +290,7 @@ def _pairs(new: int, context: int, window: int | None, causal: bool) -> float:
 def _values(name: str, node: Node, rows: int) -> Terms:
     values = 0
     for value in (*node.outputs, *(node.inputs if not node.outputs else ())):
-        width = value.shape[-1] if len(value.shape) > 1 else 1
-        values += width if isinstance(width, int) else 0
+        values += _width(value)
     written = 0
     if name in ("rope_kv_write", "kv_write") and isinstance(node.state, KvState):
         name = f"{name}/{node.state.format.name}"

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log2
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.cost.cold_weights import NOTHING_READ, Amounts, add, bytes_of, longer
+from ridgeline.cost.cold_weights import NO_AMOUNTS, Amounts, add, reading
 from ridgeline.cost.count import LAYER, cost_key
 from ridgeline.cost.device import Roofs
 from ridgeline.cost.kernel_terms import (
@@ -27,7 +28,7 @@ from ridgeline.cost.kernel_terms import (
     row_span,
     sample_needs,
 )
-from ridgeline.cost.kernels import KernelProfile, interval
+from ridgeline.cost.kernels import KernelProfile, Parts, interval
 from ridgeline.cost.time import bound_of
 from ridgeline.errors import RidgelineError
 from ridgeline.model.graph.node import Graph, Node
@@ -70,6 +71,34 @@ class StepPrediction:
     high: float
 
 
+class Sum(NamedTuple):
+    """Of several operators: those that read nothing but what caches hold, and those that do."""
+
+    hidden: Parts
+    reads: Parts
+
+    def plus(self, count: float, one: Parts) -> Sum:
+        if any(one.read):
+            return Sum(self.hidden, _plus(self.reads, count, one))
+        return Sum(_plus(self.hidden, count, one), self.reads)
+
+    def and_all(self, other: Sum, share: float = 1.0) -> Sum:
+        hidden = _plus(self.hidden, share, other.hidden)
+        return Sum(hidden, _plus(self.reads, share, other.reads))
+
+
+_NOTHING = Parts(0.0, 0.0, NO_AMOUNTS)
+NOTHING = Sum(_NOTHING, _NOTHING)
+
+
+def _plus(one: Parts, count: float, other: Parts) -> Parts:
+    return Parts(
+        one.hot + count * other.hot,
+        one.handed + count * other.handed,
+        add(one.read, count, other.read),
+    )
+
+
 def outside_terms(shape: StepShape) -> Mapping[str, float]:
     """Of a step's time outside its operators: scheduling, the call, booking."""
     return {
@@ -83,9 +112,9 @@ class KernelTimes:
     """`KernelTimes(...)(shape)`: seconds of a step, outside included.
 
     roofs: say how fast a working set of the step's size is read, which the profile's prices do not
-    know; those of this moment (`Roofs.as_now`) for a step of this moment, whose pace also says how
-    fast all else is. slower: what prices are multiplied by for it. Raises RidgelineError
-    where roofs lack this number of threads.
+    know, and what a line takes from a thread to another; those of this moment (`Roofs.as_now`) for
+    a step of this moment, whose pace also says how fast all else is. slower: what prices are
+    multiplied by for it. Raises RidgelineError where roofs lack this number of threads.
     """
 
     def __init__(
@@ -94,6 +123,7 @@ class KernelTimes:
         self._graph, self._precision = graph, precision
         self.profile, self._roofs = profile, roofs
         self.slower = profile.slower_at(roofs.pace)
+        self._each_line = profile.line_seconds(roofs.barrier(profile.threads))
         placed = places(graph)
         groups: dict[object, list[Node]] = {}
         for node in graph.nodes:
@@ -118,10 +148,10 @@ class KernelTimes:
         self._kv_per_token = sum(state.bytes_per_token for state in graph.states)
         if roofs.device(64 << 20, profile.threads) is None:
             raise RidgelineError(f"roofs of {profile.threads} threads were not measured")
-        self._more: dict[int, tuple[Amounts, float]] = {}
-        self._fixed: dict[tuple[int, int], tuple[float, Amounts] | None] = {}
-        self._sampled: dict[tuple[int, bool], tuple[float, Amounts] | None] = {}
-        self._at_mark: dict[int, tuple[float, Amounts] | None] = {}
+        self._reading: dict[int, Amounts] = {}
+        self._fixed: dict[tuple[int, int], Sum | None] = {}
+        self._sampled: dict[tuple[int, bool], Sum | None] = {}
+        self._at_mark: dict[int, Sum | None] = {}
         # What grows with contexts; what goes straight between marks of tokens; and all else.
         self._growing: list[tuple[Node, Place, int]] = []
         self._by_tokens: list[tuple[Node, Place, int]] = []
@@ -146,13 +176,17 @@ class KernelTimes:
         grown = fixed and self._priced(self._growing, shape)
         if fixed is None or grown is None:
             return self.step(shape).seconds
-        more, rate = self._more_at(shape)
-        seconds = self._outside(shape)
-        for hot, read in (fixed, grown):
-            seconds += max(self.slower * hot + longer(read, more), bytes_of(read) / rate)
-        return seconds
+        price = self._prices_at(shape)
+        return self._outside(shape) + sum(
+            self._seconds(each, price) for of in (fixed, grown) for each in of
+        )
 
-    def _steady_seconds(self, shape: StepShape) -> tuple[float, Amounts] | None:
+    def _seconds(self, parts: Parts, price: Amounts) -> float:
+        """Of operators that read beside each other's computing."""
+        computed = self.slower * parts.hot + self._each_line * parts.handed
+        return max(computed, reading(parts.read, price))
+
+    def _steady_seconds(self, shape: StepShape) -> Sum | None:
         key = (shape.num_sampled, shape.num_tokens == shape.num_sampled)
         if key not in self._sampled:
             self._sampled[key] = self._sampled_seconds(shape)
@@ -163,38 +197,36 @@ class KernelTimes:
             return None
         # As terms are: straight between marks; beyond the last, multiples of it.
         share = (shape.num_tokens - low) / (high - low) if high > low else 0.0
-        hot = first[0] * (1 - share) + last[0] * share
+        found = NOTHING.and_all(first, 1 - share).and_all(last, share)
         if high == low:
-            hot *= shape.num_tokens / low
-        read = [a * (1 - share) + b * share for a, b in zip(first[1], last[1], strict=True)]
-        return hot + sampled[0], add(sampled[1], 1.0, tuple(read))
+            times = shape.num_tokens / low
+            found = Sum(
+                *(parts._replace(hot=times * parts.hot) for parts in found),
+            )
+        return found.and_all(sampled)
 
-    def _mark_seconds(self, mark: int) -> tuple[float, Amounts] | None:
+    def _mark_seconds(self, mark: int) -> Sum | None:
         if mark not in self._at_mark:
             self._at_mark[mark] = self._priced(self._by_tokens, StepShape((mark,), (0,), 0))
         return self._at_mark[mark]
 
-    def _sampled_seconds(self, shape: StepShape) -> tuple[float, Amounts] | None:
+    def _sampled_seconds(self, shape: StepShape) -> Sum | None:
         found = self._priced(self._by_samples, shape)
         drawing = sample_needs(shape.num_sampled, self._vocab, self.profile.threads)
-        if found is None or drawing is None:
-            return found
-        drawn = self.profile.split(drawing)
-        return found[0] + (drawn[0] if drawn else 0.0), found[1]
+        drawn = None if drawing is None else self.profile.split(drawing)
+        return found if found is None or drawn is None else found.plus(1, drawn)
 
-    def _priced(
-        self, groups: Sequence[tuple[Node, Place, int]], shape: StepShape
-    ) -> tuple[float, Amounts] | None:
-        """Seconds at the profile's pace, and what is read; None where it lacks a term."""
-        hot, read = 0.0, NOTHING_READ
+    def _priced(self, groups: Sequence[tuple[Node, Place, int]], shape: StepShape) -> Sum | None:
+        """None where the profile lacks a term."""
+        found = NOTHING
         for node, place, count in groups:
             needs = self._needs(node, place, shape)
             if needs is not None:
                 one = self.profile.split(needs)
                 if one is None:
                     return None
-                hot, read = hot + count * one[0], add(read, count, one[1])
-        return hot, read
+                found = found.plus(count, one)
+        return found
 
     def _needs(self, node: Node, place: Place, shape: StepShape) -> Needs | None:
         needs = needs_of(node, place, shape, self.profile.threads)
@@ -224,55 +256,53 @@ class KernelTimes:
             np.float64,
         )
 
-    def _more_at(self, shape: StepShape) -> tuple[Amounts, float]:
-        """What reading takes longer in the step's working set, weights and caches, and bytes a
-        second at which nothing reads it faster; to a few percent of its size.
+    def _prices_at(self, shape: StepShape) -> Amounts:
+        """What reading takes in the step's working set, weights and caches; to a few percent of its
+        size.
         """
         held = self._weights + sum(shape.context_lens) * self._kv_per_token
         mark = round(16 * log2(held + 1))
-        if mark not in self._more:
+        if mark not in self._reading:
             read = self._roofs.read(2 ** (mark / 16), self.profile.threads)
             assert read is not None
-            more = self.profile.more_at(2 ** (mark / 16), read.rates)
-            self._more[mark] = more, 1e9 * max(read.rates)
-        return self._more[mark]
+            self._reading[mark] = self.profile.prices_at(2 ** (mark / 16), read.rates)
+        return self._reading[mark]
 
     def step(self, shape: StepShape) -> StepPrediction:
-        more, rate = self._more_at(shape)
+        price = self._prices_at(shape)
         found: dict[str, OperatorPrediction] = {}
         by_group: dict[str, float] = {}
-        threads = self.profile.threads
-        # Of what grows with contexts, and of all else: operators, and what they read.
-        parts: dict[bool, list[OperatorPrediction]] = {True: [], False: []}
-        read = {True: NOTHING_READ, False: NOTHING_READ}
+        # Of what grows with contexts, and of all else.
+        sums = {True: NOTHING, False: NOTHING}
+        parted: list[tuple[str, str, int, bool, Parts]] = []
         for node, place, count in self._groups:
             needs = self._needs(node, place, shape)
             if needs is None:
                 continue
-            name, group = LAYER.sub("layers.*.", node.name), needs.group
+            name, parts = LAYER.sub("layers.*.", node.name), self.profile.split(needs)
+            if parts is None:
+                one = count * self._unknown(node, shape)
+                _book(found, by_group, OperatorPrediction(name, UNKNOWN, count, one))
+                continue
             grows = isinstance(node.op, Attention | LatentAttention)
-            parted = self.profile.split(needs)
-            if parted is None:
-                one, group = self._unknown(node, shape), UNKNOWN
-            else:
-                one = self.slower * parted[0] + longer(parted[1], more)
-                read[grows] = add(read[grows], count, parted[1])
-            parts[grows].append(OperatorPrediction(name, group, count, one * count))
-        drawing = sample_needs(shape.num_sampled, self._vocab, threads)
+            sums[grows] = sums[grows].plus(count, parts)
+            parted.append((name, needs.group, count, grows, parts))
+        drawing = sample_needs(shape.num_sampled, self._vocab, self.profile.threads)
         if drawing is not None:
-            drawn = self.profile.seconds(drawing, more, self.slower) or 0.0
-            parts[False].append(OperatorPrediction("sample", "sample", 1, drawn))
-        for grows, operators in parts.items():
-            # Together they read no faster than memory is read now, whatever it was when timed.
-            whole, least = sum(each.seconds for each in operators), bytes_of(read[grows]) / rate
-            factor = max(1.0, least / whole) if whole > 0 else 1.0
-            for each in operators:
-                taken = replace(each, seconds=factor * each.seconds)
-                by_group[taken.group] = by_group.get(taken.group, 0.0) + taken.seconds
-                before = found.get(taken.name)
-                if before is not None:
-                    taken = replace(before.plus(taken), group=taken.group)
-                found[taken.name] = taken
+            drawn = self.profile.split(drawing) or _NOTHING
+            sums[False] = sums[False].plus(1, drawn)
+            parted.append(("sample", "sample", 1, False, drawn))
+        # What reads takes together what it computes or what it reads: each operator its part of it.
+        waits = {
+            grows: reading(of.reads.read, price) > self._seconds(of.reads, NO_AMOUNTS)
+            for grows, of in sums.items()
+        }
+        for name, group, count, grows, parts in parted:
+            if waits[grows] and any(parts.read):
+                one = reading(parts.read, price)
+            else:
+                one = self._seconds(parts, NO_AMOUNTS)
+            _book(found, by_group, OperatorPrediction(name, group, count, count * one))
         outside = self._outside(shape)
         by_group["outside"] = outside
         seconds = sum(each.seconds for each in found.values()) + outside
@@ -284,6 +314,14 @@ class KernelTimes:
         device = self._roofs.device(self._weights, self.profile.threads)
         assert device is not None
         return UNKNOWN_FACTOR * bound_of(work, device).seconds + device.barrier_seconds
+
+
+def _book(
+    found: dict[str, OperatorPrediction], by_group: dict[str, float], one: OperatorPrediction
+) -> None:
+    by_group[one.group] = by_group.get(one.group, 0.0) + one.seconds
+    before = found.get(one.name)
+    found[one.name] = one if before is None else replace(before.plus(one), group=one.group)
 
 
 def kernel_seconds(

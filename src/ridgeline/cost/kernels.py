@@ -1,8 +1,9 @@
 """This machine's kernels as prices: found from synthetic operators, asked for a model's steps.
 
 A profile has, for each term of `kernel_terms`, seconds a unit with weights that caches hold; and
-what weights take longer that come from memory (`cold_weights`). Operators of no profile are
-held to the roofline and said to be. Every prediction has its error bar, from how far the profile is
+what kernels draw of memory (`cold_weights`). Where threads have come to be further from each other,
+a barrier tells what lines take longer from one to another. Operators of no profile are held to the
+roofline and said to be. Every prediction has its error bar, from how far the profile is
 off on what it was fitted on. Knows neither backends nor models.
 """
 
@@ -18,18 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ridgeline.cost.cold_weights import (
-    NO_AMOUNTS,
     Amounts,
-    Cold,
+    ColdSample,
+    Draw,
     amounts_of,
-    as_usual,
-    longer,
-    more_at,
+    draws_of,
+    prices_at,
+    reading,
 )
-from ridgeline.cost.device import Peak, ReadRates
+from ridgeline.cost.device import Barrier, Peak, ReadRates
 from ridgeline.cost.kernel_samples import TimedStep
 from ridgeline.cost.kernel_terms import (
-    COLD_MARKS,
     ROW_MARKS,
     Needs,
     Place,
@@ -42,8 +42,24 @@ from ridgeline.model.graph.node import Graph
 
 # Of what a fit is off, at least this much is taken: the machine itself is not the same twice.
 LEAST_RESIDUAL = 0.02
+# Of a barrier, what a line takes that a thread has from another's cache; several are on the way at
+# a time. Found by norms, linears and attention of 8 to 32 rows while a host moved two cores from
+# one cache to two and back: 30 and 300 ns a barrier (docs/log.md, twenty-third session).
+LINE_SHARE = 0.09
+# Of two timings of a linear the faster one counts, so that prices are of the nearer moments.
+NEAREST = 0.25
 # An 80 % interval of a normal error.
 DEVIATIONS = 1.2816
+
+
+class Parts(NamedTuple):
+    """Of an operator or several: seconds out of the caches; lines that threads hand on; and what is
+    read that may not be in caches.
+    """
+
+    hot: float
+    handed: float
+    read: Amounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +67,18 @@ class KernelProfile:
     """Prices of a machine's kernels with one instruction set and one number of threads.
 
     prices: seconds a unit of each term, with a working set that the caches hold, in a moment of
-    that pace: 10^9 operations a second of `measure.PACE`. cold: what larger ones take longer, in
-    order of their size. packed: bytes of a format's weights as kernels read them, for each as
-    stored; streamed: rows up to which they read them in several streams. residuals: of each group,
-    the spread (relative) of fitted operators. read_rate, barrier_nanoseconds: GB/s of reading
-    forward what the caches hold, and a barrier, meanwhile.
+    that pace: 10^9 operations a second of `measure.PACE`. cold: what kernels draw of memory, of
+    each of `cold_weights.Amounts`. packed: bytes of a format's weights as kernels read them, for
+    each as stored; streamed: rows up to which they read them in several streams. residuals: of each
+    group, the spread (relative) of fitted operators. read_rate: GB/s of reading forward what the
+    caches hold. barrier_nanoseconds: a barrier, while threads were near each other.
     outside: seconds of a step that no operator has, by term (see `outside_terms`).
     """
 
     isa: str
     threads: int
     prices: Mapping[str, float]
-    cold: tuple[Cold, ...]
+    cold: tuple[Draw, ...]
     residuals: Mapping[str, float]
     read_rate: float
     barrier_nanoseconds: float
@@ -72,21 +88,31 @@ class KernelProfile:
     outside: Mapping[str, float] = field(default_factory=dict)
     measured_at: str = ""
 
-    def seconds(self, needs: Needs, more: Amounts, slower: float = 1.0) -> float | None:
-        """more: of `more_at`. slower: of `slower_at`. None where the profile has not all of the
-        terms.
+    def seconds(
+        self, needs: Needs, price: Amounts, slower: float = 1.0, each_line: float = 0.0
+    ) -> float | None:
+        """price: of reading, `prices_at`. slower: of `slower_at`. each_line: `line_seconds`. None
+        where the profile has not all of the terms.
         """
         parts = self.split(needs)
-        return None if parts is None else slower * parts[0] + longer(parts[1], more)
+        if parts is None:
+            return None
+        return max(slower * parts.hot + each_line * parts.handed, reading(parts.read, price))
 
-    def split(self, needs: Needs) -> tuple[float, Amounts] | None:
-        """Seconds out of the caches, and what is read that may not be there."""
+    def split(self, needs: Needs) -> Parts | None:
         hot = _priced(needs.terms, self.prices)
-        return None if hot is None else (hot, amounts_of(needs, self.packed, self.streamed))
+        if hot is None:
+            return None
+        return Parts(hot, needs.handed, amounts_of(needs, self.packed, self.streamed))
 
-    def more_at(self, footprint_bytes: float, read: ReadRates) -> Amounts:
-        """What is read takes so much longer in a working set that is now read like that."""
-        return more_at(self.cold, footprint_bytes, read, self.read_rate)
+    def prices_at(self, footprint_bytes: float, read: ReadRates) -> Amounts:
+        """Of reading, in a working set that is now read like that."""
+        return prices_at(self.cold, footprint_bytes, read)
+
+    def line_seconds(self, barrier: Barrier | None) -> float:
+        """What each line takes longer that threads hand on, where they wait so long at barriers."""
+        longer = 0.0 if barrier is None else barrier.nanoseconds - self.barrier_nanoseconds
+        return LINE_SHARE * 1e-9 * max(longer, 0.0)
 
     def slower_at(self, pace: Peak | None) -> float:
         """Prices are multiplied by this in a moment of such a pace; 1 where it is of no known one,
@@ -112,7 +138,6 @@ def fit(
     *,
     isa: str,
     threads: int,
-    barrier_nanoseconds: float,
     like: Mapping[str, str],
     packed: Mapping[str, float] | None = None,
     streamed: Mapping[str, float] | None = None,
@@ -126,31 +151,24 @@ def fit(
     packed, streamed = packed or {}, streamed or {}
     pace = median(step.pace for step in steps)
     hot: list[tuple[Needs, float]] = []
-    cold: dict[float, list[ColdSample]] = {}
-    cold_rates: dict[float, list[float]] = {}
+    cold: list[tuple[Needs, float, TimedStep]] = []
     rates: list[float] = []
     placed: dict[int, tuple[Graph, dict[str, Place]]] = {}
     for step in steps:
         # The graph is kept, so that its identity stays its own.
         _, known = placed.setdefault(id(step.graph), (step.graph, places(step.graph)))
         if step.cold_bytes:
-            slower = pace / step.pace
-            samples = [
-                ColdSample(needs, took, slower, step.read) for needs, took in _samples(step, known)
-            ]
-            cold.setdefault(step.cold_bytes, []).extend(samples)
-            cold_rates.setdefault(step.cold_bytes, []).append(step.read.forward)
-        else:
-            hot += [(needs, took * step.pace / pace) for needs, took in _samples(step, known)]
-            rates.append(step.read.forward)
-    read_rate = median(rates)
+            cold += [(needs, took, step) for needs, took in _samples(step, known)]
+            continue
+        hot += [(needs, took * step.pace / pace) for needs, took in _samples(step, known)]
+        rates.append(step.read.forward)
     prices = _filled(_prices(hot))
-    found: list[Cold] = []
-    for size in sorted(cold, reverse=True):
-        usual = found[0].more if found else NO_AMOUNTS
-        rate = median(cold_rates[size])
-        more = _more(cold[size], prices, (packed, streamed), usual, (rate, read_rate))
-        found.append(Cold(size, rate, more))
+    drawn: list[ColdSample] = []
+    for needs, took, step in cold:
+        known_price = _priced(needs.terms, prices)
+        if known_price is not None:
+            amounts = amounts_of(needs, packed, streamed)
+            drawn.append(ColdSample(amounts, took, pace / step.pace * known_price, step.read))
     for new, old in like.items():
         for kind in ("linear", "gated", "head"):
             for name in [n for n in prices if n.startswith(f"{kind}/{old}@")]:
@@ -159,67 +177,17 @@ def fit(
         isa=isa,
         threads=threads,
         prices=prices,
-        cold=tuple(found[::-1]),
+        cold=draws_of(drawn),
         packed=packed,
         streamed=streamed,
         residuals=_residuals(hot, prices),
-        read_rate=read_rate,
-        barrier_nanoseconds=barrier_nanoseconds,
+        read_rate=median(rates),
+        barrier_nanoseconds=float(
+            np.quantile([step.barrier_nanoseconds for step in steps], NEAREST)
+        ),
         pace=pace,
         measured_at=measured_at,
     )
-
-
-class ColdSample(NamedTuple):
-    """An operator whose weights came from memory. slower: what its prices are multiplied by in its
-    moment. read: GB/s at which its working set was read just then.
-    """
-
-    needs: Needs
-    took: float
-    slower: float
-    read: ReadRates
-
-
-def _more(
-    samples: Sequence[ColdSample],
-    prices: Mapping[str, float],
-    formats: tuple[Mapping[str, float], Mapping[str, float]],
-    usual: Amounts,
-    rates: tuple[float, float],
-) -> Amounts:
-    """Of one working set, what its linears took longer than out of the caches, by a line in bytes
-    for each number of rows. formats: packed and streamed, of `amounts_of`. usual: of another set;
-    what was not timed is to what was as there. rates: GB/s at which this set is read forward
-    usually, as all samples are taken to have been, and the caches.
-    """
-    rows: dict[int, list[tuple[Amounts, float, float]]] = {}
-    for needs, took, slower, read in samples:
-        hot = _priced(needs.terms, prices)
-        if hot is None or len(needs.read) != 1:
-            continue
-        whole = amounts_of(needs, *formats)
-        streams = any(whole[len(NO_AMOUNTS) :])
-        amounts = whole[len(NO_AMOUNTS) :] if streams else whole[: len(NO_AMOUNTS)]
-        at = next((i for i, n in enumerate(amounts[len(COLD_MARKS) :]) if n), None)
-        if at is not None:
-            rate = read.fastest if streams else read.forward
-            longer_by = as_usual(took - slower * hot, amounts[at], rate, *rates)
-            rows.setdefault(at, []).append((amounts, longer_by, took))
-    more = list(NO_AMOUNTS)
-    marks = range(len(COLD_MARKS))
-    for at in rows:
-        columns = (at, len(COLD_MARKS) + at)
-        matrix = np.array([[amounts[c] / took for c in columns] for amounts, _, took in rows[at]])
-        goal = np.array([longer_by / took for _, longer_by, took in rows[at]])
-        for column, value in zip(columns, not_negative(matrix, goal), strict=True):
-            more[column] = float(value)
-    for at in marks:
-        of = min(rows, key=lambda known: abs(known - at), default=at)
-        for begin in (0, len(COLD_MARKS)) if of != at else ():
-            ratio = usual[begin + at] / usual[begin + of] if usual[begin + of] else 1.0
-            more[begin + at] = more[begin + of] * ratio
-    return tuple(more)
 
 
 def _samples(step: TimedStep, known: Mapping[str, Place]) -> list[tuple[Needs, float]]:

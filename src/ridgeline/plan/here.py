@@ -23,7 +23,7 @@ from ridgeline.assemble import (
 )
 from ridgeline.config import Settings
 from ridgeline.cost.count import count_kv_bytes
-from ridgeline.cost.device import Device, Roofs
+from ridgeline.cost.device import Barrier, Device, Roofs
 from ridgeline.cost.free_memory import available_bytes
 from ridgeline.cost.kernel_times import KernelTimes, kernel_seconds
 from ridgeline.cost.measure import PACE, pace_now, reads_now
@@ -64,8 +64,8 @@ class AnyTimes:
 
 
 def roofs_now(settings: Settings) -> Roofs | None:
-    """What was kept of this machine, with memory and pace as they are now: 1.5 s. For models that
-    are not loaded; `Assembled.roofs_now` reads the weights themselves.
+    """What was kept of this machine, with memory, pace and barrier as they are now: 1.5 s. For
+    models that are not loaded; `Assembled.roofs_now` reads the weights themselves.
     """
     isa = machine_isa(settings)
     kept = kept_roofs(settings, isa)
@@ -73,7 +73,8 @@ def roofs_now(settings: Settings) -> Roofs | None:
         return kept
     meter, threads = machine_meter(isa), settings.threads
     pace = pace_now(threads, partial(meter.arithmetic, PACE, threads))
-    return kept.as_now(reads_now(meter, threads, available_bytes()), pace)
+    barrier = Barrier(threads, min(meter.barrier(threads, 5)))
+    return kept.as_now(reads_now(meter, threads, available_bytes()), pace, barrier)
 
 
 def replica_here(

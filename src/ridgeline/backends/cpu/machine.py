@@ -70,7 +70,7 @@ class CpuMeter:
     def kernels(self, threads: int, report: Callable[[str], None]) -> Iterator[TimedStep]:
         from ridgeline.backends.cpu.synthetic import LARGE_BYTES, time_kernels
 
-        large = min(LARGE_BYTES[-1], available_bytes() // 4)
+        large = min(LARGE_BYTES, available_bytes() // 4)
         return time_kernels(self.isa, threads, large, report)
 
     def close(self) -> None:

@@ -54,10 +54,10 @@ AGAIN_ROWS = (1, 4, 16)
 # Of formats that are rare, the others being between them.
 FEW_ROWS = (1, 16, 64, 256)
 # With weights that no cache holds. Beyond, arithmetic hides reading.
-COLD_ROWS = (1, 4, 16, 64)
-# What is about the size at which kernels leave the caches, or above what a virtual machine has of
-# them, however much they are said to hold.
-LARGE_BYTES, EDGE_ROWS = (96 * MIB, 144 * MIB, 240 * MIB), (1, 16)
+COLD_ROWS = (1, 4)
+# Above what a virtual machine has of caches, however much they are said to hold. Timed now and then
+# between all else: memory's speed may change meanwhile, and kernels draw all of a slow one.
+LARGE_BYTES, COLD_TURNS = 240 * MIB, 3
 CONTEXTS = (31, 255, 511, 1023)
 KV_FORMAT_NAMES = ("bf16", "f16", "int8")
 
@@ -89,21 +89,23 @@ Report = Callable[[str], None]
 
 
 def time_kernels(
-    isa: str, threads: int, large_bytes: int = LARGE_BYTES[-1], report: Report = lambda _: None
+    isa: str, threads: int, large_bytes: int = LARGE_BYTES, report: Report = lambda _: None
 ) -> Iterator[TimedStep]:
     """Every step that a profile is fitted on, one after the other. large_bytes: of weights that no
     cache holds, at most.
     """
-    yield from _time_formats(isa, threads, report)
-    report("weights in memory")
-    least = min(large_bytes, LARGE_BYTES[0])
-    sizes = [size for size in LARGE_BYTES if size <= large_bytes] or [least]
-    yield from _time_large(isa, threads, sizes)
-    for name in KV_FORMAT_NAMES:
-        report(f"attention over {name}")
-        yield from _time_attention(name, isa, threads)
-    report("small operators")
-    yield from _time_small(isa, threads)
+    large = _Large(isa, threads, large_bytes)
+    for turn in range(COLD_TURNS):
+        report("weights in memory")
+        yield from large.steps()
+        if turn == 0:
+            yield from _time_formats(isa, threads, report)
+        if turn == 1:
+            for name in KV_FORMAT_NAMES:
+                report(f"attention over {name}")
+                yield from _time_attention(name, isa, threads)
+            report("small operators")
+            yield from _time_small(isa, threads)
 
 
 def _time_formats(isa: str, threads: int, report: Report) -> Iterator[TimedStep]:
@@ -247,7 +249,7 @@ class _Timer:
         again = StepPlan(tuple(row._replace(new_blocks=()) for row in plan.rows))
         self._run(plan, sampling)
         counted, whole = 0, 0.0
-        rates, paces = self._read_rates(), [self._pace()]
+        rates, paces, barriers = self._read_rates(), [self._pace()], [self._barrier()]
         while counted < repeat:
             burst: list[tuple[str, float]] = []
             runs = 0
@@ -264,6 +266,7 @@ class _Timer:
                 continue
             counted += runs
             paces.append(self._pace())
+            barriers.append(self._barrier())
             pace = 1.0 if self._cold else harmonic_mean(paces[-2:])
             whole += sum(value * pace for _, value in burst)
             for name, value in burst:
@@ -276,13 +279,17 @@ class _Timer:
         usual /= 1.0 if self._cold else pace
         seconds = {name: value * usual for name, value in medians.items()}
         read = ReadRates(*(median(way) for way in zip(*rates, strict=True)))
-        return TimedStep(self.graph, plan.shape, threads, self._cold, seconds, read, pace)
+        waits = median(barriers)
+        return TimedStep(self.graph, plan.shape, threads, self._cold, seconds, read, pace, waits)
 
     def _read_rates(self) -> list[ReadRates]:
         """Of a graph that caches hold, once: it is no other a moment later."""
         if self._cold or not self._rates:
             self._rates = self.executor.read_bandwidth(READ_ROUNDS)
         return list(self._rates)
+
+    def _barrier(self) -> float:
+        return self.executor.barrier_nanoseconds()
 
     def _pace(self) -> float:
         return harmonic_mean(self.executor.pace(PACE_ROUNDS))
@@ -311,18 +318,21 @@ def _time_linears(timer: _Timer, marks: Sequence[int], threads: int) -> Iterator
         timer.close(len(plan.rows))
 
 
-def _time_large(isa: str, threads: int, sizes: Sequence[int]) -> Iterator[TimedStep]:
-    packed = packed_ratios(isa)
-    for size in sizes:
-        graph = large_graph(size)
-        num_bytes = sum(w.num_bytes * packed.get(w.format.name, 1.0) for w in graph.weights)
-        timer = _Timer(graph, isa, threads, _MAX_ROWS, num_bytes)
-        for rows in COLD_ROWS if size == max(sizes) else EDGE_ROWS:
+class _Large:
+    """Weights that no cache holds."""
+
+    def __init__(self, isa: str, threads: int, num_bytes: int) -> None:
+        graph, packed = large_graph(num_bytes), packed_ratios(isa)
+        held = sum(w.num_bytes * packed.get(w.format.name, 1.0) for w in graph.weights)
+        self._timer, self._threads = _Timer(graph, isa, threads, _MAX_ROWS, held), threads
+
+    def steps(self) -> Iterator[TimedStep]:
+        for rows in COLD_ROWS:
             for row in range(rows):
-                timer.open(row, 1)
+                self._timer.open(row, 1)
             plan = StepPlan(tuple(PlanRow(row, 1, 0, 1, (row,)) for row in range(rows)))
-            yield timer.step(plan, 4, threads=threads)
-            timer.close(rows)
+            yield self._timer.step(plan, 4, threads=self._threads)
+            self._timer.close(rows)
 
 
 def _time_attention(name: str, isa: str, threads: int) -> Iterator[TimedStep]:
