@@ -25,7 +25,8 @@ The file: 2,508 measurements of serving engines, closed loop, as bundled with ai
   (--max-num-seqs) was one of 4 to 64, by the launch script, and ten requests for each of its places
   were sent at once. Which one is not stated: the middle of them is taken.
 - TensorRT-LLM's rows of the first months state the tensor parallelism only, where the launch
-  script chose data-parallel attention and experts apart by the load.
+  script chose data-parallel attention and experts apart by the load; so do SGLang's of DeepSeek in
+  NVFP4, whose experts were apart.
 - batch_size is concurrency // attention_dp_size, or the concurrency where that is 0: more than was
   ever asked for says so.
 - A row that computes prompts faster than the chips' peaks would is not what it says.
@@ -52,6 +53,7 @@ from serving_sweeps import (
     DRAFTS_OF_GROUPS,
     MOST_OF_DEEPSEEK,
     first_months,
+    gathered,
     held_steps,
     in_flight_of_capped,
     keeps_fp8,
@@ -95,6 +97,7 @@ MEAN_OF_STATED = 0.9
 PREDICTS = ("DeepSeek R1/V3", "trtllm", "1.2.0rc6.post3")
 IMAGES = {"": "1.1", "gpt-oss-dev": "1.1"}
 CAPPED = ("gpt-oss 120B", "h100_sxm", "vllm", CAPPED_CLIENT)
+EXPERTS_APART = ("DeepSeek R1/V3", "b200_sxm", "sglang", "", "nvfp4")
 BOTH = ("DeepSeek R1/V3", "b200_sxm", "1.1.0rc2.post2", "nvfp4")
 
 
@@ -267,6 +270,8 @@ def _case(
     mesh = mesh or Mesh()
     if engine == "trtllm" and not row["backend_version"] and mesh.dp == 1 and mesh.gpus > 1:
         mesh = first_months(family, system, precision, tp, (isl, osl), concurrency)
+    if (family, system, engine, row["backend_version"], precision) == EXPERTS_APART:
+        mesh = replace(mesh, ep=mesh.tp)
     if (family, system, engine, batch) == CAPPED:
         places = places_of_capped(tp, isl)
         return Case(deployed(mesh), load(in_flight_of_capped(places), places=places)), str(mesh), ""
@@ -279,8 +284,9 @@ def _case(
         drafts = DRAFTS_OF_GROUPS if is_only else 0
     asked = load(concurrency, drafts)
     steps = asked.output_tokens / asked.tokens_per_step
-    held = held_steps(engine, family, system, mesh, steps, concurrency)
-    case = Case(deployed(mesh), replace(asked, held=held))
+    together = gathered(engine, family, mesh, (isl, osl), steps, concurrency)
+    held = held_steps(engine, family, system, mesh, steps, concurrency, together)
+    case = Case(deployed(mesh), replace(asked, held=held, together=together))
     unlike = "" if case.deployment.room.kv_bytes > 0 else "its weights do not fit"
     return case, str(mesh), unlike
 

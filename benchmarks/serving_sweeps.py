@@ -25,6 +25,11 @@ run; each fact below names the commit of github.com/SemiAnalysisAI/InferenceX th
   attention_dp_config: a prompt waits until each group has one, or for timeout_iters steps (60; 50
   where it is left out, gpt-oss). Under SGLang, DeepSeek on Blackwell has --scheduler-recv-interval
   10, from 16 at once on 30: the scheduler looks for new requests once in so many steps.
+- 28e5a01ea (2025-09-19) until 17d5e204f (2025-11-03), gptoss_fp4_h200_trt_slurm.sh: --ep_size=$TP.
+  27f29acbe (2025-09-21) until d8fe8f73e (2025-11-10), dsr1_fp4_b200_docker.sh: --enable-ep-moe.
+- 1b563c858 (2025-09-18), 70b_fp{4,8}_{b200,h200}_trt_*.sh: of prompts and answers of 1,024 with TP
+  below 8, TensorRT-LLM waits 20 steps for more prompts before it computes one, unless there are
+  tokens for a whole step (batch_wait_timeout_iters, batch_wait_max_tokens_ratio).
 - What caches are kept in (kv-cache-dtype, kv_cache_config.dtype), of every version of the scripts:
   FP8 for Llama 70B (af4ccd03f, 2025-09-23, all chips), DeepSeek and GLM-5 under SGLang on Blackwell
   (b8857e738, 13930ca61), gpt-oss on B200 from 25506e87c (2025-12-05; "auto", BF16, before and on
@@ -47,6 +52,8 @@ MOST_OF_DEEPSEEK = 256
 GB200 = ("gb200", "")
 DRAFTS = 3
 DRAFTS_OF_GROUPS = 1
+# batch_wait_timeout_iters.
+GATHERING = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +141,9 @@ def first_months(
     """Of TensorRT-LLM without a version and more than one GPU: what its script chose."""
     short, answers = lengths[0] == 1024, lengths[1] == 8192
     apart, groups = False, False
-    if family == "gpt-oss 120B" and system == "b200_sxm":
+    if family == "gpt-oss 120B" and system == "h200_sxm":
+        apart = True
+    elif family == "gpt-oss 120B" and system == "b200_sxm":
         groups = concurrency >= 256
         apart = groups or (short and tp in (4, 8) and concurrency >= 16)
     elif family == "DeepSeek R1/V3" and precision == "fp8":
@@ -168,10 +177,30 @@ def keeps_fp8(engine: str, family: str, system: str, precision: str, version: st
     return (family, precision) in (("Kimi K2.5", "nvfp4"), ("Llama 3.1 8B", "fp8"))
 
 
-def held_steps(
-    engine: str, family: str, system: str, mesh: Mesh, steps: float, concurrency: float
+def gathered(
+    engine: str, family: str, mesh: Mesh, lengths: tuple[int, int], steps: float, concurrency: float
 ) -> float:
-    """Steps that pass on average before a new request is looked at. steps: those of an answer."""
+    """Prompts that have come where TensorRT-LLM waits for more of them; 1: it does not wait.
+    steps: those of an answer.
+    """
+    waits = engine == "trtllm" and family == "Llama 3.1 70B" and lengths == (1024, 1024)
+    return 1.0 + GATHERING * concurrency / steps if waits and mesh.tp < 8 else 1.0
+
+
+def held_steps(
+    engine: str,
+    family: str,
+    system: str,
+    mesh: Mesh,
+    steps: float,
+    concurrency: float,
+    together: float,
+) -> float:
+    """Steps that pass on average before a new request is looked at. steps: those of an answer.
+    together: `gathered`; the first waits for all of them, the others for half of it on average.
+    """
+    if together > 1.0:
+        return GATHERING * (1.0 + together) / (2.0 * together)
     if engine == "trtllm" and mesh.dp > 1:
         most = 60 if family == "DeepSeek R1/V3" else 50
         return min(most, mesh.dp * steps / concurrency)

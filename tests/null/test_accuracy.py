@@ -20,6 +20,7 @@ from fit_serving import HALVES, SCORES, over_eight_of_ten  # noqa: E402
 from serving_rows import FILE, fitted_groups, read_rows  # noqa: E402
 from serving_sweeps import (  # noqa: E402
     first_months,
+    gathered,
     held_steps,
     in_flight_of_capped,
     keeps_fp8,
@@ -120,11 +121,24 @@ def test_launch_scripts_say_what_the_file_leaves_out() -> None:
     assert first_months("DeepSeek R1/V3", "b200_sxm", "nvfp4", 8, long, 64) == Mesh(dp=8, ep=8)
     assert first_months("DeepSeek R1/V3", "h200_sxm", "fp8", 8, long, 32) == Mesh(tp=8, ep=8)
     assert first_months("Llama 3.1 70B", "h200_sxm", "fp8", 8, long, 128) == Mesh(tp=8)
-    groups = Mesh(dp=8, ep=8)
-    assert held_steps("trtllm", "DeepSeek R1/V3", "b200_sxm", groups, 900, 256) == 8 * 900 / 256
-    assert held_steps("trtllm", "DeepSeek R1/V3", "b200_sxm", groups, 900, 64) == 60
-    assert held_steps("trtllm", "DeepSeek R1/V3", "b200_sxm", Mesh(tp=8), 900, 64) == 0
-    assert held_steps("sglang", "DeepSeek R1/V3", "b300_sxm", Mesh(tp=8), 900, 16) == 15
+    assert first_months("gpt-oss 120B", "h200_sxm", "mxfp4", 4, long, 8) == Mesh(tp=4, ep=4)
+
+
+def test_launch_scripts_say_for_how_long_new_requests_wait() -> None:
+    of, groups = ("DeepSeek R1/V3", "b200_sxm"), Mesh(dp=8, ep=8)
+    assert held_steps("trtllm", *of, groups, 900, 256, 1) == 8 * 900 / 256
+    assert held_steps("trtllm", *of, groups, 900, 64, 1) == 60
+    assert held_steps("trtllm", *of, Mesh(tp=8), 900, 64, 1) == 0
+    assert held_steps("sglang", *of, Mesh(tp=8), 900, 16, 1) == 15
+    # Alone one waits for all 20 steps; where one comes a step, one does so and 20 half as long.
+    llama, both, mesh = "Llama 3.1 70B", (1024, 1024), Mesh(tp=4)
+    assert gathered("trtllm", llama, mesh, both, 900, 900) == 21
+    assert held_steps("trtllm", llama, "b200_sxm", mesh, 900, 900, 21) == (20 + 20 * 10) / 21
+    few = gathered("trtllm", llama, mesh, both, 900, 1e-9)
+    assert held_steps("trtllm", llama, "b200_sxm", mesh, 900, 1e-9, few) == pytest.approx(20)
+    assert gathered("trtllm", llama, mesh, (8192, 1024), 900, 64) == 1
+    assert gathered("trtllm", llama, Mesh(tp=8), both, 900, 64) == 1
+    assert gathered("vllm", llama, mesh, both, 900, 64) == 1
 
 
 def test_scripts_and_checkpoints_say_which_caches_are_fp8() -> None:

@@ -16,9 +16,11 @@ from ridgeline.cost.chip import Chip, Mesh
 from ridgeline.cost.count import count_parameters, count_step
 from ridgeline.cost.deployment import Deployment, Parted, deploy, expert_imbalance
 from ridgeline.cost.described import describe
-from ridgeline.cost.efficiency import MEANINGS, PUBLISHED, filled_up
+from ridgeline.cost.efficiency import MEANINGS, PUBLISHED, filled_up, piece_seconds
+from ridgeline.cost.lines import KINDS
 from ridgeline.cost.steps import steps_of, uniform_steps
 from ridgeline.errors import CapacityError, RidgelineError
+from ridgeline.model.configurations import load_configuration
 from ridgeline.model.graph.work import Precision
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.shard import shard_rank
@@ -409,3 +411,33 @@ def test_experts_compute_whole_tiles() -> None:
     assert filled_up(each, all_touched, 1.0) == pytest.approx(1.0625)
     # What no token needs is not computed.
     assert filled_up(np.array([0.01]), np.array([0.01]), 16.0) == pytest.approx(9.0)
+
+
+def test_norms_over_all_heads_are_exchanged_by_ranks() -> None:
+    """MiniMax M2: two sums of squares in FP32, 8 bytes of each token, in each of 62 layers."""
+    described = describe(load_configuration("MiniMaxAI/MiniMax-M2.5").config, "fp8")
+    assert described.whole_norms == 62
+    alone, both = (deploy(described, chip=CHIP, mesh=Mesh(tp=tp)) for tp in (1, 2))
+    assert not [line for line in alone.lines if line.name.endswith("norms.all_reduce")]
+    (sums,) = [line for line in both.lines if line.name.endswith("norms.all_reduce")]
+    assert (sums.count, sums.ways, sums.collective) == (62, 2, "all_reduce")
+    # Of a ring's two ranks each sends the value once.
+    assert sums.link_bytes == (0.0, 62 * 8.0, 0.0, 0.0)
+    assert describe(MODELS["Qwen/Qwen3-32B"]["config"], "bf16").whole_norms == 0
+
+
+def test_weights_turned_to_bf16_reach_half_of_a_new_chips_share() -> None:
+    """Experts in 4 bits, of as many tokens that arithmetic is what takes time."""
+    described = describe(load_configuration("moonshotai/Kimi-K2.5").config, "int4_wo")
+    fast = replace(CHIP, memory_bytes_per_second=1e18, year=2024)
+    pieces = [
+        deploy(described, chip=replace(fast, year=year), mesh=Mesh(tp=8)).pieces(
+            uniform_steps((None,), prompts=1.0, prompt_tokens=8192.0)
+        )
+        for year in (2024, 2025)
+    ]
+    profile = replace(PUBLISHED, values={**PUBLISHED.values, "new.compute": 1.0})
+    is_experts = pieces[0].kind == KINDS.index("experts")
+    old, new = (piece_seconds(p, profile)[is_experts].sum() for p in pieces)
+    floor = 60 * 384 / 256 * profile["floor.experts.w4a16"]
+    assert new - floor == pytest.approx(2 * (old - floor), rel=1e-3)

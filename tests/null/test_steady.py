@@ -126,6 +126,16 @@ def test_a_request_may_not_be_looked_at_for_some_steps() -> None:
     assert later.ttft.value - at_once.ttft.value == pytest.approx(20 * later.tpot.value, rel=0.02)
 
 
+def test_prompts_that_are_gathered_share_a_step() -> None:
+    """Of short ones launches and weights are most of what a step takes."""
+    deployment = deployed(tp=2, engine="trtllm")
+    cases = [Case(deployment, Load(8, 100, 500, together=n)) for n in (1, 4)]
+    found = Cases(cases)
+    assert list(found.group) == [1.0, 4.0]
+    each, four = found.solve(PUBLISHED).delta
+    assert each / 4 < four < 0.6 * each
+
+
 def test_prompts_elsewhere_leave_answers_alone() -> None:
     deployment = deployed(tp=2)
     load = Load(32, 8000, 500)

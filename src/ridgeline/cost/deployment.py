@@ -40,7 +40,7 @@ from ridgeline.cost.engines import (
     lacks_expert_kernels,
 )
 from ridgeline.cost.host import Host, with_host
-from ridgeline.cost.lines import KINDS, Line, compile_lines
+from ridgeline.cost.lines import KINDS, Line, compile_lines, norm_sums
 from ridgeline.cost.precisions import arithmetic_of, family_of
 from ridgeline.cost.profile import load_profile
 from ridgeline.cost.steps import Steps, steps_of
@@ -283,7 +283,10 @@ def _parted(
             rank = exchange(_parted(described, ways, 1, known)[0], among)
         else:
             rank = fuse(shard_rank(described.graph, ways))
-        found = known[ways, among] = (rank, compile_lines(rank, described.indexer))
+        lines = compile_lines(rank, described.indexer)
+        if described.whole_norms and ways > 1:
+            lines = (*lines, norm_sums(described.whole_norms, ways))
+        found = known[ways, among] = (rank, lines)
     return found
 
 
@@ -426,15 +429,7 @@ def _pieces(d: Deployment, steps: Steps) -> Pieces:
         memory=each([chip.memory_bytes_per_second] * len(lines)),
         link=each([chip.link(line.ways) for line in lines]),
         engine=each([ENGINES.index(d.engine)] * len(lines), np.intp),
-        slow=each(
-            [
-                lacks_expert_kernels(
-                    d.engine, d.version, chip.year, family_of(line.format, chip.peaks)
-                )
-                for line in lines
-            ],
-            np.bool_,
-        ),
+        slow=each([lacks_expert_kernels(d.engine, d.version, chip.year)] * len(lines), np.bool_),
         steps=np.tile(np.arange(n), len(lines)),
         **made,
     )

@@ -4,7 +4,7 @@ engine runs that our own graph leaves out or does otherwise, each difference nam
 - Multimodal configurations: the text model. - Sparse attention (GLM-5, DeepSeek V3.2): the graph of
 DeepSeek V3 and an `Indexer`. - gpt-oss: no bias of attention's output, which engines add on one
 rank. - Norms over all of q and k (MiniMax M2): over each head, which costs as much and can be cut
-by heads; engines exchange one sum a token instead.
+by heads; engines exchange one sum of each a token instead.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ SPARSE_FIELDS = ("index_topk", "index_n_heads", "index_head_dim", "hidden_size",
 @dataclass(frozen=True, slots=True)
 class Described:
     """graph: whole, not fused. indexer: of sparse attention. predicts: draft tokens that the
-    model's own predictor (MTP) gives a step at most; 0 without one.
+    model's own predictor (MTP) gives a step at most; 0 without one. whole_norms: layers whose norms
+    are over all of q and k, for which ranks exchange sums.
     """
 
     graph: Graph
     indexer: Indexer | None = None
     predicts: int = 0
+    whole_norms: int = 0
 
 
 def describe(
@@ -64,8 +66,8 @@ def describe(
     if not any(isinstance(node.op, Experts) for node in graph.nodes):
         graph = build(fields, formats_of(precision, False), where=where)
     predicts = fields.get("num_nextn_predict_layers")
-    graph = _with_local_norms(_with_kv(graph, kv))
-    return Described(graph, indexer, predicts if isinstance(predicts, int) else 0)
+    graph, whole_norms = _with_local_norms(_with_kv(graph, kv))
+    return Described(graph, indexer, predicts if isinstance(predicts, int) else 0, whole_norms)
 
 
 def _with_kv(graph: Graph, kv: str) -> Graph:
@@ -85,9 +87,10 @@ def _with_kv(graph: Graph, kv: str) -> Graph:
     )
 
 
-def _with_local_norms(graph: Graph) -> Graph:
-    """Norms of all of q and of all of k become norms of their heads."""
+def _with_local_norms(graph: Graph) -> tuple[Graph, int]:
+    """Norms of all of q and of all of k become norms of their heads; in how many layers."""
     nodes = []
+    layers = 0
     for node in graph.nodes:
         if isinstance(node.op, Norm) and node.name.endswith((".attn.q_norm", ".attn.k_norm")):
             width = node.inputs[0].shape[-1]
@@ -96,8 +99,9 @@ def _with_local_norms(graph: Graph) -> Graph:
                 if heads and width % heads == 0:
                     weight = replace(node.weights[0], shape=(width // heads,), axes=(None,))
                     node = replace(node, op=replace(node.op, num_groups=heads), weights=(weight,))
+                    layers += node.name.endswith("q_norm")
         nodes.append(node)
-    return replace(graph, nodes=tuple(nodes))
+    return replace(graph, nodes=tuple(nodes)), layers
 
 
 def _heads_of(graph: Graph, value_id: int) -> int:

@@ -29,6 +29,11 @@ ARITHMETICS = ("bf16", "fp8", "fp4")
 PLACED = 16
 # The year of Blackwell, whose kernels reach less of its peaks than Hopper's of theirs.
 NEW_SINCE = 2025
+# Kernels that turn 4 or 8 bits to BF16 (Marlin) multiply by Ampere's instructions (mma.sync), which
+# reach 63 % of Hopper's peak (Luo et al., arXiv 2402.13499). A processor's peak is twice as high in
+# Blackwell, by instructions of its own; that Ampere's are no faster there is taken, not measured.
+TURNED_ON_NEW = 0.5
+_TURNED = tuple(FAMILIES.index(family) for family in ("w4a16", "w8a16"))
 _EXPERTS = KINDS.index("experts")
 _ATTENTION = KINDS.index("attention")
 TRTLLM = ENGINES.index("trtllm")
@@ -143,7 +148,10 @@ MEANINGS: dict[str, tuple[float, float, float, str]] = {
     "experts.stream.fp8": (0.75, 0.3, 0.95, "the same, FP8"),
     "experts.stream.fp4": (0.75, 0.3, 0.95, "the same, FP4"),
     "experts.stream.w4a16": (0.70, 0.3, 0.95, "the same, 4 bits turned to BF16"),
-    "experts.compute": (0.7, 0.2, 1.2, "of a linear's compute, in grouped experts"),
+    "experts.compute.bf16": (0.7, 0.2, 1.2, "of a linear's compute, in grouped experts in BF16"),
+    "experts.compute.fp8": (0.7, 0.2, 1.2, "the same, FP8"),
+    "experts.compute.fp4": (0.7, 0.2, 1.2, "the same, FP4"),
+    "experts.compute.w4a16": (0.7, 0.2, 1.2, "the same, 4 bits turned to BF16"),
     "experts.tile": (32.0, 1.0, 256.0, "rows of a tile: of an expert's last one half is empty"),
     "experts.skew": (0.5, 0.01, 4.0, "squared variation of how popular experts are; 0: all alike"),
     "kv.stream": (0.75, 0.3, 0.95, "of the memory's bandwidth, reading a cache"),
@@ -202,11 +210,15 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
     is_experts = pieces.kind == _EXPERTS
     stream = profile.table("stream", FAMILIES)[pieces.family]
     compute = profile.table("compute", ARITHMETICS)[pieces.arithmetic]
-    grouped = profile.table("experts.stream", EXPERT_FAMILIES)[pieces.family]
-    stream = np.where(is_experts, grouped, stream)
-    compute = np.where(is_experts, np.minimum(0.95, compute * profile["experts.compute"]), compute)
+    stream = np.where(
+        is_experts, profile.table("experts.stream", EXPERT_FAMILIES)[pieces.family], stream
+    )
+    grouped = compute * profile.table("experts.compute", EXPERT_FAMILIES)[pieces.family]
+    compute = np.where(is_experts, np.minimum(0.95, grouped), compute)
     floors = np.array([profile["floor.linear"], 0.0, 0.0, profile["floor.elementwise"], 0.0])
     compute = compute * np.where(pieces.new, profile["new.compute"], 1.0)
+    turned = pieces.new & np.isin(pieces.family, _TURNED)
+    compute = compute * np.where(turned, TURNED_ON_NEW, 1.0)
     reading = pieces.weight_bytes / (pieces.memory * stream)
     touched = touched_share(pieces.per_expert, profile["experts.skew"])
     reading = np.where(is_experts, reading * touched, reading)

@@ -229,14 +229,16 @@ def _entry_lines(node: Node, count: int) -> list[Line]:
 
 
 def _index_lines(node: Node, count: int, indexer: Indexer) -> list[Line]:
-    """What scores tokens: three linears, the scores of all pairs, and the choice of the best."""
+    """What scores tokens: three linears, and three passes with attention's floor each: queries and
+    keys are rotated and kept in FP8, all pairs are scored, and the best are chosen.
+    """
     name = LAYER.sub("layers.*.", node.name) + ".index"
     pair = FLOPS_PER_MULTIPLY_ADD * indexer.heads * indexer.dim * count
     scores = Line(
         name,
         "attention",
         "fp8",
-        2 * count,
+        3 * count,
         decode_pair_flops=pair,
         prefill_pair_flops=pair,
         token_bytes=count * indexer.token_bytes,
@@ -325,6 +327,22 @@ def _key(node: Node) -> object:
         tuple((v.shape, v.integer) for v in (*node.inputs, *node.outputs)),
         tuple((w.shape, w.format.name) for w in node.weights),
         state,
+    )
+
+
+def norm_sums(count: int, ways: int) -> Line:
+    """What `ways` ranks exchange for norms over all of q and k: a sum of squares of each, in FP32
+    (vLLM: MiniMaxText01RMSNormTP.forward_qk, one all-reduce a layer; read 2026-12-01).
+    """
+    link = count * 2.0 * (ways - 1) / ways * 8.0
+    return Line(
+        "layers.*.attn.norms.all_reduce",
+        "collective",
+        "bf16",
+        count,
+        link_bytes=(0.0, link, 0.0, 0.0),
+        ways=ways,
+        collective="all_reduce",
     )
 
 

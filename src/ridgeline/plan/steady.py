@@ -45,7 +45,8 @@ class Load:
     draft_share: of a step's time, what proposing one takes. chunk: new tokens that a step of one
     data-parallel group has at most; longer prompts take several steps. places: rows that the engine
     runs at most, over the whole deployment (--max-num-seqs, --max-running-requests); more wait.
-    held: steps that an engine lets pass before it looks at a new request.
+    held: steps that an engine lets pass before it looks at a new request. together: prompts that it
+    gathers meanwhile, on average, and computes at once.
     """
 
     concurrency: float
@@ -58,6 +59,7 @@ class Load:
     chunk: float = inf
     places: float = inf
     held: float = 0.0
+    together: float = 1.0
 
     @property
     def tokens_per_step(self) -> float:
@@ -145,6 +147,7 @@ class Cases:
                 for c in cases
             ]
         )
+        self.group = np.maximum(self.group, [load.together for load in loads])
         # Those in step wait together, and as many as a step has room for are computed together.
         fits = np.array([max(1.0, STEP_TOKENS // c.load.input_tokens) for c in cases])
         together = np.maximum(self.group, np.minimum(self.in_flight, fits))
