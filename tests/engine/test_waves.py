@@ -13,7 +13,7 @@ from ridgeline.engine.request import Request
 from ridgeline.engine.schedule.admit import admit
 from ridgeline.engine.schedule.policies import POLICIES
 from ridgeline.engine.schedule.state import Limits, SchedulerState
-from ridgeline.engine.schedule.waves import LAST_TOKENS, LEAST_PROMPTS
+from ridgeline.engine.schedule.waves import LAST_TOKENS, LEAST_PROMPTS, PROMPTS_PER_ANSWER
 from ridgeline.errors import RequestError
 from ridgeline.step import RowSampling, StepShape
 
@@ -91,7 +91,7 @@ def test_what_is_no_wave(count: int, size: int, most: float) -> None:
 
 def test_an_answer_goes_on_beside_a_wave_and_more_of_them_forbid_it() -> None:
     at = state(rows=24)
-    writing = [request(f"w{number}", 4, 100) for number in range(3)]
+    writing = [request(f"w{number}", 4, 100) for number in range(2 + 12 // PROMPTS_PER_ANSWER)]
     admit(at, writing[0])
     step(at, 0.0)
     requests = burst(at, 12)

@@ -21,7 +21,7 @@ from ridgeline.engine.schedule.state import SchedulerState
 # Prompts that a wave has at least; and for each answer that is being written meanwhile, a token a
 # step, so many prompts.
 LEAST_PROMPTS = 8
-PROMPTS_PER_ANSWER = 8
+PROMPTS_PER_ANSWER = 4
 # Those who wait for a row are not let in while most rows have so few tokens left, at most.
 LAST_TOKENS = 8
 
