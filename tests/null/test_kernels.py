@@ -223,6 +223,7 @@ def test_threads_that_are_far_from_each_other_wait_for_what_they_hand_on(roofs: 
         more = seconds(300.0, rows) - seconds(100.0, rows)
         assert more > 0
         assert seconds(500.0, rows) - seconds(100.0, rows) == pytest.approx(2 * more, rel=1e-6)
+    assert seconds(9e3, 8) == seconds(1e6, 8), "others have the cores: no line is further for it"
     few, many = (seconds(300.0, rows) - seconds(100.0, rows) for rows in (8, 16))
     assert many == pytest.approx(2 * few, rel=1e-6)
     beyond = [seconds(300.0, rows) - seconds(100.0, rows) for rows in (32, 64)]

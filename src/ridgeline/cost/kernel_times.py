@@ -200,9 +200,7 @@ class KernelTimes:
         found = NOTHING.and_all(first, 1 - share).and_all(last, share)
         if high == low:
             times = shape.num_tokens / low
-            found = Sum(
-                *(parts._replace(hot=times * parts.hot) for parts in found),
-            )
+            found = Sum(*(parts._replace(hot=times * parts.hot) for parts in found))
         return found.and_all(sampled)
 
     def _mark_seconds(self, mark: int) -> Sum | None:

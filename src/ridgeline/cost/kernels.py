@@ -27,7 +27,7 @@ from ridgeline.cost.cold_weights import (
     prices_at,
     reading,
 )
-from ridgeline.cost.device import Barrier, Peak, ReadRates
+from ridgeline.cost.device import BUSY_NANOSECONDS, Barrier, Peak, ReadRates
 from ridgeline.cost.kernel_samples import TimedStep
 from ridgeline.cost.kernel_terms import (
     ROW_MARKS,
@@ -110,8 +110,12 @@ class KernelProfile:
         return prices_at(self.cold, footprint_bytes, read)
 
     def line_seconds(self, barrier: Barrier | None) -> float:
-        """What each line takes longer that threads hand on, where they wait so long at barriers."""
-        longer = 0.0 if barrier is None else barrier.nanoseconds - self.barrier_nanoseconds
+        """What each line takes longer that threads hand on, where they wait so long at barriers:
+        as long as cores are far from each other, no more where others have them.
+        """
+        if barrier is None:
+            return 0.0
+        longer = min(barrier.nanoseconds, BUSY_NANOSECONDS) - self.barrier_nanoseconds
         return LINE_SHARE * 1e-9 * max(longer, 0.0)
 
     def slower_at(self, pace: Peak | None) -> float:
