@@ -143,21 +143,32 @@ def cross_validated(
 def with_spreads(
     profile: Profile, measured: Sequence[Measurement], tpot: Array, ttft: Array
 ) -> Profile:
-    """The profile with intervals as wide as the errors of what it was not fitted to.
+    """The profile with intervals as wide as the errors of what it was not fitted to; of TPOT
+    whether prompts are computed elsewhere or not, of first tokens each by itself.
 
     Of G groups' errors a share of COVERED (1 + 1 / G) is taken, so that the next group, which is
-    one more of the like, is covered as often as is said (split conformal prediction).
+    one more of the like, is covered as often as is said (split conformal prediction). It is groups
+    that are alike, so each counts as much as any other, however many rows it has.
     """
     apart = np.array([m.case.prefill is not None for m in measured])
     widths = [profile.spread, profile.spread_ttft, profile.spread_apart]
-    for index, (errors, of) in enumerate(((tpot, ~apart), (ttft, ~apart), (ttft, apart))):
+    every = np.ones(len(measured), bool)
+    for index, (errors, of) in enumerate(((tpot, every), (ttft, ~apart), (ttft, apart))):
         known = of & ~np.isnan(errors)
         if known.any():
-            groups = len({m.group for m, is_known in zip(measured, known, strict=True) if is_known})
-            share = min(1.0, COVERED * (1.0 + 1.0 / groups))
-            found = float(np.quantile(np.abs(errors[known]), share))
+            rows = Counter(m.group for m, is_known in zip(measured, known, strict=True) if is_known)
+            share = min(1.0, COVERED * (1.0 + 1.0 / len(rows)))
+            weights = np.array([1.0 / rows[m.group] if m.group in rows else 0.0 for m in measured])
+            found = _quantile(np.abs(errors[known]), weights[known], share)
             widths[index] = max(LEAST_SPREAD, found)
     return replace(profile, spread=widths[0], spread_ttft=widths[1], spread_apart=widths[2])
+
+
+def _quantile(values: Array, weights: Array, share: float) -> float:
+    """The least of the values that, with those below it, has that share of the weight."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(reached, share * reached[-1] * (1 - 1e-12))])
 
 
 def errors_of(predicted: Array, measured: Array, spread: float | Array) -> Errors:
