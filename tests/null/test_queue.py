@@ -11,8 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from ridgeline.engine.schedule.state import Limits, SchedulerState
+from ridgeline.plan.choice import Asked
 from ridgeline.plan.fleet import Fleet
 from ridgeline.plan.load import Lengths, poisson
+from ridgeline.plan.operating import Point, keeps, operated
 from ridgeline.plan.queue import Queue, erlang_c
 from ridgeline.plan.simulate import simulate_fleet
 from ridgeline.plan.tally import percentile
@@ -84,3 +86,22 @@ def test_erlang() -> None:
     assert erlang_c(1, 0.4) == pytest.approx(0.4)
     assert erlang_c(2, 0.5) == pytest.approx(1 / 3)
     assert erlang_c(3, 1.2) == 1.0
+
+
+def test_the_greatest_rate_is_found_between_those_that_are_tried() -> None:
+    """So that no layout serves more than another one for where its points happen to be."""
+    found = []
+    for shift in (1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3):
+        of = [
+            Point(rows, rate, first=0.1, tpot=0.02, delta=0.05, step=0.02)
+            for rows, rate in ((1, 1.0 * shift), (8, 6.0 * shift), (32, 16.0 * shift))
+        ]
+        asked = Asked(1000, 200, 8, ttft=0.3)
+        operation = operated(asked, of, 1)
+        assert operation is not None
+        point, replicas, rate, capacity = operation
+        assert (replicas, rate, point.rate) == (1, capacity, pytest.approx(capacity))
+        assert keeps(asked, point, capacity)
+        assert not keeps(asked, point, 1.005 * capacity)
+        found.append(capacity)
+    assert max(found) == pytest.approx(min(found), rel=0.005)

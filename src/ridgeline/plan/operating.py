@@ -12,6 +12,8 @@ from ridgeline.plan.queue import Queue
 
 # Of a point's greatest rate: at less of it, the wait for others' prompts is shorter.
 FRACTIONS = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+# Between the last of those rates that keeps the SLO and the first that does not.
+HALVINGS = 6
 # Of what prompts can be computed, what may be asked at most: beyond it waits depend on the day.
 MOST_BUSY = 0.98
 
@@ -72,9 +74,15 @@ def operated(
         return point if point is not None and keeps(asked, point, rate) else None
 
     rates = sorted({f * q.rate for q in points for f in FRACTIONS}, reverse=True)
-    capacity = next((rate for rate in rates if at(rate) is not None), None)
-    if capacity is None or most < 1:
+    place = next((i for i, rate in enumerate(rates) if at(rate) is not None), None)
+    if place is None or most < 1:
         return None
+    capacity = rates[place]
+    if place:
+        lost = rates[place - 1]
+        for _ in range(HALVINGS):
+            middle = (capacity + lost) / 2.0
+            capacity, lost = (middle, lost) if at(middle) is not None else (capacity, middle)
     if asked.rate is None:
         replicas, rate = most, capacity
     else:
