@@ -129,4 +129,15 @@ def test_a_chip_of_a_deployment() -> None:
     v100 = load_accelerator("v100")
     with pytest.raises(RidgelineError, match="say how much memory"):
         v100.chip()
-    assert v100.chip(32e9).peaks["bf16"] == v100.peak("fp16")
+    sized = load_accelerator("V100:32GB")
+    assert sized.chip().peaks["bf16"] == v100.peak("fp16")
+    assert sized.chip().memory_bytes == 32e9
+    assert (sized.name, v100.memory_bytes) == ("v100-sxm:32GB", None)
+    assert load_accelerator(sized.name) == sized
+    assert load_accelerator("hgx-h100:96GiB").chip().memory_bytes == 96 * 2**30
+
+
+@pytest.mark.parametrize("size", ["", "32", "x", "-1GB", "nan", "0GB", "1000TB"])
+def test_sizes_of_memory_that_are_none(size: str) -> None:
+    with pytest.raises(RidgelineError, match=r"no size of memory .*; as m3-max:32GB"):
+        load_accelerator(f"m3-max:{size}")

@@ -11,14 +11,22 @@ from pathlib import Path
 import pytest
 
 from ridgeline.cli.main import main
-from ridgeline.cost.accelerator import load_accelerator
+from ridgeline.cost.accelerator import Accelerator, accelerators, load_accelerator
 from ridgeline.cost.engines import parse_engine
 from ridgeline.cost.profile import load_profile
 from ridgeline.errors import CapacityError, RequestError
 from ridgeline.model.configurations import load_configuration
 from ridgeline.plan.choice import Asked
 from ridgeline.plan.launch import ENGINES, launch
-from ridgeline.plan.report import break_even, distinct, failure_axis, ledger, why_lost
+from ridgeline.plan.report import (
+    break_even,
+    distinct,
+    dollars,
+    failure_axis,
+    html,
+    ledger,
+    why_lost,
+)
 from ridgeline.plan.search import Searched, search
 
 H100 = load_accelerator("h100")
@@ -66,6 +74,25 @@ def test_costs_add_up(found: Searched) -> None:
         assert computed is not None
         assert cached is not None
         assert 0 < cached[0] < 0.5 * computed[0], "a cached prompt is looked at, not computed"
+
+
+def test_a_long_prompt_leaves_the_answer_its_cost() -> None:
+    long = replace(ASKED, input_tokens=128000, output_tokens=500, count=1, rate=None, ttft=None)
+    best = search(
+        load_configuration("llama-3.1-8b").config, [H100], replace(long, itl=None)
+    ).ranked[0]
+    written, read = best.usd_per_mtok("generated"), best.usd_per_mtok("input")
+    assert written is not None
+    assert read is not None
+    # Some 1.5 of 11 seconds are steps of answers, and 500 tokens of 128,500.
+    assert 2 * read[0] < written[0] < 100 * read[0]
+    assert best.prompts_share == pytest.approx(
+        1.0 - 500 * written[0] / 1e6 / (500 * written[0] / 1e6 + 128000 * read[0] / 1e6)
+    )
+    assert [dollars((usd, 2 * usd)) for usd in (1.234, 0.0123, 0.00456, 0.000078)] == [
+        "1.23 - 2.47", "0.01 - 0.02", "0.005 - 0.009", "0.00008 - 0.0002",
+    ]  # fmt: skip
+    assert dollars((0.0, 0.0)) == "0.00"
 
 
 def test_a_rank_holds_what_it_is_given(found: Searched) -> None:
@@ -157,6 +184,10 @@ def test_nothing_that_fits_says_how_many_would() -> None:
         (["--slo", "speed=3"], "--slo"),
         (["--emit", "ollama"], "there are: ridgeline, vllm"),
         (["--max-cost", "0.01"], "costs \\$"),
+        (["--max-cost", "9", "--gpu", "h100,maia"], "no price of maia-200 is known"),
+        (["--price", "spot"], "'spot' of h200-sxm; there are: owned, reserved, on-demand"),
+        (["--price", "spot", "--gpu", "maia"], "there are: none"),
+        (["--gpu", "m3-max"], "say how much memory it has, as m3-max:32GB"),
         (["--precision", "fp3"], "there are: bf16"),
         (["--slo-at", "p42"], "there are: p50"),
     ],
@@ -254,3 +285,43 @@ def test_models_that_are_compared_need_no_first_one(capsys: pytest.CaptureFixtur
     assert len(json.loads(capsys.readouterr().out)["models"]) == 2
     assert main(["plan", *asked]) == 2
     assert "MODEL: say which" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("accelerator", accelerators(), ids=lambda a: a.name)
+def test_every_accelerator_can_be_planned_for(accelerator: Accelerator) -> None:
+    """Also one whose links or prices nobody states: alone, and ranked by its time."""
+    sized = (
+        accelerator if accelerator.memory_bytes else load_accelerator(f"{accelerator.name}:64GB")
+    )
+    asked = Asked(1000, 200, 4, precisions=("int4",), kv=("bf16",))
+    found = search(load_configuration("llama-3.1-8b").config, [sized], asked)
+    assert found.ranked
+    chip = sized.chip()
+    assert chip.is_joined or all(c.deployment.mesh.gpus == 1 for c in found.ranked)
+    assert chip.nic_bytes_per_second or not any(c.prefill_workers for c in found.ranked)
+    if not chip.is_joined:
+        with pytest.raises(CapacityError, match="no link that would join several is known"):
+            search(load_configuration("llama-3.1-405b").config, [sized], asked)
+
+
+def test_without_a_price_the_time_of_accelerators_counts() -> None:
+    config = load_configuration("llama-3.1-8b").config
+    maia = load_accelerator("maia")
+    asked = replace(ASKED, rate=1.0, precisions=("fp8", "bf16"), ttft=None, itl=None)
+    best, *others = search(config, [load_accelerator("4090")], asked).ranked
+    assert best.gpus == 1, "no price is known, but two cost more than one"
+    assert [c.gpus for c in others] == sorted(c.gpus for c in others)
+    for other in others:
+        assert "same price" not in why_lost(best, other)
+        assert "no price being known" in why_lost(best, other)
+    mixed = search(config, [maia, H100], replace(asked, rate=None))
+    assert mixed.ranked[0].accelerator is H100
+    assert {c.accelerator.name for c in mixed.front} == {H100.name}, "dollars only"
+    last = mixed.ranked[-1]
+    assert last.accelerator is maia
+    assert "of no known price" in why_lost(mixed.ranked[0], last)
+    alone = search(config, [load_accelerator("4090")], replace(asked, rate=None))
+    page = html("", "", alone, alone.ranked[:2])
+    assert len(alone.front) > 1
+    assert "hours of accelerators a million output tokens; no price is known" in page
+    assert "accelerators' time, at full load" in page

@@ -60,7 +60,11 @@ def plan(
         ),
     ] = None,
     gpu: Annotated[
-        str, typer.Option(help="Accelerators, as `ridgeline roofline --list` names them.")
+        str,
+        typer.Option(
+            help="Accelerators, as `ridgeline roofline --list` names them; m3-max:64GB: of so much "
+            "memory, where they are bought in sizes."
+        ),
     ] = "h200",
     hardware: Annotated[
         str | None, typer.Option(help="this: this machine's CPU, in place of accelerators.")
@@ -151,6 +155,7 @@ def plan(
     """What serves a load within an SLO at the least cost, of all that can be laid out."""
     from ridgeline.cli.plan_asked import (
         arrivals_of,
+        check_prices,
         coming_of,
         drafter_of,
         has_slo,
@@ -196,6 +201,7 @@ def plan(
         if value is not None:
             raise RequestError(option, "is of this machine; accelerators have prices of their own")
     accelerators = [load_accelerator(name) for name in listed("--gpu", gpu)]
+    check_prices(accelerators, price, max_cost)
     models = [planned_model(one, settings) for one in (model, *others)]
     drafter = drafter_of(models[0][1], drafts, draft_model, acceptance, precision, settings)
     asked = make_asked(

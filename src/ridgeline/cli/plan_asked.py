@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ridgeline.cli.planned import planned_model
 from ridgeline.config import Settings
-from ridgeline.cost.accelerator import PAID_CLASSES
+from ridgeline.cost.accelerator import PAID_CLASSES, Accelerator
 from ridgeline.cost.described import describe
 from ridgeline.cost.engines import parse_engine
 from ridgeline.cost.profile import load_profile
@@ -73,6 +73,21 @@ def make_asked(
     )
     asked.check()
     return asked
+
+
+def check_prices(
+    accelerators: Sequence[Accelerator], price: str | None, max_cost: float | None
+) -> None:
+    """RequestError where a class of prices, or a bound of the cost, is asked of what has none."""
+    for of in accelerators:
+        known = [name for name in of.price_classes if name in PAID_CLASSES]
+        if price is not None and price not in known:
+            there = ", ".join(known) or "none"
+            raise RequestError("--price", f"{price!r} of {of.name}; there are: {there}")
+        if max_cost is not None and not known:
+            raise RequestError(
+                "--max-cost", f"no price of {of.name} is known: leave one of both out"
+            )
 
 
 def asked_here(

@@ -70,7 +70,8 @@ def show(
         f"{format_bytes(m.free)} of {format_bytes(m.usable)}"
     )
     if len(shown) > 1:
-        say(f"runner-up: {shown[1].name}: {why_lost(best, shown[1])}")
+        on = f"{second} " if (second := shown[1].accelerator.name) != best.accelerator.name else ""
+        say(f"runner-up: {on}{shown[1].name}: {why_lost(best, shown[1])}")
     for what, text in failure_axis(best, has_slo=has_slo(asked)):
         say(f"{what}: {text}")
     if api_price is not None:

@@ -16,7 +16,6 @@ from ridgeline.cli.planned import planned_model
 from ridgeline.config import Settings
 from ridgeline.errors import RequestError, RidgelineError
 from ridgeline.output_files import check_outputs, write_figure, write_output
-from ridgeline.units import GB
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +47,13 @@ def roofline(
     model: Annotated[
         str | None, typer.Argument(help="A published model, config.json, folder or GGUF file.")
     ] = None,
-    on: Annotated[str, typer.Option(help="Accelerator, as --list names them.")] = "h200",
+    on: Annotated[
+        str,
+        typer.Option(
+            help="Accelerator, as --list names them; m3-max:64GB: of so much memory, where it is "
+            "bought in sizes."
+        ),
+    ] = "h200",
     step: Annotated[
         str, typer.Option(help="prefill:512, prefill:4x512 or decode:64@4096.")
     ] = "decode:64@4096",
@@ -65,9 +70,6 @@ def roofline(
             help="Whose overheads the host has: vllm, sglang or trtllm, or of a version: vllm:0.12."
         ),
     ] = "vllm",
-    memory_gb: Annotated[
-        float | None, typer.Option(help="Memory of one, where it is bought in sizes.")
-    ] = None,
     png: Annotated[Path | None, typer.Option(help="The drawing as a picture.")] = None,
     html: Annotated[Path | None, typer.Option(help="One self-contained page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
@@ -104,7 +106,6 @@ def roofline(
         precision=precision,
         kv=kv,
         tp=tp,
-        memory_bytes=None if memory_gb is None else memory_gb * GB,
         engine=of,
     )
     if html is not None:

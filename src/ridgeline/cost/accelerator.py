@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -19,7 +19,7 @@ from typing import Any
 from ridgeline.cost.chip import Chip
 from ridgeline.cost.device import Device
 from ridgeline.errors import RidgelineError
-from ridgeline.units import format_bytes, format_count
+from ridgeline.units import GB, TB, format_bytes, format_count, parse_bytes
 
 ARITHMETICS = ("f32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4")
 LINK_KINDS = ("nvlink", "nvlink-bridge", "infinity-fabric", "ici", "pcie", "nic")
@@ -28,6 +28,7 @@ PRICE_CLASSES = ("owned", "reserved", "spot", "on-demand", "index", "unchecked")
 PAID_CLASSES = PRICE_CLASSES[:4]
 # NVSwitch adds from its third generation on (Hopper, 2022), where it joins eight or more.
 _ADDING_SWITCH = ("nvlink", 2022, 8)
+_MOST_MEMORY = 100 * TB
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,11 @@ class Accelerator:
             return scaleup
         return self.links.get("nic") or self.links.get("pcie") or scaleup
 
+    @property
+    def price_classes(self) -> tuple[str, ...]:
+        """Those of PRICE_CLASSES in which a price is known."""
+        return tuple(dict.fromkeys(p.price_class for p in self.prices))
+
     def price_range(self, price_class: str) -> tuple[float, float, str] | None:
         """Least and most USD/hour of a class and the latest date; None: no price of that class."""
         having = [p for p in self.prices if p.price_class == price_class]
@@ -128,21 +134,20 @@ class Accelerator:
             return None
         return min(p.low for p in having), max(p.high for p in having), max(p.date for p in having)
 
-    def chip(self, memory_bytes: float | None = None) -> Chip:
-        """What a deployment is priced on. memory_bytes: over the data sheet's. RidgelineError where
-        neither is there.
-        """
-        stated = self.memory_bytes.value if self.memory_bytes else None
-        memory = memory_bytes or stated
-        if memory is None:
-            raise RidgelineError(f"{self.name} is bought in sizes: say how much memory it has")
+    def chip(self) -> Chip:
+        """What a deployment is priced on. RidgelineError where its memory is not known."""
+        if self.memory_bytes is None:
+            raise RidgelineError(
+                f"{self.name} is bought in sizes: say how much memory it has, as "
+                f"{short_name(self.name)}:32GB"
+            )
         scaleup, nic = self.links.get("scaleup"), self.links.get("nic") or self.links.get("pcie")
         peaks = self.stated_or_wider()
         halves = {name: peaks[name] for name in ("bf16", "fp16")}
         return Chip(
             name=self.name,
             peaks={name: figure.value for name, figure in self.peaks.items()} | halves,
-            memory_bytes=memory,
+            memory_bytes=self.memory_bytes.value,
             memory_bytes_per_second=self.memory_bytes_per_second.value,
             link_bytes_per_second=scaleup.bytes_per_second if scaleup else None,
             domain=self.domain,
@@ -214,14 +219,30 @@ class Machine:
 
 
 def load_accelerator(name: str) -> Accelerator:
-    """`h200-sxm`, or a short name of it, in any case. RidgelineError names the nearest there are;
-    of a composition, its accelerator.
+    """`h200-sxm`, or a short name of it, in any case; `m3-max:64GB`: of that much memory, whatever
+    its data sheet says. RidgelineError names the nearest there are; of a composition, its
+    accelerator.
     """
-    key = _find(name)
-    table = _tables()[key]
-    if "composed_of" in table:
-        return load_accelerator(table["composed_of"]["device"])
-    return _accelerator(key)
+    bare, sized, size = name.partition(":")
+    key = _find(bare)
+    composed = _tables()[key].get("composed_of")
+    found = _accelerator(composed["device"] if composed else key)
+    return _of_size(found, size) if sized else found
+
+
+def _of_size(accelerator: Accelerator, size: str) -> Accelerator:
+    memory = parse_bytes(size)
+    if memory is None or not GB <= memory <= _MOST_MEMORY:
+        raise RidgelineError(
+            f"{accelerator.name}: {size!r} is no size of memory from 1 GB to 100 TB; as "
+            f"{short_name(accelerator.name)}:32GB"
+        )
+    return replace(
+        accelerator,
+        name=f"{accelerator.name}:{size.strip()}",
+        title=f"{accelerator.title}, {format_bytes(memory)}",
+        memory_bytes=Figure(float(memory), "as it was asked for"),
+    )
 
 
 def load_machine(name: str, count: int | None = None) -> Machine:

@@ -25,6 +25,11 @@ class Chip:
     in_switch: bool = False
     year: int = 0
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether any link to others of it is known."""
+        return bool(self.link_bytes_per_second or self.nic_bytes_per_second)
+
     def link(self, ways: int) -> float:
         """Bytes per second among `ways` chips: of the slowest link on the way."""
         if ways <= 1:

@@ -111,8 +111,9 @@ class Choice:
     the requests whose first token keeps it. Seconds with 80 % intervals as factors `spread_*`.
     gap_p99: seconds that 99 of 100 gaps between an answer's tokens do not exceed. usd_per_hour:
     least and most; None: no price is known. chunk: new tokens of a step of one data-parallel group
-    at most. draft_share: of a step, what proposing a token takes. seen: what came of it in a
-    simulation; None: nobody looked.
+    at most. draft_share: of a step, what proposing a token takes. delta: seconds that a prompt
+    adds; request_seconds: what a request takes of a replica, prompt and answer. seen: what came of
+    it in a simulation; None: nobody looked.
     """
 
     accelerator: Accelerator
@@ -132,6 +133,7 @@ class Choice:
     within: float
     tpot: float
     delta: float
+    request_seconds: float
     spread: float
     spread_ttft: float
     usd_per_hour: tuple[float, float, str] | None
@@ -185,8 +187,7 @@ class Choice:
         """Of the time that computing takes, what prompts take; apart, what their workers are."""
         if self.prefill_workers:
             return self.prefill_workers / (self.prefill_workers + self.workers)
-        per_request = self.output_tokens * self.tpot / max(1.0, self.in_flight)
-        return min(1.0, self.delta / max(self.delta, per_request))
+        return min(1.0, self.delta / self.request_seconds)
 
     @property
     def cached_share(self) -> float:
@@ -229,6 +230,11 @@ class Choice:
         share, count = tokens[what]
         scale = share * MTOK / (3600.0 * self.rate * count)
         return low * scale, high * scale
+
+    @property
+    def hours_per_mtok(self) -> float:
+        """Of accelerators, for a million output tokens."""
+        return self.gpus * MTOK / (3600.0 * self.rate * self.output_tokens)
 
     @property
     def name(self) -> str:

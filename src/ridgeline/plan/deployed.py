@@ -263,10 +263,8 @@ def _price(accelerator: Accelerator, price: str | None) -> tuple[float, float] |
     found = [r for r in map(accelerator.price_range, classes) if r is not None]
     if not found:
         if price is not None:
-            known = dict.fromkeys(p.price_class for p in accelerator.prices)
-            raise RequestError(
-                "--price", f"{price!r} of {accelerator.name}; there are: {', '.join(known)}"
-            )
+            known = ", ".join(accelerator.price_classes) or "none"
+            raise RequestError("--price", f"{price!r} of {accelerator.name}; there are: {known}")
         return None
     return min(low for low, _, _ in found), max(high for _, high, _ in found)
 

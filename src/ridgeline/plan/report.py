@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import inf
+from math import floor, inf, log10
 
 from ridgeline.cost.deployment import expert_imbalance
 from ridgeline.plan.choice import Choice
@@ -37,8 +37,9 @@ def between(seconds: float, factor: float) -> str:
 def dollars(of: tuple[float, float] | None) -> str:
     if of is None:
         return "no price"
-    low, high = of
-    return f"{low:.2f}" if high <= 1.005 * low else f"{low:.2f} - {high:.2f}"
+    # Of a cent's parts one digit.
+    low, high = (f"{usd:.{max(2, -floor(log10(usd))) if usd else 2}f}" for usd in of)
+    return low if of[1] <= 1.005 * of[0] else f"{low} - {high}"
 
 
 def cells(c: Choice) -> tuple[str, ...]:
@@ -84,20 +85,30 @@ def distinct(ranked: Sequence[Choice], most: int) -> list[Choice]:
 
 
 def why_lost(best: Choice, other: Choice) -> str:
-    """What the runner-up is worse at, in a sentence."""
+    """What the runner-up is worse at, in a sentence. Without prices they are ranked by the time
+    that accelerators take.
+    """
     mine, theirs = best.usd_per_mtok("output"), other.usd_per_mtok("output")
-    worse = []
-    if mine is not None and theirs is not None and theirs[0] > 1.005 * mine[0]:
-        worse.append(f"{theirs[0] / mine[0] - 1:.0%} dearer")
+    worse, alike = [], "the same price"
+    if mine is not None and theirs is not None:
+        if theirs[0] > 1.005 * mine[0]:
+            worse.append(f"{theirs[0] / mine[0] - 1:.0%} dearer")
+    elif mine is not None:
+        worse.append("of no known price")
+    else:
+        alike = "as much time of accelerators, no price being known"
+        more = other.hours_per_mtok / best.hours_per_mtok - 1.0
+        if more > 0.005:
+            worse.append(f"{more:.0%} more time of accelerators, no price being known")
     if other.gpus > best.gpus:
         worse.append(f"{other.gpus} accelerators where {best.gpus} do")
     if not worse and other.most_rate < best.most_rate:
         worse.append(
-            f"the same price, and at most {other.most_rate:.3g} requests/s where "
+            f"{alike}, and at most {other.most_rate:.3g} requests/s where "
             f"{best.most_rate:.3g} are had"
         )
     if not worse:
-        worse.append(f"the same price, ITL {1e3 * other.between:.1f} ms")
+        worse.append(f"{alike}, ITL {1e3 * other.between:.1f} ms")
     better = []
     if other.between < 0.95 * best.between:
         better.append(f"ITL {1e3 * other.between:.1f} ms instead of {1e3 * best.between:.1f}")
@@ -238,25 +249,29 @@ def html(
     """One page that needs nothing beside it. roof: an SVG of the best one's step."""
     parts = [table(HEAD, [cells(c) for c in shown], words=WORDS, best=0)]
     front = [(c, c.usd_per_mtok("output")) for c in found.front]
-    priced = [(c, paid[0]) for c, paid in front if paid is not None]
-    if len(priced) > 1:
-        xs, ys = [1e3 * c.tpot for c, _ in priced], [usd for _, usd in priced]
+    has_price = all(paid is not None for _, paid in front)
+    if len(front) > 1:
+        xs = [1e3 * c.tpot for c, _ in front]
+        ys = [c.hours_per_mtok if paid is None else paid[0] for c, paid in front]
         axes = Axes(
             900, 420, (min(xs) / 1.3, max(xs) * 1.3), (min(ys) / 1.3, max(ys) * 1.3),
             log=(True, True),
         )  # fmt: skip
         axes.grid(
             "ms between an answer's tokens",
-            "$ a million output tokens, at the least price",
+            "$ a million output tokens, at the least price"
+            if has_price
+            else "hours of accelerators a million output tokens; no price is known",
             lambda x: f"{x:g}",
             lambda y: f"{y:g}",
         )
         axes.polyline(list(zip(xs, ys, strict=True)), "front")
-        for (c, usd), x in zip(priced, xs, strict=True):
-            tip = f"{c.accelerator.name} {c.name}: {x:.1f} ms, ${usd:.2f}"
-            axes.circle(x, usd, 6, "#3b7dd8", tip)
-        parts.append("<h2>What nothing beats in both speed and cost, at full load</h2>")
-        parts.append(axes.element("Pareto front of inter-token latency and cost"))
+        for (c, _), x, y in zip(front, xs, ys, strict=True):
+            paid = f"${y:.2f}" if has_price else f"{y:.3g} hours"
+            axes.circle(x, y, 6, "#3b7dd8", f"{c.accelerator.name} {c.name}: {x:.1f} ms, {paid}")
+        what = "cost" if has_price else "accelerators' time"
+        parts.append(f"<h2>What nothing beats in both speed and {what}, at full load</h2>")
+        parts.append(axes.element(f"Pareto front of inter-token latency and {what}"))
     bars = []
     mixed = len({c.accelerator.name for c in shown[:6]}) > 1
     for c in shown[:6]:

@@ -109,7 +109,6 @@ def roofline(
     precision: str = "bf16",
     kv: str = "bf16",
     tp: int | None = None,
-    memory_bytes: float | None = None,
     engine: tuple[str, str] = NEWEST,
 ) -> Roofline:
     """tp: ranks of tensor parallelism; None: the fewest that hold the weights and the step's cache
@@ -118,7 +117,7 @@ def roofline(
     """
     if tp is not None:
         check_degree(describe(config, "bf16").graph, tp)
-    chip = accelerator.chip(memory_bytes)
+    chip = accelerator.chip()
     mesh = Mesh(tp=tp) if tp else _fewest(config, precision, kv, chip, shape, accelerator)
     main = _deployed(config, precision, kv, chip, mesh, engine)
     steps = steps_of((shape,), main.windows)

@@ -162,7 +162,7 @@ def _cases(layouts: Sequence[_Layout], asked: Asked) -> tuple[list[Case], list[_
                         cases.append(Case(d, replace(load, chunk=left)))
                         keys.append((index, 0, 1, chunk, drafts))
                 chunk = max(asked.chunks)  # of prompts alone, which keep nobody waiting
-                for p, w in SPLITS if concurrency >= 4 else ():
+                for p, w in SPLITS if concurrency >= 4 and d.chip.nic_bytes_per_second else ():
                     if p + w <= copies:
                         whole = replace(load, concurrency=float(concurrency * w), chunk=chunk)
                         cases.append(Case(d, whole, prefill=d, prefill_workers=p, workers=w))
@@ -222,6 +222,7 @@ def _choice(
         within=1.0 if asked.ttft is None else queue.within(asked.ttft - point.first),
         tpot=point.tpot,
         delta=point.delta,
+        request_seconds=1.0 / point.rate,
         spread=exp(d.profile.spread),
         spread_ttft=exp(d.profile.spread_ttft),
         usd_per_hour=price_of(accelerator, gpus, asked.price_class),
@@ -237,20 +238,23 @@ def _choice(
     )
 
 
-def rank(choice: Choice) -> tuple[float, float, float]:
+def rank(choice: Choice) -> tuple[float, float, float, float]:
+    """By cost, by the time of accelerators where no price is known, and by room for more."""
     cost = choice.usd_per_mtok("output")
-    return (cost[0] if cost else inf, choice.gpus / choice.most_rate, choice.tpot)
+    room = choice.gpus / choice.most_rate
+    return (cost[0] if cost else inf, choice.hours_per_mtok, room, choice.tpot)
 
 
 def _front(choices: Sequence[Choice]) -> tuple[Choice, ...]:
-    """Of ITL and cost of output tokens (GPU time where no price is known)."""
+    """Of ITL and cost of output tokens; of their accelerators' time, if none has a price."""
+    priced = [choice for choice in choices if choice.usd_per_hour is not None]
 
     def cost(choice: Choice) -> float:
         paid = choice.usd_per_mtok("output")
-        return paid[0] if paid else choice.gpus / choice.tokens_per_second
+        return paid[0] if paid else choice.hours_per_mtok
 
     front: list[Choice] = []
-    for choice in sorted(choices, key=lambda c: (c.tpot, cost(c))):
+    for choice in sorted(priced or choices, key=lambda c: (c.tpot, cost(c))):
         if not front or cost(choice) < cost(front[-1]) * 0.995:
             front.append(choice)
     return tuple(front)
@@ -281,7 +285,7 @@ def _layouts(
             for accelerator in accelerators:
                 chip = accelerator.chip()
                 for mesh in meshes(accelerator, asked.count, mixture):
-                    if not whole_heads[mesh.tp]:
+                    if not whole_heads[mesh.tp] or (mesh.gpus > 1 and not chip.is_joined):
                         continue
                     try:
                         d = deploy(
@@ -300,12 +304,16 @@ def _layouts(
                         found.append(_Layout(accelerator, precision, kv, described, d))
                     elif needed / d.room.usable < nearest:
                         nearest = needed / d.room.usable
+                        more = (
+                            f"take --count {ceil(mesh.gpus * nearest)} or more"
+                            if chip.is_joined
+                            else "no link that would join several is known"
+                        )
                         told = (
                             f"nothing fits on {asked.count} x {accelerator.name}: the nearest is "
                             f"{precision} with {kv} KV on {mesh.gpus}, where one request of "
                             f"{context} tokens needs {format_bytes(needed)} of a rank's "
-                            f"{format_bytes(d.room.usable)}; take --count "
-                            f"{ceil(mesh.gpus * nearest)} or more"
+                            f"{format_bytes(d.room.usable)}; {more}"
                         )
     return found, told
 
