@@ -316,8 +316,9 @@ median are of their sizes, bias is their median. TPOT: seconds between an answer
 seconds to its first. "Held out" are whole (model, machine) groups that no constant was fitted to;
 how the groups were drawn, and what had to be known to read the file, stands at the top of
 `benchmarks/serving_rows.py`.
-Intervals are as wide as errors are on groups left out of the fitted half in turn; of first tokens
-whose prompts are computed elsewhere they have a width of their own.
+Intervals are as wide as errors are on groups left out of the fitted half in turn, each group
+counting as much as any other; of first tokens whose prompts are computed elsewhere they have a
+width of their own.
 """
 
 

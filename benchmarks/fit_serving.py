@@ -7,7 +7,7 @@
 A minute or two: groups are left out one by one for the width of the intervals, of which each third
 row tells as much as all. --splits draws whole groups at random, at most half of all rows, fits each
 third row of them and scores each third of the others: how much of an error is the draw's. Their
-intervals are of each ninth row. Some five minutes; docs/accuracy.md shows the file.
+intervals are of each ninth row. Some seven minutes; docs/accuracy.md shows the file.
 """
 
 from __future__ import annotations

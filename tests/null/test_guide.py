@@ -1,4 +1,4 @@
-"""What docs/guide says in numbers is what its commands print."""
+"""What docs/guide and README.md say in numbers is what their commands print."""
 
 from __future__ import annotations
 
@@ -69,3 +69,27 @@ def test_a_paced_layout_under_other_engines(
     assert main([*line, "--engine", engine, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["good_share"] == pytest.approx(float(told_good[1]) / 100, abs=0.001)
+
+
+def test_the_plan_that_the_readme_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (GUIDE.parents[1] / "README.md").read_text()
+    command = re.search(r"^ridgeline (plan .*)$", text, re.MULTILINE)
+    assert command is not None
+    shown = text[command.end() :].split("```")[2].strip().splitlines()
+    assert main(command[1].split()) == 0
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in shown if line not in printed] == ["..."]
+
+
+def test_what_choosing_says_of_deepseek(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (GUIDE / "choosing.md").read_text()
+    command = re.search(r"^ridgeline (plan deepseek.* --gpu b200 .*)$", text, re.MULTILINE)
+    gaps = re.search(r"`gap p99`, (\d+) ms where a replica that does both has (\d+)", text)
+    assert command is not None
+    assert gaps is not None
+    assert main([*command[1].split(), "--json"]) == 0
+    (of,) = json.loads(capsys.readouterr().out)["models"].values()
+    apart, both = of["ranked"][:2]
+    assert (apart["mesh"], apart["prefill_workers"], apart["decode_workers"]) == ("dp4-ep4", 1, 1)
+    assert (both["mesh"], both["prefill_workers"]) == ("dp8-ep8", 0)
+    assert [round(1e3 * c["gap_p99"]) for c in (apart, both)] == [int(gaps[1]), int(gaps[2])]

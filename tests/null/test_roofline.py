@@ -41,6 +41,17 @@ def test_dots_are_under_the_roof_and_sum_to_the_step(llama: Roofline) -> None:
     assert floor.low < floor.seconds < floor.high
 
 
+@pytest.mark.parametrize("step", [StepShape.decode(1, 1000), StepShape.decode(64, 4096)])
+@pytest.mark.parametrize("model", ["deepseek-v3.1", "minimax-m3", "gpt-oss-120b"])
+def test_experts_that_no_token_needs_are_not_read(model: str, step: StepShape) -> None:
+    """Nor are they below the roof, or beneath the floor."""
+    config = load_configuration(model).config
+    found = roofline(model, config, load_accelerator("h200"), step, step="x", precision="fp8")
+    assert all(dot.least_seconds <= dot.seconds for dot in found.dots if dot.kind == "experts")
+    for floor in found.floors:
+        assert floor.least_seconds < floor.seconds, floor.precision
+
+
 def test_the_fewest_ranks_that_fit(llama: Roofline) -> None:
     """64 rows of 4097 tokens at 327,680 bytes a token are 86 GB beside 71 GB of weights."""
     assert llama.mesh.tp == 2

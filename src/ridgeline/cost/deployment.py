@@ -28,6 +28,7 @@ from ridgeline.cost.efficiency import (
     Pieces,
     Profile,
     imbalance,
+    least_seconds,
     piece_seconds,
 )
 from ridgeline.cost.engines import (
@@ -477,12 +478,7 @@ def _padded(tokens: Array, beside: Array) -> Array:
 
 def _binds(pieces: Pieces, profile: Profile, by_class: Mapping[str, float]) -> str:
     """Which resource is the longest of all, if each had only what it asks."""
-    compute = (
-        pieces.flops / pieces.peak + (pieces.decode_flops + pieces.prefill_flops) / pieces.peak_bf16
-    )
-    memory = (
-        pieces.weight_bytes + pieces.moved_bytes + pieces.decode_bytes + pieces.prefill_bytes
-    ) / pieces.memory
+    compute, memory, _ = least_seconds(pieces, profile)
     shares = {
         "compute": float(compute[compute >= memory].sum()),
         "memory": float(memory[memory > compute].sum()),

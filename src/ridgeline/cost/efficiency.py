@@ -219,9 +219,8 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
     compute = compute * np.where(pieces.new, profile["new.compute"], 1.0)
     turned = pieces.new & np.isin(pieces.family, _TURNED)
     compute = compute * np.where(turned, TURNED_ON_NEW, 1.0)
-    reading = pieces.weight_bytes / (pieces.memory * stream)
     touched = touched_share(pieces.per_expert, profile["experts.skew"])
-    reading = np.where(is_experts, reading * touched, reading)
+    reading = weights_read(pieces, profile) / (pieces.memory * stream)
     moving = pieces.moved_bytes / (pieces.memory * profile["moved.stream"])
     busiest = imbalance(pieces.ways, pieces.per_expert, pieces.experts, profile["experts.skew"])
     busiest = busiest * filled_up(pieces.per_expert, touched, profile["experts.tile"])
@@ -272,6 +271,21 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
         ),
     )
     return np.asarray(seconds)
+
+
+def least_seconds(pieces: Pieces, profile: Profile) -> tuple[Array, Array, Array]:
+    """Of each entry at the roof: of arithmetic, of memory, of the link."""
+    attending = pieces.decode_flops + pieces.prefill_flops
+    compute = pieces.flops / pieces.peak + attending / pieces.peak_bf16
+    moved = pieces.moved_bytes + pieces.decode_bytes + pieces.prefill_bytes
+    memory = (weights_read(pieces, profile) + moved) / pieces.memory
+    return compute, memory, pieces.link_bytes / pieces.link
+
+
+def weights_read(pieces: Pieces, profile: Profile) -> Array:
+    """Bytes of each entry: of experts, those that some token needs."""
+    touched = touched_share(pieces.per_expert, profile["experts.skew"])
+    return np.asarray(pieces.weight_bytes * np.where(pieces.kind == _EXPERTS, touched, 1.0))
 
 
 def touched_share(per_expert: Array, skew: float) -> Array:

@@ -29,6 +29,7 @@ from ridgeline.model.graph.ops import (
     LatentAttention,
     Linear,
     Operator,
+    SelectBlocks,
     SelectEntries,
 )
 from ridgeline.model.graph.work import Precision
@@ -42,7 +43,7 @@ KINDS: tuple[Kind, ...] = ("linear", "experts", "attention", "elementwise", "col
 MOST_DECODED = 8
 
 Linear4 = tuple[float, float, float, float]
-ATTENDING = (Attention, LatentAttention, EntryAttention, SelectEntries)
+ATTENDING = (Attention, LatentAttention, EntryAttention, SelectBlocks, SelectEntries)
 _NONE: Linear4 = (0.0, 0.0, 0.0, 0.0)
 _SAMPLES = (
     StepShape((1,), (0,), 1),
@@ -120,7 +121,7 @@ def compile_lines(graph: Graph, indexer: Indexer | None = None) -> tuple[Line, .
             groups.setdefault(_key(node), []).append(node)
     lines = []
     for nodes in groups.values():
-        if isinstance(nodes[0].op, EntryAttention | SelectEntries):
+        if isinstance(nodes[0].op, EntryAttention | SelectBlocks | SelectEntries):
             lines += _entry_lines(nodes[0], len(nodes))
             continue
         line = _line(nodes[0], len(nodes), indexer)
@@ -197,10 +198,11 @@ def _attention(line: Line, node: Node, count: int, indexer: Indexer | None) -> L
 
 def _entry_lines(node: Node, count: int) -> list[Line]:
     """Of attention over a window and entries: a line each. A pair of a query and a token costs that
-    share of one with an entry which the token has; so it is with what selects entries.
+    share of one with an entry which the token has; so it is with what selects entries. What selects
+    blocks looks at every token.
     """
     op, state = node.op, node.state
-    assert isinstance(op, EntryAttention | SelectEntries)
+    assert isinstance(op, EntryAttention | SelectBlocks | SelectEntries)
     assert isinstance(state, KvState)
     name = LAYER.sub("layers.*.", node.name)
     _, moved, *_ = _solve(node)
@@ -219,8 +221,9 @@ def _entry_lines(node: Node, count: int) -> list[Line]:
             latent=True,
         )
 
-    if isinstance(op, SelectEntries):
-        return [_as(line("", state, None, state.key_dim + 1), moved_bytes=_times(moved, count))]
+    if isinstance(op, SelectBlocks | SelectEntries):
+        channels = state.key_dim + isinstance(op, SelectEntries)
+        return [_as(line("", state, None, channels), moved_bytes=_times(moved, count))]
     lines = [_as(line("", state, state.window, 2 * op.dim), moved_bytes=_times(moved, count))]
     if node.entries is not None:
         reach = None if op.top_k is None else op.top_k * node.entries.every

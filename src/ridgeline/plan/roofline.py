@@ -15,7 +15,7 @@ from ridgeline.cost.accelerator import Accelerator
 from ridgeline.cost.chip import Chip, Mesh
 from ridgeline.cost.deployment import Deployment, deploy
 from ridgeline.cost.described import describe
-from ridgeline.cost.efficiency import Pieces, piece_seconds
+from ridgeline.cost.efficiency import Pieces, least_seconds, piece_seconds
 from ridgeline.cost.engines import NEWEST, spelled
 from ridgeline.cost.precisions import arithmetic_of
 from ridgeline.cost.steps import steps_of
@@ -200,20 +200,9 @@ def _fewest(
     )
 
 
-def _least(pieces: Pieces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Seconds of each operator at the roof: of arithmetic, of memory, of the link."""
-    compute = (
-        pieces.flops / pieces.peak + (pieces.decode_flops + pieces.prefill_flops) / pieces.peak_bf16
-    )
-    memory = (
-        pieces.weight_bytes + pieces.moved_bytes + pieces.decode_bytes + pieces.prefill_bytes
-    ) / pieces.memory
-    return compute, memory, pieces.link_bytes / pieces.link
-
-
 def _dots(deployment: Deployment, pieces: Pieces, chip: Chip) -> tuple[Dot, ...]:
     seconds = piece_seconds(pieces, deployment.profile)
-    compute, memory, link = _least(pieces)
+    compute, memory, link = least_seconds(pieces, deployment.profile)
     flops = pieces.flops + pieces.decode_flops + pieces.prefill_flops
     moved = memory * pieces.memory
     dots: dict[tuple[str, str], Dot] = {}
@@ -239,7 +228,7 @@ def _dots(deployment: Deployment, pieces: Pieces, chip: Chip) -> tuple[Dot, ...]
 
 def _floor(name: str, deployment: Deployment, shape: StepShape, chip: Chip) -> Floor:
     pieces = deployment.pieces(steps_of((shape,), deployment.windows))
-    compute, memory, link = _least(pieces)
+    compute, memory, link = least_seconds(pieces, deployment.profile)
     estimate = deployment.step_seconds(shape)
     stored = PRECISIONS[name]
     arithmetic = arithmetic_of(stored, chip.peaks)
