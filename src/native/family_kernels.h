@@ -100,12 +100,12 @@ void keep_rows(float z, const float* x, std::int64_t ldx, float* y, std::int64_t
 
 // screen.cpp
 void screen_row(const float* w, std::int64_t k, std::byte* out);
-ChannelNorms screen_channel(const float* w, const ScreenUsual& usual, std::int64_t k);
+ChannelNorms screen_channel(const float* w, const float* screen, const ScreenUsual& usual, std::int64_t k);
 RowNorms screen_activations(const float* exact, const float* screened, const ScreenUsual& usual, std::int64_t k);
 void screen_reach(float* y, std::int64_t channels, std::int64_t channel_stride, const float* apart, const float* along,
                   const StripNorms* strips, const RowNorms& row, float* out);
 void terms_reach(const float* y, std::int64_t channels, const StripNorms* strips, const RowNorms& row, float* out);
-bool decode_activations(ActivationKind kind, const std::byte* row, std::int64_t k, float* out);
+void decode_activations(ActivationKind kind, const std::byte* row, std::int64_t k, float* out, float* rest);
 
 // screen_draw.cpp
 Candidate screen_best(const float* y, std::int64_t begin, std::int64_t end, const ScreenDraw& draw);

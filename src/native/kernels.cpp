@@ -63,6 +63,7 @@ const Kernels kKernels = {
     .screen_best = screen_best,
     .screen_drawn = screen_drawn,
     .decode_activations = decode_activations,
+    .unpack_channel = [](const PackedMatrix&, std::int64_t, bool, float*) { return false; },
     .sample_scratch_bytes = sample_scratch_bytes,
     .sample = sample,
     .score = score,

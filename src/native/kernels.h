@@ -146,8 +146,8 @@ struct Kernels {
   // ---- screen (screen.cpp); k is a multiple of kScreenGroup
   // One channel's weights in kScreenFormat: out[screen_row_bytes]. Numbers that are not finite are NaN there.
   void (*screen_row)(const float* w, std::int64_t k, std::byte* out);
-  // Of a channel and what screen_row makes of it; what is usual is positive.
-  ChannelNorms (*screen_channel)(const float* w, const ScreenUsual& usual, std::int64_t k);
+  // Of a channel and what its screen multiplies; what is usual is positive.
+  ChannelNorms (*screen_channel)(const float* w, const float* screen, const ScreenUsual& usual, std::int64_t k);
   // Of a row as the weights and as the screen multiply it.
   RowNorms (*screen_activations)(const float* exact, const float* screened, const ScreenUsual& usual, std::int64_t k);
   // The most that logits of each strip's channels can be: y [channels] by the screen, to which what is known along
@@ -163,8 +163,12 @@ struct Kernels {
   // -infinity, y stays. All arguments begin with channel 0 of n, and its strip, as screen_reach left them.
   void (*screen_drawn)(float* y, std::int64_t n, const float* apart, const StripNorms* strips, const RowNorms& row,
                        const ScreenDraw& draw, std::int64_t begin, std::int64_t end, const float* reach, float* keys);
-  // What a row of activations stands for: out[k]. False for a kind that screens do not multiply.
-  bool (*decode_activations)(ActivationKind kind, const std::byte* row, std::int64_t k, float* out);
+  // What a row of activations stands for: out[k]; and where products of int16's second terms are left out, what these
+  // are of it, rest[k], elsewhere zero; rest may be null.
+  void (*decode_activations)(ActivationKind kind, const std::byte* row, std::int64_t k, float* out, float* rest);
+  // What is multiplied of a packed channel: out[k]; first: of its first bytes or digits alone. False where that is what was
+  // packed, but for the rounding of scales.
+  bool (*unpack_channel)(const PackedMatrix& w, std::int64_t channel, bool first, float* out);
 
   // ---- sample (sample.cpp)
   std::size_t (*sample_scratch_bytes)(std::int64_t vocab, std::int64_t max_context);

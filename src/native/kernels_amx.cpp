@@ -16,6 +16,8 @@ Kernels amx_kernels() {
   out.pack_prescale = pack_prescale_amx;
   out.integer_activations = ActivationKind::int16;
   out.quantize_rows = quantize_rows_amx;
+  out.unpack_channel = unpack_channel_amx;
+  out.decode_activations = decode_activations_amx;
   out.linear = linear_amx;
   out.linear_scratch_bytes = linear_amx_scratch_bytes;
   out.least_own_rows = 128;

@@ -20,9 +20,15 @@ enum class Layout : std::uint8_t {
 // What a row of activations looks like to a kernel. int8: one scale per token and group of 32. int8x2: a second int8
 // term holds what the first left over (about 15 bits), for twice the arithmetic. int16: two such terms under one scale per
 // token and stretch of K (linear_amx.h), which weights in common integers multiply. An instruction set's integer layouts
-// take either the first two or the third.
-enum class ActivationKind : std::uint8_t { int8, int8x2, int16, bf16, f32 };
-inline constexpr const char* kActivationKinds[] = {"int8", "int8x2", "int16", "bf16", "f32"};
+// take either the first two or the third. int16_first: the same rows, times the first bytes alone of weights (of six bits
+// and more), for half of the arithmetic: no more than a screen (screen.h).
+enum class ActivationKind : std::uint8_t { int8, int8x2, int16, bf16, f32, int16_first };
+inline constexpr const char* kActivationKinds[] = {"int8", "int8x2", "int16", "bf16", "f32", "int16_first"};
+
+// The kind that rows lie as.
+static inline ActivationKind stored_kind(ActivationKind kind) {
+  return kind == ActivationKind::int16_first ? ActivationKind::int16 : kind;
+}
 
 // What a layout multiplies unless asked otherwise; `integers` is what an instruction set's integer layouts do. (Functions
 // here are static: kernel files are compiled for several instruction sets, and the linker must not share their copies.)

@@ -15,6 +15,9 @@ std::size_t packed_bytes_amx(Layout layout, std::int64_t n, std::int64_t k);
 bool pack_strips_amx(const char* format, const std::byte* raw, PackedMatrix out, std::byte* data,
                      std::int64_t strip_begin, std::int64_t strip_end);
 float pack_prescale_amx(const char* format, const std::byte* raw, std::int64_t n, std::int64_t k);
+// linear_amx_unpack.cpp, as kernels.h has them.
+bool unpack_channel_amx(const PackedMatrix& w, std::int64_t channel, bool first, float* out);
+void decode_activations_amx(ActivationKind kind, const std::byte* row, std::int64_t k, float* out, float* rest);
 // Rows of int16 are made whole: `k` is their width.
 void quantize_rows_amx(ActivationKind kind, const float* x, std::int64_t ldx, std::int64_t m, std::int64_t k,
                        std::byte* out, std::size_t out_stride);

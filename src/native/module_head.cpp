@@ -50,7 +50,6 @@ void add_head(Program& program, const std::string& name, const View& x, const Vi
   for (const View& view : {x, y}) check_floats(program, view);
   const PackedMatrix& weights = matrix.packed;
   check_rows(raw, weights.n, weights.k, row_bytes);
-  require(program.kernels().integer_activations == ActivationKind::int8, "no screen multiplies these activations");
   require(x.sampled && y.sampled && x.width == weights.k && y.width == weights.n && screen.packed.n == weights.n &&
               screen.packed.k == weights.k && screen.packed.layout == layout_of(kScreenFormat),
           "a head's weights, its screen and its values disagree");
@@ -61,10 +60,11 @@ void add_head(Program& program, const std::string& name, const View& x, const Vi
   const ScreenUsual usual{program.room(k), program.room(k), program.room(kDirections * k), program.room(kDirections * k)};
   program.add(std::make_unique<Head>(
       name, x, y, LinearPart{weights, kind, nullptr, 0},
-      HeadScreen{screen.packed, RawRows{name_of(format), bytes_of(raw), row_bytes}, most_rows,
+      HeadScreen{screen.packed, RawRows{name_of(format), bytes_of(raw), row_bytes},
+                 program.kernels().integer_activations, most_rows,
                  program.limits().max_sampled, learn_rows, usual,
                  program.room(n), program.room(kDirections * n), program.room(learn_rows * k),
-                 reinterpret_cast<StripNorms*>(program.room(2 * weights.num_strips()))}));
+                 reinterpret_cast<StripNorms*>(program.room(kStripFloats * weights.num_strips()))}));
 }
 
 nb::bytes learned(Program& program) {

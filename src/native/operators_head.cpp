@@ -39,12 +39,15 @@ constexpr std::int64_t kManyShare = 4;
 constexpr double kMostBefore = 0.125;
 
 // What the weights and their screen are multiplied by.
-std::vector<LinearPart> with_kinds(const LinearPart& part) {
+std::vector<LinearPart> with_kinds(const LinearPart& part, ActivationKind integers) {
   std::vector<LinearPart> out{part, part, part};
-  out[1].kind = ActivationKind::int8x2;
-  out[2].kind = ActivationKind::int8;
+  out[1].kind = integers == ActivationKind::int8 ? ActivationKind::int8x2 : integers;
+  out[2].kind = integers;
   return out;
 }
+
+// Of a thread's scratch, behind a linear's: of the row being screened and of the channel being learned.
+constexpr std::size_t kScratchRows = 3;
 
 }  // namespace
 
@@ -53,7 +56,7 @@ Head::Head(std::string name, View x, View y, const LinearPart& part, const HeadS
       whole_(name, x, y, {part}),
       part_(part),
       screen_(screen),
-      x_(x, with_kinds(part)),
+      x_(x, with_kinds(part, screen.integers)),
       y_(y),
       most_strange_(kLearningStrips),
       passed_(static_cast<std::size_t>(most_rows())) {}
@@ -113,14 +116,17 @@ void Head::book(double useful) {
 
 std::size_t Head::scratch_bytes(const Kernels& kernels) const {
   const std::size_t k = static_cast<std::size_t>(part_.matrix.k);
-  return aligned(kernels.linear_scratch_bytes()) + aligned(2 * k * sizeof(float)) +
+  return aligned(kernels.linear_scratch_bytes()) + aligned(kScratchRows * k * sizeof(float)) +
          static_cast<std::size_t>(num_strips()) * sizeof(float);
 }
 
+float* Head::floats_of(const StepContext& context, const Worker& worker) const {
+  return reinterpret_cast<float*>(worker.scratch + aligned(context.kernels.linear_scratch_bytes()));
+}
+
 float* Head::keys_of(const StepContext& context, const Worker& worker) const {
-  const std::size_t k = static_cast<std::size_t>(part_.matrix.k);
-  return reinterpret_cast<float*>(worker.scratch + aligned(context.kernels.linear_scratch_bytes()) +
-                                  aligned(2 * k * sizeof(float)));
+  const std::size_t row_bytes = static_cast<std::size_t>(part_.matrix.k) * sizeof(float);
+  return floats_of(context, worker) + aligned(kScratchRows * row_bytes) / sizeof(float);
 }
 
 std::size_t Head::shared_bytes(const Kernels&, std::int64_t rows) const {
@@ -131,29 +137,38 @@ std::size_t Head::shared_bytes(const Kernels&, std::int64_t rows) const {
 bool Head::is_by_terms(std::int64_t rows) const { return has_terms() && rows > screen_.most_rows; }
 
 ActivationKind Head::kind_of(std::int64_t rows) const {
+  if (screen_.integers == ActivationKind::int16) return is_by_terms(rows) ? ActivationKind::int16_first : ActivationKind::int16;
   return rows <= kFewRows && !is_by_terms(rows) ? ActivationKind::int8x2 : ActivationKind::int8;
 }
 
 Head::Decoded Head::decoded(const StepContext& context, Worker& worker, std::int64_t row, ActivationKind kind) const {
   const std::int64_t k = part_.matrix.k;
-  auto* exact = reinterpret_cast<float*>(worker.scratch + aligned(context.kernels.linear_scratch_bytes()));
-  context.kernels.decode_activations(part_.kind, x_.at(context, part_.kind, row), k, exact);
-  if (kind == part_.kind) return {exact, exact};
-  context.kernels.decode_activations(kind, x_.at(context, kind, row), k, exact + k);
+  float* exact = floats_of(context, worker);
+  context.kernels.decode_activations(part_.kind, x_.at(context, part_.kind, row), k, exact, nullptr);
+  if (stored_kind(kind) == part_.kind) return {exact, exact};
+  context.kernels.decode_activations(kind, x_.at(context, kind, row), k, exact + k, nullptr);
   return {exact, exact + k};
 }
 
 void Head::measure(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen) const {
-  const std::int64_t rows = context.rows(y_);
-  const auto [exact, screened] = decoded(context, worker, row, kind_of(rows));
-  seen.norms = context.kernels.screen_activations(exact, screened, screen_.usual, part_.matrix.k);
+  const std::int64_t rows = context.rows(y_), k = part_.matrix.k;
+  const ActivationKind kind = kind_of(rows);
+  const auto [exact, screened] = decoded(context, worker, row, kind);
+  seen.norms = context.kernels.screen_activations(exact, screened, screen_.usual, k);
   seen.norms.size *= kBoundMargin;
   seen.norms.whole *= kBoundMargin;
   seen.norms.residue *= kBoundMargin;
+  if (kind == ActivationKind::int16) {
+    float *x = floats_of(context, worker) + k, *rest = x + k;
+    context.kernels.decode_activations(kind, x_.at(context, kind, row), k, x, rest);
+    std::fill(x, x + k, 0.0f);
+    seen.norms.copy_rest = kBoundMargin * context.kernels.screen_activations(rest, x, screen_.usual, k).residue;
+  }
   if (!is_by_terms(rows)) return;
-  // The weights are no copy: nothing is apart, and scales are rounded alike.
+  // The weights are no copy: nothing but their later bytes is apart, and scales are rounded alike.
+  seen.norms.rest = seen.norms.whole;
   seen.norms.size = 0;
-  seen.norms.whole *= kSumsShare;
+  if (kind == ActivationKind::int8) seen.norms.whole *= kSumsShare;
   std::fill(seen.norms.along, seen.norms.along + kDirections, 0.0f);
 }
 
@@ -163,8 +178,8 @@ void Head::screen(const StepContext& context, Worker& worker, std::int64_t begin
   const std::int64_t rows = context.rows(y_), first = begin * kStripChannels;
   const std::int64_t channels = std::min(end * kStripChannels, part_.matrix.n) - first;
   const ActivationKind kind = kind_of(rows);
-  context.kernels.linear(matrix_of(rows), kind, x_.at(context, kind, 0), rows, begin, end, part_.bias, context.at(y_), y_.ld,
-                         worker.scratch, worker.beside);
+  context.kernels.linear(matrix_of(rows), kind, x_.at(context, stored_kind(kind), 0), rows, begin, end, part_.bias,
+                         context.at(y_), y_.ld, worker.scratch, worker.beside);
   for (std::int64_t row = 0; row < rows; row++) {
     float *y = context.at(y_) + row * y_.ld + first, *out = reach + row * num_strips() + begin;
     if (is_by_terms(rows)) {

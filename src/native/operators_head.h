@@ -14,14 +14,17 @@
 
 namespace ridgeline {
 
-// most_rows: of a step that is screened by the copy. Of more, arithmetic is what a step waits for, and the weights themselves
-// are the better screen of int8x2 rows, by activations' first terms: off by a hundredth of what the copy is, for two thirds of
-// what both terms take. most_term_rows: of such a step. learn_rows: rows of which is learned what is usual of activations.
+// integers: the activations that the copy multiplies. most_rows: of a step that is screened by it. Of more, arithmetic is what a
+// step waits for, and the weights themselves are the better screen: of int8x2 rows by activations' first terms, off by a
+// hundredth of what the copy is, for two thirds of what both terms take; of int16 rows by weights' first bytes, off by a quarter,
+// for half.
+// most_term_rows: of such a step. learn_rows: rows of which is learned what is usual of activations.
 // usual, apart [n], along [kDirections, n], strips, as screen.h has them, and the rows learned from, seen [learn_rows, k]:
 // memory that the head fills.
 struct HeadScreen {
   PackedMatrix matrix;
   RawRows weights;
+  ActivationKind integers;
   std::int64_t most_rows, most_term_rows, learn_rows;
   ScreenUsual usual;
   float *apart, *along, *seen;
@@ -96,19 +99,20 @@ class Head final : public Operator {
   ScreenDraw draw_of(std::int64_t row, float best) const {
     return {wanted_[row].temperature, wanted_[row].seed, wanted_[row].position, best};
   }
-  // Of a thread: a number for each strip.
+  // Of a thread: room for three rows, and a number for each strip.
+  float* floats_of(const StepContext& context, const Worker& worker) const;
   float* keys_of(const StepContext& context, const Worker& worker) const;
   void read(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, std::int64_t strip) const;
   // What a screen multiplies, and with what, in a step of so many rows.
   bool is_by_terms(std::int64_t rows) const;
   ActivationKind kind_of(std::int64_t rows) const;
   const PackedMatrix& matrix_of(std::int64_t rows) const { return is_by_terms(rows) ? part_.matrix : screen_.matrix; }
-  bool has_terms() const { return part_.kind == ActivationKind::int8x2; }
+  bool has_terms() const { return part_.kind == ActivationKind::int8x2 || part_.kind == ActivationKind::int16; }
   std::int64_t most_rows() const { return std::max(screen_.most_rows, has_terms() ? screen_.most_term_rows : 0); }
   // Of a row as the weights multiply it and as the screen does, in a thread's scratch; both are the same place where that
   // is the same.
   struct Decoded {
-    float *exact, *screened;
+    const float *exact, *screened;
   };
   Decoded decoded(const StepContext& context, Worker& worker, std::int64_t row, ActivationKind kind) const;
   std::int64_t num_strips() const { return part_.matrix.num_strips(); }

@@ -17,8 +17,8 @@ constexpr std::int64_t kSeenAtOnce = 2;
 // Of power iteration.
 constexpr int kTurns = 24;
 
-// What kernels round of scales (2^-11), and a little more.
-constexpr float kRounding = 1.5e-3f;
+// What kernels round of scales (2^-11), and a little more; and where it is known what they multiply, of sums alone.
+constexpr float kRounding = 1.5e-3f, kSumsRounding = 1e-4f;
 
 }  // namespace
 
@@ -35,7 +35,7 @@ void Head::watch(const StepContext& context, Worker& worker) {
   // Few of a step, whatever their number, and in turns: rows of one step are at the same place of their answers.
   for (std::int64_t i = 0; i < std::min(rows, kSeenAtOnce) && num_seen_ < screen_.learn_rows; i++) {
     const std::int64_t row = num_seen_ % rows;
-    const auto [exact, screened] = decoded(context, worker, row, ActivationKind::int8);
+    const auto [exact, screened] = decoded(context, worker, row, screen_.integers);
     float total = 0;
     for (std::int64_t i = 0; i < k; i++) total += std::fabs(screened[i]) + std::fabs(exact[i]);
     if (!std::isfinite(total)) return;
@@ -90,15 +90,36 @@ void Head::settle() const {
 
 void Head::learn(const StepContext& context, Worker& worker, std::int64_t strip) const {
   const std::int64_t k = part_.matrix.k, first = strip * kStripChannels;
-  auto* w = reinterpret_cast<float*>(worker.scratch + aligned(context.kernels.linear_scratch_bytes()));
-  StripNorms most{0, 0};
+  const Kernels& kernels = context.kernels;
+  float *w = floats_of(context, worker), *copy = w + k, *rest = copy + k;
+  StripNorms most{0, 0, 0, 0};
   for (std::int64_t c = first; c < std::min(first + kStripChannels, part_.matrix.n); c++) {
-    context.kernels.decode_row(screen_.weights.format, screen_.weights.row(c), k, w);
-    const ChannelNorms norms = context.kernels.screen_channel(w, screen_.usual, k);
+    kernels.decode_row(screen_.weights.format, screen_.weights.row(c), k, w);
+    const bool has_unpacked = kernels.unpack_channel(screen_.matrix, c, false, copy);
+    if (!has_unpacked) {
+      auto* row = reinterpret_cast<std::byte*>(rest);
+      kernels.screen_row(w, k, row);
+      kernels.decode_row(kScreenFormat, row, k, copy);
+    }
+    const bool is_common = kernels.unpack_channel(part_.matrix, c, false, w);
+    const ChannelNorms norms = kernels.screen_channel(w, copy, screen_.usual, k);
     screen_.apart[c] = kBoundMargin * norms.apart;
     for (int j = 0; j < kDirections; j++) screen_.along[j * part_.matrix.n + c] = norms.along[j];
     most.residue = std::max(most.residue, kBoundMargin * norms.whole_residue);
-    most.rounding = std::max(most.rounding, kRounding * norms.whole);
+    const float rounding = has_unpacked && is_common ? kSumsRounding : kRounding;
+    most.rounding = std::max(most.rounding, rounding * norms.whole);
+    if (has_unpacked) {
+      kernels.unpack_channel(screen_.matrix, c, true, rest);
+      for (std::int64_t i = 0; i < k; i++) rest[i] -= copy[i];
+      const ChannelNorms of_rest = kernels.screen_channel(rest, rest, screen_.usual, k);
+      most.copy_rest = std::max(most.copy_rest, kBoundMargin * of_rest.whole_residue);
+    }
+    if (is_common) {
+      kernels.unpack_channel(part_.matrix, c, true, rest);
+      for (std::int64_t i = 0; i < k; i++) rest[i] -= w[i];
+      const ChannelNorms of_rest = kernels.screen_channel(rest, rest, screen_.usual, k);
+      most.rest = std::max(most.rest, kBoundMargin * of_rest.whole);
+    }
   }
   screen_.strips[strip] = most;
 }
@@ -113,7 +134,7 @@ void Head::each_learned(F f) const {
   f(screen_.usual.weights, kDirections * k, false);
   f(screen_.apart, n, true);
   f(screen_.along, kDirections * n, false);
-  f(reinterpret_cast<float*>(screen_.strips), 2 * static_cast<std::size_t>(num_strips()), true);
+  f(reinterpret_cast<float*>(screen_.strips), kStripFloats * static_cast<std::size_t>(num_strips()), true);
 }
 
 std::size_t Head::num_learned() const {

@@ -112,20 +112,15 @@ void screen_row(const float* w, std::int64_t k, std::byte* out) {
   }
 }
 
-ChannelNorms screen_channel(const float* w, const ScreenUsual& usual, std::int64_t k) {
+ChannelNorms screen_channel(const float* w, const float* screen, const ScreenUsual& usual, std::int64_t k) {
   Vec apart = zeros(), whole = zeros(), residue = zeros(), along[kDirections];
   for (Vec& each : along) each = zeros();
-  for (std::int64_t at = 0; at < k; at += kScreenGroup) {
-    Vec codes[kVecs];
-    const Vec scale = all(screen_group(w + at, codes).value);
-    for (int i = 0; i < kScreenGroup; i += kWidth) {
-      const Vec v = load(w + at + i), u = load(usual.size + at + i), d = sub(v, mul(scale, codes[i / kWidth]));
-      const Vec square = mul(v, v);
-      apart = fma(mul(d, d), u, apart);
-      whole = fma(square, u, whole);
-      residue = fma(square, load(usual.residue + at + i), residue);
-      for (int j = 0; j < kDirections; j++) along[j] = fma(d, load(usual.weights + j * k + at + i), along[j]);
-    }
+  for (std::int64_t i = 0; i < k; i += kWidth) {
+    const Vec v = load(w + i), u = load(usual.size + i), d = sub(v, load(screen + i)), square = mul(v, v);
+    apart = fma(mul(d, d), u, apart);
+    whole = fma(square, u, whole);
+    residue = fma(square, load(usual.residue + i), residue);
+    for (int j = 0; j < kDirections; j++) along[j] = fma(d, load(usual.weights + j * k + i), along[j]);
   }
   ChannelNorms out{0, std::sqrt(sum(whole)), std::sqrt(sum(residue)), {}};
   out.apart = without(apart, along, out.along);
@@ -141,7 +136,7 @@ RowNorms screen_activations(const float* exact, const float* screened, const Scr
     residue = add(residue, div(mul(d, d), load(usual.residue + i)));
     for (int j = 0; j < kDirections; j++) along[j] = fma(x, load(usual.along + j * k + i), along[j]);
   }
-  RowNorms out{0, std::sqrt(sum(size)), std::sqrt(sum(residue)), {}};
+  RowNorms out{0, std::sqrt(sum(size)), std::sqrt(sum(residue)), {}, 0, 0};
   out.size = without(size, along, out.along);
   return out;
 }
@@ -161,7 +156,7 @@ void terms_reach(const float* y, std::int64_t channels, const StripNorms* strips
       reach = y[c] > reach ? y[c] : reach;
       odd += y[c] * 0.0f;
     }
-    *out = odd + reach + strips->residue * row.residue + strips->rounding * row.whole;
+    *out = odd + reach + beyond(*strips, row);
   }
 }
 
@@ -183,14 +178,15 @@ void screen_reach(float* y, std::int64_t channels, std::int64_t channel_stride, 
       const float one = apart[c] * row.size + y[c];
       reach = one > reach ? one : reach;
     }
-    *out = reach + strips->residue * row.residue + strips->rounding * row.whole;
+    *out = reach + beyond(*strips, row);
   }
 }
 
-bool decode_activations(ActivationKind kind, const std::byte* row, std::int64_t k, float* out) {
+void decode_activations(ActivationKind kind, const std::byte* row, std::int64_t k, float* out, float* rest) {
+  if (rest) std::memset(rest, 0, static_cast<std::size_t>(k) * sizeof(float));
   if (kind == ActivationKind::f32) {
     std::memcpy(out, row, static_cast<std::size_t>(k) * sizeof(float));
-    return true;
+    return;
   }
   if (kind == ActivationKind::bf16) {
     const auto* numbers = reinterpret_cast<const std::uint16_t*>(row);
@@ -198,9 +194,8 @@ bool decode_activations(ActivationKind kind, const std::byte* row, std::int64_t 
       const std::uint32_t bits = static_cast<std::uint32_t>(numbers[i]) << 16;
       std::memcpy(out + i, &bits, 4);
     }
-    return true;
+    return;
   }
-  if (kind == ActivationKind::int16) return false;
   for (std::int64_t b = 0; b < num_blocks(k); b++) {
     float block[kBlock];
     if (kind == ActivationKind::int8) {
@@ -212,7 +207,6 @@ bool decode_activations(ActivationKind kind, const std::byte* row, std::int64_t 
     const std::int64_t count = k - b * kBlock < kBlock ? k - b * kBlock : kBlock;
     std::memcpy(out + b * kBlock, block, static_cast<std::size_t>(count) * sizeof(float));
   }
-  return true;
 }
 
 }  // namespace ridgeline::RIDGELINE_ISA

@@ -43,15 +43,24 @@ struct ChannelNorms {
   float apart, whole, whole_residue, along[kDirections];
 };
 
-// Of a row: |x / sqrt(u)| without its directions, and with them, |(x' - x) / sqrt(v)|, and how much of each direction it has.
+// Of a row: |x / sqrt(u)| without its directions, and with them, |(x' - x) / sqrt(v)|, how much of each direction it has; and
+// where they count, |x's second terms / sqrt(v)| and |x / sqrt(u)|.
 struct RowNorms {
-  float size, whole, residue, along[kDirections];
+  float size, whole, residue, along[kDirections], copy_rest = 0, rest = 0;
 };
 
-// Of a strip, the most of its channels: |w sqrt(v)|, and what kernels may round, a small part of |w sqrt(u)|: of all of x.
+// Of a strip, the most of its channels: |w sqrt(v)|; what kernels may round, a small part of |w sqrt(u)|: of all of x; and, where
+// weights have first digits or bytes f and others (linear_amx_layout.h), |(c - f) sqrt(v)| of the copy, of which the others do
+// not meet x's second terms, and |(w - f) sqrt(u)| of the weights.
 struct StripNorms {
-  float residue, rounding;
+  float residue, rounding, copy_rest, rest;
 };
+inline constexpr std::int64_t kStripFloats = sizeof(StripNorms) / sizeof(float);
+
+// How far a logit of the strip may be off beside what its own norms say.
+static inline float beyond(const StripNorms& strip, const RowNorms& row) {
+  return strip.residue * row.residue + strip.rounding * row.whole + strip.copy_rest * row.copy_rest + strip.rest * row.rest;
+}
 
 // What a row's token depends on: all logits, the largest, or what is largest of logit / temperature + noise
 // (sample_noise.h) and must then pass filters, of which 0, 1 and 0 are none.

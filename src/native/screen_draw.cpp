@@ -62,9 +62,9 @@ void screen_drawn(float* y, std::int64_t n, const float* apart, const StripNorms
     const std::int64_t first = strip * kStripChannels, last = first + kStripChannels < n ? first + kStripChannels : n;
     Candidate most{std::nextafter(draw.best, -INFINITY), -1};
     if (!(reach[strip] / draw.temperature + kMostNoise < draw.best)) {
-      const Vec beyond = all(strips[strip].residue * row.residue + strips[strip].rounding * row.whole);
+      const Vec further = all(beyond(strips[strip], row));
       for (std::int64_t c = first; c < last; c += kWidth) {
-        const Vec score = add(fma(load_n(apart + c, last - c), size, load_n(y + c, last - c)), beyond);
+        const Vec score = add(fma(load_n(apart + c, last - c), size, load_n(y + c, last - c)), further);
         offer(tempered(score, temperature), c, last - c, noise.of(c, draw), most);
       }
     }

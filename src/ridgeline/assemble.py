@@ -289,7 +289,7 @@ def assemble(
         )
 
     try:
-        screened = as_cpu_runs(graph, settings, options) if options.backend == "cpu" else graph
+        screened = with_screen(graph) if options.backend == "cpu" else graph
         graph, sizes = screened, sized(screened)
     except CapacityError:
         sizes = sized(graph)  # what is only there to be faster is the first to go
@@ -364,12 +364,6 @@ def kv_format_of(options: Options) -> str:
             f"{options.kv_format!r}; the {options.backend} backend has: {', '.join(allowed)}",
         )
     return options.kv_format
-
-
-def as_cpu_runs(graph: Graph, settings: Settings, options: Options) -> Graph:
-    """A fused graph with what this machine's kernels add to it."""
-    # Activations of AMX have one scale for a stretch of K, which no screen's bound is known for.
-    return graph if (options.isa or machine_isa(settings)) == "amx" else with_screen(graph)
 
 
 def machine_device(graph: Graph, settings: Settings) -> Device:

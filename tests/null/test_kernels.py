@@ -18,6 +18,7 @@ from ridgeline.cost.kernel_terms import Place, needs_of, places, sample_needs
 from ridgeline.cost.kernel_times import UNKNOWN, KernelTimes, outside_terms
 from ridgeline.cost.kernels import KernelProfile, fit, interval
 from ridgeline.cost.measure import measure
+from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.node import Graph
 from ridgeline.model.graph.work import Precision
 from ridgeline.model.passes.fuse import fuse
@@ -284,6 +285,18 @@ def test_float_weights_that_are_read_in_streams_follow_these() -> None:
     for rows in (4, 16):
         assert seconds(rows, 30.0, 20.0) == seconds(rows, 60.0, 20.0)
         assert seconds(rows, 30.0, 10.0) == pytest.approx(2 * seconds(rows, 30.0, 20.0))
+
+
+@pytest.mark.parametrize(("isa", "share"), [("amx", 0.5), ("avx512", 1.0)])
+def test_a_head_that_screens_itself_is_priced_by_what_it_multiplies(isa: str, share: float) -> None:
+    """By weights' first bytes, half of its products; by activations' first terms, a linear's."""
+    (node,) = [node for node in graph_of(128).nodes if node.name == "head"]
+    weight = replace(node.weights[0], format=FORMATS["Q8_0"])
+    node = replace(node, weights=(weight,), op=replace(node.op, screen=FORMATS["Q5_0"]))
+    needs = needs_of(node, Place(head=True), StepShape.decode(32, 10), 2, isa)
+    assert needs is not None
+    name = "head" if share < 1 else "linear"
+    assert needs.terms[f"{name}/Q8_0@32"] == pytest.approx(share * weight.num_elements)
 
 
 def test_weights_read_in_streams_are_timed_beside_streams() -> None:

@@ -28,7 +28,7 @@ from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.screen import SCREENED_FORMATS, with_screen
 from ridgeline.step import PlanRow, RowSampling, Sampled, StepPlan, StepShape
 
-ISAS = tuple(isa for isa in AVAILABLE if isa != "amx")
+ISAS = AVAILABLE
 CHANNELS, MOST_ROWS = 4100, 16  # not a whole number of strips
 # Rows of a step from which a head in integers is screened by its activations' first terms.
 TERM_ROWS = 8
@@ -141,6 +141,23 @@ def test_channels_closer_than_the_screen_can_tell(isa: str) -> None:
         check(cpu, rows, by=5, turns=32)
         check(cpu, rows, by=rows, turns=32)
         assert draw(cpu, [0])[0].token_id == 5
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "BF16"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_copy_that_is_far_off(name: str, isa: str) -> None:
+    """One weight of each of its groups is so large that all others have few steps: by the copy
+    alone another channel is the likeliest of nearly every row.
+    """
+    rng = np.random.default_rng(12)
+    width, rows = 512, 24
+    x, w = rng.standard_normal((rows, width)), rng.standard_normal((CHANNELS, width))
+    w[:, ::32] *= 20
+    x[:, ::32] = 0
+    cpu = executor(head(name, rows, width), x, w, isa, threads=2)
+    learn(cpu, rows)
+    for by in (1, 4):
+        check(cpu, rows, by, turns=8)
 
 
 @pytest.mark.parametrize("name", ["Q6_K", "Q8_0", "BF16"])

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ridgeline.assemble import Options, as_cpu_runs
 from ridgeline.backends.cpu.program import ProgramLimits, predict_memory
-from ridgeline.config import read_settings
 from ridgeline.model.graph.kv_format import KV_FORMATS
 from ridgeline.model.opened import open_model
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.kv_format import with_kv_format
+from ridgeline.model.passes.screen import with_screen
 
 CONTEXT, ROWS = 1024, 4
 # Rows of a full cache are computed, so that its pages are there.
@@ -56,8 +55,7 @@ print(json.dumps({
 @pytest.mark.parametrize("kv_format", ["bf16", "f16", "int8"])
 def test_memory_is_as_predicted(smollm2_path: Path, kv_format: str) -> None:
     model = open_model(smollm2_path, context_length=CONTEXT)
-    graph = fuse(with_kv_format(model.graph, KV_FORMATS[kv_format]))
-    graph = as_cpu_runs(graph, read_settings(), Options())
+    graph = with_screen(fuse(with_kv_format(model.graph, KV_FORMATS[kv_format])))
     shown = subprocess.run(
         [sys.executable, "-c", RUN, smollm2_path, kv_format],
         capture_output=True,

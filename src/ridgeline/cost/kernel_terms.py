@@ -44,6 +44,8 @@ PART_ROWS, SPILL_MARK, ACTIVATION_BYTES, SPILL_BYTES = 288, 256, 2, 1 * MIB
 # Rows up to which a screen multiplies activations in two terms (src/native/operators_head.cpp); and
 # the share of strips that a row reads whose screen is activations' first terms, of more rows.
 TWO_TERM_ROWS, SCREENED_BY_TERMS = 2, 0.001
+# Where weights' first bytes are the screen, and not activations' first terms: two products of four.
+FIRST_BYTES_ISAS, FIRST_BYTES_SHARE = ("amx",), 0.5
 
 # Tiles of more rows ask for what the next attention will read, where it is no more than this share
 # of the last-level cache (src/native/cache_reads.cpp), in kernels of these instruction sets.
@@ -101,9 +103,11 @@ def places(graph: Graph) -> dict[str, Place]:
     return found
 
 
-def needs_of(node: Node, place: Place, shape: StepShape, threads: int) -> Needs | None:
+def needs_of(
+    node: Node, place: Place, shape: StepShape, threads: int, isa: str = ""
+) -> Needs | None:
     """None: the operator has nothing to do in this step. Operators that no synthetic graph has come
-    out with terms that no profile has.
+    out with terms that no profile has. isa: whose kernels it is; they screen logits differently.
     """
     rows = shape.num_sampled if is_sampled(node) else shape.num_tokens
     if rows == 0:
@@ -111,7 +115,7 @@ def needs_of(node: Node, place: Place, shape: StepShape, threads: int) -> Needs 
     handed = _handed(node, place, rows, threads)
     if isinstance(node.op, Linear | GatedLinear):
         is_decode = shape.num_tokens == shape.num_sampled
-        return replace(_linear(node, node.op, place, rows, is_decode), handed=handed)
+        return replace(_linear(node, node.op, place, rows, is_decode, isa), handed=handed)
     if isinstance(node.op, Attention):
         return replace(_attention(node, node.op, shape, threads), handed=handed)
     name = OPERATOR_NAMES[type(node.op)]
@@ -165,7 +169,7 @@ def is_sampled(node: Node) -> bool:
 
 
 def _linear(
-    node: Node, op: Linear | GatedLinear, place: Place, rows: int, is_decode: bool
+    node: Node, op: Linear | GatedLinear, place: Place, rows: int, is_decode: bool, isa: str
 ) -> Needs:
     kind = "head" if place.head else "gated" if isinstance(op, GatedLinear) else "linear"
     weights = op.parts(node.weights)
@@ -199,17 +203,20 @@ def _linear(
     if isinstance(op, Linear) and op.screen and is_decode and rows <= op.screened_rows(weights):
         return _screened(Needs(kind, terms, read), weights[0], op.screen, rows)
     if isinstance(op, Linear) and op.screen and is_decode and exact == "int":
-        _by_terms(terms, weights[0], rows)
+        _by_terms(terms, weights[0], rows, isa)
     return Needs(kind, terms, read)
 
 
-def _by_terms(terms: Terms, weight: Weight, rows: int) -> None:
-    """A head's that multiplies its weight with activations' first terms, as other linears do, and
-    then a little of it, a row at a time, with both.
+def _by_terms(terms: Terms, weight: Weight, rows: int, isa: str) -> None:
+    """A head's that multiplies its weight with activations' first terms, as other linears do, or
+    its first bytes with both, and then a little of it, a row at a time, with all.
     """
     name = weight.format.name
     for term in [term for term in terms if term.startswith(f"head/{name}@")]:
-        _add(terms, term.replace("head/", "linear/"), terms.pop(term))
+        if isa in FIRST_BYTES_ISAS:
+            terms[term] *= FIRST_BYTES_SHARE
+        else:
+            _add(terms, term.replace("head/", "linear/"), terms.pop(term))
     _add(terms, f"head/{name}@1", rows * SCREENED_BY_TERMS * weight.num_elements)
 
 

@@ -227,7 +227,7 @@ class KernelTimes:
         return found
 
     def _needs(self, node: Node, place: Place, shape: StepShape) -> Needs | None:
-        needs = needs_of(node, place, shape, self.profile.threads)
+        needs = needs_of(node, place, shape, self.profile.threads, self.profile.isa)
         if needs is None or "cache" not in needs.read:
             return needs
         isa, rows = self.profile.isa, shape.num_tokens

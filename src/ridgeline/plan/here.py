@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ridgeline.assemble import (
     CPU_PRECISION,
     Options,
-    as_cpu_runs,
     cpu_needs,
     kept_profile,
     kept_roofs,
@@ -35,6 +34,7 @@ from ridgeline.model.graph.node import Graph
 from ridgeline.model.opened import open_model
 from ridgeline.model.passes.fuse import fuse
 from ridgeline.model.passes.kv_format import with_kv_format
+from ridgeline.model.passes.screen import with_screen
 from ridgeline.model.weights.sources import Progress, parse_reference, resolve, silent
 from ridgeline.plan.deployed import Knobs, ReplicaKind, empty_state
 from ridgeline.plan.replica import Times
@@ -122,8 +122,7 @@ def engine_here(
     """
     knobs.check()
     options = replace(options, max_rows=knobs.max_rows, max_tokens_per_step=knobs.step_tokens)
-    graph = fuse(with_kv_format(graph, KV_FORMATS[kv_format_of(options)]))
-    graph = as_cpu_runs(graph, settings, options)
+    graph = with_screen(fuse(with_kv_format(graph, KV_FORMATS[kv_format_of(options)])))
     needs = cpu_needs(graph, options, settings)
     sizes = plan_sizes(
         graph,
