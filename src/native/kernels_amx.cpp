@@ -20,6 +20,7 @@ Kernels amx_kernels() {
   out.decode_activations = decode_activations_amx;
   out.linear = linear_amx;
   out.linear_scratch_bytes = linear_amx_scratch_bytes;
+  out.copied_rows = 16;
   out.least_own_rows = 128;
   out.spin_arithmetic = spin_arithmetic_amx;
   return out;

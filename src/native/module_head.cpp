@@ -5,6 +5,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -56,6 +57,8 @@ void add_head(Program& program, const std::string& name, const View& x, const Vi
   require(most_rows >= 1 && most_rows <= INT32_MAX && learn_rows >= 1 && learn_rows <= INT32_MAX, "a head screens no rows");
   ActivationKind kind = program.kernels().activation_of(weights.layout);
   if (kind == ActivationKind::int8 && fine_activations) kind = ActivationKind::int8x2;
+  const bool is_float = kind == ActivationKind::bf16 || kind == ActivationKind::f32;
+  if (!is_float) most_rows = std::max(most_rows, program.kernels().copied_rows);
   const std::int64_t n = weights.n, k = weights.k;
   const ScreenUsual usual{program.room(k), program.room(k), program.room(kDirections * k), program.room(kDirections * k)};
   program.add(std::make_unique<Head>(
