@@ -136,10 +136,8 @@ void linear_tiles(const PackedMatrix& w, const std::byte* activations, std::int6
   (m >= kRows ? whole : last).load();
   for (std::int64_t row = 0; row < m; row += kRowGroup) {
     const std::int64_t row_end = std::min(m, row + kRowGroup), tiles = (row_end - row + kRows - 1) / kRows;
-    // Of the panel's blocks of the next pair, over the tiles of this one's. Of one tile widening takes longer: they are asked
-    // for beside that (8 rows: a tenth of the time).
-    const bool ask_early = tiles == 1;
-    const std::int64_t lines_ahead = ask_early ? 0 : (kStrips * kStrip / kLineBytes + tiles - 1) / tiles;
+    // Of the panel's blocks of the next pair, over widening and the tiles of this one's: a core waits for a few lines at once.
+    const std::int64_t lines_ahead = (kStrips * kStrip / kLineBytes + tiles) / (tiles + 1);
     for (std::int64_t stretch = 0; stretch < stretches; stretch++) {
       const std::int64_t block = stretch_begin(x.blocks, stretch), count = stretch_begin(x.blocks, stretch + 1) - block;
       for (std::int64_t pair = strip_begin; pair < strip_end; pair++) {
@@ -150,10 +148,9 @@ void linear_tiles(const PackedMatrix& w, const std::byte* activations, std::int6
           const std::int64_t channel = pair * kStripChannels + strip * kLanes;
           if (channel >= w.n) break;
           for (std::int64_t b = 0; b < count; b++) {
+            for (std::int64_t i = 0; i < lines_ahead; i++, ahead += kLineBytes) prefetch_far(ahead);
             for (int c = 0; c < kStrips; c++) {
-              const std::int64_t at = (2 * b + strip + c) * kStrip;
-              Scheme::template widen<L>(packed + at, panel + (b * kStrips + c) * kPanelStripBytes);
-              for (std::int64_t i = 0; ask_early && i < kStrip; i += kLineBytes) prefetch_far(packed + pair_bytes + at + i);
+              Scheme::template widen<L>(packed + (2 * b + strip + c) * kStrip, panel + (b * kStrips + c) * kPanelStripBytes);
             }
           }
           const MultiplyPanel<Scheme> after = multiply_panel_beside<Scheme>(
