@@ -5,18 +5,33 @@
 namespace ridgeline {
 namespace {
 
-// Where attention reads more than this share of the last-level cache, what came first would be gone when it is read.
-constexpr double kCacheShare = 0.375;
+// Where attention reads more than this share of a cache, what came first would be gone when it is read: of the last-level
+// cache, or of each thread's own, where linears ask for more and slower than is won from the last one.
+constexpr double kCacheShare = 0.375, kOwnShare = 0.5;
 
 // Where the system does not say.
-constexpr std::int64_t kUsualCacheBytes = std::int64_t{16} << 20;
+constexpr std::int64_t kUsualCacheBytes = std::int64_t{16} << 20, kUsualOwnBytes = std::int64_t{1} << 20;
+
+std::int64_t share_of(double share, long cache, std::int64_t usual) {
+  return static_cast<std::int64_t>(share * static_cast<double>(cache > 0 ? cache : usual));
+}
 
 std::int64_t most_bytes() {
 #ifdef _SC_LEVEL3_CACHE_SIZE
   static const long found = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  if (found > 0) return static_cast<std::int64_t>(kCacheShare * static_cast<double>(found));
+#else
+  constexpr long found = 0;
 #endif
-  return static_cast<std::int64_t>(kCacheShare * static_cast<double>(kUsualCacheBytes));
+  return share_of(kCacheShare, found, kUsualCacheBytes);
+}
+
+std::int64_t most_own_bytes() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const long found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#else
+  constexpr long found = 0;
+#endif
+  return share_of(kOwnShare, found, kUsualOwnBytes);
 }
 
 // Blocks that a row's one new token sees.
@@ -30,8 +45,8 @@ Seen seen_blocks(const KvPlace& place, bool chunked, const StepRow& row) {
 
 }  // namespace
 
-void CacheReads::begin(const Step& step, const CacheBlocks& cache, const KvPlace& place, bool chunked, int thread,
-                       int num_threads) {
+void CacheReads::begin(const Step& step, const CacheBlocks& cache, const KvPlace& place, bool chunked, bool in_own,
+                       int thread, int num_threads) {
   end();
   step_ = &step;
   cache_ = cache;
@@ -44,7 +59,8 @@ void CacheReads::begin(const Step& step, const CacheBlocks& cache, const KvPlace
     blocks += seen.end - seen.begin;
   }
   const std::size_t values = place.latent ? 0 : place.values(0).num_bytes;
-  if (blocks * place.kv_heads * static_cast<std::int64_t>(place.keys().num_bytes + values) > most_bytes()) return;
+  const std::int64_t most = in_own ? num_threads * most_own_bytes() : most_bytes();
+  if (blocks * place.kv_heads * static_cast<std::int64_t>(place.keys().num_bytes + values) > most) return;
   const auto rows = static_cast<std::int64_t>(step.rows.size());
   next_ = kinds_ * (rows * thread / num_threads);
   next_end_ = kinds_ * (rows * (thread + 1) / num_threads);

@@ -11,8 +11,9 @@ namespace ridgeline {
 class alignas(64) CacheReads final : public Beside {
  public:
   // Of a thread's share of the rows that have one new token, in the order in which attention reads them; nothing where
-  // they are more together than caches keep.
-  void begin(const Step& step, const CacheBlocks& cache, const KvPlace& place, bool chunked, int thread, int num_threads);
+  // they are more together than the last-level cache keeps, or, in_own, the threads' own.
+  void begin(const Step& step, const CacheBlocks& cache, const KvPlace& place, bool chunked, bool in_own, int thread,
+             int num_threads);
   void end() { left_ = next_ = next_end_ = block_ = block_end_ = 0; }
 
  private:

@@ -51,6 +51,8 @@ struct Kernels {
                  std::int64_t strip_begin, std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy,
                  std::byte* scratch, Beside* beside);
   std::size_t (*linear_scratch_bytes)();
+  // Whether asking so pays only for what stays in cores' own caches, not for what falls into the last one.
+  bool asks_for_own = false;
   // Up to so many rows of integers a screen's copy is better than the weights' first terms (operators_head.h); 0: as it is told.
   std::int64_t copied_rows;
   // From so many rows of integers on a thread is as quick with all weights as with its share of them for all rows.

@@ -138,16 +138,17 @@ void linear_amx(const PackedMatrix& w, ActivationKind kind, const std::byte* act
   if (w.layout == Layout::bf16) return linear_bf16_amx(w, activations, m, strip_begin, strip_end, bias, y, ldy);
   if (stored_kind(kind) != ActivationKind::int16)
     return linear(w, kind, activations, m, strip_begin, strip_end, bias, y, ldy, scratch, beside);
-  if (m <= kFewRows && kind == ActivationKind::int16) return linear_common_rows(w, activations, m, strip_begin, strip_end, bias, y, ldy);
+  if (m <= kFewRows && kind == ActivationKind::int16)
+    return linear_common_rows(w, activations, m, strip_begin, strip_end, bias, y, ldy);
   if (in_digits(w.layout)) {
-    return linear_digits_amx(w, activations, m, strip_begin, strip_end, bias, y, ldy, scratch);
+    return linear_digits_amx(w, activations, m, strip_begin, strip_end, bias, y, ldy, scratch, beside);
   }
   with_integer_layout(w.layout, [&]<Layout L>() {
     if constexpr (!in_digits(L)) {
       if (kind == ActivationKind::int16_first) {
-        linear_tiles<InFirstBytes, L>(w, activations, m, strip_begin, strip_end, bias, y, ldy, scratch);
+        linear_tiles<InFirstBytes, L>(w, activations, m, strip_begin, strip_end, bias, y, ldy, scratch, beside);
       } else {
-        linear_tiles<InBytes, L>(w, activations, m, strip_begin, strip_end, bias, y, ldy, scratch);
+        linear_tiles<InBytes, L>(w, activations, m, strip_begin, strip_end, bias, y, ldy, scratch, beside);
       }
     }
   });

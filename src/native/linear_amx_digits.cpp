@@ -97,10 +97,11 @@ struct InDigits {
 }  // namespace
 
 void linear_digits_amx(const PackedMatrix& w, const std::byte* activations, std::int64_t m, std::int64_t strip_begin,
-                       std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy, std::byte* scratch) {
+                       std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy, std::byte* scratch,
+                       Beside* beside) {
   with_integer_layout(w.layout, [&]<Layout L>() {
     if constexpr (in_digits(L)) {
-      linear_tiles<InDigits, L>(w, activations, m, strip_begin, strip_end, bias, y, ldy, scratch);
+      linear_tiles<InDigits, L>(w, activations, m, strip_begin, strip_end, bias, y, ldy, scratch, beside);
     }
   });
 }

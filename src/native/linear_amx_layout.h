@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "beside.h"
 #include "linear_lanes.h"
 #include "linear_layout.h"
 #include "linear_packed.h"
@@ -144,6 +145,7 @@ void linear_common_rows(const PackedMatrix& w, const std::byte* activations, std
 inline constexpr std::int64_t kPanelBytes = 24 << 10;
 // linear_amx_digits.cpp: those of weights in digits.
 void linear_digits_amx(const PackedMatrix& w, const std::byte* activations, std::int64_t m, std::int64_t strip_begin,
-                       std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy, std::byte* scratch);
+                       std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy, std::byte* scratch,
+                       Beside* beside);
 
 }  // namespace ridgeline::RIDGELINE_ISA

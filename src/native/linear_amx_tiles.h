@@ -13,6 +13,7 @@
 #include <algorithm>
 
 #include "amx.h"
+#include "beside.h"
 #include "linear_amx_layout.h"
 
 // For files compiled for AVX-512 and AMX.
@@ -23,6 +24,9 @@ constexpr int kRows = 16;                // tokens of a tile
 constexpr std::int64_t kRowGroup = 288;  // tokens whose activations stay in L2 beside a panel
 constexpr std::int64_t kTileBytes = 1024, kPanelStripBytes = 2 * kTileBytes;
 static_assert(kStretchBlocks * 2 * kPanelStripBytes <= kPanelBytes);
+// What is asked for beside each block that is multiplied, and beside each of a strip that is widened, where there is something
+// (beside.h): more, and weights wait for a place.
+constexpr std::int64_t kBesideLines = 3;
 
 // Tiles: four of sums, activations' high and low bytes, weights.
 enum { kSums = 0, kHigh = 4, kLow = 5, kWeights = 6 };
@@ -81,6 +85,8 @@ struct Product {
   std::int64_t blocks;
   const std::uint8_t* ahead;
   std::int64_t lines_ahead;  // to ask memory for beside each block
+  const std::uint8_t* beside;  // and the same of what is not weights
+  std::int64_t lines_beside;
 };
 
 template <class Scheme, bool First, bool Last, bool Whole>
@@ -92,6 +98,7 @@ template <class Scheme, bool First, bool Last, bool Whole>
   for (std::int64_t b = 0; b < p.blocks; b++) {
     Scheme::multiply(p.codes, p.stride, p.panel);
     for (std::int64_t i = 0; i < p.lines_ahead; i++, p.ahead += kLineBytes) prefetch_far(p.ahead);
+    for (std::int64_t i = 0; i < p.lines_beside; i++, p.beside += kLineBytes) prefetch_far(p.beside);
     if (pending.rows >= Scheme::kFinishedRows) {
 #pragma GCC unroll 4
       for (int i = 0; i < Scheme::kFinishedRows; i++) pending.template finish_row<First, Last, Whole>();
@@ -121,7 +128,8 @@ MultiplyPanel<Scheme> multiply_panel_beside(bool first, bool last, bool whole) {
 
 template <class Scheme, Layout L>
 void linear_tiles(const PackedMatrix& w, const std::byte* activations, std::int64_t m, std::int64_t strip_begin,
-                  std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy, std::byte* scratch) {
+                  std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy, std::byte* scratch,
+                  Beside* beside = nullptr) {
   constexpr std::int64_t kStrip = Common<L>::kStripBytes;
   constexpr int kStrips = Scheme::kStrips;
   auto* panel = reinterpret_cast<std::uint8_t*>(scratch);
@@ -133,6 +141,11 @@ void linear_tiles(const PackedMatrix& w, const std::byte* activations, std::int6
   alignas(64) Sums16 sums;
   Pending<Scheme> pending{};
   MultiplyPanel<Scheme> multiply = multiply_panel_beside<Scheme>(true, true, true);
+  // Of what is not weights, so many lines for each of `blocks`, or fewer.
+  const std::uint8_t* asked = nullptr;
+  const auto lines_beside = [&](std::int64_t lines, std::int64_t blocks) {
+    return beside ? beside->take(lines * kLineBytes * blocks, asked) / (kLineBytes * blocks) : 0;
+  };
   (m >= kRows ? whole : last).load();
   for (std::int64_t row = 0; row < m; row += kRowGroup) {
     const std::int64_t row_end = std::min(m, row + kRowGroup), tiles = (row_end - row + kRows - 1) / kRows;
@@ -149,6 +162,7 @@ void linear_tiles(const PackedMatrix& w, const std::byte* activations, std::int6
           if (channel >= w.n) break;
           for (std::int64_t b = 0; b < count; b++) {
             for (std::int64_t i = 0; i < lines_ahead; i++, ahead += kLineBytes) prefetch_far(ahead);
+            for (std::int64_t i = lines_beside(kStrips * kBesideLines, 1); i > 0; i--, asked += kLineBytes) prefetch_far(asked);
             for (int c = 0; c < kStrips; c++) {
               Scheme::template widen<L>(packed + (2 * b + strip + c) * kStrip, panel + (b * kStrips + c) * kPanelStripBytes);
             }
@@ -158,7 +172,8 @@ void linear_tiles(const PackedMatrix& w, const std::byte* activations, std::int6
           for (std::int64_t r = row; r < row_end; r += kRows) {
             const std::int64_t rows = std::min<std::int64_t>(kRows, row_end - r);
             if (rows < kRows && m >= kRows) last.load();
-            multiply({x.codes(r, block), x.stride, panel, count, ahead, lines_ahead}, pending, sums);
+            const std::int64_t more = lines_beside(kBesideLines, count);
+            multiply({x.codes(r, block), x.stride, panel, count, ahead, lines_ahead, asked, more}, pending, sums);
             pending = {&sums[0][0][0],
                        static_cast<int>(rows),
                        {},
@@ -179,7 +194,7 @@ void linear_tiles(const PackedMatrix& w, const std::byte* activations, std::int6
       }
     }
   }
-  multiply({nullptr, 0, nullptr, 0, nullptr, 0}, pending, sums);
+  multiply({nullptr, 0, nullptr, 0, nullptr, 0, nullptr, 0}, pending, sums);
   release_tiles();
 }
 

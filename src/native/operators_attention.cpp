@@ -211,7 +211,7 @@ AttentionArgs Attention::args(const StepContext& context, const StepRow& row, st
 }
 
 void Attention::foretell(const StepContext& context, int thread, int num_threads, CacheReads& reads) const {
-  reads.begin(context.step, context.cache, spec_.place, spec_.chunked, thread, num_threads);
+  reads.begin(context.step, context.cache, spec_.place, spec_.chunked, context.kernels.asks_for_own, thread, num_threads);
 }
 
 namespace {
