@@ -49,7 +49,8 @@ TWO_TERM_ROWS, SCREENED_BY_TERMS = 2, 0.001
 FIRST_BYTES_ISAS, FIRST_BYTES_SHARE, COPIED_ROWS = ("amx",), 0.5, 16
 
 # Tiles of more rows ask for what the next attention will read, where it is no more than this share
-# of the last-level cache (src/native/cache_reads.cpp), in kernels of these instruction sets.
+# of the last-level cache (src/native/cache_reads.cpp), in kernels of these instruction sets. AMX's
+# ask for few rows' only, and lose most of what attention wins: they are priced as if none asked.
 ASKING_ROWS, ASKED_SHARE, ASKING_ISAS = 6, 0.375, ("avx512",)
 
 # Of what threads hand on to each other: rows beyond which a thread mostly has its own, bytes of a
