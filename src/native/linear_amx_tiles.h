@@ -129,7 +129,7 @@ MultiplyPanel<Scheme> multiply_panel_beside(bool first, bool last, bool whole) {
 template <class Scheme, Layout L>
 void linear_tiles(const PackedMatrix& w, const std::byte* activations, std::int64_t m, std::int64_t strip_begin,
                   std::int64_t strip_end, const float* bias, float* y, std::int64_t ldy, std::byte* scratch,
-                  Beside* beside = nullptr) {
+                  Beside* beside) {
   constexpr std::int64_t kStrip = Common<L>::kStripBytes;
   constexpr int kStrips = Scheme::kStrips;
   auto* panel = reinterpret_cast<std::uint8_t*>(scratch);
