@@ -17,7 +17,6 @@ const Kernels kKernels = {
     .quantize_rows = quantize_rows,
     .linear = linear,
     .linear_scratch_bytes = linear_scratch_bytes,
-    .copied_rows = 0,
     .least_own_rows = kLeastOwnRows,
     .streamed_rows = streamed_rows,
     .spin_arithmetic = spin_arithmetic,

@@ -53,8 +53,12 @@ struct Kernels {
   std::size_t (*linear_scratch_bytes)();
   // Whether asking so pays only for what stays in cores' own caches, not for what falls into the last one.
   bool asks_for_own = false;
-  // Up to so many rows of integers a screen's copy is better than the weights' first terms (operators_head.h); 0: as it is told.
-  std::int64_t copied_rows;
+  // Up to so many rows of integers a screen's copy is better than the weights' first terms (operators_head.h), or so many as it
+  // is told; but from `begin` to below `end` rows its kernel takes longer than the weights' own.
+  std::int64_t copied_rows = 0;
+  struct {
+    std::int64_t begin, end;
+  } whole_rows = {0, 0};
   // From so many rows of integers on a thread is as quick with all weights as with its share of them for all rows.
   std::int64_t least_own_rows;
   // Rows up to which weights of `layout` are read in several plain streams (bandwidth.cpp's quarters), as hardware

@@ -21,6 +21,7 @@ Kernels amx_kernels() {
   out.linear = linear_amx;
   out.linear_scratch_bytes = linear_amx_scratch_bytes;
   out.copied_rows = 16;
+  out.whole_rows = {3, 5};
   out.asks_for_own = true;
   out.least_own_rows = 128;
   out.spin_arithmetic = spin_arithmetic_amx;

@@ -64,7 +64,8 @@ void add_head(Program& program, const std::string& name, const View& x, const Vi
   program.add(std::make_unique<Head>(
       name, x, y, LinearPart{weights, kind, nullptr, 0},
       HeadScreen{screen.packed, RawRows{name_of(format), bytes_of(raw), row_bytes},
-                 program.kernels().integer_activations, most_rows,
+                 program.kernels().integer_activations, program.kernels().whole_rows.begin,
+                 program.kernels().whole_rows.end, most_rows,
                  program.limits().max_sampled, learn_rows, usual,
                  program.room(n), program.room(kDirections * n), program.room(learn_rows * k),
                  reinterpret_cast<StripNorms*>(program.room(kStripFloats * weights.num_strips()))}));

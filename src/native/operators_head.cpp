@@ -64,6 +64,7 @@ Head::Head(std::string name, View x, View y, const LinearPart& part, const HeadS
 void Head::begin(std::int64_t rows, const std::vector<Wanted>& wanted) {
   mode_ = Mode::whole;
   if (wanted.empty() || rows == 0 || rows > (is_by_terms(rows) ? screen_.most_term_rows : screen_.most_rows)) return;
+  if (has_terms() && rows >= screen_.whole_begin && rows < screen_.whole_end) return;
   wanted_ = wanted.data();
   is_filtered_ = std::any_of(wanted.begin(), wanted.end(), [](const Wanted& one) { return one.is_filtered(); });
   if (num_seen_ < screen_.learn_rows) {

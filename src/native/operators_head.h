@@ -14,7 +14,8 @@
 
 namespace ridgeline {
 
-// integers: the activations that the copy multiplies. most_rows: of a step that is screened by it. Of more, arithmetic is what a
+// integers: the activations that the copy multiplies. whole_begin to below whole_end: rows in two terms of a step that is not
+// screened. most_rows: of a step that is screened by the copy. Of more, arithmetic is what a
 // step waits for, and the weights themselves are the better screen: of int8x2 rows by activations' first terms, off by a
 // hundredth of what the copy is, for two thirds of what both terms take; of int16 rows by weights' first bytes, off by a quarter,
 // for half.
@@ -25,7 +26,7 @@ struct HeadScreen {
   PackedMatrix matrix;
   RawRows weights;
   ActivationKind integers;
-  std::int64_t most_rows, most_term_rows, learn_rows;
+  std::int64_t whole_begin, whole_end, most_rows, most_term_rows, learn_rows;
   ScreenUsual usual;
   float *apart, *along, *seen;
   StripNorms* strips;

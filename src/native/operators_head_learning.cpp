@@ -14,8 +14,10 @@ constexpr float kLeastShare = 0.02f;
 
 constexpr std::int64_t kSeenAtOnce = 2;
 
-// Of power iteration.
+// Of power iteration. What is left of a vector without the directions before it, if it is a smaller share, is rounding: it may
+// point anywhere, along those directions, too.
 constexpr int kTurns = 24;
+constexpr double kLeastLeft = 1e-6;
 
 // What kernels round of scales (2^-11), and a little more; and where it is known what they multiply, of sums alone.
 constexpr float kRounding = 1.5e-3f, kSumsRounding = 1e-4f;
@@ -71,12 +73,14 @@ void Head::settle() const {
         for (std::int64_t i = 0; i < k; i++) share += now[i] * x[i] / std::sqrt(usual.size[i]);
         for (std::int64_t i = 0; i < k; i++) next[i] += share * x[i] / std::sqrt(usual.size[i]);
       }
+      const double whole = length();
       for (std::size_t before = 0; before < found.size(); before += next.size()) {
         const double share = std::inner_product(next.begin(), next.end(), found.begin() + before, 0.0);
         for (std::size_t i = 0; i < next.size(); i++) next[i] -= share * found[before + i];
       }
       const double size = length();
-      if (!(size > 0) || !std::isfinite(size)) return;  // there is none, and what is left of them is zero
+      // There is none, and what is left of them is zero.
+      if (!(size > kLeastLeft * whole) || !(size > 0) || !std::isfinite(size)) return;
       for (std::size_t i = 0; i < next.size(); i++) now[i] = next[i] / size;
     }
     for (std::int64_t i = 0; i < k; i++) {

@@ -45,8 +45,8 @@ PART_ROWS, SPILL_MARK, ACTIVATION_BYTES, SPILL_BYTES = 288, 256, 2, 1 * MIB
 # the share of strips that a row reads whose screen is activations' first terms, of more rows.
 TWO_TERM_ROWS, SCREENED_BY_TERMS = 2, 0.001
 # Where weights' first bytes are the screen, and not activations' first terms: two products of four,
-# and of more rows than elsewhere (src/native/kernels_amx.cpp).
-FIRST_BYTES_ISAS, FIRST_BYTES_SHARE, COPIED_ROWS = ("amx",), 0.5, 16
+# and of more rows than elsewhere; some of fewer have none (src/native/kernels_amx.cpp).
+FIRST_BYTES_ISAS, FIRST_BYTES_SHARE, COPIED_ROWS, WHOLE_ROWS = ("amx",), 0.5, 16, (3, 4)
 
 # Tiles of more rows ask for what the next attention will read, where it is no more than this share
 # of the last-level cache (src/native/cache_reads.cpp), in kernels of these instruction sets. AMX's
@@ -202,15 +202,14 @@ def _linear(
     for mark, share in _marks(min(rows, COLD_MARKS[-1]), COLD_MARKS):
         for weight in weights:
             _add(read, f"{weight.format.name}/weights@{mark}", share * weight.num_bytes)
-    copied = COPIED_ROWS if isa in FIRST_BYTES_ISAS and exact == "int" else 0
-    if (
-        isinstance(op, Linear)
-        and op.screen
-        and is_decode
-        and rows <= max(copied, op.screened_rows(weights))
-    ):
+    if not isinstance(op, Linear) or not op.screen or not is_decode:
+        return Needs(kind, terms, read)
+    copied = op.screened_rows(weights)
+    if isa in FIRST_BYTES_ISAS and exact == "int":
+        copied = 0 if rows in WHOLE_ROWS else COPIED_ROWS
+    if rows <= copied:
         return _screened(Needs(kind, terms, read), weights[0], op.screen, rows)
-    if isinstance(op, Linear) and op.screen and is_decode and exact == "int":
+    if exact == "int" and rows > copied > 0:
         _by_terms(terms, weights[0], rows, isa)
     return Needs(kind, terms, read)
 
