@@ -112,18 +112,15 @@ void Head::learn(const StepContext& context, Worker& worker, std::int64_t strip)
     most.residue = std::max(most.residue, kBoundMargin * norms.whole_residue);
     const float rounding = has_unpacked && is_common ? kSumsRounding : kRounding;
     most.rounding = std::max(most.rounding, rounding * norms.whole);
-    if (has_unpacked) {
-      kernels.unpack_channel(screen_.matrix, c, true, rest);
-      for (std::int64_t i = 0; i < k; i++) rest[i] -= copy[i];
-      const ChannelNorms of_rest = kernels.screen_channel(rest, rest, screen_.usual, k);
-      most.copy_rest = std::max(most.copy_rest, kBoundMargin * of_rest.whole_residue);
-    }
-    if (is_common) {
-      kernels.unpack_channel(part_.matrix, c, true, rest);
-      for (std::int64_t i = 0; i < k; i++) rest[i] -= w[i];
-      const ChannelNorms of_rest = kernels.screen_channel(rest, rest, screen_.usual, k);
-      most.rest = std::max(most.rest, kBoundMargin * of_rest.whole);
-    }
+    // What is beyond the first digits or bytes.
+    const auto norms_of_rest = [&](const PackedMatrix& matrix, const float* whole) {
+      kernels.unpack_channel(matrix, c, true, rest);
+      for (std::int64_t i = 0; i < k; i++) rest[i] = whole[i] - rest[i];
+      return kernels.screen_channel(rest, rest, screen_.usual, k);
+    };
+    if (has_unpacked)
+      most.copy_rest = std::max(most.copy_rest, kBoundMargin * norms_of_rest(screen_.matrix, copy).whole_residue);
+    if (is_common) most.rest = std::max(most.rest, kBoundMargin * norms_of_rest(part_.matrix, w).whole);
   }
   screen_.strips[strip] = most;
 }
