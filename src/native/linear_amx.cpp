@@ -109,14 +109,7 @@ struct InFirstBytes {
 
   [[gnu::always_inline]] static inline void multiply(const std::int8_t* codes, std::int64_t stride,
                                                      const std::uint8_t* panel) {
-    load_tile<kHigh>(codes, stride);
-    load_tile<kWeights>(panel, kLineBytes);
-    multiply_bytes<kSums, kHigh, kWeights>();
-    load_tile<kWeights + 1>(panel + kPanelStripBytes, kLineBytes);
-    multiply_bytes<kSums + 2, kHigh, kWeights + 1>();
-    load_tile<kLow>(codes + kBlock, stride);
-    multiply_bytes<kSums + 1, kLow, kWeights>();
-    multiply_bytes<kSums + 3, kLow, kWeights + 1>();
+    multiply_first(codes, stride, panel);
   }
 
   // 127 * 128 * 64 kStretchBlocks, 29 times, is below 2^31.

@@ -74,14 +74,7 @@ struct InDigits {
   // Of each strip: high bytes x upper digits; high x lower and low x upper, which count alike.
   [[gnu::always_inline]] static inline void multiply(const std::int8_t* codes, std::int64_t stride,
                                                      const std::uint8_t* panel) {
-    load_tile<kHigh>(codes, stride);
-    load_tile<kWeights>(panel, kLineBytes);
-    multiply_bytes<kSums, kHigh, kWeights>();
-    load_tile<kWeights + 1>(panel + kPanelStripBytes, kLineBytes);
-    multiply_bytes<kSums + 2, kHigh, kWeights + 1>();
-    load_tile<kLow>(codes + kBlock, stride);
-    multiply_bytes<kSums + 1, kLow, kWeights>();
-    multiply_bytes<kSums + 3, kLow, kWeights + 1>();
+    multiply_first(codes, stride, panel);
     load_tile<kWeights>(panel + kTileBytes, kLineBytes);
     multiply_bytes<kSums + 1, kHigh, kWeights>();
     load_tile<kWeights + 1>(panel + kPanelStripBytes + kTileBytes, kLineBytes);

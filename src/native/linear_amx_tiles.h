@@ -40,6 +40,20 @@ inline TileConfig config_of(std::int64_t rows) {
   return config;
 }
 
+// Both bytes of sixteen tokens' activations times the first tile of each of two strips: high ones into a strip's first sums, low
+// ones into its second.
+[[gnu::always_inline]] static inline void multiply_first(const std::int8_t* codes, std::int64_t stride,
+                                                         const std::uint8_t* panel) {
+  load_tile<kHigh>(codes, stride);
+  load_tile<kWeights>(panel, kLineBytes);
+  multiply_bytes<kSums, kHigh, kWeights>();
+  load_tile<kWeights + 1>(panel + kPanelStripBytes, kLineBytes);
+  multiply_bytes<kSums + 2, kHigh, kWeights + 1>();
+  load_tile<kLow>(codes + kBlock, stride);
+  multiply_bytes<kSums + 1, kLow, kWeights>();
+  multiply_bytes<kSums + 3, kLow, kWeights + 1>();
+}
+
 // Sums of a tile that has been multiplied: where they go. They are finished, some rows at a time, beside the next tile's products.
 template <class Scheme>
 struct Pending {
