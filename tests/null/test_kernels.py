@@ -14,7 +14,7 @@ from ridgeline.cost.cold_weights import NO_AMOUNTS, Draw
 from ridgeline.cost.device import Barrier, Peak, ReadRates, Roofs
 from ridgeline.cost.kernel_samples import TimedStep
 from ridgeline.cost.kernel_store import KERNELS, load_profile, store_profile
-from ridgeline.cost.kernel_terms import Place, needs_of, places, sample_needs
+from ridgeline.cost.kernel_terms import COLD_MARKS, Place, needs_of, places, sample_needs
 from ridgeline.cost.kernel_times import UNKNOWN, KernelTimes, outside_terms
 from ridgeline.cost.kernels import KernelProfile, fit, interval
 from ridgeline.cost.measure import measure
@@ -49,7 +49,12 @@ def price_of(name: str) -> float:
     return (1 + sum(name.encode()) % 13) * (1e-6 if name.endswith(("/1", "/late")) else 1e-11)
 
 
-def timed(graph: Graph, shape: StepShape, threads: int = 2, cold: bool = False) -> TimedStep:
+def timed(
+    graph: Graph, shape: StepShape, threads: int = 2, cold: bool = False, lost: float = 0.0
+) -> TimedStep:
+    """lost: of what takes shorter, computing or reading, the share that the longer did not hide;
+    kernels then draw all that memory gives.
+    """
     placed = places(graph)
     seconds: dict[str, float] = {}
     for node in graph.nodes:
@@ -57,8 +62,10 @@ def timed(graph: Graph, shape: StepShape, threads: int = 2, cold: bool = False) 
         if needs is not None:
             seconds[node.name] = sum(price_of(n) * a for n, a in needs.terms.items()) + 1e-7
             if cold:
-                reading = 1e-9 * sum(needs.read.values()) / (DRAWN * COLD_RATE)
-                seconds[node.name] = max(seconds[node.name], reading)
+                rate = COLD_RATE * (1.0 if lost else DRAWN)
+                reading = 1e-9 * sum(needs.read.values()) / rate
+                both = sorted((seconds[node.name], reading))
+                seconds[node.name] = both[1] + lost * both[0]
     drawing = sample_needs(shape.num_sampled, 256, threads)
     if drawing is not None:
         seconds["sample"] = sum(price_of(n) * a for n, a in drawing.terms.items())
@@ -153,12 +160,43 @@ def test_kernels_have_a_limit_of_their_own() -> None:
     (only,) = set(fitted([*steps, *fast]).cold)
     assert (only.share, only.most) == (1.0, pytest.approx(DRAWN * COLD_RATE, rel=0.02))
     known = fitted([*steps, *cold, *fast])
-    prices = {rate: known.prices_at(2.0**28, ReadRates(rate, rate)) for rate in (0.3, 0.5, 5.0)}
+    prices = {rate: known.prices_at(2.0**28, ReadRates(rate, rate)).each for rate in (0.3, 5.0)}
     assert prices[0.3][0] == pytest.approx(1e-9 / 0.3), "no faster than the fastest way"
     assert prices[5.0][0] == pytest.approx(1e-9 / (DRAWN * COLD_RATE), rel=0.02)
     # Half in caches, half of it is held back.
     half = known.prices_at(2.0**25 * 3**0.5, ReadRates(5.0, 5.0))
-    assert half[0] == pytest.approx(prices[5.0][0] / 2, rel=0.02)
+    assert half.each[0] == pytest.approx(prices[5.0][0] / 2, rel=0.02)
+
+
+@pytest.mark.parametrize("lost", [0.2, 0.4, 0.7])
+def test_what_the_longer_of_computing_and_reading_does_not_hide(lost: float, roofs: Roofs) -> None:
+    """Of few rows, which wait for memory, and of more, which mostly compute."""
+    graphs = [graph_of(width) for width in (64, 96, 160)]
+    steps = [timed(graph, shape) for graph in graphs for shape in SHAPES]
+    for graph in graphs:
+        for rows in COLD_MARKS:
+            shape = StepShape.decode(rows, 700)
+            steps.append(timed(graph, shape, cold=True, lost=lost))
+    profile = fitted(steps)
+    slow = ReadRates(1.2 * COLD_RATE, COLD_RATE)
+    assert set(profile.cold) == {Draw()}, "kernels draw all that there is"
+    for rows in COLD_MARKS:
+        assert profile.lost[f"F32/weights@{rows}"] == pytest.approx(lost, abs=0.051)
+        shape = StepShape.decode(rows, 700)
+        unseen = graph_of(128)
+        truth = timed(unseen, shape, cold=True, lost=lost).seconds
+        for node in unseen.nodes:
+            needs = needs_of(node, places(unseen).get(node.name, Place()), shape, 2)
+            if needs is None or not needs.read:
+                continue
+            told = profile.seconds(needs, profile.prices_at(2.0**28, slow))
+            assert told == pytest.approx(truth[node.name], rel=0.05), node.name
+    # A whole step, as a sum and by operators.
+    times = KernelTimes(graph_of(128), PRECISION, replace(profile, packed={"F32": 1e6}), roofs)
+    for shape in (StepShape.decode(16, 64), StepShape((1, 200), (70, 9), 2)):
+        told_step = times.step(shape)
+        assert times(shape) == pytest.approx(told_step.seconds, rel=1e-9)
+        assert sum(o.seconds for o in told_step.operators) == pytest.approx(told_step.seconds)
 
 
 def test_what_never_waited_says_nothing_of_memory() -> None:

@@ -185,11 +185,11 @@ def _decode(machine: Machine) -> list[str]:
 
 
 def _sampling(machine: Machine) -> list[str]:
-    from ridgeline.cost.cold_weights import NO_AMOUNTS
+    from ridgeline.cost.cold_weights import FREE
     from ridgeline.cost.kernel_terms import sample_needs
 
     profile, needs = machine.profile, sample_needs(1, 150_000, machine.settings.threads)
-    seconds = None if profile is None or needs is None else profile.seconds(needs, NO_AMOUNTS)
+    seconds = None if profile is None or needs is None else profile.seconds(needs, FREE)
     if seconds is None:
         return [UNMEASURED]
     return [

@@ -15,7 +15,7 @@ from ridgeline.cost.kept import entry_name, read_entries, write_entries
 from ridgeline.cost.kernels import KernelProfile
 
 # Of what is timed and how it is priced; kept profiles of another version are not used.
-VERSION = 7
+VERSION = 8
 
 # Says of a machine which build of the kernels was timed: prices of another build are
 # not used, and gone when the same machine is timed again.
@@ -73,6 +73,7 @@ def _profile(fields: Mapping[str, object], isa: str, threads: int) -> KernelProf
             pace=pace,
             packed=_numbers(fields["packed"]),
             streamed=_numbers(fields["streamed"]),
+            lost=_numbers(fields["lost"], most=1.0),
             outside=_numbers(fields["outside"]),
             measured_at=measured_at,
         )
@@ -80,10 +81,13 @@ def _profile(fields: Mapping[str, object], isa: str, threads: int) -> KernelProf
         return None
 
 
-def _numbers(value: object) -> dict[str, float]:
+def _numbers(value: object, most: float = 1e15) -> dict[str, float]:
     if not isinstance(value, dict) or len(value) > _MOST_TERMS:
         raise ValueError
-    return {str(name)[:128]: _number(number) for name, number in value.items()}
+    found = {str(name)[:128]: _number(number) for name, number in value.items()}
+    if any(number > most for number in found.values()):
+        raise ValueError
+    return found
 
 
 def _cold(value: object) -> tuple[Draw, ...]:

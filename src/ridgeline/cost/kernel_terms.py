@@ -29,8 +29,8 @@ from ridgeline.units import MIB
 # Rows of a step between which a linear's time is taken to go straight.
 ROW_MARKS = (1, 2, 4, 8, 16, 32, 64, 256, 512)
 SMALL_MARKS = (1, 4, 16, 64, 512)
-# The same for reading weights from memory: more rows compute for longer.
-COLD_MARKS = (1, 4)
+# The same for reading weights from memory; beyond, computing hides it.
+COLD_MARKS = (1, 4, 16, 64)
 _ALL_MARKS = sorted({*ROW_MARKS, *SMALL_MARKS, *COLD_MARKS})
 DIM_MARKS, GROUP_MARKS = (64, 128, 256), (1, 4, 8)
 # As attention parts its work (src/native/operators_attention.cpp): a context is cut into chunks,

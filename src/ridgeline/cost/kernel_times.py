@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.cost.cold_weights import NO_AMOUNTS, Amounts, add, reading
+from ridgeline.cost.cold_weights import FREE, NOTHING_READ, Prices
 from ridgeline.cost.count import LAYER, cost_key
 from ridgeline.cost.device import Roofs
 from ridgeline.cost.kernel_terms import (
@@ -78,7 +78,7 @@ class Sum(NamedTuple):
     reads: Parts
 
     def plus(self, count: float, one: Parts) -> Sum:
-        if any(one.read):
+        if any(one.read.num_bytes):
             return Sum(self.hidden, _plus(self.reads, count, one))
         return Sum(_plus(self.hidden, count, one), self.reads)
 
@@ -87,7 +87,7 @@ class Sum(NamedTuple):
         return Sum(hidden, _plus(self.reads, share, other.reads))
 
 
-_NOTHING = Parts(0.0, 0.0, NO_AMOUNTS)
+_NOTHING = Parts(0.0, 0.0, NOTHING_READ)
 NOTHING = Sum(_NOTHING, _NOTHING)
 
 
@@ -95,7 +95,7 @@ def _plus(one: Parts, count: float, other: Parts) -> Parts:
     return Parts(
         one.hot + count * other.hot,
         one.handed + count * other.handed,
-        add(one.read, count, other.read),
+        one.read.plus(count, other.read),
     )
 
 
@@ -148,22 +148,16 @@ class KernelTimes:
         self._kv_per_token = sum(state.bytes_per_token for state in graph.states)
         if roofs.device(64 << 20, profile.threads) is None:
             raise RidgelineError(f"roofs of {profile.threads} threads were not measured")
-        self._reading: dict[int, Amounts] = {}
-        self._fixed: dict[tuple[int, int], Sum | None] = {}
+        self._reading: dict[int, Prices] = {}
+        self._fixed: dict[tuple[int, int], tuple[Sum, Sum] | None] = {}
         self._sampled: dict[tuple[int, bool], Sum | None] = {}
         self._at_mark: dict[int, Sum | None] = {}
-        # What grows with contexts; what goes straight between marks of tokens; and all else.
-        self._growing: list[tuple[Node, Place, int]] = []
-        self._by_tokens: list[tuple[Node, Place, int]] = []
-        self._by_samples: list[tuple[Node, Place, int]] = []
+        by: dict[str, list[tuple[Node, Place, int]]] = {}
         for group in self._groups:
-            op = group[0].op
-            if isinstance(op, Attention | LatentAttention):
-                self._growing.append(group)
-            elif is_sampled(group[0]) or (isinstance(op, Linear) and op.screen is not None):
-                self._by_samples.append(group)
-            else:
-                self._by_tokens.append(group)
+            by.setdefault(_goes_by(group[0]), []).append(group)
+        self._growing, self._by_tokens, self._by_samples = (
+            by.get(goes, []) for goes in (CONTEXTS, TOKENS, SAMPLES)
+        )
 
     def __call__(self, shape: StepShape) -> float:
         """`step(shape).seconds`, in tens of microseconds: what does not depend on contexts is kept
@@ -178,15 +172,17 @@ class KernelTimes:
             return self.step(shape).seconds
         price = self._prices_at(shape)
         return self._outside(shape) + sum(
-            self._seconds(each, price) for of in (fixed, grown) for each in of
+            self._seconds(each, price) for of in (*fixed, grown) for each in of
         )
 
-    def _seconds(self, parts: Parts, price: Amounts) -> float:
+    def _seconds(self, parts: Parts, price: Prices) -> float:
         """Of operators that read beside each other's computing."""
-        computed = self.slower * parts.hot + self._each_line * parts.handed
-        return max(computed, reading(parts.read, price))
+        return price.together(self.slower * parts.hot + self._each_line * parts.handed, parts.read)
 
-    def _steady_seconds(self, shape: StepShape) -> Sum | None:
+    def _steady_seconds(self, shape: StepShape) -> tuple[Sum, Sum] | None:
+        """Of what goes by tokens and of what goes by samples: a head reads when all else has
+        computed.
+        """
         key = (shape.num_sampled, shape.num_tokens == shape.num_sampled)
         if key not in self._sampled:
             self._sampled[key] = self._sampled_seconds(shape)
@@ -201,7 +197,7 @@ class KernelTimes:
         if high == low:
             times = shape.num_tokens / low
             found = Sum(*(parts._replace(hot=times * parts.hot) for parts in found))
-        return found.and_all(sampled)
+        return found, sampled
 
     def _mark_seconds(self, mark: int) -> Sum | None:
         if mark not in self._at_mark:
@@ -254,7 +250,7 @@ class KernelTimes:
             np.float64,
         )
 
-    def _prices_at(self, shape: StepShape) -> Amounts:
+    def _prices_at(self, shape: StepShape) -> Prices:
         """What reading takes in the step's working set, weights and caches; to a few percent of its
         size.
         """
@@ -270,9 +266,8 @@ class KernelTimes:
         price = self._prices_at(shape)
         found: dict[str, OperatorPrediction] = {}
         by_group: dict[str, float] = {}
-        # Of what grows with contexts, and of all else.
-        sums = {True: NOTHING, False: NOTHING}
-        parted: list[tuple[str, str, int, bool, Parts]] = []
+        sums: dict[str, Sum] = {}
+        parted: list[tuple[str, str, int, str, Parts]] = []
         for node, place, count in self._groups:
             needs = self._needs(node, place, shape)
             if needs is None:
@@ -282,24 +277,21 @@ class KernelTimes:
                 one = count * self._unknown(node, shape)
                 _book(found, by_group, OperatorPrediction(name, UNKNOWN, count, one))
                 continue
-            grows = isinstance(node.op, Attention | LatentAttention)
-            sums[grows] = sums[grows].plus(count, parts)
-            parted.append((name, needs.group, count, grows, parts))
+            goes = _goes_by(node)
+            sums[goes] = sums.get(goes, NOTHING).plus(count, parts)
+            parted.append((name, needs.group, count, goes, parts))
         drawing = sample_needs(shape.num_sampled, self._vocab, self.profile.threads)
         if drawing is not None:
             drawn = self.profile.split(drawing) or _NOTHING
-            sums[False] = sums[False].plus(1, drawn)
-            parted.append(("sample", "sample", 1, False, drawn))
-        # What reads takes together what it computes or what it reads: each operator its part of it.
-        waits = {
-            grows: reading(of.reads.read, price) > self._seconds(of.reads, NO_AMOUNTS)
-            for grows, of in sums.items()
-        }
-        for name, group, count, grows, parts in parted:
-            if waits[grows] and any(parts.read):
-                one = reading(parts.read, price)
-            else:
-                one = self._seconds(parts, NO_AMOUNTS)
+            sums[SAMPLES] = sums.get(SAMPLES, NOTHING).plus(1, drawn)
+            parted.append(("sample", "sample", 1, SAMPLES, drawn))
+        # What reads takes together what it computes or what it reads, and some of the other: each
+        # operator its part of both.
+        together = {goes: self._shares(of.reads, price) for goes, of in sums.items()}
+        for name, group, count, goes, parts in parted:
+            of_computing, of_reading = together[goes] if any(parts.read.num_bytes) else (1.0, 0.0)
+            one = of_computing * self._seconds(parts, FREE)
+            one += of_reading * price.reading(parts.read)
             _book(found, by_group, OperatorPrediction(name, group, count, count * one))
         outside = self._outside(shape)
         by_group["outside"] = outside
@@ -307,11 +299,31 @@ class KernelTimes:
         low, high = interval(seconds, by_group, self.profile.residuals)
         return StepPrediction(tuple(found.values()), outside, seconds, low, high)
 
+    def _shares(self, parts: Parts, price: Prices) -> tuple[float, float]:
+        """Of computing and of reading, what of each is in the time of both."""
+        computing, reads = self._seconds(parts, FREE), price.reading(parts.read)
+        if not computing or not reads:
+            return 1.0, 1.0
+        lost = (self._seconds(parts, price) - max(computing, reads)) / min(computing, reads)
+        return (lost, 1.0) if reads > computing else (1.0, lost)
+
     def _unknown(self, node: Node, shape: StepShape) -> float:
         work = node.op.cost(node, shape, self._precision)
         device = self._roofs.device(self._weights, self.profile.threads)
         assert device is not None
         return UNKNOWN_FACTOR * bound_of(work, device).seconds + device.barrier_seconds
+
+
+# What an operator's time goes by: what grows with contexts; what goes straight between marks of
+# tokens; and all else.
+CONTEXTS, TOKENS, SAMPLES = "contexts", "tokens", "samples"
+
+
+def _goes_by(node: Node) -> str:
+    if isinstance(node.op, Attention | LatentAttention):
+        return CONTEXTS
+    screened = isinstance(node.op, Linear) and node.op.screen is not None
+    return SAMPLES if screened or is_sampled(node) else TOKENS
 
 
 def _book(

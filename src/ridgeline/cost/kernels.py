@@ -19,17 +19,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ridgeline.cost.cold_weights import (
-    Amounts,
     ColdSample,
     Draw,
-    amounts_of,
-    draws_of,
+    Prices,
+    Reads,
+    fit_reading,
+    packed_bytes,
     prices_at,
-    reading,
+    reads_of,
 )
 from ridgeline.cost.device import BUSY_NANOSECONDS, Barrier, Peak, ReadRates
 from ridgeline.cost.kernel_samples import TimedStep
 from ridgeline.cost.kernel_terms import (
+    COLD_MARKS,
     ROW_MARKS,
     Needs,
     Place,
@@ -38,6 +40,7 @@ from ridgeline.cost.kernel_terms import (
     places,
     sample_needs,
 )
+from ridgeline.model.formats import FORMATS
 from ridgeline.model.graph.node import Graph
 
 # Of what a fit is off, at least this much is taken: the machine itself is not the same twice.
@@ -59,7 +62,7 @@ class Parts(NamedTuple):
 
     hot: float
     handed: float
-    read: Amounts
+    read: Reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,11 @@ class KernelProfile:
     prices: seconds a unit of each term, with a working set that the caches hold, in a moment of
     that pace: 10^9 operations a second of `measure.PACE`. cold: what kernels draw of memory, of
     each of `cold_weights.Amounts`. packed: bytes of a format's weights as kernels read them, for
-    each as stored; streamed: rows up to which they read them in several streams. residuals: of each
-    group, the spread (relative) of fitted operators. read_rate: GB/s of reading forward what the
-    caches hold. barrier_nanoseconds: a barrier, while threads were near each other.
-    outside: seconds of a step that no operator has, by term (see `outside_terms`).
+    each as stored; streamed: rows up to which they read them in several streams; lost: by what is
+    read (`Needs.read`), the share of the shorter of computing and reading that the longer does not
+    hide. residuals: of each group, the spread (relative) of fitted operators. read_rate: GB/s of
+    reading forward what the caches hold. barrier_nanoseconds: a barrier, while threads were near
+    each other. outside: seconds of a step that no operator has, by term (see `outside_terms`).
     """
 
     isa: str
@@ -85,11 +89,12 @@ class KernelProfile:
     pace: float
     packed: Mapping[str, float] = field(default_factory=dict)
     streamed: Mapping[str, float] = field(default_factory=dict)
+    lost: Mapping[str, float] = field(default_factory=dict)
     outside: Mapping[str, float] = field(default_factory=dict)
     measured_at: str = ""
 
     def seconds(
-        self, needs: Needs, price: Amounts, slower: float = 1.0, each_line: float = 0.0
+        self, needs: Needs, price: Prices, slower: float = 1.0, each_line: float = 0.0
     ) -> float | None:
         """price: of reading, `prices_at`. slower: of `slower_at`. each_line: `line_seconds`. None
         where the profile has not all of the terms.
@@ -97,15 +102,16 @@ class KernelProfile:
         parts = self.split(needs)
         if parts is None:
             return None
-        return max(slower * parts.hot + each_line * parts.handed, reading(parts.read, price))
+        return price.together(slower * parts.hot + each_line * parts.handed, parts.read)
 
     def split(self, needs: Needs) -> Parts | None:
         hot = _priced(needs.terms, self.prices)
         if hot is None:
             return None
-        return Parts(hot, needs.handed, amounts_of(needs, self.packed, self.streamed))
+        read = reads_of(needs, self.packed, self.streamed, self.lost)
+        return Parts(hot, needs.handed, read)
 
-    def prices_at(self, footprint_bytes: float, read: ReadRates) -> Amounts:
+    def prices_at(self, footprint_bytes: float, read: ReadRates) -> Prices:
         """Of reading, in a working set that is now read like that."""
         return prices_at(self.cold, footprint_bytes, read)
 
@@ -170,9 +176,13 @@ def fit(
     drawn: list[ColdSample] = []
     for needs, took, step in cold:
         known_price = _priced(needs.terms, prices)
-        if known_price is not None:
-            amounts = amounts_of(needs, packed, streamed)
-            drawn.append(ColdSample(amounts, took, pace / step.pace * known_price, step.read))
+        read = [(name, num_bytes) for name, num_bytes in needs.read.items() if num_bytes]
+        if known_price is not None and len(read) == 1:
+            name, num_bytes = read[0]
+            num_bytes = packed_bytes(name, num_bytes, packed)
+            hot_now = pace / step.pace * known_price
+            drawn.append(ColdSample(name, num_bytes, took, hot_now, step.read))
+    draws, lost = fit_reading(drawn, streamed)
     for new, old in like.items():
         for kind in ("linear", "gated", "head"):
             for name in [n for n in prices if n.startswith(f"{kind}/{old}@")]:
@@ -181,9 +191,10 @@ def fit(
         isa=isa,
         threads=threads,
         prices=prices,
-        cold=draws_of(drawn),
+        cold=draws,
         packed=packed,
         streamed=streamed,
+        lost=_as_wide(lost, packed),
         residuals=_residuals(hot, prices),
         read_rate=median(rates),
         barrier_nanoseconds=float(
@@ -192,6 +203,18 @@ def fit(
         pace=pace,
         measured_at=measured_at,
     )
+
+
+def _as_wide(lost: Mapping[str, float], packed: Mapping[str, float]) -> dict[str, float]:
+    """With those of formats that were not timed: as of the one that is nearest to as wide."""
+    found = dict(lost)
+    bits = {name: FORMATS[name].bits_per_weight * ratio for name, ratio in packed.items()}
+    for mark in COLD_MARKS:
+        timed = [name for name in bits if f"{name}/weights@{mark}" in lost]
+        for name in bits if timed else ():
+            nearest = min(timed, key=lambda other: abs(log(bits[other] / bits[name])))
+            found[f"{name}/weights@{mark}"] = lost[f"{nearest}/weights@{mark}"]
+    return found
 
 
 def _samples(step: TimedStep, known: Mapping[str, Place]) -> list[tuple[Needs, float]]:

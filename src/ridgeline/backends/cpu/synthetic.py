@@ -53,8 +53,8 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 256, 512)
 AGAIN_ROWS = (1, 4, 16)
 # Of formats that are rare, the others being between them.
 FEW_ROWS = (1, 16, 64, 256)
-# With weights that no cache holds. Beyond, arithmetic hides reading.
-COLD_ROWS = (1, 4)
+# With weights that no cache holds; a few times. Beyond, arithmetic hides reading.
+COLD_ROWS = {1: 4, 4: 4, 16: 2, 64: 2}
 # Above what a virtual machine has of caches, however much they are said to hold. Timed now and then
 # between all else: memory's speed may change meanwhile, and kernels draw all of a slow one.
 LARGE_BYTES, COLD_TURNS = 240 * MIB, 3
@@ -327,11 +327,11 @@ class _Large:
         self._timer, self._threads = _Timer(graph, isa, threads, _MAX_ROWS, held), threads
 
     def steps(self) -> Iterator[TimedStep]:
-        for rows in COLD_ROWS:
+        for rows, repeat in COLD_ROWS.items():
             for row in range(rows):
                 self._timer.open(row, 1)
             plan = StepPlan(tuple(PlanRow(row, 1, 0, 1, (row,)) for row in range(rows)))
-            yield self._timer.step(plan, 4, threads=self._threads)
+            yield self._timer.step(plan, repeat, threads=self._threads)
             self._timer.close(rows)
 
 
