@@ -5,8 +5,8 @@ which memory is read by nothing but a loop, the same way: in one stream a thread
 or, of some formats, in several plain ones; and a most that they never come above, since only so
 many of their requests are on the way at a time. Which of the two was seen depends on the moment in
 which they were timed. Or they draw all, and a share of what takes shorter, computing or reading,
-comes on top, since the longer does not hide it: of formats that take more instructions a byte the
-larger one. Machines are of one kind or of the other. Knows neither operators nor machines.
+comes on top, since the longer does not hide it: by a row, a larger one of formats that take more
+instructions a byte. Machines are of one kind or of the other. Knows neither operators nor machines.
 """
 
 from __future__ import annotations
@@ -196,13 +196,20 @@ def _explained(
     by_name: dict[str, list[ColdSample]] = {}
     for sample in samples:
         by_name.setdefault(sample.name, []).append(sample)
-    shares = {
-        name: min(LOST_SHARES, key=lambda lost: _off(at, of, Draw(), {of[0].name: lost}))
-        for name, of in by_name.items()
-    }
+    # More rows compute for so long that it is alike of all formats, and better seen of all at once.
+    by_a_row = at % len(COLD_MARKS) == 0
+    shares = {name: _share(at, of if by_a_row else samples) for name, of in by_name.items()}
     if _off(at, samples, Draw(), shares) < LESS_OFF * _off(at, samples, limited, {}):
         return Draw(), shares
     return limited, {}
+
+
+def _share(at: int, samples: Sequence[ColdSample]) -> float:
+    """Of the shorter of computing and reading, under which they are off least."""
+    return min(
+        LOST_SHARES,
+        key=lambda lost: _off(at, samples, Draw(), {sample.name: lost for sample in samples}),
+    )
 
 
 def _off(at: int, samples: Iterable[ColdSample], draw: Draw, lost: Mapping[str, float]) -> float:

@@ -45,8 +45,10 @@ PART_ROWS, SPILL_MARK, ACTIVATION_BYTES, SPILL_BYTES = 288, 256, 2, 1 * MIB
 # the share of strips that a row reads whose screen is activations' first terms, of more rows.
 TWO_TERM_ROWS, SCREENED_BY_TERMS = 2, 0.001
 # Where weights' first bytes are the screen, and not activations' first terms: two products of four,
-# and of more rows than elsewhere; some of fewer have none (src/native/kernels_amx.cpp).
+# and of more rows than elsewhere; some of fewer have none (src/native/kernels_amx.cpp). Of the
+# weight, what a row of up to so many reads after all, of texts that could go on in any way.
 FIRST_BYTES_ISAS, FIRST_BYTES_SHARE, COPIED_ROWS, WHOLE_ROWS = ("amx",), 0.5, 16, (3, 4)
+COPIED_SHARE = 0.025
 
 # Tiles of more rows ask for what the next attention will read, where it is no more than this share
 # of the last-level cache (src/native/cache_reads.cpp), in kernels of these instruction sets. AMX's
@@ -204,11 +206,12 @@ def _linear(
             _add(read, f"{weight.format.name}/weights@{mark}", share * weight.num_bytes)
     if not isinstance(op, Linear) or not op.screen or not is_decode:
         return Needs(kind, terms, read)
-    copied = op.screened_rows(weights)
+    copied, share = op.screened_rows(weights), SCREENED_SHARE
     if isa in FIRST_BYTES_ISAS and exact == "int":
         copied = 0 if rows in WHOLE_ROWS else COPIED_ROWS
+        share = SCREENED_SHARE if rows <= TWO_TERM_ROWS else COPIED_SHARE
     if rows <= copied:
-        return _screened(Needs(kind, terms, read), weights[0], op.screen, rows)
+        return _screened(Needs(kind, terms, read), weights[0], op.screen, rows, share)
     if exact == "int" and rows > copied > 0:
         _by_terms(terms, weights[0], rows, isa)
     return Needs(kind, terms, read)
@@ -227,12 +230,14 @@ def _by_terms(terms: Terms, weight: Weight, rows: int, isa: str) -> None:
     _add(terms, f"head/{name}@1", rows * SCREENED_BY_TERMS * weight.num_elements)
 
 
-def _screened(whole: Needs, weight: Weight, screen: StorageFormat, rows: int) -> Needs:
-    """A head's, whose screen is read in place of its weight, and then a little of that, a row at a
+def _screened(
+    whole: Needs, weight: Weight, screen: StorageFormat, rows: int, share: float
+) -> Needs:
+    """A head's, whose screen is read in place of its weight, and then a share of that, a row at a
     time.
     """
     name, other = weight.format.name, screen.name
-    little = rows * SCREENED_SHARE
+    little = rows * share
     # A few rows have activations in two terms, as the head's; more have one, as other linears.
     kind = "head" if rows <= TWO_TERM_ROWS else "linear"
     old, new = f"head/{name}@", f"{kind}/{other}@"

@@ -53,7 +53,10 @@ def linear_graph(format_name: str) -> Graph:
         down = _linear(b, "down_a", _gated(b, "gated_a", y1, g), d)
         x1, y1 = _add_norm(b, "norm2", x1, down)
     # As small as in the smallest models; nobody reads what they make.
-    _linear(b, "late_c", _linear(b, "d", y1, 512), 512)
+    small = _linear(b, "d", y1, 512)
+    _linear(b, "late_c", small, 512)
+    if common:
+        _linear(b, "down_c", _gated(b, "gated_c", _norm(b, "norm7", small), 1536), 512)
     c = _linear(b, "b", y1, e)
     s = _linear(b, "c", _norm(b, "norm3", c), f)
     x2, y2 = _add_norm(b, "norm4", c, _linear(b, "late_b", s, e))
