@@ -77,13 +77,13 @@ void ReadyMemory::used(std::size_t end) {
 }
 
 bool ReadyMemory::prepare() {
-  const std::size_t wanted = wanted_.load(std::memory_order_acquire);
-  if (ready_ >= wanted) return false;
-  const std::size_t num_bytes = std::min(kHugePage, memory_.size() - ready_);
+  if (is_ready()) return false;
+  const std::size_t ready = ready_.load(std::memory_order_relaxed);
+  const std::size_t num_bytes = std::min(kHugePage, memory_.size() - ready);
 #ifdef MADV_POPULATE_WRITE
-  madvise(memory_.data() + ready_, num_bytes, MADV_POPULATE_WRITE);  // where it fails, the first use pays
+  madvise(memory_.data() + ready, num_bytes, MADV_POPULATE_WRITE);  // where it fails, the first use pays
 #endif
-  ready_ += num_bytes;
+  ready_.store(ready + num_bytes, std::memory_order_release);
   return true;
 }
 

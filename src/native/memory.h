@@ -44,11 +44,13 @@ class ReadyMemory {
   void used(std::size_t end);
   // Makes the next piece of what will be used ready, its content as it is; false if there is none. For one thread.
   bool prepare();
+  // Whether there is none.
+  bool is_ready() const { return ready_.load(std::memory_order_acquire) >= wanted_.load(std::memory_order_acquire); }
 
  private:
   Memory memory_;
-  std::size_t ahead_ = 0, used_ = 0, ready_ = 0;
-  std::atomic<std::size_t> wanted_{0};
+  std::size_t ahead_ = 0, used_ = 0;
+  std::atomic<std::size_t> wanted_{0}, ready_{0};
 };
 
 // Many long-lived allocations side by side, so that small ones do not cost a huge page each.

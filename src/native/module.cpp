@@ -449,6 +449,7 @@ NB_MODULE(_native, m) {
           },
           "pairs"_a)
       .def("run", &run, "lines"_a, "new_blocks"_a, "sampling"_a, "masks"_a = nb::none())
+      .def("is_cache_ready", &Program::is_cache_ready)
       .def("logits", &logits)
       .def("write_rows", &write_rows, "view"_a, "rows"_a)
       .def("read_rows", &read_rows, "view"_a, "rows"_a)

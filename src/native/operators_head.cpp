@@ -1,7 +1,9 @@
 #include "operators_head.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <utility>
 
@@ -35,6 +37,11 @@ constexpr double kUsualShare = 0.01, kLearningStrips = 32;
 // All rows read a strip that one in so many wants.
 constexpr std::int64_t kManyShare = 4;
 
+// What a screen makes of so many bytes of logits stays in a core's own cache, beside weights that come by: where rows do not
+// keep it, memory never sees it. Its rows lie apart by a line more, so that they do not share the first-level cache's sets.
+constexpr std::size_t kBlockBytes = 256 << 10;
+constexpr std::int64_t kApart = 16;
+
 // If so many strips may have what is before the winner, it is less work to compute all.
 constexpr double kMostBefore = 0.125;
 
@@ -61,12 +68,14 @@ Head::Head(std::string name, View x, View y, const LinearPart& part, const HeadS
       most_strange_(kLearningStrips),
       passed_(static_cast<std::size_t>(most_rows())) {}
 
-void Head::begin(std::int64_t rows, const std::vector<Wanted>& wanted) {
+void Head::begin(std::int64_t rows, const std::vector<Wanted>& wanted, bool is_last) {
   mode_ = Mode::whole;
   if (wanted.empty() || rows == 0 || rows > (is_by_terms(rows) ? screen_.most_term_rows : screen_.most_rows)) return;
   if (has_terms() && rows >= screen_.whole_begin && rows < screen_.whole_end) return;
   wanted_ = wanted.data();
   is_filtered_ = std::any_of(wanted.begin(), wanted.end(), [](const Wanted& one) { return one.is_filtered(); });
+  is_sparse_ = is_last && std::all_of(wanted.begin(), wanted.end(),
+                                      [](const Wanted& one) { return one.kind == Wanted::Kind::largest; });
   if (num_seen_ < screen_.learn_rows) {
     mode_ = Mode::watch;
     return;
@@ -118,7 +127,17 @@ void Head::book(double useful) {
 std::size_t Head::scratch_bytes(const Kernels& kernels) const {
   const std::size_t k = static_cast<std::size_t>(part_.matrix.k);
   return aligned(kernels.linear_scratch_bytes()) + aligned(kScratchRows * k * sizeof(float)) +
-         static_cast<std::size_t>(num_strips()) * sizeof(float);
+         aligned(static_cast<std::size_t>(num_strips()) * sizeof(float)) + block_bytes();
+}
+
+std::int64_t Head::strips_at_once(std::int64_t rows) const {
+  const std::size_t strip_bytes = static_cast<std::size_t>(rows * kStripChannels) * sizeof(float);
+  return std::clamp(static_cast<std::int64_t>(kBlockBytes / strip_bytes), std::int64_t{1}, num_strips());
+}
+
+std::size_t Head::block_bytes() const {
+  const auto rows = static_cast<std::size_t>(most_rows());
+  return std::max(kBlockBytes, rows * kStripChannels * sizeof(float)) + rows * kApart * sizeof(float);
 }
 
 float* Head::floats_of(const StepContext& context, const Worker& worker) const {
@@ -128,6 +147,15 @@ float* Head::floats_of(const StepContext& context, const Worker& worker) const {
 float* Head::keys_of(const StepContext& context, const Worker& worker) const {
   const std::size_t row_bytes = static_cast<std::size_t>(part_.matrix.k) * sizeof(float);
   return floats_of(context, worker) + aligned(kScratchRows * row_bytes) / sizeof(float);
+}
+
+float* Head::block_of(const StepContext& context, const Worker& worker) const {
+  const std::size_t bytes = aligned(static_cast<std::size_t>(num_strips()) * sizeof(float));
+  return keys_of(context, worker) + bytes / sizeof(float);
+}
+
+float* Head::reach_of(const StepContext& context) const {
+  return reinterpret_cast<float*>(context.shared + aligned(static_cast<std::size_t>(most_rows()) * sizeof(Seen)));
 }
 
 std::size_t Head::shared_bytes(const Kernels&, std::int64_t rows) const {
@@ -176,18 +204,26 @@ void Head::measure(const StepContext& context, Worker& worker, std::int64_t row,
 // Strips [begin, end) of all rows, by the screen.
 void Head::screen(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, const Seen* seen,
                   float* reach) const {
-  const std::int64_t rows = context.rows(y_), first = begin * kStripChannels;
-  const std::int64_t channels = std::min(end * kStripChannels, part_.matrix.n) - first;
+  const std::int64_t rows = context.rows(y_), most = strips_at_once(rows);
   const ActivationKind kind = kind_of(rows);
-  context.kernels.linear(matrix_of(rows), kind, x_.at(context, stored_kind(kind), 0), rows, begin, end, part_.bias,
-                         context.at(y_), y_.ld, worker.scratch, worker.beside);
-  for (std::int64_t row = 0; row < rows; row++) {
-    float *y = context.at(y_) + row * y_.ld + first, *out = reach + row * num_strips() + begin;
-    if (is_by_terms(rows)) {
-      context.kernels.terms_reach(y, channels, screen_.strips + begin, seen[row].norms, out);
-    } else {
-      context.kernels.screen_reach(y, channels, part_.matrix.n, screen_.apart + first, screen_.along + first,
-                                   screen_.strips + begin, seen[row].norms, out);
+  for (std::int64_t next; begin < end; begin = next) {
+    next = std::min(end, begin + most);
+    const std::int64_t first = begin * kStripChannels, channels = std::min(next * kStripChannels, part_.matrix.n) - first;
+    float* y = is_sparse_ ? block_of(context, worker) : context.at(y_) + first;
+    const std::int64_t ld = is_sparse_ ? most * kStripChannels + kApart : y_.ld;
+    context.kernels.linear(from_strip(context.kernels, matrix_of(rows), begin), kind, x_.at(context, stored_kind(kind), 0),
+                           rows, 0, next - begin, part_.bias ? part_.bias + first : nullptr, y, ld, worker.scratch,
+                           worker.beside);
+    for (std::int64_t row = 0; row < rows; row++, y += ld) {
+      float* out = reach + row * num_strips() + begin;
+      if (is_by_terms(rows)) {
+        context.kernels.terms_reach(y, channels, screen_.strips + begin, seen[row].norms, out);
+      } else {
+        context.kernels.screen_reach(y, channels, part_.matrix.n, screen_.apart + first, screen_.along + first,
+                                     screen_.strips + begin, seen[row].norms, out);
+      }
+      // That is what those have that were read.
+      if (is_sparse_) std::replace(out, out + (next - begin), -INFINITY, -FLT_MAX);
     }
   }
 }
@@ -322,8 +358,7 @@ void Head::run(const StepContext& context, Worker& worker) {
     return whole_.run(context, worker);
   }
   auto* seen = reinterpret_cast<Seen*>(context.shared);
-  const std::size_t most = static_cast<std::size_t>(most_rows());
-  auto* reach = reinterpret_cast<float*>(context.shared + aligned(most * sizeof(Seen)));
+  float* reach = reach_of(context);
   worker.runs(rows, [&](std::int64_t begin, std::int64_t end) {
     x_.quantize(context, begin, end);
     for (std::int64_t row = begin; row < end; row++) measure(context, worker, row, seen[row]);
@@ -342,6 +377,26 @@ void Head::run(const StepContext& context, Worker& worker) {
     read_rest(context, worker, begin, end, reach, seen);
   });
   if (is_filtered_) filter(context, worker, reach, seen);
+}
+
+std::int64_t Head::gather(const StepContext& context, std::int64_t row) const {
+  const float* reach = reach_of(context) + row * num_strips();
+  float *y = context.at(y_) + row * y_.ld, *out = y;
+  for (std::int64_t strip = 0; strip < num_strips(); strip++) {
+    if (reach[strip] != -INFINITY) continue;
+    const std::int64_t begin = strip * kStripChannels, count = end_of(strip) - begin;
+    std::memmove(out, y + begin, static_cast<std::size_t>(count) * sizeof(float));
+    out += count;
+  }
+  return out - y;
+}
+
+std::int64_t Head::channel_of(const StepContext& context, std::int64_t row, std::int64_t at) const {
+  const float* reach = reach_of(context) + row * num_strips();
+  std::int64_t strip = 0;
+  for (std::int64_t before = at / kStripChannels;; strip++)
+    if (reach[strip] == -INFINITY && before-- == 0) break;
+  return strip * kStripChannels + at % kStripChannels;
 }
 
 // What decides whether winners pass their rows' filters; and all logits of the rows of which that is not certain.

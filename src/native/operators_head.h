@@ -37,8 +37,9 @@ class Head final : public Operator {
   Head(std::string name, View x, View y, const LinearPart& part, const HeadScreen& screen);
   // Before a step of so many rows of logits. wanted: of each of them, none of which is Wanted::Kind::all; or nothing, and
   // then all logits are computed. What the rows hold if they are screened: in channels that are wanted the logits, in others
-  // what is less than those, or -infinity.
-  void begin(std::int64_t rows, const std::vector<Wanted>& wanted);
+  // what is less than those, or -infinity; where no row wants more than its largest logit, those alone are anywhere, and
+  // `gather` finds them. is_last: nothing comes between it and sampling.
+  void begin(std::int64_t rows, const std::vector<Wanted>& wanted, bool is_last = false);
   void run(const StepContext& context, Worker& worker) override;
   void ask_ahead(const StepContext& context, int thread, int num_threads) const override;
   bool has_weights() const override { return true; }
@@ -54,6 +55,12 @@ class Head final : public Operator {
   bool has_passed(std::int64_t row) const {
     return mode_ == Mode::screen && wanted_[row].is_filtered() && passed_[static_cast<std::size_t>(row)];
   }
+  // Whether the last step's rows have only what was read of the weights.
+  bool is_sparse() const { return mode_ == Mode::screen && is_sparse_; }
+  // Of a row of such a step, once: moves that to its front, in order, and says how many channels it is; then, which channel
+  // one of them is.
+  std::int64_t gather(const StepContext& context, std::int64_t row) const;
+  std::int64_t channel_of(const StepContext& context, std::int64_t row, std::int64_t at) const;
   // What was learned, as it is kept: so many numbers, once it has learned. learn: false if it is not of this head, or cannot be.
   std::size_t num_learned() const;
   void tell_learned(float* out) const;
@@ -87,6 +94,11 @@ class Head final : public Operator {
   void measure(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen) const;
   void screen(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, const Seen* seen,
               float* reach) const;
+  // Of a thread: room for what a screen makes of so many strips, where rows do not keep it.
+  std::int64_t strips_at_once(std::int64_t rows) const;
+  std::size_t block_bytes() const;
+  float* block_of(const StepContext& context, const Worker& worker) const;
+  float* reach_of(const StepContext& context) const;
   void read_first(const StepContext& context, Worker& worker, std::int64_t row, float* reach, Seen& seen) const;
   bool is_drawn(std::int64_t row) const { return wanted_[row].kind == Wanted::Kind::drawn; }
   std::int64_t end_of(std::int64_t strip) const { return std::min((strip + 1) * kStripChannels, part_.matrix.n); }
@@ -133,6 +145,7 @@ class Head final : public Operator {
   double most_strange_; // it learns anew
   bool was_screened_ = false;
   bool is_filtered_ = false;  // one of the step's rows
+  bool is_sparse_ = false;
   std::vector<std::uint8_t> passed_;
   std::atomic<std::int64_t> num_read_{0}, num_uncertain_{0};  // strips; rows since the last step
 };

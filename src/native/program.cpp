@@ -243,7 +243,7 @@ void Program::run(const PlanLine* lines, std::int64_t num_lines, const std::int3
   if (head_) {
     wanted_.clear();
     if (sampling) plan_wanted();
-    head_->begin(step_.num_sampled, wanted_);
+    head_->begin(step_.num_sampled, wanted_, !operators_.empty() && operators_.back().get() == head_);
   }
   // A few steps ahead, so that most steps of a decode find their positions ready.
   const std::int64_t ahead = std::min(step_.end_position + 64, rows_.limits().max_context);

@@ -108,6 +108,8 @@ class Program {
   bool is_learning() const { return head_ && head_->is_learning(); }
   bool has_learned() const { return head_ && head_->has_learned(); }
   Head* head() { return head_; }  // that screens, if there is one
+  // Whether memory is ready for what will be used of the cache next.
+  bool is_cache_ready() const { return kv_.is_ready(); }
   Head::Counts screened() const { return head_ ? head_->counts() : Head::Counts{}; }
 
   // Of each operator that has experts, in order: its name, the experts of each row's slots in the last step, [rows,

@@ -119,8 +119,16 @@ void Program::sample_rows(const StepContext& context, Worker& worker) {
         args.top_p = 1;
         args.min_p = 0;
       }
-      kernels_.sample(args, logits, logits_.width, row.tokens.data(),
-                      static_cast<std::int64_t>(row.tokens.size()), worker.scratch, sample.result);
+      std::int64_t count = logits_.width;
+      const bool is_sparse = head_ && head_->is_sparse();
+      if (is_sparse) {  // what must not come has been hidden there
+        count = head_->gather(context, item.logits_row);
+        args.stop_ids = {};
+      }
+      kernels_.sample(args, logits, count, row.tokens.data(), static_cast<std::int64_t>(row.tokens.size()), worker.scratch,
+                      sample.result);
+      if (is_sparse && sample.result.token_id >= 0)
+        sample.result.token_id = static_cast<std::int32_t>(head_->channel_of(context, item.logits_row, sample.result.token_id));
     }
   });
 }

@@ -37,12 +37,12 @@ SOURCE: object = ["a file", 1]
 LIMITS = {"num_blocks": 32, "max_rows": MOST_ROWS, "max_tokens_per_step": 64}
 
 
-def head(format_name: str, rows: int, width: int) -> Graph:
+def head(format_name: str, rows: int, width: int, channels: int = CHANNELS) -> Graph:
     """Row i of the input is token i, and the logits are a weight's."""
     b = Builder("one", lambda name: FORMATS[format_name if name == "w" else "F32"])
     x = b.one("embed", Embed(), b.token_ids, weights=(b.weight("table", rows, width),))
     x = b.one("select", SelectRows(), x)
-    w = b.weight("w", CHANNELS, width)
+    w = b.weight("w", channels, width)
     return with_screen(b.finish(b.one("head", Linear(), x, weights=(w,)), 64))
 
 
@@ -121,6 +121,31 @@ def test_the_likeliest_token_is_that_of_all_logits(name: str, isa: str) -> None:
     learn(cpu, rows)
     for by in (1, 2, TERM_ROWS - 1, TERM_ROWS, MOST_ROWS):
         assert check(cpu, rows, by) < -(-CHANNELS // 32) // 2  # most of the weights were not read
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("isa", ISAS)
+def test_no_logit_is_what_lay_there_before(isa: str, threads: int) -> None:
+    """A row that wants its largest logit keeps no others: what loud rows left in their place is not
+    taken for one. So many channels that a thread makes its logits in several blocks.
+    """
+    rng = np.random.default_rng(8)
+    width, rows, channels = 96, 2 * MOST_ROWS, 5 * CHANNELS
+    x = activations(rng, rows, width)
+    x[:MOST_ROWS] = 1e3 * rng.permuted(x[MOST_ROWS:], axis=1)
+    w = rng.standard_normal((channels, width)) * 0.05
+    cpu = executor(head("Q8_0", rows, width, channels), x, w, isa, threads)
+    learn(cpu, rows)
+    loud, quiet = np.split(logits(cpu, rows), 2)
+    assert loud.max(axis=1).min() > 10 * quiet.max()
+    before = cpu.screened[0]
+    for by in (1, 2, TERM_ROWS - 1, TERM_ROWS, MOST_ROWS):
+        for first in range(0, MOST_ROWS, by):
+            logits(cpu, rows)  # the loud ones' lie where the first rows' are to be
+            tokens = list(range(first, min(first + by, MOST_ROWS)))
+            found = [one.token_id for one in draw(cpu, [MOST_ROWS + token for token in tokens])]
+            assert found == quiet[tokens].argmax(axis=1).tolist()
+    assert cpu.screened[0] > before
 
 
 @pytest.mark.parametrize("isa", ISAS)

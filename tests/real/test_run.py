@@ -201,7 +201,8 @@ def test_it_takes_little_more_memory_than_weights_and_cache(smollm2: Path) -> No
     ).stdout
     weights, cache = 98_362_432, 13 * 371_000  # blocks of 16 tokens
     screen = 49_152 * 576 // 32 * 22  # a copy of what makes logits, 5 bits and a scale for 32
-    assert 1024 * int(peak) < weights + screen + cache + 150_000_000
+    table = 170 * 65_536  # of each token's row, what the system maps of the file around it at most
+    assert 1024 * int(peak) < weights + screen + cache + table + 150_000_000
 
 
 def test_text_is_utf8_in_any_locale() -> None:

@@ -44,10 +44,11 @@ PART_ROWS, SPILL_MARK, ACTIVATION_BYTES, SPILL_BYTES = 288, 256, 2, 1 * MIB
 # Rows up to which a screen multiplies activations in two terms (src/native/operators_head.cpp); and
 # the share of strips that a row reads whose screen is activations' first terms, of more rows.
 TWO_TERM_ROWS, SCREENED_BY_TERMS = 2, 0.001
-# Where weights' first bytes are the screen, and not activations' first terms: two products of four,
-# and of more rows than elsewhere; some of fewer have none (src/native/kernels_amx.cpp). Of the
-# weight, what a row of up to so many reads after all, of texts that could go on in any way.
-FIRST_BYTES_ISAS, FIRST_BYTES_SHARE, COPIED_ROWS, WHOLE_ROWS = ("amx",), 0.5, 16, (3, 4)
+# Where weights' first bytes are the screen, and not activations' first terms: two products of
+# three and as much beside them, and of more rows than elsewhere; some of fewer have none
+# (src/native/kernels_amx.cpp). Of the weight, what a row of up to so many reads after all, of texts
+# that could go on in any way.
+FIRST_BYTES_ISAS, FIRST_BYTES_SHARE, COPIED_ROWS, WHOLE_ROWS = ("amx",), 0.85, 16, (3, 4)
 COPIED_SHARE = 0.025
 
 # Tiles of more rows ask for what the next attention will read, where it is no more than this share
@@ -158,12 +159,17 @@ def is_asked_for(needs: Needs, rows: int, isa: str, cache_bytes: float) -> bool:
     return asks and needs.read.get("cache", 0.0) <= ASKED_SHARE * cache_bytes
 
 
-def sample_needs(num_sampled: int, vocab: int, threads: int) -> Needs | None:
-    """Of drawing a token for each row of logits, which threads share."""
+def sample_needs(
+    num_sampled: int, vocab: int, threads: int, screened: bool = False
+) -> Needs | None:
+    """Of drawing a token for each row of logits, which threads share. screened: only what a screen
+    let through is looked at, as where rows want their largest logits.
+    """
     if num_sampled == 0:
         return None
     most = -(-num_sampled // threads)
-    terms = {"sample/1": 1.0, "sample/row": float(most), "sample/logit": float(most * vocab)}
+    logits = most * vocab * (COPIED_SHARE if screened else 1.0)
+    terms = {"sample/1": 1.0, "sample/row": float(most), "sample/logit": logits}
     return Needs("sample", terms)
 
 

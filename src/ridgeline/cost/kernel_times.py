@@ -37,6 +37,7 @@ from ridgeline.model.graph.ops.embed import Embed
 from ridgeline.model.graph.ops.latent import LatentAttention
 from ridgeline.model.graph.ops.linear import Linear
 from ridgeline.model.graph.work import Precision
+from ridgeline.model.passes.screen import has_screen
 from ridgeline.step import StepShape
 
 # What an operator that was never timed takes, over the roofline.
@@ -135,6 +136,7 @@ class KernelTimes:
         width = graph.outputs[0].shape[-1]
         assert isinstance(width, int)
         self._vocab = width
+        self._is_screened = has_screen(graph)
         # A table of which a step reads some rows is no part of what it goes over.
         self._weights = sum(
             num_bytes * profile.packed.get(name, 1.0)
@@ -206,7 +208,7 @@ class KernelTimes:
 
     def _sampled_seconds(self, shape: StepShape) -> Sum | None:
         found = self._priced(self._by_samples, shape)
-        drawing = sample_needs(shape.num_sampled, self._vocab, self.profile.threads)
+        drawing = self._drawing(shape)
         drawn = None if drawing is None else self.profile.split(drawing)
         return found if found is None or drawn is None else found.plus(1, drawn)
 
@@ -230,6 +232,10 @@ class KernelTimes:
         if is_asked_for(needs, rows, isa, self._roofs.cache_bytes):
             return replace(needs, read={})
         return needs
+
+    def _drawing(self, shape: StepShape) -> Needs | None:
+        screened = self._is_screened and shape.num_tokens == shape.num_sampled
+        return sample_needs(shape.num_sampled, self._vocab, self.profile.threads, screened)
 
     def _outside(self, shape: StepShape) -> float:
         prices = self.profile.outside
@@ -280,7 +286,7 @@ class KernelTimes:
             goes = _goes_by(node)
             sums[goes] = sums.get(goes, NOTHING).plus(count, parts)
             parted.append((name, needs.group, count, goes, parts))
-        drawing = sample_needs(shape.num_sampled, self._vocab, self.profile.threads)
+        drawing = self._drawing(shape)
         if drawing is not None:
             drawn = self.profile.split(drawing) or _NOTHING
             sums[SAMPLES] = sums.get(SAMPLES, NOTHING).plus(1, drawn)

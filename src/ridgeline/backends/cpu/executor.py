@@ -331,6 +331,13 @@ class CpuExecutor:
         rows, strips = self._program.screened
         return rows, strips
 
+    @property
+    def is_cache_ready(self) -> bool:
+        """Whether the memory that the cache is likely to use next is ready, which idle threads see
+        to: where a hypervisor hands it out slowly, first uses take longer than tokens do.
+        """
+        return self._program.is_cache_ready()
+
     def chosen_experts(self) -> dict[str, npt.NDArray[np.int32]]:
         """Of each mixture, by its node's name: the experts of the last step's rows, best first, as
         [rows, top_k]. The rows are the step's tokens; of the last layer, those that want logits.
