@@ -14,7 +14,14 @@ from ridgeline.cost.cold_weights import NO_AMOUNTS, Draw
 from ridgeline.cost.device import Barrier, Peak, ReadRates, Roofs
 from ridgeline.cost.kernel_samples import TimedStep
 from ridgeline.cost.kernel_store import KERNELS, load_profile, store_profile
-from ridgeline.cost.kernel_terms import COLD_MARKS, Place, needs_of, places, sample_needs
+from ridgeline.cost.kernel_terms import (
+    COLD_MARKS,
+    FIRST_BYTES_SHARE,
+    Place,
+    needs_of,
+    places,
+    sample_needs,
+)
 from ridgeline.cost.kernel_times import UNKNOWN, KernelTimes, outside_terms
 from ridgeline.cost.kernels import KernelProfile, fit, interval
 from ridgeline.cost.measure import measure
@@ -37,6 +44,9 @@ SHAPES = [
     *(StepShape.prefill(tokens) for tokens in (64, 300, 512)),
     StepShape((1, 1, 100), (30, 900, 0), 2),
 ]
+
+
+SCREEN_TERMS = [f"{kind}/Q5_0@{rows}" for kind in ("head", "linear") for rows in (1, 2, 4, 8)]
 
 
 def graph_of(width: int = 64) -> Graph:
@@ -325,9 +335,9 @@ def test_float_weights_that_are_read_in_streams_follow_these() -> None:
         assert seconds(rows, 30.0, 10.0) == pytest.approx(2 * seconds(rows, 30.0, 20.0))
 
 
-@pytest.mark.parametrize(("isa", "share"), [("amx", 0.5), ("avx512", 1.0)])
+@pytest.mark.parametrize(("isa", "share"), [("amx", FIRST_BYTES_SHARE), ("avx512", 1.0)])
 def test_a_head_that_screens_itself_is_priced_by_what_it_multiplies(isa: str, share: float) -> None:
-    """By weights' first bytes, half of its products; by activations' first terms, a linear's."""
+    """By weights' first bytes, most of the whole; by activations' first terms, a linear's."""
     (node,) = [node for node in graph_of(128).nodes if node.name == "head"]
     weight = replace(node.weights[0], format=FORMATS["Q8_0"])
     node = replace(node, weights=(weight,), op=replace(node.op, screen=FORMATS["Q5_0"]))
@@ -335,6 +345,29 @@ def test_a_head_that_screens_itself_is_priced_by_what_it_multiplies(isa: str, sh
     assert needs is not None
     name = "head" if share < 1 else "linear"
     assert needs.terms[f"{name}/Q8_0@32"] == pytest.approx(share * weight.num_elements)
+
+
+def test_what_a_screen_lets_through_is_all_that_is_drawn_from(roofs: Roofs) -> None:
+    graph = graph_of(128)
+    head = next(node for node in graph.nodes if node.name == "head")
+    screened = replace(head, op=replace(head.op, screen=FORMATS["Q5_0"]))  # type: ignore[call-arg]
+    nodes = tuple(screened if node is head else node for node in graph.nodes)
+    profile = profile_of()
+    profile = replace(
+        profile,
+        prices={**profile.prices, **dict.fromkeys(SCREEN_TERMS, 1e-11), "sample/logit": 1e-9},
+    )
+
+    def sampling(graph: Graph, shape: StepShape) -> float:
+        times = KernelTimes(graph, PRECISION, profile, roofs)
+        told = times.step(shape)
+        assert times(shape) == pytest.approx(told.seconds, rel=1e-9)
+        return next(one.seconds for one in told.operators if one.name == "sample")
+
+    decode, prompt = StepShape.decode(4, 10), StepShape.prefill(64)
+    by_screen = replace(graph, nodes=nodes)
+    assert sampling(by_screen, decode) < sampling(graph, decode)
+    assert sampling(by_screen, prompt) == sampling(graph, prompt)
 
 
 def test_weights_read_in_streams_are_timed_beside_streams() -> None:
