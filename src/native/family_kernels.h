@@ -108,9 +108,9 @@ void terms_reach(const float* y, std::int64_t channels, const StripNorms* strips
 void decode_activations(ActivationKind kind, const std::byte* row, std::int64_t k, float* out, float* rest);
 
 // screen_draw.cpp
-Candidate screen_best(const float* y, std::int64_t begin, std::int64_t end, const ScreenDraw& draw);
-void screen_drawn(float* y, std::int64_t n, const float* apart, const StripNorms* strips, const RowNorms& row,
-                  const ScreenDraw& draw, std::int64_t begin, std::int64_t end, const float* reach, float* keys);
+Candidate screen_best(const float* y, std::int64_t strip, std::int64_t n, const ScreenDraw& draw);
+float screen_drawn(const float* y, std::int64_t channels, const float* apart, const StripNorms* strips, const RowNorms& row,
+                   const ScreenDraw& draw, std::int64_t first_strip, const float* reach, float* keys);
 
 // sample.cpp
 std::size_t sample_scratch_bytes(std::int64_t vocab, std::int64_t max_context);

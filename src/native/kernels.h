@@ -164,13 +164,13 @@ struct Kernels {
                        const float* along, const StripNorms* strips, const RowNorms& row, float* out);
   // The same of y by the weights and activations' first terms; NaN where one is no number.
   void (*terms_reach)(const float* y, std::int64_t channels, const StripNorms* strips, const RowNorms& row, float* out);
-  // Of y's channels [begin, end) the largest score with noise and the lowest that has it; {draw.best, -1}, if none has more.
-  Candidate (*screen_best)(const float* y, std::int64_t begin, std::int64_t end, const ScreenDraw& draw);
-  // Of strips [begin, end), the most that a channel's score with noise can be, where that is draw.best or more: keys. Where it
-  // is less, the key is -infinity, and so are the strip's numbers of y, except those that are no numbers; where reach is
-  // -infinity, y stays. All arguments begin with channel 0 of n, and its strip, as screen_reach left them.
-  void (*screen_drawn)(float* y, std::int64_t n, const float* apart, const StripNorms* strips, const RowNorms& row,
-                       const ScreenDraw& draw, std::int64_t begin, std::int64_t end, const float* reach, float* keys);
+  // Of a strip's logits y [n] the largest score with noise and the lowest channel that has it; {draw.best, -1}, if none has more.
+  Candidate (*screen_best)(const float* y, std::int64_t strip, std::int64_t n, const ScreenDraw& draw);
+  // Of strips from first_strip on, as screen_reach (or, without `apart`, terms_reach) left them, the most that a channel's
+  // score with noise can be, or the lowest float where that is less than what one channel has at least: keys; and that least,
+  // draw.best or more.
+  float (*screen_drawn)(const float* y, std::int64_t channels, const float* apart, const StripNorms* strips,
+                        const RowNorms& row, const ScreenDraw& draw, std::int64_t first_strip, const float* reach, float* keys);
   // What a row of activations stands for: out[k]; and where products of int16's second terms are left out, what these
   // are of it, rest[k], elsewhere zero; rest may be null.
   void (*decode_activations)(ActivationKind kind, const std::byte* row, std::int64_t k, float* out, float* rest);

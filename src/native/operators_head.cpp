@@ -18,7 +18,7 @@ constexpr std::int64_t kFewRows = 2;
 // Of what kernels may round of the copy and of the weights, what they may round of sums alone.
 constexpr float kSumsShare = 0.07f;
 
-// Strips that are read first of a row with forbidden channels.
+// Strips that are read first of a row that is drawn, or has forbidden channels.
 constexpr std::int64_t kMostFirst = 4;
 
 // Learning is parted over so many steps, so that none of them takes long.
@@ -37,8 +37,8 @@ constexpr double kUsualShare = 0.01, kLearningStrips = 32;
 // All rows read a strip that one in so many wants.
 constexpr std::int64_t kManyShare = 4;
 
-// What a screen makes of so many bytes of logits stays in a core's own cache, beside weights that come by: where rows do not
-// keep it, memory never sees it. Its rows lie apart by a line more, so that they do not share the first-level cache's sets.
+// What a screen makes of so many bytes of logits stays in a core's own cache, beside weights that come by, and memory never
+// sees it. Its rows lie apart by a line more, so that they do not share the first-level cache's sets.
 constexpr std::size_t kBlockBytes = 256 << 10;
 constexpr std::int64_t kApart = 16;
 
@@ -70,12 +70,10 @@ Head::Head(std::string name, View x, View y, const LinearPart& part, const HeadS
 
 void Head::begin(std::int64_t rows, const std::vector<Wanted>& wanted, bool is_last) {
   mode_ = Mode::whole;
-  if (wanted.empty() || rows == 0 || rows > (is_by_terms(rows) ? screen_.most_term_rows : screen_.most_rows)) return;
+  if (wanted.empty() || !is_last || rows == 0 || rows > (is_by_terms(rows) ? screen_.most_term_rows : screen_.most_rows)) return;
   if (has_terms() && rows >= screen_.whole_begin && rows < screen_.whole_end) return;
   wanted_ = wanted.data();
   is_filtered_ = std::any_of(wanted.begin(), wanted.end(), [](const Wanted& one) { return one.is_filtered(); });
-  is_sparse_ = is_last && std::all_of(wanted.begin(), wanted.end(),
-                                      [](const Wanted& one) { return one.kind == Wanted::Kind::largest; });
   if (num_seen_ < screen_.learn_rows) {
     mode_ = Mode::watch;
     return;
@@ -126,8 +124,7 @@ void Head::book(double useful) {
 
 std::size_t Head::scratch_bytes(const Kernels& kernels) const {
   const std::size_t k = static_cast<std::size_t>(part_.matrix.k);
-  return aligned(kernels.linear_scratch_bytes()) + aligned(kScratchRows * k * sizeof(float)) +
-         aligned(static_cast<std::size_t>(num_strips()) * sizeof(float)) + block_bytes();
+  return aligned(kernels.linear_scratch_bytes()) + aligned(kScratchRows * k * sizeof(float)) + block_bytes();
 }
 
 std::int64_t Head::strips_at_once(std::int64_t rows) const {
@@ -144,14 +141,9 @@ float* Head::floats_of(const StepContext& context, const Worker& worker) const {
   return reinterpret_cast<float*>(worker.scratch + aligned(context.kernels.linear_scratch_bytes()));
 }
 
-float* Head::keys_of(const StepContext& context, const Worker& worker) const {
+float* Head::block_of(const StepContext& context, const Worker& worker) const {
   const std::size_t row_bytes = static_cast<std::size_t>(part_.matrix.k) * sizeof(float);
   return floats_of(context, worker) + aligned(kScratchRows * row_bytes) / sizeof(float);
-}
-
-float* Head::block_of(const StepContext& context, const Worker& worker) const {
-  const std::size_t bytes = aligned(static_cast<std::size_t>(num_strips()) * sizeof(float));
-  return keys_of(context, worker) + bytes / sizeof(float);
 }
 
 float* Head::reach_of(const StepContext& context) const {
@@ -160,7 +152,7 @@ float* Head::reach_of(const StepContext& context) const {
 
 std::size_t Head::shared_bytes(const Kernels&, std::int64_t rows) const {
   const auto most = static_cast<std::size_t>(most_rows()), strips = static_cast<std::size_t>(num_strips());
-  return aligned(most * sizeof(Seen)) + std::min(static_cast<std::size_t>(rows), most) * strips * sizeof(float);
+  return aligned(most * sizeof(Seen)) + 2 * std::min(static_cast<std::size_t>(rows), most) * strips * sizeof(float);
 }
 
 bool Head::is_by_terms(std::int64_t rows) const { return has_terms() && rows > screen_.most_rows; }
@@ -187,6 +179,7 @@ void Head::measure(const StepContext& context, Worker& worker, std::int64_t row,
   seen.norms.size *= kBoundMargin;
   seen.norms.whole *= kBoundMargin;
   seen.norms.residue *= kBoundMargin;
+  seen.best = -INFINITY;
   if (kind == ActivationKind::int16) {
     float *x = floats_of(context, worker) + k, *rest = x + k;
     context.kernels.decode_activations(kind, x_.at(context, kind, row), k, x, rest);
@@ -202,28 +195,33 @@ void Head::measure(const StepContext& context, Worker& worker, std::int64_t row,
 }
 
 // Strips [begin, end) of all rows, by the screen.
-void Head::screen(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, const Seen* seen,
-                  float* reach) const {
-  const std::int64_t rows = context.rows(y_), most = strips_at_once(rows);
+void Head::screen(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, Seen* seen) const {
+  const std::int64_t rows = context.rows(y_), most = strips_at_once(rows), ld = most * kStripChannels + kApart;
   const ActivationKind kind = kind_of(rows);
   for (std::int64_t next; begin < end; begin = next) {
     next = std::min(end, begin + most);
     const std::int64_t first = begin * kStripChannels, channels = std::min(next * kStripChannels, part_.matrix.n) - first;
-    float* y = is_sparse_ ? block_of(context, worker) : context.at(y_) + first;
-    const std::int64_t ld = is_sparse_ ? most * kStripChannels + kApart : y_.ld;
+    const StripNorms* strips = screen_.strips + begin;
+    const float* apart = is_by_terms(rows) ? nullptr : screen_.apart + first;
+    float* y = block_of(context, worker);
     context.kernels.linear(from_strip(context.kernels, matrix_of(rows), begin), kind, x_.at(context, stored_kind(kind), 0),
                            rows, 0, next - begin, part_.bias ? part_.bias + first : nullptr, y, ld, worker.scratch,
                            worker.beside);
     for (std::int64_t row = 0; row < rows; row++, y += ld) {
-      float* out = reach + row * num_strips() + begin;
-      if (is_by_terms(rows)) {
-        context.kernels.terms_reach(y, channels, screen_.strips + begin, seen[row].norms, out);
+      float* out = reach_of(context) + row * num_strips() + begin;
+      if (apart) {
+        context.kernels.screen_reach(y, channels, part_.matrix.n, apart, screen_.along + first, strips, seen[row].norms, out);
       } else {
-        context.kernels.screen_reach(y, channels, part_.matrix.n, screen_.apart + first, screen_.along + first,
-                                     screen_.strips + begin, seen[row].norms, out);
+        context.kernels.terms_reach(y, channels, strips, seen[row].norms, out);
       }
       // That is what those have that were read.
-      if (is_sparse_) std::replace(out, out + (next - begin), -INFINITY, -FLT_MAX);
+      std::replace(out, out + (next - begin), -INFINITY, -FLT_MAX);
+      if (!is_drawn(row)) continue;
+      const std::atomic_ref<float> best(seen[row].best);
+      const ScreenDraw draw = draw_of(row, best.load(std::memory_order_relaxed));
+      float *keys = keys_of(context) + row * num_strips() + begin, known = draw.best;
+      const float found = context.kernels.screen_drawn(y, channels, apart, strips, seen[row].norms, draw, begin, out, keys);
+      while (found > known && !best.compare_exchange_weak(known, found, std::memory_order_relaxed)) {}
     }
   }
 }
@@ -240,89 +238,75 @@ void Head::read(const StepContext& context, Worker& worker, std::int64_t begin, 
 }
 
 // The strip that reaches furthest most likely has the largest: what it has is what others must reach. Where that is forbidden
-// the ones behind it are looked at, too.
-void Head::read_first(const StepContext& context, Worker& worker, std::int64_t row, float* reach, Seen& seen) const {
+// the ones behind it are looked at, too, and of a row that is drawn, since bounds with noise are close to one another.
+void Head::read_first(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen) {
   const float* y = context.at(y_) + row * y_.ld;
+  float *reach = reach_of(context) + row * num_strips(), *keys = is_drawn(row) ? keys_of(context) + row * num_strips() : reach;
+  const std::int64_t most = is_drawn(row) || wanted_[row].num_forbidden > 0 ? kMostFirst : 1;
   seen.is_certain = true;
-  seen.least = INFINITY;
-  seen.best = -INFINITY;
-  float largest = -INFINITY;
-  for (std::int64_t count = 0; count == 0 || (count < kMostFirst && wanted_[row].num_forbidden > 0); count++) {
-    const std::int64_t strip = std::max_element(reach, reach + num_strips()) - reach, begin = strip * kStripChannels;
-    if (count > 0 && reach[strip] < largest) break;
+  seen.least = seen.best;
+  std::int64_t count = 0;
+  for (; count < most; count++) {
+    const std::int64_t strip = std::max_element(keys, keys + num_strips()) - keys, begin = strip * kStripChannels;
+    if (count > 0 && keys[strip] < seen.least) break;
     read(context, worker, row, row + 1, strip);
-    reach[strip] = -INFINITY;
-    largest = std::max(largest, *std::max_element(y + begin, y + end_of(strip)));
-    if (is_drawn(row)) seen.best = context.kernels.screen_best(y, begin, end_of(strip), draw_of(row, seen.best)).score;
+    reach[strip] = keys[strip] = -INFINITY;
+    const float largest =
+        is_drawn(row) ? context.kernels.screen_best(y + begin, strip, end_of(strip) - begin, draw_of(row, -INFINITY)).score
+                      : *std::max_element(y + begin, y + end_of(strip));
+    seen.least = std::max(seen.least, largest);
   }
-  if (!is_drawn(row)) seen.least = largest;
+  if (count > 1) num_read_.fetch_add(count - 1, std::memory_order_relaxed);
 }
 
-// Strips [begin, end) of a row that is drawn: those that may win with their noise, by the weights, the likeliest first, whose
-// score others must have then. Other channels are hidden from sampling, which need not look for their noise again.
-void Head::read_drawn(const StepContext& context, Worker& worker, std::int64_t row, std::int64_t begin, std::int64_t end,
-                      float* reach, const Seen& seen) {
-  float *y = context.at(y_) + row * y_.ld, *keys = keys_of(context, worker);
-  ScreenDraw draw = draw_of(row, seen.best);
-  context.kernels.screen_drawn(y, part_.matrix.n, screen_.apart, screen_.strips, seen.norms, draw, begin, end, reach, keys);
-  std::int64_t count = 0;
-  const auto next_of = [&](std::int64_t strip) {
-    while (strip < end && keys[strip] < draw.best) strip++;
-    return strip;
-  };
-  const auto take = [&](std::int64_t strip) {
-    read(context, worker, row, row + 1, strip);
-    draw.best = context.kernels.screen_best(y, strip * kStripChannels, end_of(strip), draw).score;
-    keys[strip] = reach[strip] = -INFINITY;
-    count++;
-  };
-  const std::int64_t likeliest = std::max_element(keys + begin, keys + end) - keys;
-  if (keys[likeliest] >= draw.best) take(likeliest);
-  for (std::int64_t strip = next_of(begin); strip < end;) {
-    const std::int64_t next = next_of(strip + 1);
-    if (next < end) ask_for_weights(from_strip(context.kernels, part_.matrix, next).data, 1);
-    take(strip);
-    strip = next_of(next);
+// Of what was read of a row.
+std::int32_t Head::best_of(const StepContext& context, std::int64_t row) const {
+  const float *y = context.at(y_) + row * y_.ld, *reach = reach_of(context) + row * num_strips();
+  Candidate best{-INFINITY, -1};
+  for (std::int64_t strip = 0; strip < num_strips(); strip++) {
+    if (reach[strip] != -INFINITY) continue;
+    const std::int64_t begin = strip * kStripChannels;
+    const Candidate one = context.kernels.screen_best(y + begin, strip, end_of(strip) - begin, draw_of(row, best.score));
+    if (one.id >= 0) best = one;
   }
-  if (count > 0) num_read_.fetch_add(count, std::memory_order_relaxed);
+  return best.id;
+}
+
+std::int32_t Head::winner(const StepContext& context, std::int64_t row) const {
+  return wanted_[row].is_filtered() ? reinterpret_cast<const Seen*>(context.shared)[row].winner : best_of(context, row);
 }
 
 // The token that has won with its noise passes the row's filters if those before it are few, or have little mass: what must be
 // read for that is what may be before it. If that is much, the row is uncertain at once.
-void Head::find_winner(const StepContext& context, std::int64_t row, const float* reach, Seen& seen) const {
-  const float* y = context.at(y_) + row * y_.ld;
-  Candidate best{-INFINITY, -1};
-  for (std::int64_t strip = 0; strip < num_strips(); strip++) {
-    if (reach[strip] != -INFINITY) continue;
-    const Candidate one = context.kernels.screen_best(y, strip * kStripChannels, end_of(strip), draw_of(row, best.score));
-    if (one.id >= 0) best = one;
-  }
-  seen.winner = best.id;
+void Head::find_winner(const StepContext& context, std::int64_t row, Seen& seen) const {
+  const float* reach = reach_of(context) + row * num_strips();
+  seen.winner = best_of(context, row);
   seen.is_certain = false;
-  if (best.id < 0) return;
-  const float least = y[best.id];
+  if (seen.winner < 0) return;
+  const float least = context.at(y_)[row * y_.ld + seen.winner];
   const auto before = std::count_if(reach, reach + num_strips(), [&](float one) { return !(one < least); });
   seen.is_certain = static_cast<double>(before) < kMostBefore * static_cast<double>(num_strips());
   if (seen.is_certain) seen.least = least;
 }
 
 // By all logits that were computed.
-void Head::certify(const StepContext& context, std::int64_t row, const float* reach, Seen& seen) const {
-  const float* y = context.at(y_) + row * y_.ld;
+void Head::certify(const StepContext& context, std::int64_t row, Seen& seen) const {
+  const float *y = context.at(y_) + row * y_.ld, *reach = reach_of(context) + row * num_strips();
   FilterBounds bounds(wanted_[row], y[seen.winner]);
   for (std::int64_t strip = 0; strip < num_strips(); strip++)
     if (reach[strip] == -INFINITY) bounds.see(y + strip * kStripChannels, y + end_of(strip));
   seen.is_certain = bounds.pass();
 }
 
-// Strips [begin, end) by the weights, of rows that want what may be there. Where many want a strip all rows have it: together
-// they take less time than those alone.
-void Head::read_rest(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, float* reach,
-                     const Seen* seen) {
+// Strips [begin, end) by the weights, of rows that want what may be there, with noise or without. Where many want a strip all
+// rows have it: together they take less time than those alone.
+void Head::read_rest(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, const Seen* seen,
+                     bool by_noise) {
   const std::int64_t rows = context.rows(y_), strips = num_strips();
+  float *reach = reach_of(context), *keys = keys_of(context);
   std::int64_t count = 0, next = begin;
   const auto is_wanted = [&](std::int64_t row, std::int64_t strip) {
-    return !(reach[row * strips + strip] < seen[row].least);
+    return !((by_noise && is_drawn(row) ? keys : reach)[row * strips + strip] < seen[row].least);
   };
   const auto wanted = [&](std::int64_t strip) {
     std::int64_t found = 0;
@@ -342,6 +326,7 @@ void Head::read_rest(const StepContext& context, Worker& worker, std::int64_t be
       if (!of_all && !is_wanted(row, strip)) continue;
       if (!of_all) read(context, worker, row, row + 1, strip);
       reach[row * strips + strip] = -INFINITY;
+      if (is_drawn(row)) keys[row * strips + strip] = -INFINITY;
     }
   }
   if (count > 0) num_read_.fetch_add(count, std::memory_order_relaxed);
@@ -358,7 +343,6 @@ void Head::run(const StepContext& context, Worker& worker) {
     return whole_.run(context, worker);
   }
   auto* seen = reinterpret_cast<Seen*>(context.shared);
-  float* reach = reach_of(context);
   worker.runs(rows, [&](std::int64_t begin, std::int64_t end) {
     x_.quantize(context, begin, end);
     for (std::int64_t row = begin; row < end; row++) measure(context, worker, row, seen[row]);
@@ -366,17 +350,13 @@ void Head::run(const StepContext& context, Worker& worker) {
   worker.barrier();
   const std::size_t strip_bytes = context.kernels.packed_bytes(matrix_of(rows).layout, kStripChannels, part_.matrix.k);
   worker.stretches(strips, strip_bytes, [&](std::int64_t begin, std::int64_t end) {
-    screen(context, worker, begin, end, seen, reach);
+    screen(context, worker, begin, end, seen);
   });
   worker.barrier();
-  worker.each(rows, [&](std::int64_t row) { read_first(context, worker, row, reach + row * strips, seen[row]); });
+  worker.each(rows, [&](std::int64_t row) { read_first(context, worker, row, seen[row]); });
   worker.barrier();
-  worker.runs(strips, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = 0; row < rows; row++)
-      if (is_drawn(row)) read_drawn(context, worker, row, begin, end, reach + row * strips, seen[row]);
-    read_rest(context, worker, begin, end, reach, seen);
-  });
-  if (is_filtered_) filter(context, worker, reach, seen);
+  worker.runs(strips, [&](std::int64_t begin, std::int64_t end) { read_rest(context, worker, begin, end, seen, true); });
+  if (is_filtered_) filter(context, worker, seen);
 }
 
 std::int64_t Head::gather(const StepContext& context, std::int64_t row) const {
@@ -400,18 +380,18 @@ std::int64_t Head::channel_of(const StepContext& context, std::int64_t row, std:
 }
 
 // What decides whether winners pass their rows' filters; and all logits of the rows of which that is not certain.
-void Head::filter(const StepContext& context, Worker& worker, float* reach, Seen* seen) {
+void Head::filter(const StepContext& context, Worker& worker, Seen* seen) {
   const std::int64_t rows = context.rows(y_), strips = num_strips();
   worker.barrier();
   worker.each(rows, [&](std::int64_t row) {
     seen[row].least = INFINITY;
-    if (wanted_[row].is_filtered()) find_winner(context, row, reach + row * strips, seen[row]);
+    if (wanted_[row].is_filtered()) find_winner(context, row, seen[row]);
   });
   worker.barrier();
-  worker.runs(strips, [&](std::int64_t begin, std::int64_t end) { read_rest(context, worker, begin, end, reach, seen); });
+  worker.runs(strips, [&](std::int64_t begin, std::int64_t end) { read_rest(context, worker, begin, end, seen, false); });
   worker.barrier();
   worker.each(rows, [&](std::int64_t row) {
-    if (wanted_[row].is_filtered() && seen[row].is_certain) certify(context, row, reach + row * strips, seen[row]);
+    if (wanted_[row].is_filtered() && seen[row].is_certain) certify(context, row, seen[row]);
     passed_[static_cast<std::size_t>(row)] = seen[row].is_certain;
     if (!seen[row].is_certain) num_uncertain_.fetch_add(1, std::memory_order_relaxed);
   });

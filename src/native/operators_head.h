@@ -36,10 +36,9 @@ class Head final : public Operator {
  public:
   Head(std::string name, View x, View y, const LinearPart& part, const HeadScreen& screen);
   // Before a step of so many rows of logits. wanted: of each of them, none of which is Wanted::Kind::all; or nothing, and
-  // then all logits are computed. What the rows hold if they are screened: in channels that are wanted the logits, in others
-  // what is less than those, or -infinity; where no row wants more than its largest logit, those alone are anywhere, and
-  // `gather` finds them. is_last: nothing comes between it and sampling.
-  void begin(std::int64_t rows, const std::vector<Wanted>& wanted, bool is_last = false);
+  // then all logits are computed, as where something comes between it and sampling (is_last). Of rows that are screened the
+  // logits that are wanted are anywhere, with those of their strips, and `gather` finds them.
+  void begin(std::int64_t rows, const std::vector<Wanted>& wanted, bool is_last);
   void run(const StepContext& context, Worker& worker) override;
   void ask_ahead(const StepContext& context, int thread, int num_threads) const override;
   bool has_weights() const override { return true; }
@@ -51,14 +50,14 @@ class Head final : public Operator {
   struct Counts {
     std::int64_t rows, strips;
   };
-  // In the last step: whether what wins of a row of logits with its noise has passed the row's filters.
-  bool has_passed(std::int64_t row) const {
-    return mode_ == Mode::screen && wanted_[row].is_filtered() && passed_[static_cast<std::size_t>(row)];
+  // Whether a row of the last step has only what was read of the weights: all but those whose filters look at all.
+  bool is_sparse(std::int64_t row) const {
+    return mode_ == Mode::screen && !(wanted_[row].is_filtered() && !passed_[static_cast<std::size_t>(row)]);
   }
-  // Whether the last step's rows have only what was read of the weights.
-  bool is_sparse() const { return mode_ == Mode::screen && is_sparse_; }
-  // Of a row of such a step, once: moves that to its front, in order, and says how many channels it is; then, which channel
-  // one of them is.
+  // Of such a row that is drawn: the channel that has won with its noise, and passed the row's filters; -1 if there is none.
+  std::int32_t winner(const StepContext& context, std::int64_t row) const;
+  // Of such a row, after that, once: moves what was read to its front, in order, and says how many channels it is; then,
+  // which channel one of them is.
   std::int64_t gather(const StepContext& context, std::int64_t row) const;
   std::int64_t channel_of(const StepContext& context, std::int64_t row, std::int64_t at) const;
   // What was learned, as it is kept: so many numbers, once it has learned. learn: false if it is not of this head, or cannot be.
@@ -77,7 +76,7 @@ class Head final : public Operator {
   struct Seen {
     RowNorms norms;
     float least;             // a strip that may have a logit of so much is wanted
-    float best;              // of a row that is drawn: a score with its noise that one channel has
+    float best;              // of a row that is drawn: a score with its noise that one channel has at least
     std::int32_t winner;     // of a row that is filtered: what is largest with its noise
     std::uint8_t is_certain;  // that it passes
   };
@@ -92,29 +91,30 @@ class Head final : public Operator {
   // ---- operators_head.cpp
   void book(double useful);
   void measure(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen) const;
-  void screen(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, const Seen* seen,
-              float* reach) const;
-  // Of a thread: room for what a screen makes of so many strips, where rows do not keep it.
+  void screen(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, Seen* seen) const;
+  // Of a thread: room for what a screen makes of so many strips.
   std::int64_t strips_at_once(std::int64_t rows) const;
   std::size_t block_bytes() const;
   float* block_of(const StepContext& context, const Worker& worker) const;
+  // Of the step, [rows, strips]: the most that a strip's logits can be; of rows that are drawn, the most that they can be with
+  // their noise. -infinity where the strip was read.
   float* reach_of(const StepContext& context) const;
-  void read_first(const StepContext& context, Worker& worker, std::int64_t row, float* reach, Seen& seen) const;
+  float* keys_of(const StepContext& context) const { return reach_of(context) + context.rows(y_) * num_strips(); }
+  void read_first(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen);
   bool is_drawn(std::int64_t row) const { return wanted_[row].kind == Wanted::Kind::drawn; }
   std::int64_t end_of(std::int64_t strip) const { return std::min((strip + 1) * kStripChannels, part_.matrix.n); }
-  void read_drawn(const StepContext& context, Worker& worker, std::int64_t row, std::int64_t begin, std::int64_t end,
-                  float* reach, const Seen& seen);
-  void read_rest(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, float* reach,
-                 const Seen* seen);
-  void filter(const StepContext& context, Worker& worker, float* reach, Seen* seen);
-  void find_winner(const StepContext& context, std::int64_t row, const float* reach, Seen& seen) const;
-  void certify(const StepContext& context, std::int64_t row, const float* reach, Seen& seen) const;
+  void read_rest(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, const Seen* seen,
+                 bool by_noise);
+  void filter(const StepContext& context, Worker& worker, Seen* seen);
+  std::int32_t best_of(const StepContext& context, std::int64_t row) const;
+  void find_winner(const StepContext& context, std::int64_t row, Seen& seen) const;
+  void certify(const StepContext& context, std::int64_t row, Seen& seen) const;
   ScreenDraw draw_of(std::int64_t row, float best) const {
-    return {wanted_[row].temperature, wanted_[row].seed, wanted_[row].position, best};
+    const Wanted& one = wanted_[row];
+    return {one.temperature, one.seed, one.position, best, one.forbidden, one.num_forbidden};
   }
-  // Of a thread: room for three rows, and a number for each strip.
+  // Of a thread: room for three rows.
   float* floats_of(const StepContext& context, const Worker& worker) const;
-  float* keys_of(const StepContext& context, const Worker& worker) const;
   void read(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, std::int64_t strip) const;
   // What a screen multiplies, and with what, in a step of so many rows.
   bool is_by_terms(std::int64_t rows) const;
@@ -145,7 +145,6 @@ class Head final : public Operator {
   double most_strange_; // it learns anew
   bool was_screened_ = false;
   bool is_filtered_ = false;  // one of the step's rows
-  bool is_sparse_ = false;
   std::vector<std::uint8_t> passed_;
   std::atomic<std::int64_t> num_read_{0}, num_uncertain_{0};  // strips; rows since the last step
 };

@@ -114,21 +114,21 @@ void Program::sample_rows(const StepContext& context, Worker& worker) {
     } else {
       const Row& row = rows_.open_row(sample.row);
       SamplingArgs args = row.sampling.args;
-      if (head_ && head_->has_passed(item.logits_row)) {
-        args.top_k = 0;
-        args.top_p = 1;
-        args.min_p = 0;
-      }
       std::int64_t count = logits_.width;
-      const bool is_sparse = head_ && head_->is_sparse();
+      const bool is_sparse = head_ && head_->is_sparse(item.logits_row), is_drawn = is_sparse && args.temperature != 0;
+      std::int32_t winner = -1;
       if (is_sparse) {  // what must not come has been hidden there
+        if (is_drawn) winner = head_->winner(context, item.logits_row);
         count = head_->gather(context, item.logits_row);
         args.stop_ids = {};
+        args.temperature = 0;
       }
       kernels_.sample(args, logits, count, row.tokens.data(), static_cast<std::int64_t>(row.tokens.size()), worker.scratch,
                       sample.result);
-      if (is_sparse && sample.result.token_id >= 0)
-        sample.result.token_id = static_cast<std::int32_t>(head_->channel_of(context, item.logits_row, sample.result.token_id));
+      if (is_sparse && sample.result.token_id >= 0) {
+        const std::int64_t first = head_->channel_of(context, item.logits_row, sample.result.token_id);
+        sample.result.token_id = is_drawn ? winner : static_cast<std::int32_t>(first);
+      }
     }
   });
 }

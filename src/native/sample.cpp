@@ -25,31 +25,32 @@ struct Best {
   }
 };
 
-// Gumbel-max over every token with score >= cut, when no list of candidates was made. Whether a token can win is a test on
-// its raw word (most_rest), first of a span's largest word and score.
+// Gumbel-max over every token with score >= cut, when no list of candidates was made. Whether one can win is asked of a span
+// by its largest score and its strips' words, then of a strip, then of its tokens.
 std::int32_t sample_all(const SamplingArgs& args, const float* x, std::int64_t vocab, const float* span_tops, float top,
                         float cut, std::uint64_t position) {
+  static_assert(kSpan % kLuckyIds == 0);
+  constexpr std::int64_t kStrips = kSpan / kLuckyIds;
+  Noise noise(args.seed, position);
   const std::int32_t likeliest = argmax(x, vocab, span_tops, top);
-  Best best = {noisy(top, philox_word(args.seed, position, static_cast<std::uint32_t>(likeliest))), likeliest};
+  Best best = {noise.strip(likeliest / kLuckyIds).noisy(top, likeliest % kLuckyIds), likeliest};
   const std::int64_t spans = num_spans(vocab);
   float span_reach[kWidth];
   for (std::int64_t s = 0; s < spans; s++) {
-    if (s % kWidth == 0) store(span_reach, most_rest(load_or_hidden(span_tops + s, spans - s), best.score));
+    if (s % kWidth == 0) store(span_reach, most_time(load_or_hidden(span_tops + s, spans - s), best.score));
     const float most = span_reach[s % kWidth];
-    if (!(span_tops[s] >= cut) || most < kLeastRest) continue;
-    std::uint32_t span_words[kSpan], largest_word = 0;
-    philox_words(args.seed, position, static_cast<std::uint32_t>(s * kSpan), span_words);
-    for (std::uint32_t word : span_words) largest_word = word > largest_word ? word : largest_word;
-    if (!(rest_of(largest_word) < most)) continue;
-    for (std::int64_t i = s * kSpan; i < (s + 1) * kSpan && i < vocab; i += kWidth) {
-      const std::uint32_t* words = span_words + (i - s * kSpan);
-      float rest[kWidth];
-      for (int j = 0; j < kWidth; j++) rest[j] = rest_of(words[j]);
-      std::uint32_t open = bits(less(load(rest), most_rest(load_or_hidden(x + i, vocab - i), best.score)));
-      for (; open; open &= open - 1) {
-        const int j = __builtin_ctz(open);
-        if (i + j < vocab && x[i + j] >= cut)
-          best.offer(noisy(x[i + j], words[j]), static_cast<std::int32_t>(i + j));
+    if (!(span_tops[s] >= cut) || most < kLeastRest / kLuckyIds) continue;
+    for (std::int64_t strip = s * kStrips; strip < (s + 1) * kStrips; strip++) {
+      if (!(rest_of(noise.luck(strip)) / kLuckyIds < most)) continue;
+      const StripNoise tokens = noise.strip(strip);
+      const float* scores = x + strip * kLuckyIds;
+      const std::int64_t count = vocab - strip * kLuckyIds < kLuckyIds ? vocab - strip * kLuckyIds : kLuckyIds;
+      for (std::int64_t i = 0; i < count; i += kWidth) {
+        std::uint32_t open = tokens.open(load_or_hidden(scores + i, count - i), i, count - i, best.score);
+        for (; open; open &= open - 1) {
+          const std::int64_t j = i + __builtin_ctz(open);
+          if (scores[j] >= cut) best.offer(tokens.noisy(scores[j], j), static_cast<std::int32_t>(strip * kLuckyIds + j));
+        }
       }
     }
   }
@@ -58,9 +59,15 @@ std::int32_t sample_all(const SamplingArgs& args, const float* x, std::int64_t v
 
 std::int32_t sample_candidates(const SamplingArgs& args, const Candidate* c, std::int64_t count,
                                std::uint64_t position) {
+  Noise noise(args.seed, position);
   Best best = {-INFINITY, INT32_MAX};
-  for (std::int64_t i = 0; i < count; i++)
-    best.offer(noisy(c[i].score, philox_word(args.seed, position, static_cast<std::uint32_t>(c[i].id))), c[i].id);
+  for (std::int64_t i = 0; i < count; i++) {
+    const std::int64_t strip = c[i].id / kLuckyIds;
+    const std::uint32_t luck = philox_word(args.seed, position, static_cast<std::uint32_t>(strip), kLuck);
+    const double most = std::exp(static_cast<double>(c[i].score) - static_cast<double>(best.score) + 1e-3);
+    if (static_cast<double>(rest_of(luck)) / kLuckyIds > most) continue;
+    best.offer(noise.strip(strip).noisy(c[i].score, c[i].id % kLuckyIds), c[i].id);
+  }
   return best.id;
 }
 

@@ -77,11 +77,13 @@ struct Wanted {
   bool is_filtered() const { return kind == Kind::drawn && (top_k > 0 || top_p < 1 || min_p > 0); }
 };
 
-// A row's noise, and the score that a channel must have with it.
+// A row's noise, and the score that a channel must have with it; channels that are not to come.
 struct ScreenDraw {
   float temperature;
   std::uint64_t seed, position;
   float best;
+  const std::int32_t* forbidden;
+  std::int64_t num_forbidden;
 };
 
 // Where weights are read from that are not packed.

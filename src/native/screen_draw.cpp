@@ -7,74 +7,84 @@
 namespace ridgeline::RIDGELINE_ISA {
 namespace {
 
-// Which lanes of scores may be `best` or more with the noise of words, by lane; what is no number may.
-std::uint32_t open_lanes(Vec score, std::int64_t n, const std::uint32_t* words, float best) {
-  float rest[kWidth];
-  for (int j = 0; j < kWidth; j++) rest[j] = rest_of(words[j]);
-  const std::uint32_t closed = bits(less(most_rest(score, best), load(rest)));
-  return ~closed & (n < kWidth ? (1u << n) - 1 : 0xffffu);
+static_assert(kLuckyIds == kStripChannels && kStripChannels % kWidth == 0);
+
+bool is_forbidden(const ScreenDraw& draw, std::int64_t strip) {
+  for (std::int64_t i = 0; i < draw.num_forbidden; i++)
+    if (draw.forbidden[i] / kStripChannels == strip) return true;
+  return false;
 }
-
-// What has more than `best` of `score` with the noise of words, of lanes [0, n): the largest, from channel `first` on.
-void offer(Vec score, std::int64_t first, std::int64_t n, const std::uint32_t* words, Candidate& best) {
-  std::uint32_t open = open_lanes(score, n, words, best.score);
-  if (open == 0) return;
-  float lane[kWidth];
-  store(lane, score);
-  for (; open; open &= open - 1) {
-    const int j = __builtin_ctz(open);
-    const float one = noisy(lane[j], words[j]);
-    if (!(one <= best.score)) best = {one, static_cast<std::int32_t>(first + j)};
-  }
-}
-
-// The words of a channel's block.
-struct BlockWords {
-  std::int64_t first = -1;
-  std::uint32_t words[kBlockIds];
-
-  const std::uint32_t* of(std::int64_t channel, const ScreenDraw& draw) {
-    const std::int64_t block = channel / kBlockIds * kBlockIds;
-    if (block != first) philox_words(draw.seed, draw.position, static_cast<std::uint32_t>(block), words);
-    first = block;
-    return words + (channel - block);
-  }
-};
 
 }  // namespace
 
-Candidate screen_best(const float* y, std::int64_t begin, std::int64_t end, const ScreenDraw& draw) {
-  BlockWords noise;
+Candidate screen_best(const float* y, std::int64_t strip, std::int64_t n, const ScreenDraw& draw) {
+  Noise noise(draw.seed, draw.position);
+  const StripNoise tokens = noise.strip(strip);
+  const Vec temperature = all(draw.temperature), hidden = all(-INFINITY);
   Candidate best{draw.best, -1};
-  for (std::int64_t c = begin; c < end; c += kWidth)
-    offer(tempered(load_n(y + c, end - c), all(draw.temperature)), c, end - c, noise.of(c, draw), best);
+  for (std::int64_t c = 0; c < n; c += kWidth) {
+    const Vec logits = load_or_hidden(y + c, n - c);
+    const Vec scores = select(equal(logits, hidden), hidden, tempered(logits, temperature));
+    std::uint32_t open = tokens.open(scores, c, n - c, best.score);
+    float lane[kWidth];
+    store(lane, scores);
+    for (; open; open &= open - 1) {
+      const int j = __builtin_ctz(open);
+      const float one = tokens.noisy(lane[j], c + j);
+      if (!(one <= best.score)) best = {one, static_cast<std::int32_t>(strip * kStripChannels + c + j)};
+    }
+  }
   return best;
 }
 
-void screen_drawn(float* y, std::int64_t n, const float* apart, const StripNorms* strips, const RowNorms& row,
-                  const ScreenDraw& draw, std::int64_t begin, std::int64_t end, const float* reach, float* keys) {
-  static_assert(kBlockIds % kStripChannels == 0 && kStripChannels % kWidth == 0);
-  BlockWords noise;
-  const Vec size = all(row.size), temperature = all(draw.temperature);
-  for (std::int64_t strip = begin; strip < end; strip++) {
-    keys[strip] = -INFINITY;
-    if (reach[strip] == -INFINITY) continue;
-    const std::int64_t first = strip * kStripChannels, last = first + kStripChannels < n ? first + kStripChannels : n;
-    Candidate most{std::nextafter(draw.best, -INFINITY), -1};
-    if (!(reach[strip] / draw.temperature + kMostNoise < draw.best)) {
-      const Vec further = all(beyond(strips[strip], row));
-      for (std::int64_t c = first; c < last; c += kWidth) {
-        const Vec score = add(fma(load_n(apart + c, last - c), size, load_n(y + c, last - c)), further);
-        offer(tempered(score, temperature), c, last - c, noise.of(c, draw), most);
+float screen_drawn(const float* y, std::int64_t channels, const float* apart, const StripNorms* strips, const RowNorms& row,
+                   const ScreenDraw& draw, std::int64_t first_strip, const float* reach, float* keys) {
+  const std::int64_t count = (channels + kStripChannels - 1) / kStripChannels;
+  const Vec temperature = all(draw.temperature), size = all(row.size);
+  Noise noise(draw.seed, draw.position);
+  float best = draw.best;
+  const auto look = [&](std::int64_t s) {
+    const StripNoise tokens = noise.strip(first_strip + s);
+    const bool may_come = !is_forbidden(draw, first_strip + s);
+    const std::int64_t first = s * kStripChannels;
+    const std::int64_t n = channels - first < kStripChannels ? channels - first : kStripChannels;
+    const Vec further = all(beyond(strips[s], row));
+    keys[s] = kLowest;
+    for (std::int64_t c = 0; c < n; c += kWidth) {
+      const Vec logits = load_n(y + first + c, n - c);
+      const Vec off = apart ? fma(load_n(apart + first + c, n - c), size, further) : further;
+      const Vec most = tempered(add(logits, off), temperature);
+      std::uint32_t open = tokens.open(most, c, n - c, best);
+      float highest[kWidth], lowest[kWidth];
+      store(highest, most);
+      store(lowest, tempered(sub(logits, off), temperature));
+      for (; open; open &= open - 1) {
+        const int j = __builtin_ctz(open);
+        const float key = tokens.noisy(highest[j], c + j), least = tokens.noisy(lowest[j], c + j);
+        if (!(key <= keys[s]) && !std::isnan(keys[s])) keys[s] = key;
+        if (may_come && least > best && highest[j] < kLargest) best = least;
       }
     }
-    if (most.id >= 0) {
-      keys[strip] = most.score;
-      continue;
+  };
+  std::int64_t likeliest = 0;
+  for (std::int64_t s = 1; s < count; s++)
+    if (reach[s] > reach[likeliest]) likeliest = s;
+  look(likeliest);
+  for (std::int64_t begin = 0, end; begin < count; begin = end) {
+    end = (first_strip + begin) / kWidth * kWidth + kWidth - first_strip;
+    if (end > count) end = count;
+    const Vec scores = tempered(load_or_hidden(reach + begin, end - begin), temperature);
+    const std::uint32_t closed = bits(less(most_time(scores, best), noise.least_times(first_strip + begin)));
+    for (std::int64_t s = begin; s < end; s++) {
+      if (s == likeliest) continue;
+      if (closed >> (s - begin) & 1u) {
+        keys[s] = kLowest;
+      } else {
+        look(s);
+      }
     }
-    for (std::int64_t c = first; c < last; c += kWidth)
-      store_n(y + c, add(load_n(y + c, last - c), all(-INFINITY)), last - c);
   }
+  return best;
 }
 
 }  // namespace ridgeline::RIDGELINE_ISA

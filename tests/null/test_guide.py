@@ -77,8 +77,29 @@ def test_the_plan_that_the_readme_shows(capsys: pytest.CaptureFixture[str]) -> N
     assert command is not None
     shown = text[command.end() :].split("```")[2].strip().splitlines()
     assert main(command[1].split()) == 0
-    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    assert [line for line in shown if line not in printed] == ["..."]
+    printed = capsys.readouterr().out.splitlines()
+    # Sums differ in a last bit from one CPU to the next, and the greatest rate by up to 0.5 %.
+    assert [one for one in shown if not any(_is_told_alike(one, other) for other in printed)] == [
+        "..."
+    ]
+
+
+NUMBER = re.compile(r"\d[\d,]*\.?\d*")
+
+
+def _is_told_alike(line: str, other: str) -> bool:
+    """The same words, and numbers within a hundredth or a unit of their last digit."""
+    if NUMBER.sub("#", line).split() != NUMBER.sub("#", other).split():
+        return False
+
+    def value(digits: str) -> float:
+        return float(digits.replace(",", ""))
+
+    pairs = zip(NUMBER.findall(line), NUMBER.findall(other), strict=True)
+    return all(
+        abs(value(a) - value(b)) <= max(0.01 * value(a), 1.01 * 10 ** -len(a.partition(".")[2]))
+        for a, b in pairs
+    )
 
 
 def test_what_choosing_says_of_deepseek(capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,11 +47,41 @@ def test_philox_broadcasts_counters() -> None:
         assert [int(word[token]) for word in together] == [int(word) for word in alone]
 
 
-def test_noise_is_gumbel_of_a_word_for_each_of_four_tokens() -> None:
-    found = gumbel(np.array([0, 16, 32, 48]), position=0, seed=0)
-    for noise, word in zip(found, KNOWN_ANSWERS[0][2], strict=True):
-        u = (word + 0.5) / 2**32
-        assert noise == np.float32(-math.log(-math.log(u)))
+def test_a_strips_luckiest_has_the_strips_word_and_the_others_come_later() -> None:
+    """Written out again, token by token."""
+    ids = np.arange(0, 2100)
+    found = gumbel(ids, position=5, seed=3)
+
+    def time(counter: int, word: int, kind: int) -> float:
+        words = philox4x32((5, 0, counter, kind), (3, 0))
+        return -math.log((int(words[word]) + 0.5) / 2**32)
+
+    for strip in (0, 1, 16, 63, 64):
+        own = [
+            time(i // 64 * 16 + i % 16, i % 64 // 16, 0) for i in range(32 * strip, 32 * strip + 32)
+        ]
+        first = time(strip // 64 * 16 + strip % 16, strip % 64 // 16, 2) / 32
+        for i, each in enumerate(own):
+            assert found[32 * strip + i] == np.float32(-math.log(first + (each - min(own))))
+    some = np.array([2099, 40, 41, 7])
+    assert gumbel(some, 5, 3).tolist() == found[some].tolist()
+    both = gumbel(some, np.array([[4], [5]]), 3)
+    assert both[0].tolist() == gumbel(some, 4, 3).tolist()
+    assert both[1].tolist() == found[some].tolist()
+
+
+def test_noise_of_tokens_is_gumbel_each_by_itself() -> None:
+    """Of one strip over many positions: each token's noise, and whether two are lucky together."""
+    positions = np.arange(1, 40_001)[:, None]
+    times = np.exp(-gumbel(np.arange(96), positions, seed=21).astype(np.float64))
+    below = np.sort(1 - np.exp(-times[:, [0, 31, 32, 70]]), axis=0)
+    even = (np.arange(len(below)) + 0.5) / len(below)
+    assert np.abs(below - even[:, None]).max() < 1.95 / math.sqrt(len(below))  # Kolmogorov, 0.1 %
+    early = times < 0.1
+    expected = (1 - math.exp(-0.1)) ** 2 * len(early)
+    for other in (1, 31, 32, 95):
+        assert abs((early[:, 0] & early[:, other]).sum() - expected) < 4 * math.sqrt(expected)
+    assert np.abs(np.corrcoef(times[:, :40].T) - np.eye(40)).max() < 5 / math.sqrt(len(times))
 
 
 def test_every_token_has_a_word_of_its_own() -> None:
@@ -79,11 +109,16 @@ def test_noise_depends_on_every_bit_of_seed_and_position() -> None:
 
 def test_noise_is_finite_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """u is in the middle of its 2^-32, so the smallest and the largest word do no harm."""
-    words = np.array([0, 2**32 - 1], np.uint64)
-    monkeypatch.setattr(philox_module, "philox4x32", lambda counter, key: (words,) * 4)
-    low, high = gumbel(np.arange(2), 0, 0)
-    assert low == np.float32(-math.log(33 * math.log(2)))
-    assert high == np.float32(-math.log(2.0**-33 + 2.0**-67))
+    ends = np.array([0, 2**32 - 1], np.uint64)
+    monkeypatch.setattr(
+        philox_module, "philox4x32", lambda counter, key: (ends[np.asarray(counter[2]) % 2],) * 4
+    )
+    assert np.isfinite(gumbel(np.arange(64), 0, 0)).all()
+    # One strip's word is the smallest, the other's the largest; so are its tokens'.
+    first, last = 33 * math.log(2) / 32, (2.0**-33 + 2.0**-67) / 32
+    apart = 33 * math.log(2) - 2.0**-33
+    expected = [first + apart, first, last + apart, last]
+    assert gumbel(np.array([0, 1, 32, 33]), 0, 0) == pytest.approx(-np.log(expected), rel=1e-6)
 
 
 def logits(*values: float) -> Floats:

@@ -17,6 +17,7 @@ from ridgeline.assemble import CPU_PRECISION
 from ridgeline.backends.cpu import packed_weights
 from ridgeline.backends.cpu.executor import CpuExecutor
 from ridgeline.backends.cpu.program import ProgramLimits, predict_memory
+from ridgeline.backends.reference.sample import gumbel
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.request import Request
 from ridgeline.model.formats import FORMATS
@@ -123,11 +124,12 @@ def test_the_likeliest_token_is_that_of_all_logits(name: str, isa: str) -> None:
         assert check(cpu, rows, by) < -(-CHANNELS // 32) // 2  # most of the weights were not read
 
 
+@pytest.mark.parametrize("how", [GREEDY, RowSampling(temperature=0.5, seed=4)], ids=["0", "0.5"])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("isa", ISAS)
-def test_no_logit_is_what_lay_there_before(isa: str, threads: int) -> None:
-    """A row that wants its largest logit keeps no others: what loud rows left in their place is not
-    taken for one. So many channels that a thread makes its logits in several blocks.
+def test_no_logit_is_what_lay_there_before(isa: str, threads: int, how: RowSampling) -> None:
+    """A row keeps no logits but those that it may draw: what loud rows left in the others' place is
+    not taken for one. So many channels that a thread makes its logits in several blocks.
     """
     rng = np.random.default_rng(8)
     width, rows, channels = 96, 2 * MOST_ROWS, 5 * CHANNELS
@@ -137,14 +139,16 @@ def test_no_logit_is_what_lay_there_before(isa: str, threads: int) -> None:
     cpu = executor(head("Q8_0", rows, width, channels), x, w, isa, threads)
     learn(cpu, rows)
     loud, quiet = np.split(logits(cpu, rows), 2)
+    noise = gumbel(np.arange(channels), 1, how.seed) if how.temperature else np.float32(0)
+    expected = (quiet / np.float32(how.temperature or 1) + noise).argmax(axis=1)
     assert loud.max(axis=1).min() > 10 * quiet.max()
     before = cpu.screened[0]
     for by in (1, 2, TERM_ROWS - 1, TERM_ROWS, MOST_ROWS):
         for first in range(0, MOST_ROWS, by):
             logits(cpu, rows)  # the loud ones' lie where the first rows' are to be
             tokens = list(range(first, min(first + by, MOST_ROWS)))
-            found = [one.token_id for one in draw(cpu, [MOST_ROWS + token for token in tokens])]
-            assert found == quiet[tokens].argmax(axis=1).tolist()
+            found = draw(cpu, [MOST_ROWS + token for token in tokens], how)
+            assert [one.token_id for one in found] == expected[tokens].tolist()
     assert cpu.screened[0] > before
 
 

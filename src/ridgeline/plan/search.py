@@ -239,10 +239,18 @@ def _choice(
 
 
 def rank(choice: Choice) -> tuple[float, float, float, float]:
-    """By cost, by the time of accelerators where no price is known, and by room for more."""
+    """By cost, by the time of accelerators where no price is known, and by room for more; by ITL of
+    those that are told alike. What differs in a last bit, as sums do from one CPU to the next, is
+    no reason.
+    """
     cost = choice.usd_per_mtok("output")
     room = choice.gpus / choice.most_rate
-    return (cost[0] if cost else inf, choice.hours_per_mtok, room, choice.tpot)
+    return (_told(cost[0] if cost else inf), _told(choice.hours_per_mtok), _told(room), choice.tpot)
+
+
+def _told(figure: float) -> float:
+    """As tables have it."""
+    return float(f"{figure:.3g}")
 
 
 def _front(choices: Sequence[Choice]) -> tuple[Choice, ...]:

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ridgeline.backends.reference.philox import uniform
+from ridgeline.backends.reference.philox import COIN, uniform
 from ridgeline.step import RowSampling
 
 Floats = npt.NDArray[np.float32]
@@ -20,7 +20,6 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 LARGEST = np.finfo(np.float32).max
-COIN = 1  # the last counter word of noise that is not a token's
 
 
 def temperature(logits: Floats, how: RowSampling) -> np.float32:

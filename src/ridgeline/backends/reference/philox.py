@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 Words = npt.NDArray[np.uint64]  # 32-bit words, held in 64 so that products fit
 
+# Kinds: 0 is a token's own word, COIN a draw that is the row's, LUCK the word of a strip of tokens.
+COIN, LUCK = 1, 2
+
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = np.uint64(0xFFFFFFFF)

@@ -16,11 +16,13 @@ from ridgeline.backends.reference.filters import (
     scale,
     temperature,
 )
-from ridgeline.backends.reference.philox import uniform
+from ridgeline.backends.reference.philox import LUCK, uniform
 from ridgeline.step import RowSampling, Sampled, Scored
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+
+STRIP = 32  # successive tokens whose luckiest has a word of its own
 
 NOTHING_LEFT = "the request's bans and allowed tokens leave no token that the model could give"
 
@@ -90,11 +92,18 @@ def draw(
 
 
 def gumbel(ids: Ints, position: int | Ints, seed: int) -> Floats:
-    """-log(-log(u)), u uniform in (0, 1), a function of (seed, position, token id) alone.
+    """Gumbel noise, a function of (seed, position, token id) alone: -log of a token's time.
 
-    Positions broadcast against ids.
+    ids: [n]; positions broadcast against them. Times are exponentially distributed, each by itself. The first
+    of a strip's tokens comes after the strip's own time, which is that of 32 at once; how much
+    later each of the others comes knows nothing of it (docs/sampling.md).
     """
-    return (-np.log(-np.log(uniform(ids, position, seed)))).astype(np.float32)
+    strips, which = np.unique(ids // STRIP, return_inverse=True)
+    members = strips[:, None] * STRIP + np.arange(STRIP)
+    own = -np.log(uniform(members, np.asarray(position)[..., None], seed))
+    firsts = -np.log(uniform(strips, position, seed, LUCK)) / STRIP
+    times = firsts[..., None] + (own - own.min(axis=-1, keepdims=True))
+    return np.asarray(-np.log(times[..., which, ids % STRIP]), np.float32)
 
 
 def score(
