@@ -94,9 +94,9 @@ def draw(
 def gumbel(ids: Ints, position: int | Ints, seed: int) -> Floats:
     """Gumbel noise, a function of (seed, position, token id) alone: -log of a token's time.
 
-    ids: [n]; positions broadcast against them. Times are exponentially distributed, each by itself. The first
-    of a strip's tokens comes after the strip's own time, which is that of 32 at once; how much
-    later each of the others comes knows nothing of it (docs/sampling.md).
+    ids: [n]; positions broadcast against them. Times are exponentially distributed, each by itself.
+    The first of a strip's tokens comes after the strip's own time, which is that of 32 at once; how
+    much later each of the others comes knows nothing of it (docs/sampling.md).
     """
     strips, which = np.unique(ids // STRIP, return_inverse=True)
     members = strips[:, None] * STRIP + np.arange(STRIP)
