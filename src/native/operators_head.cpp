@@ -18,7 +18,7 @@ constexpr std::int64_t kFewRows = 2;
 // Of what kernels may round of the copy and of the weights, what they may round of sums alone.
 constexpr float kSumsShare = 0.07f;
 
-// Strips that are read first of a row that is drawn, or has forbidden channels.
+// Strips that are read first of a row that is drawn, or has channels that are lowered.
 constexpr std::int64_t kMostFirst = 4;
 
 // Learning is parted over so many steps, so that none of them takes long.
@@ -152,7 +152,7 @@ float* Head::reach_of(const StepContext& context) const {
 
 std::size_t Head::shared_bytes(const Kernels&, std::int64_t rows) const {
   const auto most = static_cast<std::size_t>(most_rows()), strips = static_cast<std::size_t>(num_strips());
-  return aligned(most * sizeof(Seen)) + 2 * std::min(static_cast<std::size_t>(rows), most) * strips * sizeof(float);
+  return aligned(most * sizeof(Seen)) + std::min(static_cast<std::size_t>(rows), most) * strips * (2 * sizeof(float) + 1);
 }
 
 bool Head::is_by_terms(std::int64_t rows) const { return has_terms() && rows > screen_.most_rows; }
@@ -171,6 +171,16 @@ Head::Decoded Head::decoded(const StepContext& context, Worker& worker, std::int
   return {exact, exact + k};
 }
 
+void Head::mark_lowered(const Wanted& wanted, std::uint8_t* lowered) const {
+  std::fill(lowered, lowered + num_strips(), std::uint8_t{0});
+  const auto mark = [&](const std::int32_t* ids, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; i++)
+      if (ids[i] >= 0 && ids[i] < part_.matrix.n) lowered[ids[i] / kStripChannels] = 1;
+  };
+  mark(wanted.forbidden, wanted.num_forbidden);
+  if (!wanted.penalties.is_none()) mark(wanted.penalties.tokens, wanted.penalties.num_tokens);
+}
+
 void Head::measure(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen) const {
   const std::int64_t rows = context.rows(y_), k = part_.matrix.k;
   const ActivationKind kind = kind_of(rows);
@@ -180,6 +190,7 @@ void Head::measure(const StepContext& context, Worker& worker, std::int64_t row,
   seen.norms.whole *= kBoundMargin;
   seen.norms.residue *= kBoundMargin;
   seen.best = -INFINITY;
+  if (wanted_[row].is_lowered()) mark_lowered(wanted_[row], lowered_of(context, row));
   if (kind == ActivationKind::int16) {
     float *x = floats_of(context, worker) + k, *rest = x + k;
     context.kernels.decode_activations(kind, x_.at(context, kind, row), k, x, rest);
@@ -218,7 +229,7 @@ void Head::screen(const StepContext& context, Worker& worker, std::int64_t begin
       std::replace(out, out + (next - begin), -INFINITY, -FLT_MAX);
       if (!is_drawn(row)) continue;
       const std::atomic_ref<float> best(seen[row].best);
-      const ScreenDraw draw = draw_of(row, best.load(std::memory_order_relaxed));
+      const ScreenDraw draw = draw_of(context, row, best.load(std::memory_order_relaxed));
       float *keys = keys_of(context) + row * num_strips() + begin, known = draw.best;
       const float found = context.kernels.screen_drawn(y, channels, apart, strips, seen[row].norms, draw, begin, out, keys);
       while (found > known && !best.compare_exchange_weak(known, found, std::memory_order_relaxed)) {}
@@ -232,17 +243,21 @@ void Head::read(const StepContext& context, Worker& worker, std::int64_t begin, 
                          part_.bias, context.at(y_) + begin * y_.ld, y_.ld, worker.scratch, worker.beside);
   for (std::int64_t row = begin; row < end; row++) {
     const Wanted& wanted = wanted_[row];
+    if (!wanted.is_lowered() || !lowered_of(context, row)[strip]) continue;
+    const std::int64_t first = strip * kStripChannels;
+    if (!wanted.penalties.is_none())
+      penalize<kStripChannels>(wanted.penalties, first, end_of(strip) - first, context.at(y_) + row * y_.ld + first);
     for (std::int64_t i = 0; i < wanted.num_forbidden; i++)
       if (wanted.forbidden[i] / kStripChannels == strip) context.at(y_)[row * y_.ld + wanted.forbidden[i]] = -INFINITY;
   }
 }
 
-// The strip that reaches furthest most likely has the largest: what it has is what others must reach. Where that is forbidden
+// The strip that reaches furthest most likely has the largest: what it has is what others must reach. Where that is lowered
 // the ones behind it are looked at, too, and of a row that is drawn, since bounds with noise are close to one another.
 void Head::read_first(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen) {
   const float* y = context.at(y_) + row * y_.ld;
   float *reach = reach_of(context) + row * num_strips(), *keys = is_drawn(row) ? keys_of(context) + row * num_strips() : reach;
-  const std::int64_t most = is_drawn(row) || wanted_[row].num_forbidden > 0 ? kMostFirst : 1;
+  const std::int64_t most = is_drawn(row) || wanted_[row].is_lowered() ? kMostFirst : 1;
   seen.is_certain = true;
   seen.least = seen.best;
   std::int64_t count = 0;
@@ -252,7 +267,7 @@ void Head::read_first(const StepContext& context, Worker& worker, std::int64_t r
     read(context, worker, row, row + 1, strip);
     reach[strip] = keys[strip] = -INFINITY;
     const float largest =
-        is_drawn(row) ? context.kernels.screen_best(y + begin, strip, end_of(strip) - begin, draw_of(row, -INFINITY)).score
+        is_drawn(row) ? context.kernels.screen_best(y + begin, strip, end_of(strip) - begin, draw_of(context, row, -INFINITY)).score
                       : *std::max_element(y + begin, y + end_of(strip));
     seen.least = std::max(seen.least, largest);
   }
@@ -266,7 +281,7 @@ std::int32_t Head::best_of(const StepContext& context, std::int64_t row) const {
   for (std::int64_t strip = 0; strip < num_strips(); strip++) {
     if (reach[strip] != -INFINITY) continue;
     const std::int64_t begin = strip * kStripChannels;
-    const Candidate one = context.kernels.screen_best(y + begin, strip, end_of(strip) - begin, draw_of(row, best.score));
+    const Candidate one = context.kernels.screen_best(y + begin, strip, end_of(strip) - begin, draw_of(context, row, best.score));
     if (one.id >= 0) best = one;
   }
   return best.id;

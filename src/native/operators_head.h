@@ -100,6 +100,11 @@ class Head final : public Operator {
   // their noise. -infinity where the strip was read.
   float* reach_of(const StepContext& context) const;
   float* keys_of(const StepContext& context) const { return reach_of(context) + context.rows(y_) * num_strips(); }
+  // Of a row of the step, [strips]: whether requests take something from the strip's logits.
+  std::uint8_t* lowered_of(const StepContext& context, std::int64_t row) const {
+    return reinterpret_cast<std::uint8_t*>(keys_of(context) + context.rows(y_) * num_strips()) + row * num_strips();
+  }
+  void mark_lowered(const Wanted& wanted, std::uint8_t* lowered) const;
   void read_first(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen);
   bool is_drawn(std::int64_t row) const { return wanted_[row].kind == Wanted::Kind::drawn; }
   std::int64_t end_of(std::int64_t strip) const { return std::min((strip + 1) * kStripChannels, part_.matrix.n); }
@@ -109,9 +114,9 @@ class Head final : public Operator {
   std::int32_t best_of(const StepContext& context, std::int64_t row) const;
   void find_winner(const StepContext& context, std::int64_t row, Seen& seen) const;
   void certify(const StepContext& context, std::int64_t row, Seen& seen) const;
-  ScreenDraw draw_of(std::int64_t row, float best) const {
+  ScreenDraw draw_of(const StepContext& context, std::int64_t row, float best) const {
     const Wanted& one = wanted_[row];
-    return {one.temperature, one.seed, one.position, best, one.forbidden, one.num_forbidden};
+    return {one.temperature, one.seed, one.position, best, one.is_lowered() ? lowered_of(context, row) : nullptr};
   }
   // Of a thread: room for three rows.
   float* floats_of(const StepContext& context, const Worker& worker) const;

@@ -9,16 +9,28 @@ namespace {
 // Between these temperatures what divides logits loses nothing of them that filter_bounds.cpp has no room for.
 constexpr float kLeastTemperature = 1e-3f, kMostTemperature = 1e3f;
 
-// So few forbidden tokens are looked for wherever a strip is read.
-constexpr std::int64_t kMostForbidden = 16;
+// So few forbidden tokens are looked for wherever a strip is read, and so few of which something is taken.
+constexpr std::int64_t kMostForbidden = 16, kMostPenalized = 4096;
 
-// position: of the token to come.
-Wanted wanted_of(const SamplingArgs& args, std::int64_t position) {
+Penalties penalties_of(const SamplingArgs& args, const std::vector<std::int32_t>& tokens) {
+  Penalties out{args.repetition_penalty, args.frequency_penalty, args.presence_penalty};
+  const auto all = static_cast<std::int64_t>(tokens.size());
+  const std::int64_t first = args.penalty_last_n < 0 ? 0 : std::max<std::int64_t>(0, all - args.penalty_last_n);
+  out.tokens = tokens.data() + first;
+  out.num_tokens = all - first;
+  out.num_prompt = std::clamp<std::int64_t>(args.num_prompt - first, 0, out.num_tokens);
+  return out;
+}
+
+// tokens: of the row.
+Wanted wanted_of(const SamplingArgs& args, const std::vector<std::int32_t>& tokens) {
   using Kind = Wanted::Kind;
-  const bool adjusts = args.repetition_penalty != 1 || args.frequency_penalty != 0 || args.presence_penalty != 0 ||
-                       args.dry_multiplier != 0 || args.no_repeat_ngram != 0 || args.bias_ids.size != 0 ||
+  const auto position = static_cast<std::int64_t>(tokens.size());  // of the token to come
+  const Penalties penalties = penalties_of(args, tokens);
+  const bool raises = !penalties.is_none() && (!penalties.only_lower() || penalties.num_tokens > kMostPenalized);
+  const bool adjusts = raises || args.dry_multiplier != 0 || args.no_repeat_ngram != 0 || args.bias_ids.size != 0 ||
                        args.bad_ends.size != 0 || args.limits_allowed;
-  const bool forbids = static_cast<std::int64_t>(position) - args.num_prompt < args.min_tokens && args.stop_ids.size > 0;
+  const bool forbids = position - args.num_prompt < args.min_tokens && args.stop_ids.size > 0;
   const bool scores = args.num_logprobs >= 0 || args.num_prompt_logprobs >= 0;
   const bool looks_at_all = args.dynatemp_range > 0 || args.top_n_sigma > 0 || args.typical_p < 1 ||
                             args.xtc_probability > 0 || args.mirostat_tau > 0;
@@ -29,6 +41,7 @@ Wanted wanted_of(const SamplingArgs& args, std::int64_t position) {
     out.forbidden = args.stop_ids.data;
     out.num_forbidden = args.stop_ids.size;
   }
+  out.penalties = penalties;
   if (args.temperature == 0) {
     out.kind = Kind::largest;
     return out;
@@ -98,7 +111,7 @@ void Program::plan_wanted() {
   for (const SampleItem& item : items_) {
     const Row& row = rows_.open_row(samples_[static_cast<std::size_t>(item.sample)].row);
     Wanted& wanted = wanted_[static_cast<std::size_t>(item.logits_row)];
-    if (!item.scores) wanted = wanted_of(row.sampling.args, static_cast<std::int64_t>(row.tokens.size()));
+    if (!item.scores) wanted = wanted_of(row.sampling.args, row.tokens);
     if (item.scores || wanted.kind == Wanted::Kind::all) return wanted_.clear();
   }
 }
@@ -117,10 +130,12 @@ void Program::sample_rows(const StepContext& context, Worker& worker) {
       std::int64_t count = logits_.width;
       const bool is_sparse = head_ && head_->is_sparse(item.logits_row), is_drawn = is_sparse && args.temperature != 0;
       std::int32_t winner = -1;
-      if (is_sparse) {  // what must not come has been hidden there
+      if (is_sparse) {  // what is taken from logits has been taken
         if (is_drawn) winner = head_->winner(context, item.logits_row);
         count = head_->gather(context, item.logits_row);
         args.stop_ids = {};
+        args.repetition_penalty = 1;
+        args.frequency_penalty = args.presence_penalty = 0;
         args.temperature = 0;
       }
       kernels_.sample(args, logits, count, row.tokens.data(), static_cast<std::int64_t>(row.tokens.size()), worker.scratch,

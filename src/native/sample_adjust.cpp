@@ -4,15 +4,11 @@
 // only the tokens that it speaks of.
 #include <cmath>
 
+#include "penalties.h"
 #include "sample_parts.h"
 
 namespace ridgeline::RIDGELINE_ISA {
 namespace {
-
-void change(float& x, float value) {
-  if (x == -INFINITY) return;
-  x = value > kLargest ? kLargest : value < kLowest ? kLowest : value;
-}
 
 // The row's tokens from the last to the first.
 struct Backwards {
@@ -161,14 +157,12 @@ void adjust(const SamplingArgs& args, const std::int32_t* tokens, std::int64_t n
   const std::int64_t first_answer = first > args.num_prompt ? first : args.num_prompt;
   if (args.repetition_penalty != 1)
     for_each_distinct(tokens + first, num_tokens - first, vocab, marks, [&](std::int32_t id, std::int32_t) {
-      // Positive logits divided, others multiplied (Keskar et al. 2019).
-      change(x[id], x[id] > 0 ? x[id] / args.repetition_penalty : x[id] * args.repetition_penalty);
+      penalize_repeated(x[id], args.repetition_penalty);
     });
   if ((args.frequency_penalty != 0 || args.presence_penalty != 0) && num_tokens > first_answer)
     for_each_distinct(tokens + first_answer, num_tokens - first_answer, vocab, marks,
                       [&](std::int32_t id, std::int32_t times) {
-                        const float frequent = args.frequency_penalty * static_cast<float>(times);
-                        change(x[id], x[id] - frequent - args.presence_penalty);
+                        penalize_counted(x[id], args.frequency_penalty, args.presence_penalty, times);
                       });
   const Backwards row = {tokens + num_tokens, num_tokens};
   if (args.dry_multiplier != 0 && args.dry_last_n != 0) dry(args, row, x, vocab, marks, scratch.lengths);

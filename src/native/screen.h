@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "linear.h"
+#include "penalties.h"
 
 namespace ridgeline {
 
@@ -73,17 +74,20 @@ struct Wanted {
   float top_p = 1.0f, min_p = 0.0f;
   const std::int32_t* forbidden = nullptr;  // channels that are not to come
   std::int64_t num_forbidden = 0;
+  Penalties penalties{};  // which only lower
 
+  // Whether logits of some channels are less than the weights say.
+  bool is_lowered() const { return num_forbidden > 0 || !penalties.is_none(); }
   bool is_filtered() const { return kind == Kind::drawn && (top_k > 0 || top_p < 1 || min_p > 0); }
 };
 
-// A row's noise, and the score that a channel must have with it; channels that are not to come.
+// A row's noise, and the score that a channel must have with it; lowered: of each strip, whether some of its logits are less
+// than the weights say; or null.
 struct ScreenDraw {
   float temperature;
   std::uint64_t seed, position;
   float best;
-  const std::int32_t* forbidden;
-  std::int64_t num_forbidden;
+  const std::uint8_t* lowered;
 };
 
 // Where weights are read from that are not packed.

@@ -5,17 +5,7 @@
 #include "simd.h"
 
 namespace ridgeline::RIDGELINE_ISA {
-namespace {
-
 static_assert(kLuckyIds == kStripChannels && kStripChannels % kWidth == 0);
-
-bool is_forbidden(const ScreenDraw& draw, std::int64_t strip) {
-  for (std::int64_t i = 0; i < draw.num_forbidden; i++)
-    if (draw.forbidden[i] / kStripChannels == strip) return true;
-  return false;
-}
-
-}  // namespace
 
 Candidate screen_best(const float* y, std::int64_t strip, std::int64_t n, const ScreenDraw& draw) {
   Noise noise(draw.seed, draw.position);
@@ -45,7 +35,7 @@ float screen_drawn(const float* y, std::int64_t channels, const float* apart, co
   float best = draw.best;
   const auto look = [&](std::int64_t s) {
     const StripNoise tokens = noise.strip(first_strip + s);
-    const bool may_come = !is_forbidden(draw, first_strip + s);
+    const bool is_lowered = draw.lowered && draw.lowered[first_strip + s];
     const std::int64_t first = s * kStripChannels;
     const std::int64_t n = channels - first < kStripChannels ? channels - first : kStripChannels;
     const Vec further = all(beyond(strips[s], row));
@@ -62,7 +52,7 @@ float screen_drawn(const float* y, std::int64_t channels, const float* apart, co
         const int j = __builtin_ctz(open);
         const float key = tokens.noisy(highest[j], c + j), least = tokens.noisy(lowest[j], c + j);
         if (!(key <= keys[s]) && !std::isnan(keys[s])) keys[s] = key;
-        if (may_come && least > best && highest[j] < kLargest) best = least;
+        if (!is_lowered && least > best && highest[j] < kLargest) best = least;
       }
     }
   };

@@ -253,9 +253,10 @@ def test_what_it_never_saw_and_what_is_no_number(isa: str, name: str) -> None:
         RowSampling(temperature=0.7, seed=3, top_n_sigma=1.0),
         RowSampling(temperature=0.7, seed=3, mirostat_tau=5.0, mirostat_mu=10.0),
         RowSampling(temperature=1e-4, seed=3, min_p=0.1),
-        RowSampling(temperature=0.7, seed=3, presence_penalty=0.2),
+        RowSampling(temperature=0.7, seed=3, presence_penalty=-0.2),
         RowSampling(logit_bias=((77, 50.0),)),
-        RowSampling(repetition_penalty=1.3),
+        RowSampling(repetition_penalty=0.8),
+        RowSampling(frequency_penalty=-0.1),
         RowSampling(allowed_ids=(9, 8)),
         RowSampling(bad_words=((5,),)),
         RowSampling(min_tokens=4, stop_ids=tuple(range(17))),
@@ -359,6 +360,94 @@ def test_tokens_that_may_not_come_yet_do_not(temperature: float, name: str, isa:
             assert found == draw(plain, tokens, how)
             assert forbids != any(one.token_id in ends for one in found)
         assert cpu.screened[0] == before + 7 + rows
+
+
+PENALTIES = [
+    {"repetition_penalty": 1.2},
+    {"frequency_penalty": 0.4},
+    {"presence_penalty": 1.5, "penalty_last_n": 12},
+    {"repetition_penalty": 1.05, "frequency_penalty": 0.2, "presence_penalty": 0.3},
+    {"repetition_penalty": 1.1, "penalty_last_n": 20, "min_tokens": 900, "stop_ids": (64, 3700)},
+]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", ["Q8_0", "BF16"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        GREEDY,
+        RowSampling(temperature=0.8),
+        RowSampling(temperature=0.7, top_k=20, top_p=0.8),
+        RowSampling(temperature=1.1, min_p=0.05),
+    ],
+    ids=repr,
+)
+def test_what_their_tokens_take_from_rows(how: RowSampling, name: str, isa: str) -> None:
+    """Penalties of a prompt and an answer that have said what the row is about, some of it often:
+    the tokens of all logits, and other ones than without penalties.
+    """
+    rng = np.random.default_rng(17)
+    width, rows = 256, 16
+    x, w = activations(rng, rows, width), rng.standard_normal((CHANNELS, width)) * 0.05
+    histories = []
+    for i in range(rows):
+        likely = rng.integers(0, CHANNELS, 10)
+        for channel in likely:  # and some below 0
+            w[channel] = rng.uniform(8, 10) * x[i] / (x[i] @ x[i])
+        seen = rng.choice(likely[:7], 20 + 2 * i)
+        histories.append([*rng.integers(rows, CHANNELS, 10).tolist(), *seen.tolist(), i])
+    graph = head(name, CHANNELS, width)
+    table = np.zeros((CHANNELS, width), np.float32)
+    table[:rows] = x
+    sizes = {"num_blocks": 128, "max_rows": MOST_ROWS, "max_tokens_per_step": 1024}
+    cpu, plain = (
+        CpuExecutor(
+            of,
+            Stored({"table": table, "w": w}),
+            max_logits_per_step=64,
+            threads=2,
+            isa=isa,
+            learned_rows=2,
+            **sizes,
+        )
+        for of in (graph, _unscreened(graph))
+    )
+    learn(cpu, rows)
+
+    def answers(of: CpuExecutor, each: RowSampling, which: list[int]) -> list[int]:
+        """The last token of each history is computed in the step that draws."""
+        places = {row: tuple(range(4 * row, 4 * row + 4)) for row in range(len(which))}
+        for row, i in enumerate(which):
+            of.open_row(row, histories[i], replace(each, num_prompt=14, seed=each.seed + i))
+        before = [
+            PlanRow(row, len(histories[i]) - 1, 0, 0, places[row]) for row, i in enumerate(which)
+        ]
+        of.submit(StepPlan(tuple(before)))
+        of.collect()
+        of.submit(
+            StepPlan(
+                tuple(PlanRow(row, 1, len(histories[i]) - 1, 1, ()) for row, i in enumerate(which))
+            )
+        )
+        found = [one.token_id for one in of.collect().sampled]
+        for row in range(len(which)):
+            of.close_row(row)
+        return found
+
+    for penalties in PENALTIES:
+        each, differ = replace(how, **penalties), 0  # type: ignore[arg-type]
+        for seed in range(3):
+            each = replace(each, seed=100 * seed)
+            whole = answers(plain, each, list(range(rows)))
+            before = cpu.screened[0]
+            assert answers(cpu, each, list(range(rows))) == whole
+            assert [answers(cpu, each, [i])[0] for i in range(rows)] == whole
+            assert answers(cpu, each, [3, 9, 4]) == [whole[i] for i in (3, 9, 4)]
+            assert cpu.screened[0] > before
+            unpunished = answers(plain, replace(how, seed=each.seed), list(range(rows)))
+            differ += sum(a != b for a, b in zip(whole, unpunished, strict=True))
+        assert differ > 0
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q6_K"])
