@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,37 @@ def test_the_next_server_answers_what_one_before_it_began(tmp_path: Path) -> Non
             assert found["metadata"] == {"a": "b"}
         core.close()
         assert not list((tmp_path / "responses-begun").glob("*"))
+
+    asyncio.run(run())
+
+
+def test_what_was_told_to_have_ended_is_kept_by_a_server_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk that takes its time, the server's end comes between the two."""
+    keep = Store.keep
+
+    def slowly(store: Store, tenant: str, response: dict[str, Any], items: Any) -> None:
+        if response["status"] == "incomplete":  # by max_output_tokens
+            time.sleep(0.5)
+        keep(store, tenant, response, items)
+
+    monkeypatch.setattr(Store, "keep", slowly)
+
+    async def run() -> None:
+        core = tiny_core(state=tmp_path)
+        app = build_routes(core)
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            told = (await client.post("/v1/responses", json=BEHIND)).json()
+            found = await ended(client, told["id"])
+            assert found["status"] == "incomplete"
+        core.close()
+        assert not list((tmp_path / "responses-begun").glob("*"))
+        core = tiny_core(state=tmp_path)
+        app = build_routes(core)
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            assert (await client.get(f"/v1/responses/{told['id']}")).json() == found
+        core.close()
 
     asyncio.run(run())
 

@@ -45,6 +45,11 @@ class Running:
     log: EventLog | None
     task: asyncio.Task[None]
 
+    def interrupt(self) -> None:
+        """Unless it has ended, and is being kept."""
+        if self.builder.response["status"] in ("queued", "in_progress"):
+            self.task.cancel()
+
 
 class Background:
     """Owned by the event loop."""
@@ -134,19 +139,18 @@ class Background:
         one = self.running.get(response_id)
         if one is None or one.tenant != tenant:
             return
-        if one.builder.response["status"] in ("queued", "in_progress"):
-            one.task.cancel()  # else it has ended, and is being kept
+        one.interrupt()
         await asyncio.wait([one.task])
         if response_id in self.running:  # it had not begun
             await self._end(tenant, one.builder, one.items, one.log, one.builder.cancelled())
 
     async def stop(self) -> None:
-        """The server ends: what runs is left for the next one."""
+        """The server ends: what runs is left for the next one, what has ended is kept."""
         self._stopping = True
-        tasks = [one.task for one in self.running.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        left = list(self.running.values())
+        for one in left:
+            one.interrupt()
+        await asyncio.gather(*(one.task for one in left), return_exceptions=True)
 
     def _start(
         self, body: ResponsesBody, tenant: str, ask: Ask, items: Items, builder: ResponseBuilder
