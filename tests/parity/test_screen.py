@@ -48,7 +48,13 @@ def head(format_name: str, rows: int, width: int, channels: int = CHANNELS) -> G
 
 
 def executor(
-    graph: Graph, x: npt.NDArray[np.floating], w: npt.NDArray[np.floating], isa: str, threads: int
+    graph: Graph,
+    x: npt.NDArray[np.floating],
+    w: npt.NDArray[np.floating],
+    isa: str,
+    threads: int,
+    learned_rows: int = 2,
+    **limits: int,
 ) -> CpuExecutor:
     return CpuExecutor(
         graph,
@@ -56,8 +62,8 @@ def executor(
         max_logits_per_step=64,
         threads=threads,
         isa=isa,
-        learned_rows=2,
-        **LIMITS,
+        learned_rows=learned_rows,
+        **(LIMITS | limits),
     )
 
 
@@ -393,24 +399,15 @@ def test_what_their_tokens_take_from_rows(how: RowSampling, name: str, isa: str)
     histories = []
     for i in range(rows):
         likely = rng.integers(0, CHANNELS, 10)
-        for channel in likely:  # and some below 0
+        for channel in likely:
             w[channel] = rng.uniform(8, 10) * x[i] / (x[i] @ x[i])
         seen = rng.choice(likely[:7], 20 + 2 * i)
         histories.append([*rng.integers(rows, CHANNELS, 10).tolist(), *seen.tolist(), i])
     graph = head(name, CHANNELS, width)
     table = np.zeros((CHANNELS, width), np.float32)
     table[:rows] = x
-    sizes = {"num_blocks": 128, "max_rows": MOST_ROWS, "max_tokens_per_step": 1024}
     cpu, plain = (
-        CpuExecutor(
-            of,
-            Stored({"table": table, "w": w}),
-            max_logits_per_step=64,
-            threads=2,
-            isa=isa,
-            learned_rows=2,
-            **sizes,
-        )
+        executor(of, table, w, isa, 2, num_blocks=128, max_tokens_per_step=1024)
         for of in (graph, _unscreened(graph))
     )
     learn(cpu, rows)
@@ -466,17 +463,8 @@ def test_first_terms_tell_nearly_all(how: RowSampling, isa: str, name: str) -> N
             channel = (61 * i + 1300 * place) % CHANNELS
             w[channel] = near[place] + 12 * x[i] / (x[i] @ x[i]) * (1 + 1e-4 * place)
     graph = head(name, rows, width)
-    sizes = {"num_blocks": 80, "max_rows": 64, "max_tokens_per_step": 64}
     made = [
-        CpuExecutor(
-            of,
-            Stored({"table": x, "w": w}),
-            max_logits_per_step=64,
-            threads=2,
-            isa=isa,
-            learned_rows=8,
-            **sizes,
-        )
+        executor(of, x, w, isa, 2, learned_rows=8, num_blocks=80, max_rows=64)
         for of in (graph, _unscreened(graph))
     ]
     cpu, plain = made

@@ -45,7 +45,7 @@ PART_ROWS, SPILL_MARK, ACTIVATION_BYTES, SPILL_BYTES = 288, 256, 2, 1 * MIB
 # the share of strips that a row reads whose screen is activations' first terms, of more rows.
 TWO_TERM_ROWS, SCREENED_BY_TERMS = 2, 0.001
 # Where weights' first bytes are the screen, and not activations' first terms: two products of
-# three and as much beside them, and of more rows than elsewhere; some of fewer have none
+# four and as much beside them, and of more rows than elsewhere; some of fewer have none
 # (src/native/kernels_amx.cpp). Of the weight, what a row of up to so many reads after all, of texts
 # that could go on in any way.
 FIRST_BYTES_ISAS, FIRST_BYTES_SHARE, COPIED_ROWS, WHOLE_ROWS = ("amx",), 0.85, 16, (3, 4)
