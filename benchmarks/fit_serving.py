@@ -68,8 +68,8 @@ def write_profile(rows: Sequence[Row]) -> None:
     )
     FITTED.write_text(profile_text(replace(profile, source=source)), encoding="utf-8")
     print(
-        f"{len(measured)} rows; intervals {profile.spread:.3f}, "
-        f"{profile.spread_ttft:.3f}, {profile.spread_apart:.3f}"
+        f"{len(measured)} rows; intervals {profile.spread:.3f}, {profile.spread_ttft:.3f}; prompts "
+        f"elsewhere {profile.spread_tpot_apart:.3f}, {profile.spread_apart:.3f}"
     )
 
 

@@ -37,13 +37,9 @@ NAMES = {
 GPT_FAST_CONTEXT = 105.0
 # H800: an H100 whose NVLink has 400 GB/s both ways (DeepSeek-V3 technical report, 2024-12).
 H800_LINK = 200e9
-# Rows a rank keeps in flight where a source says only tokens a second for each user: 1850 / 21.
-DEEPSEEK_ROWS, DEEPSEEK_CONTEXT, DEEPSEEK_HIT = 1850.0 / 21.0, 4989.0, 0.563
-PREFILL_TOKENS = 16384.0
 # Seconds of the host a step in that engine: fitted to the table's sixteen H100 figures, whose
 # errors are not counted; what is scored is the A100 half.
 NEMO_STEP = 4.4e-3
-LMSYS_ROWS = 256.0  # of each rank, as the source's text has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +68,19 @@ def _chip(name: str) -> Chip:
 
 
 def published() -> tuple[Published, ...]:
-    rows = json.loads(gzip.decompress(FILE.read_bytes()))["rows"]
     found = []
-    for row in rows:
+    for row in published_rows():
         for wanted, table, predict in TABLES:
             if wanted in row["source"]:
                 found += _predicted(row, table, predict)
                 break
     return tuple(found)
+
+
+@cache
+def published_rows() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(gzip.decompress(FILE.read_bytes()))["rows"]
+    return rows
 
 
 # Whether figures that a constant was fitted to are given as well.
@@ -140,53 +141,6 @@ def _most(row: Mapping[str, Any]) -> tuple[str, float, float] | None:
     return label, stated, found.tokens_per_second / d.mesh.gpus
 
 
-def _large(row: Mapping[str, Any]) -> tuple[str, float, float] | None:
-    """Experts over many nodes. Exchanges hide behind work: the longer of the two counts. Over NICs
-    (DeepSeek, SGLang on H100) those of one half of a rank's rows behind the other half's, so that
-    all kernels run, and all weights are read, twice a step.
-    """
-    metrics, places = row["metrics"], re.search(r"EP(\d+)", row.get("parallelism", ""))
-    ranks = int(places[1]) if places else int(row.get("n_gpus", 0))
-    if row["hardware"] == "gb300" or not ranks or "128" in str(row.get("n_gpus")):
-        return None
-    precision = {"fp8": "fp8_block"}.get(row["precision"]["weights"], row["precision"]["weights"])
-    d = deployment(
-        row["model"], precision, "bf16", row["hardware"], Mesh(dp=ranks, ep=ranks), "sglang"
-    )
-    deepseek = "DeepSeek" in row["engine"]
-    if "input_tokens_per_s_per_gpu" in metrics and "output_tokens_per_s_per_gpu" not in metrics:
-        prompt = 4000.0 if deepseek else float(row["input_tokens"])
-        halves = 1 if row["hardware"] == "gb200" else 2
-        steps = uniform_steps(
-            d.windows,
-            prompts=ranks * PREFILL_TOKENS / prompt / halves,
-            prompt_tokens=prompt,
-        )
-        rate = PREFILL_TOKENS / _overlapped(d, steps, halves)
-        if deepseek:
-            rate /= 1.0 - DEEPSEEK_HIT
-        return f"EP{ranks}, input tokens/s/GPU", metrics["input_tokens_per_s_per_gpu"], rate
-    rows = DEEPSEEK_ROWS if deepseek else LMSYS_ROWS
-    context = DEEPSEEK_CONTEXT if deepseek else float(row["input_tokens"]) + 100.0
-    if row["hardware"] == "gb200":
-        rows = min(768.0, d.room.rows(context))
-    halves = 1 if row["hardware"] == "gb200" else 2
-    steps = uniform_steps(d.windows, decode=ranks * rows / halves, context=context)
-    stated = metrics.get("output_tokens_per_s_per_gpu")
-    if stated is None or "input_tokens_per_s_per_gpu" in metrics:
-        return None
-    return f"EP{ranks}, output tokens/s/GPU", stated, rows / _overlapped(d, steps, halves)
-
-
-def _overlapped(d: Deployment, half: Any, halves: int) -> float:
-    """Seconds of a step whose rows go in so many parts, each `half`."""
-    pieces = d.pieces(half)
-    each = halves * piece_seconds(pieces, d.profile)
-    sent = pieces.link_bytes > 0
-    device = max(float(each[sent].sum()), float(each[~sent].sum()))
-    return float(d.with_host(np.array([device]), half)[0])
-
-
 def _device(d: Deployment, rows: float, context: float) -> float:
     pieces = d.pieces(uniform_steps(d.windows, decode=rows, context=context))
     return float(piece_seconds(pieces, d.profile).sum())
@@ -205,16 +159,13 @@ def _deployed(row: Mapping[str, Any], kv: str, engine: str = "trtllm") -> Deploy
     return deployment(row["model"], precision, kv, row["hardware"], mesh, engine)
 
 
-GPT_FAST, NEMO, MOST, LARGE = (
+GPT_FAST, NEMO, MOST = (
     "gpt-fast, batch 1, tokens/s",
     "NeMo, fixed batch, A100, ms",
     "TensorRT-LLM, most output tokens/s/GPU",
-    "DeepSeek's day and large EP",
 )
 TABLES: tuple[tuple[str, str, Predict], ...] = (
     ("gpt-fast", GPT_FAST, _gpt_fast),
     ("NeMo", NEMO, _nemo),
     ("TensorRT-LLM", MOST, _most),
-    ("DeepSeek open-infra", LARGE, _large),
-    ("LMSYS", LARGE, _large),
 )

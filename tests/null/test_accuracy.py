@@ -27,6 +27,7 @@ from serving_sweeps import (  # noqa: E402
     places_of_capped,
     split_of,
 )
+from wide_experts import wide_experts  # noqa: E402
 
 from ridgeline.cost.chip import Mesh  # noqa: E402
 from ridgeline.cost.profile import load_profile  # noqa: E402
@@ -80,6 +81,16 @@ def test_drawn_halves_are_told_as_they_were_scored() -> None:
         middle, low, high = over_eight_of_ten(splits, name)
         assert low <= middle <= high
         assert middle == pytest.approx(median(split[name] for split in splits))
+
+
+def test_experts_over_many_ranks_are_told_as_they_are_predicted() -> None:
+    found = wide_experts()
+    assert len(found) > 20
+    for one in found:
+        assert one.predicted is not None
+        error = one.predicted / one.stated - 1
+        assert f"| {one.what} | {one.stated:.0f} | {one.predicted:.0f} | {error:+.0%} |" in PAGE
+        assert abs(error) < 0.25, one.what
 
 
 def test_what_is_held_out_was_not_fitted() -> None:

@@ -21,7 +21,14 @@ from ridgeline.cost.steps import uniform_steps
 from ridgeline.engine.schedule.state import Limits, SchedulerState
 from ridgeline.errors import RidgelineError
 from ridgeline.model.configurations import load_configuration
-from ridgeline.plan.fit import Measurement, cross_validated, errors_of, fit, with_spreads
+from ridgeline.plan.fit import (
+    Measurement,
+    cross_validated,
+    errors_of,
+    few_groups,
+    fit,
+    with_spreads,
+)
 from ridgeline.plan.fleet import Fleet
 from ridgeline.plan.load import Lengths, closed
 from ridgeline.plan.simulate import simulate_fleet
@@ -252,13 +259,28 @@ def test_a_profile_is_found_back_from_its_own_predictions() -> None:
         for i, m in enumerate(measured)
     ]
     apart = with_spreads(found, parted, tpot, far)
-    assert apart.spread_apart == pytest.approx(1.5)
+    assert apart.spread_apart == pytest.approx(1.5 * few_groups(1))
     assert apart.spread_ttft < 1.0
-    # Few groups say little of the next: of one, the largest error counts; of three, all but few.
-    alone = np.where(np.arange(len(tpot)) == 0, 0.9, tpot)
-    assert with_spreads(found, measured[:12], alone[:12], ttft[:12]).spread == pytest.approx(0.9)
+    wide = with_spreads(found, parted, np.where(np.arange(len(tpot)) < 12, 0.4, tpot), far)
+    assert wide.spread_tpot_apart == pytest.approx(0.4 * few_groups(1))
+    assert wide.spread < 0.2
+    assert wide.spreads(apart=True) == (wide.spread_tpot_apart, wide.spread_apart)
+    assert wide.spreads(apart=False) == (wide.spread, wide.spread_ttft)
     near = fit(measured, PUBLISHED, temper=0.5, near=found)
     assert near.values == pytest.approx(found.values, rel=0.02)
+
+
+def test_few_groups_say_little_of_the_next() -> None:
+    """Intervals of a normal kind that so many draws of it tell hold the next in 80 of 100."""
+    factors = [few_groups(count) for count in (1, 2, 3, 5, 10, 30, 1000)]
+    assert factors == sorted(factors, reverse=True)
+    assert factors[-1] == pytest.approx(1.0, abs=2e-3)
+    rng = np.random.default_rng(0)
+    for count in (3, 5, 20):
+        draws = rng.normal(size=(100_000, count + 1))
+        told = 1.2816 * draws[:, :count].std(1, ddof=1) * few_groups(count)
+        inside = np.abs(draws[:, count] - draws[:, :count].mean(1)) <= told
+        assert inside.mean() == pytest.approx(0.8, abs=0.01)
 
 
 def test_prompts_computed_elsewhere_are_handed_over() -> None:

@@ -352,6 +352,7 @@ def _pieces(d: Deployment, steps: Steps) -> Pieces:
     is_sampled = (sampled > 0).astype(np.float64)
 
     zeros = np.zeros(n)
+    mixture = float(max(line.experts for line in lines))
     columns: dict[str, list[Array]] = {name: [] for name in _COLUMNS}
     for line in lines:
         flops = np.array(line.flops) @ sums
@@ -360,13 +361,18 @@ def _pieces(d: Deployment, steps: Steps) -> Pieces:
         count, per_expert = np.full(n, float(line.count)), zeros
         if line.sampled_only:
             weights, count = weights * is_sampled, count * is_sampled
+        if line.top_k:
+            per_expert = all_tokens * line.top_k / mixture
         if line.kind == "experts":
-            per_expert = all_tokens * line.top_k / line.experts
             flops = line.flops[1] * all_tokens / mesh.ranks
             weights = weights / mesh.ranks
             moved = line.moved_bytes[1] * all_tokens / mesh.ranks
         window = line.window
         attends = line.kind == "attention"
+        if line.expand_flops:
+            # Negative where tables ask for prompts that read nothing, not even their own tokens.
+            cached = steps.prefill_read[window] - steps.prefill_tokens
+            flops = np.maximum(flops + line.expand_flops * cached * prefill_share, 0.0)
         columns["flops"].append(flops)
         columns["weight_bytes"].append(weights)
         columns["moved_bytes"].append(moved)
@@ -424,7 +430,7 @@ def _pieces(d: Deployment, steps: Steps) -> Pieces:
         domain=np.repeat(routes.domain, n),
         far=np.repeat(routes.far, n),
         crossing=np.repeat(routes.crossing, n),
-        experts=each([float(line.experts) for line in lines]),
+        experts=each([mixture if line.top_k else 0.0 for line in lines]),
         peak=each([chip.peaks[a] for a in arithmetic]),
         peak_bf16=each([chip.peaks[arithmetic_of("bf16", chip.peaks)]] * len(lines)),
         memory=each([chip.memory_bytes_per_second] * len(lines)),

@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.cost.collectives import Routes, collective_seconds, message_of, shots_of
+from ridgeline.cost.collectives import (
+    COLLECTIVES,
+    Routes,
+    collective_seconds,
+    message_of,
+    shots_of,
+)
 from ridgeline.cost.engines import ENGINES, ERA_TITLES, ERAS
 from ridgeline.cost.lines import KINDS
 
@@ -27,6 +33,11 @@ EXPERT_FAMILIES = ("bf16", "fp8", "fp8", "fp4", "w4a16", "w4a16")
 ARITHMETICS = ("bf16", "fp8", "fp4")
 # Ranks from which engines place copies of popular experts.
 PLACED = 16
+# Of the variation of how popular experts are, what copies leave, since they are placed by what was
+# popular before. SGLang's prompts on 32 H100, copies placed by the same data: 50,302 tokens/s a
+# node, and 59,337 if tokens are sent to all experts alike (LMSYS, large-scale EP, 2025-05-05). So
+# the busiest rank has 1.3 times the mean, as the experts of our step would have to slow it down.
+LEFT_WHERE_PLACED = 0.085
 # The year of Blackwell, whose kernels reach less of its peaks than Hopper's of theirs.
 NEW_SINCE = 2025
 # Kernels that turn 4 or 8 bits to BF16 (Marlin) multiply by Ampere's instructions (mma.sync), which
@@ -36,6 +47,7 @@ TURNED_ON_NEW = 0.5
 _TURNED = tuple(FAMILIES.index(family) for family in ("w4a16", "w8a16"))
 _EXPERTS = KINDS.index("experts")
 _ATTENTION = KINDS.index("attention")
+_ALL_TO_ALL = COLLECTIVES.index("all_to_all")
 TRTLLM = ENGINES.index("trtllm")
 
 
@@ -44,7 +56,7 @@ class Profile:
     """Efficiencies and overheads, by name; `MEANINGS` says what each is. source: where from.
 
     spread, spread_ttft: half the width of the 80 % interval of a time per token, and to the first
-    one, as logs; spread_apart: of the latter where prompts are computed elsewhere.
+    one, as logs; spread_tpot_apart, spread_apart: the same where prompts are computed elsewhere.
     """
 
     name: str
@@ -53,9 +65,16 @@ class Profile:
     spread: float = 0.3
     spread_ttft: float = 0.6
     spread_apart: float = 1.2
+    spread_tpot_apart: float = 0.3
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]
+
+    def spreads(self, apart: bool) -> tuple[float, float]:
+        """Of a time per token, and to the first. apart: whether prompts are computed elsewhere."""
+        if apart:
+            return self.spread_tpot_apart, self.spread_apart
+        return self.spread, self.spread_ttft
 
     def table(self, prefix: str, names: tuple[str, ...]) -> Array:
         return np.array([self.values[f"{prefix}.{name}"] for name in names])
@@ -70,8 +89,9 @@ class Pieces:
     decode_bytes, prefill_bytes: of attention. peak, peak_bf16: operations per second; memory, link:
     bytes per second. ways: ranks of a collective, or that part experts; collective: an index in
     COLLECTIVES; in_switch: whether the link's switch adds; near, domain, far, crossing: `Routes` of
-    an all-to-all. latent: attention of latents; new: on a chip of NEW_SINCE or later. per_expert:
-    tokens that an expert has on average; weight_bytes are of all there are.
+    an all-to-all. latent: attention of latents; new: on a chip of NEW_SINCE or later. experts,
+    per_expert: of a mixture and of what takes tokens to it: how many there are, and tokens that one
+    has on average; weight_bytes are of all there are.
     engine: an index in ENGINES; slow: experts without kernels made for
     them. steps: the step of an entry.
     """
@@ -223,8 +243,8 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
     reading = weights_read(pieces, profile) / (pieces.memory * stream)
     moving = pieces.moved_bytes / (pieces.memory * profile["moved.stream"])
     busiest = imbalance(pieces.ways, pieces.per_expert, pieces.experts, profile["experts.skew"])
-    busiest = busiest * filled_up(pieces.per_expert, touched, profile["experts.tile"])
-    computing = pieces.flops * np.where(is_experts, busiest, 1.0) / (pieces.peak * compute)
+    filled = busiest * filled_up(pieces.per_expert, touched, profile["experts.tile"])
+    computing = pieces.flops * np.where(is_experts, filled, 1.0) / (pieces.peak * compute)
     seconds = both(computing, reading + moving, p) + pieces.count * floors[pieces.kind]
     attending = profile.table("floor.attention", ENGINES)[pieces.engine]
     # Of latents, the two products that are absorbed around it are kernels of their own.
@@ -254,7 +274,8 @@ def piece_seconds(pieces: Pieces, profile: Profile) -> Array:
         p,
     )
     count = np.maximum(pieces.count, 1.0)
-    sent = pieces.link_bytes / count
+    # An all-to-all waits for the rank that most tokens come to.
+    sent = pieces.link_bytes / count * np.where(pieces.collective == _ALL_TO_ALL, busiest, 1.0)
     seconds += pieces.count * collective_seconds(
         pieces.collective,
         sent,
@@ -306,10 +327,11 @@ def imbalance(ways: Array, per_expert: Array, experts: Array, skew: float) -> Ar
     """How much more than the mean the busiest of `ways` ranks, each with its own experts, computes:
     ranks' loads vary by how popular their experts are and by the draw of `per_expert` tokens, and
     the largest of n such is about sqrt(2 ln n) deviations above the mean. From PLACED ranks on,
-    popular experts are taken to have copies (DeepSeek's load balancer): only the draw is left.
+    popular experts are taken to have copies (DeepSeek's load balancer), which leave some of it.
     """
     mean = np.maximum(per_expert * experts / np.maximum(ways, 1.0), 1e-9)
-    varied = np.where(ways < PLACED, skew * ways / np.maximum(experts, 1.0), 0.0) + 1.0 / mean
+    left = np.where(ways < PLACED, 1.0, LEFT_WHERE_PLACED)
+    varied = left * skew * ways / np.maximum(experts, 1.0) + 1.0 / mean
     return np.minimum(ways, 1.0 + np.sqrt(2.0 * np.log(np.maximum(ways, 1.0)) * varied))
 
 

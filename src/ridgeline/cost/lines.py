@@ -70,9 +70,10 @@ class Line:
     arithmetic, values read and written, bytes that a rank sends. weight_bytes: read in every step
     (of experts: if all were touched). ways: ranks of a collective. window: of the cache that it
     reads; decode_pair_flops, prefill_pair_flops: of a pair that attends; token_bytes: of a token
-    read. experts, top_k: of a mixture, and of what takes tokens to it; T of experts are the tokens
-    of all ranks. sampled_only: not run in a step that samples nothing. collective: of COLLECTIVES.
-    latent: of attention, whether it is of latents (MLA).
+    read; expand_flops: of a token that was cached before a prompt's new ones. experts, top_k: of a
+    mixture, and of what takes tokens to it; T of experts are the tokens of all ranks. sampled_only:
+    not run in a step that samples nothing. collective: of COLLECTIVES. latent: of attention,
+    whether it is of latents (MLA).
     """
 
     name: str
@@ -88,6 +89,7 @@ class Line:
     decode_pair_flops: float = 0.0
     prefill_pair_flops: float = 0.0
     token_bytes: float = 0.0
+    expand_flops: float = 0.0
     experts: int = 0
     top_k: int = 0
     sampled_only: bool = False
@@ -177,21 +179,24 @@ def _attention(line: Line, node: Node, count: int, indexer: Indexer | None) -> L
         if op.blocks is not None:
             window = op.blocks.top * op.blocks.tokens
     else:
-        # An answer attends to latents; a prompt makes heads of them first, which costs less there.
+        # An answer attends to latents; a prompt makes heads of them first, which costs less there,
+        # of those that it finds in the cache as well.
         rank = state.value_dim
         decode = per_pair * (2 * rank + op.rope_dim)
         prefill = per_pair * (op.nope_dim + op.rope_dim + op.value_dim)
         if indexer is not None:  # each query has tokens of its own: kernels score their latents
             window, prefill = indexer.top_k, decode
-    expand = sum(w.num_elements for w in node.weights) if isinstance(op, LatentAttention) else 0
+    elements = sum(w.num_elements for w in node.weights) if isinstance(op, LatentAttention) else 0
+    expand = float(FLOPS_PER_MULTIPLY_ADD * elements * count)
     return _as(
         line,
         kind="attention",
         window=window,
-        flops=(0.0, FLOPS_PER_MULTIPLY_ADD * expand * count, 0.0, 0.0),
+        flops=(0.0, expand, 0.0, 0.0),
         decode_pair_flops=decode,
         prefill_pair_flops=prefill,
         token_bytes=count * state.bytes_per_token,
+        expand_flops=expand if indexer is None else 0.0,
         latent=isinstance(op, LatentAttention),
     )
 

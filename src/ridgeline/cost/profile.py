@@ -16,7 +16,7 @@ from ridgeline.cost.efficiency import MEANINGS, PUBLISHED, Profile
 from ridgeline.errors import RidgelineError
 
 PACKAGED = ("fitted",)
-HEADS = ("name", "source", "spread", "spread_ttft", "spread_apart")
+HEADS = ("name", "source", "spread", "spread_ttft", "spread_apart", "spread_tpot_apart")
 
 
 @cache
@@ -59,8 +59,9 @@ def read_profile(text: str, where: str) -> Profile:
             raise RidgelineError(f"{where}: {name} = {value!r}: {least:g} to {most:g} ({what})")
         numbers[name] = float(value)
     heads = {key: table.get(key) for key in HEADS}
-    if heads["spread_apart"] is None:
-        heads["spread_apart"] = PUBLISHED.spread_apart
+    for name in ("spread_apart", "spread_tpot_apart"):
+        if heads[name] is None:
+            heads[name] = getattr(PUBLISHED, name)
     spreads = [heads[name] for name in HEADS[2:]]
     for spread in spreads:
         if not isinstance(spread, int | float) or not (isfinite(spread) and 0 < spread < 5):
@@ -72,6 +73,7 @@ def read_profile(text: str, where: str) -> Profile:
         float(spreads[0]),  # type: ignore[arg-type]
         float(spreads[1]),  # type: ignore[arg-type]
         float(spreads[2]),  # type: ignore[arg-type]
+        float(spreads[3]),  # type: ignore[arg-type]
     )
 
 

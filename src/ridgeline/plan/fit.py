@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from math import exp, log
+from math import exp, log, sqrt
+from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -143,25 +145,44 @@ def cross_validated(
 def with_spreads(
     profile: Profile, measured: Sequence[Measurement], tpot: Array, ttft: Array
 ) -> Profile:
-    """The profile with intervals as wide as the errors of what it was not fitted to; of TPOT
-    whether prompts are computed elsewhere or not, of first tokens each by itself.
+    """The profile with intervals as wide as the errors of what it was not fitted to; where prompts
+    are computed elsewhere, and where they are not, each by itself.
 
-    Of G groups' errors a share of COVERED (1 + 1 / G) is taken, so that the next group, which is
-    one more of the like, is covered as often as is said (split conformal prediction). It is groups
-    that are alike, so each counts as much as any other, however many rows it has.
+    It is groups that are alike, so each counts as much as any other, however many rows it has, and
+    what G of them say of the next is less sure the fewer they are: `few_groups`.
     """
     apart = np.array([m.case.prefill is not None for m in measured])
-    widths = [profile.spread, profile.spread_ttft, profile.spread_apart]
-    every = np.ones(len(measured), bool)
-    for index, (errors, of) in enumerate(((tpot, every), (ttft, ~apart), (ttft, apart))):
+    widths: dict[str, Any] = {}
+    for name, errors, of in (
+        ("spread", tpot, ~apart),
+        ("spread_ttft", ttft, ~apart),
+        ("spread_tpot_apart", tpot, apart),
+        ("spread_apart", ttft, apart),
+    ):
         known = of & ~np.isnan(errors)
         if known.any():
             rows = Counter(m.group for m, is_known in zip(measured, known, strict=True) if is_known)
-            share = min(1.0, COVERED * (1.0 + 1.0 / len(rows)))
             weights = np.array([1.0 / rows[m.group] if m.group in rows else 0.0 for m in measured])
-            found = _quantile(np.abs(errors[known]), weights[known], share)
-            widths[index] = max(LEAST_SPREAD, found)
-    return replace(profile, spread=widths[0], spread_ttft=widths[1], spread_apart=widths[2])
+            found = _quantile(np.abs(errors[known]), weights[known], COVERED)
+            widths[name] = max(LEAST_SPREAD, found * few_groups(len(rows)))
+    return replace(profile, **widths)
+
+
+def few_groups(count: int) -> float:
+    """How much wider an interval is whose width so many groups tell: of the next one of a normal
+    kind, by Student's t of count - 1 degrees, beside a normal's own quantile (its expansion by
+    Cornish and Fisher, within 0.3 %). Fewer than three tell nothing of the spread of groups: they
+    have two degrees, too.
+    """
+    z = NormalDist().inv_cdf((1.0 + COVERED) / 2.0)
+    degrees = max(2, count - 1)
+    t = (
+        z
+        + (z**3 + z) / (4.0 * degrees)
+        + (5.0 * z**5 + 16.0 * z**3 + 3.0 * z) / (96.0 * degrees**2)
+        + (3.0 * z**7 + 19.0 * z**5 + 17.0 * z**3 - 15.0 * z) / (384.0 * degrees**3)
+    )
+    return float(t / z * sqrt(1.0 + 1.0 / max(2, count)))
 
 
 def _quantile(values: Array, weights: Array, share: float) -> float:

@@ -204,6 +204,7 @@ def _choice(
     gpus = d.mesh.gpus * (p + w) * replicas
     context = asked.input_tokens + asked.output_tokens // 2
     rows = max(1, round(point.in_flight / w))
+    of_itl, of_ttft = d.profile.spreads(apart=p > 0)
     return Choice(
         accelerator=accelerator,
         deployment=d,
@@ -223,8 +224,8 @@ def _choice(
         tpot=point.tpot,
         delta=point.delta,
         request_seconds=1.0 / point.rate,
-        spread=exp(d.profile.spread),
-        spread_ttft=exp(d.profile.spread_ttft),
+        spread=exp(of_itl),
+        spread_ttft=exp(of_ttft),
         usd_per_hour=price_of(accelerator, gpus, asked.price_class),
         binds=d.step_seconds(StepShape.decode(rows, context)).binds if rate is not None else "",
         input_tokens=asked.input_tokens,

@@ -310,9 +310,10 @@ def closed_loop(case: Case) -> Steady:
     profile = case.deployment.profile
     solved = cases.solve(profile)
     tpot, ttft, rate = (float(x[0]) for x in (solved.tpot, solved.ttft, solved.requests_per_second))
+    of_tpot, of_ttft = profile.spreads(apart=case.prefill is not None)
     return Steady(
-        _around(ttft, ttft_spread(case)),
-        _around(tpot, profile.spread),
+        _around(ttft, of_ttft),
+        _around(tpot, of_tpot),
         rate * load.output_tokens,
         rate,
         float(solved.rows[0]),
@@ -356,14 +357,8 @@ def open_loop(case: Case, requests_per_second: float) -> Steady | None:
     solved = Cases((case,)).solve(case.deployment.profile)
     busy = min(0.98, requests_per_second * float(solved.delta[0]))
     wait = busy / (2.0 * (1.0 - busy)) * float(solved.delta[0])
-    ttft = _around(found.ttft.value + wait, ttft_spread(case))
-    return replace(found, ttft=ttft)
-
-
-def ttft_spread(case: Case) -> float:
-    """Half the width of its interval: wider where prompts are computed elsewhere."""
-    profile = case.deployment.profile
-    return profile.spread_ttft if case.prefill is None else profile.spread_apart
+    _of_tpot, of_ttft = case.deployment.profile.spreads(apart=case.prefill is not None)
+    return replace(found, ttft=_around(found.ttft.value + wait, of_ttft))
 
 
 def _around(value: float, spread: float) -> Interval:
