@@ -18,10 +18,22 @@ constexpr double kMassSlack = 1e-4, kRounded = 0x1p-24, kRoundings = 8;
 // What is so far below the winner adds nothing.
 constexpr float kDepth = 16.0f;
 
+float rounded_down(float logit) { return logit - kSlack * std::fabs(logit) - kLeastSlack; }
+
 }  // namespace
 
+bool leaves_few(const Wanted& wanted) {
+  return wanted.top_k > 0 ? wanted.top_k <= kMostKept : wanted.top_p >= 1 && wanted.min_p > 0;
+}
+
+float least_left(const Wanted& wanted, float known) {
+  if (wanted.top_k > 0) return rounded_down(known);
+  const float depth = -wanted.temperature * std::log(std::min(wanted.min_p, 1.0f));
+  return known - depth - kSlack * (2 * std::fabs(known) + 2 * depth) - kLeastSlack;
+}
+
 FilterBounds::FilterBounds(const Wanted& wanted, float winner)
-    : wanted_(wanted), winner_(winner), least_(winner - kSlack * std::fabs(winner) - kLeastSlack), largest_(winner) {}
+    : wanted_(wanted), winner_(winner), least_(rounded_down(winner)), largest_(winner) {}
 
 double FilterBounds::mass_of(float logit) const {
   return std::exp((static_cast<double>(logit) - winner_) / wanted_.temperature);

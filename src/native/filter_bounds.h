@@ -6,9 +6,17 @@
 #include <array>
 #include <cstdint>
 
+#include "sample.h"
 #include "screen.h"
 
 namespace ridgeline {
+
+// Of a row whose filters are top_k, of so many tokens at most, or min_p alone, the tokens that they may leave are those from a
+// logit on that a few others tell. Others ask for the mass of all.
+bool leaves_few(const Wanted& wanted);
+// That logit. known: of leaves_few's, top_k's logit of the order, or the largest that is known; what sampling rounds is
+// allowed for.
+float least_left(const Wanted& wanted, float known);
 
 class FilterBounds {
  public:

@@ -1,9 +1,11 @@
 #include "operators_head.h"
 
 #include <algorithm>
+#include <array>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <numeric>
 #include <utility>
 
@@ -45,6 +47,9 @@ constexpr std::int64_t kApart = 16;
 // If so many strips may have what is before the winner, it is less work to compute all.
 constexpr double kMostBefore = 0.125;
 
+// If so many may have what a filter leaves, too.
+constexpr double kMostLeft = 0.3;
+
 // What the weights and their screen are multiplied by.
 std::vector<LinearPart> with_kinds(const LinearPart& part, ActivationKind integers) {
   std::vector<LinearPart> out{part, part, part};
@@ -66,7 +71,7 @@ Head::Head(std::string name, View x, View y, const LinearPart& part, const HeadS
       x_(x, with_kinds(part, screen.integers)),
       y_(y),
       most_strange_(kLearningStrips),
-      passed_(static_cast<std::size_t>(most_rows())) {}
+      known_(static_cast<std::size_t>(most_rows())) {}
 
 void Head::begin(std::int64_t rows, const std::vector<Wanted>& wanted, bool is_last) {
   mode_ = Mode::whole;
@@ -74,6 +79,7 @@ void Head::begin(std::int64_t rows, const std::vector<Wanted>& wanted, bool is_l
   if (has_terms() && rows >= screen_.whole_begin && rows < screen_.whole_end) return;
   wanted_ = wanted.data();
   is_filtered_ = std::any_of(wanted.begin(), wanted.end(), [](const Wanted& one) { return one.is_filtered(); });
+  leaves_few_ = std::any_of(wanted.begin(), wanted.end(), [](const Wanted& one) { return one.is_filtered() && leaves_few(one); });
   if (num_seen_ < screen_.learn_rows) {
     mode_ = Mode::watch;
     return;
@@ -112,11 +118,11 @@ void Head::book(double useful) {
   const Counts now{num_screened_, num_read_.load(std::memory_order_relaxed)};
   if (was_screened_) {
     const auto read = static_cast<double>(now.strips - before_.strips), rows = static_cast<double>(now.rows - before_.rows);
-    const auto uncertain = static_cast<double>(num_uncertain_.exchange(0, std::memory_order_relaxed));
+    const auto excused = static_cast<double>(num_excused_.exchange(0, std::memory_order_relaxed));
     debt_ = std::max(0.0, debt_ + read - useful);
     // Of more rows most is read since their activations have one term.
     if (rows <= kFewRows)
-      strange_ = std::max(0.0, strange_ + read - (uncertain + kUsualShare * rows) * static_cast<double>(num_strips()));
+      strange_ = std::max(0.0, strange_ + read - excused - kUsualShare * rows * static_cast<double>(num_strips()));
   }
   before_ = now;
   was_screened_ = false;
@@ -313,6 +319,63 @@ void Head::certify(const StepContext& context, std::int64_t row, Seen& seen) con
   seen.is_certain = bounds.pass();
 }
 
+bool Head::may_be_cut(std::int64_t row) const {
+  return wanted_[row].is_filtered() && known_[static_cast<std::size_t>(row)] == Known::all && leaves_few(wanted_[row]);
+}
+
+// Of a row whose winner may not pass, the strips that reach furthest: the least logit that filters may leave is told by what
+// they have, and other strips have none if they do not reach it. If many do, all logits are computed.
+void Head::read_likeliest(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen) {
+  const Wanted& wanted = wanted_[row];
+  const std::int64_t strips = num_strips(), first = wanted.top_k > 0 ? wanted.top_k : 1;
+  const auto most = static_cast<std::int64_t>(kMostLeft * static_cast<double>(strips));
+  float *reach = reach_of(context) + row * strips, *order = keys_of(context) + row * strips;
+  if (first > most) return;
+  std::transform(reach, reach + strips, order, [](float one) { return std::isnan(one) ? INFINITY : one; });
+  std::nth_element(order, order + first - 1, order + strips, std::greater<>());
+  const float furthest = order[first - 1];
+  std::int64_t count = 0;
+  for (std::int64_t strip = 0; strip < strips && count < first; strip++) {
+    if (reach[strip] == -INFINITY || !(reach[strip] >= furthest)) continue;
+    read(context, worker, row, row + 1, strip);
+    reach[strip] = -INFINITY;
+    count++;
+  }
+  num_read_.fetch_add(count, std::memory_order_relaxed);
+  const float known = kth_of(context, row, first);
+  if (!(std::fabs(known) < INFINITY)) return;
+  const float least = least_left(wanted, known);
+  const auto rest = std::count_if(reach, reach + strips, [&](float one) { return !(one < least); });
+  if (rest > most) return;
+  seen.least = least;
+  known_[static_cast<std::size_t>(row)] = Known::first;
+  num_excused_.fetch_add(count + rest, std::memory_order_relaxed);
+}
+
+// Of the logits that were read, the k-th of the order; -infinity if there are fewer.
+float Head::kth_of(const StepContext& context, std::int64_t row, std::int64_t k) const {
+  const float *y = context.at(y_) + row * y_.ld, *reach = reach_of(context) + row * num_strips();
+  std::array<float, kMostKept> largest;  // a heap, the least of them in front
+  std::fill(largest.begin(), largest.begin() + k, -INFINITY);
+  for (std::int64_t strip = 0; strip < num_strips(); strip++) {
+    if (reach[strip] != -INFINITY) continue;
+    for (const float* logit = y + strip * kStripChannels; logit < y + end_of(strip); logit++) {
+      if (!(*logit > largest[0])) continue;
+      std::pop_heap(largest.begin(), largest.begin() + k, std::greater<>());
+      largest[static_cast<std::size_t>(k - 1)] = *logit;
+      std::push_heap(largest.begin(), largest.begin() + k, std::greater<>());
+    }
+  }
+  return largest[0];
+}
+
+void Head::hide_rest(const StepContext& context, std::int64_t row) const {
+  const float* reach = reach_of(context) + row * num_strips();
+  float* y = context.at(y_) + row * y_.ld;
+  for (std::int64_t strip = 0; strip < num_strips(); strip++)
+    if (reach[strip] != -INFINITY) std::fill(y + strip * kStripChannels, y + end_of(strip), -INFINITY);
+}
+
 // Strips [begin, end) by the weights, of rows that want what may be there, with noise or without. Where many want a strip all
 // rows have it: together they take less time than those alone.
 void Head::read_rest(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, const Seen* seen,
@@ -394,7 +457,8 @@ std::int64_t Head::channel_of(const StepContext& context, std::int64_t row, std:
   return strip * kStripChannels + at % kStripChannels;
 }
 
-// What decides whether winners pass their rows' filters; and all logits of the rows of which that is not certain.
+// What decides whether winners pass their rows' filters; of the rows of which that is not certain what filters may leave, or
+// all logits.
 void Head::filter(const StepContext& context, Worker& worker, Seen* seen) {
   const std::int64_t rows = context.rows(y_), strips = num_strips();
   worker.barrier();
@@ -407,20 +471,35 @@ void Head::filter(const StepContext& context, Worker& worker, Seen* seen) {
   worker.barrier();
   worker.each(rows, [&](std::int64_t row) {
     if (wanted_[row].is_filtered() && seen[row].is_certain) certify(context, row, seen[row]);
-    passed_[static_cast<std::size_t>(row)] = seen[row].is_certain;
-    if (!seen[row].is_certain) num_uncertain_.fetch_add(1, std::memory_order_relaxed);
+    known_[static_cast<std::size_t>(row)] = seen[row].is_certain ? Known::winner : Known::all;
   });
   worker.barrier();
+  // A thread may come in later: how many phases there are was known before the step.
+  if (leaves_few_) {
+    worker.each(rows, [&](std::int64_t row) {
+      seen[row].least = INFINITY;
+      if (may_be_cut(row)) read_likeliest(context, worker, row, seen[row]);
+    });
+    worker.barrier();
+    worker.runs(strips, [&](std::int64_t begin, std::int64_t end) { read_rest(context, worker, begin, end, seen, false); });
+    worker.barrier();
+    worker.each(rows, [&](std::int64_t row) {
+      if (is_cut(row)) hide_rest(context, row);
+    });
+    worker.barrier();
+  }
   const std::size_t strip_bytes = context.kernels.packed_bytes(part_.matrix.layout, kStripChannels, part_.matrix.k);
   worker.stretches(strips, strip_bytes, [&](std::int64_t begin, std::int64_t end) {
     std::int64_t count = 0;
     for (std::int64_t row = 0; row < rows; row++) {
-      if (seen[row].is_certain) continue;
+      if (known_[static_cast<std::size_t>(row)] != Known::all) continue;
       context.kernels.linear(part_.matrix, part_.kind, x_.at(context, part_.kind, row), 1, begin, end, part_.bias,
                              context.at(y_) + row * y_.ld, y_.ld, worker.scratch, worker.beside);
       count += end - begin;
     }
-    if (count > 0) num_read_.fetch_add(count, std::memory_order_relaxed);
+    if (count == 0) return;
+    num_read_.fetch_add(count, std::memory_order_relaxed);
+    num_excused_.fetch_add(count, std::memory_order_relaxed);
   });
 }
 

@@ -50,9 +50,14 @@ class Head final : public Operator {
   struct Counts {
     std::int64_t rows, strips;
   };
-  // Whether a row of the last step has only what was read of the weights: all but those whose filters look at all.
+  // Whether a row of the last step has only what was read of the weights: all but filtered ones whose winner may not pass.
   bool is_sparse(std::int64_t row) const {
-    return mode_ == Mode::screen && !(wanted_[row].is_filtered() && !passed_[static_cast<std::size_t>(row)]);
+    return mode_ == Mode::screen && !(wanted_[row].is_filtered() && known_[static_cast<std::size_t>(row)] != Known::winner);
+  }
+  // Whether such a one has what its filters may leave, and -infinity elsewhere; what requests take has been taken. Else it
+  // has all logits.
+  bool is_cut(std::int64_t row) const {
+    return mode_ == Mode::screen && wanted_[row].is_filtered() && known_[static_cast<std::size_t>(row)] == Known::first;
   }
   // Of such a row that is drawn: the channel that has won with its noise, and passed the row's filters; -1 if there is none.
   std::int32_t winner(const StepContext& context, std::int64_t row) const;
@@ -71,6 +76,8 @@ class Head final : public Operator {
 
  private:
   enum class Mode : std::uint8_t { whole, watch, learn, screen };
+  // Of a row that is filtered: its logits; the tokens that filters may leave; which of them has won.
+  enum class Known : std::uint8_t { all, first, winner };
 
   // Of one row of a screened step.
   struct Seen {
@@ -114,6 +121,10 @@ class Head final : public Operator {
   std::int32_t best_of(const StepContext& context, std::int64_t row) const;
   void find_winner(const StepContext& context, std::int64_t row, Seen& seen) const;
   void certify(const StepContext& context, std::int64_t row, Seen& seen) const;
+  bool may_be_cut(std::int64_t row) const;
+  void read_likeliest(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen);
+  float kth_of(const StepContext& context, std::int64_t row, std::int64_t k) const;
+  void hide_rest(const StepContext& context, std::int64_t row) const;
   ScreenDraw draw_of(const StepContext& context, std::int64_t row, float best) const {
     const Wanted& one = wanted_[row];
     return {one.temperature, one.seed, one.position, best, one.is_lowered() ? lowered_of(context, row) : nullptr};
@@ -149,9 +160,9 @@ class Head final : public Operator {
   double strange_ = 0;  // strips that were read of rows unlike those that it has learned from; with most_strange_ times all
   double most_strange_; // it learns anew
   bool was_screened_ = false;
-  bool is_filtered_ = false;  // one of the step's rows
-  std::vector<std::uint8_t> passed_;
-  std::atomic<std::int64_t> num_read_{0}, num_uncertain_{0};  // strips; rows since the last step
+  bool is_filtered_ = false, leaves_few_ = false;  // one of the step's rows
+  std::vector<Known> known_;
+  std::atomic<std::int64_t> num_read_{0}, num_excused_{0};  // strips; since the last step, of rows whose winner did not pass
 };
 
 }  // namespace ridgeline

@@ -130,12 +130,14 @@ void Program::sample_rows(const StepContext& context, Worker& worker) {
       std::int64_t count = logits_.width;
       const bool is_sparse = head_ && head_->is_sparse(item.logits_row), is_drawn = is_sparse && args.temperature != 0;
       std::int32_t winner = -1;
-      if (is_sparse) {  // what is taken from logits has been taken
-        if (is_drawn) winner = head_->winner(context, item.logits_row);
-        count = head_->gather(context, item.logits_row);
+      if (is_sparse || (head_ && head_->is_cut(item.logits_row))) {  // what is taken from logits has been taken
         args.stop_ids = {};
         args.repetition_penalty = 1;
         args.frequency_penalty = args.presence_penalty = 0;
+      }
+      if (is_sparse) {
+        if (is_drawn) winner = head_->winner(context, item.logits_row);
+        count = head_->gather(context, item.logits_row);
         args.temperature = 0;
       }
       kernels_.sample(args, logits, count, row.tokens.data(), static_cast<std::int64_t>(row.tokens.size()), worker.scratch,

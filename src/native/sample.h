@@ -39,6 +39,9 @@ struct SamplingArgs {
   Span<std::uint32_t> mask;  // a bit for each token that may come, the lowest first; empty: none was given
 };
 
+// The first tokens of the order are sorted if they are no more.
+inline constexpr std::int64_t kMostKept = 256;
+
 enum class SampleFault : std::int32_t { none, not_a_number, infinite, all_masked, nothing_left, no_embedding, no_mask };
 
 struct Candidate {

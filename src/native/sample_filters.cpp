@@ -104,9 +104,12 @@ void top_k(std::int64_t k, Left& left) {
   if (k >= left.vocab) return;
   left.count = gather_first(left.x, left.vocab, left.scratch, k, left.cut);
   left.is_listed = true;
-  if (left.count <= k) return;
-  select_first(left.scratch.candidates, left.count, k);
-  left.count = k;
+  if (left.count > k) {
+    select_first(left.scratch.candidates, left.count, k);
+    left.count = k;
+  }
+  // Of sums over a few it must not matter among how many others they were (Head::is_cut).
+  if (k <= kMostKept) sort_candidates(left.scratch.candidates, left.count);
 }
 
 // Tokens with |x - centre| <= reach, their scores the negated distances.

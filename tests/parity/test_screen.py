@@ -368,6 +368,44 @@ def test_tokens_that_may_not_come_yet_do_not(temperature: float, name: str, isa:
         assert cpu.screened[0] == before + 7 + rows
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    "how",
+    [
+        RowSampling(temperature=2.0, top_k=8),
+        RowSampling(temperature=1.5, top_k=20, top_p=0.7, min_p=0.02),
+        RowSampling(temperature=1.0, min_p=0.5),
+        RowSampling(temperature=2.0, top_k=8, repetition_penalty=1.5),
+    ],
+    ids=repr,
+)
+def test_filters_that_leave_few_tokens_need_few_logits(how: RowSampling, isa: str) -> None:
+    """Rows without an answer, of which what has won with its noise hardly ever passes."""
+    rng = np.random.default_rng(21)
+    width, rows, channels = 256, 16, 16_388
+    x, w = activations(rng, rows, width), rng.standard_normal((channels, width)) * 0.05
+    graph = head("Q8_0", rows, width, channels)
+    alone, together, plain = (
+        executor(of, x, w, isa, 2) for of in (graph, graph, _unscreened(graph))
+    )
+    for cpu in (alone, together):
+        learn(cpu, rows)
+    before, differ, strips = alone.screened, 0, channels // 32 + 1
+    for seed in range(8):
+        each, free = replace(how, seed=seed), RowSampling(temperature=how.temperature, seed=seed)
+        for token in range(rows):
+            found = draw(alone, [token], each)
+            assert found == draw(plain, [token], each)
+            differ += found != draw(plain, [token], free)
+        for by in (6, rows):
+            assert draw(together, list(range(by)), each) == draw(plain, list(range(by)), each)
+    after = alone.screened
+    assert after[0] - before[0] > 5 * rows  # steps are hardly paused
+    assert differ > 6 * rows
+    assert after[1] - before[1] < 0.35 * strips * (after[0] - before[0])
+    assert together.screened[0] > before[0]
+
+
 PENALTIES = [
     {"repetition_penalty": 1.2},
     {"frequency_penalty": 0.4},

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from math import floor, inf, log10
 
 from ridgeline.cost.deployment import expert_imbalance
+from ridgeline.cost.efficiency import PLACED
 from ridgeline.plan.choice import Choice
 from ridgeline.plan.search import Searched
 from ridgeline.plan.svg import Axes, page, stacked, table
@@ -173,9 +174,9 @@ def failure_axis(c: Choice, *, has_slo: bool) -> list[tuple[str, str]]:
         found.append(("a rank lost", "there is one replica: nothing is served until it is back"))
     skew = expert_imbalance(c.deployment, max(1.0, c.in_flight))
     if skew > 1.0:
-        found.append(
-            ("experts", f"the busiest rank computes {skew:.2f} times the mean; copies help")
-        )
+        placed = c.deployment.mesh.ep >= PLACED
+        copies = "with copies of popular ones" if placed else "copies of popular ones help"
+        found.append(("experts", f"the busiest rank computes {skew:.2f} times the mean; {copies}"))
     return found
 
 
