@@ -316,7 +316,8 @@ PUBLISHED_TABLES = """None of them was fitted. Of experts over many ranks
 (`benchmarks/wide_experts.py`), what copies of popular ones leave uneven is from the ratio of two
 figures of SGLang's, prompts of 4096 on 32 H100; the mean of DeepSeek's day is taken as 0.92 of its
 busiest hour, by its own charts, and its prompts as varied as those of public traces of
-conversations.
+conversations; its answers at a time are its stated rate over its stated speed. How each deployment
+ran was read from its source with the figure known.
 """
 INTRODUCTION = """# How accurate predictions are
 

@@ -69,7 +69,7 @@ def write_profile(rows: Sequence[Row]) -> None:
     FITTED.write_text(profile_text(replace(profile, source=source)), encoding="utf-8")
     print(
         f"{len(measured)} rows; intervals {profile.spread:.3f}, {profile.spread_ttft:.3f}; prompts "
-        f"elsewhere {profile.spread_tpot_apart:.3f}, {profile.spread_apart:.3f}"
+        f"elsewhere {profile.spread_tpot_apart:.3f}, {profile.spread_ttft_apart:.3f}"
     )
 
 

@@ -95,6 +95,14 @@ class Head final : public Operator {
   void watch(const StepContext& context, Worker& worker);
   void settle() const;
   void learn(const StepContext& context, Worker& worker, std::int64_t strip) const;
+  // ---- operators_head_filters.cpp
+  void filter(const StepContext& context, Worker& worker, Seen* seen);
+  void find_winner(const StepContext& context, std::int64_t row, Seen& seen) const;
+  void certify(const StepContext& context, std::int64_t row, Seen& seen) const;
+  bool may_be_cut(std::int64_t row) const;
+  void read_likeliest(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen);
+  float kth_of(const StepContext& context, std::int64_t row, std::int64_t k) const;
+  void hide_rest(const StepContext& context, std::int64_t row) const;
   // ---- operators_head.cpp
   void book(double useful);
   void measure(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen) const;
@@ -117,14 +125,7 @@ class Head final : public Operator {
   std::int64_t end_of(std::int64_t strip) const { return std::min((strip + 1) * kStripChannels, part_.matrix.n); }
   void read_rest(const StepContext& context, Worker& worker, std::int64_t begin, std::int64_t end, const Seen* seen,
                  bool by_noise);
-  void filter(const StepContext& context, Worker& worker, Seen* seen);
   std::int32_t best_of(const StepContext& context, std::int64_t row) const;
-  void find_winner(const StepContext& context, std::int64_t row, Seen& seen) const;
-  void certify(const StepContext& context, std::int64_t row, Seen& seen) const;
-  bool may_be_cut(std::int64_t row) const;
-  void read_likeliest(const StepContext& context, Worker& worker, std::int64_t row, Seen& seen);
-  float kth_of(const StepContext& context, std::int64_t row, std::int64_t k) const;
-  void hide_rest(const StepContext& context, std::int64_t row) const;
   ScreenDraw draw_of(const StepContext& context, std::int64_t row, float best) const {
     const Wanted& one = wanted_[row];
     return {one.temperature, one.seed, one.position, best, one.is_lowered() ? lowered_of(context, row) : nullptr};

@@ -252,19 +252,19 @@ def test_a_profile_is_found_back_from_its_own_predictions() -> None:
     assert np.median(np.abs(tpot)) < before.median
     spread = with_spreads(found, measured, tpot, ttft)
     assert 0 < spread.spread < 0.2
-    assert spread.spread_apart == found.spread_apart
+    assert spread.spread_ttft_apart == found.spread_ttft_apart
     far = np.where(np.arange(len(ttft)) < 12, 1.5, ttft)
     parted = [
         replace(m, case=replace(m.case, prefill=m.case.deployment)) if i < 12 else m
         for i, m in enumerate(measured)
     ]
     apart = with_spreads(found, parted, tpot, far)
-    assert apart.spread_apart == pytest.approx(1.5 * few_groups(1))
+    assert apart.spread_ttft_apart == pytest.approx(1.5 * few_groups(1))
     assert apart.spread_ttft < 1.0
     wide = with_spreads(found, parted, np.where(np.arange(len(tpot)) < 12, 0.4, tpot), far)
     assert wide.spread_tpot_apart == pytest.approx(0.4 * few_groups(1))
     assert wide.spread < 0.2
-    assert wide.spreads(apart=True) == (wide.spread_tpot_apart, wide.spread_apart)
+    assert wide.spreads(apart=True) == (wide.spread_tpot_apart, wide.spread_ttft_apart)
     assert wide.spreads(apart=False) == (wide.spread, wide.spread_ttft)
     near = fit(measured, PUBLISHED, temper=0.5, near=found)
     assert near.values == pytest.approx(found.values, rel=0.02)
@@ -324,7 +324,7 @@ def test_profiles_are_files() -> None:
         ("spread = 1", r"has no \[values\]"),
         (profile_text(fitted).replace('"overlap"', '"overlapp"'), "unknown: overlapp"),
         (profile_text(fitted).replace("spread = ", "spread = -"), "spread"),
-        (profile_text(fitted).replace("spread_apart = ", "spread_apart = -"), "spread"),
+        (profile_text(fitted).replace("spread_ttft_apart = ", "spread_ttft_apart = -"), "spread"),
         (profile_text(fitted).replace('"kv.stream" = 0.', '"kv.stream" = 9.'), "kv.stream = 9"),
     ):
         with pytest.raises(RidgelineError, match=message):

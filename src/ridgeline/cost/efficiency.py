@@ -56,7 +56,7 @@ class Profile:
     """Efficiencies and overheads, by name; `MEANINGS` says what each is. source: where from.
 
     spread, spread_ttft: half the width of the 80 % interval of a time per token, and to the first
-    one, as logs; spread_tpot_apart, spread_apart: the same where prompts are computed elsewhere.
+    one, as logs; spread_tpot_apart, spread_ttft_apart: where prompts are computed elsewhere.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Profile:
     source: str = ""
     spread: float = 0.3
     spread_ttft: float = 0.6
-    spread_apart: float = 1.2
+    spread_ttft_apart: float = 1.2
     spread_tpot_apart: float = 0.3
 
     def __getitem__(self, name: str) -> float:
@@ -73,7 +73,7 @@ class Profile:
     def spreads(self, apart: bool) -> tuple[float, float]:
         """Of a time per token, and to the first. apart: whether prompts are computed elsewhere."""
         if apart:
-            return self.spread_tpot_apart, self.spread_apart
+            return self.spread_tpot_apart, self.spread_ttft_apart
         return self.spread, self.spread_ttft
 
     def table(self, prefix: str, names: tuple[str, ...]) -> Array:

@@ -16,7 +16,7 @@ from ridgeline.cost.efficiency import MEANINGS, PUBLISHED, Profile
 from ridgeline.errors import RidgelineError
 
 PACKAGED = ("fitted",)
-HEADS = ("name", "source", "spread", "spread_ttft", "spread_apart", "spread_tpot_apart")
+HEADS = ("name", "source", "spread", "spread_ttft", "spread_ttft_apart", "spread_tpot_apart")
 
 
 @cache
@@ -59,7 +59,7 @@ def read_profile(text: str, where: str) -> Profile:
             raise RidgelineError(f"{where}: {name} = {value!r}: {least:g} to {most:g} ({what})")
         numbers[name] = float(value)
     heads = {key: table.get(key) for key in HEADS}
-    for name in ("spread_apart", "spread_tpot_apart"):
+    for name in ("spread_ttft_apart", "spread_tpot_apart"):
         if heads[name] is None:
             heads[name] = getattr(PUBLISHED, name)
     spreads = [heads[name] for name in HEADS[2:]]

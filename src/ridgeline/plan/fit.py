@@ -157,7 +157,7 @@ def with_spreads(
         ("spread", tpot, ~apart),
         ("spread_ttft", ttft, ~apart),
         ("spread_tpot_apart", tpot, apart),
-        ("spread_apart", ttft, apart),
+        ("spread_ttft_apart", ttft, apart),
     ):
         known = of & ~np.isnan(errors)
         if known.any():
